@@ -1,0 +1,55 @@
+//! What the validator asks of the expression languages.
+
+/// A language problem inside one string of a definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LanguageError {
+    /// Stable code of the problem, more precise than the validator's own.
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// Byte offset of the problem in the string, where known.
+    pub offset: Option<usize>,
+}
+
+/// Checks strings and schemas of a definition without running anything.
+///
+/// A port: the languages live in another crate, and the core stays free of them.
+pub trait LanguageChecker {
+    /// Checks an expression: JavaScript, or JSONPath where it starts with `$`.
+    ///
+    /// # Errors
+    ///
+    /// The expression does not parse.
+    fn expression(&self, source: &str) -> Result<(), LanguageError>;
+
+    /// Checks a string that may hold `{{ … }}` parts.
+    ///
+    /// # Errors
+    ///
+    /// A part does not parse.
+    fn template(&self, source: &str) -> Result<(), LanguageError>;
+
+    /// Checks a JSON Schema.
+    ///
+    /// # Errors
+    ///
+    /// The schema is not valid or refers to a remote one.
+    fn schema(&self, schema: &serde_json::Value) -> Result<(), LanguageError>;
+
+    /// Checks a cron expression.
+    ///
+    /// # Errors
+    ///
+    /// The expression does not parse.
+    fn cron(&self, source: &str) -> Result<(), LanguageError>;
+
+    /// Checks that JavaScript or TypeScript code parses and defines `function_name`.
+    ///
+    /// # Errors
+    ///
+    /// The code does not parse or defines no such function.
+    fn function_code(&self, code: &str, function_name: &str) -> Result<(), LanguageError>;
+
+    /// Names of the registered handlers; `None` where they are not known (remote workers register later).
+    fn known_handlers(&self) -> Option<Vec<String>>;
+}

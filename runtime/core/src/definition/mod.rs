@@ -1,0 +1,36 @@
+//! Workflow definitions: the wire format, its typed views, parsing with source positions, and validation.
+//!
+//! Knows nothing of any expression language: what needs one asks a [`LanguageChecker`].
+
+pub mod code;
+mod diagnostic;
+mod join;
+mod kind;
+mod language;
+mod model;
+mod problems;
+pub mod read;
+mod retry;
+mod settings;
+mod view;
+
+pub use diagnostic::{Diagnostic, Position, Severity};
+pub use join::{JoinMode, JoinModeWord, JoinSettings, LateArrivals, OnJoinTimeout, OnUnsatisfied};
+pub use kind::{EdgeKind, NodeKind};
+pub use language::{LanguageChecker, LanguageError};
+pub use model::{
+    DefinitionMetadata, Node, NodeMetadata, NodePosition, Object, WorkflowDefinition, WorkflowEdge,
+    field,
+};
+pub use problems::{
+    PROBLEMS_LISTED_MAX, Path, Problems, closest, did_you_mean, did_you_mean_or_list,
+};
+pub use retry::{
+    Backoff, BackoffStrategy, INITIAL_DELAY_DEFAULT_MS, Jitter, MAX_ATTEMPTS_DEFAULT,
+    MAX_ATTEMPTS_MOST, MAX_DELAY_FACTOR, MULTIPLIER_DEFAULT, RetryRule, RetrySettings,
+    TimeoutSettings,
+};
+pub use settings::{
+    ConcurrencySettings, OnFailure, PRIORITY_DEFAULT, PRIORITY_MAX, RetentionSettings, Settings,
+};
+pub use view::{DURATION_MAX_MS, Setting, is_template};

@@ -1,0 +1,1 @@
+//! The WorkflowGraph analysis of the specification.

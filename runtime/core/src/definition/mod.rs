@@ -5,23 +5,30 @@
 pub mod code;
 mod diagnostic;
 mod join;
+mod json;
 mod kind;
 mod language;
+mod limits;
 mod model;
+mod parse;
 mod problems;
 pub mod read;
 mod retry;
 mod settings;
+mod source;
 mod view;
+mod yaml;
 
 pub use diagnostic::{Diagnostic, Position, Severity};
 pub use join::{JoinMode, JoinModeWord, JoinSettings, LateArrivals, OnJoinTimeout, OnUnsatisfied};
 pub use kind::{EdgeKind, NodeKind};
 pub use language::{LanguageChecker, LanguageError};
+pub use limits::{Limits, NESTING_HARD_MAX};
 pub use model::{
     DefinitionMetadata, Node, NodeMetadata, NodePosition, Object, WorkflowDefinition, WorkflowEdge,
     field,
 };
+pub use parse::{Format, Parsed, parse};
 pub use problems::{
     PROBLEMS_LISTED_MAX, Path, Problems, closest, did_you_mean, did_you_mean_or_list,
 };
@@ -33,4 +40,5 @@ pub use retry::{
 pub use settings::{
     ConcurrencySettings, OnFailure, PRIORITY_DEFAULT, PRIORITY_MAX, RetentionSettings, Settings,
 };
+pub use source::SourceMap;
 pub use view::{DURATION_MAX_MS, Setting, is_template};

@@ -1,0 +1,97 @@
+//! What an entry changed, packed small: sinks derive lifecycle events, metrics and projections from it.
+
+use minicbor::{Decode, Encode};
+
+use crate::id::NodeIx;
+
+/// One change, packed in 32 bits: the verb in the low five, the node above it.
+#[derive(Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Transition(#[n(0)] u32);
+
+/// What happened to an execution or to one of its nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Verb {
+    /// The execution came to be.
+    ExecutionCreated = 0,
+    /// Its roots fired.
+    ExecutionStarted = 1,
+    /// No new attempt starts.
+    ExecutionPaused = 2,
+    /// Attempts start again.
+    ExecutionResumed = 3,
+    /// It ended well.
+    ExecutionCompleted = 4,
+    /// It ended with an error.
+    ExecutionFailed = 5,
+    /// It was canceled.
+    ExecutionCanceled = 6,
+    /// An attempt of the node was dispatched.
+    NodeScheduled = 8,
+    /// The node waits for time or for a signal.
+    NodeWaiting = 9,
+    /// The node waits for its next attempt.
+    NodeRetrying = 10,
+    /// The node ended well.
+    NodeCompleted = 11,
+    /// The node failed for good.
+    NodeFailed = 12,
+    /// The node will not run.
+    NodeSkipped = 13,
+    /// The node was canceled.
+    NodeCanceled = 14,
+    /// An interrupted attempt was dispatched again.
+    NodeInterrupted = 15,
+}
+
+const VERBS: [Verb; 15] = [
+    Verb::ExecutionCreated,
+    Verb::ExecutionStarted,
+    Verb::ExecutionPaused,
+    Verb::ExecutionResumed,
+    Verb::ExecutionCompleted,
+    Verb::ExecutionFailed,
+    Verb::ExecutionCanceled,
+    Verb::NodeScheduled,
+    Verb::NodeWaiting,
+    Verb::NodeRetrying,
+    Verb::NodeCompleted,
+    Verb::NodeFailed,
+    Verb::NodeSkipped,
+    Verb::NodeCanceled,
+    Verb::NodeInterrupted,
+];
+
+impl Transition {
+    /// A change of the execution itself.
+    #[must_use]
+    pub fn execution(verb: Verb) -> Self {
+        Self(verb as u32)
+    }
+
+    /// A change of a node.
+    #[must_use]
+    pub fn node(verb: Verb, node: NodeIx) -> Self {
+        Self((node.0 << 5) | verb as u32)
+    }
+
+    /// The verb; none when a newer release wrote one that this release does not know.
+    #[must_use]
+    pub fn verb(self) -> Option<Verb> {
+        VERBS.into_iter().find(|verb| *verb as u32 == self.0 & 31)
+    }
+
+    /// The node, for verbs of nodes.
+    #[must_use]
+    pub fn node_ix(self) -> Option<NodeIx> {
+        (self.0 & 31 >= 8).then_some(NodeIx(self.0 >> 5))
+    }
+}
+
+impl std::fmt::Debug for Transition {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{:?}", self.verb())?;
+        self.node_ix().map_or(Ok(()), |node| write!(out, "({node})"))
+    }
+}

@@ -1,0 +1,14 @@
+//! The pure core of Troupe: definitions, graph analysis, the executable plan and the execution state machine.
+//!
+//! Nothing in this crate knows tokio, a clock, randomness or I/O: time is an argument, effects are data.
+
+pub mod definition;
+pub mod execution;
+pub mod graph;
+pub mod id;
+pub mod lifecycle;
+pub mod plan;
+pub mod value;
+
+pub use id::*;
+pub use value::{BlobRef, ErrorInfo, Json, Value};

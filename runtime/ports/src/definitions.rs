@@ -1,0 +1,64 @@
+//! Workflow definitions, in immutable versions.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use troupe_core::definition::WorkflowDefinition;
+use troupe_core::{Json, Timestamp, WorkflowId};
+
+/// A stored version.
+#[derive(Clone, Debug)]
+pub struct StoredDefinition {
+    /// The workflow.
+    pub workflow: WorkflowId,
+    /// The version, from 1.
+    pub version: u32,
+    /// The definition as it was given, with the version set.
+    pub definition: Arc<WorkflowDefinition>,
+    /// The graph analysis (`ProcessedWorkflow`).
+    pub analysis: Json,
+    /// When this version was stored.
+    pub stored_at: Timestamp,
+    /// Whether the workflow is archived: it starts nothing any more.
+    pub archived: bool,
+}
+
+/// Why the definition store refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// The latest version is not the expected one.
+    #[error("the latest version is {latest}")]
+    Conflict {
+        /// The latest version; 0 when there is none.
+        latest: u32,
+    },
+    /// The store cannot be reached.
+    #[error("the definition store is unavailable: {0}")]
+    Unavailable(String),
+    /// What the store holds does not make sense.
+    #[error("the definition store is damaged: {0}")]
+    Damaged(String),
+}
+
+/// Keeps definitions. Versions are immutable.
+#[async_trait]
+pub trait DefinitionStore: Send + Sync + 'static {
+    /// Stores the next version. A definition equal to the latest one (metadata apart) stores nothing and returns that.
+    /// `expected`: the version that must be the latest (0: none yet), if given.
+    async fn put(
+        &self,
+        definition: WorkflowDefinition,
+        analysis: Json,
+        expected: Option<u32>,
+        now: Timestamp,
+    ) -> Result<StoredDefinition, DefinitionError>;
+
+    /// A version, or the latest.
+    async fn get(&self, workflow: &str, version: Option<u32>) -> Result<Option<StoredDefinition>, DefinitionError>;
+
+    /// Latest versions in order of id, after `after`.
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<StoredDefinition>, DefinitionError>;
+
+    /// Archives or restores a workflow; false if there is none.
+    async fn archive(&self, workflow: &str, archived: bool) -> Result<bool, DefinitionError>;
+}

@@ -1,0 +1,100 @@
+//! Whoever does a node's work.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use troupe_core::execution::{AttemptFailure, AttemptOutcome, LogLine};
+use troupe_core::plan::{Plan, PlanNode};
+use troupe_core::{ErrorInfo, ExecutionId, Json, Timestamp, Token, Value};
+
+/// One attempt to carry out.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// The execution.
+    pub execution: ExecutionId,
+    /// Names the attempt.
+    pub token: Token,
+    /// The workflow version; `plan.node(token.node)` is the node.
+    pub plan: Arc<Plan>,
+    /// The node's data with templates resolved; none: the plan's data holds.
+    pub data: Option<Value>,
+    /// The node's input.
+    pub input: Value,
+    /// Variables as they were when the attempt was dispatched.
+    pub variables: Arc<BTreeMap<String, Value>>,
+    /// When the attempt times out.
+    pub deadline: Timestamp,
+}
+
+impl Task {
+    /// The node to run.
+    #[must_use]
+    pub fn node(&self) -> &PlanNode {
+        self.plan.node(self.token.node)
+    }
+
+    /// `execution/run/node/visit`: the same for every attempt of a visit.
+    #[must_use]
+    pub fn idempotency_key(&self) -> String {
+        format!("{}/{}/{}/{}", self.execution, self.token.run, self.node().key, self.token.visit)
+    }
+}
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// How it ended.
+    pub outcome: AttemptOutcome,
+    /// What the handler logged.
+    pub logs: Vec<LogLine>,
+}
+
+impl Executed {
+    /// Ended with an output, nothing logged.
+    #[must_use]
+    pub fn completed(output: impl Into<Value>) -> Self {
+        Self { outcome: AttemptOutcome::Completed(output.into()), logs: Vec::new() }
+    }
+
+    /// Ended with an error, nothing logged.
+    #[must_use]
+    pub fn failed(error: ErrorInfo, retryable: bool) -> Self {
+        let failure = AttemptFailure { error, retryable, retry_after_ms: None };
+        Self { outcome: AttemptOutcome::Failed(Box::new(failure)), logs: Vec::new() }
+    }
+}
+
+/// Carries out attempts of one or more node types.
+///
+/// The caller enforces the attempt timeout by dropping the future and by `cancel`; an executor must hold nothing that
+/// outlives either. Panics are caught by the caller and fail the attempt.
+pub trait NodeExecutor: Send + Sync + 'static {
+    /// Carries out one attempt. `cancel` fires when the attempt is aborted; its report is stale from then on.
+    fn execute(&self, task: Task, cancel: CancellationToken) -> BoxFuture<'static, Executed>;
+
+    /// Names of the handlers that `handlerId` may use, where this executor has such.
+    fn handlers(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// An expression that needs the whole language.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxJob {
+    /// Contexts are never shared between workflow versions.
+    pub workflow: troupe_core::WorkflowId,
+    /// Version of the workflow.
+    pub version: u32,
+    /// A JavaScript expression.
+    pub source: Arc<str>,
+    /// A JSON object; its members are bound as globals.
+    pub scope: Json,
+}
+
+/// Evaluates expressions outside the engine's process.
+pub trait Sandbox: Send + Sync + 'static {
+    /// Evaluates one expression; `undefined` becomes null. Errors carry `EXPRESSION_ERROR` or the limit that was hit.
+    fn evaluate(&self, job: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>>;
+}

@@ -1,0 +1,19 @@
+//! What the engine needs of the outside, as traits, and one conformance suite a trait.
+//!
+//! This crate knows no backend, no actor and no wire type.
+
+pub mod bus;
+pub mod clock;
+pub mod definitions;
+pub mod executor;
+pub mod state;
+pub mod visibility;
+
+pub use bus::{BusError, EventBus};
+pub use clock::{Clock, SystemClock};
+pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition};
+pub use executor::{Executed, NodeExecutor, Sandbox, SandboxJob, Task};
+pub use state::{
+    AppendError, Archive, CheckpointRow, CommitId, ExecutionBase, Lease, LogRecord, StateStore, StoreError, Wait,
+};
+pub use visibility::{ExecutionQuery, ExecutionSummary, Page, VisibilityStore};

@@ -1,0 +1,246 @@
+//! The shard log and everything derived from it. The contract is `durability.md`, "The shard log".
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
+
+/// Identifies one commit, so that an unknown outcome can be settled by reading the tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CommitId(pub u128);
+
+/// A shard, held until `expires_in` after the call that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The shard.
+    pub shard: ShardId,
+    /// Ownership generation; every write carries it.
+    pub epoch: Epoch,
+    /// Position that the next append must name.
+    pub next: LogPosition,
+    /// Everything up to here is in the checkpoint.
+    pub checkpointed: LogPosition,
+    /// Store time when the lease was given.
+    pub store_now: Timestamp,
+}
+
+/// A record of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRecord {
+    /// Where it stands.
+    pub position: LogPosition,
+    /// The commit that wrote it.
+    pub commit: CommitId,
+    /// Packed entries.
+    pub bytes: Bytes,
+}
+
+/// Why the store refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another owner has the shard; stop at once.
+    #[error("shard {shard} is owned under epoch {owner}, not {ours}")]
+    Fenced {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch in force.
+        owner: Epoch,
+        /// The epoch of the call.
+        ours: Epoch,
+    },
+    /// Another process holds the store, or the lease has not expired.
+    #[error("held by another owner: {0}")]
+    Held(String),
+    /// The store cannot be reached or its outcome is unknown; retrying is right.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// What the store holds does not make sense; an operator must look.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+}
+
+/// Why an append was refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The position is not the next one.
+    #[error("expected position {next}")]
+    Conflict {
+        /// The position that the next append must name.
+        next: LogPosition,
+    },
+    /// Anything that is not about the position.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What wakes an execution that only waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It has unfinished work: recovery resumes it.
+    Running,
+    /// It only waits for this instant.
+    Until(Timestamp),
+    /// It only waits for a message (paused).
+    Message,
+}
+
+/// One execution's part of a checkpoint. Idempotent: applying it twice changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckpointRow {
+    /// New entries of a live execution, and a full snapshot once its segments outgrow the last one.
+    Live {
+        /// The execution.
+        id: ExecutionId,
+        /// Seqs of the first and last entry of `segment`; a segment at or below the stored seq is already there.
+        first: Seq,
+        /// See `first`.
+        last: Seq,
+        /// Encoded entries `first..=last`.
+        segment: Bytes,
+        /// A snapshot at `last`; earlier segments stay for the history but are no longer folded.
+        snapshot: Option<Bytes>,
+        /// What wakes it.
+        wait: Wait,
+    },
+    /// An execution that ended: everything it had becomes one archive row.
+    Ended(Archive),
+    /// The latest execution of a business key, by the key's derived id (ordinal 0).
+    Head {
+        /// Derived id of the key.
+        key: ExecutionId,
+        /// Ordinal of the latest execution of this key.
+        ordinal: u64,
+    },
+}
+
+/// An ended execution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Archive {
+    /// The execution.
+    pub id: ExecutionId,
+    /// Seq of its last entry.
+    pub last: Seq,
+    /// Final state and the history that is not in segments of the store, encoded and compressed by the caller.
+    pub bytes: Bytes,
+    /// When the archive may be removed; a tombstone (id and `last`) stays for `tombstone_ms` more.
+    pub expires_at: Timestamp,
+    /// How long the tombstone outlives the archive, in milliseconds.
+    pub tombstone_ms: u64,
+}
+
+/// What the store knows of an execution, without the log after the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExecutionBase {
+    /// It lives: the last snapshot, if any, and all segments in order (those at or below the snapshot are history only).
+    Live {
+        /// Seq and bytes of the last snapshot.
+        snapshot: Option<(Seq, Bytes)>,
+        /// Last seq and bytes of each segment.
+        segments: Vec<(Seq, Bytes)>,
+        /// What wakes it.
+        wait: Wait,
+    },
+    /// It ended.
+    Ended(Archive, Vec<(Seq, Bytes)>),
+    /// It ended and its archive was removed.
+    Tombstone {
+        /// Seq of its last entry.
+        last: Seq,
+    },
+}
+
+/// The shard log, checkpoints, timers, archives and cursors of a deployment.
+///
+/// Every method is cancel-safe in this sense: a dropped future leaves either all or nothing of the write behind, and
+/// repeating the call is right.
+#[async_trait]
+pub trait StateStore: Send + Sync + 'static {
+    /// Name of the backend, for metrics and messages.
+    fn backend(&self) -> &'static str;
+
+    /// Number of shards, fixed when the store was first created.
+    fn shards(&self) -> u16;
+
+    /// Takes a shard under a higher epoch than any before; the former owner is fenced.
+    async fn acquire(&self, shard: ShardId, owner: &str, lease: Duration) -> Result<Lease, StoreError>;
+
+    /// Extends the lease.
+    async fn renew(&self, shard: ShardId, epoch: Epoch, lease: Duration) -> Result<Timestamp, StoreError>;
+
+    /// Gives the shard up.
+    async fn release(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError>;
+
+    /// Appends one packed record. `Ok` means durable.
+    async fn append(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        position: LogPosition,
+        commit: CommitId,
+        record: Bytes,
+    ) -> Result<(), AppendError>;
+
+    /// Records from `from` on, in order, at most about `bytes_max` of them (at least one if there is one).
+    async fn read(&self, shard: ShardId, from: LogPosition, bytes_max: usize) -> Result<Vec<LogRecord>, StoreError>;
+
+    /// Applies a chunk of a checkpoint; `reached` in the last chunk moves the checkpoint position.
+    async fn checkpoint(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        rows: Vec<CheckpointRow>,
+        reached: Option<LogPosition>,
+    ) -> Result<(), StoreError>;
+
+    /// Removes records up to and including `up_to`; never beyond the checkpoint or a sink's cursor.
+    async fn trim(&self, shard: ShardId, epoch: Epoch, up_to: LogPosition) -> Result<(), StoreError>;
+
+    /// What is known of an execution; none if it never was.
+    async fn load(&self, id: ExecutionId) -> Result<Option<ExecutionBase>, StoreError>;
+
+    /// Ordinal of the latest execution of a business key, by the key's derived id.
+    async fn head(&self, key: ExecutionId) -> Result<Option<u64>, StoreError>;
+
+    /// Waiting executions due at or before `until`, earliest first.
+    async fn timers_due(
+        &self,
+        shard: ShardId,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, ExecutionId)>, StoreError>;
+
+    /// Ids of live executions with unfinished work, in order of id, after `after`.
+    async fn running(
+        &self,
+        shard: ShardId,
+        after: Option<ExecutionId>,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError>;
+
+    /// Number of live executions: with unfinished work, and only waiting.
+    async fn live_counts(&self, shard: ShardId) -> Result<(u64, u64), StoreError>;
+
+    /// Position up to which `sink` has sent everything.
+    async fn cursor(&self, shard: ShardId, sink: &str) -> Result<LogPosition, StoreError>;
+
+    /// Moves a sink's cursor; never back.
+    async fn set_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError>;
+
+    /// Removes archives and tombstones that have expired; returns how many rows went.
+    async fn expire(&self, shard: ShardId, epoch: Epoch, now: Timestamp, limit: usize) -> Result<u64, StoreError>;
+
+    /// Number of durable commits and of fsyncs (or their like) since the store was opened, for measurements.
+    fn counters(&self) -> StoreCounters;
+}
+
+/// Counters of a store since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreCounters {
+    /// Durable commits of the log.
+    pub commits: u64,
+    /// Records appended.
+    pub appends: u64,
+    /// Fsyncs asked for by the log.
+    pub fsyncs: u64,
+}

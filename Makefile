@@ -1,0 +1,28 @@
+.DEFAULT_GOAL := help
+.PHONY: help run check test fmt rust
+
+TARGET ?= $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+
+help: ## Says what there is to make.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: rust ## Builds Troupe and starts it with a demonstration on this machine; Ctrl-C stops it.
+	@echo "Building troupe in release mode; the first time takes some minutes."
+	cargo build --locked --release -p troupe
+	@echo "Starting the whole product in one process: embedded store, loopback only, with the examples."
+	$(TARGET)/release/troupe dev --demo
+
+check: ## Formatting, lints and the fast tests: run it before a commit.
+	@.ci/stages check
+
+test: ## Everything continuous integration runs, with the time of each stage.
+	@.ci/stages test
+
+fmt: rust ## Formats the sources.
+	cargo fmt --all
+
+rust:
+	@command -v cargo >/dev/null || { \
+	  echo "cargo is missing: install Rust with rustup, see https://rustup.rs, then open a new shell."; exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || { \
+	  echo "a C compiler is missing: install gcc or clang (Debian: apt-get install build-essential)."; exit 1; }

@@ -2,6 +2,8 @@
 //!
 //! Nothing in this crate knows tokio, a clock, randomness or I/O: time is an argument, effects are data.
 
+#![warn(clippy::iter_over_hash_type)]
+
 pub mod definition;
 pub mod execution;
 pub mod graph;

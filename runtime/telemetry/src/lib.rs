@@ -1,1 +1,17 @@
-//! troupe-telemetry
+//! Every metric, log field and log format of the product, defined once.
+//!
+//! This crate knows nothing of workflows: names and numbers come in, text goes out.
+
+pub mod catalogue;
+mod exposition;
+pub mod fields;
+mod handles;
+mod logs;
+
+pub use catalogue::describe_all;
+pub use exposition::{Exposition, ExpositionError};
+pub use handles::{
+    AttemptEnd, EngineMetrics, ExecutionEnd, StartCause, WORKFLOW_LABELS_MAX, WorkflowMetrics, build_info,
+    http_answered,
+};
+pub use logs::{LogError, LogFormat, install_logs};

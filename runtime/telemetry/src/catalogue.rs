@@ -1,0 +1,136 @@
+//! Every metric the product has, in one table. Labels never carry the id of an execution or of a node.
+
+/// What a metric measures and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Observations in buckets with these upper bounds.
+    Histogram(&'static [f64]),
+}
+
+/// What a metric's numbers count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Things.
+    Count,
+    /// Seconds.
+    Seconds,
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// How it measures.
+    pub kind: Kind,
+    /// What its numbers count.
+    pub unit: Unit,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// One line for people.
+    pub help: &'static str,
+}
+
+/// From one request in memory to an execution of an hour.
+const LATENCY_SECONDS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 300.0, 3_600.0,
+];
+/// Entries packed into one commit.
+const BATCH_SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0];
+
+macro_rules! catalogue {
+    ($($name:ident = $text:literal, $kind:expr, $unit:ident, [$($label:literal),*], $help:literal;)+) => {
+        $(#[doc = $help] pub const $name: &str = $text;)+
+        /// Every metric, in the order of the documentation.
+        pub const METRICS: &[Metric] = &[
+            $(Metric { name: $text, kind: $kind, unit: Unit::$unit, labels: &[$($label),*], help: $help },)+
+        ];
+    };
+}
+
+catalogue! {
+    EXECUTIONS_STARTED = "troupe_executions_started_total", Kind::Counter, Count, ["workflow", "trigger"], "Executions started.";
+    EXECUTIONS_FINISHED = "troupe_executions_finished_total", Kind::Counter, Count, ["workflow", "status"], "Executions that ended, by final status.";
+    EXECUTION_DURATION = "troupe_execution_duration_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, [], "Time from start to end of an execution.";
+    EXECUTIONS_ACTIVE = "troupe_executions_active", Kind::Gauge, Count, ["state"], "Executions that have not ended: running ones hold an actor, waiting ones none.";
+    NODE_ATTEMPTS = "troupe_node_attempts_total", Kind::Counter, Count, ["workflow", "node_type", "outcome"], "Attempts of nodes that ended.";
+    NODE_DURATION = "troupe_node_duration_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["node_type"], "Time from start to end of an attempt.";
+    RETRIES = "troupe_retries_total", Kind::Counter, Count, [], "Attempts that another one follows.";
+    COMMIT_SECONDS = "troupe_commit_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["backend"], "Time that a durable commit takes.";
+    COMMIT_BATCH_SIZE = "troupe_commit_batch_size", Kind::Histogram(BATCH_SIZES), Count, [], "Entries packed into one commit.";
+    OUTBOX_LAG = "troupe_outbox_lag_seconds", Kind::Gauge, Seconds, [], "Age of the oldest entry that a sink has not sent.";
+    OUTBOX_PENDING = "troupe_outbox_pending", Kind::Gauge, Count, [], "Records of the log that a sink has not sent.";
+    TIMER_LAG = "troupe_timer_lag_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, [], "How late timers fire.";
+    ACTOR_MAILBOX_DEPTH = "troupe_actor_mailbox_depth", Kind::Gauge, Count, ["kind"], "Messages that wait in mailboxes.";
+    ACTOR_RESTARTS = "troupe_actor_restarts_total", Kind::Counter, Count, ["kind"], "Actors that failed and were built again.";
+    SHARDS_OWNED = "troupe_shards_owned", Kind::Gauge, Count, [], "Shards that this member owns.";
+    FENCED_COMMITS = "troupe_fenced_commits_total", Kind::Counter, Count, [], "Commits refused because another member owns the shard.";
+    HTTP_REQUESTS = "troupe_http_requests_total", Kind::Counter, Count, ["method", "route", "status"], "Requests that the gateway answered.";
+    HTTP_REQUEST_SECONDS = "troupe_http_request_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["method", "route"], "Time to answer a request.";
+    BUILD_INFO = "troupe_build_info", Kind::Gauge, Count, ["version"], "Always 1; the label tells the version.";
+}
+
+/// Tells the installed recorder the unit and the help text of every metric.
+pub fn describe_all() {
+    for metric in METRICS {
+        let unit = match metric.unit {
+            Unit::Count => metrics::Unit::Count,
+            Unit::Seconds => metrics::Unit::Seconds,
+        };
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, unit, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, unit, metric.help),
+            Kind::Histogram(_) => metrics::describe_histogram!(metric.name, unit, metric.help),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        for metric in METRICS {
+            assert!(metric.name.starts_with("troupe_"), "{}", metric.name);
+            let total = metric.name.ends_with("_total");
+            assert_eq!(
+                total,
+                metric.kind == Kind::Counter,
+                "{}: only counters end in _total",
+                metric.name
+            );
+            assert_eq!(
+                metric.name.ends_with("_seconds"),
+                metric.unit == Unit::Seconds,
+                "{}",
+                metric.name
+            );
+            for label in metric.labels {
+                assert!(
+                    !["execution", "node"].contains(label),
+                    "{}: unbounded label {label}",
+                    metric.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_buckets_ascend() {
+        let mut names: Vec<_> = METRICS.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), METRICS.len());
+        for metric in METRICS {
+            if let Kind::Histogram(buckets) = metric.kind {
+                assert!(buckets.is_sorted_by(|a, b| a < b), "{}", metric.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Handles whose labels are resolved once, so that counting on the hot path is one atomic operation.
+//!
+//! A handle belongs to the recorder that was installed when it was made: make them when an engine starts, after
+//! [`crate::Exposition::install`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use crate::catalogue as name;
+
+/// Workflows that get a label of their own; those beyond share `other`, so that hostile names cost no memory.
+pub const WORKFLOW_LABELS_MAX: usize = 1_000;
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptEnd {
+    /// With an output.
+    Completed,
+    /// With an error.
+    Failed,
+    /// It ran past its deadline.
+    TimedOut,
+    /// It was aborted.
+    Canceled,
+}
+
+impl AttemptEnd {
+    const COUNT: usize = 4;
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+/// How an execution ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecutionEnd {
+    /// Well.
+    Completed,
+    /// With an error.
+    Failed,
+    /// By a cancellation.
+    Canceled,
+}
+
+/// What started an execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartCause {
+    /// A call of the API, or of the engine as a library.
+    Api,
+    /// An operator's command.
+    Manual,
+    /// A schedule.
+    Scheduled,
+    /// An event of the bus.
+    Event,
+    /// A webhook.
+    Webhook,
+}
+
+/// Handles that one engine counts with.
+#[derive(Debug)]
+pub struct EngineMetrics {
+    /// Time that a durable commit takes; see [`EngineMetrics::committed`].
+    commit_seconds: Histogram,
+    commit_batch_size: Histogram,
+    execution_seconds: Histogram,
+    timer_lag_seconds: Histogram,
+    retries: Counter,
+    fenced_commits: Counter,
+    shards_owned: Gauge,
+    active_running: Gauge,
+    active_waiting: Gauge,
+    outbox_lag_seconds: Gauge,
+    outbox_pending: Gauge,
+    node_seconds: Lazily<Histogram>,
+    workflows: RwLock<HashMap<Box<str>, Arc<WorkflowMetrics>>>,
+}
+
+impl EngineMetrics {
+    /// Handles on the recorder installed now; `backend` names the state store.
+    #[must_use]
+    pub fn new(backend: &'static str) -> Self {
+        Self {
+            commit_seconds: histogram!(name::COMMIT_SECONDS, "backend" => backend),
+            commit_batch_size: histogram!(name::COMMIT_BATCH_SIZE),
+            execution_seconds: histogram!(name::EXECUTION_DURATION),
+            timer_lag_seconds: histogram!(name::TIMER_LAG),
+            retries: counter!(name::RETRIES),
+            fenced_commits: counter!(name::FENCED_COMMITS),
+            shards_owned: gauge!(name::SHARDS_OWNED),
+            active_running: gauge!(name::EXECUTIONS_ACTIVE, "state" => "running"),
+            active_waiting: gauge!(name::EXECUTIONS_ACTIVE, "state" => "waiting"),
+            outbox_lag_seconds: gauge!(name::OUTBOX_LAG),
+            outbox_pending: gauge!(name::OUTBOX_PENDING),
+            node_seconds: Lazily::default(),
+            workflows: RwLock::default(),
+        }
+    }
+
+    /// Handles of one workflow; keep the answer (in the execution's actor), it costs a lock and a look-up.
+    #[must_use]
+    pub fn workflow(&self, id: &str) -> Arc<WorkflowMetrics> {
+        if let Some(known) = self.workflows.read().unwrap_or_else(PoisonError::into_inner).get(id) {
+            return Arc::clone(known);
+        }
+        let mut workflows = self.workflows.write().unwrap_or_else(PoisonError::into_inner);
+        let label = if workflows.len() < WORKFLOW_LABELS_MAX {
+            id
+        } else {
+            "other"
+        };
+        let made = || Arc::new(WorkflowMetrics::new(label));
+        Arc::clone(workflows.entry(label.into()).or_insert_with(made))
+    }
+
+    /// A commit of `entries` entries became durable.
+    pub fn committed(&self, took: Duration, entries: usize) {
+        self.commit_seconds.record(took.as_secs_f64());
+        self.commit_batch_size.record(entries as f64);
+    }
+
+    /// A commit was refused because another member owns the shard.
+    pub fn commit_fenced(&self) {
+        self.fenced_commits.increment(1);
+    }
+
+    /// An execution ended `duration_ms` after its start.
+    pub fn execution_ended(&self, duration_ms: u64) {
+        self.execution_seconds.record(seconds(duration_ms));
+    }
+
+    /// An attempt of a node of this type ended `duration_ms` after its start.
+    pub fn attempt_ended(&self, node_type: &'static str, duration_ms: u64) {
+        let made = || histogram!(name::NODE_DURATION, "node_type" => node_type);
+        self.node_seconds
+            .with(node_type, made, |histogram| histogram.record(seconds(duration_ms)));
+    }
+
+    /// A node will be tried again.
+    pub fn retried(&self) {
+        self.retries.increment(1);
+    }
+
+    /// A timer fired `lag_ms` after it was due.
+    pub fn timer_fired(&self, lag_ms: u64) {
+        self.timer_lag_seconds.record(seconds(lag_ms));
+    }
+
+    /// This member owns so many shards.
+    pub fn shards_owned(&self, shards: usize) {
+        self.shards_owned.set(shards as f64);
+    }
+
+    /// So many executions run (they hold an actor), and so many only wait.
+    pub fn executions_active(&self, running: u64, waiting: u64) {
+        self.active_running.set(running as f64);
+        self.active_waiting.set(waiting as f64);
+    }
+
+    /// So many records wait to be sent by sinks, the oldest for `lag_ms`.
+    pub fn outbox(&self, pending: u64, lag_ms: u64) {
+        self.outbox_pending.set(pending as f64);
+        self.outbox_lag_seconds.set(seconds(lag_ms));
+    }
+
+    /// Messages that wait in the mailboxes of one kind of actor.
+    pub fn mailbox_depth(&self, kind: &'static str, messages: u64) {
+        gauge!(name::ACTOR_MAILBOX_DEPTH, "kind" => kind).set(messages as f64);
+    }
+
+    /// An actor of this kind failed and was built again.
+    pub fn actor_restarted(&self, kind: &'static str) {
+        counter!(name::ACTOR_RESTARTS, "kind" => kind).increment(1);
+    }
+}
+
+/// Handles that count for one workflow.
+#[derive(Debug)]
+pub struct WorkflowMetrics {
+    label: Arc<str>,
+    started: [OnceLock<Counter>; 5],
+    finished: [OnceLock<Counter>; 3],
+    attempts: [Lazily<Counter>; AttemptEnd::COUNT],
+}
+
+impl WorkflowMetrics {
+    fn new(label: &str) -> Self {
+        Self {
+            label: label.into(),
+            started: Default::default(),
+            finished: Default::default(),
+            attempts: Default::default(),
+        }
+    }
+
+    /// An execution started.
+    pub fn started(&self, cause: StartCause) {
+        let (slot, trigger) = match cause {
+            StartCause::Api => (0, "api"),
+            StartCause::Manual => (1, "manual"),
+            StartCause::Scheduled => (2, "scheduled"),
+            StartCause::Event => (3, "event"),
+            StartCause::Webhook => (4, "webhook"),
+        };
+        let made = || counter!(name::EXECUTIONS_STARTED, "workflow" => Arc::clone(&self.label), "trigger" => trigger);
+        self.started[slot].get_or_init(made).increment(1);
+    }
+
+    /// An execution ended.
+    pub fn finished(&self, end: ExecutionEnd) {
+        let (slot, status) = match end {
+            ExecutionEnd::Completed => (0, "completed"),
+            ExecutionEnd::Failed => (1, "failed"),
+            ExecutionEnd::Canceled => (2, "canceled"),
+        };
+        let made = || counter!(name::EXECUTIONS_FINISHED, "workflow" => Arc::clone(&self.label), "status" => status);
+        self.finished[slot].get_or_init(made).increment(1);
+    }
+
+    /// An attempt of a node of this type ended.
+    pub fn attempt(&self, node_type: &'static str, end: AttemptEnd) {
+        let made = || {
+            let workflow = Arc::clone(&self.label);
+            counter!(name::NODE_ATTEMPTS, "workflow" => workflow, "node_type" => node_type, "outcome" => end.label())
+        };
+        self.attempts[end as usize].with(node_type, made, |counter| counter.increment(1));
+    }
+}
+
+/// Node types are few: a short list that is searched without a lock and only ever grows.
+const NODE_TYPES_MAX: usize = 24;
+
+/// Handles by node type, each made when it is first used.
+#[derive(Debug)]
+struct Lazily<T>([OnceLock<(&'static str, T)>; NODE_TYPES_MAX]);
+
+impl<T> Default for Lazily<T> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| OnceLock::new()))
+    }
+}
+
+impl<T> Lazily<T> {
+    fn with(&self, key: &'static str, make: impl Fn() -> T, act: impl Fn(&T)) {
+        for slot in &self.0 {
+            let (known, handle) = slot.get_or_init(|| (key, make()));
+            if *known == key {
+                return act(handle);
+            }
+        }
+        act(&make());
+    }
+}
+
+/// One request was answered.
+pub fn http_answered(method: &'static str, route: Arc<str>, status: u16, took: Duration) {
+    let seconds = took.as_secs_f64();
+    counter!(name::HTTP_REQUESTS, "method" => method, "route" => Arc::clone(&route), "status" => status.to_string())
+        .increment(1);
+    histogram!(name::HTTP_REQUEST_SECONDS, "method" => method, "route" => route).record(seconds);
+}
+
+/// Tells which version runs.
+pub fn build_info(version: &'static str) {
+    gauge!(name::BUILD_INFO, "version" => version).set(1.0);
+}
+
+fn seconds(ms: u64) -> f64 {
+    Duration::from_millis(ms).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exposition::recorder;
+
+    #[test]
+    fn what_is_counted_is_exposed_under_its_labels() {
+        let recorder = recorder().expect("the catalogue's buckets are not empty");
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            let engine = EngineMetrics::new("embedded");
+            let orders = engine.workflow("orders");
+            orders.started(StartCause::Api);
+            orders.started(StartCause::Api);
+            orders.finished(ExecutionEnd::Failed);
+            orders.attempt("http", AttemptEnd::TimedOut);
+            orders.attempt("function", AttemptEnd::Completed);
+            orders.attempt("http", AttemptEnd::TimedOut);
+            engine.attempt_ended("http", 30);
+            engine.committed(Duration::from_micros(180), 3);
+            engine.executions_active(2, 7);
+        });
+        let text = handle.render();
+        for line in [
+            r#"troupe_executions_started_total{workflow="orders",trigger="api"} 2"#,
+            r#"troupe_executions_finished_total{workflow="orders",status="failed"} 1"#,
+            r#"troupe_node_attempts_total{workflow="orders",node_type="http",outcome="timed_out"} 2"#,
+            r#"troupe_node_attempts_total{workflow="orders",node_type="function",outcome="completed"} 1"#,
+            r#"troupe_node_duration_seconds_bucket{node_type="http",le="0.05"} 1"#,
+            r#"troupe_node_duration_seconds_bucket{node_type="http",le="0.025"} 0"#,
+            r#"troupe_commit_seconds_bucket{backend="embedded",le="0.00025"} 1"#,
+            r#"troupe_commit_batch_size_sum 3"#,
+            r#"troupe_executions_active{state="waiting"} 7"#,
+        ] {
+            assert!(
+                text.lines().any(|candidate| candidate == line),
+                "{line} is not in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn too_many_workflows_share_one_label() {
+        let engine = EngineMetrics::new("embedded");
+        let mut last = None;
+        for number in 0..WORKFLOW_LABELS_MAX + 2 {
+            last = Some(engine.workflow(&format!("w{number}")));
+        }
+        assert_eq!(last.map(|metrics| metrics.label.to_string()).as_deref(), Some("other"));
+        assert_eq!(&*engine.workflow("w1").label, "w1");
+    }
+}

@@ -1,0 +1,51 @@
+//! Where log lines go and what they look like.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// What a log line looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Human,
+    /// One JSON object a line, fields flat.
+    Json,
+}
+
+/// Why logs could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter does not parse.
+    #[error("the log filter `{filter}` does not parse: {reason}")]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A subscriber is installed already.
+    #[error("logs are already set up in this process")]
+    Installed,
+}
+
+/// Sends the process's log lines to standard error. `filter` is in the syntax of `RUST_LOG`, such as `info,troupe=debug`.
+///
+/// # Errors
+/// See [`LogError`].
+pub fn install_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| LogError::Filter {
+        filter: filter.into(),
+        reason: error.to_string(),
+    })?;
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let installed = match format {
+        LogFormat::Human => builder.with_ansi(colours).with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).try_init(),
+    };
+    installed.map_err(|_| LogError::Installed)
+}

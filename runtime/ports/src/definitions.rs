@@ -32,6 +32,9 @@ pub enum DefinitionError {
         /// The latest version; 0 when there is none.
         latest: u32,
     },
+    /// The definition cannot be stored as it is: it has no id.
+    #[error("{0}")]
+    Refused(String),
     /// The store cannot be reached.
     #[error("the definition store is unavailable: {0}")]
     Unavailable(String),
@@ -43,7 +46,8 @@ pub enum DefinitionError {
 /// Keeps definitions. Versions are immutable.
 #[async_trait]
 pub trait DefinitionStore: Send + Sync + 'static {
-    /// Stores the next version. A definition equal to the latest one (metadata apart) stores nothing and returns that.
+    /// Stores the next version, whatever version the definition names. A definition equal to the latest one (version,
+    /// metadata and carried analysis apart) stores nothing and returns that.
     /// `expected`: the version that must be the latest (0: none yet), if given.
     async fn put(
         &self,

@@ -4,6 +4,7 @@
 
 pub mod bus;
 pub mod clock;
+pub mod conformance;
 pub mod definitions;
 pub mod executor;
 pub mod state;
@@ -14,6 +15,7 @@ pub use clock::{Clock, SystemClock};
 pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition};
 pub use executor::{Executed, NodeExecutor, Sandbox, SandboxJob, Task};
 pub use state::{
-    AppendError, Archive, CheckpointRow, CommitId, ExecutionBase, Lease, LogRecord, StateStore, StoreError, Wait,
+    AppendError, Archive, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore, StoreCounters,
+    StoreError, Wait,
 };
 pub use visibility::{ExecutionQuery, ExecutionSummary, Page, VisibilityStore};

@@ -10,7 +10,7 @@ use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CommitId(pub u128);
 
-/// A shard, held until `expires_in` after the call that gave it.
+/// A shard, held for the asked duration from the call that gave it; measure that on a monotonic clock of your own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// The shard.
@@ -49,10 +49,11 @@ pub enum StoreError {
         /// The epoch of the call.
         ours: Epoch,
     },
-    /// Another process holds the store, or the lease has not expired.
+    /// Another process holds the store, or another owner's lease has not expired; waiting may help.
     #[error("held by another owner: {0}")]
     Held(String),
-    /// The store cannot be reached or its outcome is unknown; retrying is right.
+    /// The store cannot be reached, or the outcome is unknown; retrying is right. An append whose outcome is unknown
+    /// is settled by reading the tail: it took place if a record carries its commit id.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
     /// What the store holds does not make sense; an operator must look.
@@ -92,7 +93,8 @@ pub enum CheckpointRow {
     Live {
         /// The execution.
         id: ExecutionId,
-        /// Seqs of the first and last entry of `segment`; a segment at or below the stored seq is already there.
+        /// Seqs of the first and last entry of `segment`. A segment at or below the stored seq is already there; one
+        /// that overlaps it is stored whole (folding skips by seq); one that leaves a gap is refused as damage.
         first: Seq,
         /// See `first`.
         last: Seq,
@@ -122,8 +124,9 @@ pub struct Archive {
     /// Seq of its last entry.
     pub last: Seq,
     /// Final state and the history that is not in segments of the store, encoded and compressed by the caller.
+    /// Segments written while it lived are kept beside it.
     pub bytes: Bytes,
-    /// When the archive may be removed; a tombstone (id and `last`) stays for `tombstone_ms` more.
+    /// When the archive may be removed, in store time; a tombstone (id and `last`) stays for `tombstone_ms` more.
     pub expires_at: Timestamp,
     /// How long the tombstone outlives the archive, in milliseconds.
     pub tombstone_ms: u64,
@@ -162,13 +165,18 @@ pub trait StateStore: Send + Sync + 'static {
     /// Number of shards, fixed when the store was first created.
     fn shards(&self) -> u16;
 
-    /// Takes a shard under a higher epoch than any before; the former owner is fenced.
+    /// Takes a shard under a higher epoch than any before; the former owner is fenced from every write.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Held`] while the lease of another `owner` has not expired. The same `owner` may always take it again.
+    /// [`StoreError::Damaged`] if the log went back behind its checkpoint (a restore, a lost disk).
     async fn acquire(&self, shard: ShardId, owner: &str, lease: Duration) -> Result<Lease, StoreError>;
 
-    /// Extends the lease.
+    /// Extends the lease, also one that has expired but that nobody took; returns the store's time.
     async fn renew(&self, shard: ShardId, epoch: Epoch, lease: Duration) -> Result<Timestamp, StoreError>;
 
-    /// Gives the shard up.
+    /// Gives the shard up: anyone may take it at once, and `epoch` is fenced from now on.
     async fn release(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError>;
 
     /// Appends one packed record. `Ok` means durable.
@@ -181,10 +189,11 @@ pub trait StateStore: Send + Sync + 'static {
         record: Bytes,
     ) -> Result<(), AppendError>;
 
-    /// Records from `from` on, in order, at most about `bytes_max` of them (at least one if there is one).
+    /// Durable records from `from` on, in order; those already trimmed are left out. At most `bytes_max` bytes of them (but at least one if there is one).
     async fn read(&self, shard: ShardId, from: LogPosition, bytes_max: usize) -> Result<Vec<LogRecord>, StoreError>;
 
-    /// Applies a chunk of a checkpoint; `reached` in the last chunk moves the checkpoint position.
+    /// Applies a chunk of a checkpoint, whole or not at all; `reached`, given with the last chunk, moves the checkpoint
+    /// position (never back). `Ok` means durable.
     async fn checkpoint(
         &self,
         shard: ShardId,
@@ -193,7 +202,8 @@ pub trait StateStore: Send + Sync + 'static {
         reached: Option<LogPosition>,
     ) -> Result<(), StoreError>;
 
-    /// Removes records up to and including `up_to`; never beyond the checkpoint or a sink's cursor.
+    /// Removes records up to and including `up_to`; stops at the checkpoint and at the lowest cursor that was ever set
+    /// for the shard. Positions are never used again.
     async fn trim(&self, shard: ShardId, epoch: Epoch, up_to: LogPosition) -> Result<(), StoreError>;
 
     /// What is known of an execution; none if it never was.
@@ -221,17 +231,27 @@ pub trait StateStore: Send + Sync + 'static {
     /// Number of live executions: with unfinished work, and only waiting.
     async fn live_counts(&self, shard: ShardId) -> Result<(u64, u64), StoreError>;
 
-    /// Position up to which `sink` has sent everything.
+    /// Position up to which `sink` has sent everything; 0 if it was never set.
     async fn cursor(&self, shard: ShardId, sink: &str) -> Result<LogPosition, StoreError>;
 
-    /// Moves a sink's cursor; never back.
+    /// Moves a sink's cursor; a lower position than the stored one changes nothing. Seen by [`StateStore::cursor`] at once,
+    /// but a crash soon afterwards may take it back to an earlier value: then something is sent twice, never lost.
     async fn set_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError>;
 
-    /// Removes archives and tombstones that have expired; returns how many rows went.
-    async fn expire(&self, shard: ShardId, epoch: Epoch, now: Timestamp, limit: usize) -> Result<u64, StoreError>;
+    /// Turns archives that have expired at `now` into tombstones and removes expired tombstones, at most `limit` of each.
+    async fn expire(&self, shard: ShardId, epoch: Epoch, now: Timestamp, limit: usize) -> Result<Expired, StoreError>;
 
     /// Number of durable commits and of fsyncs (or their like) since the store was opened, for measurements.
     fn counters(&self) -> StoreCounters;
+}
+
+/// What [`StateStore::expire`] removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Executions whose archive went; their summaries may be forgotten.
+    pub archives: Vec<ExecutionId>,
+    /// How many tombstones went.
+    pub tombstones: u64,
 }
 
 /// Counters of a store since it was opened.

@@ -63,7 +63,8 @@ pub struct Page<T> {
 /// Keeps summaries of executions for lists and searches.
 #[async_trait]
 pub trait VisibilityStore: Send + Sync + 'static {
-    /// Writes summaries of one shard and, with them, how far its log is projected.
+    /// Writes summaries of one shard and, with them, how far its log is projected (never back). A summary with a lower seq
+    /// than the stored one changes nothing.
     async fn project(
         &self,
         shard: ShardId,
@@ -74,7 +75,7 @@ pub trait VisibilityStore: Send + Sync + 'static {
     /// How far a shard's log is projected.
     async fn projected(&self, shard: ShardId) -> Result<troupe_core::LogPosition, StoreError>;
 
-    /// Lists executions, newest first.
+    /// Lists executions, newest first (by start, then by id).
     async fn list(&self, query: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError>;
 
     /// Removes the summaries of executions whose archives went.

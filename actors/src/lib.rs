@@ -1,1 +1,18 @@
-//! troupe-actors
+//! The engine: actors that carry out what the core decides.
+//!
+//! Every actor is a folder with a synchronous machine (`machine.rs`: message and time in, actions out; no tokio, no I/O)
+//! and a thin ractor shell (`actor.rs`). The simulator drives the same machines with a simulated store and clock.
+//! This crate names no backend and no wire type; [`EngineHandle`] is its only door.
+
+pub mod error;
+pub mod handle;
+pub mod options;
+pub mod request;
+
+pub use error::EngineError;
+pub use handle::{Engine, EngineHandle, EngineParts};
+pub use options::{EngineOptions, Mutants};
+pub use request::{
+    Command, CommandOutcome, EndWatch, Ended, EngineStatus, ExecutionView, KeyPolicy, OnClosed, OnOpen, StartOutcome,
+    StartRequest,
+};

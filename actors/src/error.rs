@@ -1,0 +1,142 @@
+//! Why the engine refused or failed. Variants follow what the caller does next; codes are stable.
+
+use troupe_core::{ErrorInfo, ExecutionId};
+use troupe_ports::{DefinitionError, StoreError};
+
+/// Why a request was not carried out. Nothing happened unless the variant says otherwise.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum EngineError {
+    /// There is no such execution.
+    #[error("there is no execution {0}")]
+    NotFound(ExecutionId),
+    /// The execution is over; nothing can happen to it any more.
+    #[error("execution {0} has ended")]
+    Ended(ExecutionId),
+    /// There is no such workflow.
+    #[error("there is no workflow {0}")]
+    WorkflowNotFound(String),
+    /// The workflow has no such version.
+    #[error("workflow {workflow} has no version {version}")]
+    VersionNotFound {
+        /// The workflow.
+        workflow: String,
+        /// The version asked for.
+        version: u32,
+    },
+    /// The workflow is archived: it starts nothing.
+    #[error("workflow {0} is archived")]
+    WorkflowArchived(String),
+    /// The stored definition cannot be executed by this release.
+    #[error("workflow {workflow} cannot be executed: {reason}")]
+    NotExecutable {
+        /// The workflow.
+        workflow: String,
+        /// Why.
+        reason: String,
+    },
+    /// An execution with this business key stands in the way.
+    #[error("the execution key belongs to {existing}")]
+    KeyConflict {
+        /// The execution that has the key.
+        existing: ExecutionId,
+    },
+    /// The request itself is wrong: an input that violates its schema, an unknown trigger.
+    #[error("{}: {}", .0.code, .0.message)]
+    Refused(Box<ErrorInfo>),
+    /// A payload is larger than allowed.
+    #[error("{what} has {bytes} bytes, more than {bytes_max}")]
+    PayloadTooLarge {
+        /// Which payload.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Too many executions are active; try again later.
+    #[error("too many executions are active")]
+    Overloaded {
+        /// When another try makes sense, in milliseconds.
+        retry_after_ms: u64,
+    },
+    /// The execution is set aside because it cannot be processed; `resume` tries it again.
+    #[error("execution {id} is quarantined: {reason}")]
+    Quarantined {
+        /// The execution.
+        id: ExecutionId,
+        /// Why.
+        reason: String,
+    },
+    /// The shard, the store or the engine cannot serve now. Whether the request took effect is unknown: repeat it with
+    /// the same request key or command id.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+    /// Another owner took the shard. As with [`EngineError::Unavailable`], the outcome is unknown.
+    #[error("another owner holds the shard")]
+    Fenced,
+    /// What the store holds does not make sense; an operator must look.
+    #[error("damaged: {0}")]
+    Damaged(String),
+}
+
+impl EngineError {
+    /// The stable code; each has a page under `docs/errors`.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::NotFound(_) => "EXECUTION_NOT_FOUND",
+            Self::Ended(_) => "EXECUTION_ENDED",
+            Self::WorkflowNotFound(_) => "WORKFLOW_NOT_FOUND",
+            Self::VersionNotFound { .. } => "VERSION_NOT_FOUND",
+            Self::WorkflowArchived(_) => "WORKFLOW_ARCHIVED",
+            Self::NotExecutable { .. } => "NOT_EXECUTABLE",
+            Self::KeyConflict { .. } => "KEY_CONFLICT",
+            Self::Refused(error) => &error.code,
+            Self::PayloadTooLarge { .. } => "PAYLOAD_TOO_LARGE",
+            Self::Overloaded { .. } => "OVERLOADED",
+            Self::Quarantined { .. } => "QUARANTINED",
+            Self::Unavailable(_) => "UNAVAILABLE",
+            Self::Fenced => "FENCED",
+            Self::Damaged(_) => "DAMAGED",
+        }
+    }
+
+    /// When another try makes sense, in milliseconds; none when a repetition cannot help.
+    #[must_use]
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Overloaded { retry_after_ms } => Some(*retry_after_ms),
+            Self::Unavailable(_) | Self::Fenced => Some(1_000),
+            Self::NotFound(_)
+            | Self::Ended(_)
+            | Self::WorkflowNotFound(_)
+            | Self::VersionNotFound { .. }
+            | Self::WorkflowArchived(_)
+            | Self::NotExecutable { .. }
+            | Self::KeyConflict { .. }
+            | Self::Refused(_)
+            | Self::PayloadTooLarge { .. }
+            | Self::Quarantined { .. }
+            | Self::Damaged(_) => None,
+        }
+    }
+}
+
+impl From<StoreError> for EngineError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Fenced { .. } => Self::Fenced,
+            StoreError::Held(why) | StoreError::Unavailable(why) => Self::Unavailable(why),
+            StoreError::Damaged(why) => Self::Damaged(why),
+        }
+    }
+}
+
+impl From<DefinitionError> for EngineError {
+    fn from(error: DefinitionError) -> Self {
+        match error {
+            DefinitionError::Conflict { .. } | DefinitionError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            DefinitionError::Damaged(why) => Self::Damaged(why),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What an operator may tune, with the limits that every queue and retry has.
+
+use std::time::Duration;
+
+/// Options of an engine. The defaults suit one small machine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Names this engine in leases.
+    pub owner: String,
+    /// How long a shard's lease lasts; it is renewed every third of it.
+    pub lease: Duration,
+    /// Most executions with a live actor that starts may bring about; beyond it starts are refused as overloaded.
+    pub executions_max: usize,
+    /// Most attempts that run at once.
+    pub attempts_max: usize,
+    /// Most bytes of log, over all shards, before a checkpoint.
+    pub checkpoint_bytes: usize,
+    /// Longest time between an entry and the checkpoint that holds it.
+    pub checkpoint_interval: Duration,
+    /// How long a tombstone outlives its archive, in milliseconds.
+    pub tombstone_ms: u64,
+    /// How long archives are kept where the workflow does not say, in milliseconds.
+    pub retention_ms: u64,
+    /// Largest start payload, variables and metadata together, in bytes.
+    pub input_bytes_max: usize,
+    /// Largest output of an attempt, in bytes; a larger one fails the node.
+    pub output_bytes_max: usize,
+    /// Most timers of waiting executions in memory, per shard.
+    pub timers_max: usize,
+    /// An execution whose deadline is closer than this keeps its actor, in milliseconds.
+    pub passivate_after_ms: u64,
+    /// How long an aborted attempt may take to stop before its future is dropped, in milliseconds.
+    pub abort_grace_ms: u64,
+    /// Most compiled workflow versions in memory.
+    pub plans_max: usize,
+    /// For how long the latest version of a workflow may be remembered, in milliseconds.
+    pub latest_ttl_ms: u64,
+    /// Most executions that recovery loads at once.
+    pub recovery_max: usize,
+    /// How far visibility may lag before it is written, in milliseconds.
+    pub visibility_ms: u64,
+    /// Rounds of sandbox evaluations one event may need before it fails.
+    pub evaluation_rounds_max: u32,
+    /// Faults to plant. Tests only.
+    pub mutants: Mutants,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            owner: format!("engine-{}", std::process::id()),
+            lease: Duration::from_secs(5),
+            executions_max: 20_000,
+            attempts_max: 1_024,
+            checkpoint_bytes: 16 * 1024 * 1024,
+            checkpoint_interval: Duration::from_secs(5),
+            tombstone_ms: 24 * 3_600_000,
+            retention_ms: 7 * 24 * 3_600_000,
+            input_bytes_max: 1024 * 1024,
+            output_bytes_max: 4 * 1024 * 1024,
+            timers_max: 16_384,
+            passivate_after_ms: 250,
+            abort_grace_ms: 1_000,
+            plans_max: 1_024,
+            latest_ttl_ms: 1_000,
+            recovery_max: 64,
+            visibility_ms: 100,
+            evaluation_rounds_max: 1_000,
+            mutants: Mutants::default(),
+        }
+    }
+}
+
+/// Faults that the crash test plants to prove that it would notice them. All off, always, outside of tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mutants {
+    /// Starts and commands are acknowledged before their entry is durable.
+    pub acknowledge_before_commit: bool,
+    /// A report is applied although its token is not the current one.
+    pub no_completion_dedupe: bool,
+    /// A timer is forgotten when it fires although its entry may never become durable.
+    pub timer_removed_before_commit: bool,
+    /// Effects are released before their entry is durable.
+    pub effect_before_commit: bool,
+    /// Reads show states that are not durable.
+    pub read_before_commit: bool,
+}

@@ -115,21 +115,6 @@ pub fn lex(text: &str) -> Lexed {
     lexed
 }
 
-/// Lines of `code`, from 1, where `word` stands as a whole word; it may be a path such as `std::fs`.
-pub fn lines_with_word(code: &str, word: &str) -> Vec<usize> {
-    let whole = |line: &str| {
-        line.match_indices(word).any(|(at, _)| {
-            let (before, after) = (&line[..at], &line[at + word.len()..]);
-            !before.chars().next_back().is_some_and(is_word) && !after.chars().next().is_some_and(is_word)
-        })
-    };
-    code.lines()
-        .enumerate()
-        .filter(|(_, line)| whole(line))
-        .map(|(index, _)| index + 1)
-        .collect()
-}
-
 fn is_word(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }

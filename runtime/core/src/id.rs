@@ -271,7 +271,6 @@ macro_rules! name {
         }
     };
 }
-pub(crate) use name;
 
 name! {
     /// Identifier of a workflow, chosen by whoever defines it.

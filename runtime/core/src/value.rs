@@ -38,7 +38,10 @@ impl Json {
     #[must_use]
     pub fn from_trusted(text: impl Into<Arc<str>>) -> Self {
         let text = text.into();
-        debug_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok(), "not JSON: {text}");
+        debug_assert!(
+            serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok(),
+            "not JSON: {text}"
+        );
         Self(text)
     }
 
@@ -205,7 +208,12 @@ impl ErrorInfo {
     /// An error with a code and a message.
     #[must_use]
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), details: None, stack: None }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            details: None,
+            stack: None,
+        }
     }
 
     /// The `error` that failure edges and expressions see: `{message, code, details}`.
@@ -232,7 +240,13 @@ mod tests {
 
     #[test]
     fn values_survive_their_encoding() {
-        for value in [Value::null(), Value::Blob(BlobRef { hash: [7; 32], bytes: 70_000 })] {
+        for value in [
+            Value::null(),
+            Value::Blob(BlobRef {
+                hash: [7; 32],
+                bytes: 70_000,
+            }),
+        ] {
             let bytes = minicbor::to_vec(&value).unwrap();
             assert_eq!(minicbor::decode::<Value>(&bytes).unwrap(), value);
         }

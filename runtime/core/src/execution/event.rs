@@ -16,7 +16,7 @@ pub enum Event {
     /// An attempt ended, one way or another.
     #[n(1)]
     AttemptClosed(#[n(0)] Box<AttemptClosed>),
-    /// The earliest deadline that is due at the entry's time fired.
+    /// Every deadline due at the entry's time fired, in due order.
     #[n(2)]
     DeadlineReached,
     /// An operator paused the execution.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use minicbor::{Decode, Encode};
 
 use crate::id::{Attempt, CommandId, EdgeIx, ExecutionId, NodeIx, Run, Seq, Timestamp, Token, Visit, WorkflowId};
+use crate::plan::Plan;
 use crate::value::{ErrorInfo, Json, Value};
 
 /// Everything that is known of an execution. Folding the same entries gives an equal state.
@@ -73,6 +74,9 @@ pub struct ExecutionState {
     /// Which run of the business key this is, from 0.
     #[n(20)]
     pub key_ordinal: Option<u64>,
+    /// Deadline of the whole execution.
+    #[n(21)]
+    pub execution_deadline: Option<Timestamp>,
     /// How many nodes have not ended. Derived; see [`ExecutionState::reindex`].
     #[cbor(skip)]
     pub open_nodes: u32,
@@ -82,12 +86,9 @@ pub struct ExecutionState {
     /// Nodes with an attempt outstanding. Derived.
     #[cbor(skip)]
     pub running: BTreeSet<NodeIx>,
-    /// Every deadline, earliest first. Derived.
+    /// Every deadline of a node, earliest first. Derived.
     #[cbor(skip)]
     pub deadlines: BTreeSet<(Timestamp, Deadline)>,
-    /// Deadline of the whole execution.
-    #[n(21)]
-    pub execution_deadline: Option<Timestamp>,
 }
 
 /// Where an execution stands.
@@ -225,6 +226,9 @@ pub struct NodeState {
     /// When it ended.
     #[n(13)]
     pub ended_at: Option<Timestamp>,
+    /// When all its attempts and backoffs together must be over.
+    #[n(14)]
+    pub total_deadline: Option<Timestamp>,
     /// Seq of the step that saved this state for a rollback. Never persisted.
     #[cbor(skip)]
     pub(crate) stamp: u64,
@@ -236,9 +240,9 @@ pub struct NodeFailure {
     /// The error.
     #[n(0)]
     pub error: ErrorInfo,
-    /// `{error, input}`, as failure edges carry it.
+    /// `{error, input}`, as failure edges carry it, where one is taken.
     #[n(1)]
-    pub payload: Value,
+    pub payload: Option<Value>,
 }
 
 /// Where a node stands.
@@ -379,4 +383,165 @@ pub enum Deadline {
     Retry(NodeIx),
     /// All attempts and backoffs of a node together.
     NodeTotal(NodeIx),
+}
+
+/// How many command ids an execution remembers.
+const RECENT_COMMANDS_MAX: usize = 32;
+
+impl ExecutionState {
+    /// The state before the first entry.
+    #[must_use]
+    pub fn new(plan: &Plan, id: ExecutionId) -> Self {
+        let mut state = Self {
+            id,
+            workflow: plan.workflow.clone(),
+            version: plan.version,
+            seq: Seq(0),
+            run: Run(1),
+            status: Status::Pending,
+            paused: false,
+            started_at: Timestamp(0),
+            ended_at: None,
+            input: Value::null(),
+            metadata: None,
+            execution_key: None,
+            priority: plan.settings.priority,
+            variables: BTreeMap::new(),
+            nodes: vec![NodeState::new(); plan.nodes.len()],
+            edges: vec![EdgeState::Open; plan.edges.len()],
+            held: VecDeque::new(),
+            failure: None,
+            recent_commands: VecDeque::new(),
+            request_key: None,
+            key_ordinal: None,
+            execution_deadline: None,
+            open_nodes: 0,
+            active: BTreeSet::new(),
+            running: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+        };
+        state.reindex(plan);
+        state
+    }
+
+    /// Computes everything derived. Needed after decoding, before the first step.
+    pub fn reindex(&mut self, plan: &Plan) {
+        self.open_nodes = 0;
+        self.active.clear();
+        self.running.clear();
+        self.deadlines.clear();
+        for place in 0..self.nodes.len() {
+            self.index(plan, NodeIx(u32::try_from(place).unwrap_or(u32::MAX)));
+        }
+    }
+
+    /// Remembers a command, so that its repetition is recognised. A replay does the same.
+    pub fn note_command(&mut self, command: CommandId) {
+        if self.recent_commands.len() == RECENT_COMMANDS_MAX {
+            self.recent_commands.pop_front();
+        }
+        self.recent_commands.push_back(command);
+    }
+
+    /// Hash of the encoded state: equal states have equal fingerprints.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let bytes = minicbor::to_vec(self).expect("encoding into memory cannot fail");
+        xxhash_rust::xxh3::xxh3_64(&bytes)
+    }
+
+    /// Adds a node to what is derived.
+    pub(super) fn index(&mut self, plan: &Plan, ix: NodeIx) {
+        let node = &self.nodes[ix.at()];
+        if node.phase.is_terminal() {
+            return;
+        }
+        self.open_nodes += 1;
+        match node.phase {
+            Phase::Pending => {}
+            Phase::Running { .. } | Phase::Canceling { .. } => {
+                self.active.insert(ix);
+                self.running.insert(ix);
+            }
+            Phase::Ready | Phase::Backoff { .. } | Phase::Delaying { .. } => {
+                self.active.insert(ix);
+            }
+            Phase::Completed | Phase::Failed | Phase::Skipped | Phase::Canceled => {}
+        }
+        for deadline in node.deadlines(plan, ix).into_iter().flatten() {
+            self.deadlines.insert(deadline);
+        }
+    }
+
+    /// Takes a node out of what is derived.
+    pub(super) fn unindex(&mut self, plan: &Plan, ix: NodeIx) {
+        let node = &self.nodes[ix.at()];
+        if node.phase.is_terminal() {
+            return;
+        }
+        self.open_nodes -= 1;
+        if node.phase != Phase::Pending {
+            self.active.remove(&ix);
+            self.running.remove(&ix);
+        }
+        for deadline in node.deadlines(plan, ix).into_iter().flatten() {
+            self.deadlines.remove(&deadline);
+        }
+    }
+}
+
+impl NodeState {
+    fn new() -> Self {
+        Self {
+            visit: Visit(1),
+            phase: Phase::Pending,
+            taken: 0,
+            dead: 0,
+            first_arrival_at: None,
+            cleanup: false,
+            input: Input::None,
+            data: None,
+            output: None,
+            failure: None,
+            attempts: Vec::new(),
+            interruptions: 0,
+            scheduled_at: None,
+            ended_at: None,
+            total_deadline: None,
+            stamp: 0,
+        }
+    }
+
+    /// The number of its next attempt: interrupted ones do not count.
+    #[must_use]
+    pub fn next_attempt(&self) -> Attempt {
+        let counted = self.attempts.iter().filter(|record| !record.was_interrupted()).count();
+        Attempt(u32::try_from(counted).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    /// At most two: one of its phase, one of all its attempts together.
+    fn deadlines(&self, plan: &Plan, ix: NodeIx) -> [Option<(Timestamp, Deadline)>; 2] {
+        let of_phase = match self.phase {
+            Phase::Pending => self.first_arrival_at.and_then(|first| {
+                let (timeout_ms, _) = plan.node(ix).join.timeout?;
+                Some((first.plus_ms(timeout_ms), Deadline::Join(ix)))
+            }),
+            Phase::Backoff { until, .. } => Some((until, Deadline::Retry(ix))),
+            Phase::Delaying { until } => Some((until, Deadline::Delay(ix))),
+            Phase::Ready | Phase::Running { .. } | Phase::Canceling { .. } => None,
+            Phase::Completed | Phase::Failed | Phase::Skipped | Phase::Canceled => None,
+        };
+        [of_phase, self.total_deadline.map(|at| (at, Deadline::NodeTotal(ix)))]
+    }
+}
+
+/// Code of an attempt that a crash of the engine ended.
+pub(super) const INTERRUPTED: &str = "INTERRUPTED";
+
+impl AttemptRecord {
+    /// Whether a crash of the engine ended it: it was dispatched again under the same number.
+    #[must_use]
+    pub fn was_interrupted(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| error.code == INTERRUPTED)
+    }
 }

@@ -1,13 +1,15 @@
 //! The one entry point: routes an event to its concern, and undoes everything if that fails.
 
-use crate::id::Timestamp;
+use crate::id::{NodeIx, Timestamp};
 use crate::plan::Plan;
+use crate::value::{ErrorInfo, Json, Value};
 
 use super::effect::Effect;
 use super::event::{Answer, Entry, Event};
-use super::scope::Evaluator;
-use super::state::ExecutionState;
-use super::transition::Transition;
+use super::scope::{Evaluator, Question, Recorded};
+use super::state::{ExecutionState, Phase, Status};
+use super::transition::{Transition, Verb};
+use super::tx::Tx;
 
 /// Why a step was refused. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,8 +30,8 @@ pub enum StepError {
     #[error("nothing is due")]
     NotDue,
     /// The start payload violates `settings.inputSchema`, or names an unknown trigger.
-    #[error("{0:?}")]
-    Refused(Box<crate::value::ErrorInfo>),
+    #[error("{code}: {message}", code = .0.code, message = .0.message)]
+    Refused(Box<ErrorInfo>),
     /// The entry does not fit the state: wrong seq, another plan, a record that does not replay.
     #[error("the entry does not fit: {0}")]
     Corrupt(&'static str),
@@ -57,17 +59,145 @@ pub fn step(
     event: &Event,
     evaluator: &mut dyn Evaluator,
 ) -> Result<Stepped, StepError> {
-    let _ = (plan, state, at, event, evaluator);
-    Err(StepError::NotDue)
+    advance(plan, state, at, event, evaluator, None)
 }
 
 /// Applies a recorded entry and returns the effects it had.
 ///
 /// # Errors
-/// [`StepError::Corrupt`] when the entry does not fit the state.
+/// [`StepError::Corrupt`] when the entry does not fit the state; nothing changed.
 pub fn replay(plan: &Plan, state: &mut ExecutionState, entry: &Entry) -> Result<Vec<Effect>, StepError> {
-    let _ = (plan, state, entry);
-    Err(StepError::NotDue)
+    if entry.seq != state.seq.next() {
+        return Err(StepError::Corrupt("the entry is not the next one"));
+    }
+    let mut recorded = Recorded::new(&entry.answers);
+    let stepped = advance(
+        plan,
+        state,
+        entry.at,
+        &entry.event,
+        &mut recorded,
+        Some(&entry.transitions),
+    );
+    let stepped = stepped.map_err(|error| match error {
+        StepError::Corrupt(why) => StepError::Corrupt(why),
+        _ => StepError::Corrupt("the entry is refused"),
+    })?;
+    if let Some(command) = &entry.command {
+        state.note_command(command.clone());
+    }
+    Ok(stepped.effects)
+}
+
+/// Applies an event; `expected` are the transitions that a record says it made.
+fn advance(
+    plan: &Plan,
+    state: &mut ExecutionState,
+    at: Timestamp,
+    event: &Event,
+    evaluator: &mut dyn Evaluator,
+    expected: Option<&[Transition]>,
+) -> Result<Stepped, StepError> {
+    if state.nodes.len() != plan.nodes.len() || state.edges.len() != plan.edges.len() {
+        return Err(StepError::Corrupt("the plan does not fit"));
+    }
+    let mut tx = Tx::new(plan, state, at, evaluator);
+    let refusal = match tx.apply(event) {
+        Ok(()) if expected.is_none_or(|expected| expected == tx.transitions()) => {
+            let stepped = tx.commit();
+            debug_assert_eq!(super::invariants::check_small(plan, state), Ok(()));
+            return Ok(stepped);
+        }
+        Ok(()) => StepError::Corrupt("the entry records other transitions"),
+        Err(refusal) => refusal,
+    };
+    tx.rollback();
+    if state.seq.0 == 0 {
+        // A start writes what no later step can: the state was new before it.
+        *state = ExecutionState::new(plan, state.id);
+    }
+    Err(refusal)
+}
+
+impl Tx<'_> {
+    /// Routes the event, then carries its consequences to their end.
+    fn apply(&mut self, event: &Event) -> Result<(), StepError> {
+        if self.state.status.is_terminal() {
+            return Err(StepError::Ended);
+        }
+        match event {
+            Event::Started(started) => self.started(started)?,
+            Event::AttemptClosed(closed) => self.attempt_closed(closed)?,
+            Event::DeadlineReached => self.deadline_reached()?,
+            Event::Paused => self.pause()?,
+            Event::Resumed => self.resume()?,
+            Event::CancelRequested {
+                reason,
+                grace_ms,
+                at_once,
+            } => {
+                self.cancel(reason.as_deref(), *grace_ms, *at_once)?;
+            }
+            Event::Interrupted => self.interrupted()?,
+        }
+        self.settle()?;
+        self.dispatch()?;
+        self.finish_if_done()
+    }
+
+    /// Looks at every node that a message arrived at, until none is left.
+    pub(super) fn settle(&mut self) -> Result<(), StepError> {
+        while let Some(ix) = self.arrivals.pop_front() {
+            self.arrive(ix)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the execution when no node is open.
+    fn finish_if_done(&mut self) -> Result<(), StepError> {
+        if self.state.open_nodes > 0 {
+            return Ok(());
+        }
+        match &self.state.status {
+            Status::Running if self.state.failure.is_none() => match self.output()? {
+                Ok(output) => self.end(Status::Completed { output }, Verb::ExecutionCompleted),
+                Err(error) => {
+                    self.note_failure(None, error);
+                    self.end(Status::Failed, Verb::ExecutionFailed);
+                }
+            },
+            Status::Running | Status::Failing => self.end(Status::Failed, Verb::ExecutionFailed),
+            Status::Canceling { .. } => self.end_canceled(),
+            Status::Pending | Status::Completed { .. } | Status::Failed | Status::Canceled { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The execution's output: `settings.output`, else the single completed leaf's, else an object keyed by leaf.
+    fn output(&mut self) -> Result<Result<Value, ErrorInfo>, StepError> {
+        if self.plan.settings.output.is_some() {
+            let input = self.state.input.clone();
+            return self.ask_value(Question::ExecutionOutput, Some(&input), None);
+        }
+        let completed = |ix: &&NodeIx| self.node(**ix).phase == Phase::Completed;
+        let leaves: Vec<NodeIx> = self.plan.leaves.iter().filter(completed).copied().collect();
+        match leaves.as_slice() {
+            [] => Ok(Ok(Value::null())),
+            [only] => Ok(Ok(self.node(*only).output.clone().unwrap_or_else(Value::null))),
+            several => {
+                let mut members = Vec::with_capacity(several.len());
+                for ix in several {
+                    match &self.node(*ix).output {
+                        Some(Value::Inline(json)) => members.push((self.planned(*ix).key.as_str(), json)),
+                        Some(Value::Blob(_)) | None => {
+                            return Err(StepError::Corrupt("a leaf's output cannot be part of the execution's"));
+                        }
+                    }
+                }
+                Ok(Ok(Value::Inline(Json::object(members))))
+            }
+        }
+    }
 }
 
 /// The event with which an engine that takes over continues: [`Event::Interrupted`] if attempts are outstanding.
@@ -79,5 +209,5 @@ pub fn resume(state: &ExecutionState) -> Option<Event> {
 /// When the next deadline is due; none while paused. O(log n).
 #[must_use]
 pub fn next_deadline(state: &ExecutionState) -> Option<Timestamp> {
-    state.deadlines.first().map(|(at, _)| *at)
+    super::control::earliest(state).map(|(at, _)| at)
 }

@@ -4,7 +4,7 @@ mod build;
 
 use std::collections::BTreeMap;
 
-use crate::definition::{EdgeKind, NodeKind};
+use crate::definition::{EdgeKind, JoinMode, NodeKind, OnJoinTimeout, RetrySettings};
 use crate::id::{EdgeIx, NodeIx, NodeKey, WorkflowId};
 use crate::value::{Json, Value};
 
@@ -64,10 +64,10 @@ pub struct PlanNode {
     /// When its incoming edges let it start.
     pub join: Join,
     /// When it is tried again.
-    pub retry: Retry,
-    /// Attempt timeout (start to close), in milliseconds.
-    pub timeout_ms: u64,
-    /// Node total timeout (schedule to close), in milliseconds.
+    pub retry: RetrySettings,
+    /// Attempt timeout (start to close), in milliseconds. Resolved data may override it; see [`PlanNode::timeout_ms`].
+    pub attempt_timeout_ms: u64,
+    /// Node total timeout (schedule to close), in milliseconds. Resolved data may override it.
     pub total_timeout_ms: Option<u64>,
     /// Its data as the definition writes it, with `taskDefinition` folded in (direct fields win).
     pub data: serde_json::Map<String, serde_json::Value>,
@@ -91,6 +91,30 @@ pub struct PlanNode {
     pub trigger: Option<Trigger>,
 }
 
+impl PlanNode {
+    /// The attempt timeout in milliseconds, given the node's resolved data (where a template may have set it).
+    #[must_use]
+    pub fn timeout_ms(&self, data: Option<&Value>) -> u64 {
+        resolved_ms(data, "timeout").unwrap_or(self.attempt_timeout_ms)
+    }
+
+    /// The total timeout in milliseconds, given the node's resolved data.
+    #[must_use]
+    pub fn total_timeout_ms(&self, data: Option<&Value>) -> Option<u64> {
+        resolved_ms(data, "totalTimeout").or(self.total_timeout_ms)
+    }
+}
+
+/// A duration in resolved data.
+fn resolved_ms(data: Option<&Value>, field: &str) -> Option<u64> {
+    let Value::Inline(json) = data? else { return None };
+    let value = json.to_value().ok()?;
+    let field = value.get(field)?;
+    field
+        .as_u64()
+        .or_else(|| field.as_f64().filter(|ms| *ms >= 0.0).map(|ms| ms as u64))
+}
+
 /// An edge, ready to execute.
 #[derive(Clone, Debug)]
 pub struct PlanEdge {
@@ -109,77 +133,16 @@ pub struct PlanEdge {
 }
 
 /// When incoming edges let a node start. See `semantics.md` §2.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Join {
     /// Which edges it needs.
     pub mode: JoinMode,
     /// Sources that must be among the taken.
     pub required: Vec<NodeIx>,
-    /// What follows when it can no longer become ready though an edge was taken.
-    pub on_unsatisfied: Unsatisfied,
+    /// Whether it fails when it can no longer become ready though an edge was taken; else it is skipped.
+    pub fails_unsatisfied: bool,
     /// How long it waits from the first message, in milliseconds, and what follows.
-    pub timeout: Option<(u64, JoinTimeout)>,
-}
-
-/// Which edges a join needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JoinMode {
-    /// All arrived, one of them taken.
-    All,
-    /// All taken.
-    AllSuccess,
-    /// The first taken.
-    Any,
-    /// The n-th taken.
-    Quorum(u32),
-}
-
-/// What an unsatisfied join does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unsatisfied {
-    /// The node is skipped.
-    Skip,
-    /// The node fails with `JOIN_UNSATISFIED`.
-    Fail,
-}
-
-/// What a join does at its deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JoinTimeout {
-    /// Fails with `JOIN_UNSATISFIED`.
-    Fail,
-    /// Is skipped.
-    Skip,
-    /// Starts with what it has, if that suffices.
-    Proceed,
-}
-
-/// When a node is tried again. See `semantics.md` §4.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Retry {
-    /// What holds where no rule matches.
-    pub default: RetryRule,
-    /// Codes that are retried; empty means all.
-    pub retry_on: Vec<String>,
-    /// Codes that are never retried; beats everything.
-    pub do_not_retry_on: Vec<String>,
-    /// The first rule that matches an error's code counts its own attempts.
-    pub rules: Vec<(Vec<String>, RetryRule)>,
-}
-
-/// How often and after what delay.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RetryRule {
-    /// Attempts, the first one included.
-    pub attempts_max: u32,
-    /// Delay before the second attempt, in milliseconds.
-    pub initial_delay_ms: u64,
-    /// Factor from one delay to the next; 1 for `fixed`.
-    pub multiplier: f64,
-    /// Longest delay, in milliseconds.
-    pub max_delay_ms: u64,
-    /// Draw the delay between 0 and the computed one.
-    pub jitter: bool,
+    pub timeout: Option<(u64, OnJoinTimeout)>,
 }
 
 /// How a decision chooses its edges. See `semantics.md` §1.

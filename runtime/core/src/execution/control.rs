@@ -1,0 +1,211 @@
+//! Commands of operators, deadlines, and the crash of an engine.
+
+use crate::id::{NodeIx, Timestamp};
+use crate::value::ErrorInfo;
+
+use super::state::{AttemptRecord, Deadline, ExecutionState, INTERRUPTED, Phase, Status};
+use super::step::StepError;
+use super::transition::Verb;
+use super::tx::Tx;
+
+/// How often one node's attempts may be interrupted before it fails.
+const INTERRUPTIONS_MAX: u32 = 10;
+
+/// The earliest deadline in force: none while paused, only the grace while canceling.
+pub(super) fn earliest(state: &ExecutionState) -> Option<(Timestamp, Deadline)> {
+    match state.status {
+        Status::Canceling { until, .. } => Some((until, Deadline::CancelGrace)),
+        Status::Running | Status::Failing if !state.paused => {
+            let whole = state.execution_deadline.map(|at| (at, Deadline::Execution));
+            let of_node = state.deadlines.first().copied();
+            whole.into_iter().chain(of_node).min()
+        }
+        Status::Pending | Status::Running | Status::Failing => None,
+        Status::Completed { .. } | Status::Failed | Status::Canceled { .. } => None,
+    }
+}
+
+impl Tx<'_> {
+    pub(super) fn pause(&mut self) -> Result<(), StepError> {
+        match self.state.status {
+            Status::Running | Status::Failing if !self.state.paused => {
+                self.set_paused(true);
+                self.changed(Verb::ExecutionPaused);
+                Ok(())
+            }
+            _ => Err(StepError::Unchanged),
+        }
+    }
+
+    /// What fell due while paused is applied before anything is dispatched.
+    pub(super) fn resume(&mut self) -> Result<(), StepError> {
+        if !self.state.paused {
+            return Err(StepError::Unchanged);
+        }
+        self.set_paused(false);
+        self.changed(Verb::ExecutionResumed);
+        self.apply_due()
+    }
+
+    /// Applies deadlines in due order; refused when none is due.
+    pub(super) fn deadline_reached(&mut self) -> Result<(), StepError> {
+        match earliest(self.state) {
+            Some((due, _)) if due <= self.at => self.apply_due(),
+            _ => Err(StepError::NotDue),
+        }
+    }
+
+    fn apply_due(&mut self) -> Result<(), StepError> {
+        while let Some((due, deadline)) = earliest(self.state) {
+            if due > self.at {
+                break;
+            }
+            self.apply_deadline(deadline)?;
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    fn apply_deadline(&mut self, deadline: Deadline) -> Result<(), StepError> {
+        match deadline {
+            Deadline::Execution => {
+                self.note_failure(
+                    None,
+                    ErrorInfo::new("EXECUTION_TIMEOUT", "the execution's timeout passed"),
+                );
+                self.end_everything();
+                self.end(Status::Failed, Verb::ExecutionFailed);
+                Ok(())
+            }
+            Deadline::CancelGrace => {
+                self.end_everything();
+                self.end_canceled();
+                Ok(())
+            }
+            Deadline::Join(ix) => match self.planned(ix).join.timeout {
+                Some((_, then)) => self.join_timed_out(ix, then),
+                None => Err(StepError::Corrupt("a join without a timeout was due")),
+            },
+            Deadline::Delay(ix) => self.complete_delay(ix),
+            Deadline::Retry(ix) => {
+                self.hold(ix);
+                Ok(())
+            }
+            Deadline::NodeTotal(ix) => {
+                if let Phase::Running { token } = self.node(ix).phase {
+                    self.abort_attempt(token);
+                }
+                self.fail(ix, ErrorInfo::new("TIMEOUT", "the node's total timeout passed"))
+            }
+        }
+    }
+
+    /// Cancels: what runs is asked to stop and has the grace to do so.
+    pub(super) fn cancel(&mut self, reason: Option<&str>, grace_ms: u64, at_once: bool) -> Result<(), StepError> {
+        let reason = reason.map(str::to_owned);
+        if let (Status::Canceling { .. }, false) = (&self.state.status, at_once) {
+            return Err(StepError::Unchanged);
+        }
+        self.set_status(Status::Canceling {
+            until: self.at.plus_ms(grace_ms),
+            reason,
+        });
+        if at_once {
+            self.end_everything();
+        } else {
+            for ix in self.every_open_node() {
+                match self.node(ix).phase {
+                    Phase::Running { token } => {
+                        self.abort_attempt(token);
+                        self.update(ix, |node| {
+                            node.phase = Phase::Canceling { token };
+                            node.total_deadline = None;
+                        });
+                    }
+                    _ => self.end_open_node(ix),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every open node without resolving edges: the execution ends with it.
+    fn end_everything(&mut self) {
+        for ix in self.every_open_node() {
+            self.end_open_node(ix);
+        }
+    }
+
+    fn end_open_node(&mut self, ix: NodeIx) {
+        if self.node(ix).phase == Phase::Pending {
+            self.end_node(ix, Phase::Skipped, Verb::NodeSkipped);
+        } else {
+            self.cancel_node(ix);
+        }
+    }
+
+    fn every_open_node(&self) -> Vec<NodeIx> {
+        let nodes = self
+            .state
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| !node.phase.is_terminal());
+        nodes
+            .map(|(place, _)| NodeIx(u32::try_from(place).unwrap_or(u32::MAX)))
+            .collect()
+    }
+
+    pub(super) fn end_canceled(&mut self) {
+        let reason = match &self.state.status {
+            Status::Canceling { reason, .. } => reason.clone(),
+            _ => None,
+        };
+        self.end(Status::Canceled { reason }, Verb::ExecutionCanceled);
+    }
+
+    /// The execution is over.
+    pub(super) fn end(&mut self, status: Status, verb: Verb) {
+        self.set_status(status);
+        if self.state.paused {
+            self.set_paused(false);
+        }
+        self.set_ended();
+        self.changed(verb);
+        self.finish();
+    }
+
+    /// The engine that ran the outstanding attempts is gone. The same attempts are dispatched again, but not for ever.
+    pub(super) fn interrupted(&mut self) -> Result<(), StepError> {
+        let running: Vec<NodeIx> = self.state.running.iter().copied().collect();
+        if running.is_empty() {
+            return Err(StepError::Unchanged);
+        }
+        for ix in running {
+            let error = ErrorInfo::new(INTERRUPTED, "the engine stopped while the attempt ran");
+            let (attempt, at) = (self.node(ix).next_attempt(), self.at);
+            let record = AttemptRecord {
+                attempt,
+                started_at: at,
+                ended_at: at,
+                error: Some(Box::new(error.clone())),
+                output: None,
+            };
+            self.update(ix, |node| {
+                node.attempts.push(record);
+                node.interruptions += 1;
+            });
+            self.changed_node(Verb::NodeInterrupted, ix);
+            if let Phase::Canceling { .. } = self.node(ix).phase {
+                self.end_node(ix, Phase::Canceled, Verb::NodeCanceled);
+            } else if self.node(ix).phase.is_terminal() {
+                // An earlier interruption of this step failed the execution fast and canceled this node.
+            } else if self.node(ix).interruptions > INTERRUPTIONS_MAX {
+                self.fail(ix, error)?;
+            } else {
+                self.hold(ix);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,346 @@
+//! Builds a [`Plan`] from a definition that the validator accepts.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as JsonValue;
+
+use crate::definition::{
+    EdgeKind, Node, NodeKind, OnFailure, OnUnsatisfied, Setting, Settings, WorkflowDefinition, WorkflowEdge,
+    is_template,
+};
+use crate::id::{EdgeIx, NodeIx, NodeKey};
+use crate::value::{Json, Value};
+
+use super::{Decision, Join, Plan, PlanEdge, PlanNode, PlanSettings, Trigger};
+
+/// Attempt timeout of a node that runs in process and names none, in milliseconds.
+const ATTEMPT_TIMEOUT_DEFAULT_MS: u64 = 30_000;
+
+/// Why a definition gives no plan. The validator reports the same, and more, with positions.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Two nodes share an id.
+    #[error("two nodes have the id `{0}`")]
+    DuplicateNode(String),
+    /// A node's type is unknown.
+    #[error("node `{0}` has an unknown type")]
+    UnknownType(String),
+    /// An edge names a node that is none.
+    #[error("edge `{0}` has an unknown end")]
+    UnknownEnd(String),
+    /// The graph has a cycle.
+    #[error("node `{0}` is on a cycle")]
+    Cycle(String),
+    /// A section has the wrong shape.
+    #[error("{0}")]
+    Invalid(String),
+    /// More nodes or edges than an index counts.
+    #[error("the graph is too large")]
+    TooLarge,
+}
+
+impl Plan {
+    /// Builds the plan of a definition.
+    ///
+    /// # Errors
+    /// [`PlanError`] where the validator would have refused the definition.
+    pub fn build(definition: &WorkflowDefinition) -> Result<Self, PlanError> {
+        let mut by_key = BTreeMap::new();
+        for (place, node) in definition.nodes.iter().enumerate() {
+            let key = NodeKey::from(node.id.as_str());
+            if by_key.insert(key, NodeIx(index(place)?)).is_some() {
+                return Err(PlanError::DuplicateNode(node.id.clone()));
+            }
+        }
+        let mut nodes = definition
+            .nodes
+            .iter()
+            .map(|node| plan_node(node, &by_key))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut edges = Vec::with_capacity(definition.edges.len());
+        for (place, edge) in definition.edges.iter().enumerate() {
+            let planned = plan_edge(edge, &by_key)?;
+            let ix = EdgeIx(index(place)?);
+            nodes[planned.source.at()].outgoing.push(ix);
+            nodes[planned.target.at()].incoming.push(ix);
+            edges.push(planned);
+        }
+        for (node, written) in nodes.iter_mut().zip(&definition.nodes) {
+            if node.kind == NodeKind::Decision {
+                node.decision = Some(plan_decision(node, written, definition, &mut edges));
+            }
+        }
+        let pick = |wanted: fn(&PlanNode) -> bool| {
+            let places = nodes.iter().enumerate().filter(move |(_, node)| wanted(node));
+            places
+                .map(|(place, _)| index(place).map(NodeIx))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let (roots, leaves) = (
+            pick(|node| node.incoming.is_empty())?,
+            pick(|node| node.outgoing.is_empty())?,
+        );
+        let settings = definition.settings().map_err(|problems| invalid(&problems))?;
+        let plan = Self {
+            workflow: definition.id.as_str().into(),
+            version: definition.version,
+            settings: plan_settings(settings),
+            roots,
+            leaves,
+            nodes,
+            edges,
+            by_key,
+        };
+        plan.refuse_cycles()?;
+        Ok(plan)
+    }
+
+    /// Kahn's algorithm: whatever keeps an incoming edge lies on or behind a cycle.
+    fn refuse_cycles(&self) -> Result<(), PlanError> {
+        let mut open: Vec<usize> = self.nodes.iter().map(|node| node.incoming.len()).collect();
+        let mut ready = self.roots.clone();
+        let mut done = 0;
+        while let Some(ix) = ready.pop() {
+            done += 1;
+            for edge in &self.node(ix).outgoing {
+                let target = self.edge(*edge).target;
+                open[target.at()] -= 1;
+                if open[target.at()] == 0 {
+                    ready.push(target);
+                }
+            }
+        }
+        if done == self.nodes.len() {
+            return Ok(());
+        }
+        let stuck = self.nodes.iter().zip(&open).find(|(_, open)| **open > 0);
+        Err(PlanError::Cycle(
+            stuck.map(|(node, _)| node.key.to_string()).unwrap_or_default(),
+        ))
+    }
+}
+
+fn index(place: usize) -> Result<u32, PlanError> {
+    // Transitions keep five bits for the verb.
+    u32::try_from(place)
+        .ok()
+        .filter(|ix| *ix < 1 << 27)
+        .ok_or(PlanError::TooLarge)
+}
+
+fn invalid(problems: &[crate::definition::Diagnostic]) -> PlanError {
+    PlanError::Invalid(
+        problems
+            .first()
+            .map(|problem| problem.message.clone())
+            .unwrap_or_default(),
+    )
+}
+
+fn plan_node(node: &Node, by_key: &BTreeMap<NodeKey, NodeIx>) -> Result<PlanNode, PlanError> {
+    let kind = node.kind().ok_or_else(|| PlanError::UnknownType(node.id.clone()))?;
+    let join = node.join().map_err(|problems| invalid(&problems))?;
+    let mut required = Vec::with_capacity(join.required.len());
+    for key in &join.required {
+        let ix = by_key
+            .get(key.as_str())
+            .ok_or_else(|| PlanError::Invalid(format!("unknown required node `{key}`")))?;
+        required.push(*ix);
+    }
+    let timeouts = node.timeouts().map_err(|problems| invalid(&problems))?;
+    let fixed = |setting: &Option<Setting<u64>>| setting.as_ref().and_then(|setting| setting.fixed().copied());
+    let data = folded_data(node);
+    let present = |name: &str| data.get(name).is_some_and(|value| !value.is_null());
+    let delay_expression =
+        kind == NodeKind::Delay && data.get("delayType").and_then(JsonValue::as_str) == Some("expression");
+    Ok(PlanNode {
+        key: node.id.as_str().into(),
+        kind,
+        incoming: Vec::new(),
+        outgoing: Vec::new(),
+        join: Join {
+            mode: join.mode,
+            required,
+            fails_unsatisfied: join.on_unsatisfied == OnUnsatisfied::Fail,
+            timeout: join.timeout_ms.map(|ms| (ms, join.on_timeout)),
+        },
+        retry: node.retry().map_err(|problems| invalid(&problems))?.unwrap_or_default(),
+        attempt_timeout_ms: fixed(&timeouts.attempt_ms).unwrap_or(ATTEMPT_TIMEOUT_DEFAULT_MS),
+        total_timeout_ms: fixed(&timeouts.total_ms),
+        prepares: present("inputMapping") || delay_expression || has_template(&data),
+        maps_input: present("inputMapping"),
+        checks_input: present("inputSchema"),
+        checks_output: present("outputSchema"),
+        replaces_output: present("output") && kind != NodeKind::End,
+        maps_output: present("outputMapping"),
+        decision: None,
+        first_failure_edge_only: data.get("errorMode").and_then(JsonValue::as_str) == Some("first"),
+        trigger: plan_trigger(kind, &data),
+        data,
+    })
+}
+
+/// The node's data with `taskDefinition` (and its `config`) folded in; direct fields win.
+fn folded_data(node: &Node) -> serde_json::Map<String, JsonValue> {
+    let mut data = node.data.clone();
+    let Some(JsonValue::Object(task)) = data.shift_remove("taskDefinition") else {
+        if let Some(other) = node.data.get("taskDefinition") {
+            data.insert("taskDefinition".into(), other.clone());
+        }
+        return data;
+    };
+    for name in [
+        "config",
+        "functionName",
+        "handlerId",
+        "timeout",
+        "retryPolicy",
+        "functionCode",
+    ] {
+        match task.get(name) {
+            None | Some(JsonValue::Null) => {}
+            Some(value) => {
+                let slot = data.entry(name).or_insert(JsonValue::Null);
+                if slot.is_null() {
+                    *slot = value.clone();
+                }
+            }
+        }
+    }
+    data
+}
+
+/// Whether any string outside code and expressions holds a template. Iterative: data may nest deeply.
+fn has_template(data: &serde_json::Map<String, JsonValue>) -> bool {
+    let code = [
+        "functionCode",
+        "template",
+        "transformationTemplate",
+        "inputSchema",
+        "outputSchema",
+        "payloadSchema",
+    ];
+    let mut open: Vec<&JsonValue> = data
+        .iter()
+        .filter(|(name, _)| !code.contains(&name.as_str()))
+        .map(|(_, value)| value)
+        .collect();
+    while let Some(value) = open.pop() {
+        match value {
+            JsonValue::String(text) if is_template(text) || text.contains("{{") => return true,
+            JsonValue::Array(items) => open.extend(items),
+            JsonValue::Object(fields) => open.extend(fields.values()),
+            JsonValue::String(_) | JsonValue::Null | JsonValue::Bool(_) | JsonValue::Number(_) => {}
+        }
+    }
+    false
+}
+
+fn plan_trigger(kind: NodeKind, data: &serde_json::Map<String, JsonValue>) -> Option<Trigger> {
+    match kind {
+        NodeKind::Webhook => Some(Trigger::Webhook),
+        NodeKind::Trigger => Some(match data.get("triggerType").and_then(JsonValue::as_str) {
+            Some("scheduled") => Trigger::Scheduled,
+            Some("event") => Trigger::Event,
+            Some("api") => Trigger::Api,
+            _ => Trigger::Manual,
+        }),
+        NodeKind::Function
+        | NodeKind::Http
+        | NodeKind::Decision
+        | NodeKind::Delay
+        | NodeKind::Transformation
+        | NodeKind::Custom
+        | NodeKind::Subworkflow
+        | NodeKind::ForEach
+        | NodeKind::Loop
+        | NodeKind::Database
+        | NodeKind::Publish
+        | NodeKind::End => None,
+    }
+}
+
+fn plan_edge(edge: &WorkflowEdge, by_key: &BTreeMap<NodeKey, NodeIx>) -> Result<PlanEdge, PlanError> {
+    let end = |key: &str| {
+        by_key
+            .get(key)
+            .copied()
+            .ok_or_else(|| PlanError::UnknownEnd(edge.id.clone()))
+    };
+    Ok(PlanEdge {
+        id: edge.id.clone(),
+        source: end(&edge.source)?,
+        target: end(&edge.target)?,
+        kind: edge
+            .kind()
+            .ok_or_else(|| PlanError::Invalid(format!("edge `{}` has an unknown type", edge.id)))?,
+        condition: edge.condition.clone().filter(|condition| !condition.trim().is_empty()),
+        errors: edge.errors.clone().unwrap_or_default(),
+    })
+}
+
+/// Which edges belong to which condition. An edge's `condition` that is a condition's id is no expression.
+fn plan_decision(node: &PlanNode, written: &Node, definition: &WorkflowDefinition, edges: &mut [PlanEdge]) -> Decision {
+    let text = |value: &JsonValue, name: &str| value.get(name).and_then(JsonValue::as_str).map(str::to_owned);
+    let listed = written
+        .field("conditions")
+        .and_then(JsonValue::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let ids: Vec<String> = listed
+        .iter()
+        .map(|condition| text(condition, "id").unwrap_or_default())
+        .collect();
+    let mut decision = Decision {
+        inclusive: written.text_field("mode") == Some("all"),
+        conditions: listed
+            .iter()
+            .map(|item| (text(item, "expression").unwrap_or_default(), Vec::new()))
+            .collect(),
+        ..Decision::default()
+    };
+    let default = written.text_field("defaultPath");
+    for ix in &node.outgoing {
+        let edge = &definition.edges[ix.at()];
+        match edges[ix.at()].kind {
+            EdgeKind::Failure | EdgeKind::Always => continue,
+            EdgeKind::Default | EdgeKind::Success => {}
+        }
+        let names = [&edge.condition, &edge.source_handle, &edge.label];
+        let owner = ids
+            .iter()
+            .position(|id| names.iter().any(|name| name.as_deref() == Some(id)));
+        if let Some(place) = owner {
+            decision.conditions[place].1.push(*ix);
+        } else if edges[ix.at()].condition.is_some() {
+            decision.own.push(*ix);
+        }
+        if edge.condition.as_ref().is_some_and(|condition| ids.contains(condition)) {
+            edges[ix.at()].condition = None;
+        }
+        let is_default =
+            |name: &str| name == edge.id || name == edge.target || owner.is_some_and(|place| ids[place] == name);
+        if default.is_some_and(is_default) {
+            decision.default.push(*ix);
+        }
+    }
+    decision
+}
+
+fn plan_settings(settings: Settings) -> PlanSettings {
+    PlanSettings {
+        timeout_ms: settings.timeout_ms,
+        priority: settings.priority,
+        continues_on_failure: settings.on_failure == OnFailure::Continue,
+        output: settings.output,
+        input_schema: settings.input_schema.as_ref().map(Json::of),
+        variables: settings
+            .variables
+            .iter()
+            .map(|(name, value)| (name.clone(), Value::from(value.clone())))
+            .collect(),
+        parallel_nodes_max: settings.max_parallel_nodes,
+        retention_completed_ms: settings.retention.completed_ms,
+        retention_failed_ms: settings.retention.failed_ms,
+    }
+}

@@ -4,25 +4,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A text file of the repository.
-pub struct SourceFile {
+pub(crate) struct SourceFile {
     /// Path from the root, with `/` between folders.
-    pub path: String,
+    pub(crate) path: String,
     /// Its content.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// Rust source taken apart. Line numbers count from 1.
-pub struct Lexed {
+pub(crate) struct Lexed {
     /// The code without comments, every literal emptied, lines kept.
-    pub code: String,
+    pub(crate) code: String,
     /// Line and content of each string literal, escapes left as written.
-    pub literals: Vec<(usize, String)>,
+    pub(crate) literals: Vec<(usize, String)>,
 }
 
 const NOT_SOURCES: [&str; 6] = [".git", ".tools", ".troupe", "node_modules", "target", "dist"];
 
 /// The root of the repository.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     crate_folder
         .parent()
@@ -34,7 +34,7 @@ pub fn root() -> PathBuf {
 ///
 /// # Panics
 /// When a folder or file cannot be read: a check that reads nothing would pass.
-pub fn files(folder: &str) -> Vec<SourceFile> {
+pub(crate) fn files(folder: &str) -> Vec<SourceFile> {
     let root = root();
     let mut found = Vec::new();
     let mut folders = vec![root.join(folder)];
@@ -64,7 +64,7 @@ pub fn files(folder: &str) -> Vec<SourceFile> {
 }
 
 /// The Rust files of [`files`].
-pub fn rust_files(folder: &str) -> Vec<SourceFile> {
+pub(crate) fn rust_files(folder: &str) -> Vec<SourceFile> {
     files(folder)
         .into_iter()
         .filter(|file| file.path.ends_with(".rs"))
@@ -72,7 +72,7 @@ pub fn rust_files(folder: &str) -> Vec<SourceFile> {
 }
 
 /// Takes Rust source apart.
-pub fn lex(text: &str) -> Lexed {
+pub(crate) fn lex(text: &str) -> Lexed {
     let mut lexed = Lexed {
         code: String::with_capacity(text.len()),
         literals: Vec::new(),

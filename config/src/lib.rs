@@ -1,1 +1,16 @@
-//! troupe-config
+//! Configuration: defaults, file, environment and command line, in this order, checked as a whole.
+//!
+//! Knows nothing of what the settings are used for.
+
+pub mod env;
+mod error;
+mod load;
+mod raw;
+mod settings;
+
+pub use error::{ConfigError, Problem};
+pub use load::{DEFAULTS, FILE_NAME, Sources};
+pub use settings::{
+    AllowedHost, AllowedTarget, Durability, EngineSettings, HttpSettings, LimitSettings, LogSettings, SandboxSettings,
+    Settings, StoreSettings,
+};

@@ -1,0 +1,71 @@
+//! Every environment variable the product reads, in one place.
+
+/// An environment variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// What it sets.
+    pub sets: Sets,
+    /// One line for people.
+    pub help: &'static str,
+}
+
+/// What a variable sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sets {
+    /// A key of the configuration file; the text is read like a TOML value, or taken as it stands.
+    Key(&'static str),
+    /// A key that holds a list; the items are separated by commas.
+    List(&'static str),
+    /// Something of the command line.
+    Tool,
+}
+
+macro_rules! variables {
+    ($($name:literal $kind:ident $(($key:literal))? $help:literal;)+) => {
+        /// Every variable.
+        pub const VARIABLES: &[Variable] = &[
+            $(Variable { name: $name, sets: Sets::$kind $(($key))?, help: $help },)+
+        ];
+    };
+}
+
+variables! {
+    "TROUPE_CONFIG" Tool "Configuration file; without it ./troupe.toml is read if it exists.";
+    "TROUPE_SERVER" Tool "Address of the server that client commands talk to.";
+    "TROUPE_LISTEN" Key("listen") "Address of the REST API.";
+    "TROUPE_STATE_DIR" Key("state_dir") "Directory of the embedded store.";
+    "TROUPE_DRAIN_MS" Key("drain_ms") "How long a shutdown waits for running attempts.";
+    "TROUPE_ENGINE_SHARDS" Key("engine.shards") "Parts of the log.";
+    "TROUPE_ENGINE_RUNNING_MAX" Key("engine.running_max") "Running executions before new starts are refused.";
+    "TROUPE_ENGINE_ATTEMPTS_MAX" Key("engine.attempts_max") "Attempts that run at once.";
+    "TROUPE_STORE_DURABILITY" Key("store.durability") "What an acknowledgement promises.";
+    "TROUPE_SANDBOX_PROCESSES" Key("sandbox.processes") "Processes that run function code.";
+    "TROUPE_SANDBOX_MEMORY_MIB" Key("sandbox.memory_mib") "JavaScript heap of one process.";
+    "TROUPE_SANDBOX_STACK_KIB" Key("sandbox.stack_kib") "Stack of one call.";
+    "TROUPE_SANDBOX_OUTPUT_KIB" Key("sandbox.output_kib") "Largest output of one call.";
+    "TROUPE_HTTP_ALLOW" List("http.allow") "Private targets that HTTP nodes may call.";
+    "TROUPE_HTTP_RESPONSE_KIB" Key("http.response_kib") "Largest response body that is read.";
+    "TROUPE_HTTP_REDIRECTS_MAX" Key("http.redirects_max") "Redirects followed.";
+    "TROUPE_LIMITS_BODY_KIB" Key("limits.body_kib") "Largest body of a request.";
+    "TROUPE_LIMITS_NESTING_MAX" Key("limits.nesting_max") "Deepest nesting of a request's JSON.";
+    "TROUPE_LIMITS_NODES_MAX" Key("limits.nodes_max") "Nodes of a definition.";
+    "TROUPE_LIMITS_EDGES_MAX" Key("limits.edges_max") "Edges of a definition.";
+    "TROUPE_LIMITS_WAIT_MAX_MS" Key("limits.wait_max_ms") "Longest wait that a request may ask for.";
+    "TROUPE_LIMITS_PAGE_MAX" Key("limits.page_max") "Longest page of a list.";
+    "TROUPE_LIMITS_STREAMS_MAX" Key("limits.streams_max") "Open event streams.";
+    "TROUPE_LOG_FORMAT" Key("log.format") "human or json.";
+    "TROUPE_LOG_FILTER" Key("log.filter") "What is logged.";
+}
+
+/// Prefix of every variable; one that begins with it and is not listed is refused.
+pub const PREFIX: &str = "TROUPE_";
+/// Variables of the product's own child processes; never set by people.
+pub const INTERNAL_PREFIX: &str = "TROUPE_INTERNAL_";
+
+/// The variable of that name.
+#[must_use]
+pub fn variable(name: &str) -> Option<&'static Variable> {
+    VARIABLES.iter().find(|variable| variable.name == name)
+}

@@ -1,0 +1,67 @@
+//! The shape of the configuration file. Unknown keys are refused, so a slip is never silently a default.
+
+use serde::Deserialize;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Raw {
+    pub(crate) listen: String,
+    pub(crate) state_dir: String,
+    pub(crate) drain_ms: u64,
+    pub(crate) engine: RawEngine,
+    pub(crate) store: RawStore,
+    pub(crate) sandbox: RawSandbox,
+    pub(crate) http: RawHttp,
+    pub(crate) limits: RawLimits,
+    pub(crate) log: RawLog,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawEngine {
+    pub(crate) shards: u64,
+    pub(crate) running_max: u64,
+    pub(crate) attempts_max: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawStore {
+    pub(crate) durability: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawSandbox {
+    pub(crate) processes: u64,
+    pub(crate) memory_mib: u64,
+    pub(crate) stack_kib: u64,
+    pub(crate) output_kib: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawHttp {
+    pub(crate) allow: Vec<String>,
+    pub(crate) response_kib: u64,
+    pub(crate) redirects_max: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawLimits {
+    pub(crate) body_kib: u64,
+    pub(crate) nesting_max: u64,
+    pub(crate) nodes_max: u64,
+    pub(crate) edges_max: u64,
+    pub(crate) wait_max_ms: u64,
+    pub(crate) page_max: u64,
+    pub(crate) streams_max: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawLog {
+    pub(crate) format: String,
+    pub(crate) filter: String,
+}

@@ -1,0 +1,312 @@
+//! Validated settings, typed by unit.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::raw::Raw;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Address of the REST API.
+    pub listen: SocketAddr,
+    /// Directory of the embedded store.
+    pub state_dir: PathBuf,
+    /// How long a shutdown waits for running attempts.
+    pub drain: Duration,
+    /// The engine.
+    pub engine: EngineSettings,
+    /// The store.
+    pub store: StoreSettings,
+    /// Function code.
+    pub sandbox: SandboxSettings,
+    /// HTTP nodes.
+    pub http: HttpSettings,
+    /// What the gateway refuses.
+    pub limits: LimitSettings,
+    /// Log lines.
+    pub log: LogSettings,
+}
+
+/// The engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Parts of the log, for a new store.
+    pub shards: u16,
+    /// Running executions before new starts are refused.
+    pub running_max: usize,
+    /// Attempts that run at once.
+    pub attempts_max: usize,
+}
+
+/// The store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// What an acknowledgement promises.
+    pub durability: Durability,
+}
+
+/// What an acknowledgement promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The disk has it.
+    Strict,
+}
+
+/// Function code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SandboxSettings {
+    /// Processes.
+    pub processes: usize,
+    /// JavaScript heap of one process.
+    pub memory_bytes: usize,
+    /// Stack of one call.
+    pub stack_bytes: usize,
+    /// Largest output of one call.
+    pub output_bytes: usize,
+}
+
+/// HTTP nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Private targets that may be called.
+    pub allow: Vec<AllowedTarget>,
+    /// Largest response body that is read.
+    pub response_bytes: usize,
+    /// Redirects followed.
+    pub redirects_max: usize,
+}
+
+/// A private target that HTTP nodes may call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowedTarget {
+    /// Which hosts.
+    pub host: AllowedHost,
+    /// Only this port; none: every port.
+    pub port: Option<u16>,
+}
+
+/// Which hosts a rule allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedHost {
+    /// Addresses that share the first bits with this one.
+    Network(IpAddr, u8),
+    /// One name, compared without regard to case.
+    Name(String),
+}
+
+/// What the gateway refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// Largest body.
+    pub body_bytes: usize,
+    /// Deepest nesting.
+    pub nesting_max: usize,
+    /// Nodes of a definition.
+    pub nodes_max: usize,
+    /// Edges of a definition.
+    pub edges_max: usize,
+    /// Longest wait that a request may ask for.
+    pub wait_max: Duration,
+    /// Longest page of a list.
+    pub page_max: usize,
+    /// Open event streams.
+    pub streams_max: usize,
+}
+
+/// Log lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// JSON instead of text for people.
+    pub json: bool,
+    /// What is logged.
+    pub filter: String,
+}
+
+/// Something wrong with the value of a key: the key, what, and a hint.
+pub(crate) type Complaint = (&'static str, String, Option<String>);
+
+/// Deepest JSON that recursive code further down is safe with.
+const NESTING_HARD_MAX: u64 = 120;
+
+impl Settings {
+    /// Checks every value and collects all complaints.
+    pub(crate) fn of(raw: Raw) -> Result<Self, Vec<Complaint>> {
+        let mut check = Checks(Vec::new());
+        let settings = Self {
+            listen: check.listen(&raw.listen),
+            state_dir: check.path("state_dir", &raw.state_dir),
+            drain: Duration::from_millis(check.range("drain_ms", raw.drain_ms, 0, 600_000)),
+            engine: EngineSettings {
+                shards: check.range("engine.shards", raw.engine.shards, 1, 1_024) as u16,
+                running_max: check.range("engine.running_max", raw.engine.running_max, 1, 10_000_000) as usize,
+                attempts_max: check.range("engine.attempts_max", raw.engine.attempts_max, 1, 1_000_000) as usize,
+            },
+            store: StoreSettings {
+                durability: check.durability(&raw.store.durability),
+            },
+            sandbox: SandboxSettings {
+                processes: match check.range("sandbox.processes", raw.sandbox.processes, 0, 256) as usize {
+                    0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+                    some => some,
+                },
+                memory_bytes: (check.range("sandbox.memory_mib", raw.sandbox.memory_mib, 4, 4_096) as usize) << 20,
+                stack_bytes: (check.range("sandbox.stack_kib", raw.sandbox.stack_kib, 64, 8_192) as usize) << 10,
+                output_bytes: (check.range("sandbox.output_kib", raw.sandbox.output_kib, 1, 65_536) as usize) << 10,
+            },
+            http: HttpSettings {
+                allow: raw.http.allow.iter().filter_map(|text| check.target(text)).collect(),
+                response_bytes: (check.range("http.response_kib", raw.http.response_kib, 1, 1_048_576) as usize) << 10,
+                redirects_max: check.range("http.redirects_max", raw.http.redirects_max, 0, 20) as usize,
+            },
+            limits: LimitSettings {
+                body_bytes: (check.range("limits.body_kib", raw.limits.body_kib, 1, 65_536) as usize) << 10,
+                nesting_max: check.range("limits.nesting_max", raw.limits.nesting_max, 1, NESTING_HARD_MAX) as usize,
+                nodes_max: check.range("limits.nodes_max", raw.limits.nodes_max, 1, 1_000_000) as usize,
+                edges_max: check.range("limits.edges_max", raw.limits.edges_max, 1, 3_000_000) as usize,
+                wait_max: Duration::from_millis(check.range("limits.wait_max_ms", raw.limits.wait_max_ms, 0, 600_000)),
+                page_max: check.range("limits.page_max", raw.limits.page_max, 1, 10_000) as usize,
+                streams_max: check.range("limits.streams_max", raw.limits.streams_max, 1, 100_000) as usize,
+            },
+            log: LogSettings {
+                json: check.log_format(&raw.log.format),
+                filter: raw.log.filter,
+            },
+        };
+        if check.0.is_empty() { Ok(settings) } else { Err(check.0) }
+    }
+}
+
+struct Checks(Vec<Complaint>);
+
+impl Checks {
+    fn complain(&mut self, key: &'static str, message: String, hint: impl Into<Option<String>>) {
+        self.0.push((key, message, hint.into()));
+    }
+
+    fn range(&mut self, key: &'static str, value: u64, least: u64, most: u64) -> u64 {
+        if !(least..=most).contains(&value) {
+            self.complain(
+                key,
+                format!("{value} is out of range"),
+                format!("give a number from {least} to {most}"),
+            );
+        }
+        value.clamp(least, most)
+    }
+
+    fn path(&mut self, key: &'static str, text: &str) -> PathBuf {
+        if text.is_empty() {
+            self.complain(
+                key,
+                "the path is empty".into(),
+                "name a directory, such as \".troupe\"".to_owned(),
+            );
+        }
+        text.into()
+    }
+
+    fn listen(&mut self, text: &str) -> SocketAddr {
+        let fallback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let parsed = match text.strip_prefix("localhost:") {
+            Some(port) => format!("127.0.0.1:{port}").parse::<SocketAddr>(),
+            None => text.parse(),
+        };
+        match parsed {
+            Ok(address) if address.ip().is_loopback() => address,
+            Ok(address) => {
+                let message = format!("{address} is not a loopback address, and this server knows no authentication");
+                self.complain(
+                    "listen",
+                    message,
+                    "use 127.0.0.1 with a port, such as \"127.0.0.1:7654\"".to_owned(),
+                );
+                fallback
+            }
+            Err(_) => {
+                let hint = "give an address and a port, such as \"127.0.0.1:7654\"".to_owned();
+                self.complain("listen", format!("`{text}` is no socket address"), hint);
+                fallback
+            }
+        }
+    }
+
+    fn durability(&mut self, text: &str) -> Durability {
+        if text != "strict" {
+            let hint = "the embedded store always fsyncs before it acknowledges: use \"strict\"".to_owned();
+            self.complain(
+                "store.durability",
+                format!("`{text}` is no durability of this store"),
+                hint,
+            );
+        }
+        Durability::Strict
+    }
+
+    fn log_format(&mut self, text: &str) -> bool {
+        match text {
+            "human" => false,
+            "json" => true,
+            other => {
+                let hint = "use \"human\" or \"json\"".to_owned();
+                self.complain("log.format", format!("`{other}` is no format"), hint);
+                false
+            }
+        }
+    }
+
+    fn target(&mut self, text: &str) -> Option<AllowedTarget> {
+        let parsed = AllowedTarget::parse(text);
+        if parsed.is_none() {
+            let hint =
+                "write \"host\", \"host:port\", \"10.0.0.0/8\", \"127.0.0.1/32:8080\" or \"[::1]:8080\"".to_owned();
+            self.complain("http.allow", format!("`{text}` is no target"), hint);
+        }
+        parsed
+    }
+}
+
+impl AllowedTarget {
+    /// Reads `host`, `host:port`, `address/prefix`, `address/prefix:port`, and IPv6 addresses in brackets.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Some(Self {
+                host: AllowedHost::whole(address),
+                port: None,
+            });
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') || host.contains('/') => {
+                (host, Some(port.parse().ok()?))
+            }
+            _ => (text, None),
+        };
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        let host = if let Some((address, prefix)) = bare.split_once('/') {
+            let address: IpAddr = address.trim_matches(['[', ']']).parse().ok()?;
+            let prefix: u8 = prefix.parse().ok()?;
+            let most = if address.is_ipv4() { 32 } else { 128 };
+            (prefix <= most).then_some(AllowedHost::Network(address, prefix))?
+        } else if let Ok(address) = bare.parse::<IpAddr>() {
+            AllowedHost::whole(address)
+        } else {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+            let name = !bare.is_empty() && bare.len() <= 253 && bare.chars().all(plain);
+            name.then(|| AllowedHost::Name(bare.to_ascii_lowercase()))?
+        };
+        Some(Self { host, port })
+    }
+}
+
+impl AllowedHost {
+    fn whole(address: IpAddr) -> Self {
+        Self::Network(address, if address.is_ipv4() { 32 } else { 128 })
+    }
+}

@@ -1,0 +1,193 @@
+//! The configuration as a user meets it.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use troupe_config::env::{Sets, VARIABLES};
+use troupe_config::{AllowedHost, AllowedTarget, ConfigError, DEFAULTS, Sources};
+
+fn file(text: &str) -> (tempfile::TempDir, Sources) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("troupe.toml"), text).unwrap();
+    let sources = Sources {
+        directory: Some(directory.path().into()),
+        ..Sources::default()
+    };
+    (directory, sources)
+}
+
+fn problems_of(text: &str) -> ConfigError {
+    file(text).1.load().unwrap_err()
+}
+
+#[test]
+fn the_defaults_are_valid_and_typed_by_unit() {
+    let settings = Sources::default().load().unwrap();
+    assert_eq!(settings.listen.to_string(), "127.0.0.1:7654");
+    assert_eq!(settings.drain, Duration::from_secs(10));
+    assert_eq!(settings.sandbox.memory_bytes, 64 << 20);
+    assert!(settings.sandbox.processes >= 1);
+    assert!(settings.http.allow.is_empty());
+}
+
+#[test]
+fn later_sources_win() {
+    let (_directory, mut sources) = file("drain_ms = 1\n[sandbox]\nprocesses = 3\n[log]\nformat = 'json'\n");
+    sources.environment = vec![
+        ("TROUPE_SANDBOX_PROCESSES".into(), "4".into()),
+        ("TROUPE_HTTP_ALLOW".into(), "127.0.0.1:9, ::1".into()),
+        ("TROUPE_SERVER".into(), "http://127.0.0.1:1".into()),
+        ("HOME".into(), "/".into()),
+    ];
+    let settings = sources
+        .clone()
+        .with_option("--drain", "drain_ms", 7_u64)
+        .load()
+        .unwrap();
+    assert_eq!(settings.drain, Duration::from_millis(7));
+    assert_eq!(settings.sandbox.processes, 4);
+    assert_eq!(settings.http.allow.len(), 2);
+    assert!(settings.log.json);
+    assert_eq!(sources.load().unwrap().drain, Duration::from_millis(1));
+}
+
+#[test]
+fn a_slip_in_a_key_is_refused_with_a_hint() {
+    let error = problems_of("[sandbox]\nmemory_mb = 3\n");
+    let problem = &error.problems[0];
+    assert!(problem.source.ends_with("troupe.toml"), "{problem:?}");
+    assert_eq!(problem.key, "sandbox.memory_mb");
+    assert_eq!(problem.hint.as_deref(), Some("did you mean `memory_mib`?"));
+}
+
+#[test]
+fn every_value_out_of_range_is_named_at_once() {
+    let error = problems_of(
+        "listen = '0.0.0.0:80'\nstate_dir = ''\n[store]\ndurability = 'relaxed'\n[limits]\nnesting_max = 9999\n[http]\nallow = ['a b']\n[log]\nformat = 'xml'\n",
+    );
+    let keys: Vec<&str> = error.problems.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        [
+            "listen",
+            "state_dir",
+            "store.durability",
+            "http.allow",
+            "limits.nesting_max",
+            "log.format"
+        ]
+    );
+    assert!(
+        error
+            .problems
+            .iter()
+            .all(|problem| problem.hint.is_some() && problem.source.ends_with("troupe.toml"))
+    );
+}
+
+#[test]
+fn wrong_types_syntax_errors_and_missing_files_are_named() {
+    let error = problems_of("drain_ms = 'long'\n");
+    assert_eq!(error.problems[0].key, "drain_ms");
+    assert_eq!(error.problems[0].hint.as_deref(), Some("the default is 10000"));
+
+    let text = problems_of("listen = \n").to_string();
+    assert!(text.contains("troupe.toml"), "{text}");
+
+    let sources = Sources {
+        file: Some("/nowhere/troupe.toml".into()),
+        ..Sources::default()
+    };
+    assert!(sources.load().unwrap_err().to_string().contains("/nowhere/troupe.toml"));
+}
+
+#[test]
+fn variables_name_themselves_in_errors() {
+    let with = |name: &str| Sources {
+        environment: vec![(name.into(), "xml".into())],
+        ..Sources::default()
+    };
+    let error = with("TROUPE_LOG_FORMAT").load().unwrap_err();
+    assert_eq!(error.problems[0].source, "environment variable TROUPE_LOG_FORMAT");
+    let error = with("TROUPE_LISTENN").load().unwrap_err();
+    assert_eq!(error.problems[0].hint.as_deref(), Some("did you mean TROUPE_LISTEN?"));
+}
+
+#[test]
+fn every_key_has_one_variable_and_every_variable_a_key() {
+    use figment::Figment;
+    use figment::providers::{Format, Toml};
+    let defaults = Figment::from(Toml::string(DEFAULTS));
+    let mut of_variables = Vec::new();
+    for variable in VARIABLES {
+        let (Sets::Key(key) | Sets::List(key)) = variable.sets else {
+            continue;
+        };
+        assert!(defaults.find_value(key).is_ok(), "{}: no key {key}", variable.name);
+        assert_eq!(
+            variable.name,
+            format!("TROUPE_{}", key.to_uppercase().replace('.', "_"))
+        );
+        of_variables.push(key.to_owned());
+    }
+    let mut section = String::new();
+    for line in DEFAULTS.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = format!("{name}.");
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            let key = format!("{section}{key}");
+            assert!(of_variables.contains(&key), "{key} has no variable");
+        }
+    }
+}
+
+#[test]
+fn targets_are_read_in_every_notation() {
+    let parse = |text: &str| AllowedTarget::parse(text);
+    let network = |address: &str, bits| AllowedHost::Network(address.parse().unwrap(), bits);
+    assert_eq!(
+        parse("127.0.0.1:8080"),
+        Some(AllowedTarget {
+            host: network("127.0.0.1", 32),
+            port: Some(8080)
+        })
+    );
+    assert_eq!(
+        parse("10.0.0.0/8"),
+        Some(AllowedTarget {
+            host: network("10.0.0.0", 8),
+            port: None
+        })
+    );
+    assert_eq!(
+        parse("10.0.0.0/8:443"),
+        Some(AllowedTarget {
+            host: network("10.0.0.0", 8),
+            port: Some(443)
+        })
+    );
+    assert_eq!(
+        parse("::1"),
+        Some(AllowedTarget {
+            host: network("::1", 128),
+            port: None
+        })
+    );
+    assert_eq!(
+        parse("[::1]:80"),
+        Some(AllowedTarget {
+            host: network("::1", 128),
+            port: Some(80)
+        })
+    );
+    assert_eq!(
+        parse("Db.Local:5432"),
+        Some(AllowedTarget {
+            host: AllowedHost::Name("db.local".into()),
+            port: Some(5432)
+        })
+    );
+    for wrong in ["", "a b", "10.0.0.0/33", "host:port", "http://x", "1.2.3.4:99999"] {
+        assert_eq!(parse(wrong), None, "{wrong}");
+    }
+}

@@ -1,0 +1,141 @@
+//! What an expression can see, borrowed from whoever holds the values.
+
+use std::cell::OnceCell;
+
+use serde_json::Value;
+
+use crate::error::EvalError;
+
+/// The names an expression can see, each bound to a value, to JSON text that is parsed at the first use, or to
+/// a [`Record`] of further bindings.
+///
+/// A name that is not bound is `undefined`.
+#[derive(Debug, Default)]
+pub struct Scope<'a> {
+    root: Record<'a>,
+}
+
+impl<'a> Scope<'a> {
+    /// An empty scope.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { root: Record::new() }
+    }
+
+    /// Adds a binding; a later one of the same name replaces the earlier.
+    #[must_use]
+    pub fn bind(mut self, name: &'a str, binding: impl Into<Binding<'a>>) -> Self {
+        self.set(name, binding);
+        self
+    }
+
+    /// Adds or replaces a binding in place, as a loop over items does.
+    pub fn set(&mut self, name: &'a str, binding: impl Into<Binding<'a>>) {
+        self.root.set(name, binding);
+    }
+
+    pub(crate) const fn root(&self) -> &Record<'a> {
+        &self.root
+    }
+}
+
+/// An object whose members are bindings of their own, so that `nodes.a.output` parses that output alone.
+#[derive(Debug, Default)]
+pub struct Record<'a> {
+    entries: Vec<(&'a str, Binding<'a>)>,
+}
+
+impl<'a> Record<'a> {
+    /// An empty record.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { entries: Vec::new() }
+    }
+
+    /// Adds a member; a later one of the same name replaces the earlier.
+    #[must_use]
+    pub fn with(mut self, name: &'a str, binding: impl Into<Binding<'a>>) -> Self {
+        self.set(name, binding);
+        self
+    }
+
+    /// Adds or replaces a member in place.
+    pub fn set(&mut self, name: &'a str, binding: impl Into<Binding<'a>>) {
+        let binding = binding.into();
+        match self.entries.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, slot)) => *slot = binding,
+            None => self.entries.push((name, binding)),
+        }
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Binding<'a>> {
+        self.entries
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, binding)| binding)
+    }
+
+    pub(crate) fn entries(&self) -> &[(&'a str, Binding<'a>)] {
+        &self.entries
+    }
+}
+
+/// What a name stands for.
+#[derive(Debug)]
+pub enum Binding<'a> {
+    /// A value held by the caller.
+    Value(&'a Value),
+    /// A value that the scope holds.
+    Owned(Value),
+    /// JSON text, parsed when an expression first touches it.
+    Text(LazyJson<'a>),
+    /// An object made of further bindings.
+    Record(Record<'a>),
+}
+
+impl<'a> Binding<'a> {
+    /// Binds JSON text, which is parsed when an expression first touches it.
+    #[must_use]
+    pub const fn text(text: &'a str) -> Self {
+        Self::Text(LazyJson {
+            text,
+            parsed: OnceCell::new(),
+        })
+    }
+}
+
+impl<'a> From<&'a Value> for Binding<'a> {
+    fn from(value: &'a Value) -> Self {
+        Self::Value(value)
+    }
+}
+
+impl From<Value> for Binding<'_> {
+    fn from(value: Value) -> Self {
+        Self::Owned(value)
+    }
+}
+
+impl<'a> From<Record<'a>> for Binding<'a> {
+    fn from(record: Record<'a>) -> Self {
+        Self::Record(record)
+    }
+}
+
+/// JSON text with its parsed form, once that is needed.
+#[derive(Debug)]
+pub struct LazyJson<'a> {
+    text: &'a str,
+    parsed: OnceCell<Value>,
+}
+
+impl LazyJson<'_> {
+    pub(crate) fn value(&self) -> Result<&Value, EvalError> {
+        if let Some(value) = self.parsed.get() {
+            return Ok(value);
+        }
+        let value: Value = serde_json::from_str(self.text)
+            .map_err(|error| EvalError::new(format!("a value in scope is not readable JSON: {error}")))?;
+        Ok(self.parsed.get_or_init(|| value))
+    }
+}

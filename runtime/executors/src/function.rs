@@ -1,0 +1,60 @@
+//! The `function` and `custom` node types: code in the sandbox, or a registered handler.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use serde_json::{Map, Value as JsonValue};
+use tokio_util::sync::CancellationToken;
+use troupe_core::ErrorInfo;
+use troupe_ports::{Executed, NodeExecutor, Task};
+
+use crate::codes;
+use crate::handler::HandlerRegistry;
+use crate::payload;
+
+/// Runs `function` and `custom` nodes.
+#[derive(Clone, Debug)]
+pub struct FunctionExecutor {
+    handlers: Arc<HandlerRegistry>,
+}
+
+impl FunctionExecutor {
+    /// Runs handlers of `handlers`.
+    #[must_use]
+    pub fn new(handlers: Arc<HandlerRegistry>) -> Self {
+        Self { handlers }
+    }
+}
+
+impl NodeExecutor for FunctionExecutor {
+    fn execute(&self, task: Task, cancel: CancellationToken) -> BoxFuture<'static, Executed> {
+        if text(&task.node().data, "functionCode").is_some() {
+            let error = ErrorInfo::new(codes::SANDBOX_UNAVAILABLE, "this engine runs without a sandbox");
+            return Box::pin(std::future::ready(Executed::failed(error, false)));
+        }
+        match handler_name(&task) {
+            Ok(name) => self.handlers.execute(&name, task, cancel),
+            Err(error) => Box::pin(std::future::ready(Executed::failed(error, false))),
+        }
+    }
+
+    fn handlers(&self) -> Vec<String> {
+        self.handlers.names()
+    }
+}
+
+/// `handlerId`, else `functionName`.
+fn handler_name(task: &Task) -> Result<String, ErrorInfo> {
+    let data = payload::data(task)?;
+    let name = text(&data, "handlerId").or_else(|| text(&data, "functionName"));
+    name.map(str::to_owned).ok_or_else(|| {
+        let message = "the node names neither `functionCode` nor `handlerId` nor `functionName`";
+        ErrorInfo::new(codes::HANDLER_NOT_FOUND, message)
+    })
+}
+
+fn text<'a>(data: &'a Map<String, JsonValue>, name: &str) -> Option<&'a str> {
+    data.get(name)
+        .and_then(JsonValue::as_str)
+        .filter(|text| !text.is_empty())
+}

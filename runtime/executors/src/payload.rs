@@ -1,0 +1,62 @@
+//! Reads what a task carries.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value as JsonValue};
+use troupe_core::{ErrorInfo, Json, Value};
+use troupe_ports::Task;
+
+use crate::codes;
+
+/// The document itself; executors get their payloads in place.
+///
+/// # Errors
+/// `PAYLOAD_NOT_LOADED` when it is a reference.
+pub(crate) fn inline(value: &Value) -> Result<&Json, ErrorInfo> {
+    match value {
+        Value::Inline(json) => Ok(json),
+        Value::Blob(blob) => Err(ErrorInfo::new(
+            codes::PAYLOAD_NOT_LOADED,
+            format!(
+                "a payload of {} bytes was not loaded before the attempt started",
+                blob.bytes
+            ),
+        )),
+    }
+}
+
+/// The node's data: with templates resolved where it has any, else as the plan has it.
+///
+/// # Errors
+/// `PAYLOAD_NOT_LOADED`, or `NODE_DATA_INVALID` when the resolved data is no object.
+pub(crate) fn data(task: &Task) -> Result<Cow<'_, Map<String, JsonValue>>, ErrorInfo> {
+    let Some(resolved) = &task.data else {
+        return Ok(Cow::Borrowed(&task.node().data));
+    };
+    match inline(resolved)?.to_value() {
+        Ok(JsonValue::Object(object)) => Ok(Cow::Owned(object)),
+        Ok(_) => Err(invalid("the node's data must be an object")),
+        Err(error) => Err(invalid(format!("the node's data cannot be read: {error}"))),
+    }
+}
+
+/// An error about the node's data.
+pub(crate) fn invalid(message: impl Into<String>) -> ErrorInfo {
+    ErrorInfo::new(codes::NODE_DATA_INVALID, message)
+}
+
+/// Variables as one JSON object.
+///
+/// # Errors
+/// `PAYLOAD_NOT_LOADED` when one of them is a reference.
+#[allow(dead_code)]
+pub(crate) fn variables(task: &Task) -> Result<Json, ErrorInfo> {
+    if task.variables.is_empty() {
+        return Ok(Json::from_trusted("{}"));
+    }
+    let mut members = Vec::with_capacity(task.variables.len());
+    for (name, value) in task.variables.iter() {
+        members.push((name.as_str(), inline(value)?));
+    }
+    Ok(Json::object(members))
+}

@@ -1,0 +1,105 @@
+//! One executor for every node type.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use troupe_core::ErrorInfo;
+use troupe_core::definition::NodeKind;
+use troupe_ports::{Executed, NodeExecutor, Task};
+
+use crate::codes;
+use crate::function::FunctionExecutor;
+use crate::handler::{Handler, HandlerRegistry};
+
+/// Dispatches attempts by node type.
+#[derive(Clone)]
+pub struct Executors {
+    by_kind: Arc<BTreeMap<NodeKind, Arc<dyn NodeExecutor>>>,
+}
+
+impl fmt::Debug for Executors {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_set().entries(self.by_kind.keys()).finish()
+    }
+}
+
+impl Executors {
+    /// Starts with the built-in handlers and nothing else.
+    #[must_use]
+    pub fn builder() -> ExecutorsBuilder {
+        ExecutorsBuilder::default()
+    }
+
+    /// The node types that can be executed, in order.
+    pub fn kinds(&self) -> impl Iterator<Item = NodeKind> + '_ {
+        self.by_kind.keys().copied()
+    }
+}
+
+impl NodeExecutor for Executors {
+    fn execute(&self, task: Task, cancel: CancellationToken) -> BoxFuture<'static, Executed> {
+        let kind = task.node().kind;
+        match self.by_kind.get(&kind) {
+            Some(executor) => executor.execute(task, cancel),
+            None => {
+                let message = format!("this engine has no executor for nodes of type `{}`", kind.as_str());
+                let error = ErrorInfo::new(codes::NODE_TYPE_UNSUPPORTED, message);
+                Box::pin(std::future::ready(Executed::failed(error, false)))
+            }
+        }
+    }
+
+    fn handlers(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.by_kind.values().flat_map(|executor| executor.handlers()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// Puts executors together.
+#[derive(Default)]
+pub struct ExecutorsBuilder {
+    handlers: HandlerRegistry,
+    others: BTreeMap<NodeKind, Arc<dyn NodeExecutor>>,
+}
+
+impl fmt::Debug for ExecutorsBuilder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("ExecutorsBuilder")
+            .field("handlers", &self.handlers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ExecutorsBuilder {
+    /// Registers a Rust handler under a name for `handlerId`; one of the same name is replaced.
+    #[must_use]
+    pub fn handler(mut self, name: impl Into<String>, handler: impl Handler) -> Self {
+        self.handlers.register(name, handler);
+        self
+    }
+
+    /// Runs nodes of a type by an executor of the caller's; it wins over the built-in one.
+    #[must_use]
+    pub fn executor(mut self, kind: NodeKind, executor: Arc<dyn NodeExecutor>) -> Self {
+        self.others.insert(kind, executor);
+        self
+    }
+
+    /// The finished dispatcher.
+    #[must_use]
+    pub fn build(self) -> Executors {
+        let function = Arc::new(FunctionExecutor::new(Arc::new(self.handlers)));
+        let mut by_kind: BTreeMap<NodeKind, Arc<dyn NodeExecutor>> = BTreeMap::new();
+        by_kind.insert(NodeKind::Function, Arc::clone(&function) as _);
+        by_kind.insert(NodeKind::Custom, function);
+        by_kind.extend(self.others);
+        Executors {
+            by_kind: Arc::new(by_kind),
+        }
+    }
+}

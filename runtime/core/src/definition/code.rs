@@ -74,16 +74,6 @@ codes! {
     CONDITION_WITHOUT_EDGE,
     /// Join settings that can never be met.
     JOIN_IMPOSSIBLE,
-    /// An expression does not parse.
-    INVALID_EXPRESSION,
-    /// A template does not parse.
-    INVALID_TEMPLATE,
-    /// A JSON Schema is not valid.
-    INVALID_SCHEMA,
-    /// A cron expression does not parse.
-    INVALID_CRON,
-    /// Function code does not parse or does not define its function.
-    INVALID_FUNCTION_CODE,
     /// A node can fail and nothing handles it (warning).
     UNHANDLED_FAILURE,
     /// Parallel branches write the same variable (warning).

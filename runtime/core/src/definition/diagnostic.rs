@@ -44,11 +44,7 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// Makes an error without position or hint.
     #[must_use]
-    pub fn error(
-        code: &'static str,
-        pointer: impl Into<String>,
-        message: impl Into<String>,
-    ) -> Self {
+    pub fn error(code: &'static str, pointer: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
             code,
@@ -61,11 +57,7 @@ impl Diagnostic {
 
     /// Makes a warning without position or hint.
     #[must_use]
-    pub fn warning(
-        code: &'static str,
-        pointer: impl Into<String>,
-        message: impl Into<String>,
-    ) -> Self {
+    pub fn warning(code: &'static str, pointer: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Warning,
             ..Self::error(code, pointer, message)

@@ -151,29 +151,14 @@ impl JoinSettings {
             }
         };
         join.required = view.texts("required", problems).unwrap_or_default();
-        if let Some(word) = view.word(
-            "onUnsatisfied",
-            OnUnsatisfied::WORDS,
-            OnUnsatisfied::parse,
-            problems,
-        ) {
+        if let Some(word) = view.word("onUnsatisfied", OnUnsatisfied::WORDS, OnUnsatisfied::parse, problems) {
             join.on_unsatisfied = word;
         }
-        if let Some(word) = view.word(
-            "lateArrivals",
-            LateArrivals::WORDS,
-            LateArrivals::parse,
-            problems,
-        ) {
+        if let Some(word) = view.word("lateArrivals", LateArrivals::WORDS, LateArrivals::parse, problems) {
             join.late_arrivals = word;
         }
         join.timeout_ms = view.duration_ms("timeout", 1, problems);
-        if let Some(word) = view.word(
-            "onTimeout",
-            OnJoinTimeout::WORDS,
-            OnJoinTimeout::parse,
-            problems,
-        ) {
+        if let Some(word) = view.word("onTimeout", OnJoinTimeout::WORDS, OnJoinTimeout::parse, problems) {
             join.on_timeout = word;
         }
         if view.value("onTimeout").is_some() && view.value("timeout").is_none() {

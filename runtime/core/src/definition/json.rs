@@ -83,10 +83,7 @@ fn check_nesting(text: &str, limits: &Limits) -> Result<(), Box<Diagnostic>> {
             b'[' | b'{' => {
                 depth += 1;
                 if depth > limits.nesting() {
-                    let message = format!(
-                        "lists and objects are nested deeper than {}",
-                        limits.nesting()
-                    );
+                    let message = format!("lists and objects are nested deeper than {}", limits.nesting());
                     return Err(fault(code::NESTING_TOO_DEEP, text, offset, message));
                 }
             }
@@ -153,23 +150,14 @@ fn spots_of(tree: &Tree<'_>, text: &str, problems: &mut Problems) -> Vec<Spot> {
                         parents.push((at as u32, key.to_owned()));
                         if !seen.insert(key) {
                             let pointer = pointer_of(&parents, child);
-                            duplicate_key(
-                                problems,
-                                pointer,
-                                key,
-                                text,
-                                property.name.range().start,
-                            );
+                            duplicate_key(problems, pointer, key, text, property.name.range().start);
                         }
                     }
                     open.push((&property.value, child));
                 }
                 spots[at].children = Children::Fields(fields);
             }
-            Tree::StringLit(_)
-            | Tree::NumberLit(_)
-            | Tree::BooleanLit(_)
-            | Tree::NullKeyword(_) => {}
+            Tree::StringLit(_) | Tree::NumberLit(_) | Tree::BooleanLit(_) | Tree::NullKeyword(_) => {}
         }
     }
     spots
@@ -189,10 +177,7 @@ fn has_duplicates(tree: &Tree<'_>) -> bool {
                     open.push(&property.value);
                 }
             }
-            Tree::StringLit(_)
-            | Tree::NumberLit(_)
-            | Tree::BooleanLit(_)
-            | Tree::NullKeyword(_) => {}
+            Tree::StringLit(_) | Tree::NumberLit(_) | Tree::BooleanLit(_) | Tree::NullKeyword(_) => {}
         }
     }
     false

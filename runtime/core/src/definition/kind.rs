@@ -79,9 +79,6 @@ impl NodeKind {
     /// Whether the node runs attempts; the others are decided by the core alone.
     #[must_use]
     pub const fn has_attempts(self) -> bool {
-        !matches!(
-            self,
-            Self::Decision | Self::Trigger | Self::Delay | Self::End
-        )
+        !matches!(self, Self::Decision | Self::Trigger | Self::Delay | Self::End)
     }
 }

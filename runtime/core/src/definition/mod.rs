@@ -16,7 +16,9 @@ pub mod read;
 mod retry;
 mod settings;
 mod source;
+mod validate;
 mod view;
+mod write;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Position, Severity};
@@ -25,20 +27,16 @@ pub use kind::{EdgeKind, NodeKind};
 pub use language::{LanguageChecker, LanguageError};
 pub use limits::{Limits, NESTING_HARD_MAX};
 pub use model::{
-    DefinitionMetadata, Node, NodeMetadata, NodePosition, Object, WorkflowDefinition, WorkflowEdge,
-    field,
+    DefinitionMetadata, Node, NodeMetadata, NodePosition, Object, WorkflowDefinition, WorkflowEdge, field,
 };
 pub use parse::{Format, Parsed, parse};
-pub use problems::{
-    PROBLEMS_LISTED_MAX, Path, Problems, closest, did_you_mean, did_you_mean_or_list,
-};
+pub use problems::{PROBLEMS_LISTED_MAX, Path, Problems, closest, did_you_mean, did_you_mean_or_list};
 pub use retry::{
-    Backoff, BackoffStrategy, INITIAL_DELAY_DEFAULT_MS, Jitter, MAX_ATTEMPTS_DEFAULT,
-    MAX_ATTEMPTS_MOST, MAX_DELAY_FACTOR, MULTIPLIER_DEFAULT, RetryRule, RetrySettings,
-    TimeoutSettings,
+    Backoff, BackoffStrategy, INITIAL_DELAY_DEFAULT_MS, Jitter, MAX_ATTEMPTS_DEFAULT, MAX_ATTEMPTS_MOST,
+    MAX_DELAY_FACTOR, MULTIPLIER_DEFAULT, RetryRule, RetrySettings, TimeoutSettings,
 };
-pub use settings::{
-    ConcurrencySettings, OnFailure, PRIORITY_DEFAULT, PRIORITY_MAX, RetentionSettings, Settings,
-};
+pub use settings::{ConcurrencySettings, OnFailure, PRIORITY_DEFAULT, PRIORITY_MAX, RetentionSettings, Settings};
 pub use source::SourceMap;
+pub use validate::{Checked, check, validate};
 pub use view::{DURATION_MAX_MS, Setting, is_template};
+pub use write::WriteError;

@@ -76,11 +76,7 @@ pub(crate) struct Document {
 ///
 /// One diagnostic with line and column where the text cannot be parsed at all: `DEFINITION_TOO_LARGE`,
 /// `INVALID_UTF8`, `INVALID_JSON`, `INVALID_YAML`, `NESTING_TOO_DEEP` or `TOO_MANY_VALUES`.
-pub fn parse(
-    bytes: &[u8],
-    format: Option<Format>,
-    limits: &Limits,
-) -> Result<Parsed, Vec<Diagnostic>> {
+pub fn parse(bytes: &[u8], format: Option<Format>, limits: &Limits) -> Result<Parsed, Vec<Diagnostic>> {
     let document = document(bytes, format, limits).map_err(|diagnostic| vec![*diagnostic])?;
     let Document {
         value,
@@ -97,23 +93,12 @@ pub fn parse(
     })
 }
 
-fn document(
-    bytes: &[u8],
-    format: Option<Format>,
-    limits: &Limits,
-) -> Result<Document, Box<Diagnostic>> {
+fn document(bytes: &[u8], format: Option<Format>, limits: &Limits) -> Result<Document, Box<Diagnostic>> {
     // Offsets are kept in 32 bits.
     let bytes_max = limits.bytes_max.min(u32::MAX as usize);
     if bytes.len() > bytes_max {
-        let message = format!(
-            "{} bytes are more than the limit of {bytes_max}",
-            bytes.len()
-        );
-        return Err(Box::new(Diagnostic::error(
-            code::DEFINITION_TOO_LARGE,
-            "",
-            message,
-        )));
+        let message = format!("{} bytes are more than the limit of {bytes_max}", bytes.len());
+        return Err(Box::new(Diagnostic::error(code::DEFINITION_TOO_LARGE, "", message)));
     }
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -132,25 +117,14 @@ fn document(
 }
 
 /// A problem that ends parsing, at a byte offset of the text.
-pub(crate) fn fault(
-    code: &'static str,
-    text: &str,
-    offset: usize,
-    message: impl Into<String>,
-) -> Box<Diagnostic> {
+pub(crate) fn fault(code: &'static str, text: &str, offset: usize, message: impl Into<String>) -> Box<Diagnostic> {
     let mut diagnostic = Diagnostic::error(code, "", message);
     diagnostic.position = Some(position_at(text, offset));
     Box::new(diagnostic)
 }
 
 /// Reports a key that an object has twice.
-pub(crate) fn duplicate_key(
-    problems: &mut Problems,
-    pointer: String,
-    key: &str,
-    text: &str,
-    offset: usize,
-) {
+pub(crate) fn duplicate_key(problems: &mut Problems, pointer: String, key: &str, text: &str, offset: usize) {
     let mut diagnostic = Diagnostic::error(
         code::DUPLICATE_KEY,
         pointer,

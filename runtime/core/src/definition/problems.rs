@@ -173,16 +173,12 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 
 /// The hint for a mistyped word.
 #[must_use]
-pub fn did_you_mean<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<String> {
+pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     closest(word, candidates).map(|candidate| format!("did you mean `{candidate}`?"))
 }
 
 /// The hint for a word outside a small vocabulary: the closest word, else all of them.
 #[must_use]
 pub fn did_you_mean_or_list(word: &str, vocabulary: &[&str]) -> Option<String> {
-    did_you_mean(word, vocabulary.iter().copied())
-        .or_else(|| Some(format!("one of: {}", vocabulary.join(", "))))
+    did_you_mean(word, vocabulary.iter().copied()).or_else(|| Some(format!("one of: {}", vocabulary.join(", "))))
 }

@@ -8,10 +8,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 pub use super::problems::{Path, Problems};
-use super::{
-    DefinitionMetadata, Node, NodeMetadata, NodePosition, Object, WorkflowDefinition, WorkflowEdge,
-    code,
-};
+use super::{DefinitionMetadata, Node, NodeMetadata, NodePosition, Object, WorkflowDefinition, WorkflowEdge, code};
 
 /// Reads a definition.
 #[must_use]
@@ -32,9 +29,7 @@ pub fn definition(value: Value, path: &Path<'_>, problems: &mut Problems) -> Wor
     let nodes = fields.list("nodes", node);
     let mut edges = fields.list("edges", edge);
     let settings = fields.object("settings").unwrap_or_default();
-    let metadata = fields
-        .section("metadata", definition_metadata)
-        .unwrap_or_default();
+    let metadata = fields.section("metadata", definition_metadata).unwrap_or_default();
     let processed_graph = fields.any("processedGraph");
     let extra = fields.rest;
     name_edges(&mut edges);
@@ -137,11 +132,7 @@ fn name_edges(edges: &mut [WorkflowEdge]) {
     }
 }
 
-fn definition_metadata(
-    value: Value,
-    path: &Path<'_>,
-    problems: &mut Problems,
-) -> Result<DefinitionMetadata, Value> {
+fn definition_metadata(value: Value, path: &Path<'_>, problems: &mut Problems) -> Result<DefinitionMetadata, Value> {
     let mut fields = Fields::of_section(value, path, problems)?;
     Ok(DefinitionMetadata {
         created_at: fields.text("createdAt"),
@@ -152,11 +143,7 @@ fn definition_metadata(
     })
 }
 
-fn node_metadata(
-    value: Value,
-    path: &Path<'_>,
-    problems: &mut Problems,
-) -> Result<NodeMetadata, Value> {
+fn node_metadata(value: Value, path: &Path<'_>, problems: &mut Problems) -> Result<NodeMetadata, Value> {
     let mut fields = Fields::of_section(value, path, problems)?;
     Ok(NodeMetadata {
         created_at: fields.text("createdAt"),
@@ -188,18 +175,9 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn new(
-        value: Value,
-        path: &'a Path<'a>,
-        problems: &'a mut Problems,
-        what: &str,
-    ) -> Option<Self> {
+    fn new(value: Value, path: &'a Path<'a>, problems: &'a mut Problems, what: &str) -> Option<Self> {
         match value {
-            Value::Object(rest) => Some(Self {
-                rest,
-                path,
-                problems,
-            }),
+            Value::Object(rest) => Some(Self { rest, path, problems }),
             other => {
                 let message = format!("{what} is an object, this is {}", describe(&other));
                 problems.error(code::FIELD_TYPE, path, message);
@@ -208,28 +186,15 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn of_section(
-        value: Value,
-        path: &'a Path<'a>,
-        problems: &'a mut Problems,
-    ) -> Result<Self, Value> {
+    fn of_section(value: Value, path: &'a Path<'a>, problems: &'a mut Problems) -> Result<Self, Value> {
         match value {
-            Value::Object(rest) => Ok(Self {
-                rest,
-                path,
-                problems,
-            }),
+            Value::Object(rest) => Ok(Self { rest, path, problems }),
             other => Err(other),
         }
     }
 
     /// Takes a field out and converts it; a value of the wrong shape goes back and is reported.
-    fn take<T>(
-        &mut self,
-        name: &str,
-        expected: &str,
-        convert: impl FnOnce(Value) -> Result<T, Value>,
-    ) -> Option<T> {
+    fn take<T>(&mut self, name: &str, expected: &str, convert: impl FnOnce(Value) -> Result<T, Value>) -> Option<T> {
         let value = self.rest.shift_remove(name)?;
         if value.is_null() {
             return None;
@@ -238,8 +203,7 @@ impl<'a> Fields<'a> {
             Ok(converted) => Some(converted),
             Err(value) => {
                 let message = format!("`{name}` must be {expected}, this is {}", describe(&value));
-                self.problems
-                    .error(code::FIELD_TYPE, &self.path.key(name), message);
+                self.problems.error(code::FIELD_TYPE, &self.path.key(name), message);
                 self.rest.insert(name.to_owned(), value);
                 None
             }
@@ -247,9 +211,7 @@ impl<'a> Fields<'a> {
     }
 
     fn any(&mut self, name: &str) -> Option<Value> {
-        self.rest
-            .shift_remove(name)
-            .filter(|value| !value.is_null())
+        self.rest.shift_remove(name).filter(|value| !value.is_null())
     }
 
     fn text(&mut self, name: &str) -> Option<String> {
@@ -265,10 +227,7 @@ impl<'a> Fields<'a> {
             Value::String(text) => Some(text),
             Value::Null => None,
             other => {
-                let message = format!(
-                    "a label that is {} is ignored, a label is a string",
-                    describe(&other)
-                );
+                let message = format!("a label that is {} is ignored, a label is a string", describe(&other));
                 self.problems
                     .warning(code::FIELD_TYPE, &self.path.key("label"), message);
                 self.rest.insert("label".to_owned(), other);
@@ -343,8 +302,7 @@ impl<'a> Fields<'a> {
 
 /// A float as a whole number, where it is one: `1e3` is as good as `1000`.
 pub(crate) fn whole(number: f64) -> Option<u64> {
-    (number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number))
-        .then_some(number as u64)
+    (number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number)).then_some(number as u64)
 }
 
 /// Names the shape of a value for a message.

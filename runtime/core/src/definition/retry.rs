@@ -124,12 +124,7 @@ const KNOWN: [&str; 9] = [
     "rules",
 ];
 /// The timeout fields of a node.
-pub(crate) const TIMEOUTS: [&str; 4] = [
-    "timeout",
-    "queueTimeout",
-    "heartbeatTimeout",
-    "totalTimeout",
-];
+pub(crate) const TIMEOUTS: [&str; 4] = ["timeout", "queueTimeout", "heartbeatTimeout", "totalTimeout"];
 
 impl Node {
     /// The typed retry policy; `None` where the node gives none and the engine's default applies.
@@ -156,8 +151,7 @@ impl Node {
 
     /// The object that holds `data.<name>`, direct or nested in `taskDefinition`, with whether it is nested.
     pub(crate) fn holder(&self, name: &str) -> Option<(&super::Object, bool)> {
-        let present =
-            |object: &super::Object| object.get(name).is_some_and(|value| !value.is_null());
+        let present = |object: &super::Object| object.get(name).is_some_and(|value| !value.is_null());
         if present(&self.data) {
             return Some((&self.data, false));
         }
@@ -182,8 +176,8 @@ impl Node {
 impl TimeoutSettings {
     /// Reads the timeouts of the node at `path`, leaving out what is wrong.
     pub fn read(node: &Node, path: &Path<'_>, problems: &mut Problems) -> Self {
-        let [attempt_ms, queue_ms, heartbeat_ms, total_ms] = TIMEOUTS
-            .map(|name| node.with_holder(name, path, |view| view.duration_setting(name, problems)));
+        let [attempt_ms, queue_ms, heartbeat_ms, total_ms] =
+            TIMEOUTS.map(|name| node.with_holder(name, path, |view| view.duration_setting(name, problems)));
         Self {
             attempt_ms,
             queue_ms,
@@ -243,14 +237,9 @@ fn read_rules(policy: &View<'_>, base: &Backoff, problems: &mut Problems) -> Vec
 fn read_backoff(view: &View<'_>, base: Option<&Backoff>, problems: &mut Problems) -> Backoff {
     let fallback = base.copied().unwrap_or_default();
     for name in ["maxAttempts", "initialDelay", "multiplier", "maxDelay"] {
-        if view
-            .value(name)
-            .and_then(Value::as_str)
-            .is_some_and(is_template)
-        {
-            let message = format!(
-                "`{name}` of a retry policy cannot be a template: it is fixed when the workflow is saved"
-            );
+        if view.value(name).and_then(Value::as_str).is_some_and(is_template) {
+            let message =
+                format!("`{name}` of a retry policy cannot be a template: it is fixed when the workflow is saved");
             problems.error(code::UNSUPPORTED, &view.path(name), message);
             return fallback;
         }
@@ -266,9 +255,7 @@ fn read_backoff(view: &View<'_>, base: Option<&Backoff>, problems: &mut Problems
             .min(super::DURATION_MAX_MS),
     });
     if most.is_some() && max_delay_ms < initial_delay_ms {
-        let message = format!(
-            "`maxDelay` {max_delay_ms} is below `initialDelay` {initial_delay_ms} and wins"
-        );
+        let message = format!("`maxDelay` {max_delay_ms} is below `initialDelay` {initial_delay_ms} and wins");
         problems.warning(code::INVALID_VALUE, &view.path("maxDelay"), message);
     }
     let attempts = view.whole("maxAttempts", 1, u64::from(MAX_ATTEMPTS_MOST), problems);
@@ -283,9 +270,7 @@ fn read_backoff(view: &View<'_>, base: Option<&Backoff>, problems: &mut Problems
             )
             .unwrap_or(fallback.strategy),
         initial_delay_ms,
-        multiplier: view
-            .number("multiplier", 1.0, problems)
-            .unwrap_or(fallback.multiplier),
+        multiplier: view.number("multiplier", 1.0, problems).unwrap_or(fallback.multiplier),
         max_delay_ms,
         jitter: view
             .word("jitter", Jitter::WORDS, Jitter::parse, problems)

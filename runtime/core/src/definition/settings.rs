@@ -134,10 +134,7 @@ impl Settings {
             compensate: view.boolean("compensate", problems).unwrap_or(false),
             output: view.text("output", problems).map(str::to_owned),
             input_schema,
-            variables: view
-                .object("variables", problems)
-                .cloned()
-                .unwrap_or_default(),
+            variables: view.object("variables", problems).cloned().unwrap_or_default(),
             events: view.object("events", problems).cloned(),
             retention: read_retention(&view, problems),
             max_parallel_nodes: view
@@ -148,16 +145,10 @@ impl Settings {
 }
 
 fn read_concurrency(settings: &View<'_>, problems: &mut Problems) -> Option<ConcurrencySettings> {
-    let view = View::of(
-        settings.value("concurrency")?,
-        settings.path("concurrency"),
-        problems,
-    )?;
+    let view = View::of(settings.value("concurrency")?, settings.path("concurrency"), problems)?;
     view.warn_of_slips(&["limit", "key"], problems);
     Some(ConcurrencySettings {
-        limit: view
-            .whole("limit", 1, u64::from(u32::MAX), problems)
-            .unwrap_or(1) as u32,
+        limit: view.whole("limit", 1, u64::from(u32::MAX), problems).unwrap_or(1) as u32,
         key: view.text("key", problems).map(str::to_owned),
     })
 }

@@ -37,11 +37,7 @@ impl SourceMap {
         for token in pointer.split('/').skip(1) {
             let child = match &spot.children {
                 Children::None => None,
-                Children::List(items) => token
-                    .parse::<usize>()
-                    .ok()
-                    .and_then(|index| items.get(index))
-                    .copied(),
+                Children::List(items) => token.parse::<usize>().ok().and_then(|index| items.get(index)).copied(),
                 Children::Fields(fields) => {
                     let key = token.replace("~1", "/").replace("~0", "~");
                     // The last duplicate is the one that was read.

@@ -31,8 +31,7 @@ impl<T> Setting<T> {
 /// Whether a string holds a `{{ … }}` template.
 #[must_use]
 pub fn is_template(text: &str) -> bool {
-    text.find("{{")
-        .is_some_and(|start| text[start..].contains("}}"))
+    text.find("{{").is_some_and(|start| text[start..].contains("}}"))
 }
 
 /// One object under inspection.
@@ -102,13 +101,9 @@ impl<'a> View<'a> {
     pub(crate) fn texts(&self, name: &str, problems: &mut Problems) -> Option<Vec<String>> {
         match self.value(name)? {
             Value::String(text) => Some(vec![text.clone()]),
-            Value::Array(items) if items.iter().all(Value::is_string) => Some(
-                items
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .map(str::to_owned)
-                    .collect(),
-            ),
+            Value::Array(items) if items.iter().all(Value::is_string) => {
+                Some(items.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            }
             other => {
                 self.wrong(name, "a list of strings", other, problems);
                 None
@@ -117,13 +112,7 @@ impl<'a> View<'a> {
     }
 
     /// A whole number within bounds.
-    pub(crate) fn whole(
-        &self,
-        name: &str,
-        least: u64,
-        most: u64,
-        problems: &mut Problems,
-    ) -> Option<u64> {
+    pub(crate) fn whole(&self, name: &str, least: u64, most: u64, problems: &mut Problems) -> Option<u64> {
         let value = self.value(name)?;
         let number = value
             .as_u64()
@@ -161,21 +150,12 @@ impl<'a> View<'a> {
     }
 
     /// A duration in milliseconds, at least `least`.
-    pub(crate) fn duration_ms(
-        &self,
-        name: &str,
-        least: u64,
-        problems: &mut Problems,
-    ) -> Option<u64> {
+    pub(crate) fn duration_ms(&self, name: &str, least: u64, problems: &mut Problems) -> Option<u64> {
         self.whole(name, least, DURATION_MAX_MS, problems)
     }
 
     /// A duration in milliseconds, or a template that gives one.
-    pub(crate) fn duration_setting(
-        &self,
-        name: &str,
-        problems: &mut Problems,
-    ) -> Option<Setting<u64>> {
+    pub(crate) fn duration_setting(&self, name: &str, problems: &mut Problems) -> Option<Setting<u64>> {
         match self.value(name)? {
             Value::String(text) if is_template(text) => Some(Setting::Template(text.clone())),
             _ => self.duration_ms(name, 1, problems).map(Setting::Fixed),
@@ -206,11 +186,7 @@ impl<'a> View<'a> {
 
     /// Warns of fields nobody reads when they look like a slip of a known one.
     pub(crate) fn warn_of_slips(&self, known: &[&str], problems: &mut Problems) {
-        for name in self
-            .object
-            .keys()
-            .filter(|name| !known.contains(&name.as_str()))
-        {
+        for name in self.object.keys().filter(|name| !known.contains(&name.as_str())) {
             if let Some(hint) = did_you_mean(name, known.iter().copied()) {
                 let diagnostic = super::Diagnostic::warning(
                     code::UNKNOWN_FIELD,

@@ -29,11 +29,9 @@ pub(crate) fn document(text: &str, limits: &Limits) -> Result<Document, Box<Diag
 }
 
 fn offset_of(text: &str, marker: &Marker) -> usize {
-    marker.byte_offset().unwrap_or_else(|| {
-        text.char_indices()
-            .nth(marker.index())
-            .map_or(text.len(), |(at, _)| at)
-    })
+    marker
+        .byte_offset()
+        .unwrap_or_else(|| text.char_indices().nth(marker.index()).map_or(text.len(), |(at, _)| at))
 }
 
 /// A list or object being built.
@@ -105,10 +103,7 @@ impl<'a> Builder<'a> {
     }
 
     fn too_deep(&self) -> Box<Diagnostic> {
-        let message = format!(
-            "lists and objects are nested deeper than {}",
-            self.limits.nesting()
-        );
+        let message = format!("lists and objects are nested deeper than {}", self.limits.nesting());
         fault(code::NESTING_TOO_DEEP, self.text, self.at, message)
     }
 
@@ -131,9 +126,7 @@ impl<'a> Builder<'a> {
                     Ok(())
                 }
             }
-            Event::Scalar(text, style, anchor, tag) => {
-                self.scalar(&text, style, anchor, tag.as_deref())
-            }
+            Event::Scalar(text, style, anchor, tag) => self.scalar(&text, style, anchor, tag.as_deref()),
             Event::SequenceStart(_, anchor, tag) => {
                 self.check_tag(tag.as_deref(), "seq")?;
                 self.start(
@@ -163,10 +156,9 @@ impl<'a> Builder<'a> {
 
     fn check_tag(&self, tag: Option<&Tag>, expected: &str) -> Step {
         match tag {
-            Some(tag) if tag.core_suffix() != Some(expected) => self.refuse(format!(
-                "the tag `{}` has no meaning in a definition",
-                tag.original()
-            )),
+            Some(tag) if tag.core_suffix() != Some(expected) => {
+                self.refuse(format!("the tag `{}` has no meaning in a definition", tag.original()))
+            }
             _ => Ok(()),
         }
     }
@@ -231,9 +223,7 @@ impl<'a> Builder<'a> {
         for frame in outer {
             match &frame.contents {
                 Contents::List { items, .. } => push_key(&mut pointer, &items.len().to_string()),
-                Contents::Map { key, .. } => {
-                    push_key(&mut pointer, key.as_ref().map_or("", |key| &key.text))
-                }
+                Contents::Map { key, .. } => push_key(&mut pointer, key.as_ref().map_or("", |key| &key.text)),
             }
         }
         push_key(&mut pointer, last);
@@ -257,19 +247,10 @@ impl<'a> Builder<'a> {
                 .is_null()
                 .then_some(Value::Null)
                 .ok_or_else(mismatch),
-            Some("bool") => resolve_plain(text)
-                .ok()
-                .filter(Value::is_boolean)
-                .ok_or_else(mismatch),
-            Some("int" | "float") => resolve_plain(text)
-                .ok()
-                .filter(Value::is_number)
-                .ok_or_else(mismatch),
+            Some("bool") => resolve_plain(text).ok().filter(Value::is_boolean).ok_or_else(mismatch),
+            Some("int" | "float") => resolve_plain(text).ok().filter(Value::is_number).ok_or_else(mismatch),
             _ if tag.original() == "!" => Ok(string()),
-            _ => Err(format!(
-                "the tag `{}` has no meaning in a definition",
-                tag.original()
-            )),
+            _ => Err(format!("the tag `{}` has no meaning in a definition", tag.original())),
         }
     }
 
@@ -459,8 +440,7 @@ fn number(text: &str) -> Option<Value> {
         Some((whole, fraction)) => digits(whole) && (fraction.is_empty() || digits(fraction)),
         None => digits(mantissa),
     };
-    let exponent_ok = exponent
-        .is_none_or(|exponent| digits(exponent.strip_prefix(['-', '+']).unwrap_or(exponent)));
+    let exponent_ok = exponent.is_none_or(|exponent| digits(exponent.strip_prefix(['-', '+']).unwrap_or(exponent)));
     if !mantissa_ok || !exponent_ok {
         return None;
     }
@@ -472,8 +452,5 @@ fn number(text: &str) -> Option<Value> {
             return Some(Value::Number(whole.into()));
         }
     }
-    text.parse::<f64>()
-        .ok()
-        .and_then(Number::from_f64)
-        .map(Value::Number)
+    text.parse::<f64>().ok().and_then(Number::from_f64).map(Value::Number)
 }

@@ -1,0 +1,234 @@
+//! The fields each node type needs.
+
+use serde_json::Value;
+
+use super::{Context, NODES};
+use crate::definition::problems::did_you_mean;
+use crate::definition::view::{DURATION_MAX_MS, View, is_template};
+use crate::definition::{Node, NodeKind, Path, Problems, RetrySettings, code};
+
+/// Methods of an `http` node.
+const METHODS: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
+const AUTHENTICATIONS: [&str; 4] = ["basic", "bearer", "oauth2", "apiKey"];
+const TRIGGERS: [&str; 4] = ["manual", "api", "scheduled", "event"];
+const TRANSFORMATIONS: [&str; 4] = ["map", "filter", "reduce", "enrichment"];
+const DELAYS: [&str; 3] = ["fixed", "until", "expression"];
+
+pub(super) fn check(context: &mut Context<'_>) {
+    let handlers = context.checker.and_then(super::LanguageChecker::known_handlers);
+    for (at, node) in context.nodes() {
+        let path = NODES.index(at);
+        let problems = &mut context.problems;
+        check_nested(node, &path, problems);
+        check_shared(node, &path, problems);
+        match node.kind() {
+            Some(NodeKind::Trigger) => {
+                word(node, &path, "triggerType", &TRIGGERS, problems);
+                if !context.incoming[at].is_empty() {
+                    problems.warning(
+                        code::INVALID_VALUE,
+                        &path,
+                        "a trigger starts a workflow, but edges lead into this one",
+                    );
+                }
+                check_trigger(node, &path, problems);
+            }
+            Some(NodeKind::Function) => check_function(node, &path, handlers.as_deref(), problems),
+            Some(NodeKind::Custom) => check_handler(node, "handlerId", &path, handlers.as_deref(), problems),
+            Some(NodeKind::Http) => check_http(node, &path, problems),
+            Some(NodeKind::Delay) => check_delay(node, &path, problems),
+            Some(NodeKind::Transformation) => check_transformation(node, &path, problems),
+            // Decisions have a file of their own; the rest is refused as a whole until it can run.
+            Some(
+                NodeKind::Decision
+                | NodeKind::Webhook
+                | NodeKind::Subworkflow
+                | NodeKind::ForEach
+                | NodeKind::Loop
+                | NodeKind::Database
+                | NodeKind::Publish
+                | NodeKind::End,
+            )
+            | None => {}
+        }
+    }
+}
+
+fn check_nested(node: &Node, path: &Path<'_>, problems: &mut Problems) {
+    let data = path.key("data");
+    if let Some(task) = node
+        .data
+        .get("taskDefinition")
+        .filter(|task| !task.is_null() && !task.is_object())
+    {
+        drop(View::of(task, data.key("taskDefinition"), problems));
+    }
+}
+
+fn check_shared(node: &Node, path: &Path<'_>, problems: &mut Problems) {
+    RetrySettings::read(node, path, problems);
+    word(node, path, "errorMode", &["first", "all"], problems);
+    for name in ["functionCode", "functionName", "handlerId", "output", "defaultPath"] {
+        node.with_holder(name, path, |view| view.text(name, problems).map(|_| ()));
+    }
+    for name in ["inputMapping", "outputMapping"] {
+        node.with_holder(name, path, |view| view.object(name, problems).map(|_| ()));
+    }
+}
+
+/// Checks a word of a closed vocabulary; a template is left to run time.
+fn word(node: &Node, path: &Path<'_>, name: &'static str, words: &[&str], problems: &mut Problems) -> bool {
+    let read = node.with_holder(name, path, |view| {
+        if view.value(name).and_then(Value::as_str).is_some_and(is_template) {
+            return Some(());
+        }
+        view.word(name, words, |text| words.contains(&text).then_some(()), problems)
+    });
+    read.is_some() || node.field(name).is_some()
+}
+
+fn require(node: &Node, path: &Path<'_>, name: &str, problems: &mut Problems) -> bool {
+    let present = node
+        .field(name)
+        .is_some_and(|value| value.as_str().is_none_or(|text| !text.trim().is_empty()));
+    if !present {
+        let message = format!("a node of type `{}` needs `data.{name}`", node.node_type);
+        problems.error(code::MISSING_FIELD, &path.key("data"), message);
+    }
+    present
+}
+
+fn check_trigger(node: &Node, path: &Path<'_>, problems: &mut Problems) {
+    let config = node.with_holder("config", path, |view| view.object("config", problems).map(|_| ()));
+    if node.text_field("triggerType") != Some("scheduled") {
+        return;
+    }
+    let cron = node.field("config").and_then(|config| config.get("cron"));
+    if config.is_none() || cron.and_then(Value::as_str).is_none() {
+        let message = "a scheduled trigger needs `data.config.cron`, a string";
+        problems.error(code::MISSING_FIELD, &path.key("data"), message);
+    }
+}
+
+fn check_function(node: &Node, path: &Path<'_>, handlers: Option<&[String]>, problems: &mut Problems) {
+    let given = |name: &str| node.text_field(name).is_some_and(|text| !text.trim().is_empty());
+    if given("functionCode") {
+        require(node, path, "functionName", problems);
+    } else if given("handlerId") {
+        check_handler(node, "handlerId", path, handlers, problems);
+    } else if given("functionName") {
+        check_handler(node, "functionName", path, handlers, problems);
+    } else {
+        let message = "a function node needs `functionCode` and `functionName`, or the `handlerId` of a handler";
+        problems.error(code::MISSING_FIELD, &path.key("data"), message);
+    }
+}
+
+fn check_handler(node: &Node, name: &str, path: &Path<'_>, handlers: Option<&[String]>, problems: &mut Problems) {
+    let (Some(handlers), Some(wanted)) = (handlers, node.text_field(name)) else {
+        return;
+    };
+    if is_template(wanted) || handlers.iter().any(|known| known == wanted) {
+        return;
+    }
+    let hint = did_you_mean(wanted, handlers.iter().map(String::as_str));
+    let message = format!("no handler `{wanted}` is registered");
+    let data = path.key("data");
+    problems.error_hint(code::UNKNOWN_HANDLER, &data.key(name), message, hint);
+}
+
+fn check_http(node: &Node, path: &Path<'_>, problems: &mut Problems) {
+    let data = path.key("data");
+    if require(node, path, "url", problems) {
+        let url = node.with_holder("url", path, |view| view.text("url", problems).map(str::to_owned));
+        let absolute = |url: &str| {
+            let lower = url.to_ascii_lowercase();
+            lower
+                .strip_prefix("http://")
+                .or_else(|| lower.strip_prefix("https://"))
+                .is_some_and(|rest| !rest.is_empty())
+        };
+        if let Some(url) = url.filter(|url| !absolute(url) && !url.contains("{{")) {
+            let message = format!("`{url}` is no absolute http or https address");
+            problems.error(code::INVALID_VALUE, &data.key("url"), message);
+        }
+    }
+    word(node, path, "method", &METHODS, problems);
+    node.with_holder("headers", path, |view| view.object("headers", problems).map(|_| ()));
+    node.with_holder("authentication", path, |view| {
+        let place = view.path("authentication");
+        let authentication = View::of(view.value("authentication")?, place, problems)?;
+        if authentication.value("type").is_none() {
+            problems.error(code::MISSING_FIELD, &place, "`authentication` needs a `type`");
+        }
+        authentication.word(
+            "type",
+            &AUTHENTICATIONS,
+            |text| AUTHENTICATIONS.contains(&text).then_some(()),
+            problems,
+        );
+        authentication.object("config", problems)?;
+        Some(())
+    });
+}
+
+fn check_delay(node: &Node, path: &Path<'_>, problems: &mut Problems) {
+    let data = path.key("data");
+    let has_type = require(node, path, "delayType", problems) && word(node, path, "delayType", &DELAYS, problems);
+    if !require(node, path, "delayValue", problems) || !has_type {
+        return;
+    }
+    let Some(value) = node.field("delayValue") else { return };
+    let text = value.as_str();
+    if text.is_some_and(is_template) {
+        return;
+    }
+    let most = DURATION_MAX_MS as f64;
+    let number = value
+        .as_f64()
+        .or_else(|| text?.trim().parse().ok())
+        .filter(|number| (0.0..=most).contains(number));
+    let problem = match node.text_field("delayType") {
+        Some("fixed") if number.is_none() => "a fixed delay is a number of milliseconds from 0",
+        Some("until") if number.is_none() && !text.is_some_and(is_instant) => {
+            "the end of a delay is an RFC 3339 time such as `2026-12-31T23:59:59Z`, or milliseconds since 1970"
+        }
+        Some("expression") if text.is_none() && number.is_none() => "a delay expression is a string",
+        _ => return,
+    };
+    problems.error(code::INVALID_VALUE, &data.key("delayValue"), problem);
+}
+
+fn is_instant(text: &str) -> bool {
+    chrono::DateTime::parse_from_rfc3339(text.trim()).is_ok()
+}
+
+fn check_transformation(node: &Node, path: &Path<'_>, problems: &mut Problems) {
+    node.with_holder("template", path, |view| view.text("template", problems).map(|_| ()));
+    if node.field("template").is_some() {
+        word(node, path, "transformationType", &TRANSFORMATIONS, problems);
+        return;
+    }
+    if !require(node, path, "transformationType", problems) {
+        return;
+    }
+    word(node, path, "transformationType", &TRANSFORMATIONS, problems);
+    if !require(node, path, "transformationConfig", problems) {
+        return;
+    }
+    let config = node.with_holder("transformationConfig", path, |view| {
+        view.object("transformationConfig", problems).cloned()
+    });
+    let needed = match node.text_field("transformationType") {
+        Some("map" | "filter" | "reduce") => "expression",
+        Some("enrichment") => "fields",
+        _ => return,
+    };
+    if let Some(config) = config.filter(|config| config.get(needed).is_none_or(Value::is_null)) {
+        let near = did_you_mean(needed, config.keys().map(String::as_str))
+            .map(|_| format!("is one of its fields `{needed}` misspelt?"));
+        let data = path.key("data");
+        let message = format!("this transformation needs `transformationConfig.{needed}`");
+        problems.error_hint(code::MISSING_FIELD, &data.key("transformationConfig"), message, near);
+    }
+}

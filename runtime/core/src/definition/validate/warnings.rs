@@ -1,0 +1,77 @@
+//! What runs, but perhaps not as its author expects.
+
+use super::{Context, NODES, ROOT, SETTINGS};
+use crate::definition::{EdgeKind, JoinSettings, NodeKind, Problems, TimeoutSettings, code};
+
+/// Ids named in one message.
+const NAMED_MAX: usize = 5;
+
+pub(super) fn check(context: &mut Context<'_>) {
+    warn_of_unhandled_failures(context);
+    warn_of_long_timers(context);
+}
+
+/// One warning for all nodes; an author who chose `onFailure` or an error workflow has thought of it.
+fn warn_of_unhandled_failures(context: &mut Context<'_>) {
+    let settings = &context.definition.settings;
+    if settings.contains_key("onFailure") || settings.contains_key("errorWorkflow") {
+        return;
+    }
+    let handled = |at: usize| {
+        context.outgoing[at]
+            .iter()
+            .any(|&edge| context.edge(edge).kind() == Some(EdgeKind::Failure))
+    };
+    let open: Vec<&str> = context
+        .nodes()
+        .filter(|(at, node)| node.kind().is_some_and(NodeKind::has_attempts) && !handled(*at))
+        .map(|(_, node)| node.id.as_str())
+        .collect();
+    if open.is_empty() {
+        return;
+    }
+    let mut named = open
+        .iter()
+        .take(NAMED_MAX)
+        .map(|id| format!("`{id}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    if open.len() > NAMED_MAX {
+        named = format!("{named} and {} more", open.len() - NAMED_MAX);
+    }
+    let message = format!("no failure edge leaves {named}: if retries do not help, the whole execution fails");
+    let hint = "add an edge of type `failure`, or set `settings.onFailure` to show that this is meant".to_owned();
+    let path = if settings.is_empty() { ROOT } else { SETTINGS };
+    let diagnostic = crate::definition::Diagnostic::warning(code::UNHANDLED_FAILURE, path.pointer(), message);
+    context.problems.push(diagnostic.with_hint(hint));
+}
+
+fn warn_of_long_timers(context: &mut Context<'_>) {
+    let Some(most) = context.settings.timeout_ms else {
+        return;
+    };
+    for (at, node) in context.nodes() {
+        let path = NODES.index(at);
+        let data = path.key("data");
+        // Shapes were reported elsewhere.
+        let mut unheard = Problems::default();
+        let timeouts = TimeoutSettings::read(node, &path, &mut unheard);
+        let join = JoinSettings::read(node, &path, &mut unheard);
+        let fixed_delay = (node.kind() == Some(NodeKind::Delay) && node.text_field("delayType") == Some("fixed"))
+            .then(|| node.field("delayValue").and_then(serde_json::Value::as_u64))
+            .flatten();
+        let total = timeouts.total_ms.as_ref().and_then(|setting| setting.fixed().copied());
+        for (name, value) in [
+            ("delayValue", fixed_delay),
+            ("totalTimeout", total),
+            ("join", join.timeout_ms),
+        ] {
+            if let Some(value) = value.filter(|&value| value > most) {
+                let message = format!("{value} ms is longer than the execution may take ({most} ms)");
+                context
+                    .problems
+                    .warning(code::TIMER_BEYOND_TIMEOUT, &data.key(name), message);
+            }
+        }
+    }
+}

@@ -279,3 +279,28 @@ fn cancel_waits_for_running_attempts_until_the_grace_ends() {
     );
     run.assert_replays();
 }
+
+#[test]
+fn lifecycle_events_come_from_the_entry_alone() {
+    let (mut run, effects) = Run::start(json!({
+        "id": "w", "nodes": [node("a"), node("b")], "edges": [edge("a", "b", "default")],
+    }));
+    run.complete(tokens(&effects)[0], json!("out"));
+    let told = |place: usize| {
+        let events = crate::lifecycle::derive(&run.plan, run.state.id, &run.entries[place]);
+        let told = events.iter().map(|event| {
+            let node = event.node.as_ref().map_or("-", |(key, _)| key.as_str());
+            format!("{} {node} {} {}", event.part, event.verb.word(), event.data)
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(told(0), ["0 - created {}", "1 - started {}", "2 a scheduled {}"]);
+    assert_eq!(
+        told(1),
+        [
+            r#"0 a started {"attempt":1}"#,
+            r#"1 a completed {"attempt":1,"output":"out"}"#,
+            "2 b scheduled {}"
+        ]
+    );
+}

@@ -43,9 +43,11 @@ pub enum Verb {
     NodeCanceled = 14,
     /// An interrupted attempt was dispatched again.
     NodeInterrupted = 15,
+    /// An attempt started. Never in an entry's transitions: derived from the entry that closes the attempt.
+    NodeStarted = 16,
 }
 
-const VERBS: [Verb; 15] = [
+const VERBS: [Verb; 16] = [
     Verb::ExecutionCreated,
     Verb::ExecutionStarted,
     Verb::ExecutionPaused,
@@ -61,7 +63,38 @@ const VERBS: [Verb; 15] = [
     Verb::NodeSkipped,
     Verb::NodeCanceled,
     Verb::NodeInterrupted,
+    Verb::NodeStarted,
 ];
+
+impl Verb {
+    /// The word of event types and routing keys: `completed` of `troupe.node.completed.v1`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ExecutionCreated => "created",
+            Self::ExecutionStarted | Self::NodeStarted => "started",
+            Self::ExecutionPaused => "paused",
+            Self::ExecutionResumed => "resumed",
+            Self::ExecutionCompleted | Self::NodeCompleted => "completed",
+            Self::ExecutionFailed | Self::NodeFailed => "failed",
+            Self::ExecutionCanceled | Self::NodeCanceled => "canceled",
+            Self::NodeScheduled => "scheduled",
+            Self::NodeWaiting => "waiting",
+            Self::NodeRetrying => "retrying",
+            Self::NodeSkipped => "skipped",
+            Self::NodeInterrupted => "interrupted",
+        }
+    }
+
+    /// Whether it ends an execution.
+    #[must_use]
+    pub fn ends_execution(self) -> bool {
+        matches!(
+            self,
+            Self::ExecutionCompleted | Self::ExecutionFailed | Self::ExecutionCanceled
+        )
+    }
+}
 
 impl Transition {
     /// A change of the execution itself.

@@ -1,0 +1,316 @@
+//! Checks the contract from recorded histories: what clients, effects and reads saw against what the log holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use troupe_core::execution::{Entry, ExecutionState, Phase, Verb, invariants, replay};
+use troupe_core::plan::Plan;
+use troupe_core::{ExecutionId, Timestamp, Value};
+
+use super::record::Record;
+use super::workload::DELAYS_MS;
+
+/// How late a timer may fire in a healthy engine, in milliseconds.
+const LATE_HEALTHY_MS: u64 = 1_000;
+
+/// Everything known after the last restart.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    /// What was observed, in order, over all incarnations.
+    pub records: Vec<Record>,
+    /// Final state, plan and whole history of every execution that was acknowledged or seen to act.
+    pub executions: BTreeMap<ExecutionId, (ExecutionState, Arc<Plan>, Vec<Entry>)>,
+    /// When the engine was down or recovering: from the kill to one second after the next readiness.
+    pub outages: Vec<(Timestamp, Timestamp)>,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which: `C1` to `C13`.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+/// Collects violations.
+struct Findings(Vec<Violation>);
+
+impl Findings {
+    fn expect(&mut self, holds: bool, invariant: &'static str, what: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(Violation {
+                invariant,
+                what: what(),
+            });
+        }
+    }
+}
+
+/// Every violation that the evidence shows.
+#[must_use]
+pub fn check(evidence: &Evidence) -> Vec<Violation> {
+    let mut findings = Findings(Vec::new());
+    acknowledged_survives(evidence, &mut findings);
+    for (id, (state, plan, entries)) in &evidence.executions {
+        applied_exactly_once(*id, state, plan, entries, &mut findings);
+        timers_fire_in_time(*id, plan, entries, &evidence.outages, &mut findings);
+    }
+    effects_follow_commits(evidence, &mut findings);
+    paused_means_paused(evidence, &mut findings);
+    reads_never_go_back(evidence, &mut findings);
+    findings.0
+}
+
+/// C1: acknowledged starts and commands are in the log, and a key always gives the same execution.
+fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
+    let mut by_key: BTreeMap<&str, ExecutionId> = BTreeMap::new();
+    for record in &evidence.records {
+        match record {
+            Record::StartAcked { key, id, .. } => {
+                let first = *by_key.entry(key).or_insert(*id);
+                findings.expect(first == *id, "C1", || format!("key {key} gave {first} and {id}"));
+                let known = evidence.executions.contains_key(id);
+                findings.expect(known, "C1", || {
+                    format!("acknowledged start of {id} (key {key}) is gone")
+                });
+            }
+            Record::CommandAcked {
+                verb,
+                id,
+                command,
+                unchanged: false,
+                ..
+            } => {
+                let entries = evidence
+                    .executions
+                    .get(id)
+                    .map(|(_, _, entries)| entries.as_slice())
+                    .unwrap_or_default();
+                let named = |entry: &&Entry| entry.command.as_ref().is_some_and(|known| known.as_str() == command);
+                let times = entries.iter().filter(named).count();
+                findings.expect(times == 1, "C1", || {
+                    format!("acknowledged {verb} {command} of {id} applied {times} times")
+                });
+            }
+            Record::Repeated { id, applied } => {
+                findings.expect(!applied, "C2", || format!("{id} took a report twice"));
+            }
+            Record::Trouble { what } => findings.expect(false, "C12", || what.clone()),
+            Record::Ready
+            | Record::StartAsked { .. }
+            | Record::Effect { .. }
+            | Record::CommandAcked { .. }
+            | Record::ResumeAsked { .. }
+            | Record::Read { .. } => {}
+        }
+    }
+}
+
+/// C2, C6 and C10: seqs without a gap, the fold is the state, one end a node, joins fire once, nothing after the end.
+fn applied_exactly_once(
+    id: ExecutionId,
+    state: &ExecutionState,
+    plan: &Plan,
+    entries: &[Entry],
+    findings: &mut Findings,
+) {
+    let mut folded = ExecutionState::new(plan, id);
+    for (place, entry) in entries.iter().enumerate() {
+        findings.expect(entry.seq.0 == place as u64 + 1, "C2", || {
+            format!("{id}: entry {} at place {place}", entry.seq)
+        });
+        let ended = folded.status.is_terminal();
+        findings.expect(!ended, "C10", || format!("{id}: entry {} after the end", entry.seq));
+        if let Err(error) = replay(plan, &mut folded, entry) {
+            findings.expect(false, "C2", || {
+                format!("{id}: entry {} does not replay: {error}", entry.seq)
+            });
+            return;
+        }
+    }
+    findings.expect(folded.fingerprint() == state.fingerprint(), "C2", || {
+        format!("{id}: folding gives another state")
+    });
+    findings.expect(state.status.is_terminal(), "C12", || {
+        format!("{id}: {} after everything healed", state.status.name())
+    });
+    findings.expect(invariants::check(plan, &folded).is_ok(), "C2", || {
+        format!("{id}: {:?}", invariants::check(plan, &folded))
+    });
+    let mut ends: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut first_attempts: BTreeMap<u32, u32> = BTreeMap::new();
+    for transition in entries.iter().flat_map(|entry| &entry.transitions) {
+        let Some(node) = transition.node_ix() else { continue };
+        match transition.verb() {
+            Some(Verb::NodeCompleted | Verb::NodeFailed | Verb::NodeSkipped | Verb::NodeCanceled) => {
+                *ends.entry(node.0).or_default() += 1;
+            }
+            Some(Verb::NodeScheduled) => *first_attempts.entry(node.0).or_default() += 1,
+            _ => {}
+        }
+    }
+    for (node, times) in ends {
+        findings.expect(times == 1, "C2", || format!("{id}: node {node} ended {times} times"));
+    }
+    for (place, node) in state.nodes.iter().enumerate() {
+        let scheduled = first_attempts
+            .get(&u32::try_from(place).unwrap_or(u32::MAX))
+            .copied()
+            .unwrap_or(0);
+        let attempts = u32::try_from(node.attempts.len()).unwrap_or(u32::MAX);
+        let canceled = u32::from(node.phase == Phase::Canceled);
+        findings.expect(scheduled <= attempts + canceled, "C6", || {
+            format!("{id}: node {place} was dispatched {scheduled} times for {attempts} attempts")
+        });
+    }
+}
+
+/// C3 and C4: an effect happens once a dispatch, with the input that the log gives its node.
+fn effects_follow_commits(evidence: &Evidence, findings: &mut Findings) {
+    let mut seen: BTreeSet<(ExecutionId, &str, [u32; 4])> = BTreeSet::new();
+    let mut canceled: BTreeSet<ExecutionId> = BTreeSet::new();
+    for record in &evidence.records {
+        match record {
+            Record::Effect { id, node, token, input } => {
+                findings.expect(seen.insert((*id, node, *token)), "C3", || {
+                    format!("{id}: dispatch {token:?} of {node} took effect twice")
+                });
+                findings.expect(!canceled.contains(id), "C4", || {
+                    format!("{id}: {node} took effect after its cancel")
+                });
+                let Some((state, plan, entries)) = evidence.executions.get(id) else {
+                    findings.expect(false, "C4", || {
+                        format!("{id}: {node} took effect, the execution is not in the log")
+                    });
+                    continue;
+                };
+                let Some(ix) = plan.node_ix(node) else { continue };
+                let given = match state.input_of(plan, ix) {
+                    Ok(Value::Inline(json)) => json.as_str().to_owned(),
+                    other => format!("{other:?}"),
+                };
+                findings.expect(given == *input, "C4", || {
+                    format!("{id}: {node} took effect with {input}, the log gives it {given}")
+                });
+                let scheduled = entries.iter().flat_map(|entry| &entry.transitions).any(|transition| {
+                    transition.node_ix() == Some(ix) && transition.verb() == Some(Verb::NodeScheduled)
+                });
+                findings.expect(scheduled, "C4", || {
+                    format!("{id}: {node} took effect but was never scheduled")
+                });
+            }
+            Record::CommandAcked {
+                verb,
+                id,
+                draining: 0,
+                unchanged: false,
+                ..
+            } if verb == "cancel" => {
+                canceled.insert(*id);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// C8: a delay never ends early, and late only around an outage.
+fn timers_fire_in_time(
+    id: ExecutionId,
+    plan: &Plan,
+    entries: &[Entry],
+    outages: &[(Timestamp, Timestamp)],
+    findings: &mut Findings,
+) {
+    let Some(wait) = plan.node_ix("wait") else { return };
+    let at = |verb: Verb| {
+        let found = entries.iter().find(|entry| {
+            entry
+                .transitions
+                .iter()
+                .any(|change| change.node_ix() == Some(wait) && change.verb() == Some(verb))
+        });
+        found.map(|entry| entry.at)
+    };
+    let (Some(waiting), Some(fired)) = (at(Verb::NodeWaiting), at(Verb::NodeCompleted)) else {
+        return;
+    };
+    let delay_ms = if plan.workflow.as_str() == "wait-short" {
+        DELAYS_MS[0]
+    } else {
+        DELAYS_MS[1]
+    };
+    let due = waiting.plus_ms(delay_ms);
+    findings.expect(fired >= due, "C8", || {
+        format!("{id}: a timer fired {} ms early", due.since_ms(fired))
+    });
+    let excused = outages
+        .iter()
+        .any(|(from, until)| due.plus_ms(LATE_HEALTHY_MS) >= *from && due <= *until);
+    let late_ms = fired.since_ms(due);
+    findings.expect(excused || late_ms <= LATE_HEALTHY_MS, "C8", || {
+        format!("{id}: a timer fired {late_ms} ms late")
+    });
+}
+
+/// C9: between an acknowledged pause and the resume at most the attempts that were draining take effect.
+fn paused_means_paused(evidence: &Evidence, findings: &mut Findings) {
+    let mut paused: BTreeMap<ExecutionId, u32> = BTreeMap::new();
+    for record in &evidence.records {
+        match record {
+            Record::CommandAcked {
+                verb,
+                id,
+                draining,
+                unchanged: false,
+                ..
+            } if verb == "pause" => {
+                paused.insert(*id, *draining);
+            }
+            Record::ResumeAsked { id } => {
+                paused.remove(id);
+            }
+            Record::Effect { id, node, .. } => {
+                if let Some(draining) = paused.get_mut(id) {
+                    findings.expect(*draining > 0, "C9", || format!("{id}: {node} took effect while paused"));
+                    *draining = draining.saturating_sub(1);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// C11: what a read showed is in the log, and later reads show no less.
+fn reads_never_go_back(evidence: &Evidence, findings: &mut Findings) {
+    let mut reads: BTreeMap<ExecutionId, Vec<(u64, u64)>> = BTreeMap::new();
+    for record in &evidence.records {
+        if let Record::Read { id, seq, fingerprint } = record {
+            reads.entry(*id).or_default().push((*seq, *fingerprint));
+        }
+    }
+    for (id, reads) in reads {
+        for pair in reads.windows(2) {
+            findings.expect(pair[0].0 <= pair[1].0, "C11", || {
+                format!("{id}: read {} after {}", pair[1].0, pair[0].0)
+            });
+        }
+        let Some((_, plan, entries)) = evidence.executions.get(&id) else {
+            continue;
+        };
+        let mut folded = ExecutionState::new(plan, id);
+        let mut prints = vec![folded.fingerprint()];
+        for entry in entries {
+            if replay(plan, &mut folded, entry).is_err() {
+                return;
+            }
+            prints.push(folded.fingerprint());
+        }
+        for (seq, fingerprint) in reads {
+            let logged = prints.get(usize::try_from(seq).unwrap_or(usize::MAX));
+            findings.expect(logged == Some(&fingerprint), "C11", || {
+                format!("{id}: a read showed a state at {seq} that the log never had")
+            });
+        }
+    }
+}

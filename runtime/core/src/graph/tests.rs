@@ -329,6 +329,7 @@ fn a_long_chain_needs_no_stack() {
 /// The specification's limits, measured by hand: `cargo test --release -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement, not a check"]
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 fn measure_large_graphs() {
     let time = |name: &str, nodes: Vec<Node>, edges: Vec<WorkflowEdge>| {
         let start = std::time::Instant::now();

@@ -1,6 +1,6 @@
 //! Joins that can never be met.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::{Context, NODES};
 use crate::definition::problems::did_you_mean;
@@ -74,7 +74,7 @@ pub(super) fn check(context: &mut Context<'_>) {
 
 /// How many incoming edges can be taken together at most.
 fn takeable(context: &Context<'_>, at: usize) -> usize {
-    let mut sources: HashMap<usize, Takeable> = HashMap::new();
+    let mut sources: BTreeMap<usize, Takeable> = BTreeMap::new();
     for &edge in &context.incoming[at] {
         let entry = sources.entry(context.source(edge)).or_default();
         match context.edge(edge).kind() {

@@ -16,6 +16,8 @@ pub mod read;
 mod retry;
 mod settings;
 mod source;
+#[cfg(test)]
+mod tests;
 mod validate;
 mod view;
 mod write;

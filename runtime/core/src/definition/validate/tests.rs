@@ -1,1 +1,692 @@
+//! One small definition for each rule, the positions of the problems, and size.
+#![allow(clippy::unwrap_used)]
 
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::definition::LanguageError;
+
+/// A stand-in for the languages: a source that holds `BAD` does not parse.
+struct Strict;
+
+fn refuse(code: &'static str, source: &str) -> Result<(), LanguageError> {
+    match source.find("BAD") {
+        None => Ok(()),
+        at => Err(LanguageError {
+            code,
+            message: format!("cannot read `{source}`"),
+            offset: at,
+        }),
+    }
+}
+
+impl LanguageChecker for Strict {
+    fn expression(&self, source: &str) -> Result<(), LanguageError> {
+        refuse("EXPRESSION", source)
+    }
+    fn template(&self, source: &str) -> Result<(), LanguageError> {
+        refuse("TEMPLATE", source)
+    }
+    fn schema(&self, schema: &Value) -> Result<(), LanguageError> {
+        refuse("SCHEMA", &schema.to_string())
+    }
+    fn cron(&self, source: &str) -> Result<(), LanguageError> {
+        refuse("CRON", source)
+    }
+    fn function_code(&self, code: &str, _function_name: &str) -> Result<(), LanguageError> {
+        refuse("CODE", code)
+    }
+    fn known_handlers(&self) -> Option<Vec<String>> {
+        Some(vec!["charge".to_owned(), "noop".to_owned()])
+    }
+}
+
+fn definition(value: Value) -> WorkflowDefinition {
+    serde_json::from_value(value).unwrap()
+}
+
+/// `code pointer` of every problem, sorted, warnings marked with `?`; the note on unhandled failures left out.
+fn problems(value: Value) -> Vec<String> {
+    let mut found: Vec<String> = validate(&definition(value), Some(&Strict), &Limits::default())
+        .into_iter()
+        .filter(|problem| problem.code != "UNHANDLED_FAILURE")
+        .map(|problem| {
+            format!(
+                "{}{} {}",
+                problem.code,
+                if problem.is_error() { "" } else { "?" },
+                problem.pointer
+            )
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn noop(id: &str) -> Value {
+    json!({"id": id, "type": "function", "data": {"handlerId": "noop"}})
+}
+
+fn with(id: &str, kind: &str, data: Value) -> Value {
+    json!({"id": id, "type": kind, "data": data})
+}
+
+fn graph(ids: &[&str], pairs: &[(&str, &str)]) -> Value {
+    let edges: Vec<Value> = pairs
+        .iter()
+        .map(|(source, target)| json!({"source": source, "target": target}))
+        .collect();
+    json!({"id": "w", "nodes": ids.iter().map(|id| noop(id)).collect::<Vec<_>>(), "edges": edges})
+}
+
+fn hint_of(value: Value, code: &str) -> Option<String> {
+    let found = validate(&definition(value), Some(&Strict), &Limits::default());
+    found.into_iter().find(|problem| problem.code == code).unwrap().hint
+}
+
+#[test]
+fn a_sound_definition_has_no_problems() {
+    let value = json!({
+        "id": "order", "settings": {"onFailure": "failFast", "timeout": 60_000, "output": "nodes.ship.output"},
+        "nodes": [
+            with("start", "trigger", json!({"triggerType": "api"})),
+            with("charge", "function", json!({"functionName": "f", "functionCode": "function f() {}", "timeout": 100})),
+            with("check", "decision", json!({"conditions": [{"id": "big", "expression": "input.sum > 9"}], "defaultPath": "ship"})),
+            with("review", "delay", json!({"delayType": "fixed", "delayValue": 10})),
+            with("ship", "http", json!({"url": "https://example.com/{{ input.id }}", "method": "POST"})),
+            with("shape", "transformation", json!({"transformationType": "map", "transformationConfig": {"expression": "item"}})),
+            with("sorry", "custom", json!({"handlerId": "charge"})),
+        ],
+        "edges": [
+            {"source": "start", "target": "charge"}, {"source": "charge", "target": "check"},
+            {"source": "charge", "target": "sorry", "type": "failure", "errors": ["*"]},
+            {"source": "check", "target": "review", "condition": "big"}, {"source": "check", "target": "ship"},
+            {"source": "review", "target": "shape"},
+        ],
+    });
+    assert_eq!(problems(value.clone()), Vec::<String>::new());
+    assert_eq!(validate(&definition(value), Some(&Strict), &Limits::default()), []);
+}
+
+#[test]
+fn ids_types_and_references() {
+    let value = json!({"nodes": [
+        noop("charge"), noop("charge"), noop(""), with("x", "functon", json!({})), with("y\n", "http", json!({"url": "http://a"})),
+        {"id": "z"},
+    ], "edges": [
+        {"id": "e", "source": "charge", "target": "chargee"}, {"id": "e", "source": "charge", "target": "x", "type": "succes"},
+        {"source": "", "target": "x"}, {"source": "charge", "target": "x"},
+        {"source": "charge", "target": "x", "id": "twin"}, {"source": "charge", "target": "z", "errors": ["A"]},
+    ]});
+    assert_eq!(
+        problems(value.clone()),
+        [
+            "DUPLICATE_EDGE /edges/4",
+            "DUPLICATE_EDGE_ID /edges/1/id",
+            "DUPLICATE_NODE_ID /nodes/1/id",
+            "INVALID_VALUE /nodes/4/id",
+            "INVALID_VALUE? /edges/5/errors",
+            "MISSING_FIELD /edges/2",
+            "MISSING_FIELD /nodes/2",
+            "MISSING_FIELD /nodes/5",
+            "UNKNOWN_EDGE_TYPE /edges/1/type",
+            "UNKNOWN_NODE /edges/0/target",
+            "UNKNOWN_NODE_TYPE /nodes/3/type",
+        ]
+    );
+    assert_eq!(
+        hint_of(value.clone(), "UNKNOWN_NODE").as_deref(),
+        Some("did you mean `charge`?")
+    );
+    assert_eq!(
+        hint_of(value.clone(), "UNKNOWN_NODE_TYPE").as_deref(),
+        Some("did you mean `function`?")
+    );
+    assert_eq!(
+        hint_of(value, "UNKNOWN_EDGE_TYPE").as_deref(),
+        Some("did you mean `success`?")
+    );
+    assert_eq!(problems(json!({})), ["NO_NODES /nodes"]);
+}
+
+#[test]
+fn limits_have_their_own_codes() {
+    let limits = Limits {
+        nodes_max: 2,
+        edges_max: 1,
+        id_bytes_max: 3,
+        ..Limits::default()
+    };
+    let codes = |value: Value| -> Vec<&str> {
+        let found = validate(&definition(value), None, &limits);
+        found
+            .into_iter()
+            .filter(Diagnostic::is_error)
+            .map(|problem| problem.code)
+            .collect()
+    };
+    assert_eq!(
+        codes(graph(&["a", "b", "c"], &[("a", "b"), ("b", "c")])),
+        ["TOO_MANY_NODES", "TOO_MANY_EDGES"]
+    );
+    assert_eq!(codes(graph(&["abcd"], &[])), ["ID_TOO_LONG"]);
+}
+
+#[test]
+fn cycles_and_what_no_root_reaches() {
+    let natural = graph(&["a", "b", "c", "d"], &[("a", "b"), ("b", "c"), ("c", "b"), ("c", "d")]);
+    assert_eq!(problems(natural), ["UNSUPPORTED /nodes/1"]);
+    let endless = graph(&["a", "b", "c"], &[("a", "b"), ("b", "c"), ("c", "b")]);
+    assert_eq!(
+        problems(endless),
+        ["LOOP_WITHOUT_EXIT /nodes/1", "UNSUPPORTED /nodes/1"]
+    );
+    let two_doors = graph(
+        &["a", "b", "c", "d"],
+        &[("a", "b"), ("a", "c"), ("b", "c"), ("c", "b"), ("c", "d")],
+    );
+    assert_eq!(
+        problems(two_doors),
+        ["IRREDUCIBLE_CYCLE /nodes/1", "UNSUPPORTED /nodes/1"]
+    );
+    let unentered = graph(&["a", "b", "c", "d"], &[("b", "c"), ("c", "b"), ("c", "d")]);
+    let expected = [
+        "UNREACHABLE_NODE /nodes/1",
+        "UNREACHABLE_NODE /nodes/2",
+        "UNREACHABLE_NODE /nodes/3",
+        "UNSUPPORTED /nodes/1",
+    ];
+    assert_eq!(problems(unentered), expected);
+    assert_eq!(
+        problems(graph(&["a", "b"], &[("a", "a"), ("a", "b")])),
+        ["UNSUPPORTED /nodes/0"]
+    );
+}
+
+fn decision(data: Value, edges: Value) -> Vec<String> {
+    problems(json!({"nodes": [with("d", "decision", data), noop("x"), noop("y")], "edges": edges}))
+}
+
+#[test]
+fn decisions() {
+    let conditions = json!([{"id": "high", "expression": "input.n > 1"}, {"id": "low", "expression": "input.n <= 1"}]);
+    let good =
+        json!([{"source": "d", "target": "x", "label": "high"}, {"source": "d", "target": "y", "sourceHandle": "low"}]);
+    assert_eq!(decision(json!({"conditions": conditions}), good), Vec::<String>::new());
+    let slips =
+        json!([{"source": "d", "target": "x", "label": "hihg"}, {"source": "d", "target": "y", "condition": "hgih"}]);
+    let found = decision(json!({"conditions": conditions, "mode": "both"}), slips.clone());
+    let expected = [
+        "CONDITION_WITHOUT_EDGE? /nodes/0/data/conditions/0",
+        "CONDITION_WITHOUT_EDGE? /nodes/0/data/conditions/1",
+        "DECISION_EDGE_UNMATCHED /edges/0",
+        "DECISION_EDGE_UNMATCHED? /edges/1/condition",
+        "INVALID_VALUE /nodes/0/data/mode",
+    ];
+    assert_eq!(found, expected);
+    let value = json!({"nodes": [with("d", "decision", json!({"conditions": conditions})), noop("x"), noop("y")], "edges": slips});
+    assert_eq!(
+        hint_of(value, "DECISION_EDGE_UNMATCHED").as_deref(),
+        Some("did you mean `high`?")
+    );
+    for (default, refused) in [("x", false), ("e", false), ("d", true), ("low", false)] {
+        let edges = json!([
+            {"id": "e", "source": "d", "target": "x"}, {"source": "d", "target": "y", "label": "low"},
+            {"source": "d", "target": "y", "type": "failure"},
+        ]);
+        let one = json!([{"id": "low", "expression": "true"}]);
+        let found = decision(json!({"conditions": one, "defaultPath": default}), edges);
+        assert_eq!(
+            found.iter().any(|line| line.starts_with("UNKNOWN_DEFAULT_PATH")),
+            refused,
+            "{default}"
+        );
+        let unmatched = found.iter().any(|line| line == "DECISION_EDGE_UNMATCHED /edges/0");
+        assert_eq!(unmatched, default == "d" || default == "low", "{default}");
+    }
+    let broken = json!([{"id": "a", "expression": "1"}, {"id": "a", "expression": " "}, {"expression": 1}, 7]);
+    let expected = [
+        "CONDITION_WITHOUT_EDGE? /nodes/0/data/conditions/0",
+        "CONDITION_WITHOUT_EDGE? /nodes/0/data/conditions/1",
+        "DUPLICATE_CONDITION /nodes/0/data/conditions/1/id",
+        "FIELD_TYPE /nodes/0/data/conditions/2/expression",
+        "FIELD_TYPE /nodes/0/data/conditions/3",
+        "MISSING_FIELD /nodes/0/data/conditions/1",
+        "MISSING_FIELD /nodes/0/data/conditions/2",
+    ];
+    assert_eq!(decision(json!({"conditions": broken}), json!([])), expected);
+    assert_eq!(decision(json!({}), json!([])), Vec::<String>::new());
+}
+
+fn join(join: Value) -> Vec<String> {
+    let mut value = graph(&["a", "b", "j", "z"], &[("a", "j"), ("b", "j")]);
+    value["nodes"][2]["data"]["join"] = join;
+    problems(value)
+}
+
+#[test]
+fn joins_that_can_never_be_met() {
+    assert_eq!(
+        join(json!({"mode": "quorum", "count": 2, "required": ["a"]})),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        join(json!({"mode": "quorum", "count": 3})),
+        ["JOIN_IMPOSSIBLE /nodes/2/data/join/count"]
+    );
+    assert_eq!(join(json!({"mode": "quorum"})), ["MISSING_FIELD /nodes/2/data/join"]);
+    let found = join(json!({"required": ["z", "aa", "b"], "onTimeout": "proceed"}));
+    let expected = [
+        "INVALID_VALUE? /nodes/2/data/join/onTimeout",
+        "JOIN_IMPOSSIBLE /nodes/2/data/join/required/0",
+        "UNKNOWN_NODE /nodes/2/data/join/required/1",
+    ];
+    assert_eq!(found, expected);
+    let found = join(json!({"mode": "al", "onUnsatisfied": "x", "timeout": 0, "lateArivals": "ignore"}));
+    let expected = [
+        "INVALID_VALUE /nodes/2/data/join/mode",
+        "INVALID_VALUE /nodes/2/data/join/onUnsatisfied",
+        "INVALID_VALUE /nodes/2/data/join/timeout",
+        "UNKNOWN_FIELD? /nodes/2/data/join/lateArivals",
+    ];
+    assert_eq!(found, expected);
+    // Success and failure of one node exclude each other; its `always` edge goes with either.
+    let mut value = json!({"nodes": [noop("a"), noop("j")], "edges": [
+        {"source": "a", "target": "j", "type": "success"}, {"source": "a", "target": "j", "type": "failure"},
+        {"source": "a", "target": "j", "type": "always"},
+    ]});
+    value["nodes"][1]["data"]["join"] = json!({"mode": "allSuccess"});
+    assert_eq!(problems(value.clone()), ["JOIN_IMPOSSIBLE /nodes/1/data/join/mode"]);
+    value["nodes"][1]["data"]["join"] = json!({"mode": "quorum", "count": 2});
+    assert_eq!(problems(value), Vec::<String>::new());
+}
+
+#[test]
+fn each_node_type_names_what_it_lacks() {
+    let cases = [
+        ("function", json!({}), vec!["MISSING_FIELD /nodes/0/data"]),
+        (
+            "function",
+            json!({"functionCode": "x"}),
+            vec!["MISSING_FIELD /nodes/0/data"],
+        ),
+        (
+            "function",
+            json!({"handlerId": "chrage"}),
+            vec!["UNKNOWN_HANDLER /nodes/0/data/handlerId"],
+        ),
+        ("function", json!({"functionName": "noop"}), vec![]),
+        ("function", json!({"taskDefinition": {"handlerId": "noop"}}), vec![]),
+        (
+            "function",
+            json!({"taskDefinition": 5}),
+            vec!["FIELD_TYPE /nodes/0/data/taskDefinition", "MISSING_FIELD /nodes/0/data"],
+        ),
+        ("custom", json!({}), vec!["UNSUPPORTED /nodes/0"]),
+        (
+            "custom",
+            json!({"handlerId": "other"}),
+            vec!["UNKNOWN_HANDLER /nodes/0/data/handlerId"],
+        ),
+        ("http", json!({}), vec!["MISSING_FIELD /nodes/0/data"]),
+        (
+            "http",
+            json!({"url": "{{ input.url }}", "method": "{{ input.m }}"}),
+            vec![],
+        ),
+        (
+            "http",
+            json!({"url": "ftp://x", "method": "GETS", "headers": []}),
+            vec![
+                "FIELD_TYPE /nodes/0/data/headers",
+                "INVALID_VALUE /nodes/0/data/method",
+                "INVALID_VALUE /nodes/0/data/url",
+            ],
+        ),
+        (
+            "http",
+            json!({"url": "http://x", "authentication": {"config": {}}}),
+            vec!["MISSING_FIELD /nodes/0/data/authentication"],
+        ),
+        (
+            "delay",
+            json!({"delayType": "fixed"}),
+            vec!["MISSING_FIELD /nodes/0/data"],
+        ),
+        (
+            "delay",
+            json!({"delayType": "fixed", "delayValue": -1}),
+            vec!["INVALID_VALUE /nodes/0/data/delayValue"],
+        ),
+        ("delay", json!({"delayType": "fixed", "delayValue": "250"}), vec![]),
+        (
+            "delay",
+            json!({"delayType": "until", "delayValue": "soon"}),
+            vec!["INVALID_VALUE /nodes/0/data/delayValue"],
+        ),
+        (
+            "delay",
+            json!({"delayType": "until", "delayValue": "2030-01-01T00:00:00+02:00"}),
+            vec![],
+        ),
+        (
+            "delay",
+            json!({"delayType": "expression", "delayValue": "BAD"}),
+            vec!["EXPRESSION /nodes/0/data/delayValue"],
+        ),
+        (
+            "transformation",
+            json!({"transformationType": "map"}),
+            vec!["MISSING_FIELD /nodes/0/data"],
+        ),
+        (
+            "transformation",
+            json!({"transformationType": "map", "transformationConfig": {}}),
+            vec!["MISSING_FIELD /nodes/0/data/transformationConfig"],
+        ),
+        ("transformation", json!({"template": "{% if %}"}), vec![]),
+        (
+            "trigger",
+            json!({"triggerType": "scheduled"}),
+            vec!["MISSING_FIELD /nodes/0/data", "UNSUPPORTED? /nodes/0/data/triggerType"],
+        ),
+        (
+            "trigger",
+            json!({"triggerType": "scheduled", "config": {"cron": "BAD"}}),
+            vec![
+                "CRON /nodes/0/data/config/cron",
+                "UNSUPPORTED? /nodes/0/data/triggerType",
+            ],
+        ),
+        (
+            "trigger",
+            json!({"triggerType": "evnt"}),
+            vec!["INVALID_VALUE /nodes/0/data/triggerType"],
+        ),
+    ];
+    for (kind, data, expected) in cases {
+        assert_eq!(
+            problems(json!({"nodes": [with("n", kind, data.clone())]})),
+            expected,
+            "{kind} {data}"
+        );
+    }
+}
+
+#[test]
+fn what_this_release_cannot_run_is_refused_by_name() {
+    for kind in [
+        "webhook",
+        "subworkflow",
+        "forEach",
+        "loop",
+        "database",
+        "publish",
+        "end",
+    ] {
+        assert_eq!(
+            problems(json!({"nodes": [with("n", kind, json!({}))]})),
+            ["UNSUPPORTED /nodes/0/type"],
+            "{kind}"
+        );
+    }
+    let settings = json!({"compensate": true, "errorWorkflow": "x", "concurrency": {"limit": 1}});
+    let expected = [
+        "UNSUPPORTED /settings/compensate",
+        "UNSUPPORTED /settings/errorWorkflow",
+        "UNSUPPORTED? /settings/concurrency",
+    ];
+    assert_eq!(problems(json!({"settings": settings, "nodes": [noop("a")]})), expected);
+    let mut value = graph(&["a", "b"], &[("a", "b")]);
+    value["nodes"][1]["data"] = json!({"handlerId": "noop", "cancels": ["a", "q"], "timeout": "{{ input.t }}",
+        "join": {"mode": "any", "lateArrivals": "cancel"}, "concurrency": {"limit": 1}});
+    let expected = [
+        "UNKNOWN_NODE /nodes/1/data/cancels/1",
+        "UNSUPPORTED /nodes/1/data/cancels",
+        "UNSUPPORTED /nodes/1/data/join/lateArrivals",
+        "UNSUPPORTED /nodes/1/data/timeout",
+        "UNSUPPORTED? /nodes/1/data/concurrency",
+    ];
+    assert_eq!(problems(value), expected);
+}
+
+#[test]
+fn every_language_string_is_checked_where_it_stands() {
+    let data = json!({
+        "handlerId": "noop", "inputMapping": {"a/b": "BAD", "n": 5}, "outputMapping": {"v": "BAD"}, "output": "BAD",
+        "inputSchema": {"BAD": 1}, "outputSchema": 3, "filter": "BAD", "cache": {"key": "BAD"},
+        "text": "{{ BAD }}", "plain": "BAD", "deep": [{"x~": "{{BAD}}"}],
+        "taskDefinition": {"config": {"y": "{{BAD}}"}},
+    });
+    let value = json!({
+        "settings": {"output": "BAD", "inputSchema": {"x": "BAD"}},
+        "nodes": [
+            with("a", "function", data),
+            with("d", "decision", json!({"conditions": [{"id": "BAD", "expression": "BAD"}]})),
+            with("f", "function", json!({"functionName": "f", "functionCode": "BAD {{ BAD }}"})),
+            with("t", "transformation", json!({"template": "BAD"})),
+        ],
+        "edges": [{"source": "a", "target": "d", "condition": "BAD"}, {"source": "d", "target": "f", "condition": "BAD"}],
+    });
+    let expected = [
+        "CODE /nodes/2/data/functionCode",
+        "EXPRESSION /edges/0/condition",
+        "EXPRESSION /nodes/0/data/cache/key",
+        "EXPRESSION /nodes/0/data/filter",
+        "EXPRESSION /nodes/0/data/inputMapping/a~1b",
+        "EXPRESSION /nodes/0/data/output",
+        "EXPRESSION /nodes/0/data/outputMapping/v",
+        "EXPRESSION /nodes/1/data/conditions/0/expression",
+        "EXPRESSION /settings/output",
+        "FIELD_TYPE /nodes/0/data/inputMapping/n",
+        "FIELD_TYPE /nodes/0/data/outputSchema",
+        "SCHEMA /nodes/0/data/inputSchema",
+        "SCHEMA /settings/inputSchema",
+        "TEMPLATE /nodes/0/data/deep/0/x~0",
+        "TEMPLATE /nodes/0/data/taskDefinition/config/y",
+        "TEMPLATE /nodes/0/data/text",
+        "TEMPLATE /nodes/3/data/template",
+        "UNSUPPORTED? /nodes/0/data/cache",
+    ];
+    assert_eq!(problems(value), expected);
+}
+
+#[test]
+fn settings_are_checked() {
+    let settings = json!({"timeout": 1.5, "priority": 10, "onFailure": "failfast", "retention": {"completedMs": -1},
+        "variables": [], "maxParallelNodes": 0, "timeuot": 1, "compensate": "yes"});
+    let expected = [
+        "FIELD_TYPE /settings/compensate",
+        "FIELD_TYPE /settings/variables",
+        "INVALID_VALUE /settings/maxParallelNodes",
+        "INVALID_VALUE /settings/onFailure",
+        "INVALID_VALUE /settings/priority",
+        "INVALID_VALUE /settings/retention/completedMs",
+        "INVALID_VALUE /settings/timeout",
+        "UNKNOWN_FIELD? /settings/timeuot",
+    ];
+    let value = json!({"settings": settings, "nodes": [noop("a")]});
+    assert_eq!(problems(value.clone()), expected);
+    assert_eq!(
+        hint_of(value, "UNKNOWN_FIELD").as_deref(),
+        Some("did you mean `timeout`?")
+    );
+}
+
+#[test]
+fn parallel_writers_of_one_variable_are_warned_of_and_exclusive_ones_are_not() {
+    let writer = |id: &str| {
+        with(
+            id,
+            "function",
+            json!({"handlerId": "noop", "outputMapping": {"x": "output"}}),
+        )
+    };
+    let warned = |root: Value, first: Value, second: Value| {
+        let value = json!({"nodes": [root, writer("a"), writer("b"), noop("end")], "edges": [
+            first, second, {"source": "a", "target": "end"}, {"source": "b", "target": "end"},
+        ]});
+        problems(value)
+            .iter()
+            .any(|line| line == "PARALLEL_VARIABLE_WRITE? /nodes/2/data/outputMapping/x")
+    };
+    let edge = |source: &str, target: &str, more: Value| {
+        let mut edge = json!({"source": source, "target": target});
+        edge.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        edge
+    };
+    let choice = |mode: &str| {
+        with(
+            "r",
+            "decision",
+            json!({"mode": mode, "conditions": [
+        {"id": "p", "expression": "1"}, {"id": "q", "expression": "1"}]}),
+        )
+    };
+    let to_a = |more: Value| edge("r", "a", more);
+    let to_b = |more: Value| edge("r", "b", more);
+    assert!(warned(noop("r"), to_a(json!({})), to_b(json!({}))));
+    assert!(!warned(noop("r"), to_a(json!({})), to_b(json!({"type": "failure"}))));
+    assert!(warned(
+        noop("r"),
+        to_a(json!({"type": "always"})),
+        to_b(json!({"type": "failure"}))
+    ));
+    assert!(
+        !warned(noop("r"), to_a(json!({})), edge("a", "b", json!({}))),
+        "one after the other"
+    );
+    assert!(!warned(
+        choice("first"),
+        to_a(json!({"label": "p"})),
+        to_b(json!({"label": "q"}))
+    ));
+    assert!(warned(
+        choice("first"),
+        to_a(json!({"label": "p"})),
+        to_b(json!({"label": "p"}))
+    ));
+    assert!(warned(
+        choice("all"),
+        to_a(json!({"label": "p"})),
+        to_b(json!({"label": "q"}))
+    ));
+}
+
+#[test]
+fn timers_beyond_the_execution_and_unhandled_failures() {
+    let value = json!({"settings": {"timeout": 1000}, "nodes": [
+        with("a", "delay", json!({"delayType": "fixed", "delayValue": 1001})),
+        with("b", "function", json!({"handlerId": "noop", "totalTimeout": 5000, "join": {"timeout": 2000}})),
+        noop("c"),
+    ], "edges": [{"source": "a", "target": "b"}, {"source": "b", "target": "c", "type": "failure"}]});
+    let expected = [
+        "TIMER_BEYOND_TIMEOUT? /nodes/0/data/delayValue",
+        "TIMER_BEYOND_TIMEOUT? /nodes/1/data/join",
+        "TIMER_BEYOND_TIMEOUT? /nodes/1/data/totalTimeout",
+    ];
+    assert_eq!(problems(value.clone()), expected);
+    let unhandled = |value: Value| {
+        let found = validate(&definition(value), None, &Limits::default());
+        found
+            .into_iter()
+            .find(|problem| problem.code == "UNHANDLED_FAILURE")
+            .map(|problem| problem.message)
+    };
+    assert!(unhandled(value.clone()).unwrap().contains("leaves `c`:"));
+    let mut meant = value;
+    meant["settings"]["onFailure"] = json!("failFast");
+    assert_eq!(unhandled(meant), None);
+}
+
+#[test]
+fn check_gives_every_problem_its_place_in_the_file() {
+    let text = "id: w\nnodes:\n  - id: start\n    type: trigger\n  - id: charge\n    type: functoin\nedges:\n  - source: start\n    target: chagre\n";
+    let checked = check(text.as_bytes(), None, Some(&Strict), &Limits::default());
+    assert_eq!(checked.definition, None);
+    let found: Vec<String> = checked
+        .diagnostics
+        .iter()
+        .map(|problem| {
+            let position = problem.position.unwrap();
+            format!("{}:{} {problem}", position.line, position.column)
+        })
+        .collect();
+    let expected = [
+        "6:11 UNKNOWN_NODE_TYPE: /nodes/1/type: `functoin` is no node type (did you mean `function`?)",
+        "9:13 UNKNOWN_NODE: /edges/0/target: there is no node `chagre` (did you mean `charge`?)",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn hundred_thousand_nodes_and_as_many_mistakes_are_reported_within_bounds() {
+    let count = 100_000;
+    let ids: Vec<String> = (0..count).map(|at| format!("n{at}")).collect();
+    let nodes: Vec<Value> = ids.iter().map(|id| noop(id)).collect();
+    let edges: Vec<Value> = (0..count - 1)
+        .map(|at| json!({"source": ids[at], "target": if at % 2 == 0 { "nowhere" } else { &ids[at + 1] }}))
+        .collect();
+    let value = json!({"id": "big", "nodes": nodes, "edges": edges});
+    let found = validate(&definition(value), Some(&Strict), &Limits::default());
+    assert_eq!(found.len(), crate::definition::PROBLEMS_LISTED_MAX + 1);
+    assert_eq!(found.last().unwrap().code, "TOO_MANY_PROBLEMS");
+    assert!(found.iter().any(|problem| problem.code == "UNKNOWN_NODE"));
+}
+
+/// Measured by hand: `cargo test --release -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn measure_a_hundred_thousand_nodes() {
+    let count = 100_000;
+    let nodes: Vec<Value> = (0..count).map(|at| noop(&format!("n{at}"))).collect();
+    let edges: Vec<Value> = (0..300_000)
+        .map(|at: usize| {
+            let from = at % (count - 1);
+            let to = from + 1 + at / (count - 1) * 7;
+            json!({"source": format!("n{from}"), "target": format!("n{}", to.min(count - 1)), "label": format!("{at}")})
+        })
+        .collect();
+    let text = serde_json::to_vec(&json!({"id": "big", "nodes": nodes, "edges": edges})).unwrap();
+    let start = std::time::Instant::now();
+    let parsed = parse(&text, None, &Limits::default()).unwrap();
+    println!("parse {} bytes: {} ms", text.len(), start.elapsed().as_millis());
+    let start = std::time::Instant::now();
+    let found = validate(&parsed.definition, Some(&Strict), &Limits::default());
+    println!("validate: {} ms, {} problems", start.elapsed().as_millis(), found.len());
+}
+
+proptest! {
+    #[test]
+    fn what_validates_parses_again_from_its_own_text(
+        kinds in prop::collection::vec(0..4_usize, 1..8),
+        pairs in prop::collection::vec((0..8_usize, 0..8_usize, 0..4_usize), 0..10),
+        extra in "[a-z]{1,6}",
+    ) {
+        let data = [
+            ("function", json!({"handlerId": "noop", "timeout": 5})),
+            ("http", json!({"url": "http://x/{{ input.id }}", "position": 1})),
+            ("delay", json!({"delayType": "fixed", "delayValue": 1.0})),
+            ("trigger", json!({})),
+        ];
+        let nodes: Vec<Value> = kinds.iter().enumerate().map(|(at, kind)| {
+            let mut node = with(&format!("n{at}"), data[*kind].0, data[*kind].1.clone());
+            node[&extra] = json!({"x": [at]});
+            node
+        }).collect();
+        let words = [None, Some("success"), Some("failure"), Some("always")];
+        let edges: Vec<Value> = pairs.iter()
+            .filter(|(from, to, _)| from < to && *to < kinds.len())
+            .map(|(from, to, word)| json!({"source": format!("n{from}"), "target": format!("n{to}"), "type": words[*word]}))
+            .collect();
+        let text = serde_json::to_vec(&json!({"id": "w", "nodes": nodes, "edges": edges})).unwrap();
+        if let Some(definition) = check(&text, None, Some(&Strict), &Limits::default()).definition {
+            let again = check(&serde_json::to_vec(&definition).unwrap(), None, Some(&Strict), &Limits::default());
+            prop_assert_eq!(again.definition.as_ref(), Some(&definition));
+            let yaml = definition.to_yaml().unwrap();
+            let again = check(yaml.as_bytes(), Some(Format::Yaml), Some(&Strict), &Limits::default());
+            prop_assert_eq!(again.definition.as_ref(), Some(&definition));
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Random definitions, outcomes, commands and interleavings. `PROPTEST_CASES` raises their number.
+
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+use serde_json::Value;
+use troupe_core::execution::{Effect, ExecutionState, replay};
+use troupe_core::plan::Plan;
+
+use crate::support::definitions::{Case, cases};
+use crate::support::duo::Duo;
+use crate::support::script;
+
+fn config(cases: u32) -> Config {
+    let set = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    Config { cases: set.unwrap_or(cases), failure_persistence: None, max_shrink_time: 8_000, ..Config::default() }
+}
+
+fn played(case: &Case, starves: bool) -> Result<Duo, TestCaseError> {
+    script::run(case, starves).map_err(TestCaseError::fail)
+}
+
+/// Folds `entries` over a state that went through bytes, and compares every step with the first time.
+fn fold(plan: &Plan, from: &ExecutionState, duo: &Duo, skip: usize) -> Result<(), String> {
+    let bytes = minicbor::to_vec(from).map_err(|error| error.to_string())?;
+    let mut state: ExecutionState = minicbor::decode(&bytes).map_err(|error| error.to_string())?;
+    state.reindex(plan);
+    if state != *from {
+        return Err(format!("the snapshot after entry {} decodes to another state", from.seq));
+    }
+    for (entry, effects) in duo.log.iter().skip(skip) {
+        let replayed: Vec<Effect> = replay(plan, &mut state, entry).map_err(|error| format!("{error}: {entry:?}"))?;
+        if replayed != *effects {
+            return Err(format!("entry {} had other effects: {replayed:?}", entry.seq));
+        }
+    }
+    let same_bytes = minicbor::to_vec(&state).ok() == minicbor::to_vec(&duo.state).ok();
+    if state == duo.state && same_bytes && state.fingerprint() == duo.state.fingerprint() {
+        Ok(())
+    } else {
+        Err(format!("folding from entry {skip} gives another state"))
+    }
+}
+
+proptest! {
+    #![proptest_config(config(1_500))]
+
+    /// Also: each node ends once, each edge resolves once, every execution ends, and the end is final.
+    #[test]
+    fn the_core_agrees_with_the_reference(case in cases()) {
+        played(&case, false)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    #[test]
+    fn replay_from_any_prefix_gives_the_same_state_and_effects(case in cases()) {
+        let duo = played(&case, false)?;
+        let mut state = ExecutionState::new(&duo.plan, duo.state.id);
+        for skip in 0..=duo.log.len() {
+            fold(&duo.plan, &state, &duo, skip).map_err(TestCaseError::fail)?;
+            if let Some((entry, _)) = duo.log.get(skip) {
+                let bytes = minicbor::to_vec(entry).unwrap();
+                let decoded = minicbor::decode(&bytes).unwrap();
+                prop_assert_eq!(entry, &decoded);
+                replay(&duo.plan, &mut state, &decoded).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            }
+        }
+    }
+
+    #[test]
+    fn a_pending_answer_changes_nothing_however_far_the_step_got(case in cases()) {
+        played(&case, true)?;
+    }
+
+    #[test]
+    fn an_entry_that_does_not_fit_is_corrupt_and_changes_nothing(case in cases(), place in any::<prop::sample::Index>()) {
+        let duo = played(&case, false)?;
+        prop_assume!(!duo.log.is_empty());
+        let place = place.index(duo.log.len());
+        let mut state = ExecutionState::new(&duo.plan, duo.state.id);
+        for (entry, _) in &duo.log[..place] {
+            replay(&duo.plan, &mut state, entry).unwrap();
+        }
+        let before = state.clone();
+        let (entry, _) = &duo.log[place];
+        let mut late = entry.clone();
+        late.seq = late.seq.next();
+        let mut mute = entry.clone();
+        mute.answers.pop();
+        let mut other = entry.clone();
+        other.transitions.pop();
+        let fewer_answers = mute.answers.len() < entry.answers.len();
+        let fewer_transitions = other.transitions.len() < entry.transitions.len();
+        for (differs, wrong) in [(true, late), (fewer_answers, mute), (fewer_transitions, other)] {
+            if differs {
+                prop_assert!(replay(&duo.plan, &mut state, &wrong).is_err());
+                prop_assert_eq!(&state, &before);
+            }
+        }
+    }
+}
+
+#[test]
+fn random_definitions_cover_what_they_should() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut seen: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+    for _ in 0..400 {
+        let case = proptest::strategy::Strategy::new_tree(&cases(), &mut runner).unwrap();
+        let case = proptest::strategy::ValueTree::current(&case);
+        let duo = script::run(&case, false).unwrap();
+        *seen.entry(duo.state.status.name().into()).or_default() += 1;
+        for node in &duo.state.nodes {
+            *seen.entry(format!("node {}", node.phase.name())).or_default() += 1;
+            if node.attempts.len() > 1 {
+                *seen.entry("retried".into()).or_default() += 1;
+            }
+            if node.cleanup && duo.state.failure.is_some() && node.phase.name() == "completed" {
+                *seen.entry("cleaned up".into()).or_default() += 1;
+            }
+            let code = node.failure.as_ref().map(|failure| format!("error {}", failure.error.code));
+            code.into_iter().for_each(|code| *seen.entry(code).or_default() += 1);
+        }
+        let joins = case.definition["nodes"].as_array().unwrap().iter().filter(|node| node["data"]["join"] != Value::Null);
+        *seen.entry("joins".into()).or_default() += joins.count();
+    }
+    let wanted = [
+        "completed", "failed", "canceled", "node completed", "node failed", "node skipped", "node canceled", "retried",
+        "cleaned up", "joins", "error JOIN_UNSATISFIED", "error NO_MATCHING_CONDITION", "error EXPRESSION_ERROR",
+        "error SCHEMA_VIOLATION", "error TIMEOUT", "error E1",
+    ];
+    for what in wanted {
+        assert!(seen.get(what).is_some_and(|count| *count >= 5), "{what} is too rare: {seen:?}");
+    }
+}

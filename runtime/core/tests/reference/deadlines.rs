@@ -1,0 +1,65 @@
+//! Every deadline of an execution, found by looking at everything.
+
+use serde_json::Value;
+
+use super::definition::{incoming, join_field, milliseconds};
+use super::interpreter::{Phase, Reference, Status};
+
+/// What a deadline is for; the order settles ties, then the order of the nodes does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Deadline {
+    Execution,
+    CancelGrace,
+    Join,
+    Delay,
+    Retry,
+    NodeTotal,
+}
+
+impl Reference {
+    /// The earliest deadline that may be applied; while paused only the grace of a cancellation.
+    pub fn next_deadline(&self) -> Option<i64> {
+        let applicable = |what: &Deadline| !self.paused || *what == Deadline::CancelGrace;
+        self.deadlines().into_iter().filter(|(_, what, _)| applicable(what)).map(|(due, ..)| due).min()
+    }
+
+    /// The deadline to apply first of those that are due, pause or not.
+    pub(super) fn due(&self, at: i64) -> Option<(i64, Deadline, usize)> {
+        self.deadlines().into_iter().filter(|(due, ..)| *due <= at).min()
+    }
+
+    fn deadlines(&self) -> Vec<(i64, Deadline, usize)> {
+        let mut found = Vec::new();
+        match self.status {
+            Status::Canceling { until } => return vec![(until, Deadline::CancelGrace, 0)],
+            Status::Running | Status::Failing => {}
+            Status::Pending | Status::Completed(_) | Status::Failed | Status::Canceled => return found,
+        }
+        if let Some(timeout) = self.definition.settings.get("timeout").and_then(Value::as_i64) {
+            found.push((self.started_at + timeout, Deadline::Execution, 0));
+        }
+        for (place, node) in self.definition.nodes.iter().enumerate() {
+            let state = &self.nodes[&node.id];
+            match state.phase {
+                Phase::Pending => {
+                    let timeout = join_field(node, "timeout").and_then(Value::as_i64);
+                    let waits = !incoming(&self.definition, &node.id).is_empty();
+                    if let (Some(timeout), Some(first), true) = (timeout, state.first_arrival_at, waits) {
+                        found.push((first + timeout, Deadline::Join, place));
+                    }
+                }
+                Phase::Backoff { earliest, .. } => found.push((earliest, Deadline::Retry, place)),
+                Phase::Delaying { until } => found.push((until, Deadline::Delay, place)),
+                _ => {}
+            }
+            let open = matches!(
+                state.phase,
+                Phase::Ready | Phase::Running | Phase::Backoff { .. }
+            );
+            if let (true, Some(timeout), Some(ready_at)) = (open, milliseconds(node, "totalTimeout"), state.ready_at) {
+                found.push((ready_at + timeout, Deadline::NodeTotal, place));
+            }
+        }
+        found
+    }
+}

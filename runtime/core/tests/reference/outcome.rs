@@ -1,0 +1,302 @@
+//! What completes, fails and ends: mappings, conditions, decisions, and the execution's output.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+use troupe_core::definition::WorkflowEdge;
+
+use super::definition::{belongs_to, edge_type, field, incoming, node, outgoing, text};
+use super::interpreter::{Phase, Reference, Status, expression_error, failure};
+use super::language::{self, Thrown};
+
+impl Reference {
+    /// Fixes a node's input and data; false when that failed the node.
+    pub(super) fn prepare(&mut self, id: &str) -> bool {
+        let written = node(&self.definition, id).clone();
+        let raw = self.raw_input(id);
+        let mut input = raw.clone();
+        if let Some(mapping) = field(&written, "inputMapping").and_then(Value::as_object) {
+            let scope = self.scope(&[("input", &raw)]);
+            match mapped(mapping, &scope) {
+                Ok(values) => input = Value::Object(values),
+                Err(Thrown) => {
+                    self.set(id).input = raw.clone();
+                    self.fail(id, expression_error(), raw);
+                    return false;
+                }
+            }
+        }
+        let scope = self.scope(&[("input", &input)]);
+        let mut data = Map::new();
+        for (name, value) in &written.data {
+            match value.as_str().filter(|text| text.starts_with("{{")).map(|text| language::template(text, &scope)) {
+                Some(Ok(value)) => _ = data.insert(name.clone(), value),
+                Some(Err(Thrown)) => {
+                    self.set(id).input = raw.clone();
+                    self.fail(id, expression_error(), raw);
+                    return false;
+                }
+                None => {}
+            }
+        }
+        let state = self.set(id);
+        (state.input, state.data) = (input.clone(), Value::Object(data));
+        if field(&written, "inputSchema").is_some_and(|schema| !language::meets(schema, &input)) {
+            self.fail(id, failure("SCHEMA_VIOLATION").error(), input);
+            return false;
+        }
+        true
+    }
+
+    /// A delay waits from when it is ready, and not at all if it is due.
+    pub(super) fn begin_delay(&mut self, id: &str) {
+        let written = node(&self.definition, id).clone();
+        let input = self.nodes[id].input.clone();
+        let mut value = self.nodes[id].data.get("delayValue").or(field(&written, "delayValue")).cloned();
+        let kind = text(&written, "delayType").unwrap_or("fixed").to_owned();
+        if kind == "expression" {
+            let expression = value.as_ref().and_then(Value::as_str).unwrap_or("throw").to_owned();
+            value = language::evaluate(&expression, &self.scope(&[("input", &input)])).ok();
+        }
+        let until = match value {
+            Some(Value::Number(number)) => number.as_f64().map(|number| {
+                let is_instant = kind != "fixed" && number >= 1e12;
+                if is_instant { number as i64 } else { self.at + number.max(0.0) as i64 }
+            }),
+            Some(Value::String(text)) => chrono::DateTime::parse_from_rfc3339(&text).ok().map(|at| at.timestamp_millis()),
+            _ => None,
+        };
+        match until {
+            None => self.fail(id, expression_error(), input),
+            Some(until) if until <= self.at => self.complete(id, input),
+            Some(until) => self.set(id).phase = Phase::Delaying { until },
+        }
+    }
+
+    /// The work of a node is done; what follows may still fail it (§8.3).
+    pub(super) fn complete(&mut self, id: &str, raw: Value) {
+        let before = self.variables.clone();
+        let input = self.nodes[id].input.clone();
+        match self.outcome(id, raw) {
+            Ok(taken) => self.resolve(id, |edge| taken.contains(&edge)),
+            Err(error) => {
+                self.variables = before;
+                self.set(id).output = None;
+                self.fail(id, error, input);
+            }
+        }
+    }
+
+    /// Sets output and variables and says which edges are taken; or gives the error that fails the node.
+    fn outcome(&mut self, id: &str, raw: Value) -> Result<BTreeSet<usize>, Value> {
+        let written = node(&self.definition, id).clone();
+        let input = self.nodes[id].input.clone();
+        let threw = |Thrown| expression_error();
+        let mut output = raw;
+        if field(&written, "outputSchema").is_some_and(|schema| !language::meets(schema, &output)) {
+            return Err(failure("SCHEMA_VIOLATION").error());
+        }
+        if let Some(expression) = text(&written, "output") {
+            let scope = self.scope(&[("input", &input), ("output", &output)]);
+            output = language::evaluate(expression, &scope).map_err(threw)?;
+        }
+        if let Some(mapping) = field(&written, "outputMapping").and_then(Value::as_object) {
+            let scope = self.scope(&[("input", &input), ("output", &output)]);
+            let values = mapped(mapping, &scope).map_err(threw)?;
+            self.variables.extend(values);
+        }
+        let state = self.set(id);
+        (state.phase, state.output) = (Phase::Completed, Some(output.clone()));
+        let scope = self.scope(&[("input", &input), ("output", &output)]);
+        let holds = |edge: usize| self.holds(edge, &scope);
+        let mut taken = BTreeSet::new();
+        if written.node_type == "decision" {
+            taken.extend(self.decide(id, &scope)?);
+        }
+        for edge in outgoing(&self.definition, id) {
+            let kind = edge_type(&self.definition.edges[edge]);
+            let ordinary = kind == "always" || (kind != "failure" && written.node_type != "decision");
+            if ordinary && holds(edge).map_err(threw)? {
+                taken.insert(edge);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// §1, decision nodes.
+    fn decide(&self, id: &str, scope: &Value) -> Result<BTreeSet<usize>, Value> {
+        let written = node(&self.definition, id);
+        let conditions = field(written, "conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+        let ids: Vec<&str> = conditions.iter().filter_map(|condition| condition["id"].as_str()).collect();
+        let way = |edge: usize| &self.definition.edges[edge];
+        let ways: Vec<usize> = outgoing(&self.definition, id)
+            .into_iter()
+            .filter(|&edge| matches!(edge_type(way(edge)), "default" | "success"))
+            .collect();
+        let is_own = |edge: &WorkflowEdge| edge.condition.is_some() && !ids.iter().any(|id| belongs_to(edge, id));
+        let first = text(written, "mode") != Some("all");
+        let mut taken = BTreeSet::new();
+        for condition in &conditions {
+            if first && !taken.is_empty() {
+                break;
+            }
+            let expression = condition["expression"].as_str().unwrap_or("throw");
+            if language::truthy(&language::evaluate(expression, scope).map_err(|Thrown| expression_error())?) {
+                let id = condition["id"].as_str().unwrap_or_default();
+                taken.extend(ways.iter().copied().filter(|&edge| belongs_to(way(edge), id)));
+            }
+        }
+        for edge in ways.iter().copied().filter(|&edge| is_own(way(edge))) {
+            if first && !taken.is_empty() {
+                break;
+            }
+            if self.holds(edge, scope).map_err(|Thrown| expression_error())? {
+                taken.insert(edge);
+            }
+        }
+        if taken.is_empty() && !ways.is_empty() {
+            let default = text(written, "defaultPath");
+            let is_default = |edge: usize| {
+                let way = way(edge);
+                let by_condition = default.is_some_and(|name| ids.contains(&name) && belongs_to(way, name));
+                by_condition || default == Some(&*way.id) || default == Some(&*way.target)
+            };
+            taken.extend(ways.iter().copied().filter(|&edge| is_default(edge)));
+            if taken.is_empty() {
+                return Err(failure("NO_MATCHING_CONDITION").error());
+            }
+        }
+        Ok(taken)
+    }
+
+    fn holds(&self, edge: usize, scope: &Value) -> Result<bool, Thrown> {
+        match self.definition.edges[edge].condition.as_deref().filter(|condition| !condition.is_empty()) {
+            None => Ok(true),
+            Some(condition) => language::evaluate(condition, scope).map(|value| language::truthy(&value)),
+        }
+    }
+
+    /// The node failed for good: its failure and `always` edges decide, and §6 if nothing handles it.
+    pub(super) fn fail(&mut self, id: &str, error: Value, input: Value) {
+        let written = node(&self.definition, id).clone();
+        let state = self.set(id);
+        (state.phase, state.error) = (Phase::Failed, Some(error.clone()));
+        let scope = self.scope(&[("input", &input), ("error", &error)]);
+        let code = error["code"].as_str().unwrap_or_default();
+        let first_only = text(&written, "errorMode") == Some("first");
+        let (mut taken, mut handled) = (BTreeSet::new(), false);
+        for edge in outgoing(&self.definition, id) {
+            let way = &self.definition.edges[edge];
+            let catches = way
+                .errors
+                .as_ref()
+                .is_none_or(|codes| codes.is_empty() || codes.iter().any(|listed| listed == "*" || listed == code));
+            let kind = edge_type(way);
+            let eligible = kind == "always" || (kind == "failure" && catches && !(first_only && handled));
+            if eligible && self.holds(edge, &scope) == Ok(true) {
+                taken.insert(edge);
+                handled |= kind == "failure";
+            }
+        }
+        let state = self.set(id);
+        state.payload = Some(json!({"error": error, "input": input}));
+        self.resolve(id, |edge| taken.contains(&edge));
+        if !handled && self.status == Status::Running {
+            self.failure.get_or_insert((Some(id.to_owned()), error));
+            if self.definition.settings.get("onFailure").and_then(Value::as_str) != Some("continue") {
+                self.stop_all_but_cleanup();
+            }
+        }
+    }
+
+    /// Every node has ended.
+    pub(super) fn end(&mut self) {
+        self.paused = false;
+        if matches!(self.status, Status::Canceling { .. }) {
+            self.status = Status::Canceled;
+            return;
+        }
+        if self.failure.is_some() {
+            self.status = Status::Failed;
+            return;
+        }
+        self.status = match self.execution_output() {
+            Ok(output) => Status::Completed(output),
+            Err(Thrown) => {
+                self.failure = Some((None, expression_error()));
+                Status::Failed
+            }
+        };
+    }
+
+    fn execution_output(&self) -> Result<Value, Thrown> {
+        if let Some(expression) = self.definition.settings.get("output").and_then(Value::as_str) {
+            return language::evaluate(expression, &self.scope(&[]));
+        }
+        let mut leaves = Map::new();
+        for id in self.ids() {
+            if outgoing(&self.definition, &id).is_empty() && self.nodes[&id].phase == Phase::Completed {
+                leaves.insert(id.clone(), self.nodes[&id].output.clone().unwrap_or(Value::Null));
+            }
+        }
+        Ok(match leaves.len() {
+            0 => Value::Null,
+            1 => leaves.into_iter().next().map(|(_, output)| output).unwrap_or(Value::Null),
+            _ => Value::Object(leaves),
+        })
+    }
+
+    /// What the taken edges carry: one as it is, several keyed by source; a root gets the start payload.
+    fn raw_input(&self, id: &str) -> Value {
+        let edges = incoming(&self.definition, id);
+        if edges.is_empty() {
+            return self.payload.clone();
+        }
+        let carried: Vec<(String, Value)> = edges
+            .into_iter()
+            .filter(|&edge| self.edges[edge] == Some(true))
+            .map(|edge| {
+                let source = &self.nodes[&self.definition.edges[edge].source];
+                let value = source.payload.clone().or_else(|| source.output.clone());
+                (self.definition.edges[edge].source.clone(), value.expect("a source of a taken edge has ended"))
+            })
+            .collect();
+        match carried.len() {
+            1 => carried.into_iter().next().map(|(_, value)| value).unwrap_or(Value::Null),
+            _ => Value::Object(carried.into_iter().collect()),
+        }
+    }
+
+    /// §3: what an expression sees.
+    pub(super) fn scope(&self, extra: &[(&str, &Value)]) -> Value {
+        let nodes: Map<String, Value> = self
+            .nodes
+            .iter()
+            .map(|(id, state)| {
+                let seen = json!({"status": state.phase.name(), "output": state.output, "error": state.error});
+                (id.clone(), seen)
+            })
+            .collect();
+        let mut scope = json!({
+            "trigger": self.payload,
+            "variables": self.variables,
+            "nodes": nodes,
+            "execution": {"workflowId": self.definition.id, "version": self.definition.version},
+        });
+        for (name, value) in extra {
+            scope[*name] = (*value).clone();
+        }
+        scope
+    }
+}
+
+/// Every expression of a mapping over one scope.
+fn mapped(mapping: &Map<String, Value>, scope: &Value) -> Result<Map<String, Value>, Thrown> {
+    mapping
+        .iter()
+        .map(|(name, expression)| {
+            let value = language::evaluate(expression.as_str().ok_or(Thrown)?, scope)?;
+            Ok((name.clone(), value))
+        })
+        .collect()
+}

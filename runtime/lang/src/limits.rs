@@ -33,7 +33,7 @@ pub const SCHEMA_VIOLATIONS_MAX: usize = 32;
 /// Longest text of one violation, in bytes.
 pub const SCHEMA_VIOLATION_BYTES_MAX: usize = 512;
 /// Backtracking steps of one regular expression against one string.
-pub const REGEX_BACKTRACK_MAX: usize = 100_000;
+pub const REGEX_BACKTRACK_MAX: usize = 10_000;
 /// Memory of one compiled regular expression, in bytes.
 pub const REGEX_BYTES_MAX: usize = 1024 * 1024;
 /// Longest function code, in bytes.

@@ -104,6 +104,24 @@ impl<'a> Binding<'a> {
     }
 }
 
+impl Binding<'_> {
+    /// A copy of everything it stands for.
+    pub(crate) fn to_value(&self) -> Result<Value, EvalError> {
+        Ok(match self {
+            Self::Value(value) => (*value).clone(),
+            Self::Owned(value) => value.clone(),
+            Self::Text(text) => text.value()?.clone(),
+            Self::Record(record) => {
+                let members = record
+                    .entries
+                    .iter()
+                    .map(|(name, binding)| Ok(((*name).to_owned(), binding.to_value()?)));
+                Value::Object(members.collect::<Result<_, EvalError>>()?)
+            }
+        })
+    }
+}
+
 impl<'a> From<&'a Value> for Binding<'a> {
     fn from(value: &'a Value) -> Self {
         Self::Value(value)

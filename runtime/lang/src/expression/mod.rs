@@ -212,6 +212,12 @@ impl Expression {
         Ok(machine.stringify(&value)?.unwrap_or_else(|| "null".to_owned()))
     }
 
+    /// What a template literal would show of a value; objects and arrays as compact JSON.
+    pub(crate) fn show(value: &Value, out: &mut String) -> Result<(), EvalError> {
+        let scope = Scope::new();
+        Machine::new(&scope).show(&Js::from_json(value), out)
+    }
+
     /// Evaluates to what a template literal would show; objects and arrays as compact JSON.
     pub(crate) fn evaluate_into(&self, scope: &Scope<'_>, out: &mut String) -> Result<(), EvalError> {
         let mut machine = Machine::new(scope);
@@ -220,11 +226,7 @@ impl Expression {
             Compiled::JsonPath(path) => path.evaluate(&mut machine)?,
             Compiled::Sandbox { .. } => return Err(needs_sandbox()),
         };
-        match &value {
-            Js::List(_) | Js::Object(_) => out.push_str(&machine.stringify(&value)?.unwrap_or_default()),
-            primitive => out.push_str(&machine.to_text(primitive)?),
-        }
-        Ok(())
+        machine.show(&value, out)
     }
 }
 

@@ -95,6 +95,17 @@ impl<'s> Machine<'s> {
         Ok(Some(out))
     }
 
+    /// Appends what a template literal shows of the value, except that objects and arrays are compact JSON.
+    pub(crate) fn show(&mut self, value: &Js<'s>, out: &mut String) -> Eval<()> {
+        match value {
+            Js::List(_) | Js::Object(_) => self.write_json(value, out),
+            primitive => {
+                out.push_str(&self.to_text(primitive)?);
+                Ok(())
+            }
+        }
+    }
+
     fn write_json(&mut self, value: &Js<'s>, out: &mut String) -> Eval<()> {
         self.step()?;
         self.check_text(out.len())?;

@@ -103,7 +103,7 @@ impl<'s> Scanner<'s> {
                 self.at += 1;
                 self.template_text()?;
             }
-            '/' if !self.operand => self.regex()?,
+            '/' if !self.operand => self.regex(),
             '(' | '[' | '{' => {
                 self.open_bracket(c)?;
                 self.at += 1;
@@ -221,7 +221,7 @@ impl<'s> Scanner<'s> {
         ))
     }
 
-    fn regex(&mut self) -> Result<(), LangError> {
+    fn regex(&mut self) {
         let start = self.at;
         let (mut escaped, mut in_class) = (false, false);
         for (offset, c) in self.source[start + 1..].char_indices() {
@@ -236,12 +236,14 @@ impl<'s> Scanner<'s> {
                     let rest = self.rest();
                     self.at += rest.find(|c| !is_identifier_part(c)).unwrap_or(rest.len());
                     self.operand = true;
-                    return Ok(());
+                    return;
                 }
                 _ => {}
             }
         }
-        Err(LangError::syntax("regular expression is not closed", start..start + 1))
+        // No regular expression then: behind words like `of` only the grammar knows.
+        self.at = start + 1;
+        self.operand = false;
     }
 
     fn name(&mut self, span: Range<usize>, is_member: bool) {

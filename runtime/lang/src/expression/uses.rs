@@ -114,6 +114,22 @@ impl Uses {
         self.acc |= other.acc;
     }
 
+    /// Whether anything of `name` is touched.
+    pub(crate) const fn touches(&self, name: ScopeName) -> bool {
+        match name {
+            ScopeName::Input => self.input,
+            ScopeName::Trigger => self.trigger,
+            ScopeName::Variables => !self.variables.is_none(),
+            ScopeName::Nodes => !self.nodes.is_none(),
+            ScopeName::Execution => self.execution,
+            ScopeName::Error => self.error,
+            ScopeName::Output => self.output,
+            ScopeName::Item => self.item,
+            ScopeName::Index => self.index,
+            ScopeName::Acc => self.acc,
+        }
+    }
+
     /// Records that `name`, and of it `member` (any when unknown), is touched.
     pub(crate) fn touch(&mut self, name: ScopeName, member: Option<&str>) {
         match name {

@@ -136,6 +136,7 @@ impl From<DefinitionError> for EngineError {
     fn from(error: DefinitionError) -> Self {
         match error {
             DefinitionError::Conflict { .. } | DefinitionError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            DefinitionError::Refused(why) => Self::Refused(Box::new(ErrorInfo::new("INVALID_DEFINITION", why))),
             DefinitionError::Damaged(why) => Self::Damaged(why),
         }
     }

@@ -1,1 +1,9 @@
-//! troupe-backends
+//! Implementations of the ports: the embedded store and the in-process event bus.
+//!
+//! This crate knows drivers and file formats; it knows no actor, no route and no workflow rule.
+
+pub mod bus;
+pub mod embedded;
+
+pub use bus::{EventFilter, InProcessBus, Subscription, SubscriptionError};
+pub use embedded::{DurabilityMutant, EmbeddedStore, Sharing, StoreOptions};

@@ -1,1 +1,110 @@
-//! placeholder
+//! One suite a store, run by every backend: plain async functions, one a clause of the contract.
+//!
+//! A function gets a fixture whose store is new and empty, and panics where the store breaks the clause. The macros make one
+//! test of each. Nothing here assumes that the store's clock agrees with the machine's.
+
+pub mod definitions;
+pub mod state_checkpoint;
+pub mod state_log;
+pub mod visibility;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use troupe_core::{ExecutionId, ShardId, Timestamp};
+
+/// A store under test.
+#[async_trait]
+pub trait Fixture<S: ?Sized + Send + Sync>: Send + Sync {
+    /// Opens the store; once that handle is dropped, another call opens the same store again.
+    async fn open(&self) -> Arc<S>;
+}
+
+/// An id in `shard`; ids of rising `number` rise.
+fn execution(shard: u16, number: u32) -> ExecutionId {
+    ExecutionId::fresh(ShardId(shard), Timestamp(1_790_000_000_000), u64::from(number))
+}
+
+/// Makes one test of each clause; `$fixture` is evaluated anew in each.
+#[macro_export]
+macro_rules! conformance_tests {
+    ($fixture:expr, $suite:ident: $($clause:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $clause() {
+                let fixture = $fixture;
+                $crate::conformance::$suite::$clause(&fixture).await;
+            }
+        )*
+    };
+}
+
+/// The suite of [`crate::StateStore`].
+#[macro_export]
+macro_rules! state_store_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, state_log:
+            positions_begin_at_one_and_have_no_gap
+            only_one_of_many_racing_appends_wins
+            records_are_read_in_order_within_a_byte_bound
+            shards_are_independent
+            a_large_record_comes_back_whole
+            an_unknown_outcome_is_settled_by_the_commit_id
+            a_former_owner_is_fenced_from_every_write
+            a_lease_keeps_others_out_until_it_expires
+            a_renewed_lease_keeps_others_out
+            a_released_shard_is_free_at_once
+            a_shard_that_does_not_exist_is_refused
+            cursors_never_go_back
+            what_was_acknowledged_is_there_after_reopening
+        }
+        $crate::conformance_tests! { $fixture, state_checkpoint:
+            a_chunk_may_be_applied_twice
+            the_checkpoint_position_moves_only_with_the_last_chunk
+            overlap_is_kept_and_a_gap_refuses_the_whole_chunk
+            an_ended_execution_keeps_its_whole_history
+            an_ended_execution_does_not_come_back_to_life
+            trimming_stops_at_the_checkpoint
+            trimming_stops_at_the_lowest_cursor
+            positions_are_not_used_again_after_trimming
+            timers_come_earliest_first_and_follow_the_last_wait
+            running_executions_are_paged_in_order_of_id
+            heads_never_go_back
+            archives_expire_to_tombstones_and_tombstones_expire
+            a_large_checkpoint_is_there_after_reopening
+        }
+    };
+}
+
+/// The suite of [`crate::DefinitionStore`].
+#[macro_export]
+macro_rules! definition_store_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, definitions:
+            versions_count_from_one_and_do_not_change
+            an_equal_definition_is_no_new_version
+            an_unexpected_version_conflicts
+            only_one_of_two_racing_writers_wins
+            archiving_is_remembered
+            lists_are_paged_in_order_of_id
+            a_definition_without_an_id_is_refused
+            definitions_are_there_after_reopening
+        }
+    };
+}
+
+/// The suite of [`crate::VisibilityStore`].
+#[macro_export]
+macro_rules! visibility_store_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, visibility:
+            a_lower_seq_never_overwrites_a_higher_one
+            lists_are_newest_first_and_paged_without_loss
+            filters_narrow_the_list
+            an_id_prefix_finds_its_executions
+            forgotten_summaries_are_gone
+            the_projected_position_never_goes_back
+            summaries_are_there_after_reopening
+        }
+    };
+}

@@ -1,0 +1,45 @@
+//! How an embedded store is opened.
+
+/// Who else may use the same directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody: a lock on the directory refuses a second process, and leases that a dead one left behind are void.
+    #[default]
+    Exclusive,
+    /// Other stores opened in this way; a shard is theirs until its lease expires. For tests of fencing.
+    Shared,
+    /// As `Shared`, but a shard is taken whatever its lease says. For tests of fencing.
+    TakeOver,
+}
+
+/// A planted fault that tests must catch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DurabilityMutant {
+    /// Commits are acknowledged without a sync.
+    SynchronousOff,
+}
+
+/// How an embedded store is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Number of shards if the store is new; an existing one keeps its number.
+    pub shards: u16,
+    /// Who else may use the same directory.
+    pub sharing: Sharing,
+    /// For tests: writes reach the files only when they are synced, so that killing the process loses the rest, as a
+    /// power failure would. Slower, and unsynced data is held in memory.
+    pub power_loss: bool,
+    /// For tests: a planted fault.
+    pub mutant: Option<DurabilityMutant>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            shards: 32,
+            sharing: Sharing::Exclusive,
+            power_loss: false,
+            mutant: None,
+        }
+    }
+}

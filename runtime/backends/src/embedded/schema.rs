@@ -1,0 +1,259 @@
+//! Tables, versions and settings of the two files.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use troupe_ports::StoreError;
+
+use super::options::{DurabilityMutant, StoreOptions};
+
+/// Version of the tables; a store with a higher one was written by a newer release.
+const VERSION: i64 = 1;
+/// Page cache of one connection, in KiB. What is hot is also in the operating system's cache.
+const CACHE_KIB: i64 = 2_048;
+/// How long a connection waits for another process' transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which of the two files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StoreFile {
+    /// The shard log, the leases and the cursors.
+    Log,
+    /// Everything derived from the log, definitions and summaries.
+    Derived,
+}
+
+const LOG_TABLES: &str = "
+CREATE TABLE store (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+-- Ownership of a shard. `trimmed`: positions up to it were used and removed.
+CREATE TABLE shard (
+    shard INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, owner TEXT, lease_until_ms INTEGER NOT NULL, trimmed INTEGER NOT NULL
+) STRICT;
+-- `at` = shard << 47 | position, so that a shard's records are neighbours and an append touches one page.
+CREATE TABLE record (at INTEGER PRIMARY KEY, commit_id BLOB NOT NULL, bytes BLOB NOT NULL) STRICT;
+CREATE TABLE cursor (shard INTEGER, sink TEXT, position INTEGER NOT NULL, PRIMARY KEY (shard, sink)) STRICT, WITHOUT ROWID;
+";
+
+const DERIVED_TABLES: &str = "
+CREATE TABLE store (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+-- `epoch` repeats the log's, so that a fenced owner cannot write a checkpoint either.
+CREATE TABLE shard (shard INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, checkpointed INTEGER NOT NULL) STRICT;
+-- wait: 0 has unfinished work, 1 waits until due_ms, 2 waits for a message.
+CREATE TABLE live (
+    id BLOB PRIMARY KEY, shard INTEGER NOT NULL, last INTEGER NOT NULL, wait INTEGER NOT NULL, due_ms INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX live_due ON live (shard, due_ms, id) WHERE wait = 1;
+CREATE INDEX live_running ON live (shard, id) WHERE wait = 0;
+CREATE TABLE snapshot (id BLOB PRIMARY KEY, seq INTEGER NOT NULL, bytes BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE segment (id BLOB, last INTEGER, bytes BLOB NOT NULL, PRIMARY KEY (id, last)) STRICT, WITHOUT ROWID;
+CREATE TABLE archive (
+    id BLOB PRIMARY KEY, shard INTEGER NOT NULL, last INTEGER NOT NULL, expires_ms INTEGER NOT NULL,
+    tombstone_ms INTEGER NOT NULL, bytes BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX archive_expiry ON archive (shard, expires_ms, id);
+CREATE TABLE tombstone (
+    id BLOB PRIMARY KEY, shard INTEGER NOT NULL, last INTEGER NOT NULL, expires_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tombstone_expiry ON tombstone (shard, expires_ms, id);
+CREATE TABLE head (key BLOB PRIMARY KEY, ordinal INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE workflow (id TEXT PRIMARY KEY, latest INTEGER NOT NULL, archived INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE definition (
+    workflow TEXT, version INTEGER, stored_ms INTEGER NOT NULL, definition TEXT NOT NULL, analysis TEXT NOT NULL,
+    PRIMARY KEY (workflow, version)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE summary (
+    id BLOB PRIMARY KEY, workflow TEXT NOT NULL, version INTEGER NOT NULL, status TEXT NOT NULL, paused INTEGER NOT NULL,
+    started_ms INTEGER NOT NULL, ended_ms INTEGER, error_code TEXT, execution_key TEXT, seq INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX summary_started ON summary (started_ms, id);
+CREATE INDEX summary_workflow ON summary (workflow, started_ms, id);
+-- Most executions complete; what people search for is the rest.
+CREATE INDEX summary_status ON summary (status, started_ms, id) WHERE status <> 'completed';
+CREATE TABLE projected (shard INTEGER PRIMARY KEY, position INTEGER NOT NULL) STRICT;
+";
+
+impl StoreFile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log.db",
+            Self::Derived => "store.db",
+        }
+    }
+
+    fn tables(self) -> &'static str {
+        match self {
+            Self::Log => LOG_TABLES,
+            Self::Derived => DERIVED_TABLES,
+        }
+    }
+
+    /// Small pages where a commit writes one record; larger ones where rows hold kilobytes and come in bulk.
+    fn page_bytes(self) -> i64 {
+        match self {
+            Self::Log => 4_096,
+            Self::Derived => 8_192,
+        }
+    }
+
+    fn wal_bytes_max(self) -> i64 {
+        match self {
+            Self::Log => 4 << 20,
+            Self::Derived => 8 << 20,
+        }
+    }
+
+    /// Opens the file for reading only.
+    pub(super) fn open_reader(self, directory: &Path, options: &StoreOptions) -> Result<Connection, StoreError> {
+        let connection = self.connect(directory, options)?;
+        connection
+            .pragma_update(None, "query_only", true)
+            .map_err(unavailable)?;
+        Ok(connection)
+    }
+
+    /// Opens the file for its writer, creating its tables when it is new.
+    pub(super) fn open_writer(self, directory: &Path, options: &StoreOptions) -> Result<Connection, StoreError> {
+        let connection = self.connect(directory, options)?;
+        let synchronous = match options.mutant {
+            Some(DurabilityMutant::SynchronousOff) => "OFF",
+            None => "FULL",
+        };
+        let set = || -> rusqlite::Result<()> {
+            connection.pragma_update(None, "page_size", self.page_bytes())?;
+            connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0))?;
+            connection.pragma_update(None, "synchronous", synchronous)?;
+            // The writer copies the WAL itself, after it has acknowledged.
+            connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |row| row.get::<_, i64>(0))?;
+            // A WAL that a slow reader let grow shrinks again, but never below what is overwritten in place.
+            let kept = 4 * self.wal_bytes_max();
+            connection.pragma_update_and_check(None, "journal_size_limit", kept, |row| row.get::<_, i64>(0))?;
+            Ok(())
+        };
+        set().map_err(unavailable)?;
+        self.create(&connection)?;
+        Ok(connection)
+    }
+
+    fn connect(self, directory: &Path, options: &StoreOptions) -> Result<Connection, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let path = directory.join(self.name());
+        let connection = if options.power_loss {
+            let vfs = super::power_loss::vfs().map_err(StoreError::Unavailable)?;
+            Connection::open_with_flags_and_vfs(path, flags, vfs)
+        } else {
+            Connection::open_with_flags(path, flags)
+        };
+        let connection = connection.map_err(unavailable)?;
+        let set = || -> rusqlite::Result<()> {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+            connection.set_prepared_statement_cache_capacity(64);
+            Ok(())
+        };
+        set().map_err(unavailable)?;
+        Ok(connection)
+    }
+
+    fn create(self, connection: &Connection) -> Result<(), StoreError> {
+        // Two processes may create the same store at once; the second one finds it made.
+        let made = || -> rusqlite::Result<i64> {
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            if version == 0 {
+                connection.execute_batch(self.tables())?;
+                connection.pragma_update(None, "user_version", VERSION)?;
+            }
+            connection.execute_batch("COMMIT")?;
+            Ok(if version == 0 { VERSION } else { version })
+        };
+        let version = made().map_err(unavailable)?;
+        if version > VERSION {
+            return Err(StoreError::Damaged(format!(
+                "{} has format {version}, this release knows up to {VERSION}: use the newer release that wrote it",
+                self.name()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the WAL short, so that commits overwrite blocks that exist instead of growing a file.
+pub(super) struct WalLimit {
+    frames_max: i64,
+    written: i64,
+}
+
+impl WalLimit {
+    /// The limit of a file.
+    pub(super) fn of(file: StoreFile) -> Self {
+        Self {
+            frames_max: file.wal_bytes_max() / file.page_bytes(),
+            written: 0,
+        }
+    }
+
+    /// Copies the WAL into the file if it may have reached its limit; returns how many syncs that took.
+    pub(super) fn shorten(&mut self, connection: &Connection) -> rusqlite::Result<u64> {
+        self.written += pages_written(connection)?;
+        if self.written < self.frames_max {
+            return Ok(0);
+        }
+        // One sync of the WAL, one of the file, and one of the WAL's new header with the next commit.
+        let sql = "PRAGMA wal_checkpoint(PASSIVE)";
+        let (log, copied): (i64, i64) = connection
+            .prepare_cached(sql)?
+            .query_row([], |row| Ok((row.get(1)?, row.get(2)?)))?;
+        // Readers kept a part from being copied: the rest is tried again after a quarter of the limit.
+        self.written = if copied < log { self.frames_max * 3 / 4 } else { 0 };
+        Ok(3)
+    }
+}
+
+/// Pages that the connection wrote since the last call.
+fn pages_written(connection: &Connection) -> rusqlite::Result<i64> {
+    let mut current = 0;
+    let mut highest = 0;
+    // SAFETY: the handle is valid while `connection` is borrowed, and both results point to integers that outlive the call.
+    #[allow(unsafe_code)]
+    let code = unsafe {
+        use rusqlite::ffi;
+        ffi::sqlite3_db_status(
+            connection.handle(),
+            ffi::SQLITE_DBSTATUS_CACHE_WRITE,
+            &mut current,
+            &mut highest,
+            1,
+        )
+    };
+    if code == rusqlite::ffi::SQLITE_OK {
+        Ok(i64::from(current))
+    } else {
+        Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None))
+    }
+}
+
+/// Reads or sets a value that is fixed when the store is first created.
+pub(super) fn fixed(connection: &Connection, name: &str, value: &[u8]) -> rusqlite::Result<Vec<u8>> {
+    connection.execute(
+        "INSERT INTO store (name, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+        params![name, value],
+    )?;
+    connection.query_row("SELECT value FROM store WHERE name = ?1", [name], |row| row.get(0))
+}
+
+/// Reads a value that is fixed when the store is first created.
+pub(super) fn fixed_if_any(connection: &Connection, name: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+    connection
+        .query_row("SELECT value FROM store WHERE name = ?1", [name], |row| row.get(0))
+        .optional()
+}
+
+/// SQLite's failure as the port tells it.
+pub(super) fn unavailable(error: rusqlite::Error) -> StoreError {
+    use rusqlite::ErrorCode;
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged(error.to_string()),
+        _ => StoreError::Unavailable(error.to_string()),
+    }
+}

@@ -1,0 +1,203 @@
+//! The `StateStore` of the two files: which file does what, and in which order.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
+use troupe_ports::{
+    AppendError, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore, StoreCounters,
+    StoreError, SystemClock,
+};
+
+use super::{EmbeddedStore, derived, log};
+
+fn milliseconds(lease: Duration) -> u64 {
+    u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl EmbeddedStore {
+    /// The epoch that is in force as far as this store knows; another process may know more.
+    fn fence(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        self.check_shard(shard)?;
+        let owner = Epoch(self.epochs[usize::from(shard.0)].load(Ordering::Acquire));
+        if owner == epoch {
+            Ok(())
+        } else {
+            Err(StoreError::Fenced {
+                shard,
+                owner,
+                ours: epoch,
+            })
+        }
+    }
+}
+
+#[async_trait]
+impl StateStore for EmbeddedStore {
+    fn backend(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    async fn acquire(&self, shard: ShardId, owner: &str, lease: Duration) -> Result<Lease, StoreError> {
+        self.check_shard(shard)?;
+        let (owner, sharing) = (owner.to_owned(), self.sharing);
+        let now = SystemClock.now();
+        let acquired = self
+            .log
+            .run(move |log| log::acquire(log, shard, &owner, now, milliseconds(lease), sharing))
+            .await?;
+        let epoch = acquired.epoch;
+        self.epochs[usize::from(shard.0)].fetch_max(epoch.0, Ordering::AcqRel);
+        let checkpointed = self
+            .derived
+            .run(move |derived| derived::install(derived, shard, epoch).map(Ok::<_, StoreError>))
+            .await?;
+        if checkpointed >= acquired.next || acquired.trimmed > checkpointed {
+            return Err(StoreError::Damaged(format!(
+                "shard {shard} went back: its log is trimmed up to {} and goes on at {}, its checkpoint is at {checkpointed}",
+                acquired.trimmed, acquired.next
+            )));
+        }
+        Ok(Lease {
+            shard,
+            epoch,
+            next: acquired.next,
+            checkpointed,
+            store_now: now,
+        })
+    }
+
+    async fn renew(&self, shard: ShardId, epoch: Epoch, lease: Duration) -> Result<Timestamp, StoreError> {
+        let now = SystemClock.now();
+        self.log
+            .run(move |log| log::renew(log, shard, epoch, now, milliseconds(lease)))
+            .await
+    }
+
+    async fn release(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        self.check_shard(shard)?;
+        self.log.run(move |log| log::release(log, shard, epoch)).await?;
+        self.epochs[usize::from(shard.0)].fetch_max(epoch.0 + 1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    async fn append(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        position: LogPosition,
+        commit: CommitId,
+        record: Bytes,
+    ) -> Result<(), AppendError> {
+        self.log
+            .run(move |log| log::append(log, shard, epoch, position, commit, &record))
+            .await?;
+        self.appends.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn read(&self, shard: ShardId, from: LogPosition, bytes_max: usize) -> Result<Vec<LogRecord>, StoreError> {
+        self.log_reader
+            .run(move |log| log::read(log, shard, from, bytes_max))
+            .await
+    }
+
+    async fn checkpoint(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        rows: Vec<CheckpointRow>,
+        reached: Option<LogPosition>,
+    ) -> Result<(), StoreError> {
+        self.derived
+            .run(move |derived| derived::checkpoint(derived, shard, epoch, &rows, reached))
+            .await
+    }
+
+    async fn trim(&self, shard: ShardId, epoch: Epoch, up_to: LogPosition) -> Result<(), StoreError> {
+        // Readers see nothing that is not durable, so what they call checkpointed may be removed from the log.
+        let checkpointed = self
+            .derived_readers
+            .read(move |derived| derived::checkpointed(derived, shard))
+            .await?;
+        let up_to = up_to.min(checkpointed);
+        while self.log.run(move |log| log::trim(log, shard, epoch, up_to)).await? {}
+        Ok(())
+    }
+
+    async fn load(&self, id: ExecutionId) -> Result<Option<ExecutionBase>, StoreError> {
+        self.derived_readers
+            .run(move |derived| derived::load(derived, id))
+            .await
+    }
+
+    async fn head(&self, key: ExecutionId) -> Result<Option<u64>, StoreError> {
+        self.derived_readers
+            .read(move |derived| derived::head(derived, key))
+            .await
+    }
+
+    async fn timers_due(
+        &self,
+        shard: ShardId,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, ExecutionId)>, StoreError> {
+        self.derived_readers
+            .read(move |derived| derived::timers_due(derived, shard, until, limit))
+            .await
+    }
+
+    async fn running(
+        &self,
+        shard: ShardId,
+        after: Option<ExecutionId>,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError> {
+        self.derived_readers
+            .read(move |derived| derived::running(derived, shard, after, limit))
+            .await
+    }
+
+    async fn live_counts(&self, shard: ShardId) -> Result<(u64, u64), StoreError> {
+        self.derived_readers
+            .read(move |derived| derived::live_counts(derived, shard))
+            .await
+    }
+
+    async fn cursor(&self, shard: ShardId, sink: &str) -> Result<LogPosition, StoreError> {
+        let set = self.cursors.get(shard, sink);
+        let sink = sink.to_owned();
+        let written = self.log_reader.read(move |log| log::cursor(log, shard, &sink)).await?;
+        Ok(set.max(written))
+    }
+
+    async fn set_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError> {
+        self.fence(shard, epoch)?;
+        if self.cursors.set(shard, epoch, sink, to) {
+            self.log.nudge();
+        }
+        Ok(())
+    }
+
+    async fn expire(&self, shard: ShardId, epoch: Epoch, now: Timestamp, limit: usize) -> Result<Expired, StoreError> {
+        self.derived
+            .run(move |derived| derived::expire(derived, shard, epoch, now, limit))
+            .await
+    }
+
+    fn counters(&self) -> StoreCounters {
+        let counts = self.log.counts();
+        StoreCounters {
+            commits: counts.commits.load(Ordering::Relaxed),
+            appends: self.appends.load(Ordering::Relaxed),
+            fsyncs: counts.syncs.load(Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The embedded store against the suites that every backend passes.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tempfile::TempDir;
+use troupe_backends::{EmbeddedStore, StoreOptions};
+use troupe_ports::conformance::Fixture;
+use troupe_ports::{DefinitionStore, StateStore, VisibilityStore};
+
+struct Directory {
+    directory: TempDir,
+    options: StoreOptions,
+}
+
+impl Directory {
+    fn new(power_loss: bool) -> Self {
+        let options = StoreOptions {
+            power_loss,
+            ..StoreOptions::default()
+        };
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            options,
+        }
+    }
+
+    fn open(&self) -> Arc<EmbeddedStore> {
+        Arc::new(EmbeddedStore::open(self.directory.path(), &self.options).unwrap())
+    }
+}
+
+#[async_trait]
+impl Fixture<dyn StateStore> for Directory {
+    async fn open(&self) -> Arc<dyn StateStore> {
+        Directory::open(self)
+    }
+}
+
+#[async_trait]
+impl Fixture<dyn DefinitionStore> for Directory {
+    async fn open(&self) -> Arc<dyn DefinitionStore> {
+        Directory::open(self)
+    }
+}
+
+#[async_trait]
+impl Fixture<dyn VisibilityStore> for Directory {
+    async fn open(&self) -> Arc<dyn VisibilityStore> {
+        Directory::open(self)
+    }
+}
+
+mod state {
+    use super::Directory;
+    troupe_ports::state_store_conformance!(Directory::new(false));
+}
+
+mod definitions {
+    use super::Directory;
+    troupe_ports::definition_store_conformance!(Directory::new(false));
+}
+
+mod visibility {
+    use super::Directory;
+    troupe_ports::visibility_store_conformance!(Directory::new(false));
+}

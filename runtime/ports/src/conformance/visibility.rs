@@ -1,0 +1,289 @@
+//! Clauses of [`VisibilityStore`].
+
+use troupe_core::{LogPosition, Seq, ShardId, Timestamp};
+
+use super::{Fixture, execution};
+use crate::visibility::{ExecutionQuery, ExecutionSummary, VisibilityStore};
+
+type VisibilityFixture<'a> = &'a dyn Fixture<dyn VisibilityStore>;
+
+fn summary(number: u32, started: i64) -> ExecutionSummary {
+    ExecutionSummary {
+        id: execution(0, number),
+        workflow_id: "orders".to_owned(),
+        version: 1,
+        status: "running".to_owned(),
+        paused: false,
+        started_at: Timestamp(started),
+        ended_at: None,
+        error_code: None,
+        execution_key: None,
+        seq: Seq(1),
+    }
+}
+
+async fn project(store: &dyn VisibilityStore, summaries: Vec<ExecutionSummary>) {
+    store
+        .project(ShardId(0), summaries, LogPosition(1))
+        .await
+        .expect("summaries can be written");
+}
+
+/// Everything that matches, page by page.
+async fn all(store: &dyn VisibilityStore, mut query: ExecutionQuery) -> Vec<ExecutionSummary> {
+    let mut found = Vec::new();
+    loop {
+        let page = store.list(query.clone()).await.expect("lists work");
+        assert!(page.items.len() <= query.limit);
+        assert!(
+            !page.items.is_empty() || page.next.is_none(),
+            "an empty page is the last one"
+        );
+        found.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => return found,
+        }
+    }
+}
+
+fn everything() -> ExecutionQuery {
+    ExecutionQuery {
+        limit: 100,
+        ..ExecutionQuery::default()
+    }
+}
+
+/// Projections that come late or twice change nothing.
+pub async fn a_lower_seq_never_overwrites_a_higher_one(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let first = summary(1, 100);
+    let mut last = ExecutionSummary {
+        status: "failed".to_owned(),
+        seq: Seq(9),
+        ..first.clone()
+    };
+    last.ended_at = Some(Timestamp(200));
+    last.error_code = Some("TIMEOUT".to_owned());
+    last.execution_key = Some("key".to_owned());
+    last.paused = true;
+    let same_seq = ExecutionSummary {
+        status: "canceled".to_owned(),
+        ..last.clone()
+    };
+    for projected in [first.clone(), last.clone(), first, same_seq] {
+        project(&*store, vec![projected]).await;
+    }
+    assert_eq!(all(&*store, everything()).await, [last]);
+}
+
+/// Pages of any size together give every execution once, newest first, those of one instant by id.
+pub async fn lists_are_newest_first_and_paged_without_loss(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let summaries: Vec<_> = (0..50).map(|number| summary(number, i64::from(number / 7))).collect();
+    project(&*store, summaries.clone()).await;
+    let mut expected = summaries;
+    expected.sort_by_key(|summary| std::cmp::Reverse((summary.started_at, summary.id)));
+    for limit in [1, 6, 7, 50, 100] {
+        assert_eq!(
+            all(
+                &*store,
+                ExecutionQuery {
+                    limit,
+                    ..ExecutionQuery::default()
+                }
+            )
+            .await,
+            expected,
+            "limit {limit}"
+        );
+    }
+    let query = ExecutionQuery {
+        limit: 10,
+        ..ExecutionQuery::default()
+    };
+    let page = store.list(query.clone()).await.expect("lists work");
+    project(&*store, vec![summary(99, 1_000)]).await;
+    let next = store
+        .list(ExecutionQuery {
+            cursor: page.next,
+            ..query
+        })
+        .await
+        .expect("lists work");
+    assert_eq!(
+        next.items,
+        expected[10..20],
+        "what started meanwhile does not shift the pages"
+    );
+}
+
+/// Filters apply together.
+pub async fn filters_narrow_the_list(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let statuses = ["completed", "failed", "running", "canceled", "pending"];
+    let summaries: Vec<_> = (0..60_u32)
+        .map(|number| ExecutionSummary {
+            workflow_id: if number % 2 == 0 { "orders" } else { "refunds" }.to_owned(),
+            status: statuses[number as usize % statuses.len()].to_owned(),
+            ..summary(number, i64::from(number) * 10)
+        })
+        .collect();
+    project(&*store, summaries.clone()).await;
+    let matching = |wanted: &dyn Fn(&ExecutionSummary) -> bool| -> Vec<_> {
+        summaries
+            .iter()
+            .rev()
+            .filter(|summary| wanted(summary))
+            .cloned()
+            .collect()
+    };
+    let limit = 4;
+    let workflow_id = Some("orders".to_owned());
+    let query = ExecutionQuery {
+        workflow_id: workflow_id.clone(),
+        limit,
+        ..ExecutionQuery::default()
+    };
+    assert_eq!(
+        all(&*store, query).await,
+        matching(&|summary| summary.workflow_id == "orders")
+    );
+    for status in statuses {
+        let query = ExecutionQuery {
+            status: Some(status.to_owned()),
+            limit,
+            ..ExecutionQuery::default()
+        };
+        assert_eq!(
+            all(&*store, query).await,
+            matching(&|summary| summary.status == status),
+            "{status}"
+        );
+    }
+    let started_from = Some(Timestamp(100));
+    let started_until = Some(Timestamp(400));
+    let query = ExecutionQuery {
+        started_from,
+        started_until,
+        limit,
+        ..ExecutionQuery::default()
+    };
+    assert_eq!(
+        all(&*store, query.clone()).await,
+        matching(&|summary| (100..400).contains(&summary.started_at.0))
+    );
+    let query = ExecutionQuery {
+        workflow_id,
+        status: Some("failed".to_owned()),
+        ..query
+    };
+    let both = matching(&|summary| {
+        (100..400).contains(&summary.started_at.0) && summary.workflow_id == "orders" && summary.status == "failed"
+    });
+    assert_eq!(all(&*store, query).await, both);
+    let query = ExecutionQuery {
+        workflow_id: Some("nothing".to_owned()),
+        limit,
+        ..ExecutionQuery::default()
+    };
+    assert_eq!(all(&*store, query).await, []);
+}
+
+/// A prefix has any number of digits; what is no prefix finds nothing.
+pub async fn an_id_prefix_finds_its_executions(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let summaries: Vec<_> = (0..40).map(|number| summary(number, i64::from(number))).collect();
+    project(&*store, summaries.clone()).await;
+    let full = summaries[0x1a].id.to_string();
+    for digits in [0, 1, 5, 30, 31, 32] {
+        let id_prefix = Some(full[..digits].to_owned());
+        let found = all(
+            &*store,
+            ExecutionQuery {
+                id_prefix,
+                ..everything()
+            },
+        )
+        .await;
+        let expected: Vec<_> = summaries
+            .iter()
+            .rev()
+            .filter(|summary| summary.id.to_string().starts_with(&full[..digits]))
+            .collect();
+        assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{digits} digits");
+    }
+    for wrong in ["x", "%", "00' OR 1=1 --", &"0".repeat(33)] {
+        let id_prefix = Some(wrong.to_owned());
+        assert_eq!(
+            all(
+                &*store,
+                ExecutionQuery {
+                    id_prefix,
+                    ..everything()
+                }
+            )
+            .await,
+            [],
+            "{wrong}"
+        );
+    }
+}
+
+/// Forgetting removes what was named, and only that.
+pub async fn forgotten_summaries_are_gone(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    project(
+        &*store,
+        (0..5).map(|number| summary(number, i64::from(number))).collect(),
+    )
+    .await;
+    store
+        .forget(&[execution(0, 1), execution(0, 3), execution(0, 77)])
+        .await
+        .expect("forgetting works");
+    let left: Vec<_> = all(&*store, everything())
+        .await
+        .into_iter()
+        .map(|summary| summary.id)
+        .collect();
+    assert_eq!(left, [4, 2, 0].map(|number| execution(0, number)));
+}
+
+/// The position is the shard's own, starts at 0 and only grows.
+pub async fn the_projected_position_never_goes_back(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let projected = async |shard| {
+        store
+            .projected(ShardId(shard))
+            .await
+            .expect("the position can be read")
+            .0
+    };
+    assert_eq!(projected(0).await, 0);
+    for (to, expected) in [(5, 5), (3, 5), (8, 8)] {
+        store
+            .project(ShardId(0), vec![], LogPosition(to))
+            .await
+            .expect("the position can be written");
+        assert_eq!(projected(0).await, expected);
+    }
+    assert_eq!(projected(1).await, 0);
+}
+
+/// Summaries and positions survive closing and opening.
+pub async fn summaries_are_there_after_reopening(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let summaries: Vec<_> = (0..5).map(|number| summary(number, i64::from(number))).collect();
+    store
+        .project(ShardId(0), summaries.clone(), LogPosition(12))
+        .await
+        .expect("summaries can be written");
+    drop(store);
+    let store = fixture.open().await;
+    assert_eq!(all(&*store, everything()).await.len(), summaries.len());
+    assert_eq!(
+        store.projected(ShardId(0)).await.expect("the position can be read"),
+        LogPosition(12)
+    );
+}

@@ -57,7 +57,8 @@ impl Tx<'_> {
 
     fn apply_due(&mut self) -> Result<(), StepError> {
         while let Some((due, deadline)) = earliest(self.state) {
-            if due > self.at {
+            // Where no node is open the execution is over: its own timeout, due later, does not fail it after all.
+            if due > self.at || self.state.open_nodes == 0 {
                 break;
             }
             self.apply_deadline(deadline)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use serde_json::{Map, Value as JsonValue};
+use serde_json::Value as JsonValue;
 use tokio_util::sync::CancellationToken;
 use troupe_core::ErrorInfo;
 use troupe_ports::{Executed, NodeExecutor, Task};
@@ -11,26 +11,35 @@ use troupe_ports::{Executed, NodeExecutor, Task};
 use crate::codes;
 use crate::handler::HandlerRegistry;
 use crate::payload;
+use crate::sandbox::SandboxPool;
 
 /// Runs `function` and `custom` nodes.
 #[derive(Clone, Debug)]
 pub struct FunctionExecutor {
     handlers: Arc<HandlerRegistry>,
+    sandbox: Option<SandboxPool>,
 }
 
 impl FunctionExecutor {
-    /// Runs handlers of `handlers`.
+    /// Runs handlers of `handlers`, and function code in `sandbox` if there is one.
     #[must_use]
-    pub fn new(handlers: Arc<HandlerRegistry>) -> Self {
-        Self { handlers }
+    pub fn new(handlers: Arc<HandlerRegistry>, sandbox: Option<SandboxPool>) -> Self {
+        Self { handlers, sandbox }
     }
 }
 
 impl NodeExecutor for FunctionExecutor {
     fn execute(&self, task: Task, cancel: CancellationToken) -> BoxFuture<'static, Executed> {
-        if text(&task.node().data, "functionCode").is_some() {
-            let error = ErrorInfo::new(codes::SANDBOX_UNAVAILABLE, "this engine runs without a sandbox");
-            return Box::pin(std::future::ready(Executed::failed(error, false)));
+        // Code comes from the plan: templates leave it alone.
+        if let Some(code) = text(&task.node().data, "functionCode") {
+            let name = text(&task.node().data, "functionName").unwrap_or_default();
+            return match &self.sandbox {
+                Some(sandbox) => sandbox.call_function(&task, code, name),
+                None => {
+                    let error = ErrorInfo::new(codes::SANDBOX_UNAVAILABLE, "this engine runs without a sandbox");
+                    Box::pin(std::future::ready(Executed::failed(error, false)))
+                }
+            };
         }
         match handler_name(&task) {
             Ok(name) => self.handlers.execute(&name, task, cancel),
@@ -53,7 +62,7 @@ fn handler_name(task: &Task) -> Result<String, ErrorInfo> {
     })
 }
 
-fn text<'a>(data: &'a Map<String, JsonValue>, name: &str) -> Option<&'a str> {
+fn text<'a>(data: &'a serde_json::Map<String, JsonValue>, name: &str) -> Option<&'a str> {
     data.get(name)
         .and_then(JsonValue::as_str)
         .filter(|text| !text.is_empty())

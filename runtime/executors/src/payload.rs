@@ -49,7 +49,6 @@ pub(crate) fn invalid(message: impl Into<String>) -> ErrorInfo {
 ///
 /// # Errors
 /// `PAYLOAD_NOT_LOADED` when one of them is a reference.
-#[allow(dead_code)]
 pub(crate) fn variables(task: &Task) -> Result<Json, ErrorInfo> {
     if task.variables.is_empty() {
         return Ok(Json::from_trusted("{}"));

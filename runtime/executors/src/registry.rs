@@ -13,6 +13,7 @@ use troupe_ports::{Executed, NodeExecutor, Task};
 use crate::codes;
 use crate::function::FunctionExecutor;
 use crate::handler::{Handler, HandlerRegistry};
+use crate::sandbox::SandboxPool;
 
 /// Dispatches attempts by node type.
 #[derive(Clone)]
@@ -64,6 +65,7 @@ impl NodeExecutor for Executors {
 #[derive(Default)]
 pub struct ExecutorsBuilder {
     handlers: HandlerRegistry,
+    sandbox: Option<SandboxPool>,
     others: BTreeMap<NodeKind, Arc<dyn NodeExecutor>>,
 }
 
@@ -83,6 +85,13 @@ impl ExecutorsBuilder {
         self
     }
 
+    /// Runs function code in these processes.
+    #[must_use]
+    pub fn sandbox(mut self, sandbox: SandboxPool) -> Self {
+        self.sandbox = Some(sandbox);
+        self
+    }
+
     /// Runs nodes of a type by an executor of the caller's; it wins over the built-in one.
     #[must_use]
     pub fn executor(mut self, kind: NodeKind, executor: Arc<dyn NodeExecutor>) -> Self {
@@ -93,7 +102,7 @@ impl ExecutorsBuilder {
     /// The finished dispatcher.
     #[must_use]
     pub fn build(self) -> Executors {
-        let function = Arc::new(FunctionExecutor::new(Arc::new(self.handlers)));
+        let function = Arc::new(FunctionExecutor::new(Arc::new(self.handlers), self.sandbox));
         let mut by_kind: BTreeMap<NodeKind, Arc<dyn NodeExecutor>> = BTreeMap::new();
         by_kind.insert(NodeKind::Function, Arc::clone(&function) as _);
         by_kind.insert(NodeKind::Custom, function);

@@ -30,15 +30,32 @@ pub(crate) enum ProgramKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request<'a> {
     /// Introduces a program; its calls name it by number.
-    Define { program: u64, kind: ProgramKind, context: &'a str, name: &'a str, source: &'a str },
+    Define {
+        program: u64,
+        kind: ProgramKind,
+        context: &'a str,
+        name: &'a str,
+        source: &'a str,
+    },
     /// Calls a program. `input` is the input or the scope, `context` is empty for expressions.
-    Call { call: u64, program: u64, deadline_ms: u64, input: &'a str, context: &'a str },
+    Call {
+        call: u64,
+        program: u64,
+        deadline_ms: u64,
+        input: &'a str,
+        context: &'a str,
+    },
     /// The caller of a call that has not started no longer wants it.
     Cancel { call: u64 },
     /// Forgets every program and context.
     Reset,
     /// Compiles code and looks for its function; keeps nothing.
-    Check { call: u64, deadline_ms: u64, name: &'a str, source: &'a str },
+    Check {
+        call: u64,
+        deadline_ms: u64,
+        name: &'a str,
+        source: &'a str,
+    },
     /// Tries what the lock must refuse; answered only by a child that was started for it.
     Probe { call: u64 },
 }
@@ -49,7 +66,11 @@ pub(crate) enum Response {
     /// The child is locked and ready; a JSON object says how well.
     Hello { version: u64, lockdown: String },
     /// A call ended.
-    Done { call: u64, logs: Vec<(String, String)>, result: Result<String, Fault> },
+    Done {
+        call: u64,
+        logs: Vec<(String, String)>,
+        result: Result<String, Fault>,
+    },
 }
 
 /// Why a call failed.
@@ -65,7 +86,12 @@ pub(crate) struct Fault {
 
 impl Fault {
     pub(crate) fn new(code: &str, message: impl Into<String>, retryable: bool) -> Self {
-        Self { code: code.to_owned(), message: message.into(), retryable, ..Self::default() }
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+            retryable,
+            ..Self::default()
+        }
     }
 }
 
@@ -105,7 +131,9 @@ fn put_optional(out: &mut Vec<u8>, text: Option<&str>) {
 
 /// Splits the first whole frame off `bytes`: its length with the prefix, and its body.
 pub(crate) fn split(bytes: &[u8]) -> Result<Option<(usize, &[u8])>, Malformed> {
-    let Some(prefix) = bytes.first_chunk::<4>() else { return Ok(None) };
+    let Some(prefix) = bytes.first_chunk::<4>() else {
+        return Ok(None);
+    };
     let length = u32::from_le_bytes(*prefix) as usize;
     if length == 0 || length > FRAME_BYTES_MAX {
         return Err(Malformed);
@@ -147,14 +175,26 @@ impl<'a> Request<'a> {
     /// Appends the frame.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         match *self {
-            Self::Define { program, kind, context, name, source } => frame(out, 1, |out| {
+            Self::Define {
+                program,
+                kind,
+                context,
+                name,
+                source,
+            } => frame(out, 1, |out| {
                 put_u64(out, program);
                 out.push(kind as u8);
                 put_text(out, context);
                 put_text(out, name);
                 put_text(out, source);
             }),
-            Self::Call { call, program, deadline_ms, input, context } => frame(out, 2, |out| {
+            Self::Call {
+                call,
+                program,
+                deadline_ms,
+                input,
+                context,
+            } => frame(out, 2, |out| {
                 put_u64(out, call);
                 put_u64(out, program);
                 put_u64(out, deadline_ms);
@@ -163,7 +203,12 @@ impl<'a> Request<'a> {
             }),
             Self::Cancel { call } => frame(out, 3, |out| put_u64(out, call)),
             Self::Reset => frame(out, 4, |_| ()),
-            Self::Check { call, deadline_ms, name, source } => frame(out, 5, |out| {
+            Self::Check {
+                call,
+                deadline_ms,
+                name,
+                source,
+            } => frame(out, 5, |out| {
                 put_u64(out, call);
                 put_u64(out, deadline_ms);
                 put_text(out, name);
@@ -248,7 +293,10 @@ impl Response {
     pub(crate) fn read(body: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader(body);
         match reader.byte()? {
-            1 => Ok(Self::Hello { version: reader.u64()?, lockdown: reader.text()?.to_owned() }),
+            1 => Ok(Self::Hello {
+                version: reader.u64()?,
+                lockdown: reader.text()?.to_owned(),
+            }),
             2 => {
                 let call = reader.u64()?;
                 let mut logs = Vec::new();
@@ -286,11 +334,28 @@ mod tests {
     #[test]
     fn requests_and_responses_survive_the_wire() {
         let requests = [
-            Request::Define { program: 1, kind: ProgramKind::Expression, context: "w@1", name: "", source: "1+1" },
-            Request::Call { call: 2, program: 1, deadline_ms: 9, input: "{\"é\":1}", context: "" },
+            Request::Define {
+                program: 1,
+                kind: ProgramKind::Expression,
+                context: "w@1",
+                name: "",
+                source: "1+1",
+            },
+            Request::Call {
+                call: 2,
+                program: 1,
+                deadline_ms: 9,
+                input: "{\"é\":1}",
+                context: "",
+            },
             Request::Cancel { call: 2 },
             Request::Reset,
-            Request::Check { call: 3, deadline_ms: 1, name: "f", source: "function f(){}" },
+            Request::Check {
+                call: 3,
+                deadline_ms: 1,
+                name: "f",
+                source: "function f(){}",
+            },
             Request::Probe { call: 4 },
         ];
         let mut bytes = Vec::new();
@@ -299,16 +364,34 @@ mod tests {
         for request in &requests {
             let (length, body) = split(rest).unwrap().unwrap();
             assert_eq!(&Request::read(body).unwrap(), request);
-            assert_eq!(Request::read(&body[..body.len() - usize::from(body.len() > 1)]).is_err(), body.len() > 1);
+            assert_eq!(
+                Request::read(&body[..body.len() - usize::from(body.len() > 1)]).is_err(),
+                body.len() > 1
+            );
             rest = &rest[length..];
         }
         assert!(rest.is_empty());
 
-        let fault = Fault { details: Some("{}".into()), retry_after_ms: Some(7), ..Fault::new("X", "m", true) };
+        let fault = Fault {
+            details: Some("{}".into()),
+            retry_after_ms: Some(7),
+            ..Fault::new("X", "m", true)
+        };
         for response in [
-            Response::Hello { version: 1, lockdown: "{}".into() },
-            Response::Done { call: 1, logs: vec![("info".into(), "x".into())], result: Ok("1".into()) },
-            Response::Done { call: 1, logs: vec![], result: Err(fault) },
+            Response::Hello {
+                version: 1,
+                lockdown: "{}".into(),
+            },
+            Response::Done {
+                call: 1,
+                logs: vec![("info".into(), "x".into())],
+                result: Ok("1".into()),
+            },
+            Response::Done {
+                call: 1,
+                logs: vec![],
+                result: Err(fault),
+            },
         ] {
             let mut bytes = Vec::new();
             response.write(&mut bytes);

@@ -1,5 +1,5 @@
 //! What the tests of executors share: tasks made of a node's JSON.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

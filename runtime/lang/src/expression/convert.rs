@@ -1,4 +1,6 @@
 //! The abstract operations of ECMA-262 on values: conversions and comparisons.
+// Conversions are named as in ECMA-262, and they need the machine for its bounds.
+#![allow(clippy::wrong_self_convention)]
 
 use std::borrow::Cow;
 use std::cmp::Ordering;

@@ -361,6 +361,13 @@ fn token_soup() -> impl Strategy<Value = String> {
         "0x1",
         "1n",
         "08",
+        "1__0",
+        "1_",
+        "0x_1",
+        "0xe_1",
+        "1_0e1_0",
+        "1_e1",
+        "1._5",
         "1.",
         ".5",
         "\\u0061",
@@ -460,4 +467,116 @@ fn characters_beyond_the_first_plane_agree_with_quickjs() {
         cut.evaluate(&Scope::new().bind("input", &input)),
         Ok(json!("a\u{FFFD}"))
     );
+}
+
+/// Every function and method over values at the edges, which random sources seldom meet.
+#[test]
+fn functions_and_methods_agree_with_quickjs_at_the_edges() {
+    let values = [
+        "0.5",
+        "-0.5",
+        "1.5",
+        "2.5",
+        "-1.5",
+        "-0",
+        "0",
+        "1e21",
+        "-1e-7",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "2**53",
+        "4294967296.5",
+        "'12px'",
+        "' 0x1F '",
+        "'-0'",
+        "'.5e1.'",
+        "''",
+        "null",
+        "undefined",
+        "true",
+        "[]",
+        "[3]",
+        "[1, 2]",
+        "{}",
+        "'a-b-a'",
+        "[[1, 2], ['k', null]]",
+        "['b', undefined, 'a', NaN]",
+        "'1e1000'",
+        "'{\"a\": [1, -0, 1e2]}'",
+        "'+5'",
+        "'Infinityx'",
+    ];
+    for function in super::SAFE_FUNCTIONS {
+        for first in values {
+            check(&format!("{function}({first})"), &json!({})).unwrap();
+            check(&format!("1 / {function}({first})"), &json!({})).unwrap();
+            for second in ["2", "16", "36", "1", "'-1'", "undefined", "'length'", "-0", "0.5"] {
+                check(&format!("{function}({first}, {second})"), &json!({})).unwrap();
+            }
+        }
+    }
+    for method in super::SAFE_METHODS {
+        for subject in [
+            "'a-b-a'",
+            "''",
+            "' x\u{a0}'",
+            "'ab'",
+            "[1, 'a', null, [2, [3]], NaN]",
+            "[]",
+            "12.345",
+            "true",
+            "({a: 1})",
+            "'Straße'",
+        ] {
+            check(&format!("({subject}).{method}()"), &json!({})).unwrap();
+            for first in [
+                "'a'",
+                "''",
+                "0",
+                "-1",
+                "1.9",
+                "-10",
+                "5",
+                "undefined",
+                "null",
+                "NaN",
+                "Infinity",
+                "'-'",
+                "[2]",
+                "x => x",
+                "(x, i, all) => all.length - i - 1",
+                "Boolean",
+            ] {
+                check(&format!("({subject}).{method}({first})"), &json!({})).unwrap();
+                for second in ["0", "-1", "2", "undefined", "'$&$$x'", "Infinity", "[]"] {
+                    check(&format!("({subject}).{method}({first}, {second})"), &json!({})).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// Run by hand with `--run-ignored`, in a release build.
+#[test]
+#[ignore = "prints timings, checks nothing"]
+fn timings() {
+    let output = json!({"amount": 120, "items": [{"price": 3}, {"price": 4}]});
+    let variables = json!({"region": "eu"});
+    for source in [
+        "output.amount > 100 && variables.region === \"eu\"",
+        "output.items.reduce((sum, item) => sum + item.price, 0)",
+        "`order ${output.amount} in ${variables.region}`",
+        "({ total: output.amount * 1.2, region: variables.region })",
+        "$.output.amount",
+        "$.output.items[?@.price > 3]",
+    ] {
+        let expression = Expression::compile(source).unwrap();
+        let start = std::time::Instant::now();
+        for _ in 0..100_000 {
+            let scope = Scope::new().bind("output", &output).bind("variables", &variables);
+            std::hint::black_box(expression.evaluate(&scope).unwrap());
+        }
+        println!("{:>8.0} ns  {source}", start.elapsed().as_nanos() as f64 / 100_000.0);
+    }
 }

@@ -1,4 +1,6 @@
 //! Turns values into JSON, as `JSON.stringify` does.
+// Conversions are named as in ECMA-262, and they need the machine for its bounds.
+#![allow(clippy::wrong_self_convention)]
 
 use serde_json::{Map, Number, Value};
 

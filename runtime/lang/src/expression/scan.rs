@@ -89,8 +89,8 @@ impl<'s> Scanner<'s> {
             self.at += rest.find(['\n', '\r']).unwrap_or(rest.len());
             return Ok(());
         }
-        if rest.starts_with("/*") {
-            let Some(length) = rest[2..].find("*/") else {
+        if let Some(body) = rest.strip_prefix("/*") {
+            let Some(length) = body.find("*/") else {
                 return Err(LangError::syntax("comment is not closed", self.span(2)));
             };
             self.at += length + 4;

@@ -201,16 +201,7 @@ impl<'s> Lexer<'s> {
             2 + run(2, radix)
         };
         let literal = &rest[..length];
-        let separators_fit = !literal.ends_with('_')
-            && ![
-                "__", "_.", "._", "_e", "_E", "e_", "E_", "+_", "-_", "x_", "X_", "o_", "O_", "b_", "B_",
-            ]
-            .iter()
-            .any(|bad| {
-                literal.contains(bad)
-                    && !(radix == 16 && matches!(*bad, "_e" | "_E" | "e_" | "E_" | "b_" | "B_" | "_b" | "_B"))
-            })
-            && !(radix == 16 && literal[2..].starts_with('_'));
+        let separators_fit = separators_fit(&literal.as_bytes()[if radix == 10 { 0 } else { 2 }..], radix);
         self.at += length;
         if self.peek() == Some('n') {
             return Err(Fault::Outside);
@@ -355,6 +346,16 @@ impl<'s> Lexer<'s> {
         self.at += digits;
         Ok(code)
     }
+}
+
+/// Whether every `_` stands between two digits.
+fn separators_fit(digits: &[u8], radix: u32) -> bool {
+    let is_digit = |byte: Option<&u8>| byte.is_some_and(|byte| char::from(*byte).is_digit(radix));
+    digits
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'_')
+        .all(|(at, _)| at > 0 && is_digit(digits.get(at - 1)) && is_digit(digits.get(at + 1)))
 }
 
 /// Whether a `/` behind this token divides.

@@ -5,59 +5,42 @@
 //! by a walk that applies the same subschemas to the same parts of the value but checks nothing. It is skipped
 //! where the schema is so simple that the size of the value bounds it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::invalid;
 use crate::error::LangError;
 use crate::limits::SCHEMA_STEPS_MAX;
 
-/// A place in the schema, known by its JSON pointer.
-type Pointer = String;
-
+/// The subschemas as a graph: references are edges like any other.
 #[derive(Debug)]
 pub(super) struct Cost {
-    schema: Value,
-    anchors: Anchors,
-    /// Subschemas that can meet one part of a value; nothing where references recurse.
+    nodes: Vec<Node>,
+    /// Steps of all subschemas that can meet one part of a value; nothing where references recurse.
     unrolled: Option<u64>,
 }
 
-/// Subschemas by the names that references use.
+/// One subschema; the numbers are places in [`Cost::nodes`].
 #[derive(Debug, Default)]
-struct Anchors {
-    names: HashMap<String, Vec<Pointer>>,
+struct Node {
+    in_place: Vec<usize>,
+    properties: HashMap<Box<str>, usize>,
+    every_member: Vec<usize>,
+    places: Vec<usize>,
+    every_item: Vec<usize>,
+    /// Values listed by `enum` and `required`.
+    listed: u64,
+    patterns: Vec<Pattern>,
+    has_unique_items: bool,
 }
 
-/// Keywords whose subschemas apply to the same part of the value.
-const IN_PLACE: &[&str] = &[
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "not",
-    "if",
-    "then",
-    "else",
-    "dependentSchemas",
-    "dependencies",
-    "$ref",
-    "$dynamicRef",
-    "$recursiveRef",
-];
-/// Keywords whose subschemas apply to parts of it.
-const BELOW: &[&str] = &[
-    "properties",
-    "patternProperties",
-    "additionalProperties",
-    "unevaluatedProperties",
-    "propertyNames",
-    "items",
-    "prefixItems",
-    "additionalItems",
-    "unevaluatedItems",
-    "contains",
-];
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pattern {
+    Linear,
+    Backtracking,
+}
+
 /// Steps that a pattern with look-around or back-references counts for each string.
 const BACKTRACKING_STEPS: u64 = 1_000;
 /// Deepest way of the walk, as it recurses.
@@ -69,28 +52,33 @@ impl Cost {
     /// # Errors
     /// `SCHEMA_INVALID` for a subschema that refers to itself without going into the value: it has no end.
     pub(super) fn of(schema: &Value) -> Result<Self, LangError> {
+        let mut names = HashMap::new();
+        collect_names(schema, &mut names);
+        let mut build = Build {
+            root: schema,
+            names,
+            places: HashMap::new(),
+            nodes: Vec::new(),
+        };
+        build.node(schema, 0)?;
         let mut cost = Self {
-            schema: schema.clone(),
-            anchors: Anchors::default(),
-            unrolled: Some(0),
+            nodes: build.nodes,
+            unrolled: None,
         };
-        cost.anchors.collect(schema, &mut String::new());
-        let mut in_place = Unroll {
-            cost: &cost,
+        let mut unroll = Unroll {
+            nodes: &cost.nodes,
             below: false,
-            open: HashSet::new(),
-            known: HashMap::new(),
+            state: vec![State::New; cost.nodes.len()],
         };
-        if in_place.count(schema, 0).is_none() {
+        if !(0..cost.nodes.len()).all(|start| unroll.count(start, 0).is_some()) {
             return Err(invalid("a subschema refers to itself without looking into the value"));
         }
-        let mut all = Unroll {
-            cost: &cost,
+        let mut unroll = Unroll {
+            nodes: &cost.nodes,
             below: true,
-            open: HashSet::new(),
-            known: HashMap::new(),
+            state: vec![State::New; cost.nodes.len()],
         };
-        cost.unrolled = all.count(schema, 0);
+        cost.unrolled = unroll.count(0, 0);
         Ok(cost)
     }
 
@@ -103,239 +91,265 @@ impl Cost {
             return true;
         }
         let mut budget = SCHEMA_STEPS_MAX;
-        self.walk(&self.schema, value, &mut budget, 0)
+        self.walk(0, value, &mut budget, 0)
     }
 
-    fn walk(&self, schema: &Value, value: &Value, budget: &mut u64, depth: usize) -> bool {
-        let Value::Object(keywords) = schema else {
-            return take(budget, 1);
-        };
-        if depth > WALK_DEPTH_MAX || !take(budget, 1 + own_steps(keywords, value)) {
+    fn walk(&self, place: usize, value: &Value, budget: &mut u64, depth: usize) -> bool {
+        let node = &self.nodes[place];
+        if depth > WALK_DEPTH_MAX || !take(budget, node.own_steps(value)) {
             return false;
         }
-        let mut fits = true;
-        self.in_place(keywords, &mut |subschema| {
-            fits = fits && self.walk(subschema, value, budget, depth + 1);
-        });
-        match value {
-            Value::Object(members) => {
-                let properties = keywords.get("properties").and_then(Value::as_object);
-                for (name, member) in members {
-                    if let Some(subschema) = properties.and_then(|properties| properties.get(name)) {
-                        fits = fits && self.walk(subschema, member, budget, depth + 1);
-                    }
-                    // Which patterns match is not looked at: all of them are counted.
-                    for subschema in subschemas(keywords.get("patternProperties")) {
-                        fits = fits
-                            && take(budget, pattern_steps_all(keywords, name))
-                            && self.walk(subschema, member, budget, depth + 1);
-                    }
-                    for keyword in ["additionalProperties", "unevaluatedProperties"] {
-                        if let Some(subschema) = keywords.get(keyword) {
-                            fits = fits && self.walk(subschema, member, budget, depth + 1);
-                        }
-                    }
-                    if let Some(subschema) = keywords.get("propertyNames") {
-                        fits = fits && self.walk(subschema, &Value::Null, budget, depth + 1);
-                    }
-                    if !fits {
-                        return false;
-                    }
-                }
-            }
-            Value::Array(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    for keyword in [
-                        "items",
-                        "prefixItems",
-                        "additionalItems",
-                        "unevaluatedItems",
-                        "contains",
-                    ] {
-                        let subschema = match keywords.get(keyword) {
-                            Some(Value::Array(places)) => places.get(index),
-                            other => other,
-                        };
-                        if let Some(subschema) = subschema {
-                            fits = fits && self.walk(subschema, item, budget, depth + 1);
-                        }
-                    }
-                    if !fits {
-                        return false;
-                    }
-                }
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        if !node
+            .in_place
+            .iter()
+            .all(|next| self.walk(*next, value, budget, depth + 1))
+        {
+            return false;
         }
-        fits
+        match value {
+            Value::Object(members) => members.iter().all(|(name, member)| {
+                // Which patterns match is not looked at: all of them are counted.
+                let patterns = node.patterns.iter().map(|pattern| pattern.steps(name.len())).sum();
+                take(budget, patterns)
+                    && node
+                        .properties
+                        .get(name.as_str())
+                        .is_none_or(|next| self.walk(*next, member, budget, depth + 1))
+                    && node
+                        .every_member
+                        .iter()
+                        .all(|next| self.walk(*next, member, budget, depth + 1))
+            }),
+            Value::Array(items) => items.iter().enumerate().all(|(index, item)| {
+                node.places
+                    .get(index)
+                    .is_none_or(|next| self.walk(*next, item, budget, depth + 1))
+                    && node
+                        .every_item
+                        .iter()
+                        .all(|next| self.walk(*next, item, budget, depth + 1))
+            }),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+        }
+    }
+}
+
+impl Node {
+    fn own_steps(&self, value: &Value) -> u64 {
+        let own = match value {
+            Value::String(text) => {
+                text.len() as u64 / 64
+                    + self
+                        .patterns
+                        .iter()
+                        .map(|pattern| pattern.steps(text.len()))
+                        .sum::<u64>()
+            }
+            Value::Array(items) if self.has_unique_items => {
+                let count = items.len() as u64;
+                count.saturating_mul(u64::from(count.max(1).ilog2()) + 1)
+            }
+            _ => 0,
+        };
+        1 + self.listed + own
     }
 
-    /// Calls back for each subschema that applies to the same part of the value.
-    fn in_place<'c>(&'c self, keywords: &'c Map<String, Value>, visit: &mut impl FnMut(&'c Value)) {
-        for keyword in IN_PLACE {
-            match (*keyword, keywords.get(*keyword)) {
-                (_, None) => {}
-                ("$ref" | "$dynamicRef" | "$recursiveRef", Some(Value::String(reference))) => {
-                    self.targets(reference).into_iter().for_each(&mut *visit);
-                }
-                ("not" | "if" | "then" | "else", Some(subschema)) => visit(subschema),
-                (_, subschema) => subschemas(subschema).for_each(&mut *visit),
-            }
+    /// Steps on any value, each counted per 64 bytes or per part of it.
+    fn static_steps(&self) -> u64 {
+        let patterns: u64 = self.patterns.iter().map(|pattern| pattern.steps(64)).sum();
+        1 + self.listed + patterns + if self.has_unique_items { 32 } else { 0 }
+    }
+
+    fn below(&self) -> impl Iterator<Item = usize> {
+        self.properties
+            .values()
+            .chain(&self.every_member)
+            .chain(&self.places)
+            .chain(&self.every_item)
+            .copied()
+    }
+}
+
+impl Pattern {
+    fn of(source: &str) -> Self {
+        let has_group = ["(?=", "(?!", "(?<", "(?>", "\\k"]
+            .iter()
+            .any(|part| source.contains(part));
+        let has_reference = source
+            .as_bytes()
+            .windows(2)
+            .any(|pair| pair[0] == b'\\' && pair[1].is_ascii_digit());
+        if has_group || has_reference {
+            Self::Backtracking
+        } else {
+            Self::Linear
         }
+    }
+
+    const fn steps(self, bytes: usize) -> u64 {
+        match self {
+            Self::Linear => 1 + bytes as u64 / 8,
+            Self::Backtracking => BACKTRACKING_STEPS + bytes as u64,
+        }
+    }
+}
+
+/// The graph while it is built.
+struct Build<'s> {
+    root: &'s Value,
+    /// Subschemas by `$id`, `$anchor` and `$dynamicAnchor`.
+    names: HashMap<&'s str, Vec<&'s Value>>,
+    places: HashMap<*const Value, usize>,
+    nodes: Vec<Node>,
+}
+
+impl<'s> Build<'s> {
+    fn node(&mut self, schema: &'s Value, depth: usize) -> Result<usize, LangError> {
+        if let Some(place) = self.places.get(&std::ptr::from_ref(schema)) {
+            return Ok(*place);
+        }
+        if depth > WALK_DEPTH_MAX {
+            return Err(invalid("references of the schema are chained too deeply"));
+        }
+        let place = self.nodes.len();
+        self.places.insert(schema, place);
+        self.nodes.push(Node::default());
+        let mut node = Node::default();
+        for (keyword, value) in schema.as_object().into_iter().flatten() {
+            self.keyword(&mut node, keyword, value, depth + 1)?;
+        }
+        self.nodes[place] = node;
+        Ok(place)
+    }
+
+    fn keyword(&mut self, node: &mut Node, keyword: &str, value: &'s Value, depth: usize) -> Result<(), LangError> {
+        match (keyword, value) {
+            ("$ref" | "$dynamicRef" | "$recursiveRef", Value::String(reference)) => {
+                let targets = self.targets(reference);
+                node.in_place.extend(self.all(targets, depth)?);
+            }
+            ("allOf" | "anyOf" | "oneOf", Value::Array(_))
+            | ("dependentSchemas" | "dependencies", Value::Object(_)) => {
+                node.in_place.extend(self.all(subschemas(value).collect(), depth)?);
+            }
+            ("not" | "if" | "then" | "else", _) => node.in_place.push(self.node(value, depth)?),
+            ("properties", Value::Object(members)) => {
+                for (name, member) in members {
+                    node.properties.insert(name.as_str().into(), self.node(member, depth)?);
+                }
+            }
+            ("patternProperties", Value::Object(members)) => {
+                node.patterns.extend(members.keys().map(|pattern| Pattern::of(pattern)));
+                node.every_member.extend(self.all(members.values().collect(), depth)?);
+            }
+            ("additionalProperties" | "unevaluatedProperties" | "propertyNames", _) => {
+                node.every_member.push(self.node(value, depth)?);
+            }
+            ("prefixItems" | "items", Value::Array(places)) => {
+                node.places.extend(self.all(places.iter().collect(), depth)?);
+            }
+            ("items" | "additionalItems" | "unevaluatedItems" | "contains", _) => {
+                node.every_item.push(self.node(value, depth)?);
+            }
+            ("enum" | "required", Value::Array(values)) => node.listed += values.len() as u64,
+            ("pattern", Value::String(pattern)) => node.patterns.push(Pattern::of(pattern)),
+            ("uniqueItems", Value::Bool(true)) => node.has_unique_items = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn all(&mut self, schemas: Vec<&'s Value>, depth: usize) -> Result<Vec<usize>, LangError> {
+        schemas.into_iter().map(|schema| self.node(schema, depth)).collect()
     }
 
     /// The subschemas that a reference can mean; more than one where names repeat.
-    fn targets(&self, reference: &str) -> Vec<&Value> {
+    fn targets(&self, reference: &str) -> Vec<&'s Value> {
         let (document, fragment) = reference.split_once('#').unwrap_or((reference, ""));
-        let base: Vec<&Value> = match document.trim_end_matches('/').rsplit('/').next() {
-            None | Some("") => vec![&self.schema],
-            Some(name) => self.named(name),
+        let base: Vec<&Value> = match last_segment(document) {
+            "" => vec![self.root],
+            name => self.named(name),
         };
         if fragment.is_empty() {
             return base;
         }
-        if fragment.starts_with('/') {
-            let pointer = percent_decoded(fragment);
-            // A pointer counts from the nearest `$id`, which every named subschema can be.
-            let resources = base.into_iter().chain(
-                self.anchors
-                    .names
-                    .values()
-                    .flatten()
-                    .filter_map(|at| self.schema.pointer(at)),
-            );
-            let mut found: Vec<&Value> = resources.filter_map(|resource| resource.pointer(&pointer)).collect();
-            found.dedup_by(|a, b| std::ptr::eq(*a, *b));
-            return found;
+        if !fragment.starts_with('/') {
+            return self.named(fragment);
         }
-        self.named(fragment)
+        // A pointer counts from the nearest `$id`, which every named subschema can be.
+        let pointer = percent_decoded(fragment);
+        let resources = base.into_iter().chain(self.names.values().flatten().copied());
+        let mut found: Vec<&Value> = resources.filter_map(|resource| resource.pointer(&pointer)).collect();
+        found.sort_by_key(|schema| std::ptr::from_ref(*schema));
+        found.dedup_by(|a, b| std::ptr::eq(*a, *b));
+        found
     }
 
-    fn named(&self, name: &str) -> Vec<&Value> {
-        self.anchors
-            .names
-            .get(name)
-            .into_iter()
-            .flatten()
-            .filter_map(|pointer| self.schema.pointer(pointer))
-            .collect()
+    fn named(&self, name: &str) -> Vec<&'s Value> {
+        self.names.get(name).cloned().unwrap_or_default()
     }
 }
 
-impl Anchors {
-    fn collect(&mut self, schema: &Value, pointer: &mut Pointer) {
-        let length = pointer.len();
-        match schema {
-            Value::Object(members) => {
-                for keyword in ["$id", "id", "$anchor", "$dynamicAnchor"] {
-                    if let Some(Value::String(name)) = members.get(keyword) {
-                        let name = name.trim_end_matches(['#', '/']);
-                        let name = name.rsplit(['/', '#']).next().unwrap_or(name);
-                        self.names.entry(name.to_owned()).or_default().push(pointer.clone());
-                    }
-                }
-                for (name, member) in members {
-                    pointer.push('/');
-                    pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
-                    self.collect(member, pointer);
-                    pointer.truncate(length);
-                }
-            }
-            Value::Array(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    pointer.push_str(&format!("/{index}"));
-                    self.collect(item, pointer);
-                    pointer.truncate(length);
-                }
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+fn collect_names<'s>(schema: &'s Value, names: &mut HashMap<&'s str, Vec<&'s Value>>) {
+    for keyword in ["$id", "id", "$anchor", "$dynamicAnchor"] {
+        if let Some(Value::String(name)) = schema.get(keyword) {
+            names.entry(last_segment(name)).or_default().push(schema);
         }
     }
+    subschemas(schema).for_each(|inner| collect_names(inner, names));
 }
 
-/// Counts the subschemas that a subschema leads to, each as often as it is reached.
+fn last_segment(name: &str) -> &str {
+    name.trim_end_matches(['#', '/'])
+        .rsplit(['/', '#'])
+        .next()
+        .unwrap_or(name)
+}
+
+/// Counts the steps that a subschema leads to, each as often as it is reached.
 struct Unroll<'c> {
-    cost: &'c Cost,
+    nodes: &'c [Node],
     /// Whether to follow into parts of the value.
     below: bool,
-    open: HashSet<*const Value>,
-    known: HashMap<*const Value, u64>,
+    state: Vec<State>,
 }
 
-impl<'c> Unroll<'c> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    New,
+    Open,
+    Known(u64),
+}
+
+impl Unroll<'_> {
     /// Nothing where the way comes back to a subschema it is inside of.
-    fn count(&mut self, schema: &'c Value, depth: usize) -> Option<u64> {
-        let Value::Object(keywords) = schema else {
-            return Some(1);
-        };
-        let key: *const Value = schema;
-        if let Some(count) = self.known.get(&key) {
-            return Some(*count);
+    fn count(&mut self, place: usize, depth: usize) -> Option<u64> {
+        match self.state[place] {
+            State::Known(count) => return Some(count),
+            State::Open => return None,
+            State::New if depth > WALK_DEPTH_MAX => return None,
+            State::New => self.state[place] = State::Open,
         }
-        if depth > WALK_DEPTH_MAX || !self.open.insert(key) {
-            return None;
+        let nodes = self.nodes;
+        let node = &nodes[place];
+        let mut total = node.static_steps();
+        for next in &node.in_place {
+            total = total.saturating_add(self.count(*next, depth + 1)?);
         }
-        let mut next: Vec<&'c Value> = Vec::new();
-        self.cost.in_place(keywords, &mut |subschema| next.push(subschema));
-        let in_place = next.len();
-        for keyword in BELOW {
-            match keywords.get(*keyword) {
-                Some(Value::Object(map)) if matches!(*keyword, "properties" | "patternProperties") => {
-                    next.extend(map.values())
-                }
-                Some(Value::Array(places)) => next.extend(places),
-                Some(subschema) => next.push(subschema),
-                None => {}
+        if self.below {
+            for next in node.below() {
+                total = total.saturating_add(self.count(next, depth + 1)?);
             }
         }
-        let mut total = 1u64.saturating_add(static_steps(keywords));
-        for (index, subschema) in next.into_iter().enumerate() {
-            if index < in_place || self.below {
-                total = total.saturating_add(self.count(subschema, depth + 1)?);
-            }
-        }
-        self.open.remove(&key);
-        self.known.insert(key, total);
-        if !self.below {
-            // Parts of the value start over, but cycles can hide there too.
-            self.check_below(keywords)?;
-        }
+        self.state[place] = State::Known(total);
         Some(total)
     }
-
-    fn check_below(&mut self, keywords: &'c Map<String, Value>) -> Option<()> {
-        let definitions = ["$defs", "definitions"]
-            .iter()
-            .flat_map(|keyword| subschemas(keywords.get(*keyword)));
-        let parts = BELOW
-            .iter()
-            .flat_map(|keyword| match (*keyword, keywords.get(*keyword)) {
-                ("properties" | "patternProperties", map) => subschemas(map).collect::<Vec<_>>(),
-                (_, Some(Value::Array(places))) => places.iter().collect(),
-                (_, subschema) => subschema.into_iter().collect(),
-            });
-        for subschema in definitions.chain(parts).collect::<Vec<_>>() {
-            if !self.open.contains(&std::ptr::from_ref(subschema)) {
-                let outer = std::mem::take(&mut self.open);
-                let count = self.count(subschema, 0);
-                self.open = outer;
-                count?;
-            }
-        }
-        Some(())
-    }
 }
 
-fn subschemas(keyword: Option<&Value>) -> impl Iterator<Item = &Value> {
-    let (items, members) = match keyword {
-        Some(Value::Array(items)) => (Some(items), None),
-        Some(Value::Object(members)) => (None, Some(members)),
-        _ => (None, None),
-    };
-    items
-        .into_iter()
-        .flatten()
-        .chain(members.into_iter().flat_map(Map::values))
+/// What an array or an object holds.
+fn subschemas(holder: &Value) -> impl Iterator<Item = &Value> {
+    let items = holder.as_array().into_iter().flatten();
+    items.chain(holder.as_object().into_iter().flat_map(serde_json::Map::values))
 }
 
 fn take(budget: &mut u64, steps: u64) -> bool {
@@ -345,67 +359,6 @@ fn take(budget: &mut u64, steps: u64) -> bool {
             true
         }
         None => false,
-    }
-}
-
-/// Steps of keywords that take more than one on a value.
-fn own_steps(keywords: &Map<String, Value>, value: &Value) -> u64 {
-    let lists = |name: &str| {
-        keywords
-            .get(name)
-            .and_then(Value::as_array)
-            .map_or(0, |values| values.len() as u64)
-    };
-    let mut steps = lists("enum") + lists("required");
-    match value {
-        Value::String(text) => {
-            if let Some(Value::String(pattern)) = keywords.get("pattern") {
-                steps += pattern_steps(pattern, text.len() as u64);
-            }
-            steps += text.len() as u64 / 64;
-        }
-        Value::Array(items) if keywords.contains_key("uniqueItems") => {
-            let count = items.len() as u64;
-            steps = steps.saturating_add(count.saturating_mul(u64::from(count.max(1).ilog2()) + 1));
-        }
-        _ => {}
-    }
-    steps
-}
-
-fn static_steps(keywords: &Map<String, Value>) -> u64 {
-    let patterns = keywords.get("pattern").and_then(Value::as_str).into_iter();
-    let names = keywords.get("patternProperties").and_then(Value::as_object);
-    let all = patterns.chain(names.into_iter().flat_map(|map| map.keys().map(String::as_str)));
-    let patterns: u64 = all.map(|pattern| pattern_steps(pattern, 64)).sum();
-    let enumerated = keywords
-        .get("enum")
-        .and_then(Value::as_array)
-        .map_or(0, |values| values.len() as u64);
-    patterns + enumerated + if keywords.contains_key("uniqueItems") { 32 } else { 0 }
-}
-
-fn pattern_steps_all(keywords: &Map<String, Value>, name: &str) -> u64 {
-    let patterns = keywords.get("patternProperties").and_then(Value::as_object);
-    patterns.map_or(0, |map| {
-        map.keys()
-            .map(|pattern| pattern_steps(pattern, name.len() as u64))
-            .sum()
-    })
-}
-
-fn pattern_steps(pattern: &str, length: u64) -> u64 {
-    let backtracks = ["(?=", "(?!", "(?<", "(?>", "\\k"]
-        .iter()
-        .any(|part| pattern.contains(part))
-        || pattern
-            .as_bytes()
-            .windows(2)
-            .any(|pair| pair[0] == b'\\' && pair[1].is_ascii_digit());
-    if backtracks {
-        BACKTRACKING_STEPS.saturating_add(length)
-    } else {
-        1 + length / 8
     }
 }
 

@@ -1,53 +1,118 @@
 //! Strict JSON with source positions.
 //!
-//! `serde_json` decides what is JSON and gives the values; the syntax tree of `jsonc-parser` gives the places and shows
-//! duplicate keys, which `serde_json` folds away.
+//! `serde_json` decides what is JSON and gives the values. The syntax tree of `jsonc-parser` gives the places; it is built
+//! only when there is something to place, so a sound text of a hundred thousand nodes does not pay for it.
 
-use std::collections::HashSet;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use jsonc_parser::ast::{ObjectPropName, Value as Tree};
 use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Number, Value};
 
 use super::parse::{Document, duplicate_key, fault};
 use super::problems::push_key;
-use super::source::{Children, SourceMap, Spot};
-use super::{Diagnostic, Limits, Problems, code};
+use super::source::SourceMap;
+use super::{Diagnostic, Limits, Object, Problems, code};
 
 /// Parses a JSON text.
 pub(crate) fn document(text: &str, limits: &Limits) -> Result<Document, Box<Diagnostic>> {
     check_nesting(text, limits)?;
-    let value = match serde_json::from_str(text) {
-        Ok(value) => value,
-        Err(error) => {
-            let offset = offset_of(text, error.line(), error.column());
-            let full = error.to_string();
-            let message = full
-                .rsplit_once(" at line ")
-                .map_or(full.as_str(), |(message, _)| message);
-            return Err(fault(code::INVALID_JSON, text, offset, message));
-        }
-    };
+    let duplicates = Cell::new(false);
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = Reader {
+        duplicates: &duplicates,
+    }
+    .deserialize(&mut reader)
+    .and_then(|value| reader.end().map(|()| value))
+    .map_err(|error| {
+        let offset = offset_of(text, error.line(), error.column());
+        let full = error.to_string();
+        let message = full
+            .rsplit_once(" at line ")
+            .map_or(full.as_str(), |(message, _)| message);
+        fault(code::INVALID_JSON, text, offset, message)
+    })?;
     let mut problems = Problems::default();
-    let spots = match parse_to_ast(text, &CollectOptions::default(), &strict()) {
-        Ok(parsed) => parsed
-            .value
-            .map(|tree| spots_of(&tree, text, &mut problems))
-            .unwrap_or_default(),
-        Err(error) => {
-            return Err(fault(
-                code::INVALID_JSON,
-                text,
-                error.range().start,
-                error.kind().to_string(),
-            ));
-        }
-    };
+    if duplicates.get() {
+        report_duplicates(text, &mut problems);
+    }
     Ok(Document {
         value,
-        source: SourceMap::new(text.to_owned(), spots),
+        source: SourceMap::json(text.to_owned()),
         problems,
     })
+}
+
+/// Reads a JSON value and notes whether an object has a key twice.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    duplicates: &'a Cell<bool>,
+}
+
+impl<'de> DeserializeSeed<'de> for Reader<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Reader<'_> {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(self)? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = Object::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if object.insert(key, entries.next_value_seed(self)?).is_some() {
+                self.duplicates.set(true);
+            }
+        }
+        Ok(Value::Object(object))
+    }
 }
 
 const fn strict() -> ParseOptions {
@@ -63,6 +128,45 @@ const fn strict() -> ParseOptions {
         allow_non_finite_numbers: false,
         allow_extended_string_escapes: false,
     }
+}
+
+/// The syntax tree of a text that was accepted before.
+fn tree_of(text: &str) -> Option<Tree<'_>> {
+    parse_to_ast(text, &CollectOptions::default(), &strict()).ok()?.value
+}
+
+/// Byte offsets of the values that pointers name, or of their nearest ancestors in the text.
+pub(crate) fn offsets<'a>(text: &str, pointers: impl Iterator<Item = &'a str>) -> Vec<usize> {
+    let Some(tree) = tree_of(text) else {
+        return pointers.map(|_| 0).collect();
+    };
+    let mut fields = HashMap::new();
+    pointers.map(|pointer| offset_in(&tree, pointer, &mut fields)).collect()
+}
+
+/// Finds a value; `fields` keeps an index of each object on the way, by its offset.
+fn offset_in<'t>(tree: &'t Tree<'t>, pointer: &str, fields: &mut HashMap<usize, HashMap<&'t str, usize>>) -> usize {
+    let mut at = tree;
+    for token in pointer.split('/').skip(1) {
+        let child = match at {
+            Tree::Array(array) => token.parse::<usize>().ok().and_then(|index| array.elements.get(index)),
+            Tree::Object(object) => {
+                let key = token.replace("~1", "/").replace("~0", "~");
+                // Of duplicates the last one was read, and the last one is kept here.
+                let index = fields.entry(object.range.start).or_insert_with(|| {
+                    let names = object.properties.iter().map(|property| key_of(&property.name));
+                    names.enumerate().map(|(place, name)| (name, place)).collect()
+                });
+                index.get(key.as_str()).map(|&place| &object.properties[place].value)
+            }
+            Tree::StringLit(_) | Tree::NumberLit(_) | Tree::BooleanLit(_) | Tree::NullKeyword(_) => None,
+        };
+        match child {
+            Some(child) => at = child,
+            None => break,
+        }
+    }
+    at.range().start
 }
 
 /// Refuses deep nesting before any recursive parser sees the text.
@@ -104,83 +208,34 @@ fn offset_of(text: &str, line: usize, column: usize) -> usize {
     (start + column.saturating_sub(1)).min(text.len())
 }
 
-/// Walks the tree without recursion; a container's spot is made before its children's.
-fn spots_of(tree: &Tree<'_>, text: &str, problems: &mut Problems) -> Vec<Spot> {
-    let mut spots = vec![Spot {
-        offset: tree.range().start as u32,
-        children: Children::None,
-    }];
-    let mut open: Vec<(&Tree<'_>, usize)> = vec![(tree, 0)];
-    // Pointers are needed for duplicates alone; parents let one be built when that happens.
-    let mut parents: Vec<(u32, String)> = Vec::new();
-    let track = has_duplicates(tree);
-    if track {
-        parents.push((0, String::new()));
-    }
-    while let Some((tree, at)) = open.pop() {
+fn report_duplicates(text: &str, problems: &mut Problems) {
+    let Some(tree) = tree_of(text) else { return };
+    let mut open = vec![(&tree, String::new())];
+    while let Some((tree, pointer)) = open.pop() {
+        let below = |key: &str| {
+            let mut below = pointer.clone();
+            push_key(&mut below, key);
+            below
+        };
         match tree {
             Tree::Array(array) => {
-                let mut items = Vec::with_capacity(array.elements.len());
-                for (index, element) in array.elements.iter().enumerate() {
-                    let child = spots.len();
-                    items.push(child as u32);
-                    spots.push(Spot {
-                        offset: element.range().start as u32,
-                        children: Children::None,
-                    });
-                    if track {
-                        parents.push((at as u32, index.to_string()));
-                    }
-                    open.push((element, child));
-                }
-                spots[at].children = Children::List(items);
+                let items = array.elements.iter().enumerate();
+                open.extend(items.map(|(index, item)| (item, below(&index.to_string()))));
             }
-            Tree::Object(object) => {
-                let mut fields = Vec::with_capacity(object.properties.len());
-                let mut seen = HashSet::new();
-                for property in &object.properties {
-                    let key = key_of(&property.name);
-                    let child = spots.len();
-                    fields.push((Box::from(key), child as u32));
-                    spots.push(Spot {
-                        offset: property.value.range().start as u32,
-                        children: Children::None,
-                    });
-                    if track {
-                        parents.push((at as u32, key.to_owned()));
-                        if !seen.insert(key) {
-                            let pointer = pointer_of(&parents, child);
-                            duplicate_key(problems, pointer, key, text, property.name.range().start);
-                        }
-                    }
-                    open.push((&property.value, child));
-                }
-                spots[at].children = Children::Fields(fields);
-            }
-            Tree::StringLit(_) | Tree::NumberLit(_) | Tree::BooleanLit(_) | Tree::NullKeyword(_) => {}
-        }
-    }
-    spots
-}
-
-fn has_duplicates(tree: &Tree<'_>) -> bool {
-    let mut open = vec![tree];
-    while let Some(tree) = open.pop() {
-        match tree {
-            Tree::Array(array) => open.extend(&array.elements),
             Tree::Object(object) => {
                 let mut seen = HashSet::with_capacity(object.properties.len());
                 for property in &object.properties {
-                    if !seen.insert(key_of(&property.name)) {
-                        return true;
+                    let key = key_of(&property.name);
+                    let path = below(key);
+                    if !seen.insert(key) {
+                        duplicate_key(problems, path.clone(), key);
                     }
-                    open.push(&property.value);
+                    open.push((&property.value, path));
                 }
             }
             Tree::StringLit(_) | Tree::NumberLit(_) | Tree::BooleanLit(_) | Tree::NullKeyword(_) => {}
         }
     }
-    false
 }
 
 fn key_of<'a>(name: &'a ObjectPropName<'_>) -> &'a str {
@@ -188,19 +243,4 @@ fn key_of<'a>(name: &'a ObjectPropName<'_>) -> &'a str {
         ObjectPropName::String(text) => &text.value,
         ObjectPropName::Word(word) => word.value,
     }
-}
-
-fn pointer_of(parents: &[(u32, String)], spot: usize) -> String {
-    let mut keys = Vec::new();
-    let mut at = spot;
-    while at != 0 {
-        let (parent, key) = &parents[at];
-        keys.push(key.as_str());
-        at = *parent as usize;
-    }
-    let mut pointer = String::new();
-    for key in keys.into_iter().rev() {
-        push_key(&mut pointer, key);
-    }
-    pointer
 }

@@ -123,13 +123,8 @@ pub(crate) fn fault(code: &'static str, text: &str, offset: usize, message: impl
     Box::new(diagnostic)
 }
 
-/// Reports a key that an object has twice.
-pub(crate) fn duplicate_key(problems: &mut Problems, pointer: String, key: &str, text: &str, offset: usize) {
-    let mut diagnostic = Diagnostic::error(
-        code::DUPLICATE_KEY,
-        pointer,
-        format!("the key `{key}` occurs twice in one object"),
-    );
-    diagnostic.position = Some(position_at(text, offset));
-    problems.push(diagnostic);
+/// Reports a key that an object has twice; the place is found with those of all other problems.
+pub(crate) fn duplicate_key(problems: &mut Problems, pointer: String, key: &str) {
+    let message = format!("the key `{key}` occurs twice in one object");
+    problems.push(Diagnostic::error(code::DUPLICATE_KEY, pointer, message));
 }

@@ -1,12 +1,22 @@
 //! Where each value of a parsed text stands in it.
 
+use std::collections::HashMap;
+
 use super::{Diagnostic, Position};
 
 /// A text and the place of every value in it.
 #[derive(Debug)]
 pub struct SourceMap {
     text: String,
-    spots: Vec<Spot>,
+    places: Places,
+}
+
+#[derive(Debug)]
+enum Places {
+    /// Found by parsing the text again when asked for.
+    Json,
+    /// Every value, the outermost first.
+    Yaml(Vec<Spot>),
 }
 
 /// One value: its offset in the text and its children.
@@ -25,61 +35,85 @@ pub(crate) enum Children {
 }
 
 impl SourceMap {
-    pub(crate) const fn new(text: String, spots: Vec<Spot>) -> Self {
-        Self { text, spots }
-    }
-
-    /// Byte offset of the value a pointer names, or of its nearest ancestor that the text holds.
-    fn offset(&self, pointer: &str) -> usize {
-        let Some(mut spot) = self.spots.first() else {
-            return 0;
-        };
-        for token in pointer.split('/').skip(1) {
-            let child = match &spot.children {
-                Children::None => None,
-                Children::List(items) => token.parse::<usize>().ok().and_then(|index| items.get(index)).copied(),
-                Children::Fields(fields) => {
-                    let key = token.replace("~1", "/").replace("~0", "~");
-                    // The last duplicate is the one that was read.
-                    fields
-                        .iter()
-                        .rev()
-                        .find(|(name, _)| **name == *key)
-                        .map(|(_, child)| *child)
-                }
-            };
-            match child.and_then(|child| self.spots.get(child as usize)) {
-                Some(found) => spot = found,
-                None => break,
-            }
+    pub(crate) const fn yaml(text: String, spots: Vec<Spot>) -> Self {
+        Self {
+            text,
+            places: Places::Yaml(spots),
         }
-        spot.offset as usize
     }
 
-    /// Line and column of the value a JSON pointer names, or of its nearest ancestor in the text.
+    pub(crate) const fn json(text: String) -> Self {
+        Self {
+            text,
+            places: Places::Json,
+        }
+    }
+
+    /// Line and column of the value a JSON pointer names, or of its nearest ancestor in the text. Reads the whole text:
+    /// for many pointers use [`SourceMap::locate`].
     #[must_use]
     pub fn position(&self, pointer: &str) -> Position {
-        let mut position = [Position { line: 1, column: 1 }];
-        positions_of(&self.text, &[self.offset(pointer)], &mut position);
-        position[0]
+        let offsets = self.offsets(std::iter::once(pointer));
+        position_at(&self.text, offsets.first().copied().unwrap_or(0))
     }
 
     /// Gives a position to every diagnostic that has none, in one pass over the text.
     pub fn locate(&self, diagnostics: &mut [Diagnostic]) {
-        let unplaced = diagnostics
+        let mut unplaced: Vec<&mut Diagnostic> = diagnostics
             .iter_mut()
-            .filter(|diagnostic| diagnostic.position.is_none());
-        let mut places: Vec<(usize, &mut Diagnostic)> = unplaced
-            .map(|diagnostic| (self.offset(&diagnostic.pointer), diagnostic))
+            .filter(|diagnostic| diagnostic.position.is_none())
             .collect();
-        places.sort_by_key(|(offset, _)| *offset);
-        let offsets: Vec<usize> = places.iter().map(|(offset, _)| *offset).collect();
-        let mut positions = vec![Position { line: 1, column: 1 }; offsets.len()];
-        positions_of(&self.text, &offsets, &mut positions);
-        for ((_, diagnostic), position) in places.into_iter().zip(positions) {
-            diagnostic.position = Some(position);
+        if unplaced.is_empty() {
+            return;
+        }
+        let offsets = self.offsets(unplaced.iter().map(|diagnostic| diagnostic.pointer.as_str()));
+        let mut order: Vec<usize> = (0..offsets.len()).collect();
+        order.sort_by_key(|&at| offsets[at]);
+        let ascending: Vec<usize> = order.iter().map(|&at| offsets[at]).collect();
+        let mut positions = vec![Position { line: 1, column: 1 }; ascending.len()];
+        positions_of(&self.text, &ascending, &mut positions);
+        for (&at, position) in order.iter().zip(positions) {
+            unplaced[at].position = Some(position);
         }
     }
+
+    /// Byte offsets of the values that pointers name, or of their nearest ancestors that the text holds.
+    fn offsets<'a>(&self, pointers: impl Iterator<Item = &'a str>) -> Vec<usize> {
+        match &self.places {
+            Places::Json => super::json::offsets(&self.text, pointers),
+            Places::Yaml(spots) => {
+                let mut fields = HashMap::new();
+                pointers
+                    .map(|pointer| spot_offset(spots, pointer, &mut fields))
+                    .collect()
+            }
+        }
+    }
+}
+
+/// Finds a spot; `known` keeps an index of each object on the way.
+fn spot_offset<'s>(spots: &'s [Spot], pointer: &str, known: &mut HashMap<usize, HashMap<&'s str, u32>>) -> usize {
+    let Some(mut spot) = spots.first() else { return 0 };
+    let mut at = 0;
+    for token in pointer.split('/').skip(1) {
+        let child = match &spot.children {
+            Children::None => None,
+            Children::List(items) => token.parse::<usize>().ok().and_then(|index| items.get(index)).copied(),
+            Children::Fields(fields) => {
+                let key = token.replace("~1", "/").replace("~0", "~");
+                // Of duplicates the last one was read, and the last one is kept here.
+                let index = known
+                    .entry(at)
+                    .or_insert_with(|| fields.iter().map(|(name, child)| (&**name, *child)).collect());
+                index.get(key.as_str()).copied()
+            }
+        };
+        match child.and_then(|child| spots.get(child as usize).map(|spot| (child, spot))) {
+            Some((child, found)) => (at, spot) = (child as usize, found),
+            None => break,
+        }
+    }
+    spot.offset as usize
 }
 
 /// Line and column of one byte offset.

@@ -250,7 +250,7 @@ fn duplicate_keys_are_reported_with_place_and_pointer() {
     let yaml = "nodes:\n  - id: a\n    id: b\n";
     let parsed = parse(yaml.as_bytes(), None, &Limits::default()).unwrap();
     assert_eq!(parsed.diagnostics[0].pointer, "/nodes/0/id");
-    assert_eq!(parsed.diagnostics[0].position, Some(Position { line: 3, column: 5 }));
+    assert_eq!(parsed.diagnostics[0].position, Some(Position { line: 3, column: 9 }));
 }
 
 #[test]

@@ -196,7 +196,7 @@ impl<'a> Builder<'a> {
         let offset = self.at;
         let pointer = self.duplicate(text).then(|| self.pointer_to(text));
         if let Some(pointer) = pointer {
-            duplicate_key(&mut self.problems, pointer, text, self.text, offset);
+            duplicate_key(&mut self.problems, pointer, text);
         }
         if let Some(Frame {
             contents: Contents::Map { key, .. },
@@ -373,7 +373,7 @@ impl<'a> Builder<'a> {
         };
         Ok(Document {
             value,
-            source: SourceMap::new(self.text.to_owned(), self.spots),
+            source: SourceMap::yaml(self.text.to_owned(), self.spots),
             problems: self.problems,
         })
     }

@@ -95,8 +95,7 @@ impl Graph {
             .map(|edge| (intern(edge.source.as_str()), intern(edge.target.as_str())))
             .collect();
         let is_node = |at: u32| (at as usize) < node_count;
-        let mut seen = HashSet::with_capacity(ends.len());
-        let distinct: Vec<(u32, u32)> = ends.iter().copied().filter(|pair| seen.insert(*pair)).collect();
+        let distinct = first_of_equals(&ends);
         let down: Vec<_> = distinct
             .iter()
             .copied()
@@ -146,6 +145,22 @@ impl Graph {
     pub(super) fn id_list(&self, indices: &[u32]) -> Vec<Id> {
         indices.iter().map(|&at| self.id(at)).collect()
     }
+}
+
+/// Drops later equals, keeping the order.
+fn first_of_equals(pairs: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let mut order: Vec<usize> = (0..pairs.len()).collect();
+    order.sort_unstable_by_key(|&at| (pairs[at], at));
+    let mut repeats = vec![false; pairs.len()];
+    for two in order.windows(2) {
+        repeats[two[1]] = pairs[two[0]] == pairs[two[1]];
+    }
+    pairs
+        .iter()
+        .zip(repeats)
+        .filter(|(_, repeats)| !repeats)
+        .map(|(pair, _)| *pair)
+        .collect()
 }
 
 /// Distinct keys in the order of a JavaScript object: array indices ascending, then the rest by first appearance.

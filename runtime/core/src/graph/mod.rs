@@ -17,12 +17,13 @@ mod walk;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use components::Components;
 use index::{Graph, key_order};
 pub use processed::{
     ConditionalBranch, CriticalPath, ExecutionAnalysis, ExecutionGroups, ExecutionMetadata, Forest, GraphAnalysis,
-    GraphNodeRelationship, Id, ProcessedWorkflow, Record, WorkflowPath,
+    GraphNodeRelationship, Id, ProcessedNode, ProcessedWorkflow, Record, WorkflowPath,
 };
 use serde_json::Value;
 
@@ -69,7 +70,7 @@ impl Default for AnalyzeOptions {
     fn default() -> Self {
         Self {
             max_paths: 1_000,
-            path_ids_max: 4_000_000,
+            path_ids_max: 1_000_000,
             path_steps_max: 20_000_000,
             now: None,
             node_weights: HashMap::new(),
@@ -282,15 +283,16 @@ fn last_of_each<'a>(graph: &Graph, nodes: &'a [Node]) -> Vec<&'a Node> {
     last.into_iter().flatten().collect()
 }
 
-fn nodes_by_id(graph: &Graph, nodes: &[Node], options: &AnalyzeOptions) -> Record<Node> {
+fn nodes_by_id(graph: &Graph, nodes: &[Node], options: &AnalyzeOptions) -> Record<ProcessedNode> {
+    let draft = Arc::new(draft_metadata(options));
     let complete = |node: &Node| {
         let mut node = node.clone();
         if node.name.is_empty() {
             node.name = read::default_node_name(&node.node_type);
         }
         node.version = node.version.max(1);
-        node.metadata.get_or_insert_with(|| draft_metadata(options));
-        node
+        let draft = node.metadata.is_none().then(|| Arc::clone(&draft));
+        ProcessedNode { node, draft }
     };
     let last = last_of_each(graph, nodes);
     graph

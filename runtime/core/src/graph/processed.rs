@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use crate::definition::{Node, WorkflowEdge};
+use crate::definition::{Node, NodeMetadata, WorkflowEdge};
 
 /// An id, shared by reference count: the same few ids occur in every list of the analysis.
 pub type Id = Arc<str>;
@@ -51,7 +51,7 @@ pub struct ProcessedWorkflow {
     /// Entry points and relations.
     pub forest: Forest,
     /// Nodes by id, with defaults filled in.
-    pub nodes: Record<Node>,
+    pub nodes: Record<ProcessedNode>,
     /// Paths from roots to ends, at most as many as asked for, then the orphan path.
     pub paths: Vec<WorkflowPath>,
     /// Edges by id, with defaults filled in.
@@ -65,6 +65,17 @@ pub struct ProcessedWorkflow {
     pub path_count: Option<String>,
     /// What is reported beyond the specification.
     pub analysis: GraphAnalysis,
+}
+
+/// A node with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProcessedNode {
+    /// The node.
+    #[serde(flatten)]
+    pub node: Node,
+    /// Metadata shared by all nodes that have none of their own.
+    #[serde(rename = "metadata", skip_serializing_if = "Option::is_none")]
+    pub draft: Option<Arc<NodeMetadata>>,
 }
 
 /// Entry points and relations.

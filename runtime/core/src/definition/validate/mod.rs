@@ -94,6 +94,8 @@ struct Context<'a> {
     settings: Settings,
     /// Place of each id in the node array; the first of duplicates.
     index: HashMap<&'a str, usize>,
+    /// Places of the source and target of each edge whose ends are nodes.
+    ends: Vec<Option<(usize, usize)>>,
     /// Edges out of each node whose ends are nodes, in array order.
     outgoing: Vec<Vec<usize>>,
     /// Edges into each node whose ends are nodes, in array order.
@@ -112,8 +114,11 @@ impl<'a> Context<'a> {
         }
         let mut outgoing = vec![Vec::new(); definition.nodes.len()];
         let mut incoming = outgoing.clone();
-        for (at, edge) in definition.edges.iter().enumerate() {
-            if let (Some(&source), Some(&target)) = (index.get(edge.source.as_str()), index.get(edge.target.as_str())) {
+        let place = |id: &str| index.get(id).copied();
+        let both = |edge: &WorkflowEdge| place(&edge.source).zip(place(&edge.target));
+        let ends: Vec<Option<(usize, usize)>> = definition.edges.iter().map(both).collect();
+        for (at, end) in ends.iter().enumerate() {
+            if let Some((source, target)) = *end {
                 outgoing[source].push(at);
                 incoming[target].push(at);
             }
@@ -124,6 +129,7 @@ impl<'a> Context<'a> {
             limits,
             settings,
             index,
+            ends,
             outgoing,
             incoming,
             problems,
@@ -139,13 +145,14 @@ impl<'a> Context<'a> {
         &self.definition.edges[at]
     }
 
-    /// Array places of the source and target of an edge whose ends are nodes.
+    /// Array place of the source of an edge in `outgoing` or `incoming`.
     fn source(&self, edge: usize) -> usize {
-        self.index[self.edge(edge).source.as_str()]
+        self.ends[edge].expect("only edges between nodes are listed at nodes").0
     }
 
+    /// Array place of the target of an edge in `outgoing` or `incoming`.
     fn target(&self, edge: usize) -> usize {
-        self.index[self.edge(edge).target.as_str()]
+        self.ends[edge].expect("only edges between nodes are listed at nodes").1
     }
 
     /// Nodes that start by themselves: no edge comes in from another node.

@@ -7,12 +7,13 @@ use super::event::AttemptFailure;
 use super::state::NodeState;
 
 /// Codes that another attempt cannot mend.
-const NEVER_RETRIED: [&str; 5] = [
+const NEVER_RETRIED: [&str; 6] = [
     "SCHEMA_VIOLATION",
     "EXPRESSION_ERROR",
     "NO_MATCHING_CONDITION",
     "JOIN_UNSATISFIED",
     "HANDLER_NOT_FOUND",
+    "QUEUE_TIMEOUT",
 ];
 
 /// Delay before the next attempt in milliseconds; none when there is no next attempt.

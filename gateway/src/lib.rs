@@ -1,1 +1,16 @@
-//! troupe
+//! The product: command line, REST API, event streams, and the wiring of backends. Nothing else knows the wire.
+
+pub mod app;
+mod bench;
+mod body;
+pub mod cli;
+mod demo;
+pub mod dto;
+pub mod error;
+pub mod exit;
+mod pages;
+pub mod routes;
+pub mod rules;
+pub mod server;
+mod stream;
+pub mod wiring;

@@ -1,0 +1,101 @@
+//! What every door of the product works with: the engine, the stores beside it, and the rules for definitions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio_util::sync::CancellationToken;
+use troupe_actors::EngineHandle;
+use troupe_config::Settings;
+use troupe_core::Timestamp;
+use troupe_ports::{Clock, DefinitionStore, StateStore, VisibilityStore};
+use troupe_telemetry::Exposition;
+
+use crate::error::ApiError;
+use crate::rules::Rules;
+use crate::wiring::LiveBus;
+
+/// A running product. Clones are cheap and share it.
+#[derive(Clone)]
+pub struct App {
+    inner: Arc<Parts>,
+}
+
+/// What an [`App`] is made of.
+pub struct Parts {
+    /// The engine.
+    pub engine: EngineHandle,
+    /// The log, for measurements and checks.
+    pub state: Arc<dyn StateStore>,
+    /// Definitions.
+    pub definitions: Arc<dyn DefinitionStore>,
+    /// Lists of executions.
+    pub visibility: Arc<dyn VisibilityStore>,
+    /// Events as they become durable.
+    pub live: LiveBus,
+    /// What a definition must obey.
+    pub rules: Rules,
+    /// Settings in force.
+    pub settings: Settings,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Metrics, where they are exposed.
+    pub exposition: Option<Arc<Exposition>>,
+    /// Fires when the process shuts down: event streams end.
+    pub closing: CancellationToken,
+    /// Open event streams.
+    pub streams: Arc<AtomicUsize>,
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.inner
+    }
+}
+
+impl App {
+    /// Shares the parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self { inner: Arc::new(parts) }
+    }
+
+    /// The current time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Ends event streams, lets running attempts end within the drain time, and gives the store up.
+    pub async fn shutdown(&self) {
+        self.closing.cancel();
+        self.engine.shutdown(self.settings.drain).await;
+    }
+
+    /// Takes one of the places for event streams.
+    ///
+    /// # Errors
+    /// `TOO_MANY_STREAMS`.
+    pub fn stream_permit(&self) -> Result<StreamPermit, ApiError> {
+        let most = self.settings.limits.streams_max;
+        let taken = |open: usize| (open < most).then_some(open + 1);
+        match self.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, taken) {
+            Ok(_) => Ok(StreamPermit(Arc::clone(&self.streams))),
+            Err(_) => {
+                let detail = format!("{most} event streams are open");
+                Err(ApiError::new("TOO_MANY_STREAMS", detail).retry_after_ms(5_000))
+            }
+        }
+    }
+}
+
+/// A place for an event stream, given back when dropped.
+#[derive(Debug)]
+pub struct StreamPermit(Arc<AtomicUsize>);
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,225 @@
+//! Workloads that run in one process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::try_join_all;
+use troupe_actors::{EngineError, StartRequest};
+use troupe_core::{ExecutionId, Json};
+
+use super::measure::{cpu_seconds, latency, round, rss_bytes};
+use super::workload::{self, Workload};
+use super::{BenchError, Job, Report, check};
+use crate::app::App;
+use crate::{rules, wiring};
+
+/// How long nothing may move before a run is given up.
+const STUCK: Duration = Duration::from_secs(60);
+/// How often progress is looked at where nothing announces it.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What one driver saw.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) ids: Vec<ExecutionId>,
+    pub(super) latencies_ms: Vec<f64>,
+}
+
+/// Until when a driver follows an execution.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    Acknowledged,
+    Ended,
+}
+
+pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
+    let app = wiring::open(job.settings.clone(), &job.state, wiring::Extras::default())
+        .await
+        .map_err(setup)?;
+    let measured = measure(job, &app).await;
+    app.shutdown().await;
+    measured
+}
+
+async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
+    let definition = match job.workload {
+        Workload::Parked => workload::parked()?,
+        other => workload::running(other, job.nodes, job.handler)?,
+    };
+    let nodes_each = definition.nodes.len() as u64;
+    let workflow = definition.id.clone();
+    store(app, definition).await?;
+    let until = match job.workload {
+        Workload::Parked | Workload::Start => Until::Acknowledged,
+        Workload::Chain | Workload::Fan | Workload::Recover => Until::Ended,
+    };
+    // Threads, caches and sandbox processes get warm on executions that do not count.
+    let warm = job.concurrency.min(job.executions).min(64);
+    let warmed = drive(app, &workflow, warm, warm, until).await?;
+    if job.workload == Workload::Start {
+        all_ended(app, warm as u64).await?;
+    }
+
+    let (status, counters, cpu, rss) = (app.engine.status(), app.state.counters(), cpu_seconds(), rss_bytes());
+    let begun = Instant::now();
+    let mut seen = drive(app, &workflow, job.executions, job.concurrency, until).await?;
+    let seconds = begun.elapsed().as_secs_f64();
+    if job.workload == Workload::Start {
+        all_ended(app, status.ended + job.executions as u64).await?;
+    }
+    if job.workload == Workload::Parked {
+        settled(app).await?;
+    }
+    let (after, commits) = (app.engine.status(), app.state.counters());
+    let (cpu, rss_after) = (cpu_seconds() - cpu, rss_bytes());
+
+    let expected = match job.workload {
+        Workload::Parked => check::Expected::Open,
+        _ => check::Expected::Completed,
+    };
+    let samples = std::mem::take(&mut seen.latencies_ms);
+    check::all(app, warmed.ids.iter().chain(&seen.ids), expected).await?;
+
+    let executions = job.executions as u64;
+    let steps = if job.workload == Workload::Parked {
+        0
+    } else {
+        executions * nodes_each
+    };
+    let appended = commits.commits - counters.commits;
+    Ok(Report {
+        workload: job.workload.name(),
+        executions,
+        steps,
+        seconds: round(seconds),
+        executions_per_s: round(executions as f64 / seconds),
+        steps_per_s: round(steps as f64 / seconds),
+        latency_ms: latency(samples),
+        rss_bytes: rss_after,
+        rss_per_execution_bytes: round(rss_after.saturating_sub(rss) as f64 / executions as f64),
+        cpu_seconds: round(cpu),
+        commits: appended,
+        commit_batch_mean: round((after.entries - status.entries) as f64 / appended.max(1) as f64),
+        fsyncs: commits.fsyncs - counters.fsyncs,
+        node_actors: after.node_actors - status.node_actors,
+    })
+}
+
+pub(super) fn setup(error: crate::error::ApiError) -> BenchError {
+    BenchError::Setup(error.problem().detail)
+}
+
+pub(super) async fn store(
+    app: &App,
+    definition: troupe_core::definition::WorkflowDefinition,
+) -> Result<(), BenchError> {
+    let stored = rules::store(&*app.definitions, definition, None, app.now()).await;
+    stored.map(drop).map_err(|error| BenchError::Setup(error.to_string()))
+}
+
+/// Starts `executions` from `concurrency` drivers.
+pub(super) async fn drive(
+    app: &App,
+    workflow: &str,
+    executions: usize,
+    concurrency: usize,
+    until: Until,
+) -> Result<Seen, BenchError> {
+    let next = Arc::new(AtomicUsize::new(0));
+    let drivers = (0..concurrency.min(executions).max(1)).map(|_| {
+        let (app, next, workflow) = (app.clone(), Arc::clone(&next), workflow.to_owned());
+        tokio::spawn(async move {
+            let mut seen = Seen::default();
+            while next.fetch_add(1, Ordering::Relaxed) < executions {
+                let (id, took) = one(&app, &workflow, until).await?;
+                seen.ids.push(id);
+                seen.latencies_ms.push(took.as_secs_f64() * 1_000.0);
+            }
+            Ok::<_, BenchError>(seen)
+        })
+    });
+    let mut all = Seen::default();
+    for seen in try_join_all(drivers)
+        .await
+        .map_err(|error| BenchError::Setup(error.to_string()))?
+    {
+        let seen = seen?;
+        all.ids.extend(seen.ids);
+        all.latencies_ms.extend(seen.latencies_ms);
+    }
+    Ok(all)
+}
+
+/// Starts one execution; a refusal for overload is waited out, and its time counts.
+async fn one(app: &App, workflow: &str, until: Until) -> Result<(ExecutionId, Duration), BenchError> {
+    let begun = Instant::now();
+    let input = Json::from_trusted(r#"{"count":0}"#);
+    loop {
+        let request = StartRequest::new(workflow, input.clone());
+        let started = match until {
+            Until::Acknowledged => app.engine.start(request).await.map(|outcome| (outcome, None)),
+            Until::Ended => app
+                .engine
+                .start_watched(request)
+                .await
+                .map(|(outcome, watch)| (outcome, Some(watch))),
+        };
+        match started {
+            Ok((outcome, watch)) => {
+                if let Some(watch) = watch {
+                    let ended = tokio::time::timeout(STUCK, watch.ended()).await;
+                    let stuck = || BenchError::Stuck {
+                        seconds: STUCK.as_secs(),
+                        what: outcome.id.to_string(),
+                    };
+                    ended.ok().flatten().ok_or_else(stuck)?;
+                }
+                return Ok((outcome.id, begun.elapsed()));
+            }
+            Err(EngineError::Overloaded { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits until so many executions have ended.
+pub(super) async fn all_ended(app: &App, ended: u64) -> Result<(), BenchError> {
+    moved(|| {
+        let status = app.engine.status();
+        (status.ended >= ended, status.entries)
+    })
+    .await
+}
+
+/// Waits until executions that only wait hold no actor, and their states are in the store.
+pub(super) async fn settled(app: &App) -> Result<(), BenchError> {
+    moved(|| {
+        let status = app.engine.status();
+        (
+            status.active == 0 && status.uncheckpointed_bytes == 0,
+            status.uncheckpointed_bytes ^ (status.active as u64) << 32,
+        )
+    })
+    .await
+}
+
+/// Waits until `look` is content; as long as its number changes, something moves.
+async fn moved(look: impl Fn() -> (bool, u64)) -> Result<(), BenchError> {
+    let (mut last, mut since) = (None, Instant::now());
+    loop {
+        let (content, number) = look();
+        if content {
+            return Ok(());
+        }
+        if last.replace(number) != Some(number) {
+            since = Instant::now();
+        } else if since.elapsed() > STUCK {
+            return Err(BenchError::Stuck {
+                seconds: STUCK.as_secs(),
+                what: format!("progress stands at {number}"),
+            });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,95 @@
+//! Named workloads on the same engine as the gateway's, measured, and afterwards checked: a run that lost or repeated
+//! anything prints no figure.
+
+mod check;
+mod load;
+mod measure;
+mod recover;
+mod workload;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use troupe_config::Settings;
+
+pub(crate) use recover::{RECOVER_RUNNING, load_and_wait};
+pub(crate) use workload::{Handler, Workload};
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) workload: Workload,
+    pub(crate) executions: usize,
+    pub(crate) nodes: usize,
+    pub(crate) concurrency: usize,
+    pub(crate) handler: Handler,
+    /// Directory of the store.
+    pub(crate) state: PathBuf,
+    pub(crate) settings: Settings,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) workload: &'static str,
+    pub(crate) executions: u64,
+    pub(crate) steps: u64,
+    pub(crate) seconds: f64,
+    pub(crate) executions_per_s: f64,
+    pub(crate) steps_per_s: f64,
+    pub(crate) latency_ms: Latency,
+    pub(crate) rss_bytes: u64,
+    pub(crate) rss_per_execution_bytes: f64,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) commits: u64,
+    pub(crate) commit_batch_mean: f64,
+    pub(crate) fsyncs: u64,
+    pub(crate) node_actors: u64,
+}
+
+/// Percentiles in milliseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Latency {
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+}
+
+/// Why there is no figure.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BenchError {
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] troupe_actors::EngineError),
+    /// The product could not be put together.
+    #[error("{0}")]
+    Setup(String),
+    /// A child process or a file failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Something acknowledged is missing, or something happened twice.
+    #[error("{invariant} does not hold: {what}")]
+    Violated {
+        /// `C1` or `C2`.
+        invariant: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+    /// It did not come to an end.
+    #[error("nothing moved for {seconds} s: {what}")]
+    Stuck {
+        /// How long.
+        seconds: u64,
+        /// What was waited for.
+        what: String,
+    },
+}
+
+/// Runs a workload and checks it.
+pub(crate) async fn run(job: &Job) -> Result<Report, BenchError> {
+    match job.workload {
+        Workload::Recover => recover::run(job).await,
+        Workload::Chain | Workload::Fan | Workload::Parked | Workload::Start => load::run(job).await,
+    }
+}

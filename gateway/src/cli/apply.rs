@@ -1,0 +1,90 @@
+//! `troupe apply`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use reqwest::{Method, header};
+
+use super::diagnostics::valid_file;
+use super::validate::definition_files;
+use super::{Context, Failure};
+use crate::dto::VersionDto;
+use crate::exit::Exit;
+use crate::wiring;
+
+#[derive(Args, Debug)]
+pub(super) struct Apply {
+    /// Definitions (JSON or YAML), or directories to walk.
+    #[arg(required = true, value_name = "FILE|DIR")]
+    paths: Vec<PathBuf>,
+    /// Says what would change, and changes nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Apply {
+    pub(super) async fn execute(self, context: &Context) -> Result<Exit, Failure> {
+        let settings = context.settings(&context.sources())?;
+        let rules = wiring::rules(&settings);
+        let client = context.client()?;
+        let out = &context.out;
+        let mut definitions = Vec::new();
+        // Everything is checked before anything is stored.
+        for file in definition_files(&self.paths)? {
+            definitions.push(valid_file(&file, &rules, out)?);
+        }
+        for definition in definitions {
+            if self.dry_run {
+                let change = self.change(&client, &definition).await?;
+                if out.json {
+                    out.value(&serde_json::json!({"id": definition.id, "change": change, "dryRun": true}))?;
+                } else {
+                    out.line(&format!("{} {change}", definition.id));
+                }
+                continue;
+            }
+            let text = serde_json::to_string(&definition);
+            let text = text.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+            let request = client.request(Method::PUT, &["workflows", &definition.id]);
+            let request = request.header(header::CONTENT_TYPE, "application/json").body(text);
+            let stored: VersionDto = client.fetch(request).await?;
+            match (out.json, out.quiet) {
+                (true, _) => out.value(&stored)?,
+                (false, true) => out.line(&stored.id),
+                (false, false) => {
+                    let change = if stored.created == Some(true) {
+                        "stored"
+                    } else {
+                        "unchanged"
+                    };
+                    out.line(&format!("{} version {} {change}", stored.id, stored.version));
+                }
+            }
+        }
+        Ok(Exit::Ok)
+    }
+
+    /// `create`, `update` or `unchanged`, by the definition that the server has.
+    async fn change(
+        &self,
+        client: &super::Client,
+        definition: &troupe_core::definition::WorkflowDefinition,
+    ) -> Result<&'static str, Failure> {
+        let request = client.get(&["workflows", &definition.id]);
+        let stored: serde_json::Value = match client.fetch(request).await {
+            Ok(stored) => stored,
+            Err(failure) if failure.exit == Exit::NotFound => return Ok("create"),
+            Err(failure) => return Err(failure),
+        };
+        let mut ours =
+            serde_json::to_value(definition).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        let mut theirs = stored;
+        for side in [&mut ours, &mut theirs] {
+            if let Some(fields) = side.as_object_mut() {
+                // The store numbers versions and dates them.
+                fields.retain(|name, _| !["version", "metadata", "processedGraph"].contains(&name.as_str()));
+            }
+        }
+        Ok(if ours == theirs { "unchanged" } else { "update" })
+    }
+}

@@ -1,0 +1,82 @@
+//! `troupe bench`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Context, Failure};
+use crate::bench::{self, BenchError, Handler, Job, RECOVER_RUNNING, Workload};
+use crate::exit::Exit;
+
+#[derive(Args, Debug)]
+pub(super) struct Bench {
+    /// The workload.
+    workload: Workload,
+    /// How many executions.
+    #[arg(long)]
+    executions: Option<usize>,
+    /// Nodes of an execution (`chain`), or parallel ones (`fan`).
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// Executions under way at once.
+    #[arg(long)]
+    concurrency: Option<usize>,
+    /// What function nodes do.
+    #[arg(long, value_enum, default_value = "noop")]
+    handler: Handler,
+    /// Directory of the store; else a temporary one.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Loads the store for `recover` and waits to be killed.
+    #[arg(long, hide = true)]
+    load_and_wait: bool,
+}
+
+impl Bench {
+    pub(super) async fn execute(self, context: &Context) -> Result<Exit, Failure> {
+        let settings = context.settings(&context.sources())?;
+        let (executions, nodes, concurrency) = self.workload.defaults();
+        let scratch = tempfile::tempdir().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        let job = Job {
+            workload: self.workload,
+            executions: positive("--executions", self.executions, executions)?,
+            nodes: positive("--nodes", self.nodes, nodes)?,
+            concurrency: positive("--concurrency", self.concurrency, concurrency)?,
+            handler: self.handler,
+            state: self.state.unwrap_or_else(|| scratch.path().into()),
+            settings,
+        };
+        if self.load_and_wait {
+            bench::load_and_wait(&job).await.map_err(failure)?;
+            return Ok(Exit::Failed);
+        }
+        let extra = if job.workload == Workload::Recover {
+            format!(" and {RECOVER_RUNNING} running")
+        } else {
+            String::new()
+        };
+        context
+            .out
+            .say(format!("{}: {} executions{extra}", job.workload.name(), job.executions));
+        let report = bench::run(&job).await.map_err(failure)?;
+        let text = serde_json::to_string(&report).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        context.out.document(&text);
+        Ok(Exit::Ok)
+    }
+}
+
+fn positive(option: &str, given: Option<usize>, usual: usize) -> Result<usize, Failure> {
+    match given.unwrap_or(usual) {
+        0 => Err(Failure::new(Exit::Usage, format!("{option} must be at least 1"))),
+        number => Ok(number),
+    }
+}
+
+fn failure(error: BenchError) -> Failure {
+    let hint = matches!(error, BenchError::Violated { .. }).then_some("no figures: the run violated the contract");
+    let failure = Failure::new(Exit::Failed, error.to_string());
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}

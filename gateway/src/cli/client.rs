@@ -1,0 +1,126 @@
+//! Talks to a server.
+
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response, Url};
+use serde::de::DeserializeOwned;
+
+use super::failure::Failure;
+use crate::dto::{ExecutionSummaryDto, PageDto};
+use crate::error::Problem;
+use crate::exit::Exit;
+
+const CONNECT: Duration = Duration::from_secs(3);
+/// Digits of a whole execution id.
+const ID_DIGITS: usize = 32;
+
+/// A client of one server.
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: Url,
+}
+
+impl Client {
+    pub(super) fn new(server: &str) -> Result<Self, Failure> {
+        let wrong = |why: String| {
+            Failure::new(Exit::Usage, format!("`{server}` is no address of a server: {why}"))
+                .hint("write --server http://127.0.0.1:7654")
+        };
+        let base = Url::parse(server).map_err(|error| wrong(error.to_string()))?;
+        if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
+            return Err(wrong("it must begin with http:// or https://".into()));
+        }
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).build();
+        Ok(Self {
+            http: http.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?,
+            base,
+        })
+    }
+
+    /// A request for `/api/v1/<segments>`.
+    pub(super) fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(["api", "v1"]).extend(segments);
+        }
+        self.http.request(method, url)
+    }
+
+    pub(super) fn get(&self, segments: &[&str]) -> RequestBuilder {
+        self.request(Method::GET, segments)
+    }
+
+    pub(super) fn post(&self, segments: &[&str]) -> RequestBuilder {
+        self.request(Method::POST, segments)
+    }
+
+    /// Sends a request; what is no success becomes the failure that it means.
+    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let text = response.text().await.map_err(|error| self.unreachable(&error))?;
+        match serde_json::from_str::<Problem>(&text) {
+            Ok(problem) => Err(problem.into()),
+            Err(_) => {
+                let failure = Failure::new(
+                    Exit::Failed,
+                    format!("{} answered {status} without saying why", self.base),
+                );
+                Err(failure.hint("is this address a troupe server?"))
+            }
+        }
+    }
+
+    /// Sends a request and reads the answer.
+    pub(super) async fn fetch<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+        let text = self
+            .send(request)
+            .await?
+            .text()
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        serde_json::from_str(&text).map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                format!("{} answered something else than expected: {error}", self.base),
+            )
+            .hint("client and server may be of different versions")
+        })
+    }
+
+    pub(super) fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let mut why = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(deeper) = cause {
+            why = deeper.to_string();
+            cause = deeper.source();
+        }
+        let mut failure = Failure::new(Exit::CannotConnect, format!("cannot talk to {}: {why}", self.base));
+        failure.code = Some("CANNOT_CONNECT".into());
+        failure.hint("start a server with `troupe dev`, or name one with --server or TROUPE_SERVER")
+    }
+
+    /// The whole id that a prefix names.
+    pub(super) async fn execution_id(&self, prefix: &str) -> Result<String, Failure> {
+        let hexadecimal = prefix.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if prefix.len() >= ID_DIGITS || !hexadecimal || prefix.is_empty() {
+            return Ok(prefix.to_owned());
+        }
+        let request = self.get(&["executions"]).query(&[("idPrefix", prefix), ("limit", "2")]);
+        let page: PageDto<ExecutionSummaryDto> = self.fetch(request).await?;
+        match page.items.as_slice() {
+            [one] => Ok(one.id.clone()),
+            [] => Err(
+                Failure::new(Exit::NotFound, format!("no execution's id begins with {prefix}"))
+                    .hint("`troupe ls` lists executions"),
+            ),
+            _ => Err(
+                Failure::new(Exit::Conflict, format!("several executions' ids begin with {prefix}"))
+                    .hint("give more digits"),
+            ),
+        }
+    }
+}

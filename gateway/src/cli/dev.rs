@@ -1,0 +1,146 @@
+//! `troupe dev`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use owo_colors::Style;
+use serde_json::json;
+use tokio::net::TcpListener;
+use troupe_actors::StartRequest;
+use troupe_config::Settings;
+use troupe_core::Principal;
+use troupe_telemetry::Exposition;
+
+use super::output::paint;
+use super::{Context, Failure, progress};
+use crate::app::App;
+use crate::demo;
+use crate::exit::Exit;
+use crate::{rules, server, wiring};
+
+#[derive(Args, Debug)]
+pub(super) struct Dev {
+    /// Address of the API; loopback only.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Directory of the embedded store.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Applies the examples, runs one while you watch, and tells what to try next.
+    #[arg(long)]
+    demo: bool,
+}
+
+impl Dev {
+    pub(super) async fn execute(self, context: &Context) -> Result<Exit, Failure> {
+        let out = &context.out;
+        let mut sources = context.sources();
+        if let Some(listen) = &self.listen {
+            sources = sources.with_option("--listen", "listen", listen.as_str());
+        }
+        if let Some(state) = &self.state {
+            sources = sources.with_option("--state", "state_dir", state.display().to_string());
+        }
+        let mut settings = context.settings(&sources)?;
+        let listener = listen(settings.listen).await?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        let demo_server = if self.demo {
+            Some(demo_server(&mut settings).await?)
+        } else {
+            None
+        };
+        let exposition = Exposition::install().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        troupe_telemetry::build_info(env!("CARGO_PKG_VERSION"));
+        let directory = settings.state_dir.clone();
+        let extras = wiring::Extras {
+            exposition: Some(Arc::new(exposition)),
+            ..wiring::Extras::default()
+        };
+        let app = wiring::open(settings, &directory, extras).await?;
+        let serving = tokio::spawn(server::serve(app.clone(), listener, server::asked_to_stop()));
+        let url = format!("http://{address}");
+        if out.json {
+            out.value(&json!({"address": url, "state": directory}))?;
+        } else {
+            out.line(&url);
+        }
+        out.say(format!(
+            "troupe {} keeps its state in {}",
+            env!("CARGO_PKG_VERSION"),
+            directory.display()
+        ));
+        if let Some(demo_server) = &demo_server {
+            // Ctrl-C during the demo ends it together with the server.
+            tokio::select! {
+                shown = show(&app, demo_server, &url, context) => shown?,
+                () = app.closing.cancelled() => {}
+            }
+        } else {
+            out.say("next: `troupe apply FILE`, `troupe start WORKFLOW --watch`; Ctrl-C stops");
+        }
+        let served = serving
+            .await
+            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        served.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        out.say("stopped; nothing acknowledged is lost");
+        Ok(Exit::Ok)
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(Exit::Conflict, format!("cannot listen on {address}: {error}"))
+            .hint("another server may run already; choose another port with --listen 127.0.0.1:0")
+    })
+}
+
+/// The examples' server, on its usual port if that is free.
+async fn demo_server(settings: &mut Settings) -> Result<demo::Server, Failure> {
+    let started = match demo::Server::start(demo::PORT).await {
+        Ok(server) => Ok(server),
+        Err(_) => demo::Server::start(0).await,
+    };
+    let server = started.map_err(|error| Failure::new(Exit::Failed, format!("no demo server: {error}")))?;
+    settings.http.allow.push(server.target());
+    Ok(server)
+}
+
+/// Applies the examples and runs one while you watch.
+async fn show(app: &App, server: &demo::Server, url: &str, context: &Context) -> Result<(), Failure> {
+    let out = &context.out;
+    for example in demo::EXAMPLES {
+        let definition = example
+            .definition(&app.rules, &server.url())
+            .map_err(crate::error::ApiError::from)?;
+        let stored = rules::store(&*app.definitions, definition, None, app.now()).await;
+        let stored = stored.map_err(crate::error::ApiError::from)?;
+        app.engine.definition_changed(stored.workflow.as_str());
+        let name = paint(&format!("{:<16}", stored.workflow.as_str()), Style::new().bold());
+        out.say(format!("  {name} {}", stored.definition.description));
+    }
+    let shown = demo::SHOWN;
+    out.say(format!("\nrunning `{}`:\n", shown.workflow));
+    let request = StartRequest {
+        principal: Some(Principal::from("local")),
+        ..StartRequest::new(shown.workflow, shown.input())
+    };
+    let (started, watch) = app.engine.start_watched(request).await?;
+    let ended = progress::until_ended(app, started.id, watch, out).await?;
+    let id = started.id.to_string();
+    out.say(format!(
+        "\nit {}. Listening on {}",
+        ended.state.status.name(),
+        paint(url, Style::new().underline())
+    ));
+    out.say("Next, in another terminal:");
+    for (number, (command, why)) in demo::next_steps(&id, url).into_iter().enumerate() {
+        let command = paint(&command, Style::new().bold());
+        out.say(format!("  {}. {command}\n     {why}", number + 1));
+    }
+    out.say("Ctrl-C stops the server.");
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! The start payload from the command line.
+
+use std::path::Path;
+
+use clap::Args;
+use serde_json::{Map, Value};
+use troupe_core::Json;
+
+use super::failure::Failure;
+use crate::exit::Exit;
+
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct InputArgs {
+    /// A member of the payload: key=value (JSON if it is, else text), or @FILE with a JSON object or value.
+    #[arg(short, long = "input", value_name = "KEY=VALUE|@FILE")]
+    input: Vec<String>,
+    /// The whole payload as JSON.
+    #[arg(long, value_name = "JSON")]
+    input_json: Option<String>,
+}
+
+impl InputArgs {
+    /// The payload; null if nothing is given. Later members win.
+    pub(super) fn read(&self) -> Result<Json, Failure> {
+        let mut whole = match &self.input_json {
+            None => Value::Null,
+            Some(text) => parse(text, "--input-json")?,
+        };
+        for given in &self.input {
+            if let Some(path) = given.strip_prefix('@') {
+                let path = Path::new(path);
+                let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+                whole = merged(whole, parse(&text, &path.display().to_string())?);
+            } else {
+                let Some((key, value)) = given.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+                    let failure = Failure::new(Exit::Usage, format!("`{given}` is no input"));
+                    return Err(failure.hint("write -i key=value, -i @file.json or --input-json '{…}'"));
+                };
+                let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+                whole = merged(whole, Value::Object(Map::from_iter([(key.to_owned(), value)])));
+            }
+        }
+        Ok(Json::of(&whole))
+    }
+}
+
+fn parse(text: &str, source: &str) -> Result<Value, Failure> {
+    serde_json::from_str(text).map_err(|error| Failure::new(Exit::Usage, format!("{source} is not JSON: {error}")))
+}
+
+/// Members of an object are added to one; anything else replaces.
+fn merged(whole: Value, more: Value) -> Value {
+    match (whole, more) {
+        (Value::Object(mut fields), Value::Object(more)) => {
+            fields.extend(more);
+            Value::Object(fields)
+        }
+        (_, more) => more,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn read(input: &[&str], whole: Option<&str>) -> Result<Json, Failure> {
+        let input = input.iter().map(ToString::to_string).collect();
+        InputArgs {
+            input,
+            input_json: whole.map(str::to_owned),
+        }
+        .read()
+    }
+
+    #[test]
+    fn members_files_and_whole_payloads_mix() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f.json");
+        std::fs::write(&path, r#"{"b": [2], "c": 3}"#).unwrap();
+        let file = format!("@{}", path.display());
+        let payload = read(&["a=1", "t=x=y", &file, "b=true"], Some(r#"{"z": 0}"#)).unwrap();
+        assert_eq!(payload.as_str(), r#"{"z":0,"a":1,"t":"x=y","b":true,"c":3}"#);
+        assert_eq!(read(&[], None).unwrap(), Json::null());
+        assert_eq!(read(&[], Some("[1]")).unwrap().as_str(), "[1]");
+    }
+
+    #[test]
+    fn what_is_no_input_is_a_usage_error() {
+        for wrong in [read(&["novalue"], None), read(&["=1"], None), read(&[], Some("{"))] {
+            assert_eq!(wrong.unwrap_err().exit, Exit::Usage);
+        }
+        assert_eq!(read(&["@/nowhere.json"], None).unwrap_err().exit, Exit::NotFound);
+    }
+}

@@ -1,0 +1,201 @@
+//! The command line: one file a command. Data goes to standard output, talk to standard error.
+
+mod analyze;
+mod apply;
+mod bench;
+mod cancel;
+mod client;
+mod completions;
+mod control;
+mod dev;
+mod diagnostics;
+mod failure;
+mod follow;
+mod history;
+mod input;
+mod ls;
+mod output;
+mod pause;
+mod progress;
+mod resume;
+mod run;
+mod show;
+mod start;
+mod tree;
+mod validate;
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use troupe_config::{Settings, Sources};
+use troupe_telemetry::{LogFormat, install_logs};
+
+use crate::exit::Exit;
+use client::Client;
+use failure::Failure;
+use output::Output;
+
+/// Durable workflows: every execution is a supervised actor, and nothing acknowledged is ever lost.
+#[derive(Debug, Parser)]
+#[command(name = "troupe", version, about, max_term_width = 120, after_help = EXITS)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXITS: &str = "Exit status: 0 ok, 1 execution failed or canceled, 2 usage, 3 not found, 4 conflict, \
+5 invalid definition, 6 cannot connect, 124 wait timeout.";
+
+#[derive(Args, Debug)]
+struct Global {
+    /// Prints JSON (one object, or one a line when watching).
+    #[arg(long, global = true)]
+    json: bool,
+    /// Prints ids and results only, no talk.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Address of the server that client commands talk to.
+    #[arg(
+        long,
+        global = true,
+        env = "TROUPE_SERVER",
+        default_value = "http://127.0.0.1:7654",
+        value_name = "URL"
+    )]
+    server: String,
+    /// Configuration file; else ./troupe.toml if it exists.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a workflow in this process and prints its result; no server needed.
+    Run(run::Run),
+    /// Starts the whole product on this machine, for development.
+    Dev(dev::Dev),
+    /// Checks definitions and shows every problem in its place.
+    Validate(validate::Validate),
+    /// Prints the graph analysis of a definition.
+    Analyze(analyze::Analyze),
+    /// Stores definitions on a server, each as its next version.
+    Apply(apply::Apply),
+    /// Starts an execution on a server.
+    Start(start::Start),
+    /// Lists executions, newest first.
+    Ls(ls::Ls),
+    /// Shows an execution.
+    Show(show::Show),
+    /// Shows what happened to an execution, entry by entry.
+    History(history::History),
+    /// Cancels an execution.
+    Cancel(cancel::Cancel),
+    /// Pauses an execution: nothing new starts.
+    Pause(pause::Pause),
+    /// Resumes a paused execution.
+    Resume(resume::Resume),
+    /// Measures a named workload in this process and prints one JSON object.
+    Bench(bench::Bench),
+    /// Prints a completion script for a shell.
+    Completions(completions::Completions),
+}
+
+/// What every command works with.
+struct Context {
+    out: Output,
+    server: String,
+    config: Option<PathBuf>,
+}
+
+impl Context {
+    /// A client of the chosen server.
+    fn client(&self) -> Result<Client, Failure> {
+        Client::new(&self.server)
+    }
+
+    /// Where settings come from.
+    fn sources(&self) -> Sources {
+        let mut sources = Sources::of_process();
+        sources.file = self.config.clone().or(sources.file);
+        sources
+    }
+
+    /// Checked settings, with logs set up by them.
+    fn settings(&self, sources: &Sources) -> Result<Settings, Failure> {
+        let settings = sources
+            .load()
+            .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        let format = if settings.log.json {
+            LogFormat::Json
+        } else {
+            LogFormat::Human
+        };
+        install_logs(format, &settings.log.filter).map_err(|error| {
+            Failure::new(Exit::Usage, error.to_string()).hint("see log.filter and TROUPE_LOG_FILTER")
+        })?;
+        Ok(settings)
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            return error.print().map_or(Exit::Failed, |()| exit);
+        }
+    };
+    let out = Output::new(cli.global.json, cli.global.quiet);
+    let context = Context {
+        out,
+        server: cli.global.server,
+        config: cli.global.config,
+    };
+    let done = match cli.command {
+        Command::Run(command) => block_on(command.execute(&context)),
+        Command::Dev(command) => block_on(command.execute(&context)),
+        Command::Validate(command) => command.execute(&context),
+        Command::Analyze(command) => command.execute(&context),
+        Command::Apply(command) => block_on(command.execute(&context)),
+        Command::Start(command) => block_on(command.execute(&context)),
+        Command::Ls(command) => block_on(command.execute(&context)),
+        Command::Show(command) => block_on(command.execute(&context)),
+        Command::History(command) => block_on(command.execute(&context)),
+        Command::Cancel(command) => block_on(command.execute(&context)),
+        Command::Pause(command) => block_on(command.execute(&context)),
+        Command::Resume(command) => block_on(command.execute(&context)),
+        Command::Bench(command) => block_on(command.execute(&context)),
+        Command::Completions(command) => command.execute(&context),
+    };
+    match done {
+        Ok(exit) => exit,
+        Err(failure) => {
+            context.out.failure(&failure);
+            failure.exit
+        }
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, format!("no threads to run on: {error}")))?;
+    let done = runtime.block_on(command);
+    // What still runs belongs to nobody any more.
+    runtime.shutdown_background();
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

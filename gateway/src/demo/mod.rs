@@ -1,0 +1,137 @@
+//! The examples, carried by the binary, and the local server that they call.
+
+mod server;
+
+use serde_json::{Value, json};
+use troupe_core::Json;
+use troupe_core::definition::{Diagnostic, Format, WorkflowDefinition};
+
+pub(crate) use server::Server;
+
+use crate::error::ApiError;
+use crate::rules::Rules;
+
+/// The demo server's usual port; the examples' default of the variable names it.
+pub(crate) const PORT: u16 = 7655;
+/// The variable that holds the demo server's address.
+pub(crate) const VARIABLE: &str = "demo";
+
+/// One example.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Example {
+    text: &'static str,
+}
+
+/// Every example that runs without anything else.
+pub(crate) const EXAMPLES: &[Example] = &[
+    Example {
+        text: include_str!("../../../examples/order.yaml"),
+    },
+    Example {
+        text: include_str!("../../../examples/uptime.yaml"),
+    },
+    Example {
+        text: include_str!("../../../examples/etl.yaml"),
+    },
+    Example {
+        text: include_str!("../../../examples/quotes.yaml"),
+    },
+    Example {
+        text: include_str!("../../../examples/report.yaml"),
+    },
+    Example {
+        text: include_str!("../../../examples/retries.yaml"),
+    },
+];
+
+/// Why an example of the binary cannot be used: a defect of the build, told like any refused definition.
+#[derive(Debug)]
+pub(crate) struct BrokenExample(Vec<Diagnostic>);
+
+impl From<BrokenExample> for ApiError {
+    fn from(broken: BrokenExample) -> Self {
+        Self::definition(&broken.0)
+    }
+}
+
+impl Example {
+    /// The definition, calling the demo server at `url`.
+    pub(crate) fn definition(self, rules: &Rules, url: &str) -> Result<WorkflowDefinition, BrokenExample> {
+        let checked = rules.check(self.text.as_bytes(), Some(Format::Yaml));
+        let mut definition = checked.definition.ok_or(BrokenExample(checked.diagnostics))?;
+        let variables = definition.settings.get_mut("variables").and_then(Value::as_object_mut);
+        if let Some(address) = variables.and_then(|variables| variables.get_mut(VARIABLE)) {
+            *address = Value::from(url);
+        }
+        Ok(definition)
+    }
+}
+
+/// What the demo runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown {
+    /// The workflow.
+    pub(crate) workflow: &'static str,
+}
+
+/// The example that the demo runs.
+pub(crate) const SHOWN: Shown = Shown { workflow: "order" };
+
+impl Shown {
+    /// Its start payload.
+    pub(crate) fn input(self) -> Json {
+        Json::of(&json!({
+            "orderId": "A-1001",
+            "customer": {"name": "Ada Lovelace", "email": "ada@example.com"},
+            "card": "4111-1111",
+            "items": [{"sku": "tea", "quantity": 2, "price": 4.5}, {"sku": "cup", "quantity": 1, "price": 12}],
+        }))
+    }
+}
+
+/// The next three things to try: a command and why.
+pub(crate) fn next_steps(id: &str, url: &str) -> [(String, &'static str); 3] {
+    let server = if url.ends_with(":7654") {
+        String::new()
+    } else {
+        format!(" --server {url}")
+    };
+    [
+        (
+            format!("troupe start quotes --watch{server}"),
+            "three quotes, the first two win; watch the third being ignored",
+        ),
+        (
+            format!("troupe history {}{server}", &id[..8.min(id.len())]),
+            "every entry of the execution you just saw",
+        ),
+        (
+            format!(
+                "troupe start order -i card=declined -i 'items=[{{\"sku\":\"tea\",\"quantity\":1,\"price\":3}}]' --watch{server}"
+            ),
+            "the payment is declined: the error path releases the stock and tells the customer",
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::wiring;
+
+    #[test]
+    fn every_example_is_valid_without_a_warning_and_calls_the_server_it_is_told() {
+        let rules = wiring::rules(&troupe_config::Sources::default().load().unwrap());
+        for example in EXAMPLES {
+            let checked = rules.check(example.text.as_bytes(), Some(Format::Yaml));
+            assert_eq!(checked.diagnostics, [], "{}", example.text.lines().next().unwrap());
+            let definition = example.definition(&rules, "http://127.0.0.1:1").unwrap();
+            assert!(
+                !serde_json::to_string(&definition)
+                    .unwrap()
+                    .contains(&format!(":{PORT}"))
+            );
+        }
+    }
+}

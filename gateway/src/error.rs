@@ -1,0 +1,266 @@
+//! Errors of the API: one table from codes to statuses, one body (RFC 9457).
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use troupe_actors::EngineError;
+use troupe_core::definition::Diagnostic;
+use troupe_ports::{DefinitionError, StoreError};
+
+/// Code, status and title of everything the API refuses. The only place that maps codes to statuses.
+pub const TABLE: &[(&str, u16, &str)] = &[
+    ("INVALID_JSON", 400, "The body is not JSON"),
+    ("INVALID_YAML", 400, "The body is not YAML"),
+    ("INVALID_UTF8", 400, "The body is not UTF-8"),
+    ("NESTING_TOO_DEEP", 400, "The body nests too deep"),
+    ("BODY_INCOMPLETE", 400, "The body broke off"),
+    ("INVALID_PARAMETER", 400, "A parameter is wrong"),
+    ("HOST_NOT_ALLOWED", 403, "The request was not meant for this server"),
+    ("ROUTE_NOT_FOUND", 404, "There is no such resource"),
+    ("WORKFLOW_NOT_FOUND", 404, "There is no such workflow"),
+    ("VERSION_NOT_FOUND", 404, "The workflow has no such version"),
+    ("EXECUTION_NOT_FOUND", 404, "There is no such execution"),
+    ("NODE_NOT_FOUND", 404, "The workflow has no such node"),
+    ("METHOD_NOT_ALLOWED", 405, "The resource knows no such method"),
+    ("WORKFLOW_EXISTS", 409, "The workflow exists already"),
+    ("WORKFLOW_ARCHIVED", 409, "The workflow is archived"),
+    ("EXECUTION_ENDED", 409, "The execution has ended"),
+    ("KEY_CONFLICT", 409, "Another execution has the key"),
+    ("QUARANTINED", 409, "The execution is quarantined"),
+    ("VERSION_CONFLICT", 412, "The workflow has changed"),
+    ("BODY_TOO_LARGE", 413, "The body is too large"),
+    ("PAYLOAD_TOO_LARGE", 413, "The payload is too large"),
+    ("DEFINITION_TOO_LARGE", 413, "The definition is too large"),
+    ("INVALID_REQUEST", 422, "The body has wrong fields"),
+    ("INVALID_DEFINITION", 422, "The definition is invalid"),
+    ("NOT_EXECUTABLE", 422, "The definition cannot be executed"),
+    ("SCHEMA_VIOLATION", 422, "The input violates its schema"),
+    ("OVERLOADED", 429, "Too much is going on"),
+    ("TOO_MANY_STREAMS", 429, "Too many event streams are open"),
+    ("INTERNAL", 500, "The server failed"),
+    ("DAMAGED", 500, "The store is damaged"),
+    ("UNAVAILABLE", 503, "The server cannot serve now"),
+    ("FENCED", 503, "Another member has taken over"),
+];
+
+/// One of several problems behind an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorItem {
+    /// JSON pointer into the body.
+    pub pointer: String,
+    /// Stable code.
+    pub code: String,
+    /// What is wrong.
+    pub detail: String,
+    /// How to put it right.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hint: Option<String>,
+    /// `warning` where the problem alone would not have refused the request.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub severity: Option<String>,
+    /// Line in the body, from 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub line: Option<u32>,
+    /// Column in the body, from 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub column: Option<u32>,
+}
+
+/// The body of every error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Names the page that explains the code.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The code's meaning.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened this time.
+    pub detail: String,
+    /// Stable code.
+    pub code: String,
+    /// The problems behind it, if there are several or they have places.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub errors: Vec<ErrorItem>,
+    /// The execution that stands in the way.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub existing: Option<String>,
+}
+
+/// Why a request was refused or failed.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    code: Cow<'static, str>,
+    detail: String,
+    errors: Vec<ErrorItem>,
+    existing: Option<String>,
+    retry_after_ms: Option<u64>,
+}
+
+impl ApiError {
+    /// An error with a code of [`TABLE`].
+    #[must_use]
+    pub fn new(code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            existing: None,
+            retry_after_ms: None,
+        }
+    }
+
+    /// Adds the problems behind it.
+    #[must_use]
+    pub fn with_errors(mut self, errors: Vec<ErrorItem>) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    /// Tells when another try makes sense.
+    #[must_use]
+    pub fn retry_after_ms(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
+
+    /// A definition that was refused.
+    #[must_use]
+    pub fn definition(diagnostics: &[Diagnostic]) -> Self {
+        let errors: Vec<ErrorItem> = diagnostics.iter().map(ErrorItem::from).collect();
+        let count = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        let detail = match diagnostics.iter().find(|diagnostic| diagnostic.is_error()) {
+            Some(first) if count == 1 => first.to_string(),
+            Some(first) => format!("{count} problems, the first one: {first}"),
+            None => "the definition was refused".to_owned(),
+        };
+        Self::new("INVALID_DEFINITION", detail).with_errors(errors)
+    }
+
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    fn row(&self) -> (u16, &'static str) {
+        let known = TABLE.iter().find(|(code, ..)| *code == self.code);
+        // Codes of refused inputs come from the languages and are many: the request was understood, and wrong.
+        known.map_or((422, "The request was refused"), |(_, status, title)| (*status, *title))
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        let (status, title) = self.row();
+        Problem {
+            kind: format!("/docs/errors/{}", self.code),
+            title: title.to_owned(),
+            status,
+            detail: self.detail.clone(),
+            code: self.code.to_string(),
+            errors: self.errors.clone(),
+            existing: self.existing.clone(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = self.problem();
+        if problem.status >= 500 {
+            tracing::error!(code = %problem.code, detail = %problem.detail, "request failed");
+        }
+        let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_string(&problem).unwrap_or_default();
+        let content = (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        let mut response = (status, [content], body).into_response();
+        if let Some(ms) = self.retry_after_ms {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)));
+        }
+        response
+    }
+}
+
+impl From<&Diagnostic> for ErrorItem {
+    fn from(diagnostic: &Diagnostic) -> Self {
+        Self {
+            pointer: diagnostic.pointer.clone(),
+            code: diagnostic.code.to_owned(),
+            detail: diagnostic.message.clone(),
+            hint: diagnostic.hint.clone(),
+            severity: (!diagnostic.is_error()).then(|| "warning".to_owned()),
+            line: diagnostic.position.map(|position| position.line),
+            column: diagnostic.position.map(|position| position.column),
+        }
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        let mut api = Self::new(error.code().to_owned(), error.to_string());
+        api.retry_after_ms = error.retry_after_ms();
+        match &error {
+            EngineError::KeyConflict { existing } => api.existing = Some(existing.to_string()),
+            EngineError::Refused(info) => api.detail = info.message.clone(),
+            _ => {}
+        }
+        api
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        EngineError::from(error).into()
+    }
+}
+
+impl From<DefinitionError> for ApiError {
+    fn from(error: DefinitionError) -> Self {
+        match error {
+            DefinitionError::Conflict { latest } => {
+                Self::new("VERSION_CONFLICT", format!("the latest version is {latest}"))
+            }
+            other => EngineError::from(other).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_statuses_ascend() {
+        let mut codes: Vec<_> = TABLE.iter().map(|(code, ..)| code).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), TABLE.len());
+        assert!(TABLE.is_sorted_by_key(|(_, status, _)| status));
+    }
+
+    #[test]
+    fn overload_says_when_to_come_back() {
+        let response = ApiError::from(EngineError::Overloaded { retry_after_ms: 1_200 }).into_response();
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "2");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    }
+
+    #[test]
+    fn a_refusal_with_a_foreign_code_is_the_callers_fault() {
+        let info = troupe_core::ErrorInfo::new("SOMETHING_NEW", "no");
+        assert_eq!(
+            ApiError::from(EngineError::Refused(Box::new(info))).problem().status,
+            422
+        );
+    }
+}

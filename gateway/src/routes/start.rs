@@ -1,0 +1,84 @@
+//! Starts of executions.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use troupe_core::WorkflowId;
+
+use super::params::wrong;
+use super::{LOCAL, header_text, idempotency_key};
+use crate::app::App;
+use crate::body;
+use crate::dto::{StartBody, StartedDto, context};
+use crate::error::ApiError;
+
+pub(super) async fn start(
+    State(app): State<App>,
+    Path(workflow): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let limits = app.settings.limits;
+    let key = idempotency_key(&headers)?;
+    let wait = preferred_wait(&headers)?.map(|wait| wait.min(limits.wait_max));
+    let bytes = body::read(&headers, body, limits.body_bytes).await?;
+    let start = StartBody::read(body::parse(&bytes, limits.nesting_max)?)?;
+    let request = start.into_request(WorkflowId::from(workflow.as_str()), key, LOCAL);
+    let Some(wait) = wait else {
+        let outcome = app.engine.start(request).await?;
+        let body = StartedDto {
+            id: outcome.id.to_string(),
+            workflow_id: workflow,
+            status: "running".into(),
+            sequence: outcome.seq.0,
+            existing: outcome.existing,
+            output: None,
+            error: None,
+        };
+        return Ok(response(StatusCode::ACCEPTED, body, None));
+    };
+    let (outcome, watch) = app.engine.start_watched(request).await?;
+    let ended = tokio::time::timeout(wait, watch.ended())
+        .await
+        .is_ok_and(|ended| ended.is_some());
+    let seen = context(&app.engine.get(outcome.id).await?, None);
+    let body = StartedDto {
+        id: seen.id,
+        workflow_id: workflow,
+        status: seen.status,
+        sequence: seen.sequence,
+        existing: outcome.existing,
+        output: seen.output,
+        error: seen.error,
+    };
+    let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(response(status, body, Some(wait)))
+}
+
+fn response(status: StatusCode, body: StartedDto, applied: Option<Duration>) -> Response {
+    let location = format!("/api/v1/executions/{}", body.id);
+    let mut response = (status, [(header::LOCATION, location)], Json(body)).into_response();
+    let applied = applied.and_then(|wait| format!("wait={}", wait.as_secs()).parse().ok());
+    if let Some(applied) = applied {
+        response.headers_mut().insert("preference-applied", applied);
+    }
+    response
+}
+
+/// `Prefer: wait=<seconds>` (RFC 7240); other preferences are not ours.
+fn preferred_wait(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(prefer) = header_text(headers, "prefer")? else {
+        return Ok(None);
+    };
+    let waits = prefer
+        .split([',', ';'])
+        .filter_map(|part| part.trim().strip_prefix("wait="));
+    let Some(seconds) = waits.last() else { return Ok(None) };
+    let read = seconds.trim_matches('"').parse().map(Duration::from_secs);
+    read.map(Some)
+        .map_err(|_| wrong(format!("`Prefer: wait` takes whole seconds, not `{seconds}`")))
+}

@@ -1,0 +1,183 @@
+//! The command line as scripts meet it: the real binary, its exit status, and what goes to which stream.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn troupe(arguments: &[&str]) -> Output {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_troupe"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TROUPE_")) {
+        command.env_remove(name);
+    }
+    command
+        .args(arguments)
+        .current_dir(scratch.path())
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
+}
+
+fn file(name: &str, content: &[u8]) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    let path = path.display().to_string();
+    (directory, path)
+}
+
+#[test]
+fn help_is_data_and_usage_errors_are_talk() {
+    let help = troupe(&["--help"]);
+    assert_eq!(code(&help), 0);
+    assert!(text(&help.stdout).contains("Exit status"));
+    let wrong = troupe(&["validate", "--nope"]);
+    assert_eq!(code(&wrong), 2);
+    assert!(wrong.stdout.is_empty());
+    assert!(text(&wrong.stderr).contains("--nope"));
+}
+
+#[test]
+fn every_example_is_valid() {
+    let output = troupe(&["validate", examples().to_str().unwrap(), "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let invalid: Vec<_> = report["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|file| file["valid"] != true)
+        .collect();
+    assert_eq!(code(&output), 0, "{invalid:#?}");
+    assert!(report["files"].as_array().unwrap().len() >= 6);
+}
+
+#[test]
+fn an_invalid_definition_names_every_problem_in_its_place() {
+    let definition = br#"{
+  "id": "broken", "name": "broken",
+  "nodes": [
+    {"id": "charge", "type": "function", "data": {"handlerId": "noop"}},
+    {"id": "ship", "type": "functoin", "data": {}}
+  ],
+  "edges": [
+    {"id": "e", "source": "chrage", "target": "ship"}
+  ]
+}"#;
+    let (_directory, path) = file("broken.json", definition);
+    for command in ["validate", "run"] {
+        let output = troupe(&[command, &path]);
+        assert_eq!(code(&output), 5, "{command}");
+        assert!(output.stdout.is_empty(), "{command}: problems are talk");
+        let shown = text(&output.stderr);
+        for part in [
+            "UNKNOWN_NODE_TYPE",
+            "UNKNOWN_NODE",
+            "broken.json:5:",
+            "broken.json:8:",
+            "did you mean `function`?",
+            "did you mean `charge`?",
+        ] {
+            assert!(shown.contains(part), "{command}: {part} is not in\n{shown}");
+        }
+    }
+    let output = troupe(&["validate", "--json", &path]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["valid"], false);
+    assert_eq!(report["files"][0]["problems"][0]["line"], 5);
+}
+
+#[test]
+fn what_is_no_text_at_all_is_named_too() {
+    for (content, named) in [
+        (&b"{\"nodes\": ["[..], "INVALID_JSON"),
+        (&b"\xff\xfe"[..], "INVALID_UTF8"),
+        (&[b'['; 10_000][..], "NESTING_TOO_DEEP"),
+    ] {
+        let (_directory, path) = file("bad.json", content);
+        let output = troupe(&["validate", &path]);
+        assert_eq!(code(&output), 5, "{named}");
+        assert!(
+            text(&output.stderr).contains(named),
+            "{named}: {}",
+            text(&output.stderr)
+        );
+    }
+}
+
+#[test]
+fn files_that_are_not_there_are_not_found() {
+    for arguments in [
+        &["validate", "nowhere.json"][..],
+        &["analyze", "nowhere.json"],
+        &["run", "nowhere.json"],
+    ] {
+        let output = troupe(arguments);
+        assert_eq!(code(&output), 3, "{arguments:?}");
+        assert!(text(&output.stderr).contains("nowhere.json"));
+    }
+}
+
+#[test]
+fn analyze_prints_one_json_object() {
+    let output = troupe(&["analyze", examples().join("etl.yaml").to_str().unwrap()]);
+    assert_eq!(code(&output), 0);
+    let analysis: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(analysis["execution"]["branchPoints"], serde_json::json!(["start"]));
+    assert_eq!(analysis["execution"]["convergencePoints"], serde_json::json!(["load"]));
+    assert_eq!(analysis["paths"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_server_that_is_not_there_cannot_be_reached() {
+    // A port that was free a moment ago and is nobody's.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let server = format!("http://127.0.0.1:{port}");
+    for arguments in [&["ls"][..], &["show", "abc"], &["start", "order"], &["cancel", "0123"]] {
+        let output = troupe(&[arguments, &["--server", &server]].concat());
+        assert_eq!(code(&output), 6, "{arguments:?}: {}", text(&output.stderr));
+        assert!(output.stdout.is_empty());
+        assert!(text(&output.stderr).contains("troupe dev"), "{}", text(&output.stderr));
+    }
+    let output = troupe(&["ls", "--json", "--server", &server]);
+    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["error"]["code"], "CANNOT_CONNECT");
+    assert_eq!(code(&troupe(&["ls", "--server", "nonsense"])), 2);
+}
+
+#[test]
+fn a_wrong_configuration_is_a_usage_error_with_a_hint() {
+    let (_directory, path) = file("troupe.toml", b"listn = 'x'\n");
+    let output = troupe(&["validate", "x.json", "--config", &path]);
+    assert_eq!(code(&output), 2);
+    assert!(
+        text(&output.stderr).contains("did you mean `listen`?"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn completions_are_data() {
+    let output = troupe(&["completions", "bash"]);
+    assert_eq!(code(&output), 0);
+    assert!(text(&output.stdout).contains("_troupe"));
+    assert!(output.stderr.is_empty());
+}

@@ -4,10 +4,23 @@
 //! and a thin ractor shell (`actor.rs`). The simulator drives the same machines with a simulated store and clock.
 //! This crate names no backend and no wire type; [`EngineHandle`] is its only door.
 
+pub mod attempt;
+pub mod checkpointer;
+pub mod committer;
+pub mod context;
+pub mod directory;
+pub mod engine;
 pub mod error;
+pub mod evaluation;
+pub mod execution;
 pub mod handle;
 pub mod options;
+pub mod record;
 pub mod request;
+pub mod shard;
+pub mod sinks;
+mod start;
+pub mod timers;
 
 pub use error::EngineError;
 pub use handle::{Engine, EngineHandle, EngineParts};

@@ -1,0 +1,216 @@
+//! The checkpointer's shell.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
+
+use super::machine::{CheckpointItem, CheckpointerMachine, Pending};
+use super::write::{Failed, write};
+use crate::context::EngineContext;
+use crate::shard::ShardMessage;
+use crate::sinks::VisibilityMessage;
+use crate::timers::TimersMessage;
+
+/// Least bytes of log worth a checkpoint, however many shards share the limit.
+const BYTES_MIN: usize = 256 * 1024;
+/// Expired archives are looked for about this often, in milliseconds.
+const EXPIRE_EVERY_MS: u64 = 60_000;
+/// Most expired rows that go at once.
+const EXPIRE_ROWS: usize = 1_000;
+
+/// What a checkpointer hears.
+#[derive(Debug)]
+pub enum CheckpointerMessage {
+    /// A record is durable.
+    Committed {
+        /// Where it stands.
+        position: LogPosition,
+        /// The record.
+        record: Bytes,
+        /// Its entries.
+        items: Vec<CheckpointItem>,
+    },
+    /// What may the store lack of this execution?
+    Lookup(ExecutionId, oneshot::Sender<Option<Pending>>),
+    /// The latest ordinal of a business key, if the store may lack it.
+    Head(ExecutionId, oneshot::Sender<Option<u64>>),
+    /// A checkpoint may be due.
+    Tick,
+    /// The checkpoint was written.
+    Written,
+    /// Write everything now and answer when it is in the store.
+    Flush(oneshot::Sender<()>),
+}
+
+/// What a checkpointer is made of.
+#[derive(Clone, Debug)]
+pub struct CheckpointerArguments {
+    /// The engine.
+    pub engine: Arc<EngineContext>,
+    /// The shard.
+    pub shard: ShardId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Told when the shard is lost.
+    pub supervisor: ActorRef<ShardMessage>,
+    /// Told of each checkpoint.
+    pub timers: ActorRef<TimersMessage>,
+    /// Asked to catch up before the log is trimmed.
+    pub visibility: ActorRef<VisibilityMessage>,
+}
+
+/// Keeps what the log alone holds, and writes checkpoints.
+#[derive(Debug)]
+pub struct CheckpointerActor;
+
+/// What a checkpointer keeps.
+#[derive(Debug)]
+pub struct CheckpointerState {
+    arguments: CheckpointerArguments,
+    machine: CheckpointerMachine,
+    tick: Option<Task>,
+    writing: Option<Task>,
+    flushing: Vec<oneshot::Sender<()>>,
+    expired_ms: u64,
+}
+
+/// A task that ends with its owner, even if that is killed.
+#[derive(Debug)]
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Actor for CheckpointerActor {
+    type Msg = CheckpointerMessage;
+    type State = CheckpointerState;
+    type Arguments = CheckpointerArguments;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        arguments: CheckpointerArguments,
+    ) -> Result<CheckpointerState, ActorProcessingErr> {
+        let options = &arguments.engine.options;
+        let bytes_max = (options.checkpoint_bytes / arguments.engine.shards.len().max(1)).max(BYTES_MIN);
+        let interval_ms = u64::try_from(options.checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
+        let machine = CheckpointerMachine::new(bytes_max, interval_ms);
+        Ok(CheckpointerState { arguments, machine, tick: None, writing: None, flushing: Vec::new(), expired_ms: 0 })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: CheckpointerMessage,
+        state: &mut CheckpointerState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            CheckpointerMessage::Committed { position, record, items } => {
+                let engine = &state.arguments.engine;
+                engine.counters.uncheckpointed_bytes.fetch_add(record.len() as u64, Ordering::Relaxed);
+                state.machine.committed(position, &record, items, engine.now());
+            }
+            // Whoever asked may be gone; nothing depends on the answer.
+            CheckpointerMessage::Lookup(id, reply) => drop(reply.send(state.machine.pending(id))),
+            CheckpointerMessage::Head(key, reply) => drop(reply.send(state.machine.head(key))),
+            CheckpointerMessage::Tick => state.tick = None,
+            CheckpointerMessage::Written => state.written()?,
+            CheckpointerMessage::Flush(reply) => {
+                state.flushing.push(reply);
+                state.begin(&myself);
+            }
+        }
+        state.schedule(&myself);
+        state.answer_flushes(&myself);
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: SupervisionEvent,
+        _: &mut CheckpointerState,
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+impl CheckpointerState {
+    fn schedule(&mut self, myself: &ActorRef<CheckpointerMessage>) {
+        match self.machine.due_in_ms(self.arguments.engine.now()) {
+            None => {}
+            Some(0) => self.begin(myself),
+            Some(_) if self.tick.is_some() => {}
+            Some(wait_ms) => {
+                let myself = myself.clone();
+                let task = tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                    // A stopped shard needs no checkpoint.
+                    myself.send_message(CheckpointerMessage::Tick).ok();
+                });
+                self.tick = Some(Task(task.abort_handle()));
+            }
+        }
+    }
+
+    fn begin(&mut self, myself: &ActorRef<CheckpointerMessage>) {
+        let Some(generation) = self.machine.begin() else { return };
+        let (arguments, myself) = (self.arguments.clone(), myself.clone());
+        let task = tokio::spawn(async move {
+            // The semaphore is never closed; without a permit the checkpoint is only less polite.
+            let _permit = arguments.engine.checkpoints.acquire().await.ok();
+            let lost = match write(&arguments, &generation).await {
+                Ok(()) => myself.send_message(CheckpointerMessage::Written).is_err(),
+                Err(Failed::Fenced) => arguments.supervisor.send_message(ShardMessage::Fenced).is_err(),
+                Err(Failed::Damaged(why)) => arguments.supervisor.send_message(ShardMessage::Halt(why)).is_err(),
+            };
+            if lost {
+                tracing::debug!(shard = arguments.shard.0, "a checkpoint ended after its shard");
+            }
+        });
+        self.writing = Some(Task(task.abort_handle()));
+    }
+
+    fn written(&mut self) -> Result<(), ActorProcessingErr> {
+        let bytes = self.machine.written();
+        let engine = &self.arguments.engine;
+        engine.counters.uncheckpointed_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.arguments.timers.send_message(TimersMessage::Checkpointed)?;
+        let now = engine.now();
+        let now_ms = u64::try_from(now.0).unwrap_or(0);
+        if now_ms.saturating_sub(self.expired_ms) >= EXPIRE_EVERY_MS {
+            self.expired_ms = now_ms;
+            let arguments = self.arguments.clone();
+            tokio::spawn(async move {
+                let store = &arguments.engine.parts.state;
+                if let Err(error) = store.expire(arguments.shard, arguments.epoch, now, EXPIRE_ROWS).await {
+                    tracing::warn!(shard = arguments.shard.0, %error, "expired archives stay for now");
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn answer_flushes(&mut self, myself: &ActorRef<CheckpointerMessage>) {
+        if self.flushing.is_empty() {
+            return;
+        }
+        if self.machine.is_clean() {
+            // Whoever asked may be gone; nothing depends on the answer.
+            for reply in self.flushing.drain(..) {
+                reply.send(()).ok();
+            }
+        } else {
+            self.begin(myself);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Turns a generation into rows and writes them in bounded chunks, repeating what the store could not take.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use troupe_core::{ExecutionId, Seq};
+use troupe_ports::{Archive, CheckpointRow, StoreError, Wait};
+
+use super::archive::Packer;
+use super::machine::{Generation, Pending};
+use super::actor::CheckpointerArguments;
+use crate::error::EngineError;
+use crate::execution::load::final_state;
+use crate::sinks::VisibilityMessage;
+
+/// Bytes of rows per chunk, about.
+const CHUNK_BYTES: usize = 512 * 1024;
+/// Rows between two chances for other tasks to run.
+const YIELD_ROWS: usize = 32;
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Why a checkpoint cannot be written at all.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// Another owner has the shard.
+    Fenced,
+    /// An operator must look.
+    Damaged(String),
+}
+
+/// Writes a generation and moves the checkpoint position past it.
+pub(super) async fn write(arguments: &CheckpointerArguments, generation: &Arc<Generation>) -> Result<(), Failed> {
+    let mut packer = Packer::new().map_err(|error| Failed::Damaged(error.to_string()))?;
+    let mut chunk = Chunk::default();
+    for (place, (id, pending)) in generation.executions.iter().enumerate() {
+        rows(arguments, &mut packer, *id, pending, &mut chunk).await?;
+        if chunk.bytes >= CHUNK_BYTES {
+            send(arguments, std::mem::take(&mut chunk).rows, false, generation).await?;
+        } else if place % YIELD_ROWS == YIELD_ROWS - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    chunk.rows.extend(generation.heads.iter().map(|(key, ordinal)| CheckpointRow::Head { key: *key, ordinal: *ordinal }));
+    send(arguments, chunk.rows, true, generation).await?;
+    if !project(arguments, generation.reached).await {
+        // The next checkpoint trims what this one leaves.
+        return Ok(());
+    }
+    repeat(|| arguments.engine.parts.state.trim(arguments.shard, arguments.epoch, generation.reached)).await
+}
+
+/// Whether lists show everything up to `reached`: what they lack must stay in the log.
+async fn project(arguments: &CheckpointerArguments, reached: troupe_core::LogPosition) -> bool {
+    let (done, projected) = tokio::sync::oneshot::channel();
+    arguments.visibility.send_message(VisibilityMessage::Flush(reached, done)).is_ok() && projected.await.is_ok()
+}
+
+#[derive(Debug, Default)]
+struct Chunk {
+    rows: Vec<CheckpointRow>,
+    bytes: usize,
+}
+
+async fn rows(
+    arguments: &CheckpointerArguments,
+    packer: &mut Packer,
+    id: ExecutionId,
+    pending: &Pending,
+    chunk: &mut Chunk,
+) -> Result<(), Failed> {
+    let Some(wait) = pending.mark.wait() else {
+        // A damaged execution is left as it is: its row stays, so that nothing is lost, and loading quarantines it.
+        match archive(arguments, packer, id, pending).await? {
+            Some(archive) => {
+                chunk.bytes += archive.bytes.len();
+                chunk.rows.push(CheckpointRow::Ended(archive));
+            }
+            None => live(id, pending, Wait::Message, chunk),
+        }
+        return Ok(());
+    };
+    live(id, pending, wait, chunk);
+    Ok(())
+}
+
+/// A live execution's rows: the entries up to a snapshot with it, then the rest.
+fn live(id: ExecutionId, pending: &Pending, wait: Wait, chunk: &mut Chunk) {
+    let cut = pending.snapshot.as_ref().map_or(0, |(seq, _)| pending.frames.partition_point(|(at, _)| at <= seq));
+    let (before, after) = pending.frames.split_at(cut);
+    let snapshot = pending.snapshot.as_ref().map(|(_, bytes)| bytes.clone());
+    for (frames, snapshot) in [(before, snapshot), (after, None)] {
+        let (Some(first), Some(last)) = (frames.first(), frames.last()) else { continue };
+        let segment = concatenated(frames);
+        chunk.bytes += segment.len() + snapshot.as_ref().map_or(0, Bytes::len);
+        chunk.rows.push(CheckpointRow::Live { id, first: first.0, last: last.0, segment, snapshot, wait });
+    }
+}
+
+fn concatenated(frames: &[(Seq, Bytes)]) -> Bytes {
+    if let [(_, only)] = frames {
+        return only.clone();
+    }
+    let mut segment = BytesMut::with_capacity(frames.iter().map(|(_, frame)| frame.len()).sum());
+    frames.iter().for_each(|(_, frame)| segment.extend_from_slice(frame));
+    segment.freeze()
+}
+
+async fn archive(
+    arguments: &CheckpointerArguments,
+    packer: &mut Packer,
+    id: ExecutionId,
+    pending: &Pending,
+) -> Result<Option<Archive>, Failed> {
+    let end = match &pending.end {
+        Some(end) => (**end).clone(),
+        None => {
+            let mut pause = RETRY_FIRST;
+            loop {
+                match final_state(&arguments.engine, id, pending).await {
+                    Ok(end) => break end,
+                    Err(EngineError::Fenced) => return Err(Failed::Fenced),
+                    Err(EngineError::Unavailable(why)) => {
+                        tracing::warn!(%id, why, "an ended execution cannot be archived yet");
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(RETRY_MAX);
+                    }
+                    Err(error) => {
+                        tracing::error!(%id, %error, "an ended execution cannot be archived");
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    };
+    let bytes = packer
+        .pack(&end.state, pending.frames.iter().map(|(_, frame)| frame))
+        .map_err(|error| Failed::Damaged(error.to_string()))?;
+    let tombstone_ms = arguments.engine.options.tombstone_ms;
+    Ok(Some(Archive { id, last: pending.last(), bytes, expires_at: end.expires_at, tombstone_ms }))
+}
+
+async fn send(
+    arguments: &CheckpointerArguments,
+    rows: Vec<CheckpointRow>,
+    last: bool,
+    generation: &Generation,
+) -> Result<(), Failed> {
+    let reached = last.then_some(generation.reached);
+    repeat(|| arguments.engine.parts.state.checkpoint(arguments.shard, arguments.epoch, rows.clone(), reached)).await
+}
+
+/// Repeats an idempotent write until the store takes it.
+async fn repeat<'a, F, T>(mut call: F) -> Result<T, Failed>
+where
+    F: FnMut() -> futures::future::BoxFuture<'a, Result<T, StoreError>>,
+{
+    let mut pause = RETRY_FIRST;
+    loop {
+        match call().await {
+            Ok(done) => return Ok(done),
+            Err(StoreError::Fenced { .. } | StoreError::Held(_)) => return Err(Failed::Fenced),
+            Err(StoreError::Damaged(why)) => return Err(Failed::Damaged(why)),
+            Err(StoreError::Unavailable(why)) => {
+                tracing::warn!(why, "a checkpoint waits for the store");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}

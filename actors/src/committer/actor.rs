@@ -1,0 +1,203 @@
+//! The committer's shell.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
+use troupe_core::{Epoch, LogPosition, ShardId};
+use troupe_ports::{CommitId, StoreError};
+
+use super::machine::{Action, Append, Batch, CommitterMachine};
+use crate::checkpointer::{CheckpointItem, CheckpointerMessage};
+use crate::context::EngineContext;
+use crate::evaluation::CompiledPlan;
+use crate::execution::ExecutionMessage;
+use crate::shard::ShardMessage;
+use crate::sinks::{EventItem, EventSinkMessage, SinkFeed, VisibilityMessage};
+
+/// Who is told of a durable entry, and what its sinks need.
+#[derive(Debug)]
+pub struct Notify {
+    /// The execution's actor.
+    pub actor: ActorRef<ExecutionMessage>,
+    /// Its plan.
+    pub compiled: Arc<CompiledPlan>,
+}
+
+/// What a committer hears.
+#[derive(Debug)]
+pub enum CommitterMessage {
+    /// Entries of one step; they go into one record.
+    Append(smallvec::SmallVec<[Append<Notify>; 1]>),
+    /// Append what has gathered. Queues behind what arrived while the last append was in flight.
+    Flush,
+    /// Answer once everything that was handed over before is durable.
+    Barrier(oneshot::Sender<()>),
+}
+
+/// What a committer is made of.
+#[derive(Debug)]
+pub struct CommitterArguments {
+    /// The engine.
+    pub engine: Arc<EngineContext>,
+    /// The shard.
+    pub shard: ShardId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Where the first append goes.
+    pub next: LogPosition,
+    /// Told when the shard is lost.
+    pub supervisor: ActorRef<ShardMessage>,
+    /// Told of each record.
+    pub checkpointer: ActorRef<CheckpointerMessage>,
+    /// Told of each record.
+    pub events: SinkFeed<EventSinkMessage>,
+    /// Told of changed summaries.
+    pub visibility: ActorRef<VisibilityMessage>,
+}
+
+/// Appends batches to the shard log, one at a time.
+#[derive(Debug)]
+pub struct CommitterActor;
+
+/// What a committer keeps.
+#[derive(Debug)]
+pub struct CommitterState {
+    arguments: CommitterArguments,
+    machine: CommitterMachine<Notify>,
+    stopped: bool,
+}
+
+impl Actor for CommitterActor {
+    type Msg = CommitterMessage;
+    type State = CommitterState;
+    type Arguments = CommitterArguments;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        arguments: CommitterArguments,
+    ) -> Result<CommitterState, ActorProcessingErr> {
+        let machine = CommitterMachine::new(arguments.shard, arguments.epoch, arguments.next);
+        Ok(CommitterState { arguments, machine, stopped: false })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: CommitterMessage,
+        state: &mut CommitterState,
+    ) -> Result<(), ActorProcessingErr> {
+        if state.stopped {
+            return Ok(());
+        }
+        match message {
+            CommitterMessage::Append(appends) => {
+                if state.machine.gather(appends) {
+                    myself.send_message(CommitterMessage::Flush)?;
+                }
+            }
+            CommitterMessage::Flush => state.flush().await,
+            CommitterMessage::Barrier(reply) => {
+                state.flush().await;
+                // Whoever asked may be gone; nothing depends on it.
+                reply.send(()).ok();
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: SupervisionEvent,
+        _: &mut CommitterState,
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+impl CommitterState {
+    async fn flush(&mut self) {
+        let begun = Instant::now();
+        let mut action = self.machine.begin();
+        loop {
+            let arguments = &self.arguments;
+            let store = &arguments.engine.parts.state;
+            action = match action {
+                Action::Idle => return,
+                Action::Append { position, commit, record } => {
+                    let answer = store.append(arguments.shard, arguments.epoch, position, commit, record).await;
+                    if let Err(error) = &answer {
+                        tracing::warn!(shard = arguments.shard.0, %error, "an append failed");
+                    }
+                    self.machine.appended(answer)
+                }
+                Action::Probe(position) => {
+                    let found = self.probe(position).await;
+                    self.machine.probed(found)
+                }
+                Action::Wait(wait_ms) => {
+                    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                    self.machine.retry()
+                }
+                Action::Committed(batch) => return self.release(batch, begun.elapsed()),
+                Action::Fenced => return self.stop(ShardMessage::Fenced),
+                Action::Halt(why) => return self.stop(ShardMessage::Halt(why)),
+            };
+        }
+    }
+
+    async fn probe(&self, position: LogPosition) -> Result<Option<CommitId>, StoreError> {
+        let tail = self.arguments.engine.parts.state.read(self.arguments.shard, position, 1).await?;
+        Ok(tail.first().filter(|record| record.position == position).map(|record| record.commit))
+    }
+
+    fn stop(&mut self, why: ShardMessage) {
+        self.stopped = true;
+        if self.arguments.supervisor.send_message(why).is_err() {
+            tracing::warn!(shard = self.arguments.shard.0, "the shard is already gone");
+        }
+    }
+
+    /// Hands a durable batch to everyone who waited: first those who keep it, then those who act on it.
+    fn release(&mut self, batch: Batch<Notify>, took: Duration) {
+        let arguments = &self.arguments;
+        let engine = &arguments.engine;
+        engine.counters.committed(batch.items.len());
+        engine.metrics.committed(took, batch.items.len());
+        let Batch { position, record, items, appends } = batch;
+        let mut kept = Vec::with_capacity(items.len());
+        let mut summaries = Vec::new();
+        let mut events = Vec::with_capacity(items.len());
+        let mut told: Vec<(ActorRef<ExecutionMessage>, troupe_core::Seq)> = Vec::with_capacity(items.len());
+        for (item, append) in items.into_iter().zip(appends) {
+            let draft = *append.draft;
+            let seq = draft.entry.seq;
+            kept.push(CheckpointItem { item, snapshot: draft.snapshot, end: draft.end, head: draft.head });
+            summaries.extend(draft.summary.map(|summary| *summary));
+            events.push(EventItem { id: append.id, entry: draft.entry, compiled: append.notify.compiled });
+            match told.last_mut() {
+                Some((actor, last)) if *actor == append.notify.actor => *last = seq,
+                _ => told.push((append.notify.actor, seq)),
+            }
+        }
+        // The projection hears first: the checkpointer asks it to catch up before it trims.
+        let mut lost = false;
+        if !summaries.is_empty() {
+            lost |= arguments.visibility.send_message(VisibilityMessage::Changed { position, summaries }).is_err();
+        }
+        let kept = CheckpointerMessage::Committed { position, record, items: kept };
+        lost |= arguments.checkpointer.send_message(kept).is_err();
+        lost |= !arguments.events.offer(|| EventSinkMessage::Committed { position, items: events });
+        for (actor, seq) in told {
+            // An execution that was killed meanwhile is rebuilt from the store, which has the entry.
+            actor.send_message(ExecutionMessage::Durable(seq)).ok();
+        }
+        if lost {
+            tracing::error!(shard = arguments.shard.0, "an actor beside the committer is gone");
+            self.stop(ShardMessage::Halt("an actor beside the committer is gone".into()));
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What the committer decides: one append in flight, positions, commit ids, and what an unknown outcome means.
+
+use bytes::Bytes;
+use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
+use troupe_ports::{AppendError, CommitId, StoreError};
+
+use crate::execution::machine::Draft;
+use crate::record::{RecordItem, RecordWriter};
+
+/// First pause before an append is repeated, in milliseconds; it doubles up to [`RETRY_MAX_MS`].
+const RETRY_FIRST_MS: u64 = 10;
+/// Longest pause before an append is repeated, in milliseconds.
+const RETRY_MAX_MS: u64 = 1_000;
+
+/// An entry to commit; `T` is whatever is told once it is durable.
+#[derive(Debug)]
+pub struct Append<T> {
+    /// The execution.
+    pub id: ExecutionId,
+    /// The entry and what belongs to it.
+    pub draft: Box<Draft>,
+    /// Who is told.
+    pub notify: T,
+}
+
+/// A batch that is durable.
+#[derive(Debug)]
+pub struct Batch<T> {
+    /// Where its record stands.
+    pub position: LogPosition,
+    /// The record.
+    pub record: Bytes,
+    /// Places of the entries in the record, in the order of `appends`.
+    pub items: Vec<RecordItem>,
+    /// What was committed.
+    pub appends: Vec<Append<T>>,
+}
+
+/// What the shell does next.
+#[derive(Debug)]
+pub enum Action<T> {
+    /// Nothing until something is gathered.
+    Idle,
+    /// Append this record; then [`CommitterMachine::appended`].
+    Append {
+        /// Where.
+        position: LogPosition,
+        /// Which commit.
+        commit: CommitId,
+        /// What.
+        record: Bytes,
+    },
+    /// Read which commit wrote this position; then [`CommitterMachine::probed`].
+    Probe(LogPosition),
+    /// Wait this long, then [`CommitterMachine::retry`].
+    Wait(u64),
+    /// The batch is durable: release everything that waited for it.
+    Committed(Batch<T>),
+    /// Another owner has the shard: drop everything at once.
+    Fenced,
+    /// The store went backwards or is damaged: stop, an operator must look.
+    Halt(String),
+}
+
+#[derive(Debug)]
+struct InFlight<T> {
+    commit: CommitId,
+    batch: Batch<T>,
+    retry_ms: u64,
+}
+
+/// The committer of one shard under one epoch.
+#[derive(Debug)]
+pub struct CommitterMachine<T> {
+    shard: ShardId,
+    epoch: Epoch,
+    next: LogPosition,
+    commits: u64,
+    writer: RecordWriter,
+    gathered: Vec<Append<T>>,
+    in_flight: Option<InFlight<T>>,
+}
+
+impl<T> CommitterMachine<T> {
+    /// A committer that appends at `next` first.
+    #[must_use]
+    pub fn new(shard: ShardId, epoch: Epoch, next: LogPosition) -> Self {
+        let writer = RecordWriter::default();
+        Self { shard, epoch, next, commits: 0, writer, gathered: Vec::new(), in_flight: None }
+    }
+
+    /// Adds entries to the batch that gathers; all of one call go into one record. True if nothing had gathered before.
+    pub fn gather(&mut self, appends: impl IntoIterator<Item = Append<T>>) -> bool {
+        let was_empty = self.gathered.is_empty();
+        for append in appends {
+            self.writer.push(append.id, &append.draft.entry, append.draft.mark);
+            self.gathered.push(append);
+        }
+        was_empty
+    }
+
+    /// Starts the next append, if something gathered and none is in flight.
+    pub fn begin(&mut self) -> Action<T> {
+        if self.in_flight.is_some() || self.gathered.is_empty() {
+            return Action::Idle;
+        }
+        self.commits += 1;
+        let owner = u128::from(self.shard.0) << 112 | u128::from(self.epoch.0) << 56;
+        let commit = CommitId(owner | u128::from(self.commits));
+        let (record, items) = self.writer.finish(commit);
+        let batch = Batch { position: self.next, record, items, appends: std::mem::take(&mut self.gathered) };
+        self.in_flight = Some(InFlight { commit, batch, retry_ms: RETRY_FIRST_MS });
+        self.append()
+    }
+
+    /// The append is to be repeated.
+    pub fn retry(&mut self) -> Action<T> {
+        // An append whose outcome is unknown may have happened: look before repeating it.
+        self.in_flight.as_ref().map_or(Action::Idle, |flight| Action::Probe(flight.batch.position))
+    }
+
+    /// What the append answered.
+    pub fn appended(&mut self, answer: Result<(), AppendError>) -> Action<T> {
+        match answer {
+            Ok(()) => self.committed(),
+            Err(AppendError::Conflict { next }) => self.conflict(next),
+            Err(AppendError::Store(StoreError::Fenced { .. } | StoreError::Held(_))) => Action::Fenced,
+            Err(AppendError::Store(StoreError::Unavailable(_))) => self.back_off(),
+            Err(AppendError::Store(StoreError::Damaged(why))) => Action::Halt(why),
+        }
+    }
+
+    /// Which commit wrote the position that was probed; none if it is still free.
+    pub fn probed(&mut self, answer: Result<Option<CommitId>, StoreError>) -> Action<T> {
+        let Some(flight) = &self.in_flight else { return Action::Idle };
+        match answer {
+            Ok(Some(commit)) if commit == flight.commit => self.committed(),
+            Ok(Some(_)) => Action::Fenced,
+            Ok(None) => self.append(),
+            Err(StoreError::Fenced { .. } | StoreError::Held(_)) => Action::Fenced,
+            Err(StoreError::Unavailable(_)) => self.back_off(),
+            Err(StoreError::Damaged(why)) => Action::Halt(why),
+        }
+    }
+
+    fn append(&self) -> Action<T> {
+        self.in_flight.as_ref().map_or(Action::Idle, |flight| Action::Append {
+            position: flight.batch.position,
+            commit: flight.commit,
+            record: flight.batch.record.clone(),
+        })
+    }
+
+    fn conflict(&self, next: LogPosition) -> Action<T> {
+        match &self.in_flight {
+            Some(flight) if next > flight.batch.position => Action::Probe(flight.batch.position),
+            Some(flight) => {
+                let ours = flight.batch.position;
+                Action::Halt(format!("shard {} went back: its next position is {next}, not {ours}", self.shard))
+            }
+            None => Action::Idle,
+        }
+    }
+
+    fn back_off(&mut self) -> Action<T> {
+        let Some(flight) = &mut self.in_flight else { return Action::Idle };
+        let wait_ms = flight.retry_ms;
+        flight.retry_ms = (wait_ms * 2).min(RETRY_MAX_MS);
+        Action::Wait(wait_ms)
+    }
+
+    fn committed(&mut self) -> Action<T> {
+        let Some(flight) = self.in_flight.take() else { return Action::Idle };
+        self.next = flight.batch.position.next();
+        Action::Committed(flight.batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::record::Mark;
+    use troupe_core::execution::{Entry, Event};
+    use troupe_core::{Seq, Timestamp};
+
+    fn append(n: u64) -> Append<u64> {
+        let entry = Entry {
+            seq: Seq(n),
+            at: Timestamp(0),
+            event: Event::Paused,
+            answers: Vec::new(),
+            transitions: Vec::new(),
+            principal: None,
+            command: None,
+        };
+        let draft =
+            Draft { entry, mark: Mark::Running, snapshot: None, summary: None, end: None, head: None };
+        Append { id: ExecutionId::fresh(ShardId(0), Timestamp(0), n), draft: Box::new(draft), notify: n }
+    }
+
+    fn machine() -> CommitterMachine<u64> {
+        CommitterMachine::new(ShardId(3), Epoch(2), LogPosition(7))
+    }
+
+    fn unavailable() -> Result<(), AppendError> {
+        Err(AppendError::Store(StoreError::Unavailable("down".into())))
+    }
+
+    fn appending(action: Action<u64>) -> (LogPosition, CommitId) {
+        let Action::Append { position, commit, .. } = action else { panic!("{action:?}") };
+        (position, commit)
+    }
+
+    fn committed(action: Action<u64>) -> Vec<u64> {
+        let Action::Committed(batch) = action else { panic!("{action:?}") };
+        batch.appends.iter().map(|append| append.notify).collect()
+    }
+
+    #[test]
+    fn the_next_batch_gathers_while_one_is_in_flight() {
+        let mut machine = machine();
+        assert!(matches!(machine.begin(), Action::Idle));
+        assert!(machine.gather([append(1)]));
+        let (first, _) = appending(machine.begin());
+        assert!(machine.gather([append(2)]));
+        assert!(!machine.gather([append(3)]));
+        assert!(matches!(machine.begin(), Action::Idle), "one append at a time");
+        assert_eq!(committed(machine.appended(Ok(()))), [1]);
+        let (second, _) = appending(machine.begin());
+        assert_eq!((first, second), (LogPosition(7), LogPosition(8)));
+        assert_eq!(committed(machine.appended(Ok(()))), [2, 3]);
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_settled_by_the_commit_id() {
+        let mut machine = machine();
+        machine.gather([append(1)]);
+        let (position, commit) = appending(machine.begin());
+        assert!(matches!(machine.appended(unavailable()), Action::Wait(10)));
+        assert!(matches!(machine.retry(), Action::Probe(at) if at == position));
+        assert_eq!(appending(machine.probed(Ok(None))), (position, commit), "nothing there: the same commit again");
+        assert!(matches!(machine.appended(unavailable()), Action::Wait(20)));
+        machine.retry();
+        assert_eq!(committed(machine.probed(Ok(Some(commit)))), [1], "it had happened");
+        machine.gather([append(2)]);
+        assert_eq!(appending(machine.begin()).0, position.next());
+    }
+
+    #[test]
+    fn a_record_of_somebody_else_fences() {
+        let mut machine = machine();
+        machine.gather([append(1)]);
+        let (position, _) = appending(machine.begin());
+        let conflict = AppendError::Conflict { next: position.next() };
+        assert!(matches!(machine.appended(Err(conflict)), Action::Probe(at) if at == position));
+        assert!(matches!(machine.probed(Ok(Some(CommitId(9)))), Action::Fenced));
+    }
+
+    #[test]
+    fn a_store_that_went_back_halts_the_shard() {
+        let mut machine = machine();
+        machine.gather([append(1)]);
+        machine.begin();
+        let answer = machine.appended(Err(AppendError::Conflict { next: LogPosition(3) }));
+        assert!(matches!(answer, Action::Halt(_)));
+    }
+}

@@ -1,0 +1,6 @@
+//! Group commit: while one append is in flight the next batch gathers; no artificial delay.
+
+mod actor;
+pub mod machine;
+
+pub use actor::{CommitterActor, CommitterArguments, CommitterMessage, Notify};

@@ -1,0 +1,275 @@
+//! What the actors of one engine, and of one shard, share: ports, options, counters and the routing table.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use parking_lot::RwLock;
+use ractor::ActorRef;
+use tokio::sync::{Semaphore, oneshot};
+use troupe_core::{Epoch, ExecutionId, ShardId, Timestamp};
+use troupe_telemetry::EngineMetrics;
+
+use crate::checkpointer::CheckpointerMessage;
+use crate::committer::CommitterMessage;
+use crate::directory::Directory;
+use crate::error::EngineError;
+use crate::evaluation::PlanCache;
+use crate::handle::EngineParts;
+use crate::options::EngineOptions;
+use crate::request::Ended;
+use crate::shard::ShardMessage;
+use crate::timers::TimersMessage;
+
+/// What all actors of an engine share.
+pub struct EngineContext {
+    /// Ports.
+    pub parts: EngineParts,
+    /// Options.
+    pub options: EngineOptions,
+    /// Compiled workflow versions.
+    pub plans: PlanCache,
+    /// Executions with an actor.
+    pub directory: Directory,
+    /// Attempts that may run at once.
+    pub attempts: Arc<Semaphore>,
+    /// Checkpoints that may be written at once, over all shards.
+    pub checkpoints: Arc<Semaphore>,
+    /// Counts.
+    pub counters: Counters,
+    /// Metrics.
+    pub metrics: EngineMetrics,
+    /// Who waits for ends.
+    pub watches: EndWatches,
+    /// Executions set aside, and why.
+    pub quarantine: DashMap<ExecutionId, String>,
+    /// Shards served, by number.
+    pub shards: Vec<RwLock<Option<Arc<ShardContext>>>>,
+    /// Set once nothing new is accepted.
+    pub draining: AtomicBool,
+    random: RandomState,
+    ids: AtomicU64,
+}
+
+impl fmt::Debug for EngineContext {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("EngineContext").field("owner", &self.options.owner).finish_non_exhaustive()
+    }
+}
+
+impl EngineContext {
+    /// A context that serves no shard yet.
+    #[must_use]
+    pub fn new(parts: EngineParts, options: EngineOptions) -> Self {
+        let shards = parts.state.shards();
+        let latest_ttl = Duration::from_millis(options.latest_ttl_ms);
+        Self {
+            plans: PlanCache::new(Arc::clone(&parts.definitions), shards, options.plans_max, latest_ttl),
+            directory: Directory::default(),
+            attempts: Arc::new(Semaphore::new(options.attempts_max)),
+            checkpoints: Arc::new(Semaphore::new(2)),
+            counters: Counters::default(),
+            metrics: EngineMetrics::new(parts.state.backend()),
+            watches: EndWatches::default(),
+            quarantine: DashMap::new(),
+            shards: (0..shards).map(|_| RwLock::new(None)).collect(),
+            draining: AtomicBool::new(false),
+            random: RandomState::new(),
+            ids: AtomicU64::new(0),
+            parts,
+            options,
+        }
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    /// The shard that owns an execution, if this engine serves it.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`].
+    pub fn shard(&self, shard: ShardId) -> Result<Arc<ShardContext>, EngineError> {
+        let slot = self.shards.get(usize::from(shard.0)).and_then(|slot| slot.read().clone());
+        slot.ok_or_else(|| EngineError::Unavailable(format!("shard {shard} is not served here")))
+    }
+
+    /// A fresh id in some shard that is served.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] when none is.
+    pub fn fresh_id(&self) -> Result<(ExecutionId, Arc<ShardContext>), EngineError> {
+        let n = self.ids.fetch_add(1, Ordering::Relaxed);
+        let random = self.random.hash_one(n);
+        let shards = self.shards.len();
+        for offset in 0..shards {
+            let place = (n as usize).wrapping_add(offset) % shards;
+            if let Some(context) = self.shards[place].read().clone() {
+                return Ok((ExecutionId::fresh(context.shard, self.now(), random), context));
+            }
+        }
+        Err(EngineError::Unavailable("no shard is served".into()))
+    }
+}
+
+/// What the actors of one shard share, under one epoch.
+pub struct ShardContext {
+    /// The engine.
+    pub engine: Arc<EngineContext>,
+    /// The shard.
+    pub shard: ShardId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Whether the lease holds.
+    pub gate: LeaseGate,
+    /// Routes wake-ups, spawns and retires executions.
+    pub supervisor: ActorRef<ShardMessage>,
+    /// Makes entries durable.
+    pub committer: ActorRef<CommitterMessage>,
+    /// Keeps entries until a checkpoint holds them.
+    pub checkpointer: ActorRef<CheckpointerMessage>,
+    /// Wakes executions.
+    pub timers: ActorRef<TimersMessage>,
+}
+
+impl fmt::Debug for ShardContext {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "ShardContext({} under {})", self.shard, self.epoch)
+    }
+}
+
+/// Whether this engine may still act for a shard, by its own clocks.
+///
+/// Two clocks must agree: the monotonic one, which does not jump, and the wall clock, which counts a suspended machine.
+#[derive(Debug)]
+pub struct LeaseGate {
+    opened: Instant,
+    until_monotonic_ms: AtomicI64,
+    until_wall_ms: AtomicI64,
+    closed: AtomicBool,
+}
+
+impl LeaseGate {
+    /// A gate that is open for `lease_ms` from now.
+    #[must_use]
+    pub fn new(wall: Timestamp, lease_ms: i64) -> Self {
+        let gate = Self {
+            opened: Instant::now(),
+            until_monotonic_ms: AtomicI64::new(0),
+            until_wall_ms: AtomicI64::new(0),
+            closed: AtomicBool::new(false),
+        };
+        gate.renewed(gate.monotonic_ms(), wall, lease_ms);
+        gate
+    }
+
+    /// Milliseconds since the gate was made, for [`LeaseGate::renewed`].
+    #[must_use]
+    pub fn monotonic_ms(&self) -> i64 {
+        i64::try_from(self.opened.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// The lease was renewed by a call that began at these instants.
+    pub fn renewed(&self, monotonic_ms: i64, wall: Timestamp, lease_ms: i64) {
+        self.until_monotonic_ms.store(monotonic_ms.saturating_add(lease_ms), Ordering::Release);
+        self.until_wall_ms.store(wall.0.saturating_add(lease_ms), Ordering::Release);
+    }
+
+    /// The shard is lost for good.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether the shard is lost for good.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether the lease holds at `wall`.
+    #[must_use]
+    pub fn is_open(&self, wall: Timestamp) -> bool {
+        !self.is_closed()
+            && self.monotonic_ms() < self.until_monotonic_ms.load(Ordering::Acquire)
+            && wall.0 < self.until_wall_ms.load(Ordering::Acquire)
+    }
+}
+
+/// Counts since the engine started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Entries committed.
+    pub entries: AtomicU64,
+    /// Commits.
+    pub commits: AtomicU64,
+    /// Shards lost to another owner's commit.
+    pub fenced_commits: AtomicU64,
+    /// Node actors spawned.
+    pub node_actors: AtomicU64,
+    /// Attempts that run now.
+    pub attempts_running: AtomicU64,
+    /// Executions that ended.
+    pub ended: AtomicU64,
+    /// Reports that came too late.
+    pub stale_reports: AtomicU64,
+    /// Panics of execution actors.
+    pub panics: AtomicU64,
+    /// Executions that recovery has still to resume.
+    pub recovering: AtomicU64,
+    /// Bytes of log that no checkpoint holds yet.
+    pub uncheckpointed_bytes: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn committed(&self, entries: usize) {
+        self.entries.fetch_add(entries as u64, Ordering::Relaxed);
+        self.commits.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Who waits for which execution's end.
+#[derive(Debug, Default)]
+pub struct EndWatches {
+    waiting: DashMap<ExecutionId, Vec<oneshot::Sender<Ended>>>,
+}
+
+impl EndWatches {
+    /// Watches an execution.
+    pub fn watch(&self, id: ExecutionId) -> oneshot::Receiver<Ended> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = self.waiting.entry(id).or_default();
+        waiting.retain(|sender| !sender.is_closed());
+        waiting.push(sender);
+        receiver
+    }
+
+    /// Forgets watchers that gave up.
+    pub fn forget(&self, id: ExecutionId) {
+        self.waiting.remove_if_mut(&id, |_, waiting| {
+            waiting.retain(|sender| !sender.is_closed());
+            waiting.is_empty()
+        });
+    }
+
+    /// Forgets everyone who watches this execution: nothing will ever end it.
+    pub fn drop_all(&self, id: ExecutionId) {
+        self.waiting.remove(&id);
+    }
+
+    /// Tells everyone who watches this execution.
+    pub fn ended(&self, ended: Ended) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        for sender in self.waiting.remove(&ended.id).map(|(_, waiting)| waiting).unwrap_or_default() {
+            // Whoever gave up needs no answer.
+            sender.send(ended).ok();
+        }
+    }
+}

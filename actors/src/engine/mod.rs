@@ -1,0 +1,5 @@
+//! The root of the supervision tree: opens shards, and opens one again that failed.
+
+mod actor;
+
+pub use actor::{EngineActor, EngineMessage};

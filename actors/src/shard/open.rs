@@ -1,0 +1,292 @@
+//! Takes a shard: lease, tail of the log, the actors beside the executions; what is unfinished is resumed behind that.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use ractor::{Actor, ActorId, ActorRef};
+use tokio::sync::Semaphore;
+use troupe_core::{ExecutionId, LogPosition, ShardId};
+use troupe_ports::{ExecutionSummary, Lease, LogRecord};
+
+use super::actor::ShardMessage;
+use super::route::deliver;
+use crate::checkpointer::{CheckpointItem, CheckpointerActor, CheckpointerArguments, CheckpointerMessage};
+use crate::committer::{CommitterActor, CommitterArguments};
+use crate::context::{EngineContext, LeaseGate, ShardContext};
+use crate::error::EngineError;
+use crate::execution::ExecutionMessage;
+use crate::execution::load::{Loaded, load};
+use crate::execution::view::{changes_summary, summary};
+use crate::record::{Mark, RecordItem, read_frames, read_header};
+use crate::sinks::{
+    EventSinkActor, EventSinkArguments, SinkFeed, VisibilityActor, VisibilityArguments, VisibilityMessage,
+};
+use crate::timers::{TimersActor, TimersArguments, TimersMessage};
+
+/// Bytes of log read at once.
+const READ_BYTES: usize = 4 * 1024 * 1024;
+/// Executions listed at once.
+const LIST_ROWS: usize = 1_000;
+
+/// Takes a shard and spawns its actors; it serves when this returned.
+pub(super) async fn open(
+    engine: &Arc<EngineContext>,
+    shard: ShardId,
+    myself: &ActorRef<ShardMessage>,
+) -> Result<(Arc<ShardContext>, HashSet<ActorId>), EngineError> {
+    let store = Arc::clone(&engine.parts.state);
+    let gate = LeaseGate::new(engine.now(), lease_ms(engine));
+    let lease = store.acquire(shard, &engine.options.owner, engine.options.lease).await?;
+    let sink = store.cursor(shard, EventSinkActor::SINK).await?;
+    store.set_cursor(shard, lease.epoch, EventSinkActor::SINK, sink).await?;
+    let projected = engine.parts.visibility.projected(shard).await?;
+    let tail = Tail::read(engine, &lease, projected).await?;
+    let context = spawn_beside(engine, myself, &lease, gate, sink).await?;
+    let resumed = tail.hand_over(&context).await?;
+    engine.counters.recovering.fetch_add(resumed.running.len() as u64, Ordering::Relaxed);
+    let summaries = project(&context.context, &resumed.changed).await?;
+    if !summaries.is_empty() {
+        let position = resumed.last;
+        let changed = VisibilityMessage::Changed { position, summaries };
+        context.visibility.send_message(changed).map_err(|_| gone(shard))?;
+    }
+    tokio::spawn(resume(Arc::clone(&context.context), resumed.running, resumed.settled));
+    Ok((context.context, context.actors))
+}
+
+pub(super) fn lease_ms(engine: &EngineContext) -> i64 {
+    // The margin covers what the two clocks and the call may differ by.
+    i64::try_from(engine.options.lease.as_millis() * 9 / 10).unwrap_or(i64::MAX)
+}
+
+fn gone(shard: ShardId) -> EngineError {
+    EngineError::Unavailable(format!("an actor of shard {shard} is gone"))
+}
+
+/// The records that a checkpoint or a projection lacks.
+struct Tail {
+    records: Vec<(LogRecord, Vec<RecordItem>)>,
+    checkpointed: LogPosition,
+    projected: LogPosition,
+    last: LogPosition,
+}
+
+struct Resumed {
+    /// The tail says that they have unfinished work.
+    running: Vec<ExecutionId>,
+    /// The tail says that they have none, whatever the checkpoint says.
+    settled: HashSet<ExecutionId>,
+    /// Lists do not show their latest change yet.
+    changed: Vec<ExecutionId>,
+    last: LogPosition,
+}
+
+impl Tail {
+    async fn read(engine: &EngineContext, lease: &Lease, projected: LogPosition) -> Result<Self, EngineError> {
+        let mut records = Vec::new();
+        let mut from = lease.checkpointed.min(projected).next();
+        while from < lease.next {
+            let read = engine.parts.state.read(lease.shard, from, READ_BYTES).await?;
+            let Some(last) = read.last() else { break };
+            from = last.position.next();
+            for record in read {
+                let (_, items) = read_header(&record.bytes)
+                    .map_err(|error| EngineError::Damaged(format!("record {}: {error}", record.position)))?;
+                records.push((record, items));
+            }
+        }
+        let expected = lease.next.0.saturating_sub(1);
+        let found = records.last().map_or(lease.checkpointed.0, |(record, _)| record.position.0);
+        if found < expected && lease.checkpointed.0 < expected {
+            return Err(EngineError::Damaged(format!("the log ends at {found} instead of {expected}")));
+        }
+        let (checkpointed, last) = (lease.checkpointed, LogPosition(expected));
+        Ok(Self { records, checkpointed, projected, last })
+    }
+
+    /// Gives the tail to the checkpointer and the timers.
+    async fn hand_over(self, beside: &Beside) -> Result<Resumed, EngineError> {
+        let shard = beside.context.shard;
+        let mut marks: HashMap<ExecutionId, Mark> = HashMap::new();
+        let mut changed = HashSet::new();
+        for (record, items) in self.records {
+            if record.position > self.projected {
+                for item in &items {
+                    let entry = read_frames(&record.bytes[item.frame.clone()]).next();
+                    if entry.is_some_and(|entry| entry.is_ok_and(|entry| changes_summary(&entry))) {
+                        changed.insert(item.id);
+                    }
+                }
+            }
+            if record.position <= self.checkpointed {
+                continue;
+            }
+            marks.extend(items.iter().map(|item| (item.id, item.mark)));
+            let items = items.into_iter();
+            let items = items.map(|item| {
+                let head = head_of(&record.bytes, &item, beside);
+                CheckpointItem { item, snapshot: None, end: None, head }
+            });
+            let message = CheckpointerMessage::Committed {
+                position: record.position,
+                items: items.collect(),
+                record: record.bytes.clone(),
+            };
+            beside.context.checkpointer.send_message(message).map_err(|_| gone(shard))?;
+        }
+        let mut parked = Vec::new();
+        let mut running = Vec::new();
+        let mut settled = HashSet::new();
+        for (id, mark) in marks {
+            match mark {
+                Mark::Running => running.push(id),
+                Mark::Until(at) => parked.push((at, id)),
+                Mark::Message | Mark::Ended => {}
+            }
+            if mark != Mark::Running {
+                settled.insert(id);
+            }
+        }
+        beside.context.timers.send_message(TimersMessage::Recovered(parked)).map_err(|_| gone(shard))?;
+        Ok(Resumed { running, settled, changed: changed.into_iter().collect(), last: self.last })
+    }
+}
+
+/// Business key and ordinal of a first entry.
+fn head_of(record: &[u8], item: &RecordItem, beside: &Beside) -> Option<(ExecutionId, u64)> {
+    use troupe_core::execution::Event;
+    if item.seq != troupe_core::Seq(1) {
+        return None;
+    }
+    let entry = read_frames(&record[item.frame.clone()]).next()?.ok()?;
+    let Event::Started(started) = entry.event else { return None };
+    let (key, ordinal) = (started.execution_key?, started.key_ordinal?);
+    let shards = beside.context.engine.parts.state.shards();
+    let space = troupe_core::KeySpace::Business;
+    Some((ExecutionId::derived(shards, space, started.workflow.as_str(), &key, 0), ordinal))
+}
+
+struct Beside {
+    context: Arc<ShardContext>,
+    visibility: ActorRef<VisibilityMessage>,
+    actors: HashSet<ActorId>,
+}
+
+async fn spawn_beside(
+    engine: &Arc<EngineContext>,
+    myself: &ActorRef<ShardMessage>,
+    lease: &Lease,
+    gate: LeaseGate,
+    sink: LogPosition,
+) -> Result<Beside, EngineError> {
+    let (shard, epoch) = (lease.shard, lease.epoch);
+    let spawn_failed = |error: ractor::SpawnErr| EngineError::Unavailable(error.to_string());
+    let cell = myself.get_cell();
+    let arguments = TimersArguments { engine: Arc::clone(engine), shard, epoch, supervisor: myself.clone() };
+    let (timers, _) = TimersActor::spawn_linked(None, TimersActor, arguments, cell.clone()).await.map_err(spawn_failed)?;
+    let arguments = VisibilityArguments { engine: Arc::clone(engine), shard };
+    let (visibility, _) =
+        VisibilityActor::spawn_linked(None, VisibilityActor, arguments, cell.clone()).await.map_err(spawn_failed)?;
+    let arguments = CheckpointerArguments {
+        engine: Arc::clone(engine),
+        shard,
+        epoch,
+        supervisor: myself.clone(),
+        timers: timers.clone(),
+        visibility: visibility.clone(),
+    };
+    let (checkpointer, _) =
+        CheckpointerActor::spawn_linked(None, CheckpointerActor, arguments, cell.clone()).await.map_err(spawn_failed)?;
+    let (backlog, behind) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let arguments = EventSinkArguments {
+        engine: Arc::clone(engine),
+        shard,
+        epoch,
+        cursor: sink,
+        backlog: Arc::clone(&backlog),
+        behind: Arc::clone(&behind),
+    };
+    let (events, _) =
+        EventSinkActor::spawn_linked(None, EventSinkActor, arguments, cell.clone()).await.map_err(spawn_failed)?;
+    let arguments = CommitterArguments {
+        engine: Arc::clone(engine),
+        shard,
+        epoch,
+        next: lease.next,
+        supervisor: myself.clone(),
+        checkpointer: checkpointer.clone(),
+        events: SinkFeed::new(events.clone(), backlog, behind),
+        visibility: visibility.clone(),
+    };
+    let (committer, _) =
+        CommitterActor::spawn_linked(None, CommitterActor, arguments, cell).await.map_err(spawn_failed)?;
+    let actors = [committer.get_id(), checkpointer.get_id(), timers.get_id(), visibility.get_id(), events.get_id()];
+    let supervisor = myself.clone();
+    let engine = Arc::clone(engine);
+    let context = ShardContext { engine, shard, epoch, gate, supervisor, committer, checkpointer, timers };
+    Ok(Beside { context: Arc::new(context), visibility, actors: actors.into() })
+}
+
+/// Summaries of executions whose latest change was committed but not projected.
+async fn project(
+    context: &Arc<ShardContext>,
+    changed: &[ExecutionId],
+) -> Result<Vec<ExecutionSummary>, EngineError> {
+    let mut summaries = Vec::with_capacity(changed.len());
+    for id in changed {
+        match load(context, *id).await {
+            Ok(Loaded::Found(found)) => summaries.push(summary(&found.state)),
+            Ok(Loaded::Missing | Loaded::Tombstone(_)) => {}
+            Err(error @ (EngineError::Unavailable(_) | EngineError::Fenced)) => return Err(error),
+            Err(error) => tracing::error!(%id, %error, "an execution cannot be listed"),
+        }
+    }
+    Ok(summaries)
+}
+
+/// Resumes what has unfinished work, a bounded number at once.
+async fn resume(context: Arc<ShardContext>, running: Vec<ExecutionId>, settled: HashSet<ExecutionId>) {
+    let engine = &context.engine;
+    let known: HashSet<ExecutionId> = running.iter().copied().collect();
+    let budget = Arc::new(Semaphore::new((engine.options.recovery_max / engine.shards.len().max(1)).max(2)));
+    for id in running {
+        if !resume_one(&context, &budget, id).await {
+            return;
+        }
+        engine.counters.recovering.fetch_sub(1, Ordering::Relaxed);
+    }
+    let mut after = None;
+    loop {
+        let listed = match engine.parts.state.running(context.shard, after, LIST_ROWS).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!(shard = context.shard.0, %error, "recovery waits for the store");
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                if context.gate.is_closed() {
+                    return;
+                }
+                continue;
+            }
+        };
+        let Some(last) = listed.last() else { return };
+        after = Some(*last);
+        let resumed: Vec<_> = listed.into_iter().filter(|id| !settled.contains(id) && !known.contains(id)).collect();
+        engine.counters.recovering.fetch_add(resumed.len() as u64, Ordering::Relaxed);
+        for id in resumed {
+            if !resume_one(&context, &budget, id).await {
+                return;
+            }
+            engine.counters.recovering.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn resume_one(context: &Arc<ShardContext>, budget: &Arc<Semaphore>, id: ExecutionId) -> bool {
+    if context.gate.is_closed() {
+        return false;
+    }
+    let Ok(permit) = Arc::clone(budget).acquire_owned().await else { return false };
+    deliver(context, id, ExecutionMessage::Recover(permit)).await;
+    true
+}

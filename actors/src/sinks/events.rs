@@ -1,0 +1,295 @@
+//! Lifecycle events to the bus: from memory right after the commit, from the log after a restart or a slow bus.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use troupe_core::execution::Entry;
+use troupe_core::lifecycle::{self, LifecycleEvent};
+use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
+
+use super::machine::{CursorMachine, Offer};
+use crate::context::EngineContext;
+use crate::error::EngineError;
+use crate::evaluation::CompiledPlan;
+use crate::execution::load::{Loaded, load_over};
+use crate::record::{read_frames, read_header};
+
+/// Name of the cursor.
+const SINK: &str = "events";
+/// Records offered but not yet sent beyond which the sink reads the log instead.
+const BACKLOG_MAX: usize = 4_096;
+/// The cursor is saved after so many records, or so long.
+const SAVE_AFTER: u64 = 4_096;
+const SAVE_EVERY: Duration = Duration::from_millis(500);
+/// Bytes of log read at once when catching up.
+const READ_BYTES: usize = 1024 * 1024;
+/// Executions whose workflow is remembered while catching up.
+const KNOWN_MAX: usize = 4_096;
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A durable entry with its plan.
+#[derive(Debug)]
+pub struct EventItem {
+    /// The execution.
+    pub id: ExecutionId,
+    /// The entry.
+    pub entry: Entry,
+    /// Its plan.
+    pub compiled: Arc<CompiledPlan>,
+}
+
+/// What an event sink hears.
+#[derive(Debug)]
+pub enum EventSinkMessage {
+    /// A record is durable.
+    Committed {
+        /// Where it stands.
+        position: LogPosition,
+        /// Its entries.
+        items: Vec<EventItem>,
+    },
+    /// Records are in the log that were not offered.
+    Behind,
+    /// The cursor may be worth saving.
+    Save,
+}
+
+/// A bounded way to a sink: beyond the bound it is only told that it is behind.
+#[derive(Clone, Debug)]
+pub struct SinkFeed<M> {
+    actor: ActorRef<M>,
+    backlog: Arc<AtomicUsize>,
+    behind: Arc<AtomicBool>,
+}
+
+impl SinkFeed<EventSinkMessage> {
+    /// A feed to `actor`, which must be made with the same counters.
+    #[must_use]
+    pub fn new(actor: ActorRef<EventSinkMessage>, backlog: Arc<AtomicUsize>, behind: Arc<AtomicBool>) -> Self {
+        Self { actor, backlog, behind }
+    }
+
+    /// Offers a message; false when the sink is gone.
+    #[must_use]
+    pub fn offer(&self, message: impl FnOnce() -> EventSinkMessage) -> bool {
+        if self.backlog.load(Ordering::Relaxed) < BACKLOG_MAX {
+            self.backlog.fetch_add(1, Ordering::Relaxed);
+            return self.actor.send_message(message()).is_ok();
+        }
+        self.behind.swap(true, Ordering::AcqRel) || self.actor.send_message(EventSinkMessage::Behind).is_ok()
+    }
+}
+
+/// What an event sink is made of.
+#[derive(Debug)]
+pub struct EventSinkArguments {
+    /// The engine.
+    pub engine: Arc<EngineContext>,
+    /// The shard.
+    pub shard: ShardId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Everything up to here was sent.
+    pub cursor: LogPosition,
+    /// See [`SinkFeed`].
+    pub backlog: Arc<AtomicUsize>,
+    /// See [`SinkFeed`].
+    pub behind: Arc<AtomicBool>,
+}
+
+/// Publishes one shard's lifecycle events.
+#[derive(Debug)]
+pub struct EventSinkActor;
+
+/// What an event sink keeps.
+#[derive(Debug)]
+pub struct EventSinkState {
+    arguments: EventSinkArguments,
+    machine: CursorMachine,
+    known: HashMap<ExecutionId, Arc<CompiledPlan>>,
+    saving: bool,
+}
+
+impl EventSinkActor {
+    /// The cursor's name in the store.
+    pub const SINK: &'static str = SINK;
+}
+
+impl Actor for EventSinkActor {
+    type Msg = EventSinkMessage;
+    type State = EventSinkState;
+    type Arguments = EventSinkArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        arguments: EventSinkArguments,
+    ) -> Result<EventSinkState, ActorProcessingErr> {
+        // What the last owner committed and never sent.
+        myself.send_message(EventSinkMessage::Behind)?;
+        let machine = CursorMachine::new(arguments.cursor, SAVE_AFTER);
+        Ok(EventSinkState { arguments, machine, known: HashMap::new(), saving: false })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: EventSinkMessage,
+        state: &mut EventSinkState,
+    ) -> Result<(), ActorProcessingErr> {
+        let full = match message {
+            EventSinkMessage::Committed { position, items } => {
+                state.arguments.backlog.fetch_sub(1, Ordering::Relaxed);
+                match state.machine.offered(position) {
+                    Offer::Skip => false,
+                    Offer::Send => state.send(position, &items).await,
+                    Offer::CatchUp(from) => state.catch_up(from).await,
+                }
+            }
+            EventSinkMessage::Behind => {
+                state.arguments.behind.store(false, Ordering::Release);
+                state.catch_up(state.machine.next()).await
+            }
+            EventSinkMessage::Save => {
+                state.saving = false;
+                true
+            }
+        };
+        if full {
+            state.save().await;
+        } else if state.machine.unsaved().is_some() && !state.saving {
+            state.saving = true;
+            tokio::spawn(async move {
+                tokio::time::sleep(SAVE_EVERY).await;
+                // A stopped sink reads what is unsaved again.
+                myself.send_message(EventSinkMessage::Save).ok();
+            });
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: SupervisionEvent,
+        _: &mut EventSinkState,
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut EventSinkState) -> Result<(), ActorProcessingErr> {
+        state.save().await;
+        Ok(())
+    }
+}
+
+impl EventSinkState {
+    async fn send(&mut self, position: LogPosition, items: &[EventItem]) -> bool {
+        let mut events = Vec::with_capacity(items.len() * 2);
+        for item in items {
+            events.extend(lifecycle::derive(&item.compiled.plan, item.id, &item.entry));
+        }
+        self.publish(&events).await;
+        self.machine.sent(position)
+    }
+
+    /// Repeats until the bus has confirmed all of them.
+    async fn publish(&self, events: &[LifecycleEvent]) {
+        let mut pause = RETRY_FIRST;
+        while !events.is_empty() {
+            match self.arguments.engine.parts.bus.publish(events).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(shard = self.arguments.shard.0, %error, "events wait for the bus");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    /// Sends what the log holds from `from` on.
+    async fn catch_up(&mut self, mut from: LogPosition) -> bool {
+        let mut full = false;
+        loop {
+            let read = self.arguments.engine.parts.state.read(self.arguments.shard, from, READ_BYTES).await;
+            let records = match read {
+                Ok(records) => records,
+                Err(error) => {
+                    tracing::warn!(shard = self.arguments.shard.0, %error, "the log cannot be read");
+                    tokio::time::sleep(RETRY_MAX).await;
+                    continue;
+                }
+            };
+            if records.is_empty() {
+                self.known.clear();
+                return full;
+            }
+            for record in records {
+                from = record.position.next();
+                let Ok((_, items)) = read_header(&record.bytes) else {
+                    tracing::error!(shard = self.arguments.shard.0, position = record.position.0, "a damaged record");
+                    continue;
+                };
+                let mut found = Vec::with_capacity(items.len());
+                for item in items {
+                    let Some(Ok(entry)) = read_frames(&record.bytes[item.frame]).next() else { continue };
+                    if let Some(compiled) = self.plan_of(item.id, &entry).await {
+                        found.push(EventItem { id: item.id, entry, compiled });
+                    }
+                }
+                full |= self.send(record.position, &found).await;
+            }
+        }
+    }
+
+    /// An entry does not name its workflow: the first one does, or the execution's base.
+    async fn plan_of(&mut self, id: ExecutionId, entry: &Entry) -> Option<Arc<CompiledPlan>> {
+        if let Some(known) = self.known.get(&id) {
+            return Some(Arc::clone(known));
+        }
+        let engine = Arc::clone(&self.arguments.engine);
+        let mut pause = RETRY_FIRST;
+        let compiled = loop {
+            let found = match &entry.event {
+                troupe_core::execution::Event::Started(started) => {
+                    engine.plans.version(started.workflow.as_str(), started.version).await.map(Some)
+                }
+                _ => load_over(&engine, id, None).await.map(|loaded| match loaded {
+                    Loaded::Found(found) => Some(found.compiled),
+                    Loaded::Missing | Loaded::Tombstone(_) => None,
+                }),
+            };
+            match found {
+                Ok(found) => break found,
+                Err(EngineError::Unavailable(_)) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                Err(error) => {
+                    tracing::error!(%id, %error, "events of an execution cannot be derived");
+                    break None;
+                }
+            }
+        }?;
+        if self.known.len() >= KNOWN_MAX {
+            self.known.clear();
+        }
+        self.known.insert(id, Arc::clone(&compiled));
+        Some(compiled)
+    }
+
+    async fn save(&mut self) {
+        let Some(position) = self.machine.unsaved() else { return };
+        let arguments = &self.arguments;
+        let store = &arguments.engine.parts.state;
+        match store.set_cursor(arguments.shard, arguments.epoch, SINK, position).await {
+            Ok(()) => self.machine.saved(position),
+            Err(error) => tracing::warn!(shard = arguments.shard.0, %error, "a cursor stays behind for now"),
+        }
+    }
+}

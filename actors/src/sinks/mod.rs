@@ -1,0 +1,8 @@
+//! What follows the log: the event bus and the projection for lists. Each has its own cursor.
+
+mod events;
+pub mod machine;
+mod visibility;
+
+pub use events::{EventItem, EventSinkActor, EventSinkArguments, EventSinkMessage, SinkFeed};
+pub use visibility::{VisibilityActor, VisibilityArguments, VisibilityMessage};

@@ -1,0 +1,136 @@
+//! The projection for lists, written in batches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
+use troupe_core::{LogPosition, ShardId};
+use troupe_ports::ExecutionSummary;
+
+use super::machine::ProjectionMachine;
+use crate::context::EngineContext;
+
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What the projection hears.
+#[derive(Debug)]
+pub enum VisibilityMessage {
+    /// A record changed what lists show.
+    Changed {
+        /// Where it stands.
+        position: LogPosition,
+        /// The summaries.
+        summaries: Vec<ExecutionSummary>,
+    },
+    /// Write what has gathered.
+    Write,
+    /// Write everything up to this position now and answer when it is written.
+    Flush(LogPosition, oneshot::Sender<()>),
+}
+
+/// What the projection is made of.
+#[derive(Debug)]
+pub struct VisibilityArguments {
+    /// The engine.
+    pub engine: Arc<EngineContext>,
+    /// The shard.
+    pub shard: ShardId,
+}
+
+/// Projects one shard's executions.
+#[derive(Debug)]
+pub struct VisibilityActor;
+
+/// What the projection keeps.
+#[derive(Debug)]
+pub struct VisibilityState {
+    arguments: VisibilityArguments,
+    machine: ProjectionMachine,
+    armed: bool,
+}
+
+impl Actor for VisibilityActor {
+    type Msg = VisibilityMessage;
+    type State = VisibilityState;
+    type Arguments = VisibilityArguments;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        arguments: VisibilityArguments,
+    ) -> Result<VisibilityState, ActorProcessingErr> {
+        Ok(VisibilityState { arguments, machine: ProjectionMachine::default(), armed: false })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: VisibilityMessage,
+        state: &mut VisibilityState,
+    ) -> Result<(), ActorProcessingErr> {
+        let after = Duration::from_millis(state.arguments.engine.options.visibility_ms);
+        match message {
+            VisibilityMessage::Changed { position, summaries } => {
+                if state.machine.changed(position, summaries) {
+                    state.arm(&myself, after);
+                }
+            }
+            VisibilityMessage::Write => {
+                state.armed = false;
+                if !state.write().await {
+                    state.arm(&myself, RETRY);
+                }
+            }
+            VisibilityMessage::Flush(position, reply) => {
+                state.machine.reached(position);
+                if state.write().await {
+                    // Whoever asked may be gone; nothing depends on the answer.
+                    reply.send(()).ok();
+                } else {
+                    state.arm(&myself, RETRY);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: SupervisionEvent,
+        _: &mut VisibilityState,
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut VisibilityState) -> Result<(), ActorProcessingErr> {
+        state.write().await;
+        Ok(())
+    }
+}
+
+impl VisibilityState {
+    fn arm(&mut self, myself: &ActorRef<VisibilityMessage>, after: Duration) {
+        if std::mem::replace(&mut self.armed, true) {
+            return;
+        }
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            // A stopped projection catches up from the log.
+            myself.send_message(VisibilityMessage::Write).ok();
+        });
+    }
+
+    async fn write(&mut self) -> bool {
+        let (summaries, up_to) = self.machine.take();
+        let arguments = &self.arguments;
+        let written = arguments.engine.parts.visibility.project(arguments.shard, summaries.clone(), up_to).await;
+        if let Err(error) = &written {
+            tracing::warn!(shard = arguments.shard.0, %error, "lists stay behind for now");
+            self.machine.put_back(summaries);
+        }
+        written.is_ok()
+    }
+}

@@ -1,0 +1,208 @@
+//! Starts: admission, keys and their policies.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::oneshot;
+use troupe_core::execution::{Started, Status};
+use troupe_core::{ExecutionId, Json, KeySpace, Value};
+
+use crate::checkpointer::CheckpointerMessage;
+use crate::context::{EngineContext, ShardContext};
+use crate::error::EngineError;
+use crate::evaluation::CompiledPlan;
+use crate::execution::load::{Loaded, load};
+use crate::execution::{ExecutionMessage, Respond, StartInput};
+use crate::request::{OnClosed, OnOpen, StartOutcome, StartRequest};
+use crate::shard::deliver;
+
+/// When a start that was refused for load makes sense again, in milliseconds.
+const RETRY_AFTER_MS: u64 = 1_000;
+/// How often a start under a business key looks again because another one was faster.
+const KEY_TRIES: u32 = 16;
+
+/// Starts an execution; `chosen` hears its id before it can run.
+pub(crate) async fn start(
+    engine: &Arc<EngineContext>,
+    request: StartRequest,
+    chosen: impl FnMut(ExecutionId),
+) -> Result<StartOutcome, EngineError> {
+    admit(engine, &request)?;
+    let compiled = engine.plans.to_start(request.workflow.as_str(), request.version).await?;
+    match (&request.request_key, &request.execution_key) {
+        (Some(key), _) => {
+            let id = compiled.key_id(KeySpace::Request, key, 0);
+            let shard = engine.shard(id.shard())?;
+            begin(&shard, id, &compiled, &request, None, false, chosen).await
+        }
+        (None, None) => {
+            let (id, shard) = engine.fresh_id()?;
+            begin(&shard, id, &compiled, &request, None, true, chosen).await
+        }
+        (None, Some(key)) => start_keyed(engine, &compiled, key, &request, chosen).await,
+    }
+}
+
+fn admit(engine: &EngineContext, request: &StartRequest) -> Result<(), EngineError> {
+    if engine.draining.load(Ordering::Acquire) {
+        return Err(EngineError::Unavailable("the engine is stopping".into()));
+    }
+    let bytes = request.input.bytes()
+        + request.variables.iter().map(|(name, value)| name.len() + value.bytes()).sum::<usize>()
+        + request.metadata.as_ref().map_or(0, Json::bytes);
+    let bytes_max = engine.options.input_bytes_max;
+    if bytes > bytes_max {
+        return Err(EngineError::PayloadTooLarge { what: "the start payload", bytes, bytes_max });
+    }
+    if engine.directory.len() >= engine.options.executions_max {
+        return Err(EngineError::Overloaded { retry_after_ms: RETRY_AFTER_MS });
+    }
+    Ok(())
+}
+
+fn input(
+    id: ExecutionId,
+    compiled: &Arc<CompiledPlan>,
+    request: &StartRequest,
+    key_ordinal: Option<u64>,
+    fresh: bool,
+) -> Box<StartInput> {
+    let variables = request.variables.iter().map(|(name, value)| (name.clone(), Value::Inline(value.clone())));
+    let started = Started {
+        id,
+        workflow: compiled.plan.workflow.clone(),
+        version: compiled.plan.version,
+        input: Value::Inline(request.input.clone()),
+        variables: variables.collect(),
+        metadata: request.metadata.clone(),
+        trigger: request.trigger.clone(),
+        execution_key: request.execution_key.clone(),
+        request_key: request.request_key.clone(),
+        priority: request.priority,
+        key_ordinal,
+    };
+    Box::new(StartInput { started, principal: request.principal.clone(), compiled: Arc::clone(compiled), fresh })
+}
+
+async fn begin(
+    shard: &Arc<ShardContext>,
+    id: ExecutionId,
+    compiled: &Arc<CompiledPlan>,
+    request: &StartRequest,
+    key_ordinal: Option<u64>,
+    fresh: bool,
+    mut chosen: impl FnMut(ExecutionId),
+) -> Result<StartOutcome, EngineError> {
+    chosen(id);
+    let (reply, answer) = oneshot::channel();
+    let start = input(id, compiled, request, key_ordinal, fresh);
+    deliver(shard, id, ExecutionMessage::Start(start, Respond::Start(reply))).await;
+    answer.await.map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
+}
+
+/// Starts under a business key: the latest execution of the key decides, by the request's policy. Another start of the
+/// same key may be faster, at every point: then its execution is the latest one, and decides anew.
+async fn start_keyed(
+    engine: &Arc<EngineContext>,
+    compiled: &Arc<CompiledPlan>,
+    key: &str,
+    request: &StartRequest,
+    mut chosen: impl FnMut(ExecutionId),
+) -> Result<StartOutcome, EngineError> {
+    let head = compiled.key_id(KeySpace::Business, key, 0);
+    let shard = engine.shard(head.shard())?;
+    let mut latest = latest_ordinal(&shard, head).await?;
+    for _ in 0..KEY_TRIES {
+        let next = latest.map_or(0, |ordinal| ordinal + 1);
+        let id = compiled.key_id(KeySpace::Business, key, next);
+        if let Some(ordinal) = latest {
+            let existing = compiled.key_id(KeySpace::Business, key, ordinal);
+            match decide(engine, &shard, existing, request).await? {
+                Decision::Use(outcome) => return Ok(outcome),
+                Decision::Next => {}
+                Decision::Supersede => {
+                    chosen(id);
+                    let (reply, answer) = oneshot::channel();
+                    let start = input(id, compiled, request, Some(next), true);
+                    deliver(&shard, existing, ExecutionMessage::Supersede(start, Respond::Start(reply))).await;
+                    match answer.await {
+                        Ok(Ok(outcome)) => return Ok(outcome),
+                        Ok(Err(EngineError::Ended(_))) => continue,
+                        Ok(Err(error)) => return Err(error),
+                        // Another start has taken the next ordinal.
+                        Err(_) => {
+                            latest = Some(next);
+                            continue;
+                        }
+                    }
+                }
+            }
+        }
+        let outcome = begin(&shard, id, compiled, request, Some(next), false, &mut chosen).await?;
+        if !outcome.existing {
+            return Ok(outcome);
+        }
+        latest = Some(next);
+    }
+    Err(EngineError::Overloaded { retry_after_ms: RETRY_AFTER_MS })
+}
+
+enum Decision {
+    Use(StartOutcome),
+    Next,
+    Supersede,
+}
+
+async fn decide(
+    engine: &Arc<EngineContext>,
+    shard: &Arc<ShardContext>,
+    existing: ExecutionId,
+    request: &StartRequest,
+) -> Result<Decision, EngineError> {
+    let conflict = Err(EngineError::KeyConflict { existing });
+    let (status, seq) = match status_of(engine, shard, existing).await? {
+        Some(found) => found,
+        // Its archive is gone: it ended, nobody knows how.
+        None if request.key_policy.on_closed == OnClosed::Allow => return Ok(Decision::Next),
+        None => return conflict,
+    };
+    let completed = match status {
+        Status::Completed { .. } => Some(true),
+        Status::Failed | Status::Canceled { .. } => Some(false),
+        Status::Pending | Status::Running | Status::Failing | Status::Canceling { .. } => None,
+    };
+    match (completed, request.key_policy.on_open, request.key_policy.on_closed) {
+        (None, OnOpen::Fail, _) => conflict,
+        (None, OnOpen::UseExisting, _) => Ok(Decision::Use(StartOutcome { id: existing, seq, existing: true })),
+        (None, OnOpen::TerminateExisting, _) => Ok(Decision::Supersede),
+        (Some(_), _, OnClosed::Allow) | (Some(false), _, OnClosed::AllowFailedOnly) => Ok(Decision::Next),
+        (Some(true), _, OnClosed::AllowFailedOnly) | (Some(_), _, OnClosed::Reject) => conflict,
+    }
+}
+
+async fn status_of(
+    engine: &Arc<EngineContext>,
+    shard: &Arc<ShardContext>,
+    id: ExecutionId,
+) -> Result<Option<(Status, troupe_core::Seq)>, EngineError> {
+    let (reply, answer) = oneshot::channel();
+    if engine.directory.route(id, ExecutionMessage::Read(Respond::View(reply))).is_ok()
+        && let Ok(answer) = answer.await
+    {
+        let (state, _) = answer?;
+        return Ok(Some((state.status, state.seq)));
+    }
+    match load(shard, id).await? {
+        Loaded::Found(found) => Ok(Some((found.state.status, found.state.seq))),
+        Loaded::Missing | Loaded::Tombstone(_) => Ok(None),
+    }
+}
+
+async fn latest_ordinal(shard: &Arc<ShardContext>, head: ExecutionId) -> Result<Option<u64>, EngineError> {
+    let gone = || EngineError::Unavailable(format!("shard {} is gone", shard.shard));
+    let (reply, answer) = oneshot::channel();
+    shard.checkpointer.send_message(CheckpointerMessage::Head(head, reply)).map_err(|_| gone())?;
+    let pending = answer.await.map_err(|_| gone())?;
+    let stored = shard.engine.parts.state.head(head).await?;
+    Ok(pending.max(stored))
+}

@@ -12,7 +12,13 @@ use crate::support::script;
 
 fn config(cases: u32) -> Config {
     let set = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
-    Config { cases: set.unwrap_or(cases), failure_persistence: None, max_shrink_time: 8_000, ..Config::default() }
+    Config {
+        cases: set.unwrap_or(cases),
+        failure_persistence: None,
+        max_shrink_time: 20_000,
+        max_shrink_iters: 100_000,
+        ..Config::default()
+    }
 }
 
 fn played(case: &Case, starves: bool) -> Result<Duo, TestCaseError> {
@@ -25,7 +31,10 @@ fn fold(plan: &Plan, from: &ExecutionState, duo: &Duo, skip: usize) -> Result<()
     let mut state: ExecutionState = minicbor::decode(&bytes).map_err(|error| error.to_string())?;
     state.reindex(plan);
     if state != *from {
-        return Err(format!("the snapshot after entry {} decodes to another state", from.seq));
+        return Err(format!(
+            "the snapshot after entry {} decodes to another state",
+            from.seq
+        ));
     }
     for (entry, effects) in duo.log.iter().skip(skip) {
         let replayed: Vec<Effect> = replay(plan, &mut state, entry).map_err(|error| format!("{error}: {entry:?}"))?;
@@ -119,18 +128,41 @@ fn random_definitions_cover_what_they_should() {
             if node.cleanup && duo.state.failure.is_some() && node.phase.name() == "completed" {
                 *seen.entry("cleaned up".into()).or_default() += 1;
             }
-            let code = node.failure.as_ref().map(|failure| format!("error {}", failure.error.code));
+            let code = node
+                .failure
+                .as_ref()
+                .map(|failure| format!("error {}", failure.error.code));
             code.into_iter().for_each(|code| *seen.entry(code).or_default() += 1);
         }
-        let joins = case.definition["nodes"].as_array().unwrap().iter().filter(|node| node["data"]["join"] != Value::Null);
+        let joins = case.definition["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|node| node["data"]["join"] != Value::Null);
         *seen.entry("joins".into()).or_default() += joins.count();
     }
     let wanted = [
-        "completed", "failed", "canceled", "node completed", "node failed", "node skipped", "node canceled", "retried",
-        "cleaned up", "joins", "error JOIN_UNSATISFIED", "error NO_MATCHING_CONDITION", "error EXPRESSION_ERROR",
-        "error SCHEMA_VIOLATION", "error TIMEOUT", "error E1",
+        "completed",
+        "failed",
+        "canceled",
+        "node completed",
+        "node failed",
+        "node skipped",
+        "node canceled",
+        "retried",
+        "cleaned up",
+        "joins",
+        "error JOIN_UNSATISFIED",
+        "error NO_MATCHING_CONDITION",
+        "error EXPRESSION_ERROR",
+        "error SCHEMA_VIOLATION",
+        "error TIMEOUT",
+        "error E1",
     ];
     for what in wanted {
-        assert!(seen.get(what).is_some_and(|count| *count >= 5), "{what} is too rare: {seen:?}");
+        assert!(
+            seen.get(what).is_some_and(|count| *count >= 5),
+            "{what} is too rare: {seen:?}"
+        );
     }
 }

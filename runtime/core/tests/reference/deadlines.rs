@@ -20,7 +20,11 @@ impl Reference {
     /// The earliest deadline that may be applied; while paused only the grace of a cancellation.
     pub fn next_deadline(&self) -> Option<i64> {
         let applicable = |what: &Deadline| !self.paused || *what == Deadline::CancelGrace;
-        self.deadlines().into_iter().filter(|(_, what, _)| applicable(what)).map(|(due, ..)| due).min()
+        self.deadlines()
+            .into_iter()
+            .filter(|(_, what, _)| applicable(what))
+            .map(|(due, ..)| due)
+            .min()
     }
 
     /// The deadline to apply first of those that are due, pause or not.
@@ -30,6 +34,9 @@ impl Reference {
 
     fn deadlines(&self) -> Vec<(i64, Deadline, usize)> {
         let mut found = Vec::new();
+        if self.nodes.values().all(|node| node.phase.is_terminal()) {
+            return found;
+        }
         match self.status {
             Status::Canceling { until } => return vec![(until, Deadline::CancelGrace, 0)],
             Status::Running | Status::Failing => {}
@@ -52,10 +59,7 @@ impl Reference {
                 Phase::Delaying { until } => found.push((until, Deadline::Delay, place)),
                 _ => {}
             }
-            let open = matches!(
-                state.phase,
-                Phase::Ready | Phase::Running | Phase::Backoff { .. }
-            );
+            let open = matches!(state.phase, Phase::Ready | Phase::Running | Phase::Backoff { .. });
             if let (true, Some(timeout), Some(ready_at)) = (open, milliseconds(node, "totalTimeout"), state.ready_at) {
                 found.push((ready_at + timeout, Deadline::NodeTotal, place));
             }

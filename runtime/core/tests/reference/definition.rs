@@ -41,36 +41,54 @@ pub fn texts(value: Option<&Value>) -> Vec<String> {
 
 /// Places in `definition.edges` of the edges into a node, in definition order.
 pub fn incoming(definition: &WorkflowDefinition, node: &str) -> Vec<usize> {
-    (0..definition.edges.len()).filter(|&edge| definition.edges[edge].target == node).collect()
+    (0..definition.edges.len())
+        .filter(|&edge| definition.edges[edge].target == node)
+        .collect()
 }
 
 /// Places in `definition.edges` of the edges out of a node, in definition order.
 pub fn outgoing(definition: &WorkflowDefinition, node: &str) -> Vec<usize> {
-    (0..definition.edges.len()).filter(|&edge| definition.edges[edge].source == node).collect()
+    (0..definition.edges.len())
+        .filter(|&edge| definition.edges[edge].source == node)
+        .collect()
 }
 
 pub fn node<'a>(definition: &'a WorkflowDefinition, id: &str) -> &'a Node {
-    definition.nodes.iter().find(|node| node.id == id).expect("the definition is valid")
+    definition
+        .nodes
+        .iter()
+        .find(|node| node.id == id)
+        .expect("the definition is valid")
 }
 
 /// Which roots a start fires (§5, "Which roots fire").
 pub fn firing_roots(definition: &WorkflowDefinition, trigger: Option<&str>) -> Vec<String> {
-    let roots = || definition.nodes.iter().filter(|node| incoming(definition, &node.id).is_empty());
-    let is_trigger = |node: &&Node| matches!(node.node_type.as_str(), "trigger" | "webhook");
-    let waits_for_its_cause = |node: &&Node| {
-        node.node_type == "webhook" || matches!(text(node, "triggerType"), Some("scheduled" | "event"))
+    let roots = || {
+        definition
+            .nodes
+            .iter()
+            .filter(|node| incoming(definition, &node.id).is_empty())
     };
+    let is_trigger = |node: &&Node| matches!(node.node_type.as_str(), "trigger" | "webhook");
+    let waits_for_its_cause =
+        |node: &&Node| node.node_type == "webhook" || matches!(text(node, "triggerType"), Some("scheduled" | "event"));
     let ids = |chosen: Vec<&Node>| chosen.into_iter().map(|node| node.id.clone()).collect::<Vec<_>>();
     match trigger {
         Some(trigger) => ids(roots().filter(|node| node.id == trigger || !is_trigger(node)).collect()),
         None => {
             let chosen = ids(roots().filter(|node| !waits_for_its_cause(node)).collect());
-            if chosen.is_empty() { ids(roots().collect()) } else { chosen }
+            if chosen.is_empty() {
+                ids(roots().collect())
+            } else {
+                chosen
+            }
         }
     }
 }
 
 /// An edge of a decision belongs to the condition that its condition, handle or label names.
 pub fn belongs_to(edge: &WorkflowEdge, condition: &str) -> bool {
-    [&edge.condition, &edge.source_handle, &edge.label].into_iter().any(|name| name.as_deref() == Some(condition))
+    [&edge.condition, &edge.source_handle, &edge.label]
+        .into_iter()
+        .any(|name| name.as_deref() == Some(condition))
 }

@@ -93,8 +93,15 @@ pub enum Refusal {
 /// What a stimulus had done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Did {
-    Start { node: String, attempt: u32, input: Value, data: Value },
-    Abort { node: String },
+    Start {
+        node: String,
+        attempt: u32,
+        input: Value,
+        data: Value,
+    },
+    Abort {
+        node: String,
+    },
     Finish,
 }
 
@@ -138,7 +145,11 @@ impl Reference {
             paused: false,
             started_at: 0,
             variables: BTreeMap::new(),
-            nodes: definition.nodes.iter().map(|node| (node.id.clone(), state.clone())).collect(),
+            nodes: definition
+                .nodes
+                .iter()
+                .map(|node| (node.id.clone(), state.clone()))
+                .collect(),
             edges: vec![None; definition.edges.len()],
             failure: None,
             payload: Value::Null,
@@ -160,14 +171,28 @@ impl Reference {
         input: Value,
         variables: &[(String, Value)],
     ) -> Result<Vec<Did>, Refusal> {
-        let schema = self.definition.settings.get("inputSchema").cloned().unwrap_or(Value::Null);
+        let schema = self
+            .definition
+            .settings
+            .get("inputSchema")
+            .cloned()
+            .unwrap_or(Value::Null);
         let known = |id: &str| {
-            self.definition.nodes.iter().any(|node| node.id == id && matches!(node.node_type.as_str(), "trigger" | "webhook"))
+            self.definition
+                .nodes
+                .iter()
+                .any(|node| node.id == id && matches!(node.node_type.as_str(), "trigger" | "webhook"))
         };
         if !language::meets(&schema, &input) || trigger.is_some_and(|id| !known(id)) {
             return Err(Refusal::Refused);
         }
-        let defaults = self.definition.settings.get("variables").and_then(Value::as_object).cloned().unwrap_or_default();
+        let defaults = self
+            .definition
+            .settings
+            .get("variables")
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default();
         self.variables = defaults.into_iter().chain(variables.iter().cloned()).collect();
         (self.at, self.started_at, self.payload, self.status) = (at, at, input, Status::Running);
         let firing = firing_roots(&self.definition, trigger);
@@ -188,7 +213,10 @@ impl Reference {
     pub fn report(&mut self, at: i64, id: &str, outcome: Result<Value, Failure>) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
         match (self.nodes[id].phase, outcome) {
-            (Phase::Canceling, _) => self.cancel_node(id),
+            (Phase::Canceling, outcome) => {
+                self.set(id).failed.extend(outcome.err().map(|failure| failure.code));
+                self.cancel_node(id);
+            }
             (Phase::Running, Ok(output)) => self.complete(id, output),
             (Phase::Running, Err(failure)) => self.fail_attempt(id, failure),
             (phase, _) => panic!("{id} is {phase:?}: no attempt to report of"),
@@ -239,7 +267,8 @@ impl Reference {
                     self.did.push(Did::Abort { node: id.clone() });
                     self.set(&id).phase = Phase::Canceling;
                 }
-                Phase::Canceling | Phase::Completed | Phase::Failed | Phase::Skipped | Phase::Canceled => {}
+                Phase::Canceling => self.did.push(Did::Abort { node: id.clone() }),
+                Phase::Completed | Phase::Failed | Phase::Skipped | Phase::Canceled => {}
             }
             if at_once && self.nodes[&id].phase == Phase::Canceling {
                 self.cancel_node(&id);
@@ -251,7 +280,11 @@ impl Reference {
     /// The engine that ran the outstanding attempts is gone.
     pub fn interrupted(&mut self, at: i64) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
-        if !self.nodes.values().any(|node| matches!(node.phase, Phase::Running | Phase::Canceling)) {
+        if !self
+            .nodes
+            .values()
+            .any(|node| matches!(node.phase, Phase::Running | Phase::Canceling))
+        {
             return Err(Refusal::Unchanged);
         }
         for id in self.ids() {
@@ -274,9 +307,14 @@ impl Reference {
 
     /// Fixes when the next attempt of a node starts; false if that is not lawful.
     pub fn settle_backoff(&mut self, id: &str, until: i64) -> bool {
-        let Phase::Backoff { earliest, latest } = self.nodes[id].phase else { return false };
+        let Phase::Backoff { earliest, latest } = self.nodes[id].phase else {
+            return false;
+        };
         let lawful = (earliest..=latest).contains(&until);
-        self.set(id).phase = Phase::Backoff { earliest: until, latest: until };
+        self.set(id).phase = Phase::Backoff {
+            earliest: until,
+            latest: until,
+        };
         lawful
     }
 
@@ -306,13 +344,14 @@ impl Reference {
             Deadline::Execution => self.time_out(),
             Deadline::CancelGrace => self.ids().iter().for_each(|id| {
                 if self.nodes[id].phase == Phase::Canceling {
+                    self.did.push(Did::Abort { node: id.clone() });
                     self.cancel_node(id);
                 }
             }),
             Deadline::Join => match joins::at_deadline(&self.definition, &id, &self.edges) {
                 Verdict::Ready => self.become_ready(&id),
                 Verdict::Skip => self.skip(&id),
-                Verdict::Fail | Verdict::Wait => self.fail(&id, failure("JOIN_UNSATISFIED").error(), Value::Null),
+                Verdict::Fail | Verdict::Wait => self.fail_join(&id),
             },
             Deadline::Delay => {
                 let input = self.nodes[&id].input.clone();
@@ -353,7 +392,10 @@ impl Reference {
         let state = &self.nodes[id];
         match retries::next(node(&self.definition, id), &state.failed, &failure) {
             Some((least, most)) => {
-                self.set(id).phase = Phase::Backoff { earliest: at + least, latest: at + most };
+                self.set(id).phase = Phase::Backoff {
+                    earliest: at + least,
+                    latest: at + most,
+                };
             }
             None => {
                 let input = state.input.clone();
@@ -447,9 +489,17 @@ impl Reference {
                 Verdict::Wait => {}
                 Verdict::Ready => self.become_ready(&id),
                 Verdict::Skip => self.skip(&id),
-                Verdict::Fail => self.fail(&id, failure("JOIN_UNSATISFIED").error(), Value::Null),
+                Verdict::Fail => self.fail_join(&id),
             }
         }
+    }
+
+    /// A join that never started is skipped where the execution fails anyway (§8.1).
+    fn fail_join(&mut self, id: &str) {
+        if self.status == Status::Failing && !self.is_cleanup(id) {
+            return self.skip(id);
+        }
+        self.fail(id, failure("JOIN_UNSATISFIED").error(), Value::Null);
     }
 
     fn conclude(&mut self) -> Result<Vec<Did>, Refusal> {
@@ -464,7 +514,12 @@ impl Reference {
     }
 
     fn dispatch(&mut self) {
-        let most = self.definition.settings.get("maxParallelNodes").and_then(Value::as_u64).unwrap_or(u64::MAX);
+        let most = self
+            .definition
+            .settings
+            .get("maxParallelNodes")
+            .and_then(Value::as_u64)
+            .unwrap_or(u64::MAX);
         self.held.retain(|id| self.nodes[id].phase == Phase::Ready);
         while self.nodes.values().filter(|node| node.phase == Phase::Running).count() < most as usize {
             let Some(id) = self.held.pop_front() else { return };
@@ -472,14 +527,25 @@ impl Reference {
             let state = self.set(&id);
             state.phase = Phase::Running;
             let (attempt, input, data) = (state.failed.len() as u32 + 1, state.input.clone(), state.data.clone());
-            self.did.push(Did::Start { node: id, attempt, input, data });
+            self.did.push(Did::Start {
+                node: id,
+                attempt,
+                input,
+                data,
+            });
         }
     }
 }
 
 /// A failure that the engine itself finds; what it says of it for people is its own affair.
 pub(super) fn failure(code: &str) -> Failure {
-    Failure { code: code.into(), message: String::new(), details: None, retryable: true, retry_after_ms: None }
+    Failure {
+        code: code.into(),
+        message: String::new(),
+        details: None,
+        retryable: true,
+        retry_after_ms: None,
+    }
 }
 
 /// The error of an expression that threw.

@@ -42,10 +42,15 @@ pub fn verdict(definition: &WorkflowDefinition, id: &str, edges: &[Option<bool>]
 
 /// What the deadline of a join that still waits decides.
 pub fn at_deadline(definition: &WorkflowDefinition, id: &str, edges: &[Option<bool>]) -> Verdict {
-    match join_field(node(definition, id), "onTimeout").and_then(Value::as_str).unwrap_or("fail") {
+    match join_field(node(definition, id), "onTimeout")
+        .and_then(Value::as_str)
+        .unwrap_or("fail")
+    {
         "skip" => Verdict::Skip,
         "proceed" => {
-            let any_taken = incoming(definition, id).into_iter().any(|edge| edges[edge] == Some(true));
+            let any_taken = incoming(definition, id)
+                .into_iter()
+                .any(|edge| edges[edge] == Some(true));
             if any_taken && required_taken(definition, id, edges) {
                 Verdict::Ready
             } else {
@@ -68,18 +73,25 @@ fn required(definition: &WorkflowDefinition, id: &str) -> Vec<String> {
 }
 
 fn from_source(definition: &WorkflowDefinition, id: &str, source: &str) -> Vec<usize> {
-    incoming(definition, id).into_iter().filter(|&edge| definition.edges[edge].source == source).collect()
+    incoming(definition, id)
+        .into_iter()
+        .filter(|&edge| definition.edges[edge].source == source)
+        .collect()
 }
 
 fn required_taken(definition: &WorkflowDefinition, id: &str, edges: &[Option<bool>]) -> bool {
-    required(definition, id)
-        .iter()
-        .all(|source| from_source(definition, id, source).into_iter().any(|edge| edges[edge] == Some(true)))
+    required(definition, id).iter().all(|source| {
+        from_source(definition, id, source)
+            .into_iter()
+            .any(|edge| edges[edge] == Some(true))
+    })
 }
 
 /// A required source is lost when all its edges are dead (§8.5).
 fn required_lost(definition: &WorkflowDefinition, id: &str, edges: &[Option<bool>]) -> bool {
-    required(definition, id)
-        .iter()
-        .any(|source| from_source(definition, id, source).into_iter().all(|edge| edges[edge] == Some(false)))
+    required(definition, id).iter().any(|source| {
+        from_source(definition, id, source)
+            .into_iter()
+            .all(|edge| edges[edge] == Some(false))
+    })
 }

@@ -67,5 +67,9 @@ fn literal(text: &str) -> Result<Value, Thrown> {
 }
 
 fn follow(path: &str, scope: &Value) -> Value {
-    path.trim().split('.').try_fold(scope, |value, name| value.get(name)).cloned().unwrap_or(Value::Null)
+    path.trim()
+        .split('.')
+        .try_fold(scope, |value, name| value.get(name))
+        .cloned()
+        .unwrap_or(Value::Null)
 }

@@ -3,8 +3,8 @@
 //! It shares nothing with the real core: not the plan, not the state, not a line of the execution module. Everything is
 //! looked up by name in the definition, and what follows from the state is computed anew each time it is asked for.
 
-mod definition;
 mod deadlines;
+mod definition;
 mod interpreter;
 mod joins;
 pub mod language;

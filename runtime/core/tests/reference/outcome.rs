@@ -29,7 +29,11 @@ impl Reference {
         let scope = self.scope(&[("input", &input)]);
         let mut data = Map::new();
         for (name, value) in &written.data {
-            match value.as_str().filter(|text| text.starts_with("{{")).map(|text| language::template(text, &scope)) {
+            match value
+                .as_str()
+                .filter(|text| text.starts_with("{{"))
+                .map(|text| language::template(text, &scope))
+            {
                 Some(Ok(value)) => _ = data.insert(name.clone(), value),
                 Some(Err(Thrown)) => {
                     self.set(id).input = raw.clone();
@@ -52,7 +56,11 @@ impl Reference {
     pub(super) fn begin_delay(&mut self, id: &str) {
         let written = node(&self.definition, id).clone();
         let input = self.nodes[id].input.clone();
-        let mut value = self.nodes[id].data.get("delayValue").or(field(&written, "delayValue")).cloned();
+        let mut value = self.nodes[id]
+            .data
+            .get("delayValue")
+            .or(field(&written, "delayValue"))
+            .cloned();
         let kind = text(&written, "delayType").unwrap_or("fixed").to_owned();
         if kind == "expression" {
             let expression = value.as_ref().and_then(Value::as_str).unwrap_or("throw").to_owned();
@@ -61,9 +69,15 @@ impl Reference {
         let until = match value {
             Some(Value::Number(number)) => number.as_f64().map(|number| {
                 let is_instant = kind != "fixed" && number >= 1e12;
-                if is_instant { number as i64 } else { self.at + number.max(0.0) as i64 }
+                if is_instant {
+                    number as i64
+                } else {
+                    self.at + number.max(0.0) as i64
+                }
             }),
-            Some(Value::String(text)) => chrono::DateTime::parse_from_rfc3339(&text).ok().map(|at| at.timestamp_millis()),
+            Some(Value::String(text)) => chrono::DateTime::parse_from_rfc3339(&text)
+                .ok()
+                .map(|at| at.timestamp_millis()),
             _ => None,
         };
         match until {
@@ -126,8 +140,14 @@ impl Reference {
     /// §1, decision nodes.
     fn decide(&self, id: &str, scope: &Value) -> Result<BTreeSet<usize>, Value> {
         let written = node(&self.definition, id);
-        let conditions = field(written, "conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-        let ids: Vec<&str> = conditions.iter().filter_map(|condition| condition["id"].as_str()).collect();
+        let conditions = field(written, "conditions")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
+        let ids: Vec<&str> = conditions
+            .iter()
+            .filter_map(|condition| condition["id"].as_str())
+            .collect();
         let way = |edge: usize| &self.definition.edges[edge];
         let ways: Vec<usize> = outgoing(&self.definition, id)
             .into_iter()
@@ -170,7 +190,11 @@ impl Reference {
     }
 
     fn holds(&self, edge: usize, scope: &Value) -> Result<bool, Thrown> {
-        match self.definition.edges[edge].condition.as_deref().filter(|condition| !condition.is_empty()) {
+        match self.definition.edges[edge]
+            .condition
+            .as_deref()
+            .filter(|condition| !condition.is_empty())
+        {
             None => Ok(true),
             Some(condition) => language::evaluate(condition, scope).map(|value| language::truthy(&value)),
         }
@@ -241,7 +265,11 @@ impl Reference {
         }
         Ok(match leaves.len() {
             0 => Value::Null,
-            1 => leaves.into_iter().next().map(|(_, output)| output).unwrap_or(Value::Null),
+            1 => leaves
+                .into_iter()
+                .next()
+                .map(|(_, output)| output)
+                .unwrap_or(Value::Null),
             _ => Value::Object(leaves),
         })
     }
@@ -258,11 +286,18 @@ impl Reference {
             .map(|edge| {
                 let source = &self.nodes[&self.definition.edges[edge].source];
                 let value = source.payload.clone().or_else(|| source.output.clone());
-                (self.definition.edges[edge].source.clone(), value.expect("a source of a taken edge has ended"))
+                (
+                    self.definition.edges[edge].source.clone(),
+                    value.expect("a source of a taken edge has ended"),
+                )
             })
             .collect();
         match carried.len() {
-            1 => carried.into_iter().next().map(|(_, value)| value).unwrap_or(Value::Null),
+            1 => carried
+                .into_iter()
+                .next()
+                .map(|(_, value)| value)
+                .unwrap_or(Value::Null),
             _ => Value::Object(carried.into_iter().collect()),
         }
     }

@@ -48,21 +48,41 @@ pub fn next(node: &Node, codes: &[String], failure: &Failure) -> Option<(i64, i6
     if policy.get("retryOn").is_some_and(|listed| !listed.is_null()) && !lists("retryOn") {
         return None;
     }
-    let rules = policy.get("rules").and_then(Value::as_array).cloned().unwrap_or_default();
+    let rules = policy
+        .get("rules")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     let rule_of = |code: &str| {
-        rules.iter().position(|rule| texts(rule.get("errors")).iter().any(|listed| listed == "*" || listed == code))
+        rules.iter().position(|rule| {
+            texts(rule.get("errors"))
+                .iter()
+                .any(|listed| listed == "*" || listed == code)
+        })
     };
     let rule = rule_of(code);
     let failed = codes.iter().filter(|code| rule_of(code) == rule).count() as i64;
     let own = rule.map(|rule| &rules[rule]);
-    let number = |name: &str| own.and_then(|rule| rule.get(name)).or_else(|| policy.get(name)).and_then(Value::as_f64);
-    let word = |name: &str| own.and_then(|rule| rule.get(name)).or_else(|| policy.get(name)).and_then(Value::as_str);
+    let number = |name: &str| {
+        own.and_then(|rule| rule.get(name))
+            .or_else(|| policy.get(name))
+            .and_then(Value::as_f64)
+    };
+    let word = |name: &str| {
+        own.and_then(|rule| rule.get(name))
+            .or_else(|| policy.get(name))
+            .and_then(Value::as_str)
+    };
     if failed >= number("maxAttempts").map_or(3, |most| most as i64) {
         return None;
     }
     let initial = number("initialDelay").unwrap_or(1000.0);
     let most = number("maxDelay").unwrap_or(initial * 100.0);
-    let multiplier = if word("backoffStrategy") == Some("fixed") { 1.0 } else { number("multiplier").unwrap_or(2.0) };
+    let multiplier = if word("backoffStrategy") == Some("fixed") {
+        1.0
+    } else {
+        number("multiplier").unwrap_or(2.0)
+    };
     let delay = (initial * multiplier.powi(failed as i32 - 1)).min(most) as i64;
     let least = if word("jitter") == Some("none") { delay } else { 0 };
     let floor = failure.retry_after_ms.unwrap_or(0);

@@ -32,19 +32,34 @@ fn answer(question: Question, scope: &Scope<'_>) -> Result<Answer, &'static str>
     let data = |node: NodeIx, name: &str| scope.plan.node(node).data.get(name).cloned().unwrap_or(JsonValue::Null);
     let seen = seen(scope);
     let checked = |schema: &JsonValue, value: &JsonValue| {
-        if language::meets(schema, value) { Ok(Answer::Valid) } else { Err("SCHEMA_VIOLATION") }
+        if language::meets(schema, value) {
+            Ok(Answer::Valid)
+        } else {
+            Err("SCHEMA_VIOLATION")
+        }
     };
     let truth = |expression: &str| {
         let value = language::evaluate(expression, &seen).map_err(expression_error)?;
         let explained = (!value.is_boolean()).then(|| Json::of(&value));
-        Ok(Answer::Truth { taken: language::truthy(&value), seen: explained })
+        Ok(Answer::Truth {
+            taken: language::truthy(&value),
+            seen: explained,
+        })
     };
     let value = |expression: &str| {
-        language::evaluate(expression, &seen).map(|value| Answer::Value(Value::from(value))).map_err(expression_error)
+        language::evaluate(expression, &seen)
+            .map(|value| Answer::Value(Value::from(value)))
+            .map_err(expression_error)
     };
     match question {
         Question::StartSchema => {
-            let schema = scope.plan.settings.input_schema.as_ref().map(parsed_json).unwrap_or_default();
+            let schema = scope
+                .plan
+                .settings
+                .input_schema
+                .as_ref()
+                .map(parsed_json)
+                .unwrap_or_default();
             checked(&schema, &seen["input"])
         }
         Question::InputSchema(node) => checked(&data(node, "inputSchema"), &seen["input"]),
@@ -53,11 +68,21 @@ fn answer(question: Question, scope: &Scope<'_>) -> Result<Answer, &'static str>
         Question::Output(node) => value(data(node, "output").as_str().unwrap_or("throw")),
         Question::OutputMapping(node) => {
             let values = mapped(&data(node, "outputMapping"), &seen).map_err(expression_error)?;
-            Ok(Answer::Variables(values.into_iter().map(|(name, value)| (name, Value::from(value))).collect()))
+            Ok(Answer::Variables(
+                values
+                    .into_iter()
+                    .map(|(name, value)| (name, Value::from(value)))
+                    .collect(),
+            ))
         }
         Question::Condition(edge) => truth(scope.plan.edge(edge).condition.as_deref().unwrap_or("throw")),
         Question::DecisionCondition(node, place) => {
-            let decision = scope.plan.node(node).decision.as_ref().expect("only decisions have conditions");
+            let decision = scope
+                .plan
+                .node(node)
+                .decision
+                .as_ref()
+                .expect("only decisions have conditions");
             truth(&decision.conditions[place as usize].0)
         }
         Question::ExecutionOutput => value(scope.plan.settings.output.as_deref().unwrap_or("throw")),
@@ -77,7 +102,9 @@ fn prepare(scope: &Scope<'_>, ix: NodeIx, seen: &JsonValue) -> Result<Answer, Th
     let mut resolved = false;
     let is_expression = node.kind == NodeKind::Delay && node.data.get("delayType") == Some(&json!("expression"));
     for (name, field) in &mut data {
-        let Some(text) = field.as_str().map(str::to_owned) else { continue };
+        let Some(text) = field.as_str().map(str::to_owned) else {
+            continue;
+        };
         if name == "delayValue" && is_expression {
             *field = language::evaluate(&text, &seen)?;
             resolved = true;
@@ -86,13 +113,19 @@ fn prepare(scope: &Scope<'_>, ix: NodeIx, seen: &JsonValue) -> Result<Answer, Th
             resolved = true;
         }
     }
-    Ok(Answer::Prepared { input, data: resolved.then(|| Value::from(JsonValue::Object(data))) })
+    Ok(Answer::Prepared {
+        input,
+        data: resolved.then(|| Value::from(JsonValue::Object(data))),
+    })
 }
 
 fn mapped(mapping: &JsonValue, seen: &JsonValue) -> Result<Map<String, JsonValue>, Thrown> {
     let entries = mapping.as_object().ok_or(Thrown)?;
     let one = |(name, expression): (&String, &JsonValue)| {
-        Ok((name.clone(), language::evaluate(expression.as_str().ok_or(Thrown)?, seen)?))
+        Ok((
+            name.clone(),
+            language::evaluate(expression.as_str().ok_or(Thrown)?, seen)?,
+        ))
     };
     entries.iter().map(one).collect()
 }
@@ -111,8 +144,11 @@ fn seen(scope: &Scope<'_>) -> JsonValue {
             Some((node.key.to_string(), entry))
         })
         .collect();
-    let variables: Map<String, JsonValue> =
-        state.variables.iter().map(|(name, value)| (name.clone(), parsed(value))).collect();
+    let variables: Map<String, JsonValue> = state
+        .variables
+        .iter()
+        .map(|(name, value)| (name.clone(), parsed(value)))
+        .collect();
     let mut seen = json!({
         "trigger": parsed(&state.input),
         "variables": variables,

@@ -5,7 +5,16 @@ use serde_json::{Map, Value, json};
 use super::choices::Choices;
 
 pub const KINDS: [&str; 10] = [
-    "function", "function", "http", "decision", "trigger", "transformation", "delay", "custom", "decision", "function",
+    "function",
+    "function",
+    "http",
+    "decision",
+    "trigger",
+    "transformation",
+    "delay",
+    "custom",
+    "decision",
+    "function",
 ];
 
 /// Conditions of edges that are taken after a completion.
@@ -36,7 +45,14 @@ pub const FAILURE_CONDITIONS: &[&str] = &[
 
 /// Sources of values.
 const VALUES: &[&str] = &[
-    "input", "const:1", "const:{\"ok\":true}", "trigger", "variables.v0", "nodes.n0.output", "input.ok", "const:null",
+    "input",
+    "const:1",
+    "const:{\"ok\":true}",
+    "trigger",
+    "variables.v0",
+    "nodes.n0.output",
+    "input.ok",
+    "const:null",
 ];
 
 /// Data of a node, but for its join and a decision's conditions.
@@ -53,7 +69,10 @@ pub fn data(choices: &mut Choices<'_>, kind: &str, count: usize, place: usize) -
             data.insert("note".into(), json!(note));
         }
         if choices.one_in(8) {
-            data.insert("outputSchema".into(), json!({"type": choices.pick(&["object", "boolean", "number"])}));
+            data.insert(
+                "outputSchema".into(),
+                json!({"type": choices.pick(&["object", "boolean", "number"])}),
+            );
         }
     }
     if kind == "trigger" {
@@ -62,7 +81,11 @@ pub fn data(choices: &mut Choices<'_>, kind: &str, count: usize, place: usize) -
         data.insert("config".into(), json!({}));
     } else {
         if kind != "delay" && choices.one_in(5) {
-            let second = if choices.one_in(8) { "throw" } else { *choices.pick(VALUES) };
+            let second = if choices.one_in(8) {
+                "throw"
+            } else {
+                *choices.pick(VALUES)
+            };
             data.insert("inputMapping".into(), json!({"a": choices.pick(VALUES), "ok": second}));
         }
         if choices.one_in(12) {
@@ -78,7 +101,10 @@ pub fn data(choices: &mut Choices<'_>, kind: &str, count: usize, place: usize) -
         let first = choices.pick(&["output", "output.ok", "const:1", "variables.v1", "throw", "const:true"]);
         mapping.insert("v0".into(), json!(first));
         if choices.one_in(2) {
-            mapping.insert("v1".into(), json!(choices.pick(&["variables.v0", "const:true", "output"])));
+            mapping.insert(
+                "v1".into(),
+                json!(choices.pick(&["variables.v0", "const:true", "output"])),
+            );
         }
         data.insert("outputMapping".into(), Value::Object(mapping));
     }
@@ -111,7 +137,10 @@ fn retry(choices: &mut Choices<'_>, data: &mut Map<String, Value>) {
         ]}),
     };
     if choices.one_in(6) {
-        data.insert("taskDefinition".into(), json!({"type": "function", "retryPolicy": policy}));
+        data.insert(
+            "taskDefinition".into(),
+            json!({"type": "function", "retryPolicy": policy}),
+        );
     } else {
         data.insert("retryPolicy".into(), policy);
     }
@@ -127,7 +156,10 @@ fn delay(choices: &mut Choices<'_>, data: &mut Map<String, Value>) {
         5 => ("until", json!("2001-01-01T00:00:00Z")),
         6 => ("expression", json!("const:250")),
         7 => ("expression", json!(format!("const:{}", super::duo::EPOCH + 9_000))),
-        _ => ("expression", json!(choices.pick(&["input", "throw", "const:\"soon\"", "const:-5", "const:null"]))),
+        _ => (
+            "expression",
+            json!(choices.pick(&["input", "throw", "const:\"soon\"", "const:-5", "const:null"])),
+        ),
     };
     data.insert("delayType".into(), json!(kind));
     data.insert("delayValue".into(), value);
@@ -139,7 +171,15 @@ pub fn decision(
     data: &mut Map<String, Value>,
     edges: &mut [(&mut Map<String, Value>, usize)],
 ) {
-    let expressions = ["input.ok", "true", "false", "variables.v0 == 1", "input == 1", "const:0", "throw"];
+    let expressions = [
+        "input.ok",
+        "true",
+        "false",
+        "variables.v0 == 1",
+        "input == 1",
+        "const:0",
+        "throw",
+    ];
     let ids = ["yes", "no", "maybe"];
     let used = choices.below(ids.len() + 1);
     let condition = |id: &&str, choices: &mut Choices<'_>| json!({"id": id, "expression": choices.pick(&expressions)});
@@ -196,7 +236,10 @@ pub fn join(choices: &mut Choices<'_>, parents: &[usize]) -> Option<Value> {
     }
     if choices.one_in(3) {
         join.insert("timeout".into(), json!(choices.pick(&[1, 100, 1_500, 20_000])));
-        join.insert("onTimeout".into(), json!(choices.pick(&["fail", "skip", "proceed", "proceed"])));
+        join.insert(
+            "onTimeout".into(),
+            json!(choices.pick(&["fail", "skip", "proceed", "proceed"])),
+        );
     }
     Some(Value::Object(join))
 }
@@ -218,7 +261,10 @@ pub fn settings(choices: &mut Choices<'_>, count: usize) -> Map<String, Value> {
         settings.insert("output".into(), json!(expression));
     }
     if choices.one_in(2) {
-        settings.insert("variables".into(), json!({"v0": choices.below(2), "v1": null, "v2": "kept"}));
+        settings.insert(
+            "variables".into(),
+            json!({"v0": choices.below(2), "v1": null, "v2": "kept"}),
+        );
     }
     debug_assert!(count > 0);
     settings

@@ -18,7 +18,9 @@ pub fn run(case: &Case, starves: bool) -> Result<Duo, String> {
     let mut choices = Choices::new(&case.script);
     let mut trace = Vec::new();
     let outcome = play(&mut duo, &mut choices, &mut trace);
-    outcome.map(|()| ()).map_err(|disagreement| format!("{disagreement}\nafter:\n{}", trace.join("\n")))?;
+    outcome
+        .map(|()| ())
+        .map_err(|disagreement| format!("{disagreement}\nafter:\n{}", trace.join("\n")))?;
     Ok(duo)
 }
 
@@ -26,7 +28,11 @@ fn play(duo: &mut Duo, choices: &mut Choices<'_>, trace: &mut Vec<String>) -> Re
     let start = start(duo, choices);
     let started = apply(duo, &start, trace)?;
     if !started {
-        return if duo.log.is_empty() { Ok(()) } else { Err("a refused start left an entry".into()) };
+        return if duo.log.is_empty() {
+            Ok(())
+        } else {
+            Err("a refused start left an entry".into())
+        };
     }
     for _ in 0..STIMULI_MAX {
         if duo.state.status.is_terminal() {
@@ -54,16 +60,29 @@ fn apply(duo: &mut Duo, stimulus: &Stimulus, trace: &mut Vec<String>) -> Result<
 
 /// Names a trigger now and then, also one that is none.
 fn start(duo: &Duo, choices: &mut Choices<'_>) -> Stimulus {
-    let triggers: Vec<String> =
-        duo.plan.nodes.iter().filter(|node| node.trigger.is_some()).map(|node| node.key.to_string()).collect();
+    let triggers: Vec<String> = duo
+        .plan
+        .nodes
+        .iter()
+        .filter(|node| node.trigger.is_some())
+        .map(|node| node.key.to_string())
+        .collect();
     let trigger = match choices.below(8) {
         5 | 6 if !triggers.is_empty() => Some(choices.pick(&triggers).clone()),
         7 if choices.one_in(8) => Some("nobody".into()),
         _ => None,
     };
     let input = value(choices);
-    let variables = if choices.one_in(3) { vec![("v1".into(), value(choices))] } else { Vec::new() };
-    Stimulus::Start { trigger, input, variables }
+    let variables = if choices.one_in(3) {
+        vec![("v1".into(), value(choices))]
+    } else {
+        Vec::new()
+    };
+    Stimulus::Start {
+        trigger,
+        input,
+        variables,
+    }
 }
 
 /// Everything that may happen now, the likelier the more often; the first one always leads on.
@@ -74,7 +93,13 @@ fn possible(duo: &Duo, choices: &mut Choices<'_>) -> Vec<Stimulus> {
     }
     for node in duo.outstanding.keys() {
         let outcome = outcome(choices);
-        possible.extend(std::iter::repeat_n(Stimulus::Report { node: node.clone(), outcome }, 4));
+        possible.extend(std::iter::repeat_n(
+            Stimulus::Report {
+                node: node.clone(),
+                outcome,
+            },
+            4,
+        ));
     }
     if next_deadline(&duo.state).is_some() {
         possible.extend(std::iter::repeat_n(Stimulus::Deadline, 4));
@@ -82,18 +107,31 @@ fn possible(duo: &Duo, choices: &mut Choices<'_>) -> Vec<Stimulus> {
     if choices.is_spent() {
         return possible;
     }
-    possible.push(if duo.state.paused { Stimulus::Resume } else { Stimulus::Pause });
+    possible.push(if duo.state.paused {
+        Stimulus::Resume
+    } else {
+        Stimulus::Pause
+    });
     if choices.one_in(4) {
         possible.push(Stimulus::Interrupt);
-        possible.push(if duo.state.paused { Stimulus::Pause } else { Stimulus::Resume });
+        possible.push(if duo.state.paused {
+            Stimulus::Pause
+        } else {
+            Stimulus::Resume
+        });
         possible.push(Stimulus::Deadline);
     }
     if choices.one_in(8) {
         let grace_ms = *choices.pick(&[1, 100, 10_000]);
-        possible.push(Stimulus::Cancel { grace_ms, at_once: choices.one_in(4) });
+        possible.push(Stimulus::Cancel {
+            grace_ms,
+            at_once: choices.one_in(4),
+        });
     }
     if !duo.spent.is_empty() {
-        possible.push(Stimulus::Stale { token: *choices.pick(&duo.spent) });
+        possible.push(Stimulus::Stale {
+            token: *choices.pick(&duo.spent),
+        });
     }
     if let Some(token) = duo.outstanding.values().next() {
         let mut token = *token;
@@ -110,7 +148,10 @@ fn after_the_end(duo: &mut Duo, trace: &mut Vec<String>) -> Result<(), Disagreem
         Stimulus::Resume,
         Stimulus::Deadline,
         Stimulus::Interrupt,
-        Stimulus::Cancel { grace_ms: 5, at_once: true },
+        Stimulus::Cancel {
+            grace_ms: 5,
+            at_once: true,
+        },
     ];
     late.extend(duo.spent.first().map(|token| Stimulus::Stale { token: *token }));
     for stimulus in late {
@@ -119,13 +160,26 @@ fn after_the_end(duo: &mut Duo, trace: &mut Vec<String>) -> Result<(), Disagreem
         }
     }
     let finishes = duo.log.iter().flat_map(|(_, effects)| effects);
-    let finishes = finishes.filter(|effect| **effect == troupe_core::execution::Effect::Finish).count();
-    if finishes == 1 { Ok(()) } else { Err(format!("the execution finished {finishes} times")) }
+    let finishes = finishes
+        .filter(|effect| **effect == troupe_core::execution::Effect::Finish)
+        .count();
+    if finishes == 1 {
+        Ok(())
+    } else {
+        Err(format!("the execution finished {finishes} times"))
+    }
 }
 
 fn value(choices: &mut Choices<'_>) -> Value {
     let values = [
-        json!({"ok": true}), json!(1), json!({"ok": false, "n": 1}), json!(true), json!(0), json!("a"), json!(null), json!(300),
+        json!({"ok": true}),
+        json!(1),
+        json!({"ok": false, "n": 1}),
+        json!(true),
+        json!(0),
+        json!("a"),
+        json!(null),
+        json!(300),
         json!([1, {"b": 2, "a": 1}]),
     ];
     choices.pick(&values).clone()
@@ -136,7 +190,15 @@ fn outcome(choices: &mut Choices<'_>) -> Result<Value, Failure> {
         return Ok(value(choices));
     }
     let codes = [
-        "E1", "E1", "E2", "E3", "TIMEOUT", "HEARTBEAT_TIMEOUT", "QUEUE_TIMEOUT", "SCHEMA_VIOLATION", "EXPRESSION_ERROR",
+        "E1",
+        "E1",
+        "E2",
+        "E3",
+        "TIMEOUT",
+        "HEARTBEAT_TIMEOUT",
+        "QUEUE_TIMEOUT",
+        "SCHEMA_VIOLATION",
+        "EXPRESSION_ERROR",
         "HANDLER_NOT_FOUND",
     ];
     Err(Failure {

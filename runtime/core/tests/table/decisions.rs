@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use super::flow::{Run, flow};
 
 fn conditions(expressions: &[(&str, &str)]) -> Value {
-    expressions.iter().map(|(id, expression)| json!({"id": id, "expression": expression})).collect()
+    expressions
+        .iter()
+        .map(|(id, expression)| json!({"id": id, "expression": expression}))
+        .collect()
 }
 
 /// A decision `d` with edges to b, c and e, which belong to `one`, `two` and nothing.
@@ -57,7 +60,10 @@ fn the_default_path_names_a_target_an_edge_or_a_condition() {
 #[test]
 fn no_match_and_no_default_fails_the_node() {
     let run = decide(&[("one", "false"), ("two", "false")], json!({"defaultPath": null}));
-    assert_eq!((run.error_of("d"), run.status(), run.error()), ("NO_MATCHING_CONDITION", "failed", "NO_MATCHING_CONDITION"));
+    assert_eq!(
+        (run.error_of("d"), run.status(), run.error()),
+        ("NO_MATCHING_CONDITION", "failed", "NO_MATCHING_CONDITION")
+    );
 }
 
 #[test]
@@ -67,7 +73,10 @@ fn no_match_can_be_handled() {
         .data("d", json!({"conditions": conditions(&[("one", "false")])}))
         .start();
     assert_eq!(run.nodes(), "d:failed b:skipped c:running");
-    assert_eq!(run.given("c"), r#"{"error":{"message":"","code":"NO_MATCHING_CONDITION"},"input":{"ok":true}}"#);
+    assert_eq!(
+        run.given("c"),
+        r#"{"error":{"message":"","code":"NO_MATCHING_CONDITION"},"input":{"ok":true}}"#
+    );
 }
 
 #[test]
@@ -102,7 +111,9 @@ fn edges_with_an_expression_of_their_own_come_after_the_conditions() {
 
 #[test]
 fn a_decision_without_edges_completes() {
-    let run = flow("d/decision", "").data("d", json!({"conditions": conditions(&[("one", "false")])})).start();
+    let run = flow("d/decision", "")
+        .data("d", json!({"conditions": conditions(&[("one", "false")])}))
+        .start();
     assert_eq!((run.status(), run.output()), ("completed", json!({"ok": true})));
 }
 
@@ -110,7 +121,10 @@ fn a_decision_without_edges_completes() {
 fn always_edges_of_a_decision_are_ordinary() {
     let run = flow("d/decision b c", "d>b d~>c?input.ok")
         .edge(0, json!({"label": "one"}))
-        .data("d", json!({"conditions": conditions(&[("one", "false")]), "defaultPath": "b"}))
+        .data(
+            "d",
+            json!({"conditions": conditions(&[("one", "false")]), "defaultPath": "b"}),
+        )
         .start();
     assert_eq!(run.nodes(), "d:completed b:running c:running");
 }
@@ -120,7 +134,10 @@ fn a_decision_sees_the_variables_it_writes_and_loses_them_when_it_fails() {
     let written = |condition: &str| {
         flow("d/decision b c", "d>b d!>c")
             .edge(0, json!({"label": "one"}))
-            .data("d", json!({"conditions": conditions(&[("one", condition)]), "outputMapping": {"v": "const:1"}}))
+            .data(
+                "d",
+                json!({"conditions": conditions(&[("one", condition)]), "outputMapping": {"v": "const:1"}}),
+            )
             .start()
     };
     let run = written("variables.v == 1");

@@ -6,7 +6,9 @@ use super::flow::{failure, flow};
 
 #[test]
 fn a_completed_node_takes_success_and_default_edges_but_no_failure_edge() {
-    let mut run = flow("a b c d", "a>b a>c a!>d").edge(1, json!({"type": "success"})).start();
+    let mut run = flow("a b c d", "a>b a>c a!>d")
+        .edge(1, json!({"type": "success"}))
+        .start();
     run.complete("a", json!(5));
     assert_eq!(run.started(), "b1 c1");
     assert_eq!(run.nodes(), "a:completed b:running c:running d:skipped");
@@ -18,7 +20,10 @@ fn a_failed_node_takes_failure_edges_only_and_they_carry_error_and_input() {
     let mut run = flow("a b c", "a>b a!>c").start();
     run.fail("a", "E1");
     assert_eq!(run.nodes(), "a:failed b:skipped c:running");
-    assert_eq!(run.given("c"), r#"{"error":{"message":"","code":"E1"},"input":{"ok":true}}"#);
+    assert_eq!(
+        run.given("c"),
+        r#"{"error":{"message":"","code":"E1"},"input":{"ok":true}}"#
+    );
     run.complete("c", json!("mended"));
     assert_eq!((run.status(), run.output()), ("completed", json!("mended")));
 }
@@ -26,8 +31,17 @@ fn a_failed_node_takes_failure_edges_only_and_they_carry_error_and_input() {
 #[test]
 fn details_of_an_error_travel_with_it() {
     let mut run = flow("a c", "a!>c").start();
-    run.fail_with("a", crate::reference::Failure { details: Some(json!({"hint": 1})), ..failure("E1") });
-    assert_eq!(run.given("c"), r#"{"error":{"message":"","code":"E1","details":{"hint":1}},"input":{"ok":true}}"#);
+    run.fail_with(
+        "a",
+        crate::reference::Failure {
+            details: Some(json!({"hint": 1})),
+            ..failure("E1")
+        },
+    );
+    assert_eq!(
+        run.given("c"),
+        r#"{"error":{"message":"","code":"E1","details":{"hint":1}},"input":{"ok":true}}"#
+    );
 }
 
 #[test]
@@ -64,7 +78,10 @@ fn always_is_taken_after_completed_and_after_failed() {
     assert_eq!(run.given("b"), "1");
     let mut run = flow("a b", "a~>b").start();
     run.fail("a", "E1");
-    assert_eq!(run.given("b"), r#"{"error":{"message":"","code":"E1"},"input":{"ok":true}}"#);
+    assert_eq!(
+        run.given("b"),
+        r#"{"error":{"message":"","code":"E1"},"input":{"ok":true}}"#
+    );
 }
 
 #[test]
@@ -101,7 +118,11 @@ fn a_failure_is_handled_when_at_least_one_failure_edge_is_taken() {
 
 #[test]
 fn failure_conditions_see_the_error_and_its_input() {
-    let mut run = flow("a b c d", "a!>b?error.code~==~\"E1\" a!>c?error.code~==~\"E2\" a!>d?input.ok").start();
+    let mut run = flow(
+        "a b c d",
+        "a!>b?error.code~==~\"E1\" a!>c?error.code~==~\"E2\" a!>d?input.ok",
+    )
+    .start();
     run.fail("a", "E1");
     assert_eq!(run.nodes(), "a:failed b:running c:skipped d:running");
 }
@@ -113,7 +134,10 @@ fn a_condition_that_throws_fails_the_node_without_another_attempt() {
     run.complete("a", json!(1));
     assert_eq!(run.nodes(), "a:failed b:skipped c:running");
     assert_eq!(run.error_of("a"), "EXPRESSION_ERROR");
-    assert_eq!(run.given("c"), r#"{"error":{"message":"","code":"EXPRESSION_ERROR"},"input":{"ok":true}}"#);
+    assert_eq!(
+        run.given("c"),
+        r#"{"error":{"message":"","code":"EXPRESSION_ERROR"},"input":{"ok":true}}"#
+    );
 }
 
 #[test]
@@ -123,12 +147,20 @@ fn a_throwing_condition_of_an_always_edge_fails_a_completed_node_but_is_dead_aft
     assert_eq!(run.nodes(), "a:failed b:skipped c:running");
     let mut run = flow("a b c", "a~>b?throw a!>c").start();
     run.fail("a", "E1");
-    assert_eq!((run.nodes().as_str(), run.error_of("a")), ("a:failed b:skipped c:running", "E1"));
+    assert_eq!(
+        (run.nodes().as_str(), run.error_of("a")),
+        ("a:failed b:skipped c:running", "E1")
+    );
 }
 
 #[test]
 fn an_edge_may_name_the_codes_it_catches() {
-    for (codes, caught) in [(json!(["E1"]), true), (json!(["E2"]), false), (json!(["E2", "*"]), true), (json!([]), true)] {
+    for (codes, caught) in [
+        (json!(["E1"]), true),
+        (json!(["E2"]), false),
+        (json!(["E2", "*"]), true),
+        (json!([]), true),
+    ] {
         let mut run = flow("a b", "a!>b").edge(0, json!({"errors": codes})).start();
         run.fail("a", "E1");
         assert_eq!(run.node("b"), if caught { "running" } else { "skipped" }, "{codes}");
@@ -137,10 +169,17 @@ fn an_edge_may_name_the_codes_it_catches() {
 
 #[test]
 fn error_mode_first_takes_only_the_first_failure_edge_that_matches() {
-    for (mode, c) in [(json!({"errorMode": "first"}), "skipped"), (json!({"errorMode": "all"}), "running"), (json!({}), "running")] {
+    for (mode, c) in [
+        (json!({"errorMode": "first"}), "skipped"),
+        (json!({"errorMode": "all"}), "running"),
+        (json!({}), "running"),
+    ] {
         let mut run = flow("a x b c d", "a!>x?false a!>b a!>c a~>d").data("a", mode).start();
         run.fail("a", "E1");
-        assert_eq!((run.node("x"), run.node("b"), run.node("c"), run.node("d")), ("skipped", "running", c, "running"));
+        assert_eq!(
+            (run.node("x"), run.node("b"), run.node("c"), run.node("d")),
+            ("skipped", "running", c, "running")
+        );
     }
 }
 

@@ -19,15 +19,27 @@ pub fn flow(nodes: &str, edges: &str) -> Flow {
     let node = |text: &str| {
         let (name, kind) = text.split_once('/').unwrap_or((text, "function"));
         // One attempt, so that a failure is one at once; a test of retries says so.
-        let data = if kind == "function" { json!({"retryPolicy": {"maxAttempts": 1}}) } else { json!({}) };
-        (name.to_owned(), kind.to_owned(), data.as_object().cloned().unwrap_or_default())
+        let data = if kind == "function" {
+            json!({"retryPolicy": {"maxAttempts": 1}})
+        } else {
+            json!({})
+        };
+        (
+            name.to_owned(),
+            kind.to_owned(),
+            data.as_object().cloned().unwrap_or_default(),
+        )
     };
     let edge = |(place, text): (usize, &str)| {
-        let (ends, condition) = text.split_once('?').map_or((text, None), |(ends, text)| (ends, Some(text)));
+        let (ends, condition) = text
+            .split_once('?')
+            .map_or((text, None), |(ends, text)| (ends, Some(text)));
         let (source, target) = ends.split_once('>').expect("an edge has `>`");
         let (source, kind) = match source.strip_suffix('!') {
             Some(source) => (source, Some("failure")),
-            None => source.strip_suffix('~').map_or((source, None), |source| (source, Some("always"))),
+            None => source
+                .strip_suffix('~')
+                .map_or((source, None), |source| (source, Some("always"))),
         };
         let mut edge = json!({"id": format!("e{place}"), "source": source, "target": target});
         if let Some(kind) = kind {
@@ -71,7 +83,8 @@ impl Flow {
     }
 
     pub fn create(self) -> Run {
-        let node = |(id, kind, data): &(String, String, Map<String, Value>)| json!({"id": id, "type": kind, "data": data});
+        let node =
+            |(id, kind, data): &(String, String, Map<String, Value>)| json!({"id": id, "type": kind, "data": data});
         let nodes: Vec<Value> = self.nodes.iter().map(node).collect();
         let definition = json!({
             "id": "flow", "name": "flow", "version": 7, "nodes": nodes, "edges": self.edges, "settings": self.settings,
@@ -88,7 +101,11 @@ impl Flow {
 
     pub fn start_with(self, input: Value) -> Run {
         let mut run = self.create();
-        run.apply(Stimulus::Start { trigger: None, input, variables: Vec::new() });
+        run.apply(Stimulus::Start {
+            trigger: None,
+            input,
+            variables: Vec::new(),
+        });
         run
     }
 }
@@ -107,11 +124,16 @@ impl Run {
     }
 
     pub fn try_apply(&mut self, stimulus: Stimulus) -> Result<Vec<Did>, StepError> {
-        self.duo.apply(&stimulus).unwrap_or_else(|disagreement| panic!("{stimulus:?}: {disagreement}"))
+        self.duo
+            .apply(&stimulus)
+            .unwrap_or_else(|disagreement| panic!("{stimulus:?}: {disagreement}"))
     }
 
     pub fn complete(&mut self, node: &str, output: Value) -> &mut Self {
-        self.apply(Stimulus::Report { node: node.into(), outcome: Ok(output) });
+        self.apply(Stimulus::Report {
+            node: node.into(),
+            outcome: Ok(output),
+        });
         self
     }
 
@@ -120,7 +142,10 @@ impl Run {
     }
 
     pub fn fail_with(&mut self, node: &str, failure: Failure) -> &mut Self {
-        self.apply(Stimulus::Report { node: node.into(), outcome: Err(failure) });
+        self.apply(Stimulus::Report {
+            node: node.into(),
+            outcome: Err(failure),
+        });
         self
     }
 
@@ -147,7 +172,10 @@ impl Run {
     }
 
     pub fn cancel(&mut self, grace_ms: u64) -> &mut Self {
-        self.apply(Stimulus::Cancel { grace_ms, at_once: false });
+        self.apply(Stimulus::Cancel {
+            grace_ms,
+            at_once: false,
+        });
         self
     }
 
@@ -177,7 +205,10 @@ impl Run {
 
     /// The error a node failed with.
     pub fn error_of(&self, name: &str) -> &str {
-        self.state_of(name).failure.as_ref().map_or("none", |failure| &failure.error.code)
+        self.state_of(name)
+            .failure
+            .as_ref()
+            .map_or("none", |failure| &failure.error.code)
     }
 
     pub fn status(&self) -> &'static str {
@@ -186,7 +217,11 @@ impl Run {
 
     /// The code of the execution's failure.
     pub fn error(&self) -> &str {
-        self.duo.state.failure.as_ref().map_or("none", |failure| &failure.error.code)
+        self.duo
+            .state
+            .failure
+            .as_ref()
+            .map_or("none", |failure| &failure.error.code)
     }
 
     pub fn output(&self) -> Value {
@@ -198,11 +233,18 @@ impl Run {
 
     /// The input of a node's first attempt, as text: the order of keys counts.
     pub fn given(&self, node: &str) -> String {
-        self.duo.given.get(&(node.to_owned(), 1)).map_or("nothing".into(), Value::to_string)
+        self.duo
+            .given
+            .get(&(node.to_owned(), 1))
+            .map_or("nothing".into(), Value::to_string)
     }
 
     pub fn variable(&self, name: &str) -> Value {
-        self.duo.state.variables.get(name).map_or(json!("absent"), crate::support::evaluator::parsed)
+        self.duo
+            .state
+            .variables
+            .get(name)
+            .map_or(json!("absent"), crate::support::evaluator::parsed)
     }
 
     /// The nodes whose attempts the last stimulus started.
@@ -225,5 +267,11 @@ impl Run {
 }
 
 pub fn failure(code: &str) -> Failure {
-    Failure { code: code.into(), message: "it broke".into(), details: None, retryable: true, retry_after_ms: None }
+    Failure {
+        code: code.into(),
+        message: "it broke".into(),
+        details: None,
+        retryable: true,
+        retry_after_ms: None,
+    }
 }

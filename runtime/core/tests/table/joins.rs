@@ -6,7 +6,10 @@ use super::flow::{Run, flow};
 
 /// Three parents and a join `j` with these settings.
 fn three(join: Value) -> Run {
-    flow("a b c j", "a>j b>j c>j").join("j", join).settings(json!({"onFailure": "continue"})).start()
+    flow("a b c j", "a>j b>j c>j")
+        .join("j", join)
+        .settings(json!({"onFailure": "continue"}))
+        .start()
 }
 
 /// Parents end in the order given: upper case completes, lower case fails. Where the join stands after each.
@@ -104,7 +107,9 @@ fn two_taken_edges_from_one_source_give_one_key_and_the_later_value() {
 #[test]
 fn a_required_source_with_several_edges_needs_one_of_them() {
     let edges = "a>j a!>j b>j";
-    let mut run = flow("a b j", edges).join("j", json!({"mode": "any", "required": ["a"]})).start();
+    let mut run = flow("a b j", edges)
+        .join("j", json!({"mode": "any", "required": ["a"]}))
+        .start();
     run.complete("b", json!(2));
     assert_eq!(run.node("j"), "pending");
     run.fail("a", "E1");
@@ -145,7 +150,10 @@ fn an_unsatisfied_join_fails_without_input() {
         .start();
     run.complete("a", json!(1)).fail("b", "E1");
     assert_eq!((run.error_of("j"), run.node("h")), ("JOIN_UNSATISFIED", "running"));
-    assert_eq!(run.given("h"), r#"{"error":{"message":"","code":"JOIN_UNSATISFIED"},"input":null}"#);
+    assert_eq!(
+        run.given("h"),
+        r#"{"error":{"message":"","code":"JOIN_UNSATISFIED"},"input":null}"#
+    );
 }
 
 #[test]
@@ -170,10 +178,18 @@ fn at_the_deadline_a_join_fails_skips_or_proceeds() {
         (json!({"onTimeout": "proceed"}), "a", "skipped"),
         (json!({"onTimeout": "proceed", "onUnsatisfied": "fail"}), "a", "failed"),
         (json!({"onTimeout": "proceed", "required": ["b"]}), "A", "skipped"),
-        (json!({"onTimeout": "proceed", "required": ["b"], "onUnsatisfied": "fail"}), "A", "failed"),
+        (
+            json!({"onTimeout": "proceed", "required": ["b"], "onUnsatisfied": "fail"}),
+            "A",
+            "failed",
+        ),
         (json!({"onTimeout": "proceed", "required": ["a"]}), "A", "running"),
         (json!({"onTimeout": "proceed", "mode": "allSuccess"}), "A", "running"),
-        (json!({"onTimeout": "proceed", "mode": "quorum", "count": 2}), "A", "running"),
+        (
+            json!({"onTimeout": "proceed", "mode": "quorum", "count": 2}),
+            "A",
+            "running",
+        ),
     ] {
         let mut join = json!({"timeout": 100});
         join.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -280,7 +280,7 @@ impl<'s> Machine<'s> {
     }
 
     /// Appends what iterating over the value gives: the items of an array, the characters of a string.
-    fn spread(&mut self, value: &Js<'s>, items: &mut Vec<Js<'s>>) -> Eval<()> {
+    pub(crate) fn spread(&mut self, value: &Js<'s>, items: &mut Vec<Js<'s>>) -> Eval<()> {
         match value {
             Js::List(list) => {
                 self.charge_items(list.len())?;

@@ -9,9 +9,10 @@
 //! assign, `?:`, template literals, arrays and objects with spread, arrow functions with an expression as their
 //! body as callbacks, and the functions of [`SAFE_FUNCTIONS`] and [`SAFE_METHODS`].
 //!
-//! Values behave as in JavaScript, with three differences: integers beyond 2^53 keep their digits while they are
+//! Values behave as in JavaScript, with four differences: integers beyond 2^53 keep their digits while they are
 //! only passed on; a string that is cut inside a surrogate pair gets U+FFFD there; a result that JSON cannot hold
-//! (`undefined`, `NaN`, a function) is null.
+//! (`undefined`, `NaN`, a function) is null; `JSON.parse` refuses numbers beyond the range of a double and nesting
+//! beyond 128.
 
 mod ast;
 mod convert;

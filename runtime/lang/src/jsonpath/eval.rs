@@ -1,6 +1,6 @@
 //! Evaluation of queries over borrowed values.
 
-use super::parse::compile;
+use super::filter::compile;
 use super::{Comparable, Comparison, Eval, JsonPath, Query, Segment, Selector, Test};
 use crate::expression::jsonpath_values::{Js, List, Machine, Object, text_length};
 

@@ -4,6 +4,7 @@
 //! library asks for one value as the root, where the scope is many that are parsed only when touched.
 
 mod eval;
+mod filter;
 mod parse;
 
 #[cfg(test)]
@@ -12,7 +13,7 @@ mod tests;
 use crate::error::{EvalError, LangError};
 use crate::expression::{ScopeName, Uses};
 
-pub(crate) use self::parse::parse;
+use self::parse::parse;
 
 /// A parsed query.
 #[derive(Debug, Clone)]

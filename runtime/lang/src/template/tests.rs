@@ -121,8 +121,7 @@ fn data_keeps_expressions_and_finds_templates() {
 proptest! {
     /// Braces in values and around them never become a secret, and everything else comes out as it went in.
     #[test]
-    fn values_cannot_name_secrets(before in "[{} a]{0,4}", value in "([{}\"]|secrets\\.KEY| ){0,8}", after in "[} a]{0,4}") {
-        prop_assume!(!before.contains("{{") && !before.ends_with('{') && !after.starts_with('}'));
+    fn values_cannot_name_secrets(before in "([} a]|\\{[} a]){0,4}", value in "([{}\"]|secrets\\.KEY| ){0,8}", after in "([ a][} a]{0,3})?") {
         let source = format!("{before}{{{{ input }}}}{after}{{{{ secrets.KEY }}}}");
         let template = TextTemplate::compile(&source).unwrap();
         let input = json!(value);

@@ -198,13 +198,11 @@ fn owned<'s>(machine: &mut Machine<'s>, value: Value) -> Eval<Js<'s>> {
 }
 
 fn from_entries<'s>(machine: &mut Machine<'s>, value: &Js<'s>) -> Eval<Js<'s>> {
-    let Js::List(list) = value else {
-        return Err(EvalError::new("value is not iterable"));
-    };
-    let mut entries = Vec::new();
-    for index in 0..list.len() {
+    let mut items = Vec::new();
+    machine.spread(value, &mut items)?;
+    let mut entries = Vec::with_capacity(items.len());
+    for entry in items {
         machine.step()?;
-        let entry = list.get(index).unwrap_or(Js::Undefined);
         if !Machine::is_object(&entry) {
             return Err(EvalError::new("not an object"));
         }

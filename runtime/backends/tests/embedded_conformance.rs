@@ -66,3 +66,9 @@ mod visibility {
     use super::Directory;
     troupe_ports::visibility_store_conformance!(Directory::new(false));
 }
+
+/// The layer that loses unsynced writes is otherwise a file like any other.
+mod state_under_power_loss {
+    use super::Directory;
+    troupe_ports::state_store_conformance!(Directory::new(true));
+}

@@ -10,10 +10,12 @@ mod definitions;
 mod derived;
 mod log;
 mod options;
-pub mod power_loss;
+mod power_loss;
 mod reader;
 mod schema;
 mod state;
+#[cfg(test)]
+mod tests;
 mod visibility;
 mod writer;
 

@@ -200,9 +200,8 @@ pub async fn a_large_record_comes_back_whole(fixture: StateFixture<'_>) {
 pub async fn an_unknown_outcome_is_settled_by_the_commit_id(fixture: StateFixture<'_>) {
     let store = fixture.open().await;
     let lease = acquire(&*store, SHARD).await;
-    let mut position = 1;
-    for round in 0..50_u128 {
-        let commit = CommitId((round << 64) | 7);
+    for position in 1..=50_u64 {
+        let commit = CommitId((u128::from(position) << 64) | 7);
         let task = tokio::spawn({
             let store = Arc::clone(&store);
             let epoch = lease.epoch;
@@ -212,7 +211,7 @@ pub async fn an_unknown_outcome_is_settled_by_the_commit_id(fixture: StateFixtur
                     .await
             }
         });
-        for _ in 0..round % 5 {
+        for _ in 0..position % 5 {
             tokio::task::yield_now().await;
         }
         task.abort();
@@ -232,7 +231,6 @@ pub async fn an_unknown_outcome_is_settled_by_the_commit_id(fixture: StateFixtur
             .expect("the log can be read");
         assert_eq!(tail.len(), 1, "written once");
         assert_eq!(tail[0].commit, commit);
-        position += 1;
     }
 }
 

@@ -1,0 +1,254 @@
+//! What is particular to the embedded store; the rest is in the conformance suites.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use troupe_core::{LogPosition, ShardId};
+use troupe_ports::{AppendError, CommitId, Lease, StateStore, StoreError};
+
+use super::{EmbeddedStore, Sharing, StoreOptions};
+
+const SHARD: ShardId = ShardId(0);
+const LEASE: Duration = Duration::from_secs(60);
+
+fn open(directory: &Path, sharing: Sharing) -> Result<EmbeddedStore, StoreError> {
+    EmbeddedStore::open(
+        directory,
+        &StoreOptions {
+            sharing,
+            ..StoreOptions::default()
+        },
+    )
+}
+
+async fn append(
+    store: &EmbeddedStore,
+    lease: &Lease,
+    position: u64,
+    bytes: impl Into<Bytes>,
+) -> Result<(), AppendError> {
+    store
+        .append(
+            lease.shard,
+            lease.epoch,
+            LogPosition(position),
+            CommitId(position.into()),
+            bytes.into(),
+        )
+        .await
+}
+
+#[tokio::test]
+async fn a_second_store_on_the_same_directory_is_refused_until_the_first_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = open(directory.path(), Sharing::Exclusive).unwrap();
+    let lease = first.acquire(SHARD, "first", LEASE).await.unwrap();
+    let second = open(directory.path(), Sharing::Exclusive);
+    assert!(matches!(second, Err(StoreError::Held(_))), "got {second:?}");
+    drop(first);
+    // Whoever has the directory need not wait for leases of the dead.
+    let second = open(directory.path(), Sharing::Exclusive).unwrap();
+    assert!(second.acquire(SHARD, "second", LEASE).await.unwrap().epoch > lease.epoch);
+}
+
+#[tokio::test]
+async fn a_second_engine_on_the_same_files_fences_the_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let zombie = open(directory.path(), Sharing::Exclusive).unwrap();
+    let old = zombie.acquire(SHARD, "zombie", LEASE).await.unwrap();
+    append(&zombie, &old, 1, "one").await.unwrap();
+    let patient = open(directory.path(), Sharing::Shared).unwrap();
+    let held = patient.acquire(SHARD, "successor", LEASE).await;
+    assert!(matches!(held, Err(StoreError::Held(_))), "got {held:?}");
+
+    let successor = open(directory.path(), Sharing::TakeOver).unwrap();
+    let new = successor.acquire(SHARD, "successor", LEASE).await.unwrap();
+    assert_eq!((new.epoch.0, new.next), (old.epoch.0 + 1, LogPosition(2)));
+    let late = append(&zombie, &old, 2, "late").await;
+    assert!(
+        matches!(late, Err(AppendError::Store(StoreError::Fenced { owner, .. })) if owner == new.epoch),
+        "{late:?}"
+    );
+    let late = zombie.checkpoint(SHARD, old.epoch, vec![], Some(LogPosition(1))).await;
+    assert!(matches!(late, Err(StoreError::Fenced { .. })), "got {late:?}");
+    let late = zombie.renew(SHARD, old.epoch, LEASE).await;
+    assert!(matches!(late, Err(StoreError::Fenced { .. })), "got {late:?}");
+    // The zombie cannot know yet that this is in vain; the successor's view decides.
+    zombie
+        .set_cursor(SHARD, old.epoch, "events", LogPosition(1))
+        .await
+        .unwrap();
+    drop(zombie);
+    assert_eq!(successor.cursor(SHARD, "events").await.unwrap(), LogPosition(0));
+    append(&successor, &new, 2, "two").await.unwrap();
+    assert_eq!(
+        successor.read(SHARD, LogPosition(1), usize::MAX).await.unwrap().len(),
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_failed_transaction_acknowledges_nothing_and_later_work_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path(), Sharing::Exclusive).unwrap();
+    let (full, free) = (
+        store.acquire(SHARD, "a", LEASE).await.unwrap(),
+        store.acquire(ShardId(1), "a", LEASE).await.unwrap(),
+    );
+    append(&store, &full, 1, "one").await.unwrap();
+    let limit = |pages: u32| {
+        store.log.run(move |log| {
+            let pages: i64 = log.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get(0))?;
+            Ok(Ok::<_, StoreError>(pages))
+        })
+    };
+    limit(20).await.unwrap();
+    // Queued at once, so that both share a transaction: the small one fits, yet is not acknowledged either.
+    let (small, large) = tokio::join!(
+        append(&store, &free, 1, "small"),
+        append(&store, &full, 2, vec![0; 1 << 20])
+    );
+    for refused in [&small, &large] {
+        let unavailable = matches!(refused, Err(AppendError::Store(StoreError::Unavailable(_))));
+        assert!(
+            unavailable || (refused.is_ok() && std::ptr::eq(refused, &small)),
+            "got {refused:?}"
+        );
+    }
+    assert!(large.is_err());
+    let found = store.read(ShardId(1), LogPosition(1), usize::MAX).await.unwrap().len();
+    assert_eq!(found, usize::from(small.is_ok()), "acknowledged and found agree");
+    assert_eq!(store.read(SHARD, LogPosition(1), usize::MAX).await.unwrap().len(), 1);
+
+    limit(1_000_000).await.unwrap();
+    append(&store, &full, 2, vec![0; 1 << 20]).await.unwrap();
+    if small.is_err() {
+        append(&store, &free, 1, "small").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn damage_between_the_files_is_told() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let damaged = |directory: &Path, part: &str| match open(directory, Sharing::Exclusive) {
+        Err(StoreError::Damaged(why)) => assert!(why.contains(part), "{why}"),
+        other => panic!("expected damage, got {other:?}"),
+    };
+    for directory in [&one, &two] {
+        drop(open(directory.path(), Sharing::Exclusive).unwrap());
+    }
+    let kept = std::fs::read(one.path().join("log.db")).unwrap();
+    std::fs::copy(two.path().join("log.db"), one.path().join("log.db")).unwrap();
+    damaged(one.path(), "different stores");
+    std::fs::remove_file(one.path().join("log.db")).unwrap();
+    damaged(one.path(), "log.db is gone");
+    std::fs::write(one.path().join("log.db"), vec![7; 8_192]).unwrap();
+    damaged(one.path(), "not a database");
+
+    // A log restored from an older copy no longer has what its checkpoint covers.
+    std::fs::write(one.path().join("log.db"), kept).unwrap();
+    let store = open(one.path(), Sharing::Exclusive).unwrap();
+    let lease = store.acquire(SHARD, "a", LEASE).await.unwrap();
+    append(&store, &lease, 1, "one").await.unwrap();
+    let older = store.acquire(SHARD, "a", LEASE).await.unwrap();
+    drop(store);
+    let copy = std::fs::read(one.path().join("log.db")).unwrap();
+    let store = open(one.path(), Sharing::Exclusive).unwrap();
+    let lease = store.acquire(SHARD, "a", LEASE).await.unwrap();
+    append(&store, &lease, older.next.0, "two").await.unwrap();
+    store
+        .checkpoint(SHARD, lease.epoch, vec![], Some(LogPosition(2)))
+        .await
+        .unwrap();
+    drop(store);
+    std::fs::write(one.path().join("log.db"), copy).unwrap();
+    let store = open(one.path(), Sharing::Exclusive).unwrap();
+    let back = store.acquire(SHARD, "a", LEASE).await;
+    assert!(
+        matches!(&back, Err(StoreError::Damaged(why)) if why.contains("went back")),
+        "got {back:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_release_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path(), Sharing::Exclusive).unwrap());
+    Connection::open(directory.path().join("store.db"))
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    match open(directory.path(), Sharing::Exclusive) {
+        Err(StoreError::Damaged(why)) => assert!(why.contains("newer release"), "{why}"),
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_number_of_shards_is_that_of_the_first_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let shards = |shards| {
+        EmbeddedStore::open(
+            directory.path(),
+            &StoreOptions {
+                shards,
+                ..StoreOptions::default()
+            },
+        )
+    };
+    assert_eq!(shards(7).unwrap().shards(), 7);
+    assert_eq!(shards(99).unwrap().shards(), 7);
+}
+
+#[tokio::test]
+async fn commits_are_shared_and_the_write_ahead_log_stays_short() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path(), Sharing::Exclusive).unwrap();
+    let mut leases = Vec::new();
+    for shard in 0..store.shards() {
+        leases.push(store.acquire(ShardId(shard), "a", LEASE).await.unwrap());
+    }
+    let before = store.counters();
+    for position in 1..=100 {
+        let appends = leases
+            .iter()
+            .map(|lease| append(&store, lease, position, vec![1; 4_000]));
+        for appended in futures_join(appends).await {
+            appended.unwrap();
+        }
+    }
+    let after = store.counters();
+    let (commits, appends) = (after.commits - before.commits, after.appends - before.appends);
+    assert_eq!(appends, 3_200);
+    assert!(commits * 4 <= appends, "{appends} appends took {commits} commits");
+    assert!(after.fsyncs - before.fsyncs >= commits);
+    // 3,200 records of 4 KB are 13 MB and more in frames; the limit of the WAL is 4 MB plus the transaction that passes it.
+    let wal = std::fs::metadata(directory.path().join("log.db-wal")).unwrap().len();
+    assert!(wal < 6 << 20, "the WAL has {wal} bytes");
+}
+
+/// Polls all at once, so that all are queued before the first is answered.
+async fn futures_join<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut pending: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        let mut done = true;
+        for (future, output) in &mut pending {
+            if output.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(value) => *output = Some(value),
+                    std::task::Poll::Pending => done = false,
+                }
+            }
+        }
+        if done {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    pending.into_iter().filter_map(|(_, output)| output).collect()
+}

@@ -10,7 +10,7 @@ use crate::value::{ErrorInfo, Value};
 use super::effect::{Effect, StartAttempt};
 use super::event::Answer;
 use super::scope::{Evaluator, Question, Scope};
-use super::state::{EdgeState, ExecutionState, Failure, NodeState, Phase, Status};
+use super::state::{EdgeState, ExecutionState, Failure, NodeState, Phase, Stamp, Status};
 use super::step::{StepError, Stepped};
 use super::transition::{Transition, Verb};
 
@@ -119,10 +119,10 @@ impl<'a> Tx<'a> {
 
     /// Changes a node, and what is derived from it.
     pub(super) fn update(&mut self, ix: NodeIx, change: impl FnOnce(&mut NodeState)) {
-        let stamp = self.state.seq.0 + 1;
+        let stamp = Stamp(self.state.seq.0 + 1);
         self.state.unindex(self.plan, ix);
         let node = &mut self.state.nodes[ix.at()];
-        if node.stamp != stamp {
+        if node.stamp.0 != stamp.0 {
             self.undo.push(Undo::Node(ix, Box::new(node.clone())));
             node.stamp = stamp;
         }

@@ -1,6 +1,6 @@
 //! Chooses backends and executors and puts the product together. The only file that names them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -27,6 +27,8 @@ pub struct Extras {
     pub executors: ExecutorsBuilder,
     /// Metrics, where they are exposed.
     pub exposition: Option<Arc<Exposition>>,
+    /// The program that sandbox processes run; none: this one, which must call [`run_child_if_requested`] first.
+    pub sandbox_program: Option<PathBuf>,
     /// What differs from the engine's defaults; none: only what the settings say.
     pub engine: Option<EngineOptions>,
 }
@@ -67,7 +69,7 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&place, &options)).await;
     let store = opened.map_err(|error| ApiError::new("INTERNAL", error.to_string()))??;
     let store = Arc::new(store);
-    let sandbox = SandboxPool::start(sandbox_options(&settings)).await;
+    let sandbox = SandboxPool::start(sandbox_options(&settings, extras.sandbox_program)).await;
     let sandbox = sandbox.map_err(|error| ApiError::new("UNAVAILABLE", error.to_string()))?;
     let executors = extras.executors.sandbox(sandbox.clone()).build();
     let rules = Rules::new(
@@ -107,9 +109,10 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     }))
 }
 
-fn sandbox_options(settings: &Settings) -> SandboxOptions {
+fn sandbox_options(settings: &Settings, program: Option<PathBuf>) -> SandboxOptions {
     let sandbox = settings.sandbox;
     SandboxOptions {
+        program,
         processes: sandbox.processes,
         processes_max: sandbox.processes * 4,
         memory_bytes: sandbox.memory_bytes,

@@ -51,7 +51,7 @@ impl Bench {
             return Ok(Exit::Failed);
         }
         let extra = if job.workload == Workload::Recover {
-            format!(" and {RECOVER_RUNNING} running")
+            format!(" waiting and {} running", RECOVER_RUNNING.min(job.executions))
         } else {
             String::new()
         };

@@ -84,7 +84,7 @@ pub(super) fn definition_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failur
                     .map_err(|error| Failure::file(&entry.path(), &error))?;
                 if kind.is_dir() && !hidden {
                     folders.push(entry.path());
-                } else if !hidden && is_definition(&entry.path()) {
+                } else if !hidden && is_definition(&entry.path()) && mentions_nodes(&entry.path())? {
                     files.push(entry.path());
                 }
             }
@@ -103,4 +103,10 @@ pub(super) fn definition_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failur
 fn is_definition(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| Format::of_extension(&extension.to_string_lossy()).is_some())
+}
+
+/// Other JSON and YAML files stand beside definitions; a definition without the word is none.
+fn mentions_nodes(path: &Path) -> Result<bool, Failure> {
+    let bytes = std::fs::read(path).map_err(|error| Failure::file(path, &error))?;
+    Ok(bytes.windows(5).any(|word| word == b"nodes"))
 }

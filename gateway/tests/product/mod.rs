@@ -1,0 +1,123 @@
+//! A whole product in this process, on a store of its own.
+#![allow(clippy::unwrap_used, dead_code)]
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, Response, StatusCode};
+use futures::StreamExt;
+use serde_json::Value;
+use tower::ServiceExt;
+use troupe::app::App;
+use troupe::routes::router;
+use troupe::wiring::{self, Extras};
+use troupe_config::{Settings, Sources};
+
+/// An open product; dropping it removes its store.
+pub(crate) struct Product {
+    pub(crate) app: App,
+    router: Router,
+    _store: tempfile::TempDir,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+    /// Null where the body is no JSON.
+    pub(crate) body: Value,
+}
+
+impl Product {
+    pub(crate) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    pub(crate) async fn with(definitions: &[&str]) -> Self {
+        Self::configured(definitions, |_| {}).await
+    }
+
+    pub(crate) async fn configured(definitions: &[&str], adjust: impl FnOnce(&mut Settings)) -> Self {
+        let store = tempfile::tempdir().unwrap();
+        let mut settings = Sources::default().load().unwrap();
+        settings.sandbox.processes = 1;
+        settings.drain = Duration::from_millis(100);
+        adjust(&mut settings);
+        let extras = Extras {
+            sandbox_program: Some(env!("CARGO_BIN_EXE_troupe").into()),
+            ..Extras::default()
+        };
+        let app = wiring::open(settings, store.path(), extras).await.unwrap();
+        let product = Self {
+            router: router(app.clone()),
+            app,
+            _store: store,
+        };
+        for definition in definitions {
+            let reply = product.send("POST", "/api/v1/workflows", &[], definition).await;
+            assert_eq!(reply.status, StatusCode::CREATED, "{reply:?}");
+        }
+        product
+    }
+
+    pub(crate) async fn call(&self, request: Request<Body>) -> Response<Body> {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    pub(crate) async fn reply(&self, request: Request<Body>) -> Reply {
+        let response = self.call(request).await;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let mut chunks = response.into_body().into_data_stream();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            bytes.extend_from_slice(&chunk.unwrap());
+        }
+        let text = String::from_utf8(bytes).unwrap();
+        let body = serde_json::from_str(&text).unwrap_or_default();
+        Reply {
+            status,
+            headers,
+            text,
+            body,
+        }
+    }
+
+    pub(crate) async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Body) -> Reply {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.reply(request.body(body).unwrap()).await
+    }
+
+    pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        self.raw(method, path, headers, Body::from(body.to_owned())).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, &[], "").await
+    }
+
+    /// Starts an execution, waits for its end and returns its id.
+    pub(crate) async fn run(&self, workflow: &str, body: &str) -> String {
+        let path = format!("/api/v1/workflows/{workflow}/executions");
+        let reply = self.send("POST", &path, &[("prefer", "wait=30")], body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+        reply.body["id"].as_str().unwrap().to_owned()
+    }
+
+    /// A list that is not empty: lists follow the log by some milliseconds.
+    pub(crate) async fn listed(&self, path: &str) -> Value {
+        for _ in 0..200 {
+            let body = self.get(path).await.body;
+            if body["items"].as_array().is_some_and(|items| !items.is_empty()) {
+                return body;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{path} stays empty");
+    }
+}

@@ -1,0 +1,586 @@
+//! The API of a whole product in this process, as clients meet it.
+#![allow(clippy::unwrap_used)]
+
+mod product;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use futures::StreamExt;
+use product::{Product, Reply};
+use serde_json::{Value, json};
+
+const CHAIN: &str = r#"
+id: chain
+name: Chain
+settings: { onFailure: failFast }
+nodes:
+  - { id: first, type: function, data: { handlerId: echo } }
+  - { id: second, type: function, data: { handlerId: echo, outputMapping: { seen: output.x } } }
+edges:
+  - { id: e1, source: first, target: second }
+"#;
+
+const PARKED: &str = r#"
+id: parked
+name: Parked
+nodes:
+  - { id: wait, type: delay, data: { delayType: fixed, delayValue: 86400000 } }
+  - { id: after, type: delay, data: { delayType: fixed, delayValue: 1 } }
+  - { id: other, type: delay, data: { delayType: fixed, delayValue: 1 } }
+edges:
+  - { id: e1, source: wait, target: after }
+  - { id: e2, source: wait, target: other, condition: "false" }
+"#;
+
+const FAILING: &str = r#"
+id: failing
+name: Failing
+settings: { onFailure: failFast }
+nodes:
+  - { id: a, type: function, data: { handlerId: echo } }
+  - id: b
+    type: function
+    data:
+      handlerId: fail
+      code: NO_LUCK
+      retryPolicy: { maxAttempts: 2, initialDelay: 1, jitter: none }
+edges:
+  - { id: e1, source: a, target: b }
+"#;
+
+/// The error's code, after checking that its body is a problem whose parts agree.
+fn code(reply: &Reply) -> String {
+    assert_eq!(reply.headers["content-type"], "application/problem+json", "{reply:?}");
+    assert_eq!(reply.body["status"], reply.status.as_u16(), "{reply:?}");
+    let code = reply.body["code"].as_str().unwrap().to_owned();
+    assert_eq!(reply.body["type"], format!("/docs/errors/{code}"));
+    code
+}
+
+fn header(reply: &Reply, name: &str) -> String {
+    reply.headers[name].to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn workflows_have_versions_tags_and_an_end() {
+    let product = Product::new().await;
+    let created = product.send("POST", "/api/v1/workflows", &[], CHAIN).await;
+    assert_eq!(
+        (created.status, &created.body["version"]),
+        (StatusCode::CREATED, &json!(1)),
+        "{created:?}"
+    );
+    assert_eq!(
+        (header(&created, "location"), header(&created, "etag")),
+        ("/api/v1/workflows/chain".into(), "\"1\"".into())
+    );
+    assert_eq!(
+        code(&product.send("POST", "/api/v1/workflows", &[], CHAIN).await),
+        "WORKFLOW_EXISTS"
+    );
+
+    let again = product.send("PUT", "/api/v1/workflows/chain", &[], CHAIN).await;
+    assert_eq!((again.status, &again.body["created"]), (StatusCode::OK, &json!(false)));
+    let changed = CHAIN.replace("name: Chain", "name: Longer chain");
+    let stale = product
+        .send("PUT", "/api/v1/workflows/chain", &[("if-match", "\"7\"")], &changed)
+        .await;
+    assert_eq!(
+        (stale.status.as_u16(), code(&stale).as_str()),
+        (412, "VERSION_CONFLICT")
+    );
+    let second = product
+        .send("PUT", "/api/v1/workflows/chain", &[("if-match", "\"1\"")], &changed)
+        .await;
+    assert_eq!(
+        (second.status, &second.body["version"]),
+        (StatusCode::CREATED, &json!(2))
+    );
+    assert_eq!(
+        code(&product.send("PUT", "/api/v1/workflows/other", &[], CHAIN).await),
+        "INVALID_REQUEST"
+    );
+
+    let got = product.get("/api/v1/workflows/chain").await;
+    assert_eq!(got.body["name"], "Longer chain");
+    assert_eq!(
+        product.get("/api/v1/workflows/chain?version=1").await.body["name"],
+        "Chain"
+    );
+    assert_eq!(
+        code(&product.get("/api/v1/workflows/chain?version=9").await),
+        "VERSION_NOT_FOUND"
+    );
+    assert_eq!(code(&product.get("/api/v1/workflows/nope").await), "WORKFLOW_NOT_FOUND");
+    let same = product
+        .send("GET", "/api/v1/workflows/chain", &[("if-none-match", "\"2\"")], "")
+        .await;
+    assert_eq!(same.status, StatusCode::NOT_MODIFIED);
+    let yaml = product
+        .send("GET", "/api/v1/workflows/chain", &[("accept", "application/yaml")], "")
+        .await;
+    assert_eq!(header(&yaml, "content-type"), "application/yaml");
+    assert!(yaml.text.contains("name: Longer chain"), "{}", yaml.text);
+    let stored = product
+        .send("POST", "/api/v1/workflows/validate", &[], &yaml.text)
+        .await;
+    assert_eq!(
+        stored.body["valid"], true,
+        "what is exported can be imported: {stored:?}"
+    );
+
+    let versions = product.get("/api/v1/workflows/chain/versions?limit=1").await;
+    assert_eq!(
+        (&versions.body["items"][0]["version"], &versions.body["next"]),
+        (&json!(2), &json!("1"))
+    );
+    let analysis = product.get("/api/v1/workflows/chain/analysis").await;
+    assert_eq!(analysis.body["paths"][0]["nodeSequence"], json!(["first", "second"]));
+    assert_eq!(product.get("/api/v1/workflows").await.body["items"][0]["nodes"], 2);
+
+    assert_eq!(
+        product.send("DELETE", "/api/v1/workflows/chain", &[], "").await.status,
+        StatusCode::NO_CONTENT
+    );
+    let start = product
+        .send("POST", "/api/v1/workflows/chain/executions", &[], "")
+        .await;
+    assert_eq!(
+        (start.status.as_u16(), code(&start).as_str()),
+        (409, "WORKFLOW_ARCHIVED")
+    );
+}
+
+#[tokio::test]
+async fn an_invalid_definition_is_refused_with_every_problem() {
+    let product = Product::new().await;
+    let broken = r#"{"id": "x", "name": "x", "nodes": [{"id": "a", "type": "functoin", "data": {}}],
+        "edges": [{"id": "e", "source": "a", "target": "b"}]}"#;
+    let refused = product.send("POST", "/api/v1/workflows", &[], broken).await;
+    assert_eq!(
+        (refused.status.as_u16(), code(&refused).as_str()),
+        (422, "INVALID_DEFINITION")
+    );
+    let codes: Vec<_> = refused.body["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| error["code"].clone())
+        .collect();
+    assert!(
+        codes.contains(&json!("UNKNOWN_NODE_TYPE")) && codes.contains(&json!("UNKNOWN_NODE")),
+        "{codes:?}"
+    );
+    let report = product.send("POST", "/api/v1/workflows/validate", &[], broken).await;
+    assert_eq!((report.status, &report.body["valid"]), (StatusCode::OK, &json!(false)));
+}
+
+#[tokio::test]
+async fn starts_wait_repeat_and_collide_as_asked() {
+    let product = Product::with(&[CHAIN, PARKED]).await;
+    let start = "/api/v1/workflows/chain/executions";
+    let at_once = product.send("POST", start, &[], r#"{"input": {"x": 1}}"#).await;
+    assert_eq!(at_once.status, StatusCode::ACCEPTED);
+    let id = at_once.body["id"].as_str().unwrap();
+    assert_eq!(header(&at_once, "location"), format!("/api/v1/executions/{id}"));
+
+    let waited = product
+        .send("POST", start, &[("prefer", "wait=30")], r#"{"input": {"x": 2}}"#)
+        .await;
+    assert_eq!(
+        (waited.status, &waited.body["output"]),
+        (StatusCode::OK, &json!({"x": 2})),
+        "{waited:?}"
+    );
+    assert_eq!(header(&waited, "preference-applied"), "wait=30");
+
+    let key = [("idempotency-key", "k-1"), ("prefer", "wait=30")];
+    let first = product.send("POST", start, &key, r#"{"input": 1}"#).await;
+    let second = product.send("POST", start, &key, r#"{"input": 2}"#).await;
+    assert_eq!(
+        (&second.body["id"], &second.body["existing"]),
+        (&first.body["id"], &json!(true))
+    );
+    assert_eq!(second.body["output"], 1);
+
+    let parked = "/api/v1/workflows/parked/executions";
+    let open = product
+        .send("POST", parked, &[], r#"{"executionKey": "order-1"}"#)
+        .await;
+    let refused = product
+        .send("POST", parked, &[], r#"{"executionKey": "order-1"}"#)
+        .await;
+    assert_eq!(
+        (refused.status.as_u16(), code(&refused).as_str()),
+        (409, "KEY_CONFLICT")
+    );
+    assert_eq!(refused.body["existing"], open.body["id"]);
+    let policy = r#"{"executionKey": "order-1", "keyPolicy": {"onOpen": "useExisting"}}"#;
+    assert_eq!(
+        product.send("POST", parked, &[], policy).await.body["id"],
+        open.body["id"]
+    );
+
+    let late = product.send("POST", parked, &[("prefer", "wait=0")], "").await;
+    assert_eq!(
+        (late.status, &late.body["status"]),
+        (StatusCode::ACCEPTED, &json!("running"))
+    );
+    assert_eq!(
+        code(&product.send("POST", "/api/v1/workflows/nope/executions", &[], "").await),
+        "WORKFLOW_NOT_FOUND"
+    );
+}
+
+#[tokio::test]
+async fn bad_requests_are_answered_with_codes_and_places() {
+    let product = Product::with(&[CHAIN]).await;
+    let start = "/api/v1/workflows/chain/executions";
+    let malformed = product.send("POST", start, &[], "{\n \"input\": }").await;
+    assert_eq!(
+        (malformed.status.as_u16(), code(&malformed).as_str()),
+        (400, "INVALID_JSON")
+    );
+    assert_eq!(
+        (
+            &malformed.body["errors"][0]["line"],
+            &malformed.body["errors"][0]["column"]
+        ),
+        (&json!(2), &json!(11))
+    );
+    assert_eq!(
+        code(&product.send("POST", start, &[], &"[".repeat(10_000)).await),
+        "NESTING_TOO_DEEP"
+    );
+    assert_eq!(
+        code(
+            &product
+                .raw("POST", start, &[], Body::from(vec![b'"', 0xff, b'"']))
+                .await
+        ),
+        "INVALID_UTF8"
+    );
+    let huge = product
+        .send("POST", start, &[], &format!("\"{}\"", "x".repeat(5 << 20)))
+        .await;
+    assert_eq!((huge.status.as_u16(), code(&huge).as_str()), (413, "BODY_TOO_LARGE"));
+    let slip = product.send("POST", start, &[], r#"{"inptu": 1}"#).await;
+    assert_eq!((slip.status.as_u16(), code(&slip).as_str()), (422, "INVALID_REQUEST"));
+    assert_eq!(slip.body["errors"][0]["hint"], "did you mean `input`?");
+    assert_eq!(
+        code(&product.send("POST", start, &[("prefer", "wait=soon")], "").await),
+        "INVALID_PARAMETER"
+    );
+    let trigger = product.send("POST", start, &[], r#"{"trigger": "nobody"}"#).await;
+    assert_eq!(
+        (trigger.status.as_u16(), code(&trigger).as_str()),
+        (422, "UNKNOWN_TRIGGER")
+    );
+
+    for (path, status, expected) in [
+        ("/nowhere", 404, "ROUTE_NOT_FOUND"),
+        ("/api/v1/executions/xyz", 404, "EXECUTION_NOT_FOUND"),
+        (
+            "/api/v1/executions/00000000000000000000000000000000",
+            404,
+            "EXECUTION_NOT_FOUND",
+        ),
+        ("/api/v1/executions?staus=failed", 400, "INVALID_PARAMETER"),
+        ("/api/v1/executions?status=odd", 400, "INVALID_PARAMETER"),
+        ("/api/v1/executions?limit=0", 400, "INVALID_PARAMETER"),
+        ("/api/v1/executions?startedFrom=yesterday", 400, "INVALID_PARAMETER"),
+        ("/api/v1/stream", 400, "INVALID_PARAMETER"),
+        ("/api/v1/stream?topics=weather", 400, "INVALID_PARAMETER"),
+    ] {
+        let reply = product.get(path).await;
+        assert_eq!(
+            (reply.status.as_u16(), code(&reply).as_str()),
+            (status, expected),
+            "{path}"
+        );
+    }
+    let method = product.send("PATCH", "/api/v1/workflows", &[], "").await;
+    assert_eq!(
+        (method.status.as_u16(), code(&method).as_str()),
+        (405, "METHOD_NOT_ALLOWED")
+    );
+    for foreign in [("host", "evil.example"), ("origin", "https://evil.example")] {
+        let reply = product.send("GET", "/livez", &[foreign], "").await;
+        assert_eq!(
+            (reply.status.as_u16(), code(&reply).as_str()),
+            (403, "HOST_NOT_ALLOWED"),
+            "{foreign:?}"
+        );
+    }
+    let page = product.get("/docs/errors/BODY_TOO_LARGE").await;
+    assert!(page.text.starts_with("# "), "{}", page.text);
+}
+
+#[tokio::test]
+async fn a_context_has_the_shape_of_the_specification() {
+    let product = Product::with(&[CHAIN, FAILING, PARKED]).await;
+    let completed = product
+        .run(
+            "chain",
+            r#"{"input": {"x": 5}, "variables": {"v": 1}, "metadata": {"by": "test"}}"#,
+        )
+        .await;
+    let failed = product.run("failing", r#"{"input": 1}"#).await;
+    let parked = product
+        .send("POST", "/api/v1/workflows/parked/executions", &[], "")
+        .await;
+    let parked = parked.body["id"].as_str().unwrap().to_owned();
+    let redact = |value: &Value| redacted(value.clone());
+    insta::assert_json_snapshot!(
+        "context_completed",
+        redact(&product.get(&format!("/api/v1/executions/{completed}")).await.body)
+    );
+    insta::assert_json_snapshot!(
+        "context_failed",
+        redact(&product.get(&format!("/api/v1/executions/{failed}")).await.body)
+    );
+    insta::assert_json_snapshot!(
+        "context_waiting",
+        redact(&product.get(&format!("/api/v1/executions/{parked}")).await.body)
+    );
+    insta::assert_json_snapshot!(
+        "node_failed",
+        redact(&product.get(&format!("/api/v1/executions/{failed}/nodes/b")).await.body)
+    );
+    insta::assert_json_snapshot!(
+        "history_failed",
+        redact(&product.get(&format!("/api/v1/executions/{failed}/history")).await.body)
+    );
+
+    let attempts = product
+        .get(&format!("/api/v1/executions/{failed}/nodes/b/attempts"))
+        .await;
+    assert_eq!(attempts.body["items"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        code(&product.get(&format!("/api/v1/executions/{failed}/nodes/zzz")).await),
+        "NODE_NOT_FOUND"
+    );
+    let whole = product
+        .get(&format!("/api/v1/executions/{completed}?include=processedWorkflow"))
+        .await;
+    assert_eq!(whole.body["processedWorkflow"]["forest"]["roots"], json!(["first"]));
+    let page = product
+        .get(&format!("/api/v1/executions/{completed}/history?limit=1"))
+        .await;
+    assert_eq!(
+        (&page.body["items"][0]["seq"], &page.body["next"]),
+        (&json!(1), &json!("1"))
+    );
+}
+
+/// Ids and times are not ours to choose.
+fn redacted(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => Value::Object(
+            fields
+                .into_iter()
+                .map(|(name, value)| (name, redacted(value)))
+                .collect(),
+        ),
+        Value::Array(items) => items.into_iter().map(redacted).collect(),
+        Value::String(text) => {
+            let hexadecimal = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            match text.split_once('/') {
+                _ if text.ends_with('Z') && text.len() == 24 => "<time>".into(),
+                _ if hexadecimal(&text) => "<id>".into(),
+                Some((id, rest)) if hexadecimal(id) => format!("<id>/{rest}").into(),
+                _ => text.into(),
+            }
+        }
+        other => other,
+    }
+}
+
+#[tokio::test]
+async fn executions_are_listed_paused_resumed_and_canceled() {
+    let product = Product::with(&[PARKED]).await;
+    let start = product
+        .send("POST", "/api/v1/workflows/parked/executions", &[], "")
+        .await;
+    let id = start.body["id"].as_str().unwrap().to_owned();
+    let at = format!("/api/v1/executions/{id}");
+    let paused = product.send("POST", &format!("{at}/pause"), &[], "").await;
+    assert_eq!(
+        (paused.status, &paused.body["unchanged"]),
+        (StatusCode::OK, &json!(false))
+    );
+    assert_eq!(product.get(&at).await.body["paused"], true);
+    assert_eq!(
+        product.send("POST", &format!("{at}/pause"), &[], "").await.body["unchanged"],
+        true
+    );
+    product.send("POST", &format!("{at}/resume"), &[], "").await;
+    assert_eq!(product.get(&at).await.body["paused"], false);
+    assert_eq!(
+        code(
+            &product
+                .send("POST", &format!("{at}/cancel"), &[], r#"{"raeson": 1}"#)
+                .await
+        ),
+        "INVALID_REQUEST"
+    );
+    product
+        .send("POST", &format!("{at}/cancel"), &[], r#"{"reason": "enough"}"#)
+        .await;
+    let ended = product.get(&at).await;
+    assert_eq!(
+        (&ended.body["status"], &ended.body["error"]["message"]),
+        (&json!("canceled"), &json!("enough"))
+    );
+    assert_eq!(
+        code(&product.send("POST", &format!("{at}/pause"), &[], "").await),
+        "EXECUTION_ENDED"
+    );
+
+    let listed = product
+        .listed("/api/v1/executions?workflow=parked&status=canceled")
+        .await;
+    assert_eq!(listed["items"][0]["id"], id.as_str());
+    let prefix = &id[..20];
+    assert_eq!(
+        product.get(&format!("/api/v1/executions?idPrefix={prefix}")).await.body["items"][0]["id"],
+        id.as_str()
+    );
+    let of_workflow = product.get("/api/v1/workflows/parked/executions?status=failed").await;
+    assert_eq!(of_workflow.body["items"], json!([]));
+}
+
+#[tokio::test]
+async fn the_server_tells_how_it_is() {
+    let product = Product::new().await;
+    assert_eq!(product.get("/livez").await.status, StatusCode::OK);
+    let ready = product.get("/readyz").await;
+    assert_eq!((ready.status, &ready.body["status"]), (StatusCode::OK, &json!("ok")));
+    product.app.shutdown().await;
+    assert_eq!(product.get("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn overload_is_answered_with_a_time_to_come_back() {
+    let busy = r#"
+id: busy
+name: Busy
+settings: { onFailure: failFast }
+nodes:
+  - { id: a, type: function, data: { handlerId: sleep, ms: 600000, timeout: 600000 } }
+edges: []
+"#;
+    let product = Product::configured(&[busy], |settings| settings.engine.running_max = 1).await;
+    let start = "/api/v1/workflows/busy/executions";
+    assert_eq!(product.send("POST", start, &[], "").await.status, StatusCode::ACCEPTED);
+    let refused = product.send("POST", start, &[], "").await;
+    assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (429, "OVERLOADED"));
+    assert!(header(&refused, "retry-after").parse::<u64>().unwrap() >= 1);
+}
+
+/// Reads events until `enough` of them came: name, id and data.
+async fn events(
+    product: &Product,
+    path: &str,
+    last: Option<&str>,
+    enough: usize,
+) -> Vec<(String, Option<String>, Value)> {
+    let mut request = Request::get(path);
+    if let Some(last) = last {
+        request = request.header("last-event-id", last);
+    }
+    let response = product.call(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let (mut chunks, mut text) = (response.into_body().into_data_stream(), String::new());
+    loop {
+        let complete: Vec<&str> = text
+            .split_inclusive("\n\n")
+            .filter(|event| event.ends_with("\n\n"))
+            .collect();
+        if complete.len() >= enough {
+            return complete.iter().map(|event| read_event(event)).collect();
+        }
+        let chunk = tokio::time::timeout(std::time::Duration::from_secs(20), chunks.next()).await;
+        text.push_str(std::str::from_utf8(&chunk.expect("an event comes in time").unwrap().unwrap()).unwrap());
+    }
+}
+
+fn read_event(text: &str) -> (String, Option<String>, Value) {
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| Some(line.strip_prefix(name)?.trim_start().to_owned()))
+    };
+    let data = serde_json::from_str(&field("data:").unwrap()).unwrap();
+    (field("event:").unwrap(), field("id:"), data)
+}
+
+#[tokio::test]
+async fn a_stream_replays_follows_and_resumes() {
+    let product = Product::with(&[CHAIN, PARKED]).await;
+    let id = product.run("chain", r#"{"input": {"x": 5}}"#).await;
+    let path = format!("/api/v1/stream?topics=execution:{id}");
+    let all = events(&product, &path, Some("0"), 7).await;
+    let names: Vec<&str> = all.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(
+        names[..3],
+        ["execution.created", "execution.started", "node.scheduled"],
+        "{all:?}"
+    );
+    assert_eq!(names.last(), Some(&"execution.completed"));
+    // Only the last event of an entry has an id, and ids ascend.
+    let ids: Vec<&String> = all.iter().filter_map(|(_, id, _)| id.as_ref()).collect();
+    assert_eq!(ids, ["1", "2", "3"], "{all:?}");
+    let rest = events(&product, &path, Some("2"), 2).await;
+    assert!(rest.iter().all(|(.., data)| data["sequence"] == 3), "{rest:?}");
+    let ahead = events(&product, &path, Some("99"), 1).await;
+    assert_eq!(ahead[0].0, "reset");
+
+    // What happens while somebody listens.
+    let start = product
+        .send("POST", "/api/v1/workflows/parked/executions", &[], "")
+        .await;
+    let parked = start.body["id"].as_str().unwrap().to_owned();
+    let path = format!("/api/v1/stream?topics=execution:{parked}");
+    let cancel = format!("/api/v1/executions/{parked}/cancel");
+    let (heard, _) = tokio::join!(
+        events(&product, &path, Some("1"), 2),
+        product.send("POST", &cancel, &[], "")
+    );
+    assert!(heard.iter().any(|(name, ..)| name == "node.canceled"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn streams_have_a_limit_and_give_their_place_back() {
+    let product = Product::configured(&[], |settings| settings.limits.streams_max = 1).await;
+    let open = || {
+        Request::get("/api/v1/stream?topics=executions")
+            .body(Body::empty())
+            .unwrap()
+    };
+    let first = product.call(open()).await;
+    assert_eq!(first.status(), StatusCode::OK);
+    let second = product.get("/api/v1/stream?topics=executions").await;
+    assert_eq!(
+        (second.status.as_u16(), code(&second).as_str()),
+        (429, "TOO_MANY_STREAMS")
+    );
+    drop(first);
+    assert_eq!(product.call(open()).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn headers_are_checked_too() {
+    let product = Product::with(&[CHAIN]).await;
+    let mut headers = HeaderMap::new();
+    headers.insert("idempotency-key", "x".repeat(300).parse().unwrap());
+    let mut request = Request::post("/api/v1/workflows/chain/executions")
+        .body(Body::empty())
+        .unwrap();
+    *request.headers_mut() = headers;
+    let reply = product.reply(request).await;
+    assert_eq!(
+        (reply.status.as_u16(), code(&reply).as_str()),
+        (400, "INVALID_PARAMETER")
+    );
+}

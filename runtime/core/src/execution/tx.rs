@@ -153,9 +153,24 @@ impl<'a> Tx<'a> {
         self.update(edge.target, |node| {
             *(if taken { &mut node.taken } else { &mut node.dead }) += 1;
             node.first_arrival_at.get_or_insert(at);
-            node.cleanup |= cleanup;
         });
+        if cleanup {
+            self.mark_cleanup(edge.target);
+        }
         self.arrivals.push_back(edge.target);
+    }
+
+    /// What a clean-up node led to before it was known for one is clean-up too. Each node is marked once.
+    fn mark_cleanup(&mut self, first: NodeIx) {
+        let mut open = vec![first];
+        while let Some(ix) = open.pop() {
+            if self.node(ix).cleanup {
+                continue;
+            }
+            self.update(ix, |node| node.cleanup = true);
+            let taken = self.planned(ix).outgoing.iter().filter(|edge| self.state.edges[edge.at()] == EdgeState::Taken);
+            open.extend(taken.map(|edge| self.plan.edge(*edge).target));
+        }
     }
 
     pub(super) fn set_variable(&mut self, name: String, value: Value) {

@@ -29,18 +29,19 @@ impl Reference {
         let scope = self.scope(&[("input", &input)]);
         let mut data = Map::new();
         for (name, value) in &written.data {
-            match value
-                .as_str()
-                .filter(|text| text.starts_with("{{"))
-                .map(|text| language::template(text, &scope))
-            {
-                Some(Ok(value)) => _ = data.insert(name.clone(), value),
-                Some(Err(Thrown)) => {
+            let is_expression = name == "delayValue" && text(&written, "delayType") == Some("expression");
+            let resolved = match value.as_str() {
+                Some(text) if is_expression => language::evaluate(text, &scope),
+                Some(text) if text.starts_with("{{") => language::template(text, &scope),
+                _ => continue,
+            };
+            match resolved {
+                Ok(value) => _ = data.insert(name.clone(), value),
+                Err(Thrown) => {
                     self.set(id).input = raw.clone();
                     self.fail(id, expression_error(), raw);
                     return false;
                 }
-                None => {}
             }
         }
         let state = self.set(id);
@@ -56,16 +57,12 @@ impl Reference {
     pub(super) fn begin_delay(&mut self, id: &str) {
         let written = node(&self.definition, id).clone();
         let input = self.nodes[id].input.clone();
-        let mut value = self.nodes[id]
+        let value = self.nodes[id]
             .data
             .get("delayValue")
             .or(field(&written, "delayValue"))
             .cloned();
         let kind = text(&written, "delayType").unwrap_or("fixed").to_owned();
-        if kind == "expression" {
-            let expression = value.as_ref().and_then(Value::as_str).unwrap_or("throw").to_owned();
-            value = language::evaluate(&expression, &self.scope(&[("input", &input)])).ok();
-        }
         let until = match value {
             Some(Value::Number(number)) => number.as_f64().map(|number| {
                 let is_instant = kind != "fixed" && number >= 1e12;

@@ -58,6 +58,18 @@ fn clean_up_that_runs_already_goes_on() {
 }
 
 #[test]
+fn what_a_late_always_edge_makes_clean_up_passes_on() {
+    // `j` and `c` ran before the `always` edge reached `j`: from then on both are clean-up.
+    let mut run = flow("a b j c d", "a>j b~>j j>c")
+        .join("j", json!({"mode": "any"}))
+        .start();
+    run.complete("a", json!(1)).complete("j", json!(1));
+    assert_eq!(run.node("c"), "running");
+    run.complete("b", json!(1)).fail("d", "E1");
+    assert_eq!(run.nodes(), "a:completed b:completed j:completed c:running d:failed");
+}
+
+#[test]
 fn a_failure_in_clean_up_is_not_the_execution_s_error() {
     let mut run = flow("a b c d", "a~>b b~>c b>d").start();
     run.fail("a", "E1").fail("b", "E2");

@@ -1,6 +1,6 @@
 //! Ids outside, dense indices inside.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Id;
@@ -72,23 +72,17 @@ pub(super) struct Graph {
 
 impl Graph {
     pub(super) fn new(nodes: &[Node], edges: &[WorkflowEdge]) -> Self {
-        let ordered = key_order(nodes.iter().map(|node| node.id.as_str()));
-        let node_count = ordered.len();
-        let mut index: HashMap<&str, u32> = HashMap::with_capacity(node_count);
-        let mut ids: Vec<Id> = Vec::with_capacity(node_count);
-        for id in ordered {
-            index.insert(id, ids.len() as u32);
-            ids.push(Arc::from(id));
-        }
-        let of_array = nodes.iter().map(|node| index[node.id.as_str()]).collect();
-        let mut intern = |id| match index.get(id) {
-            Some(&at) => at,
-            None => {
-                let at = ids.len() as u32;
-                index.insert(id, at);
-                ids.push(Arc::from(id));
-                at
-            }
+        let order = KeyOrder::new(nodes.iter().map(|node| node.id.as_str()));
+        let node_count = order.keys.len();
+        let mut ids: Vec<Id> = order.keys.iter().map(|id| Arc::from(*id)).collect();
+        let mut unknown: HashMap<&str, u32> = HashMap::new();
+        let mut intern = |id| {
+            order.place(id).unwrap_or_else(|| {
+                *unknown.entry(id).or_insert_with(|| {
+                    ids.push(Arc::from(id));
+                    (ids.len() - 1) as u32
+                })
+            })
         };
         let ends: Vec<(u32, u32)> = edges
             .iter()
@@ -115,7 +109,7 @@ impl Graph {
                 .iter()
                 .map(|(source, _)| is_node(*source).then_some(*source))
                 .collect(),
-            of_array,
+            of_array: order.places,
             node_count,
             ids,
         }
@@ -164,18 +158,58 @@ fn first_of_equals(pairs: &[(u32, u32)]) -> Vec<(u32, u32)> {
 }
 
 /// Distinct keys in the order of a JavaScript object: array indices ascending, then the rest by first appearance.
-pub(super) fn key_order<'a>(keys: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut seen = HashSet::new();
-    let mut numbered: Vec<(u32, &str)> = Vec::new();
-    let mut named = Vec::new();
-    for key in keys.filter(|key| seen.insert(*key)) {
-        match canonical_index(key) {
-            Some(number) => numbered.push((number, key)),
-            None => named.push(key),
+pub(super) struct KeyOrder<'a> {
+    /// The keys in order.
+    pub(super) keys: Vec<&'a str>,
+    /// Place in the order of each key that was given, repeats included.
+    pub(super) places: Vec<u32>,
+    /// First appearance of each key, to be put through `place_of`.
+    appearance: HashMap<&'a str, u32>,
+    place_of: Vec<u32>,
+}
+
+impl<'a> KeyOrder<'a> {
+    pub(super) fn new(given: impl ExactSizeIterator<Item = &'a str>) -> Self {
+        let mut appearance = HashMap::with_capacity(given.len());
+        let mut distinct: Vec<&str> = Vec::with_capacity(given.len());
+        let mut places: Vec<u32> = Vec::with_capacity(given.len());
+        for key in given {
+            let next = distinct.len() as u32;
+            let place = *appearance.entry(key).or_insert(next);
+            if place == next {
+                distinct.push(key);
+            }
+            places.push(place);
+        }
+        let mut numbered: Vec<(u32, u32)> = Vec::new();
+        let mut named: Vec<u32> = Vec::with_capacity(distinct.len());
+        for (at, key) in (0..).zip(&distinct) {
+            match canonical_index(key) {
+                Some(number) => numbered.push((number, at)),
+                None => named.push(at),
+            }
+        }
+        numbered.sort_unstable();
+        let order: Vec<u32> = numbered.into_iter().map(|(_, at)| at).chain(named).collect();
+        let mut place_of = vec![0_u32; order.len()];
+        for (place, &at) in (0..).zip(&order) {
+            place_of[at as usize] = place;
+        }
+        for place in &mut places {
+            *place = place_of[*place as usize];
+        }
+        Self {
+            keys: order.iter().map(|&at| distinct[at as usize]).collect(),
+            places,
+            appearance,
+            place_of,
         }
     }
-    numbered.sort_unstable();
-    numbered.into_iter().map(|(_, key)| key).chain(named).collect()
+
+    /// Place of a key in the order.
+    pub(super) fn place(&self, key: &str) -> Option<u32> {
+        self.appearance.get(key).map(|&at| self.place_of[at as usize])
+    }
 }
 
 /// The number a key stands for, if it is a canonical integer from 0 to 2³²−2.
@@ -207,6 +241,10 @@ mod tests {
             "+3",
         ];
         let expected = ["0", "2", "10", "4294967294", "b", "02", "-1", "4294967295", "1.0", "+3"];
-        assert_eq!(key_order(keys.into_iter()), expected);
+        let order = KeyOrder::new(keys.into_iter());
+        assert_eq!(order.keys, expected);
+        let read: Vec<&str> = order.places.iter().map(|&place| order.keys[place as usize]).collect();
+        assert_eq!(read, keys);
+        assert_eq!((order.place("10"), order.place("nowhere")), (Some(2), None));
     }
 }

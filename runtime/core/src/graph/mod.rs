@@ -16,18 +16,19 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use components::Components;
-use index::{Graph, key_order};
+use index::{Graph, KeyOrder};
 pub use processed::{
     ConditionalBranch, CriticalPath, ExecutionAnalysis, ExecutionGroups, ExecutionMetadata, Forest, GraphAnalysis,
-    GraphNodeRelationship, Id, ProcessedNode, ProcessedWorkflow, Record, WorkflowPath,
+    GraphNodeRelationship, Id, ProcessedEdge, ProcessedNode, ProcessedWorkflow, Record, WorkflowPath,
 };
 use serde_json::Value;
 
-use crate::definition::{Node, NodeMetadata, WorkflowDefinition, WorkflowEdge, read};
+use crate::definition::{EdgeKind, Node, NodeMetadata, WorkflowDefinition, WorkflowEdge, read};
 
 /// The bare structure of a graph, for checks that need no whole analysis.
 pub(crate) struct Structure {
@@ -80,13 +81,17 @@ impl Default for AnalyzeOptions {
 
 /// Analyses a definition.
 #[must_use]
-pub fn analyze(definition: &WorkflowDefinition, options: &AnalyzeOptions) -> ProcessedWorkflow {
+pub fn analyze<'a>(definition: &'a WorkflowDefinition, options: &AnalyzeOptions) -> ProcessedWorkflow<'a> {
     analyze_graph(&definition.nodes, &definition.edges, options)
 }
 
 /// Analyses nodes and edges.
 #[must_use]
-pub fn analyze_graph(nodes: &[Node], edges: &[WorkflowEdge], options: &AnalyzeOptions) -> ProcessedWorkflow {
+pub fn analyze_graph<'a>(
+    nodes: &'a [Node],
+    edges: &'a [WorkflowEdge],
+    options: &AnalyzeOptions,
+) -> ProcessedWorkflow<'a> {
     let graph = Graph::new(nodes, edges);
     let components = Components::new(&graph);
     let roots = walk::roots(&graph);
@@ -283,14 +288,16 @@ fn last_of_each<'a>(graph: &Graph, nodes: &'a [Node]) -> Vec<&'a Node> {
     last.into_iter().flatten().collect()
 }
 
-fn nodes_by_id(graph: &Graph, nodes: &[Node], options: &AnalyzeOptions) -> Record<ProcessedNode> {
+fn nodes_by_id<'a>(graph: &Graph, nodes: &'a [Node], options: &AnalyzeOptions) -> Record<ProcessedNode<'a>> {
     let draft = Arc::new(draft_metadata(options));
-    let complete = |node: &Node| {
-        let mut node = node.clone();
+    let complete = |node: &'a Node| {
+        let mut node = Cow::Borrowed(node);
         if node.name.is_empty() {
-            node.name = read::default_node_name(&node.node_type);
+            node.to_mut().name = read::default_node_name(&node.node_type);
         }
-        node.version = node.version.max(1);
+        if node.version == 0 {
+            node.to_mut().version = 1;
+        }
         let draft = node.metadata.is_none().then(|| Arc::clone(&draft));
         ProcessedNode { node, draft }
     };
@@ -312,22 +319,27 @@ fn draft_metadata(options: &AnalyzeOptions) -> NodeMetadata {
     metadata
 }
 
-fn edges_by_id(edges: &[WorkflowEdge]) -> Record<WorkflowEdge> {
-    let mut last: HashMap<&str, &WorkflowEdge> = HashMap::with_capacity(edges.len());
-    for edge in edges {
-        last.insert(&edge.id, edge);
+fn edges_by_id(edges: &[WorkflowEdge]) -> Record<ProcessedEdge<'_>> {
+    let order = KeyOrder::new(edges.iter().map(|edge| edge.id.as_str()));
+    let mut last: Vec<Option<&WorkflowEdge>> = vec![None; order.keys.len()];
+    for (edge, place) in edges.iter().zip(order.places) {
+        last[place as usize] = Some(edge);
     }
-    let complete = |id: &str| {
-        let mut edge = last[id].clone();
-        if edge.edge_type.as_deref().is_none_or(str::is_empty) {
-            edge.edge_type = Some("default".to_owned());
-        }
-        // A label that is no string is kept beside the known fields when reading, and dropped here.
-        edge.extra.shift_remove("label");
-        edge
-    };
-    key_order(edges.iter().map(|edge| edge.id.as_str()))
-        .into_iter()
-        .map(|id| (Id::from(id), complete(id)))
+    last.into_iter()
+        .flatten()
+        .map(|edge| (Id::from(edge.id.as_str()), complete_edge(edge)))
         .collect()
+}
+
+fn complete_edge(edge: &WorkflowEdge) -> ProcessedEdge<'_> {
+    let mut edge = Cow::Borrowed(edge);
+    if edge.edge_type.as_deref() == Some("") {
+        edge.to_mut().edge_type = None;
+    }
+    // A label that is no string is kept beside the known fields when reading, and dropped here.
+    if edge.extra.contains_key("label") {
+        edge.to_mut().extra.shift_remove("label");
+    }
+    let default_type = edge.edge_type.is_none().then_some(EdgeKind::Default.as_str());
+    ProcessedEdge { edge, default_type }
 }

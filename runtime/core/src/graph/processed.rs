@@ -1,5 +1,6 @@
 //! The result of the analysis, in the shape of the specification.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::ser::SerializeMap;
@@ -47,15 +48,15 @@ impl<T: Serialize> Serialize for Record<T> {
 /// What the analysis says of a workflow.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ProcessedWorkflow {
+pub struct ProcessedWorkflow<'a> {
     /// Entry points and relations.
     pub forest: Forest,
     /// Nodes by id, with defaults filled in.
-    pub nodes: Record<ProcessedNode>,
+    pub nodes: Record<ProcessedNode<'a>>,
     /// Paths from roots to ends, at most as many as asked for, then the orphan path.
     pub paths: Vec<WorkflowPath>,
     /// Edges by id, with defaults filled in.
-    pub edges: Record<WorkflowEdge>,
+    pub edges: Record<ProcessedEdge<'a>>,
     /// What matters for execution.
     pub execution: ExecutionAnalysis,
     /// Whether paths exist that are not listed.
@@ -67,15 +68,26 @@ pub struct ProcessedWorkflow {
     pub analysis: GraphAnalysis,
 }
 
-/// A node with defaults filled in.
+/// A node with defaults filled in; borrowed, because a large definition is analysed more often than it is changed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ProcessedNode {
+pub struct ProcessedNode<'a> {
     /// The node.
     #[serde(flatten)]
-    pub node: Node,
+    pub node: Cow<'a, Node>,
     /// Metadata shared by all nodes that have none of their own.
     #[serde(rename = "metadata", skip_serializing_if = "Option::is_none")]
     pub draft: Option<Arc<NodeMetadata>>,
+}
+
+/// An edge with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProcessedEdge<'a> {
+    /// The edge.
+    #[serde(flatten)]
+    pub edge: Cow<'a, WorkflowEdge>,
+    /// The type of an edge that names none.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub default_type: Option<&'static str>,
 }
 
 /// Entry points and relations.

@@ -25,7 +25,8 @@ fn edges(pairs: &[(&str, &str)]) -> Vec<WorkflowEdge> {
 }
 
 fn analyzed(ids: &[&str], pairs: &[(&str, &str)]) -> Value {
-    let result = analyze_graph(&nodes(ids), &edges(pairs), &AnalyzeOptions::default());
+    let (nodes, edges) = (nodes(ids), edges(pairs));
+    let result = analyze_graph(&nodes, &edges, &AnalyzeOptions::default());
     serde_json::to_value(result).unwrap()
 }
 
@@ -297,7 +298,8 @@ fn simple_paths_of_a_cyclic_graph_beyond_any_counting_are_given_up_on() {
         path_steps_max: 100_000,
         ..AnalyzeOptions::default()
     };
-    let result = analyze_graph(&nodes(&ids), &edges(&pairs), &options);
+    let (nodes, edges) = (nodes(&ids), edges(&pairs));
+    let result = analyze_graph(&nodes, &edges, &options);
     assert_eq!(result.path_count, None);
     assert!(result.truncated);
     assert_eq!(result.paths.len(), 1_000);
@@ -316,7 +318,8 @@ fn a_long_chain_needs_no_stack() {
     let ids: Vec<String> = (0..count).map(|at| format!("n{at}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let pairs: Vec<(&str, &str)> = ids.windows(2).map(|pair| (pair[0], pair[1])).collect();
-    let result = analyze_graph(&nodes(&ids), &edges(&pairs), &AnalyzeOptions::default());
+    let (nodes, edges) = (nodes(&ids), edges(&pairs));
+    let result = analyze_graph(&nodes, &edges, &AnalyzeOptions::default());
     assert_eq!(result.paths.len(), 1);
     assert_eq!(result.paths[0].node_sequence.len(), count);
     assert_eq!(result.path_count.as_deref(), Some("1"));
@@ -563,7 +566,8 @@ proptest! {
         let reference = Reference::new(&ids, &pairs);
         let names: Vec<&str> = ids.iter().map(String::as_str).collect();
         let ends: Vec<(&str, &str)> = pairs.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
-        let result = analyze_graph(&nodes(&names), &edges(&ends), &AnalyzeOptions {
+        let (nodes, edges) = (nodes(&names), edges(&ends));
+        let result = analyze_graph(&nodes, &edges, &AnalyzeOptions {
             max_paths: usize::MAX, path_ids_max: usize::MAX, ..AnalyzeOptions::default()
         });
 
@@ -616,7 +620,7 @@ proptest! {
         let names: Vec<&str> = ids.iter().map(String::as_str).collect();
         let ends: Vec<(&str, &str)> = pairs.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
         let (nodes, edges) = (nodes(&names), edges(&ends));
-        let real = |result: &ProcessedWorkflow| -> Vec<WorkflowPath> {
+        let real = |result: &ProcessedWorkflow<'_>| -> Vec<WorkflowPath> {
             result.paths.iter().filter(|path| path.id != "path-orphaned").cloned().collect()
         };
         let whole = analyze_graph(&nodes, &edges, &AnalyzeOptions::default());

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{Context, NODES};
 use crate::definition::problems::did_you_mean;
+use crate::definition::read::describe;
 use crate::definition::view::{DURATION_MAX_MS, View, is_template};
 use crate::definition::{Node, NodeKind, Path, Problems, RetrySettings, code};
 
@@ -55,13 +56,14 @@ pub(super) fn check(context: &mut Context<'_>) {
 }
 
 fn check_nested(node: &Node, path: &Path<'_>, problems: &mut Problems) {
-    let data = path.key("data");
     if let Some(task) = node
         .data
         .get("taskDefinition")
         .filter(|task| !task.is_null() && !task.is_object())
     {
-        drop(View::of(task, data.key("taskDefinition"), problems));
+        let message = format!("`taskDefinition` must be an object, this is {}", describe(task));
+        let data = path.key("data");
+        problems.error(code::FIELD_TYPE, &data.key("taskDefinition"), message);
     }
 }
 

@@ -37,15 +37,15 @@ pub(super) fn check(context: &mut Context<'_>) {
             let message = format!("this release cannot run nodes of type `{}` yet", kind.as_str());
             context.problems.error(code::UNSUPPORTED, &path.key("type"), message);
         }
-        match (node.kind(), node.text_field("triggerType")) {
-            (Some(NodeKind::Trigger), Some(word @ ("scheduled" | "event"))) => {
-                let message =
-                    format!("this release does not fire `{word}` triggers yet; a start by hand or API still works");
-                context
-                    .problems
-                    .warning(code::UNSUPPORTED, &data.key("triggerType"), message);
-            }
-            _ => {}
+        let trigger = node
+            .text_field("triggerType")
+            .filter(|_| node.kind() == Some(NodeKind::Trigger));
+        if let Some(word @ ("scheduled" | "event")) = trigger {
+            let message =
+                format!("this release does not fire `{word}` triggers yet; a start by hand or API still works");
+            context
+                .problems
+                .warning(code::UNSUPPORTED, &data.key("triggerType"), message);
         }
         if node.kind() == Some(NodeKind::Custom) && node.text_field("handlerId").is_none() {
             let message = "this release runs custom nodes by a registered handler only: `handlerId` is missing";

@@ -638,6 +638,7 @@ fn hundred_thousand_nodes_and_as_many_mistakes_are_reported_within_bounds() {
 /// Measured by hand: `cargo test --release -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement, not a check"]
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "it measures")]
 fn measure_a_hundred_thousand_nodes() {
     let count = 100_000;
     let nodes: Vec<Value> = (0..count).map(|at| noop(&format!("n{at}"))).collect();

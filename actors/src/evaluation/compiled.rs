@@ -2,13 +2,31 @@
 
 use std::sync::Arc;
 
-use troupe_core::definition::WorkflowDefinition;
 use troupe_core::execution::{Answer, Question, Scope};
-use troupe_core::plan::Plan;
-use troupe_core::{EdgeIx, ErrorInfo, ExecutionId, KeySpace, NodeIx, Value};
-use troupe_lang::Expression;
+use troupe_core::definition::NodeKind;
+use troupe_core::plan::{Plan, PlanNode};
+use troupe_core::{EdgeIx, ErrorInfo, ExecutionId, Json, KeySpace, NodeIx, Value};
+use troupe_lang::schema::{Schema, SchemaViolation};
+use troupe_lang::template::DataTemplate;
+use troupe_lang::{Expression, Uses};
 
-use super::{LiveEvaluator, NoValue};
+use super::{EXPRESSION_ERROR, LiveEvaluator, NoValue, Part, scope};
+
+/// Fields that nobody reads from resolved data: the plan or the compiled form has them. They would only cost log.
+const PLAN_ONLY: [&str; 12] = [
+    "functionCode",
+    "inputMapping",
+    "outputMapping",
+    "output",
+    "inputSchema",
+    "outputSchema",
+    "payloadSchema",
+    "retryPolicy",
+    "taskDefinition",
+    "join",
+    "conditions",
+    "metadata",
+];
 
 /// An executable workflow version with its expressions, templates and schemas.
 #[derive(Debug)]
@@ -17,6 +35,7 @@ pub struct CompiledPlan {
     pub plan: Arc<Plan>,
     shards: u16,
     output: Option<Expression>,
+    input_schema: Option<Schema>,
     nodes: Vec<CompiledNode>,
     edges: Vec<Option<Expression>>,
 }
@@ -28,6 +47,16 @@ pub(super) struct CompiledNode {
     pub(super) output: Option<Expression>,
     pub(super) output_mapping: Vec<(String, Expression)>,
     pub(super) decision: Vec<Expression>,
+    template: Option<Template>,
+    delay: Option<Expression>,
+    input_schema: Option<Schema>,
+    output_schema: Option<Schema>,
+}
+
+#[derive(Debug)]
+struct Template {
+    data: DataTemplate,
+    uses: Uses,
 }
 
 impl CompiledPlan {
@@ -35,13 +64,16 @@ impl CompiledPlan {
     ///
     /// # Errors
     /// What cannot be compiled, for people; the validator refuses such definitions earlier, with a position.
-    pub fn compile(plan: Arc<Plan>, definition: &WorkflowDefinition, shards: u16) -> Result<Self, String> {
-        let _ = definition;
+    pub fn compile(plan: Arc<Plan>, shards: u16) -> Result<Self, String> {
         let nodes = plan.nodes.iter().map(compile_node).collect::<Result<Vec<_>, _>>()?;
         let edges = plan.edges.iter().map(|edge| edge.condition.as_deref().map(expression).transpose());
         let edges = edges.collect::<Result<Vec<_>, _>>()?;
         let output = plan.settings.output.as_deref().map(expression).transpose()?;
-        Ok(Self { shards, output, nodes, edges, plan })
+        let input_schema = match &plan.settings.input_schema {
+            Some(json) => Some(schema(&json.to_value().map_err(|error| error.to_string())?)?),
+            None => None,
+        };
+        Ok(Self { shards, output, input_schema, nodes, edges, plan })
     }
 
     /// The execution that a key of this workflow gives.
@@ -63,26 +95,61 @@ impl CompiledPlan {
     }
 
     pub(super) fn check_start(&self, scope: &Scope<'_>) -> Result<(), ErrorInfo> {
-        let _ = scope;
-        Ok(())
+        check(self.input_schema.as_ref(), Some(&scope.state.input))
     }
 
     pub(super) fn check_input(&self, node: NodeIx, input: Option<&Value>) -> Result<(), ErrorInfo> {
-        let _ = (node, input);
-        Ok(())
+        check(self.node(node).input_schema.as_ref(), input)
     }
 
     pub(super) fn check_output(&self, node: NodeIx, output: Option<&Value>) -> Result<(), ErrorInfo> {
-        let _ = (node, output);
-        Ok(())
+        check(self.node(node).output_schema.as_ref(), output)
     }
+}
+
+/// Details of the violations, so that whoever sent the value can mend it.
+fn violated(violation: &SchemaViolation) -> ErrorInfo {
+    let message = violation.violations.first().map_or_else(String::new, |first| {
+        let place = if first.pointer.is_empty() { "the value" } else { &first.pointer };
+        format!("{place}: {}", first.message)
+    });
+    let details = violation.violations.iter().map(|violation| {
+        serde_json::json!({
+            "pointer": violation.pointer,
+            "schemaPointer": violation.schema_pointer,
+            "message": violation.message,
+        })
+    });
+    let details = Json::of(&serde_json::json!({
+        "violations": details.collect::<Vec<_>>(),
+        "truncated": violation.is_truncated,
+    }));
+    ErrorInfo { details: Some(details), ..ErrorInfo::new(SchemaViolation::CODE, message) }
+}
+
+fn check(schema: Option<&Schema>, value: Option<&Value>) -> Result<(), ErrorInfo> {
+    let Some(schema) = schema else { return Ok(()) };
+    let value = match value {
+        Some(Value::Inline(json)) => {
+            json.to_value().map_err(|error| ErrorInfo::new(SchemaViolation::CODE, error.to_string()))?
+        }
+        Some(Value::Blob(_)) => {
+            return Err(ErrorInfo::new(SchemaViolation::CODE, "the value is too large to be checked"));
+        }
+        None => serde_json::Value::Null,
+    };
+    schema.validate(&value).map_err(|violation| violated(&violation))
+}
+
+fn schema(source: &serde_json::Value) -> Result<Schema, String> {
+    Schema::compile(source).map_err(|error| error.message)
 }
 
 fn expression(source: &str) -> Result<Expression, String> {
     Expression::compile(source).map_err(|error| format!("{source:?}: {}", error.message))
 }
 
-fn compile_node(node: &troupe_core::plan::PlanNode) -> Result<CompiledNode, String> {
+fn compile_node(node: &PlanNode) -> Result<CompiledNode, String> {
     let mapping = |name: &str| match node.data.get(name) {
         None | Some(serde_json::Value::Null) => Ok(Vec::new()),
         Some(serde_json::Value::Object(fields)) => fields
@@ -104,25 +171,101 @@ fn compile_node(node: &troupe_core::plan::PlanNode) -> Result<CompiledNode, Stri
         },
         output_mapping: mapping("outputMapping")?,
         decision: decision.map(|(source, _)| expression(source)).collect::<Result<Vec<_>, _>>()?,
+        template: if node.prepares { template(node)? } else { None },
+        delay: delay(node)?,
+        input_schema: node_schema(node, "inputSchema", node.checks_input)?,
+        output_schema: node_schema(node, "outputSchema", node.checks_output)?,
     })
 }
 
+fn node_schema(node: &PlanNode, name: &str, used: bool) -> Result<Option<Schema>, String> {
+    let source = node.data.get(name).filter(|_| used);
+    source.map(|source| schema(source).map_err(|why| format!("`{name}` of node `{}`: {why}", node.key))).transpose()
+}
+
+fn template(node: &PlanNode) -> Result<Option<Template>, String> {
+    let fields = node.data.iter().filter(|(name, _)| !PLAN_ONLY.contains(&name.as_str()));
+    let fields = fields.map(|(name, value)| (name.clone(), value.clone()));
+    let data = DataTemplate::compile(&serde_json::Value::Object(fields.collect())).map_err(|errors| {
+        let texts = errors.iter().map(|(pointer, error)| format!("`{}{pointer}`: {}", node.key, error.message));
+        texts.collect::<Vec<_>>().join("; ")
+    })?;
+    let uses = data.uses();
+    Ok((!data.is_static() || node.kind == NodeKind::Delay).then_some(Template { data, uses }))
+}
+
+/// `delayValue` is an expression where `delayType` says so.
+fn delay(node: &PlanNode) -> Result<Option<Expression>, String> {
+    let text = |name: &str| node.data.get(name).and_then(serde_json::Value::as_str);
+    if node.kind != NodeKind::Delay || text("delayType") != Some("expression") {
+        return Ok(None);
+    }
+    match node.data.get("delayValue") {
+        Some(serde_json::Value::String(source)) => expression(source).map(Some),
+        Some(constant) => expression(&constant.to_string()).map(Some),
+        None => Ok(None),
+    }
+}
+
 impl LiveEvaluator<'_> {
-    pub(super) fn prepare(
+    /// `inputMapping` and templates. All parts are tried, so that one round with the sandbox serves them.
+    pub(super) fn prepare(&mut self, question: Question, node: NodeIx, scope: &Scope<'_>) -> Result<Answer, NoValue> {
+        let compiled = self.compiled;
+        let node = compiled.node(node);
+        let mapping = &node.input_mapping;
+        let mapped = match self.all(question, mapping.iter().map(|(_, expression)| expression), scope) {
+            Err(NoValue::Threw(error)) => return Err(NoValue::Threw(error)),
+            mapped => mapped,
+        };
+        let data = match &node.template {
+            Some(template) => self.data(question, mapping.len(), template, node.delay.as_ref(), scope).map(Some),
+            None => Ok(None),
+        };
+        let (mapped, data) = match (mapped, data) {
+            (_, Err(NoValue::Threw(error))) => return Err(NoValue::Threw(error)),
+            (Ok(mapped), Ok(data)) => (mapped, data),
+            (_, _) => return Err(NoValue::Pending),
+        };
+        let input = (!mapping.is_empty()).then(|| {
+            let members = mapping.iter().zip(&mapped).map(|((name, _), value)| (name.as_str(), value));
+            Value::Inline(Json::object(members))
+        });
+        Ok(Answer::Prepared { input, data })
+    }
+
+    fn data(
         &mut self,
         question: Question,
-        node: NodeIx,
+        parts_before: usize,
+        template: &Template,
+        delay: Option<&Expression>,
         scope: &Scope<'_>,
-    ) -> Result<Answer, NoValue> {
-        let compiled = self.compiled;
-        let mapping = &compiled.node(node).input_mapping;
-        let input = if mapping.is_empty() {
-            None
-        } else {
-            let values = self.all(question, mapping.iter().map(|(_, expression)| expression), scope)?;
-            let members = mapping.iter().zip(&values).map(|((name, _), value)| (name.as_str(), value));
-            Some(Value::Inline(troupe_core::Json::object(members)))
-        };
-        Ok(Answer::Prepared { input, data: None })
+    ) -> Result<Value, NoValue> {
+        let part = |index: usize| Part { question, index: u32::try_from(index).unwrap_or(u32::MAX) };
+        let unreadable = |error: serde_json::Error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string());
+        let mut answers = Vec::new();
+        let mut pending = false;
+        let mut parts = parts_before;
+        for source in template.data.sandbox_sources() {
+            match self.sandboxed(part(parts), source, scope) {
+                Ok(answer) => answers.push(answer.to_value().map_err(unreadable)?),
+                Err(NoValue::Pending) => pending = true,
+                Err(threw) => return Err(threw),
+            }
+            parts += 1;
+        }
+        let delay = delay.map(|expression| self.value(part(parts), expression, scope)).transpose()?;
+        if pending {
+            return Err(NoValue::Pending);
+        }
+        let bound = scope::bind(&template.uses, scope)?;
+        let mut data = template
+            .data
+            .evaluate(&bound, &answers)
+            .map_err(|error| ErrorInfo::new(error.code(), error.message()))?;
+        if let (Some(delay), Some(fields)) = (delay, data.as_object_mut()) {
+            fields.insert("delayValue".into(), delay.to_value().map_err(unreadable)?);
+        }
+        Ok(Value::from(data))
     }
 }

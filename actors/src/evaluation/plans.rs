@@ -82,7 +82,7 @@ impl PlanCache {
             |reason: String| EngineError::NotExecutable { workflow: stored.workflow.as_str().to_owned(), reason };
         let mut plan = Plan::build(&stored.definition).map_err(|error| not_executable(error.to_string()))?;
         plan.version = stored.version;
-        let compiled = CompiledPlan::compile(Arc::new(plan), &stored.definition, self.shards).map_err(not_executable)?;
+        let compiled = CompiledPlan::compile(Arc::new(plan), self.shards).map_err(not_executable)?;
         let compiled = Arc::new(compiled);
         self.bound();
         self.plans.insert(key, Arc::clone(&compiled));

@@ -1,0 +1,104 @@
+//! An engine on an embedded store in a directory of its own.
+#![allow(dead_code, clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::json;
+use troupe_actors::{Engine, EngineHandle, EngineOptions, EngineParts, StartRequest};
+use troupe_backends::bus::InProcessBus;
+use troupe_backends::embedded::{EmbeddedStore, Sharing, StoreOptions};
+use troupe_core::definition::WorkflowDefinition;
+use troupe_core::{ErrorInfo, ExecutionId, Json, Timestamp};
+use troupe_executors::{Executors, ExecutorsBuilder};
+use troupe_ports::{Clock, DefinitionStore, Sandbox, SandboxJob, SystemClock};
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A sandbox that knows one expression: `(() => 42)()`.
+pub struct FortyTwo;
+
+impl Sandbox for FortyTwo {
+    fn evaluate(&self, job: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        async move {
+            tokio::task::yield_now().await;
+            match &*job.source {
+                "(() => { return 42 })()" => Ok(Json::from_trusted("42")),
+                other => Err(ErrorInfo::new("EXPRESSION_ERROR", format!("unknown: {other}"))),
+            }
+        }
+        .boxed()
+    }
+}
+
+pub struct World {
+    pub engine: EngineHandle,
+    pub store: Arc<EmbeddedStore>,
+    pub bus: Arc<InProcessBus>,
+}
+
+pub fn store(directory: &Path, shards: u16) -> Arc<EmbeddedStore> {
+    let options = StoreOptions { shards, sharing: Sharing::Shared, ..StoreOptions::default() };
+    Arc::new(EmbeddedStore::open(directory, &options).unwrap())
+}
+
+pub async fn world(directory: &Path, executors: ExecutorsBuilder, options: EngineOptions) -> World {
+    on_store(store(directory, 4), executors, options).await
+}
+
+pub async fn on_store(store: Arc<EmbeddedStore>, executors: ExecutorsBuilder, options: EngineOptions) -> World {
+    let bus = Arc::new(InProcessBus::new());
+    let parts = EngineParts {
+        state: store.clone(),
+        definitions: store.clone(),
+        visibility: store.clone(),
+        bus: bus.clone(),
+        executor: Arc::new(executors.build()),
+        sandbox: Arc::new(FortyTwo),
+        clock: Arc::new(SystemClock),
+    };
+    let engine = Engine::spawn(parts, options).await.unwrap();
+    World { engine, store, bus }
+}
+
+pub fn builtins() -> ExecutorsBuilder {
+    Executors::builder()
+}
+
+pub fn now() -> Timestamp {
+    SystemClock.now()
+}
+
+impl World {
+    pub async fn apply(&self, definition: serde_json::Value) {
+        let definition: WorkflowDefinition = serde_json::from_value(definition).unwrap();
+        let id = definition.id.clone();
+        DefinitionStore::put(&*self.store, definition, Json::null(), None, now()).await.unwrap();
+        self.engine.definition_changed(&id);
+    }
+
+    pub async fn start(&self, workflow: &str, input: serde_json::Value) -> ExecutionId {
+        self.engine.start(StartRequest::new(workflow, Json::of(&input))).await.unwrap().id
+    }
+
+    pub async fn ended(&self, id: ExecutionId) -> troupe_actors::ExecutionView {
+        self.engine.wait_until_ended(id, PATIENCE).await.unwrap().expect("it ends in time")
+    }
+}
+
+/// A chain of function nodes `n0 -> n1 -> …`, all with this handler.
+pub fn chain(id: &str, nodes: usize, handler: &str) -> serde_json::Value {
+    let node = |n: usize| {
+        json!({"id": format!("n{n}"), "type": "function", "name": format!("n{n}"), "data": {"handlerId": handler},
+               "dependencies": [], "position": {"x": 0, "y": 0}})
+    };
+    let edge = |n: usize| {
+        json!({"id": format!("e{n}"), "source": format!("n{n}"), "target": format!("n{}", n + 1), "type": "success"})
+    };
+    let nodes_json: Vec<_> = (0..nodes).map(node).collect();
+    let edges: Vec<_> = (0..nodes - 1).map(edge).collect();
+    json!({"id": id, "name": id, "version": 1, "nodes": nodes_json, "edges": edges})
+}

@@ -89,6 +89,12 @@ impl Directory {
         self.live.remove_if(&id, |_, live| live.routed.load(Ordering::Relaxed) == received).is_some()
     }
 
+    /// An execution's actor.
+    #[must_use]
+    pub fn actor(&self, id: ExecutionId) -> Option<ActorRef<ExecutionMessage>> {
+        self.live.get(&id).map(|live| live.actor.clone())
+    }
+
     /// Which execution an actor runs. Looks through all of them: for failures only.
     #[must_use]
     pub fn find(&self, actor: ractor::ActorId) -> Option<ExecutionId> {

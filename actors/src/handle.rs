@@ -75,7 +75,7 @@ impl Engine {
 /// Drives an engine. Clones are cheap and share it.
 #[derive(Clone, Debug)]
 pub struct EngineHandle {
-    context: Arc<EngineContext>,
+    pub(crate) context: Arc<EngineContext>,
     actor: ActorRef<EngineMessage>,
 }
 

@@ -4,6 +4,9 @@
 //! and a thin ractor shell (`actor.rs`). The simulator drives the same machines with a simulated store and clock.
 //! This crate names no backend and no wire type; [`EngineHandle`] is its only door.
 
+#[cfg(test)]
+extern crate self as troupe_actors;
+
 pub mod attempt;
 pub mod checkpointer;
 pub mod committer;
@@ -20,6 +23,8 @@ pub mod request;
 pub mod shard;
 pub mod sinks;
 mod start;
+#[cfg(test)]
+mod supervision_tests;
 pub mod timers;
 
 pub use error::EngineError;

@@ -3,11 +3,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::json;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use troupe_actors::{Engine, EngineHandle, EngineOptions, EngineParts, StartRequest};
 use troupe_backends::bus::InProcessBus;
 use troupe_backends::embedded::{EmbeddedStore, Sharing, StoreOptions};
@@ -34,6 +37,41 @@ impl Sandbox for FortyTwo {
     }
 }
 
+/// A sandbox that answers 42 to everything once it is open, and panics as often as it is told to.
+#[derive(Default)]
+pub struct Gate {
+    entered: Notify,
+    opened: CancellationToken,
+    pub panics: AtomicU32,
+}
+
+impl Gate {
+    /// Waits until somebody evaluates.
+    pub async fn entered(&self) {
+        self.entered.notified().await;
+    }
+
+    pub fn open(&self) {
+        self.opened.cancel();
+    }
+}
+
+impl Sandbox for Gate {
+    fn evaluate(&self, _: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        self.entered.notify_one();
+        let take = |left: u32| left.checked_sub(1);
+        if self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
+            panic!("planted in the sandbox");
+        }
+        let opened = self.opened.clone();
+        async move {
+            opened.cancelled().await;
+            Ok(Json::from_trusted("42"))
+        }
+        .boxed()
+    }
+}
+
 pub struct World {
     pub engine: EngineHandle,
     pub store: Arc<EmbeddedStore>,
@@ -50,6 +88,15 @@ pub async fn world(directory: &Path, executors: ExecutorsBuilder, options: Engin
 }
 
 pub async fn on_store(store: Arc<EmbeddedStore>, executors: ExecutorsBuilder, options: EngineOptions) -> World {
+    with_sandbox(store, executors, options, Arc::new(FortyTwo)).await
+}
+
+pub async fn with_sandbox(
+    store: Arc<EmbeddedStore>,
+    executors: ExecutorsBuilder,
+    options: EngineOptions,
+    sandbox: Arc<dyn Sandbox>,
+) -> World {
     let bus = Arc::new(InProcessBus::new());
     let parts = EngineParts {
         state: store.clone(),
@@ -57,7 +104,7 @@ pub async fn on_store(store: Arc<EmbeddedStore>, executors: ExecutorsBuilder, op
         visibility: store.clone(),
         bus: bus.clone(),
         executor: Arc::new(executors.build()),
-        sandbox: Arc::new(FortyTwo),
+        sandbox,
         clock: Arc::new(SystemClock),
     };
     let engine = Engine::spawn(parts, options).await.unwrap();

@@ -1,0 +1,132 @@
+//! What happens when actors end in the wrong order or not at all by themselves.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::json;
+use tokio::sync::Semaphore;
+use troupe_core::execution::Status;
+use troupe_core::{ExecutionId, Json};
+use troupe_executors::HandlerCall;
+
+use crate::{EngineOptions, ExecutionView};
+use support::{Gate, World, builtins, chain, world};
+
+fn actor_of(world: &World, id: ExecutionId) -> ractor::ActorRef<crate::execution::ExecutionMessage> {
+    let directory = &world.engine.context.directory;
+    directory.actor(id).expect("it has an actor")
+}
+
+fn is_completed(view: &ExecutionView) -> bool {
+    matches!(view.state.status, Status::Completed { .. })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_whose_actor_is_killed_is_tried_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (started, calls) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU32::new(0)));
+    let (signal, count) = (started.clone(), calls.clone());
+    let executors = builtins().handler("once", move |_: HandlerCall| {
+        let (signal, first) = (signal.clone(), count.fetch_add(1, Ordering::SeqCst) == 0);
+        async move {
+            signal.add_permits(1);
+            if first {
+                std::future::pending::<()>().await;
+            }
+            Ok(Json::null())
+        }
+    });
+    let world = world(directory.path(), executors, EngineOptions::default()).await;
+    let mut definition = chain("w", 1, "once");
+    definition["nodes"][0]["data"]["retryPolicy"] = json!({"initialDelay": 1, "jitter": "none"});
+    world.apply(definition).await;
+    let id = world.start("w", json!({})).await;
+    started.acquire().await.unwrap().forget();
+    let children = actor_of(&world, id).get_cell().get_children();
+    assert_eq!(children.len(), 1);
+    children.iter().for_each(ractor::ActorCell::kill);
+    let view = world.ended(id).await;
+    assert!(is_completed(&view));
+    let errors: Vec<_> =
+        view.state.nodes[0].attempts.iter().map(|attempt| attempt.error.as_ref().map(|error| error.code.clone())).collect();
+    assert_eq!(errors, [Some("PANIC".to_owned()), None]);
+}
+
+/// While the execution's actor awaits the sandbox, another attempt reports and its actor ends: ractor delivers the
+/// termination first. Nothing may be lost, and nothing may fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_termination_that_overtakes_its_result_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let gate = Arc::new(Gate::default());
+    let slow = Arc::new(Semaphore::new(0));
+    let signal = slow.clone();
+    let executors = builtins().handler("later", move |_: HandlerCall| {
+        let signal = signal.clone();
+        async move {
+            signal.acquire().await.expect("never closed").forget();
+            Ok(Json::from_trusted("\"b\""))
+        }
+    });
+    let world = support::with_sandbox(support::store(directory.path(), 4), executors, EngineOptions::default(), gate.clone())
+        .await;
+    let mut definition = chain("w", 2, "noop");
+    definition["edges"][0]["condition"] = "(() => { return 42 })()".into();
+    let later = json!({"id": "b", "type": "function", "name": "b", "data": {"handlerId": "later"},
+                       "dependencies": [], "position": {"x": 0, "y": 0}});
+    definition["nodes"].as_array_mut().unwrap().push(later);
+    world.apply(definition).await;
+    let id = world.start("w", json!({})).await;
+    gate.entered().await;
+    // The execution's actor is inside its handler now. Let the other attempt end completely.
+    let actor = actor_of(&world, id);
+    let attempt = actor.get_cell().get_children().into_iter().next().expect("b still runs");
+    slow.add_permits(1);
+    while attempt.get_status() != ractor::ActorStatus::Stopped {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    let view = world.ended(id).await;
+    assert!(is_completed(&view), "{:?}", view.state);
+    for node in &view.state.nodes {
+        assert_eq!(node.attempts.len(), 1);
+        assert!(node.attempts[0].error.is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_execution_whose_actor_panics_is_rebuilt_and_then_set_aside() {
+    let directory = tempfile::tempdir().unwrap();
+    let gate = Arc::new(Gate::default());
+    gate.open();
+    gate.panics.store(2, Ordering::SeqCst);
+    let store = support::store(directory.path(), 4);
+    let world = support::with_sandbox(store, builtins(), EngineOptions::default(), gate.clone()).await;
+    let mut definition = chain("w", 2, "noop");
+    definition["edges"][0]["condition"] = "(() => { return 42 })()".into();
+    world.apply(definition).await;
+    world.apply(chain("other", 3, "noop")).await;
+
+    let healed = world.start("w", json!({})).await;
+    assert!(is_completed(&world.ended(healed).await));
+    assert_eq!(world.engine.status().panics, 2);
+
+    gate.panics.store(u32::MAX, Ordering::SeqCst);
+    let poisoned = world.start("w", json!({})).await;
+    while world.engine.status().quarantined == 0 {
+        tokio::task::yield_now().await;
+    }
+    let view = world.engine.get(poisoned).await.unwrap();
+    assert!(view.quarantined.is_some());
+    let refused = world.engine.pause(poisoned, crate::Command::default()).await.unwrap_err();
+    assert_eq!(refused.code(), "QUARANTINED");
+    let other = world.start("other", json!({})).await;
+    assert!(is_completed(&world.ended(other).await), "nobody else is harmed");
+
+    gate.panics.store(0, Ordering::SeqCst);
+    world.engine.resume(poisoned, crate::Command::default()).await.unwrap();
+    assert!(is_completed(&world.ended(poisoned).await));
+}

@@ -1,30 +1,61 @@
 //! The `function` and `custom` node types: code in the sandbox, or a registered handler.
 
+use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use serde_json::Value as JsonValue;
 use tokio_util::sync::CancellationToken;
 use troupe_core::ErrorInfo;
-use troupe_ports::{Executed, NodeExecutor, Task};
+use troupe_ports::{Executed, NodeExecutor, Secrets, Task};
 
 use crate::codes;
 use crate::handler::HandlerRegistry;
 use crate::payload;
 use crate::sandbox::SandboxPool;
+use crate::secrets;
 
 /// Runs `function` and `custom` nodes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FunctionExecutor {
     handlers: Arc<HandlerRegistry>,
     sandbox: Option<SandboxPool>,
+    secrets: Arc<dyn Secrets>,
 }
 
 impl FunctionExecutor {
-    /// Runs handlers of `handlers`, and function code in `sandbox` if there is one.
+    /// Runs handlers of `handlers`, and function code in `sandbox` if there is one; `secrets` are for handlers alone.
     #[must_use]
-    pub fn new(handlers: Arc<HandlerRegistry>, sandbox: Option<SandboxPool>) -> Self {
-        Self { handlers, sandbox }
+    pub fn new(handlers: Arc<HandlerRegistry>, sandbox: Option<SandboxPool>, secrets: Arc<dyn Secrets>) -> Self {
+        Self {
+            handlers,
+            sandbox,
+            secrets,
+        }
+    }
+
+    /// Runs a handler whose data may name secrets: they go in now, and are kept out of what comes back.
+    fn handle(&self, mut task: Task, cancel: CancellationToken) -> Result<BoxFuture<'static, Executed>, ErrorInfo> {
+        let name = handler_name(&task)?;
+        // Data without templates names no secrets; the hot path ends here.
+        if task.data.is_none() {
+            return Ok(self.handlers.execute(&name, task, cancel));
+        }
+        let resolved = secrets::resolve(&task, &*self.secrets)?;
+        if resolved.secret_at.is_empty() {
+            return Ok(self.handlers.execute(&name, task, cancel));
+        }
+        task.data = Some(JsonValue::Object(resolved.data).into());
+        let executing = self.handlers.execute(&name, task, cancel);
+        Ok(Box::pin(async move { resolved.redactor.executed(executing.await) }))
+    }
+}
+
+impl fmt::Debug for FunctionExecutor {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("FunctionExecutor")
+            .field("handlers", &self.handlers)
+            .finish_non_exhaustive()
     }
 }
 
@@ -41,10 +72,8 @@ impl NodeExecutor for FunctionExecutor {
                 }
             };
         }
-        match handler_name(&task) {
-            Ok(name) => self.handlers.execute(&name, task, cancel),
-            Err(error) => Box::pin(std::future::ready(Executed::failed(error, false))),
-        }
+        self.handle(task, cancel)
+            .unwrap_or_else(|error| Box::pin(std::future::ready(Executed::failed(error, false))))
     }
 
     fn handlers(&self) -> Vec<String> {

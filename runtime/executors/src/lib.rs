@@ -7,11 +7,17 @@ mod builtin;
 pub mod codes;
 pub mod function;
 pub mod handler;
+pub mod http;
 mod payload;
 pub mod registry;
 pub mod sandbox;
+pub mod secrets;
+pub mod transformation;
 
 pub use function::FunctionExecutor;
 pub use handler::{Handler, HandlerCall, HandlerError, HandlerRegistry, HandlerResult};
+pub use http::{EgressPolicy, HttpExecutor, HttpOptions};
 pub use registry::{Executors, ExecutorsBuilder};
 pub use sandbox::{SandboxOptions, SandboxPool, run_child_if_requested};
+pub use secrets::EnvSecrets;
+pub use transformation::TransformationExecutor;

@@ -8,12 +8,15 @@ use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use troupe_core::ErrorInfo;
 use troupe_core::definition::NodeKind;
-use troupe_ports::{Executed, NodeExecutor, Task};
+use troupe_ports::{Executed, NodeExecutor, Sandbox, Secrets, Task};
 
 use crate::codes;
 use crate::function::FunctionExecutor;
 use crate::handler::{Handler, HandlerRegistry};
+use crate::http::HttpExecutor;
 use crate::sandbox::SandboxPool;
+use crate::secrets::EnvSecrets;
+use crate::transformation::TransformationExecutor;
 
 /// Dispatches attempts by node type.
 #[derive(Clone)]
@@ -28,7 +31,7 @@ impl fmt::Debug for Executors {
 }
 
 impl Executors {
-    /// Starts with the built-in handlers and nothing else.
+    /// Starts with the built-in handlers and transformations; code needs a sandbox, `http` its executor.
     #[must_use]
     pub fn builder() -> ExecutorsBuilder {
         ExecutorsBuilder::default()
@@ -66,6 +69,8 @@ impl NodeExecutor for Executors {
 pub struct ExecutorsBuilder {
     handlers: HandlerRegistry,
     sandbox: Option<SandboxPool>,
+    http: Option<HttpExecutor>,
+    secrets: Option<Arc<dyn Secrets>>,
     others: BTreeMap<NodeKind, Arc<dyn NodeExecutor>>,
 }
 
@@ -92,6 +97,20 @@ impl ExecutorsBuilder {
         self
     }
 
+    /// Runs `http` nodes.
+    #[must_use]
+    pub fn http(mut self, http: HttpExecutor) -> Self {
+        self.http = Some(http);
+        self
+    }
+
+    /// Where `{{ secrets.NAME }}` in the data of handlers is looked up; environment variables `TROUPE_SECRET_<NAME>` unless told otherwise.
+    #[must_use]
+    pub fn secrets(mut self, secrets: Arc<dyn Secrets>) -> Self {
+        self.secrets = Some(secrets);
+        self
+    }
+
     /// Runs nodes of a type by an executor of the caller's; it wins over the built-in one.
     #[must_use]
     pub fn executor(mut self, kind: NodeKind, executor: Arc<dyn NodeExecutor>) -> Self {
@@ -102,8 +121,17 @@ impl ExecutorsBuilder {
     /// The finished dispatcher.
     #[must_use]
     pub fn build(self) -> Executors {
-        let function = Arc::new(FunctionExecutor::new(Arc::new(self.handlers), self.sandbox));
+        let secrets = self.secrets.unwrap_or_else(|| Arc::new(EnvSecrets));
         let mut by_kind: BTreeMap<NodeKind, Arc<dyn NodeExecutor>> = BTreeMap::new();
+        let sandbox = self
+            .sandbox
+            .clone()
+            .map(|sandbox| Arc::new(sandbox) as Arc<dyn Sandbox>);
+        by_kind.insert(NodeKind::Transformation, Arc::new(TransformationExecutor::new(sandbox)));
+        if let Some(http) = self.http {
+            by_kind.insert(NodeKind::Http, Arc::new(http));
+        }
+        let function = Arc::new(FunctionExecutor::new(Arc::new(self.handlers), self.sandbox, secrets));
         by_kind.insert(NodeKind::Function, Arc::clone(&function) as _);
         by_kind.insert(NodeKind::Custom, function);
         by_kind.extend(self.others);

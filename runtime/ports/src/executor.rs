@@ -38,7 +38,13 @@ impl Task {
     /// `execution/run/node/visit`: the same for every attempt of a visit.
     #[must_use]
     pub fn idempotency_key(&self) -> String {
-        format!("{}/{}/{}/{}", self.execution, self.token.run, self.node().key, self.token.visit)
+        format!(
+            "{}/{}/{}/{}",
+            self.execution,
+            self.token.run,
+            self.node().key,
+            self.token.visit
+        )
     }
 }
 
@@ -55,14 +61,24 @@ impl Executed {
     /// Ended with an output, nothing logged.
     #[must_use]
     pub fn completed(output: impl Into<Value>) -> Self {
-        Self { outcome: AttemptOutcome::Completed(output.into()), logs: Vec::new() }
+        Self {
+            outcome: AttemptOutcome::Completed(output.into()),
+            logs: Vec::new(),
+        }
     }
 
     /// Ended with an error, nothing logged.
     #[must_use]
     pub fn failed(error: ErrorInfo, retryable: bool) -> Self {
-        let failure = AttemptFailure { error, retryable, retry_after_ms: None };
-        Self { outcome: AttemptOutcome::Failed(Box::new(failure)), logs: Vec::new() }
+        let failure = AttemptFailure {
+            error,
+            retryable,
+            retry_after_ms: None,
+        };
+        Self {
+            outcome: AttemptOutcome::Failed(Box::new(failure)),
+            logs: Vec::new(),
+        }
     }
 }
 
@@ -95,6 +111,15 @@ pub struct SandboxJob {
 
 /// Evaluates expressions outside the engine's process.
 pub trait Sandbox: Send + Sync + 'static {
-    /// Evaluates one expression; `undefined` becomes null. Errors carry `EXPRESSION_ERROR` or the limit that was hit.
+    /// Evaluates one expression; `undefined` becomes null.
+    ///
+    /// Errors of the expression are `EXPRESSION_ERROR`, with `details.limit` where it hit one. `SANDBOX_CRASHED` and
+    /// `SANDBOX_UNAVAILABLE` say nothing about the expression: asking again is right.
     fn evaluate(&self, job: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>>;
+}
+
+/// Secrets that definitions name as `{{ secrets.NAME }}`. Looked up when an attempt is dispatched, never stored.
+pub trait Secrets: Send + Sync + 'static {
+    /// The secret of that name, if there is one.
+    fn get(&self, name: &str) -> Option<String>;
 }

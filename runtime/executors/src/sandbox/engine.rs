@@ -37,6 +37,8 @@ const SCOPE_NAMES: &[&str] = &[
     "index",
     "acc",
     "event",
+    "items",
+    "initial",
     "payload",
 ];
 

@@ -1,0 +1,310 @@
+//! The `transformation` node type: `map`, `filter`, `reduce`, `enrichment`, or a Jinja `template`.
+//!
+//! Expressions and templates see `input`, `variables` and `execution`; `map`, `filter` and `reduce` also `item`, `index`
+//! and `acc`. What other nodes gave comes in through `inputMapping`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use serde_json::{Map, Value as JsonValue, json};
+use tokio_util::sync::CancellationToken;
+use troupe_core::{ErrorInfo, Json};
+use troupe_lang::template::Jinja;
+use troupe_lang::{Class, Expression, Scope};
+use troupe_ports::{Clock, Executed, NodeExecutor, Sandbox, SandboxJob, SystemClock, Task};
+
+use crate::codes;
+use crate::payload::{self, invalid};
+
+/// Items that one transformation may go through.
+pub const ITEMS_MAX: usize = 100_000;
+/// Largest output, in bytes.
+pub const OUTPUT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Items between two looks at the clock; other tasks get their turn there.
+const ITEMS_AT_ONCE: usize = 64;
+
+/// Runs `transformation` nodes.
+#[derive(Clone)]
+pub struct TransformationExecutor {
+    sandbox: Option<Arc<dyn Sandbox>>,
+}
+
+impl fmt::Debug for TransformationExecutor {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("TransformationExecutor")
+            .field("sandbox", &self.sandbox.is_some())
+            .finish()
+    }
+}
+
+impl TransformationExecutor {
+    /// Expressions that need the whole language go to `sandbox`, if there is one.
+    #[must_use]
+    pub fn new(sandbox: Option<Arc<dyn Sandbox>>) -> Self {
+        Self { sandbox }
+    }
+}
+
+impl NodeExecutor for TransformationExecutor {
+    fn execute(&self, task: Task, cancel: CancellationToken) -> BoxFuture<'static, Executed> {
+        let sandbox = self.sandbox.clone();
+        Box::pin(async move {
+            match transform(&task, sandbox.as_deref(), &cancel).await {
+                Ok(output) => Executed::completed(output),
+                Err(error) => {
+                    let again = [codes::TIMEOUT, codes::SANDBOX_CRASHED, codes::SANDBOX_UNAVAILABLE];
+                    let retryable = again.contains(&error.code.as_str());
+                    Executed::failed(error, retryable)
+                }
+            }
+        })
+    }
+}
+
+/// What expressions see besides the item.
+struct Given {
+    input: JsonValue,
+    variables: JsonValue,
+    execution: JsonValue,
+}
+
+impl Given {
+    fn scope(&self) -> Scope<'_> {
+        let scope = Scope::new()
+            .bind("input", &self.input)
+            .bind("variables", &self.variables);
+        scope.bind("execution", &self.execution)
+    }
+}
+
+async fn transform(task: &Task, sandbox: Option<&dyn Sandbox>, cancel: &CancellationToken) -> Result<Json, ErrorInfo> {
+    let data = payload::data(task)?;
+    let unreadable = |error: serde_json::Error| invalid(format!("a value cannot be read: {error}"));
+    let given = Given {
+        input: payload::inline(&task.input)?.to_value().map_err(unreadable)?,
+        variables: payload::variables(task)?.to_value().map_err(unreadable)?,
+        execution: json!({
+            "id": task.execution.to_string(), "workflowId": task.plan.workflow.as_str(), "version": task.plan.version,
+        }),
+    };
+    let none = Map::new();
+    let config = match data.get("transformationConfig") {
+        None | Some(JsonValue::Null) => &none,
+        Some(JsonValue::Object(config)) => config,
+        Some(_) => return Err(invalid("`transformationConfig` must be an object")),
+    };
+    let run = Run {
+        task,
+        sandbox,
+        cancel,
+        given: &given,
+    };
+    let output = match (data.get("template").and_then(JsonValue::as_str), kind(&data)?) {
+        (Some(template), _) => render(template, config, &given)?,
+        (None, Some("enrichment")) => enrich(run.source(config).await?, config)?,
+        (None, Some(kind)) => run.each(kind, config).await?,
+        (None, None) => return Err(invalid("`transformationType` is missing")),
+    };
+    let output = Json::of(&output);
+    if output.bytes() > OUTPUT_BYTES_MAX {
+        let message = format!(
+            "the result has {} bytes, the limit is {OUTPUT_BYTES_MAX}",
+            output.bytes()
+        );
+        return Err(ErrorInfo::new(codes::OUTPUT_TOO_LARGE, message));
+    }
+    Ok(output)
+}
+
+fn kind(data: &Map<String, JsonValue>) -> Result<Option<&str>, ErrorInfo> {
+    match data.get("transformationType").and_then(JsonValue::as_str) {
+        None => Ok(None),
+        Some(kind @ ("map" | "filter" | "reduce" | "enrichment")) => Ok(Some(kind)),
+        Some(other) => Err(invalid(format!("`{other}` is none of map, filter, reduce, enrichment"))),
+    }
+}
+
+fn expression_error(message: impl fmt::Display) -> ErrorInfo {
+    ErrorInfo::new(codes::EXPRESSION_ERROR, message.to_string())
+}
+
+/// The rendered text; with `format: "json"` what it says.
+fn render(template: &str, config: &Map<String, JsonValue>, given: &Given) -> Result<JsonValue, ErrorInfo> {
+    let failed = |message: String| ErrorInfo::new(codes::TEMPLATE_ERROR, message);
+    let template = Jinja::compile(template).map_err(|error| failed(error.to_string()))?;
+    let text = template
+        .render(&given.scope())
+        .map_err(|error| failed(error.to_string()))?;
+    if config.get("format").and_then(JsonValue::as_str) != Some("json") {
+        return Ok(JsonValue::String(text));
+    }
+    serde_json::from_str(&text).map_err(|error| failed(format!("the rendered text is no JSON: {error}")))
+}
+
+/// The source with `fields` put over it; of a list, over every object in it.
+fn enrich(source: JsonValue, config: &Map<String, JsonValue>) -> Result<JsonValue, ErrorInfo> {
+    let Some(JsonValue::Object(fields)) = config.get("fields") else {
+        return Err(invalid("an enrichment needs `transformationConfig.fields`, an object"));
+    };
+    let over = |value: JsonValue| match value {
+        JsonValue::Object(mut object) => {
+            object.extend(fields.clone());
+            Ok(JsonValue::Object(object))
+        }
+        JsonValue::Null => Ok(JsonValue::Object(fields.clone())),
+        _ => Err(invalid("an enrichment needs an object, or a list of objects")),
+    };
+    match source {
+        JsonValue::Array(items) if items.len() > ITEMS_MAX => Err(too_many(items.len())),
+        JsonValue::Array(items) => items
+            .into_iter()
+            .map(over)
+            .collect::<Result<Vec<_>, _>>()
+            .map(JsonValue::Array),
+        other => over(other),
+    }
+}
+
+fn too_many(count: usize) -> ErrorInfo {
+    ErrorInfo::new(
+        codes::INPUT_TOO_LARGE,
+        format!("the source has {count} items, the limit is {ITEMS_MAX}"),
+    )
+}
+
+struct Run<'a> {
+    task: &'a Task,
+    sandbox: Option<&'a dyn Sandbox>,
+    cancel: &'a CancellationToken,
+    given: &'a Given,
+}
+
+impl Run<'_> {
+    /// What is transformed: `source` (a value that its template gave, or an expression), else the input.
+    async fn source(&self, config: &Map<String, JsonValue>) -> Result<JsonValue, ErrorInfo> {
+        match config.get("source") {
+            None | Some(JsonValue::Null) => Ok(self.given.input.clone()),
+            Some(JsonValue::String(source)) => {
+                let expression = Expression::compile(source).map_err(expression_error)?;
+                match expression.class() {
+                    Class::Sandbox => self.in_sandbox(expression.source(), None, None).await,
+                    Class::Safe | Class::JsonPath => expression.evaluate(&self.given.scope()).map_err(expression_error),
+                }
+            }
+            Some(value) => Ok(value.clone()),
+        }
+    }
+
+    /// `map`, `filter` and `reduce`.
+    async fn each(&self, kind: &str, config: &Map<String, JsonValue>) -> Result<JsonValue, ErrorInfo> {
+        let written = config.get("expression").and_then(JsonValue::as_str);
+        let written = written.ok_or_else(|| invalid(format!("`{kind}` needs `transformationConfig.expression`")))?;
+        let items = match self.source(config).await? {
+            JsonValue::Array(items) => items,
+            _ => {
+                return Err(invalid(format!(
+                    "`{kind}` needs a list; name one in `transformationConfig.source`"
+                )));
+            }
+        };
+        if items.len() > ITEMS_MAX {
+            return Err(too_many(items.len()));
+        }
+        let initial = config.get("initial");
+        if kind == "reduce" && items.is_empty() && initial.is_none() {
+            return Err(invalid(
+                "`reduce` of an empty list needs `transformationConfig.initial`",
+            ));
+        }
+        let expression = Expression::compile(written).map_err(expression_error)?;
+        if expression.class() != Class::Sandbox {
+            return self.evaluate_each(kind, &expression, items, initial).await;
+        }
+        // One call for the whole list: a call an item would cost a round trip each.
+        let body = expression.source();
+        let source = match (kind, initial) {
+            ("map" | "filter", _) => format!("items.{kind}((item, index) => ({body}\n))"),
+            (_, Some(_)) => format!("items.reduce((acc, item, index) => ({body}\n), initial)"),
+            (_, None) => format!("items.reduce((acc, item, index) => ({body}\n))"),
+        };
+        self.in_sandbox(&source, Some(JsonValue::Array(items)), initial).await
+    }
+
+    async fn evaluate_each(
+        &self,
+        kind: &str,
+        expression: &Expression,
+        items: Vec<JsonValue>,
+        initial: Option<&JsonValue>,
+    ) -> Result<JsonValue, ErrorInfo> {
+        let mut collected = Vec::new();
+        let mut acc = initial.cloned();
+        for (chunk_at, chunk) in items.chunks(ITEMS_AT_ONCE).enumerate() {
+            if SystemClock.now() >= self.task.deadline || self.cancel.is_cancelled() {
+                return Err(ErrorInfo::new(
+                    codes::TIMEOUT,
+                    "the transformation ran past its deadline",
+                ));
+            }
+            for (place, item) in chunk.iter().enumerate() {
+                let index = chunk_at * ITEMS_AT_ONCE + place;
+                let scope = self
+                    .given
+                    .scope()
+                    .bind("item", item)
+                    .bind("index", JsonValue::from(index));
+                let failed = |error| expression_error(format!("item {index}: {error}"));
+                match kind {
+                    "map" => collected.push(expression.evaluate(&scope).map_err(failed)?),
+                    "filter" if expression.evaluate_condition(&scope).map_err(failed)? => collected.push(item.clone()),
+                    "filter" => {}
+                    _ => {
+                        let next = match acc.take() {
+                            None => item.clone(),
+                            Some(acc) => expression.evaluate(&scope.bind("acc", acc)).map_err(failed)?,
+                        };
+                        acc = Some(next);
+                    }
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(if kind == "reduce" {
+            acc.unwrap_or_default()
+        } else {
+            JsonValue::Array(collected)
+        })
+    }
+
+    async fn in_sandbox(
+        &self,
+        source: &str,
+        items: Option<JsonValue>,
+        initial: Option<&JsonValue>,
+    ) -> Result<JsonValue, ErrorInfo> {
+        let Some(sandbox) = self.sandbox else {
+            let message = "the expression needs the whole language, and this engine runs without a sandbox";
+            return Err(expression_error(message));
+        };
+        let Given {
+            input,
+            variables,
+            execution,
+        } = self.given;
+        let mut scope = json!({"input": input, "variables": variables, "execution": execution});
+        for (name, value) in [("items", items.as_ref()), ("initial", initial)] {
+            if let Some(value) = value {
+                scope[name] = value.clone();
+            }
+        }
+        let job = SandboxJob {
+            workflow: self.task.plan.workflow.clone(),
+            version: self.task.plan.version,
+            source: source.into(),
+            scope: Json::of(&scope),
+        };
+        let answer = sandbox.evaluate(job).await?;
+        answer.to_value().map_err(expression_error)
+    }
+}

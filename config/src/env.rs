@@ -47,7 +47,6 @@ variables! {
     "TROUPE_SANDBOX_OUTPUT_KIB" Key("sandbox.output_kib") "Largest output of one call.";
     "TROUPE_HTTP_ALLOW" List("http.allow") "Private targets that HTTP nodes may call.";
     "TROUPE_HTTP_RESPONSE_KIB" Key("http.response_kib") "Largest response body that is read.";
-    "TROUPE_HTTP_REDIRECTS_MAX" Key("http.redirects_max") "Redirects followed.";
     "TROUPE_LIMITS_BODY_KIB" Key("limits.body_kib") "Largest body of a request.";
     "TROUPE_LIMITS_NESTING_MAX" Key("limits.nesting_max") "Deepest nesting of a request's JSON.";
     "TROUPE_LIMITS_NODES_MAX" Key("limits.nodes_max") "Nodes of a definition.";
@@ -63,6 +62,9 @@ variables! {
 pub const PREFIX: &str = "TROUPE_";
 /// Variables of the product's own child processes; never set by people.
 pub const INTERNAL_PREFIX: &str = "TROUPE_INTERNAL_";
+
+/// Secrets for `{{ secrets.NAME }}`: their names are the users'.
+pub const SECRET_PREFIX: &str = "TROUPE_SECRET_";
 
 /// The variable of that name.
 #[must_use]

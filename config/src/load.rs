@@ -96,7 +96,10 @@ impl Sources {
             figment = figment.merge(named(Toml::string(&read(&path)?), path.display().to_string()));
         }
         for (name, text) in &self.environment {
-            if !name.starts_with(env::PREFIX) || name.starts_with(env::INTERNAL_PREFIX) {
+            let foreign = [env::INTERNAL_PREFIX, env::SECRET_PREFIX]
+                .iter()
+                .any(|prefix| name.starts_with(prefix));
+            if !name.starts_with(env::PREFIX) || foreign {
                 continue;
             }
             let Some(variable) = env::variable(name) else {

@@ -44,7 +44,6 @@ pub(crate) struct RawSandbox {
 pub(crate) struct RawHttp {
     pub(crate) allow: Vec<String>,
     pub(crate) response_kib: u64,
-    pub(crate) redirects_max: u64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,5 +1,6 @@
 //! Validated settings, typed by unit.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -75,8 +76,6 @@ pub struct HttpSettings {
     pub allow: Vec<AllowedTarget>,
     /// Largest response body that is read.
     pub response_bytes: usize,
-    /// Redirects followed.
-    pub redirects_max: usize,
 }
 
 /// A private target that HTTP nodes may call.
@@ -159,7 +158,6 @@ impl Settings {
             http: HttpSettings {
                 allow: raw.http.allow.iter().filter_map(|text| check.target(text)).collect(),
                 response_bytes: (check.range("http.response_kib", raw.http.response_kib, 1, 1_048_576) as usize) << 10,
-                redirects_max: check.range("http.redirects_max", raw.http.redirects_max, 0, 20) as usize,
             },
             limits: LimitSettings {
                 body_bytes: (check.range("limits.body_kib", raw.limits.body_kib, 1, 65_536) as usize) << 10,
@@ -260,8 +258,7 @@ impl Checks {
     fn target(&mut self, text: &str) -> Option<AllowedTarget> {
         let parsed = AllowedTarget::parse(text);
         if parsed.is_none() {
-            let hint =
-                "write \"host\", \"host:port\", \"10.0.0.0/8\", \"127.0.0.1/32:8080\" or \"[::1]:8080\"".to_owned();
+            let hint = "write \"host\", \"host:port\", \"127.0.0.1:8080\", \"[::1]:8080\" or \"10.0.0.0/8\"".to_owned();
             self.complain("http.allow", format!("`{text}` is no target"), hint);
         }
         parsed
@@ -269,7 +266,7 @@ impl Checks {
 }
 
 impl AllowedTarget {
-    /// Reads `host`, `host:port`, `address/prefix`, `address/prefix:port`, and IPv6 addresses in brackets.
+    /// Reads `host`, `host:port`, `address`, `address:port` (IPv6 in brackets) and `address/prefix`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
@@ -293,7 +290,7 @@ impl AllowedTarget {
             let address: IpAddr = address.trim_matches(['[', ']']).parse().ok()?;
             let prefix: u8 = prefix.parse().ok()?;
             let most = if address.is_ipv4() { 32 } else { 128 };
-            (prefix <= most).then_some(AllowedHost::Network(address, prefix))?
+            (prefix <= most && port.is_none()).then_some(AllowedHost::Network(address, prefix))?
         } else if let Ok(address) = bare.parse::<IpAddr>() {
             AllowedHost::whole(address)
         } else {
@@ -302,6 +299,18 @@ impl AllowedTarget {
             name.then(|| AllowedHost::Name(bare.to_ascii_lowercase()))?
         };
         Some(Self { host, port })
+    }
+}
+
+impl fmt::Display for AllowedTarget {
+    /// The notation that [`AllowedTarget::parse`] reads.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.host, self.port) {
+            (AllowedHost::Name(name), None) => write!(out, "{name}"),
+            (AllowedHost::Name(name), Some(port)) => write!(out, "{name}:{port}"),
+            (AllowedHost::Network(address, _), Some(port)) => write!(out, "{}", SocketAddr::new(*address, port)),
+            (AllowedHost::Network(address, prefix), None) => write!(out, "{address}/{prefix}"),
+        }
     }
 }
 

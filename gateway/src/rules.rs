@@ -2,37 +2,75 @@
 
 use std::sync::Arc;
 
-use troupe_core::definition::{Checked, Format, LanguageChecker, Limits, WorkflowDefinition, check};
+use troupe_core::definition::{Checked, Diagnostic, Format, LanguageChecker, Limits, WorkflowDefinition, check, parse};
 use troupe_core::graph::{AnalyzeOptions, ProcessedWorkflow, analyze};
 use troupe_core::{Json, Timestamp};
 use troupe_ports::{DefinitionError, DefinitionStore, StoredDefinition};
 
 use crate::dto::date;
+use crate::error::ApiError;
+use crate::wiring::CodeChecker;
 
-/// Checks definitions.
+/// Functions whose code is compiled while a definition is checked; code beyond fails when it is called.
+const FUNCTIONS_CHECKED_MAX: usize = 10_000;
+
+/// Checks definitions. Clones share the sandbox that looks at function code.
 #[derive(Clone)]
 pub struct Rules {
     limits: Limits,
     checker: Arc<dyn LanguageChecker + Send + Sync>,
+    code: CodeChecker,
 }
 
 impl Rules {
-    /// Rules with these limits; `checker` knows the languages.
+    /// Rules with these limits; `checker` knows the languages, `code` compiles functions.
     #[must_use]
-    pub fn new(limits: Limits, checker: Arc<dyn LanguageChecker + Send + Sync>) -> Self {
-        Self { limits, checker }
+    pub fn new(limits: Limits, checker: Arc<dyn LanguageChecker + Send + Sync>, code: CodeChecker) -> Self {
+        Self { limits, checker, code }
     }
 
     /// Parses and validates a text, all problems at once.
-    #[must_use]
-    pub fn check(&self, bytes: &[u8], format: Option<Format>) -> Checked {
-        check(bytes, format, Some(&*self.checker), &self.limits)
+    ///
+    /// # Errors
+    /// When function code cannot be looked at because the sandbox does not start.
+    pub async fn check(&self, bytes: &[u8], format: Option<Format>) -> Result<Checked, ApiError> {
+        let mut checked = check(bytes, format, Some(&*self.checker), &self.limits);
+        let Some(definition) = &checked.definition else {
+            return Ok(checked);
+        };
+        let mut found = self.check_code(definition).await?;
+        if !found.is_empty() {
+            checked.definition = None;
+            if let Ok(parsed) = parse(bytes, format, &self.limits) {
+                parsed.source.locate(&mut found);
+            }
+            checked.diagnostics.extend(found);
+        }
+        Ok(checked)
+    }
+
+    async fn check_code(&self, definition: &WorkflowDefinition) -> Result<Vec<Diagnostic>, ApiError> {
+        let functions = definition.nodes.iter().enumerate().filter_map(|(place, node)| {
+            Some((
+                place,
+                node.text_field("functionCode")?,
+                node.text_field("functionName")?,
+            ))
+        });
+        let mut found = Vec::new();
+        for (place, source, name) in functions.take(FUNCTIONS_CHECKED_MAX) {
+            if let Some((code, problem)) = self.code.problem(source, name).await? {
+                let pointer = format!("/nodes/{place}/data/functionCode");
+                found.push(Diagnostic::error(code, pointer, problem));
+            }
+        }
+        Ok(found)
     }
 }
 
 /// The graph analysis of a definition.
 #[must_use]
-pub fn analysis(definition: &WorkflowDefinition, now: Timestamp) -> ProcessedWorkflow {
+pub fn analysis(definition: &WorkflowDefinition, now: Timestamp) -> ProcessedWorkflow<'_> {
     analyze(
         definition,
         &AnalyzeOptions {

@@ -4,13 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use troupe_actors::{Engine, EngineOptions, EngineParts};
 use troupe_backends::{EmbeddedStore, StoreOptions};
 pub use troupe_backends::{EventFilter, InProcessBus as LiveBus, Subscription, SubscriptionError};
 use troupe_config::Settings;
 use troupe_core::definition::Limits;
-use troupe_executors::{Executors, ExecutorsBuilder, SandboxOptions, SandboxPool};
+use troupe_executors::{
+    EgressPolicy, EnvSecrets, Executors, ExecutorsBuilder, HttpExecutor, HttpOptions, SandboxOptions, SandboxPool,
+    codes,
+};
 pub use troupe_executors::{Handler, HandlerCall, HandlerError, HandlerResult, run_child_if_requested};
 use troupe_lang::checker::Checker;
 use troupe_ports::{NodeExecutor, SystemClock};
@@ -39,10 +43,51 @@ pub fn executors() -> ExecutorsBuilder {
     Executors::builder()
 }
 
-/// Rules for definitions, with these settings' limits. Handlers of a server are not known here.
+/// Rules for definitions, with these settings' limits. Handlers of a server are not known here; the sandbox starts
+/// when there is function code to look at.
 #[must_use]
 pub fn rules(settings: &Settings) -> Rules {
-    Rules::new(limits(settings), Arc::new(Checker::new()))
+    let options = SandboxOptions {
+        processes: 1,
+        processes_max: 1,
+        ..sandbox_options(settings, None)
+    };
+    let code = CodeChecker {
+        pool: Arc::new(OnceCell::new()),
+        options,
+    };
+    Rules::new(limits(settings), Arc::new(Checker::new()), code)
+}
+
+/// Compiles function code in a sandbox process, without calling it.
+#[derive(Clone)]
+pub struct CodeChecker {
+    pool: Arc<OnceCell<SandboxPool>>,
+    options: SandboxOptions,
+}
+
+impl CodeChecker {
+    /// What is wrong with code that must define `name`, code and message; none when nothing is.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when no sandbox process can be started.
+    pub async fn problem(&self, code: &str, name: &str) -> Result<Option<(&'static str, String)>, ApiError> {
+        let start = || SandboxPool::start(self.options.clone());
+        let pool = self.pool.get_or_try_init(start).await.map_err(unavailable)?;
+        let Err(error) = pool.check_function_code(code, name).await else {
+            return Ok(None);
+        };
+        Ok(Some(match error.code.as_str() {
+            codes::FUNCTION_NOT_DEFINED => (codes::FUNCTION_NOT_DEFINED, error.message),
+            codes::FUNCTION_CODE_INVALID => (codes::FUNCTION_CODE_INVALID, error.message),
+            // A limit that the code's top level hits.
+            limit => (codes::FUNCTION_CODE_INVALID, format!("{limit}: {}", error.message)),
+        }))
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> ApiError {
+    ApiError::new("UNAVAILABLE", error.to_string())
 }
 
 fn limits(settings: &Settings) -> Limits {
@@ -69,12 +114,18 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&place, &options)).await;
     let store = opened.map_err(|error| ApiError::new("INTERNAL", error.to_string()))??;
     let store = Arc::new(store);
-    let sandbox = SandboxPool::start(sandbox_options(&settings, extras.sandbox_program)).await;
-    let sandbox = sandbox.map_err(|error| ApiError::new("UNAVAILABLE", error.to_string()))?;
-    let executors = extras.executors.sandbox(sandbox.clone()).build();
+    let options = sandbox_options(&settings, extras.sandbox_program);
+    let sandbox = SandboxPool::start(options.clone()).await.map_err(unavailable)?;
+    let http = HttpExecutor::new(&http_options(&settings)?, Arc::new(EnvSecrets)).map_err(unavailable)?;
+    let executors = extras.executors.sandbox(sandbox.clone()).http(http).build();
+    let code = CodeChecker {
+        pool: Arc::new(OnceCell::new_with(Some(sandbox.clone()))),
+        options,
+    };
     let rules = Rules::new(
         limits(&settings),
         Arc::new(Checker::new().with_handlers(executors.handlers())),
+        code,
     );
     let live = LiveBus::new();
     let clock = Arc::new(SystemClock);
@@ -107,6 +158,17 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         closing: CancellationToken::new(),
         streams: Arc::new(AtomicUsize::new(0)),
     }))
+}
+
+fn http_options(settings: &Settings) -> Result<HttpOptions, ApiError> {
+    let allowed: Vec<String> = settings.http.allow.iter().map(ToString::to_string).collect();
+    let egress = EgressPolicy::allowing(allowed.iter().map(String::as_str));
+    let egress = egress.map_err(|error| ApiError::new("INVALID_PARAMETER", format!("http.allow: {error}")))?;
+    Ok(HttpOptions {
+        egress,
+        response_bytes_max: settings.http.response_bytes,
+        ..HttpOptions::default()
+    })
 }
 
 fn sandbox_options(settings: &Settings, program: Option<PathBuf>) -> SandboxOptions {

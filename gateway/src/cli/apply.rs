@@ -31,7 +31,7 @@ impl Apply {
         let mut definitions = Vec::new();
         // Everything is checked before anything is stored.
         for file in definition_files(&self.paths)? {
-            definitions.push(valid_file(&file, &rules, out)?);
+            definitions.push(valid_file(&file, &rules, out).await?);
         }
         for definition in definitions {
             if self.dry_run {

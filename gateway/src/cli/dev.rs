@@ -113,9 +113,7 @@ async fn demo_server(settings: &mut Settings) -> Result<demo::Server, Failure> {
 async fn show(app: &App, server: &demo::Server, url: &str, context: &Context) -> Result<(), Failure> {
     let out = &context.out;
     for example in demo::EXAMPLES {
-        let definition = example
-            .definition(&app.rules, &server.url())
-            .map_err(crate::error::ApiError::from)?;
+        let definition = example.definition(&app.rules, &server.url()).await?;
         let stored = rules::store(&*app.definitions, definition, None, app.now()).await;
         let stored = stored.map_err(crate::error::ApiError::from)?;
         app.engine.definition_changed(stored.workflow.as_str());

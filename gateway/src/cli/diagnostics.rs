@@ -16,18 +16,18 @@ use crate::rules::Rules;
 const SNIPPETS_MAX: usize = 50;
 
 /// Reads and checks a file.
-pub(super) fn check_file(path: &Path, rules: &Rules) -> Result<(Vec<u8>, Checked), Failure> {
+pub(super) async fn check_file(path: &Path, rules: &Rules) -> Result<(Vec<u8>, Checked), Failure> {
     let bytes = std::fs::read(path).map_err(|error| Failure::file(path, &error))?;
     let format = path
         .extension()
         .and_then(|extension| Format::of_extension(&extension.to_string_lossy()));
-    let checked = rules.check(&bytes, format);
+    let checked = rules.check(&bytes, format).await?;
     Ok((bytes, checked))
 }
 
 /// Reads a file that must be valid; shows every problem otherwise.
-pub(super) fn valid_file(path: &Path, rules: &Rules, out: &Output) -> Result<WorkflowDefinition, Failure> {
-    let (bytes, checked) = check_file(path, rules)?;
+pub(super) async fn valid_file(path: &Path, rules: &Rules, out: &Output) -> Result<WorkflowDefinition, Failure> {
+    let (bytes, checked) = check_file(path, rules).await?;
     let errors = checked.diagnostics.iter().filter(|problem| problem.is_error()).count();
     match checked.definition {
         Some(definition) => {

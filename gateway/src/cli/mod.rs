@@ -159,7 +159,7 @@ pub fn main() -> Exit {
     let done = match cli.command {
         Command::Run(command) => block_on(command.execute(&context)),
         Command::Dev(command) => block_on(command.execute(&context)),
-        Command::Validate(command) => command.execute(&context),
+        Command::Validate(command) => block_on(command.execute(&context)),
         Command::Analyze(command) => command.execute(&context),
         Command::Apply(command) => block_on(command.execute(&context)),
         Command::Start(command) => block_on(command.execute(&context)),

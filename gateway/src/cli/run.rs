@@ -64,7 +64,7 @@ impl Run {
             variables.push((demo::VARIABLE.to_owned(), Json::of(&Value::from(server.url()))));
             demo_server = Some(server);
         }
-        let definition = valid_file(&self.file, &wiring::rules(&settings), out)?;
+        let definition = valid_file(&self.file, &wiring::rules(&settings), out).await?;
         let input = self.input.read()?;
         let scratch = tempfile::tempdir().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let app = wiring::open(settings, scratch.path(), wiring::Extras::default()).await?;

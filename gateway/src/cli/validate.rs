@@ -32,13 +32,13 @@ struct FileReport {
 }
 
 impl Validate {
-    pub(super) fn execute(self, context: &Context) -> Result<Exit, Failure> {
+    pub(super) async fn execute(self, context: &Context) -> Result<Exit, Failure> {
         let settings = context.settings(&context.sources())?;
         let rules = wiring::rules(&settings);
         let out = &context.out;
         let mut reports = Vec::new();
         for file in definition_files(&self.paths)? {
-            let (bytes, checked) = check_file(&file, &rules)?;
+            let (bytes, checked) = check_file(&file, &rules).await?;
             let valid = checked.definition.is_some() && !(self.strict && !checked.diagnostics.is_empty());
             if !out.json {
                 show(&file, &bytes, &checked.diagnostics, out);

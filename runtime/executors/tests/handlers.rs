@@ -139,3 +139,33 @@ async fn what_cannot_run_is_refused_for_good() {
     });
     assert_eq!(failure(&run(&executors, task).await).error.code, "PAYLOAD_NOT_LOADED");
 }
+
+#[tokio::test]
+async fn handlers_get_secrets_and_nobody_else_sees_them() {
+    struct Fixed;
+    impl troupe_ports::Secrets for Fixed {
+        fn get(&self, name: &str) -> Option<String> {
+            (name == "KEY").then(|| "correct-horse".to_owned())
+        }
+    }
+    let executors = Executors::builder()
+        .secrets(std::sync::Arc::new(Fixed))
+        .handler("use", |call: HandlerCall| async move {
+            let key = call.data("key")?.unwrap_or_default();
+            assert_eq!(key, "correct-horse");
+            call.log("info", format!("key {key}"));
+            Err(HandlerError::new("REFUSED", format!("{key} was refused")))
+        })
+        .build();
+    let mut task = task_of(
+        "w",
+        "custom",
+        &json!({"handlerId": "use", "key": "{{ secrets.KEY }}"}),
+        &json!(null),
+    );
+    // As the engine does: templates are evaluated, secrets stay as references.
+    task.data = Some(json!({"handlerId": "use", "key": "{{ secrets.KEY }}"}).into());
+    let executed = run(&executors, task).await;
+    assert_eq!(failure(&executed).error.message, "\"[secret]\" was refused");
+    assert_eq!(executed.logs[0].message, "key \"[secret]\"");
+}

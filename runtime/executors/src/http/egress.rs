@@ -39,7 +39,7 @@ enum Entry {
 pub struct EgressEntryError(pub String);
 
 impl EgressPolicy {
-    /// Public targets and those listed: `host`, `host:port`, an address with or without a port, or a CIDR range.
+    /// Public targets and those listed: `host`, `host:port`, an address, or a CIDR range, each with or without `:port`.
     ///
     /// # Errors
     /// [`EgressEntryError`] at the first entry that cannot be read.
@@ -125,16 +125,16 @@ impl Entry {
     fn parse(text: &str) -> Result<Self, EgressEntryError> {
         let wrong = || EgressEntryError(text.to_owned());
         let trimmed = text.trim();
-        if let Some((address, bits)) = trimmed.split_once('/') {
-            let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        if let Some((address, rest)) = trimmed.split_once('/') {
+            let address: IpAddr = address.trim_matches(['[', ']']).parse().map_err(|_| wrong())?;
+            let (bits, port) = match rest.split_once(':') {
+                Some((bits, port)) => (bits, Some(port.parse::<u16>().map_err(|_| wrong())?)),
+                None => (rest, None),
+            };
             let bits: u8 = bits.parse().map_err(|_| wrong())?;
             let most = if address.is_ipv4() { 32 } else { 128 };
             return if bits <= most {
-                Ok(Self::Network {
-                    address,
-                    bits,
-                    port: None,
-                })
+                Ok(Self::Network { address, bits, port })
             } else {
                 Err(wrong())
             };
@@ -359,6 +359,7 @@ mod tests {
             "Plain.example",
             "::1",
             "[fd00::1]:80",
+            "192.168.7.0/24:81",
         ])
         .unwrap();
         for (url, allowed) in [
@@ -368,6 +369,8 @@ mod tests {
             ("http://10.9.8.7/", true),
             ("http://11.0.0.1/", true),
             ("http://192.168.0.1/", false),
+            ("http://192.168.7.3:81/", true),
+            ("http://192.168.7.3/", false),
             ("http://[::1]:9/", true),
             ("http://[fd00::1]/", true),
             ("http://[fd00::1]:81/", false),

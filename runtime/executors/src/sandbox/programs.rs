@@ -1,7 +1,7 @@
 //! Numbers for programs: a child is told a program once, its calls name the number.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -66,11 +66,7 @@ pub(super) struct Programs {
 impl Programs {
     /// The program of that key.
     pub(super) fn get(&self, key: Key<'_>) -> Arc<Program> {
-        let hash = {
-            let mut hasher = self.hasher.build_hasher();
-            key.hash(&mut hasher);
-            hasher.finish()
-        };
+        let hash = self.hasher.hash_one(key);
         let find = |known: &Known| {
             known
                 .by_hash

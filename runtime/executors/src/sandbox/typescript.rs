@@ -27,9 +27,12 @@ impl fmt::Display for Problem {
     }
 }
 
+/// A message and where it points.
+type Diagnostic = (String, Option<BytePos>);
+
 /// Keeps the first diagnostic.
 #[derive(Clone, Default)]
-struct First(Arc<Mutex<Option<(String, Option<BytePos>)>>>);
+struct First(Arc<Mutex<Option<Diagnostic>>>);
 
 impl Emitter for First {
     fn emit(&mut self, diagnostic: &mut DiagnosticBuilder<'_>) {

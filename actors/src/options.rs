@@ -78,7 +78,9 @@ pub struct Mutants {
     pub acknowledge_before_commit: bool,
     /// A report is applied although its token is not the current one.
     pub no_completion_dedupe: bool,
-    /// A timer is forgotten when it fires although its entry may never become durable.
+    /// The count of a join is not saved with the completion that moved it: a takeover finds it one short.
+    pub non_atomic_join_counter: bool,
+    /// Timers are durable nowhere: a crash before the entry that fires one loses it.
     pub timer_removed_before_commit: bool,
     /// Effects are released before their entry is durable.
     pub effect_before_commit: bool,

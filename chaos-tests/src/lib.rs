@@ -3,3 +3,4 @@
 //! The checkers know the public contract (C1 to C13 of the durability design) and nothing of how it is kept.
 
 pub mod crash;
+pub mod world;

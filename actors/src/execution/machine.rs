@@ -199,6 +199,7 @@ impl<R> ExecutionMachine<R> {
         options: MachineOptions,
     ) -> Self {
         let snapshot_bytes = state.nodes.len() * 24;
+        let state = if options.mutants.non_atomic_join_counter { one_arrival_short(state) } else { state };
         Self {
             durable: state.seq,
             variables: Arc::new(state.variables.clone()),
@@ -256,6 +257,15 @@ impl<R> ExecutionMachine<R> {
             Mark::Running
         } else {
             next_deadline(&self.state).map_or(Mark::Message, Mark::Until)
+        }
+    }
+
+    /// What the log and the checkpoint are told. The planted fault "timer removed before commit" keeps timers in memory
+    /// alone: none is left once the entry that fires it fails to become durable.
+    fn recorded_mark(&self) -> Mark {
+        match self.mark() {
+            Mark::Until(_) if self.options.mutants.timer_removed_before_commit => Mark::Message,
+            mark => mark,
         }
     }
 
@@ -476,7 +486,7 @@ impl<R> ExecutionMachine<R> {
     }
 
     fn draft(&mut self, entry: Entry) -> Draft {
-        let mark = self.mark();
+        let mark = self.recorded_mark();
         let first = entry.seq == Seq(1);
         let summary = changes_summary(&entry).then(|| Box::new(summary(&self.state)));
         let end = (mark == Mark::Ended).then(|| Box::new(self.end_mark(entry.at)));
@@ -580,6 +590,14 @@ impl<R> ExecutionMachine<R> {
             out.push(Action::Deadline(deadline));
         }
     }
+}
+
+/// The planted fault "non-atomic join counter": every join that waits has lost the arrival it counted last.
+fn one_arrival_short(mut state: ExecutionState) -> ExecutionState {
+    for node in state.nodes.iter_mut().filter(|node| node.phase == Phase::Pending) {
+        node.taken = node.taken.saturating_sub(1);
+    }
+    state
 }
 
 /// Encodes a state for snapshots and archives.

@@ -69,6 +69,8 @@ pub fn engine_options(fault: Option<Fault>) -> EngineOptions {
             timer_removed_before_commit: fault == Some(Fault::TimerRemovedBeforeCommit),
             effect_before_commit: fault == Some(Fault::EffectBeforeCommit),
             read_before_commit: fault == Some(Fault::ReadBeforeCommit),
+            // Without a repetition nobody would notice that it is not recognised.
+            redeliver_reports: fault == Some(Fault::NoCompletionDedupe),
         },
         ..EngineOptions::default()
     }

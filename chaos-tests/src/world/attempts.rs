@@ -1,0 +1,284 @@
+//! The attempts' shell: waits for a permit, the lease and its turn, takes effect, and reports sooner or later, or never.
+
+use troupe_actors::attempt::machine::Turn;
+use troupe_actors::execution::machine::Dispatch;
+use troupe_core::execution::{AttemptClosed, AttemptFailure, AttemptOutcome};
+use troupe_core::{ErrorInfo, Json, Token, Value};
+
+use super::World;
+use super::process::{ActorNo, Attempt, ExecutionMessage, ProcessNo, Stage};
+use super::schedule::{Ending, Timed};
+use crate::crash::Record;
+
+/// Pause before a lease that has lapsed is looked at again.
+const LEASE_POLL_MS: u64 = 20;
+/// How long an aborted attempt may take to stop.
+const ABORT_GRACE_MS: u64 = 1_000;
+/// Bytes of an output that makes snapshots become due.
+const LARGE_BYTES: usize = 6_000;
+
+impl World {
+    pub(super) fn spawn_attempt(&mut self, process: ProcessNo, actor: ActorNo, dispatch: Dispatch) {
+        let (number, now) = (self.number(), self.now);
+        let Some(state) = self.processes.get_mut(&process) else {
+            return;
+        };
+        let Some(execution) = state.executions.get_mut(&actor) else {
+            return;
+        };
+        let Some(machine) = &execution.machine else { return };
+        let token = dispatch.start.token;
+        let planned = machine.compiled().plan.node(token.node);
+        let data = |name: &str| planned.data.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let input = match &dispatch.start.input {
+            Value::Inline(json) => json.as_str().to_owned(),
+            Value::Blob(blob) => format!("{blob:?}"),
+        };
+        let attempt = Attempt {
+            actor,
+            id: execution.id,
+            token,
+            node: planned.key.to_string(),
+            sleep_ms: data("sleepMs"),
+            fail_first: data("failFirst"),
+            timeout_ms: planned.attempt_timeout_ms,
+            input,
+            gate: Default::default(),
+            stage: Stage::Queued,
+            canceled: false,
+            notified: false,
+        };
+        execution.attempts.push((token, number, now));
+        state.attempts.insert(number, attempt);
+        self.count("attempts");
+    }
+
+    /// Attempts of an execution that truly run.
+    pub(super) fn running_attempts(&self, process: ProcessNo, actor: ActorNo) -> u32 {
+        let Some(state) = self.processes.get(&process) else {
+            return 0;
+        };
+        let running = state
+            .attempts
+            .values()
+            .filter(|attempt| attempt.actor == actor && attempt.gate.runs());
+        u32::try_from(running.count()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn abort_attempt(&mut self, process: ProcessNo, actor: ActorNo, token: Token) {
+        let Some(state) = self.processes.get_mut(&process) else {
+            return;
+        };
+        let Some(execution) = state.executions.get(&actor) else {
+            return;
+        };
+        let aborted: Vec<u64> = execution
+            .attempts
+            .iter()
+            .filter(|(known, ..)| *known == token)
+            .map(|(_, number, _)| *number)
+            .collect();
+        for number in aborted {
+            let Some(state) = self.processes.get_mut(&process) else {
+                return;
+            };
+            let Some(attempt) = state.attempts.get_mut(&number) else {
+                continue;
+            };
+            attempt.gate.abort();
+            attempt.canceled = true;
+            attempt.notified = true;
+            if let Stage::Running(_) = attempt.stage {
+                // Some handlers stop when asked, the others when they are done or when the grace is over.
+                let wait_ms = if self.random.once_in(2) {
+                    self.random.below(5)
+                } else {
+                    ABORT_GRACE_MS
+                };
+                self.after(wait_ms, Timed::AttemptEnds(process, number, Ending::Canceled));
+            }
+        }
+    }
+
+    pub(super) fn drop_attempts(&mut self, process: ProcessNo, actor: ActorNo) {
+        let Some(state) = self.processes.get_mut(&process) else {
+            return;
+        };
+        let mut freed = 0;
+        state.attempts.retain(|_, attempt| {
+            freed += usize::from(attempt.actor == actor && has_permit(attempt.stage));
+            attempt.actor != actor
+        });
+        state.permits += freed;
+    }
+
+    pub(super) fn attempt_step(&mut self, process: ProcessNo, number: u64) {
+        let now = self.now;
+        let Some(state) = self.processes.get_mut(&process) else {
+            return;
+        };
+        let Some(attempt) = state.attempts.get_mut(&number) else {
+            return;
+        };
+        attempt.notified = false;
+        match attempt.stage {
+            Stage::Running(_) => return,
+            Stage::Held => return attempt.stage = Stage::Queued,
+            Stage::Queued if state.permits == 0 => return self.report(process, number, canceled(), false),
+            Stage::Queued => {
+                state.permits -= 1;
+                attempt.stage = Stage::Leasing;
+            }
+            Stage::Leasing => {}
+        }
+        let open = state
+            .shards
+            .get(&attempt.id.shard())
+            .is_some_and(|serving| now < serving.lease_until);
+        if !open {
+            return self.after(LEASE_POLL_MS, Timed::AttemptPoll(process, number));
+        }
+        match attempt.gate.start() {
+            Turn::Start => self.take_effect(process, number),
+            Turn::Aborted => self.report(process, number, canceled(), false),
+            Turn::Hold => {
+                attempt.stage = Stage::Held;
+                state.permits += 1;
+                self.count("held attempts");
+            }
+        }
+    }
+
+    pub(super) fn attempt_poll(&mut self, process: ProcessNo, number: u64) {
+        let attempt = self
+            .processes
+            .get_mut(&process)
+            .and_then(|state| state.attempts.get_mut(&number));
+        if let Some(attempt) = attempt {
+            attempt.notified = true;
+        }
+    }
+
+    fn take_effect(&mut self, process: ProcessNo, number: u64) {
+        let now = self.now;
+        let Some(attempt) = self
+            .processes
+            .get_mut(&process)
+            .and_then(|state| state.attempts.get_mut(&number))
+        else {
+            return;
+        };
+        attempt.stage = Stage::Running(now);
+        let (sleep_ms, timeout_ms) = (attempt.sleep_ms, attempt.timeout_ms);
+        let token = attempt.token;
+        let record = Record::Effect {
+            id: attempt.id,
+            node: attempt.node.clone(),
+            token: [token.run.0, token.visit.0, token.attempt.0, token.nonce],
+            input: attempt.input.clone(),
+        };
+        self.record(record);
+        self.count("effects");
+        let (wait_ms, ending) = match self.random.below(300) {
+            0 => (timeout_ms, Ending::TimedOut),
+            1..=4 => (self.random.below(sleep_ms + 3), Ending::Lost),
+            5..=30 => (sleep_ms + self.random.below(60), Ending::Settled),
+            _ => (sleep_ms + self.random.below(4), Ending::Settled),
+        };
+        self.after(wait_ms, Timed::AttemptEnds(process, number, ending));
+    }
+
+    pub(super) fn attempt_ends(&mut self, process: ProcessNo, number: u64, ending: Ending) {
+        let Some(attempt) = self
+            .processes
+            .get(&process)
+            .and_then(|state| state.attempts.get(&number))
+        else {
+            return;
+        };
+        let (fails, token, actor) = (
+            u64::from(attempt.token.attempt.0) <= attempt.fail_first,
+            attempt.token,
+            attempt.actor,
+        );
+        let outcome = match ending {
+            Ending::Settled if fails => failed("FLAKY", &format!("failure {number}"), true),
+            Ending::Settled => self.output(),
+            Ending::TimedOut => {
+                self.count("timeouts");
+                failed("TIMEOUT", "the attempt ran too long", true)
+            }
+            Ending::Canceled => canceled(),
+            Ending::Lost => {
+                self.count("lost attempts");
+                self.free(process, number);
+                let state = self.processes.get_mut(&process);
+                if let Some(execution) = state.and_then(|state| state.executions.get_mut(&actor)) {
+                    execution.inbox.push_back(ExecutionMessage::NodeGone(token));
+                }
+                return;
+            }
+        };
+        self.report(process, number, outcome, true);
+    }
+
+    /// Every output is unlike any other, so that a repeated attempt cannot pass for the first one.
+    fn output(&mut self) -> AttemptOutcome {
+        let padding = if self.large { LARGE_BYTES } else { 0 };
+        let text = format!("\"{:016x}{}\"", self.random.next(), ".".repeat(padding));
+        AttemptOutcome::Completed(Json::from_trusted(text).into())
+    }
+
+    fn report(&mut self, process: ProcessNo, number: u64, outcome: AttemptOutcome, ran: bool) {
+        let Some(attempt) = self.free(process, number) else {
+            return;
+        };
+        attempt.gate.report();
+        let started_at = if let Stage::Running(since) = attempt.stage {
+            since
+        } else {
+            self.now
+        };
+        let report = AttemptClosed {
+            token: attempt.token,
+            started_at,
+            outcome,
+            logs: None,
+        };
+        if ran && self.random.once_in(5) {
+            let late_ms = self.random.below(80);
+            self.after(late_ms, Timed::Redelivered(attempt.id, Box::new(report.clone())));
+        }
+        let state = self.processes.get_mut(&process);
+        if let Some(execution) = state.and_then(|state| state.executions.get_mut(&attempt.actor)) {
+            execution.inbox.push_back(ExecutionMessage::Report(Box::new(report)));
+        }
+    }
+
+    fn free(&mut self, process: ProcessNo, number: u64) -> Option<Attempt> {
+        let state = self.processes.get_mut(&process)?;
+        let attempt = state.attempts.remove(&number)?;
+        state.permits += usize::from(has_permit(attempt.stage));
+        Some(attempt)
+    }
+}
+
+fn has_permit(stage: Stage) -> bool {
+    match stage {
+        Stage::Leasing | Stage::Running(_) => true,
+        Stage::Queued | Stage::Held => false,
+    }
+}
+
+fn failed(code: &str, message: &str, retryable: bool) -> AttemptOutcome {
+    let error = ErrorInfo::new(code, message);
+    AttemptOutcome::Failed(Box::new(AttemptFailure {
+        error,
+        retryable,
+        retry_after_ms: None,
+    }))
+}
+
+fn canceled() -> AttemptOutcome {
+    failed("CANCELED", "the attempt was aborted", false)
+}

@@ -1,0 +1,267 @@
+//! The committer's shell, and the store at the other end of its calls.
+
+use troupe_actors::checkpointer::CheckpointItem;
+use troupe_actors::committer::machine::{Action, Batch};
+use troupe_core::ShardId;
+use troupe_ports::{AppendError, StateStore, StoreError};
+
+use super::process::{ActorNo, CheckpointerMessage, CommitterMessage, ExecutionMessage, ProcessNo, ShardMessage};
+use super::schedule::{Answer, Call, Caller, Timed};
+use super::{World, at_once};
+
+impl World {
+    pub(super) fn committer_step(&mut self, process: ProcessNo, shard: ShardId) {
+        let Some((caller, serving)) = self.caller(process, shard) else {
+            return;
+        };
+        let committer = &mut serving.committer;
+        let action = match committer.inbox.pop_front() {
+            None => return,
+            Some(CommitterMessage::Append(appends)) => {
+                if committer.machine.gather(appends) {
+                    committer.inbox.push_back(CommitterMessage::Flush);
+                }
+                return;
+            }
+            Some(CommitterMessage::Flush) => committer.machine.begin(),
+            Some(CommitterMessage::Barrier(actor, id)) => {
+                committer.barriers.push((actor, id));
+                committer.machine.begin()
+            }
+        };
+        self.commit(caller, action);
+    }
+
+    fn commit(&mut self, caller: Caller, action: Action<ActorNo>) {
+        let Some(serving) = self.serving(caller) else { return };
+        let committer = &mut serving.committer;
+        committer.busy = false;
+        match action {
+            Action::Idle => {
+                for (actor, id) in std::mem::take(&mut committer.barriers) {
+                    serving.inbox.push_back(ShardMessage::Rebuild(actor, id));
+                }
+            }
+            Action::Append {
+                position,
+                commit,
+                record,
+            } => {
+                committer.busy = true;
+                self.call(
+                    caller,
+                    Call::Append {
+                        position,
+                        commit,
+                        record,
+                    },
+                );
+            }
+            Action::Probe(position) => {
+                committer.busy = true;
+                self.count("probes");
+                self.call(caller, Call::Probe(position));
+            }
+            Action::Wait(wait_ms) => {
+                committer.busy = true;
+                self.after(wait_ms, Timed::CommitterRetry(caller));
+            }
+            Action::Committed(batch) => {
+                self.release(caller, batch);
+                self.commit(caller, Action::Idle);
+            }
+            Action::Fenced => {
+                committer.stopped = true;
+                serving.inbox.push_back(ShardMessage::Fenced);
+            }
+            Action::Halt(why) => {
+                committer.stopped = true;
+                serving.inbox.push_back(ShardMessage::Halt(why));
+            }
+        }
+    }
+
+    pub(super) fn committer_retry(&mut self, caller: Caller) {
+        if let Some(serving) = self.serving(caller) {
+            let action = serving.committer.machine.retry();
+            self.commit(caller, action);
+        }
+    }
+
+    /// Hands a durable batch to everyone who waited: first those who keep it, then those who act on it.
+    fn release(&mut self, caller: Caller, batch: Batch<ActorNo>) {
+        let Batch {
+            position,
+            record,
+            items,
+            appends,
+        } = batch;
+        self.count("commits");
+        *self.counts.entry("entries").or_default() += items.len() as u64;
+        let mut told: Vec<(ActorNo, troupe_core::Seq)> = Vec::new();
+        let mut kept = Vec::with_capacity(items.len());
+        for (item, append) in items.into_iter().zip(appends) {
+            let draft = *append.draft;
+            match told.last_mut() {
+                Some((actor, last)) if *actor == append.notify => *last = draft.entry.seq,
+                _ => told.push((append.notify, draft.entry.seq)),
+            }
+            kept.push(CheckpointItem {
+                item,
+                snapshot: draft.snapshot,
+                end: draft.end,
+                head: draft.head,
+            });
+        }
+        if let Some(serving) = self.serving(caller) {
+            let committed = CheckpointerMessage::Committed {
+                position,
+                record,
+                items: kept,
+            };
+            serving.checkpointer.inbox.push_back(committed);
+        }
+        let Some(state) = self.processes.get_mut(&caller.process) else {
+            return;
+        };
+        for (actor, seq) in told {
+            if let Some(execution) = state.executions.get_mut(&actor) {
+                execution.inbox.push_back(ExecutionMessage::Durable(seq));
+            }
+        }
+    }
+
+    /// Whether a process reaches the store.
+    pub(super) fn reaches(&self, process: ProcessNo) -> bool {
+        self.store_up && self.processes.get(&process).is_some_and(|state| !state.partitioned)
+    }
+
+    /// Calls the store: the call travels, and so does its answer; either may be lost.
+    pub(super) fn call(&mut self, caller: Caller, call: Call) {
+        let travel_ms = self.random.below(3);
+        let reaches = self.reaches(caller.process);
+        let unknown = !reaches || !self.healed && self.random.once_in(25);
+        if !unknown {
+            return self.after(
+                travel_ms,
+                Timed::Arrive {
+                    caller,
+                    call,
+                    answered: true,
+                },
+            );
+        }
+        self.count(if matches!(call, Call::Append { .. }) {
+            "unknown appends"
+        } else {
+            "unknown calls"
+        });
+        let answer = unavailable(&call);
+        // Whatever cannot be reached now may still be on its way; only another machine's store can take its time.
+        let arrives_after_ms = match self.random.below(3) {
+            0 => None,
+            1 => Some(travel_ms),
+            _ => Some(if self.remote { self.random.below(200) } else { travel_ms }),
+        };
+        let lost = !reaches && !self.remote;
+        if let Some(after_ms) = arrives_after_ms.filter(|_| !lost) {
+            self.after(
+                after_ms,
+                Timed::Arrive {
+                    caller,
+                    call,
+                    answered: false,
+                },
+            );
+        }
+        let waited_ms = travel_ms + self.random.below(30);
+        self.after(waited_ms, Timed::Answered(caller, answer));
+    }
+
+    pub(super) fn arrive(&mut self, caller: Caller, call: Call, answered: bool) {
+        let Caller { shard, epoch, .. } = caller;
+        let answer = match call {
+            Call::Append {
+                position,
+                commit,
+                record,
+            } => match self.store.write(shard, epoch, position, commit, record) {
+                Ok(()) if self.options.answers_unsynced => {
+                    if !answered {
+                        return;
+                    }
+                    Answer::Appended(Ok(()))
+                }
+                Ok(()) => {
+                    let sync_ms = if self.remote { 0 } else { self.random.below(3) };
+                    return self.after(sync_ms, Timed::Synced { caller, answered });
+                }
+                Err(error) => Answer::Appended(Err(error)),
+            },
+            Call::Probe(position) => {
+                let read = at_once(self.store.read(shard, position, 1));
+                Answer::Probed(read.map(|tail| {
+                    tail.first()
+                        .filter(|record| record.position == position)
+                        .map(|record| record.commit)
+                }))
+            }
+            Call::Acquire(owner) => {
+                Answer::Acquired(at_once(self.store.acquire(shard, &owner, self.context.options.lease)))
+            }
+            Call::Renew => Answer::Renewed(at_once(self.store.renew(shard, epoch, self.context.options.lease))),
+            Call::Checkpoint(rows, reached) => {
+                Answer::Written(at_once(self.store.checkpoint(shard, epoch, rows, reached)))
+            }
+            Call::Trim(up_to) => Answer::Written(at_once(self.store.trim(shard, epoch, up_to))),
+        };
+        self.send_back(caller, answer, answered);
+    }
+
+    pub(super) fn synced(&mut self, caller: Caller, answered: bool) {
+        self.store.sync(caller.shard);
+        self.send_back(caller, Answer::Appended(Ok(())), answered);
+    }
+
+    fn send_back(&mut self, caller: Caller, answer: Answer, answered: bool) {
+        self.note(format_args!("{} {} {answer:?}", caller.process, caller.shard));
+        if let Answer::Appended(Err(AppendError::Store(StoreError::Fenced { .. }))) = &answer {
+            self.count("fenced appends");
+        }
+        if answered {
+            let travel_ms = self.random.below(2);
+            self.after(travel_ms, Timed::Answered(caller, answer));
+        }
+    }
+
+    pub(super) fn answered(&mut self, caller: Caller, answer: Answer) {
+        match answer {
+            Answer::Acquired(lease) => self.acquired(caller, lease),
+            Answer::Renewed(renewed) => self.renewed(caller, renewed),
+            Answer::Written(written) => self.written(caller, written),
+            Answer::Appended(appended) => {
+                if let Some(serving) = self.serving(caller) {
+                    let action = serving.committer.machine.appended(appended);
+                    self.commit(caller, action);
+                }
+            }
+            Answer::Probed(probed) => {
+                if let Some(serving) = self.serving(caller) {
+                    let action = serving.committer.machine.probed(probed);
+                    self.commit(caller, action);
+                }
+            }
+        }
+    }
+}
+
+fn unavailable(call: &Call) -> Answer {
+    let error = StoreError::Unavailable("nobody answers".into());
+    match call {
+        Call::Acquire(_) => Answer::Acquired(Err(error)),
+        Call::Renew => Answer::Renewed(Err(error)),
+        Call::Append { .. } => Answer::Appended(Err(AppendError::Store(error))),
+        Call::Probe(_) => Answer::Probed(Err(error)),
+        Call::Checkpoint(..) | Call::Trim(_) => Answer::Written(Err(error)),
+    }
+}

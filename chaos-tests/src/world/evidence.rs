@@ -1,0 +1,169 @@
+//! What a world leaves behind, as the checkers want it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use troupe_actors::checkpointer::archive::Unpacked;
+use troupe_actors::execution::load::{Loaded, load_over};
+use troupe_actors::record::{Mark, read_frames, read_header};
+use troupe_core::execution::{AttemptOutcome, Entry, Event, ExecutionState};
+use troupe_core::{ExecutionId, Seq};
+use troupe_ports::{ExecutionBase, StateStore};
+
+use super::{BEGINNING, FAULTS_MS, HEALED_MS, Outcome, World, at_once, shards};
+use crate::crash::{Record, check};
+
+impl World {
+    /// Whether everything has come to its end, or had the time to.
+    pub(super) fn is_over(&mut self) -> bool {
+        if !self.healed {
+            return false;
+        }
+        if self.now.since_ms(BEGINNING) > FAULTS_MS + HEALED_MS {
+            return true;
+        }
+        self.follow_log();
+        let clean = self.processes.values().flat_map(|process| process.shards.values());
+        let mut clean = clean.map(|serving| serving.checkpointer.machine.is_clean());
+        self.open.is_empty() && self.clients_are_done() && self.unhealthy_since.is_none() && clean.all(|clean| clean)
+    }
+
+    /// Reads what was appended meanwhile, to know what is open.
+    fn follow_log(&mut self) {
+        for shard in shards() {
+            let place = usize::from(shard.0);
+            for record in self.store.ledger(shard, self.seen[place]) {
+                self.seen[place] += 1;
+                let Ok((_, items)) = read_header(&record.bytes) else {
+                    continue;
+                };
+                for item in items {
+                    if item.mark == Mark::Ended {
+                        self.open.remove(&item.id);
+                    } else {
+                        self.open.insert(item.id);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn judge(mut self) -> Outcome {
+        if let Some(since) = self.unhealthy_since {
+            self.trouble(format!("the deployment did not heal; it is broken since {since}"));
+            self.evidence.outages.push((since, self.now));
+        }
+        if !self.clients_are_done() {
+            self.trouble("a client was never answered".into());
+        }
+        let histories = self.histories();
+        let applied_twice: Vec<ExecutionId> = histories
+            .iter()
+            .filter(|(_, entries)| repeats(entries))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in applied_twice {
+            self.record(Record::Repeated { id, applied: true });
+        }
+        for (id, entries) in histories {
+            self.compare_with_store(id, &entries);
+            let Some(Event::Started(started)) = entries.first().map(|entry| &entry.event) else {
+                self.trouble(format!("{id}: the log has no start of it"));
+                continue;
+            };
+            let plan = Arc::clone(&self.plan(started.workflow.as_str()).plan);
+            match self.stored_state(id) {
+                Ok(state) => drop(self.evidence.executions.insert(id, (state, plan, entries))),
+                Err(why) => self.trouble(format!("{id}: {why}")),
+            }
+        }
+        self.counts.insert("executions", self.evidence.executions.len() as u64);
+        let violations = check(&self.evidence);
+        Outcome {
+            violations,
+            counts: self.counts,
+            trace_hash: self.hash,
+        }
+    }
+
+    /// Every entry that ever became durable, by execution, in the order of the log.
+    fn histories(&mut self) -> BTreeMap<ExecutionId, Vec<Entry>> {
+        let mut histories: BTreeMap<ExecutionId, Vec<Entry>> = BTreeMap::new();
+        for shard in shards() {
+            for record in self.store.ledger(shard, 0) {
+                let items = match read_header(&record.bytes) {
+                    Ok((_, items)) => items,
+                    Err(error) => {
+                        self.trouble(format!("record {}: {error}", record.position));
+                        continue;
+                    }
+                };
+                for item in items {
+                    for entry in read_frames(&record.bytes[item.frame]) {
+                        match entry {
+                            Ok(entry) => histories.entry(item.id).or_default().push(entry),
+                            Err(error) => self.trouble(format!("{}: {error}", item.id)),
+                        }
+                    }
+                }
+            }
+        }
+        histories
+    }
+
+    /// What checkpoints made of an execution: everything is in the store by now.
+    fn stored_state(&self, id: ExecutionId) -> Result<ExecutionState, String> {
+        match at_once(load_over(&self.context, id, None)) {
+            Ok(Loaded::Found(found)) => Ok(found.state),
+            Ok(Loaded::Missing | Loaded::Tombstone(_)) => Err("no checkpoint holds it".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Segments and archive together hold what the log held.
+    fn compare_with_store(&mut self, id: ExecutionId, entries: &[Entry]) {
+        let base = at_once(self.store.load(id));
+        let frames = match base {
+            Ok(Some(ExecutionBase::Live { segments, .. })) => segments,
+            Ok(Some(ExecutionBase::Ended(archive, mut segments))) => match Unpacked::read(&archive.bytes) {
+                Ok(unpacked) => {
+                    segments.push((archive.last, unpacked.frames));
+                    segments
+                }
+                Err(error) => return self.trouble(format!("{id}: {error}")),
+            },
+            other => return self.trouble(format!("{id}: the store has {other:?}")),
+        };
+        let mut next = Seq(1);
+        let mut kept = Vec::with_capacity(entries.len());
+        for (_, segment) in frames {
+            for entry in read_frames(&segment).filter_map(Result::ok) {
+                if entry.seq == next {
+                    next = next.next();
+                    kept.push(entry);
+                }
+            }
+        }
+        if kept != entries {
+            self.trouble(format!(
+                "{id}: the store keeps {} entries of {}",
+                kept.len(),
+                entries.len()
+            ));
+        }
+    }
+}
+
+/// Whether a report that was made once was applied more than once: every one is unlike any other.
+fn repeats(entries: &[Entry]) -> bool {
+    let mut seen = BTreeSet::new();
+    let reports = entries.iter().filter_map(|entry| match &entry.event {
+        Event::AttemptClosed(closed) => match &closed.outcome {
+            AttemptOutcome::Completed(output) => Some(format!("{output:?}")),
+            AttemptOutcome::Failed(failure) if failure.error.code == "FLAKY" => Some(failure.error.message.clone()),
+            AttemptOutcome::Failed(_) => None,
+        },
+        _ => None,
+    });
+    reports.into_iter().any(|report| !seen.insert(report))
+}

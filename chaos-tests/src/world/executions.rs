@@ -1,0 +1,418 @@
+//! The executions' shell: routes, loads, saves, acts, retires.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use troupe_actors::EngineError;
+use troupe_actors::committer::machine::Append;
+use troupe_actors::evaluation::{Job, PartAnswer};
+use troupe_actors::execution::load::{Loaded, load_over};
+use troupe_actors::execution::machine::{Action, ExecutionMachine, Input, MachineOptions, Reply};
+use troupe_actors::record::Mark;
+use troupe_core::{ErrorInfo, ExecutionId, Json};
+
+use super::clients::Answer;
+use super::process::{
+    ActorNo, CheckpointerMessage, CommitterMessage, Execution, ExecutionMessage, ProcessNo, Respond, TimersMessage,
+    Waiting,
+};
+use super::schedule::Timed;
+use super::{World, at_once};
+
+/// Pause while a failed actor is being replaced.
+const REPLACED_EVERY_MS: u64 = 5;
+/// Pause before the store is asked again by somebody whom nobody would wake again.
+const LOAD_RETRY_MS: u64 = 50;
+
+impl World {
+    /// Brings a message to an execution's actor, which is spawned if there is none.
+    pub(super) fn deliver(&mut self, process: ProcessNo, id: ExecutionId, message: ExecutionMessage) {
+        let number = self.number();
+        let Some(state) = self.processes.get_mut(&process) else {
+            return;
+        };
+        if let Some(error) = state.quarantine.get(&id) {
+            let error = error.clone();
+            return self.refuse(message.reply(), error);
+        }
+        if !state.shards.contains_key(&id.shard()) {
+            return self.refuse(message.reply(), EngineError::Unavailable("not served here".into()));
+        }
+        let actor = *state.directory.entry(id).or_insert(number);
+        let execution = state.executions.entry(actor).or_insert_with(|| Execution::new(id));
+        if execution.dead {
+            return self.after(REPLACED_EVERY_MS, Timed::Deliver(process, id, message));
+        }
+        execution.routed += u64::from(message.is_routed());
+        execution.inbox.push_back(message);
+    }
+
+    pub(super) fn refuse(&mut self, reply: Respond, error: EngineError) {
+        if let Respond::Client(client, request) = reply {
+            self.answer(client, request, Answer::Refused(error));
+        }
+    }
+
+    fn execution(&mut self, process: ProcessNo, actor: ActorNo) -> Option<&mut Execution> {
+        self.processes.get_mut(&process)?.executions.get_mut(&actor)
+    }
+
+    pub(super) fn execution_step(&mut self, process: ProcessNo, actor: ActorNo) {
+        let Some(execution) = self.execution(process, actor) else {
+            return;
+        };
+        if let Some(action) = execution.todo.pop_front() {
+            self.perform(process, actor, action);
+        } else if let Waiting::Load(_) = execution.waiting {
+            self.load(process, actor);
+        } else if let Some(message) = execution.then.take() {
+            self.hear(process, actor, message);
+        } else if let Some(message) = execution.inbox.pop_front() {
+            execution.received += u64::from(message.is_routed());
+            self.hear(process, actor, message);
+        }
+        self.end_of_batch(process, actor);
+    }
+
+    fn hear(&mut self, process: ProcessNo, actor: ActorNo, message: ExecutionMessage) {
+        let options = self.machine_options();
+        let Some(execution) = self.execution(process, actor) else {
+            return;
+        };
+        let id = execution.id;
+        if execution.machine.is_none() {
+            match &message {
+                ExecutionMessage::Start {
+                    started, fresh: true, ..
+                } => {
+                    let workflow = started.workflow.clone();
+                    let compiled = self.plan(workflow.as_str());
+                    let Some(execution) = self.execution(process, actor) else {
+                        return;
+                    };
+                    execution.machine = Some(Box::new(ExecutionMachine::new(compiled, id, options)));
+                }
+                ExecutionMessage::Durable(_) | ExecutionMessage::Report(_) | ExecutionMessage::NodeGone(_) => return,
+                ExecutionMessage::Start { .. }
+                | ExecutionMessage::Command(..)
+                | ExecutionMessage::Read(_)
+                | ExecutionMessage::Wake
+                | ExecutionMessage::Recover => {
+                    execution.then = Some(message);
+                    return self.look_up(process, actor);
+                }
+            }
+        }
+        let input = match message {
+            ExecutionMessage::Start { started, reply, .. } => Input::Start(started, None, reply),
+            ExecutionMessage::Command(command, reply) => Input::Command(command, reply),
+            ExecutionMessage::Read(reply) => Input::Read(reply),
+            ExecutionMessage::Wake => Input::Wake,
+            ExecutionMessage::Recover => return,
+            ExecutionMessage::Durable(seq) => Input::Durable(seq),
+            ExecutionMessage::Report(report) => {
+                let Some(execution) = self.execution(process, actor) else {
+                    return;
+                };
+                execution.attempts.retain(|(token, ..)| *token != report.token);
+                Input::Report(report)
+            }
+            ExecutionMessage::NodeGone(token) => {
+                let Some(execution) = self.execution(process, actor) else {
+                    return;
+                };
+                let Some(place) = execution.attempts.iter().position(|(known, ..)| *known == token) else {
+                    return;
+                };
+                let (_, _, spawned_at) = execution.attempts.swap_remove(place);
+                Input::NodeGone(
+                    token,
+                    spawned_at,
+                    Box::new(ErrorInfo::new("PANIC", "the attempt's actor is gone")),
+                )
+            }
+        };
+        self.give(process, actor, input);
+    }
+
+    fn machine_options(&self) -> MachineOptions {
+        let options = &self.context.options;
+        MachineOptions {
+            passivate_after_ms: options.passivate_after_ms,
+            retention_ms: options.retention_ms,
+            evaluation_rounds_max: options.evaluation_rounds_max,
+            mutants: options.mutants,
+        }
+    }
+
+    fn give(&mut self, process: ProcessNo, actor: ActorNo, input: Input<Respond>) {
+        let now = self.now;
+        let Some(execution) = self.execution(process, actor) else {
+            return;
+        };
+        let Some(machine) = &mut execution.machine else { return };
+        let mut out = Vec::new();
+        // A machine that panics takes its actor with it, nothing else.
+        if catch_unwind(AssertUnwindSafe(|| machine.handle(input, now, &mut out))).is_ok() {
+            return execution.todo.extend(out);
+        }
+        let id = execution.id;
+        self.trouble(format!("{id}: its machine panicked"));
+        self.kill_actor(process, actor, id.shard());
+    }
+
+    fn look_up(&mut self, process: ProcessNo, actor: ActorNo) {
+        let Some(state) = self.processes.get_mut(&process) else {
+            return;
+        };
+        let Some(execution) = state.executions.get_mut(&actor) else {
+            return;
+        };
+        let Some(serving) = state.shards.get_mut(&execution.id.shard()) else {
+            return;
+        };
+        execution.waiting = Waiting::Lookup;
+        serving
+            .checkpointer
+            .inbox
+            .push_back(CheckpointerMessage::Lookup(execution.id, actor));
+    }
+
+    fn load(&mut self, process: ProcessNo, actor: ActorNo) {
+        let reachable = self.reaches(process);
+        let options = self.machine_options();
+        let Some(execution) = self.execution(process, actor) else {
+            return;
+        };
+        let Waiting::Load(pending) = std::mem::replace(&mut execution.waiting, Waiting::No) else {
+            return;
+        };
+        let id = execution.id;
+        self.store.set_reachable(reachable);
+        let loaded = at_once(load_over(&self.context, id, pending.as_deref()));
+        self.store.set_reachable(true);
+        self.count("loads");
+        match loaded {
+            Ok(Loaded::Found(found)) => {
+                if found.segment_bytes == 0 && !found.state.status.is_terminal() {
+                    self.count("loads of a snapshot");
+                }
+                let machine =
+                    ExecutionMachine::at(found.compiled, found.state, found.last_at, found.segment_bytes, options);
+                if let Some(execution) = self.execution(process, actor) {
+                    execution.machine = Some(Box::new(machine));
+                }
+                self.give(process, actor, Input::TakeOver);
+            }
+            Ok(Loaded::Missing) => self.missing(process, actor, options),
+            Ok(Loaded::Tombstone(_)) => self.trouble(format!("{id}: a tombstone although nothing expires")),
+            Err(EngineError::Unavailable(_) | EngineError::Fenced) => self.not_loaded(process, actor),
+            Err(error) => self.trouble(format!("{id}: {error}")),
+        }
+    }
+
+    fn missing(&mut self, process: ProcessNo, actor: ActorNo, options: MachineOptions) {
+        let Some(execution) = self.execution(process, actor) else {
+            return;
+        };
+        let id = execution.id;
+        match execution.then.take() {
+            Some(ExecutionMessage::Start { started, reply, .. }) => {
+                let compiled = self.plan(started.workflow.as_str());
+                if let Some(execution) = self.execution(process, actor) {
+                    execution.machine = Some(Box::new(ExecutionMachine::new(compiled, id, options)));
+                }
+                self.give(process, actor, Input::Start(started, None, reply));
+            }
+            Some(message) => self.refuse(message.reply(), EngineError::NotFound(id)),
+            None => {}
+        }
+    }
+
+    fn not_loaded(&mut self, process: ProcessNo, actor: ActorNo) {
+        let Some(execution) = self.execution(process, actor) else {
+            return;
+        };
+        match execution.then.take() {
+            Some(message) if message.is_patient() => {
+                execution.then = Some(message);
+                execution.waiting = Waiting::Pause;
+                self.after(LOAD_RETRY_MS, Timed::LoadRetry(process, actor));
+            }
+            Some(message) => self.refuse(message.reply(), EngineError::Unavailable("the store".into())),
+            None => {}
+        }
+    }
+
+    pub(super) fn load_retry(&mut self, process: ProcessNo, actor: ActorNo) {
+        let Some(execution) = self.execution(process, actor) else {
+            return;
+        };
+        if matches!(execution.waiting, Waiting::Pause) && !execution.dead {
+            self.look_up(process, actor);
+        }
+    }
+
+    fn perform(&mut self, process: ProcessNo, actor: ActorNo, action: Action<Respond>) {
+        let Some(state) = self.processes.get_mut(&process) else {
+            return;
+        };
+        let Some(execution) = state.executions.get_mut(&actor) else {
+            return;
+        };
+        let id = execution.id;
+        match action {
+            Action::Commit(draft) => execution.appends.push(Append {
+                id,
+                draft,
+                notify: actor,
+            }),
+            Action::Evaluate(jobs) => execution.jobs = Some(jobs),
+            Action::Start(dispatch) => self.spawn_attempt(process, actor, dispatch),
+            Action::Abort(token) => self.abort_attempt(process, actor, token),
+            Action::HoldQueued => {
+                for (_, number, _) in &execution.attempts {
+                    if let Some(attempt) = state.attempts.get(number) {
+                        attempt.gate.hold();
+                    }
+                }
+            }
+            Action::ReleaseQueued => {
+                for (_, number, _) in &execution.attempts {
+                    if let Some(attempt) = state.attempts.get_mut(number) {
+                        attempt.notified |= attempt.gate.release();
+                    }
+                }
+            }
+            Action::Reply(reply, answer) => self.reply(process, actor, reply, answer),
+            Action::Deadline(at) => {
+                if let Some(serving) = state.shards.get_mut(&id.shard()) {
+                    serving.timers.inbox.push_back(TimersMessage::Set(id, at));
+                }
+            }
+            Action::Finished(_) => self.count("ends"),
+        }
+    }
+
+    fn reply(&mut self, process: ProcessNo, actor: ActorNo, reply: Respond, answer: Reply) {
+        let Respond::Client(client, request) = reply else {
+            return;
+        };
+        let answer = match answer {
+            Reply::Started(outcome) => Answer::Started {
+                id: outcome.id,
+                existing: outcome.existing,
+            },
+            Reply::Commanded(outcome) => {
+                let draining = self.running_attempts(process, actor);
+                Answer::Commanded {
+                    draining,
+                    unchanged: outcome.unchanged,
+                }
+            }
+            Reply::View(state) => Answer::View {
+                seq: state.seq.0,
+                fingerprint: state.fingerprint(),
+            },
+            Reply::Refused(error) => Answer::Refused(error),
+        };
+        self.answer(client, request, answer);
+    }
+
+    /// Entries of one batch go to the committer together; then the next message may be heard, or the actor retires.
+    fn end_of_batch(&mut self, process: ProcessNo, actor: ActorNo) {
+        let Some(state) = self.processes.get_mut(&process) else {
+            return;
+        };
+        let Some(execution) = state.executions.get_mut(&actor) else {
+            return;
+        };
+        if execution.dead || !execution.todo.is_empty() {
+            return;
+        }
+        let appends = std::mem::take(&mut execution.appends);
+        if !appends.is_empty()
+            && let Some(serving) = state.shards.get_mut(&execution.id.shard())
+        {
+            serving.committer.inbox.push_back(CommitterMessage::Append(appends));
+        }
+        if execution.jobs.is_some() && matches!(execution.waiting, Waiting::No) {
+            execution.waiting = Waiting::Evaluation;
+            let after = self.random.below(4);
+            return self.after(after, Timed::Evaluated(process, actor));
+        }
+        if matches!(execution.waiting, Waiting::No) && execution.then.is_none() {
+            self.retire_if_idle(process, actor);
+        }
+    }
+
+    pub(super) fn evaluated(&mut self, process: ProcessNo, actor: ActorNo) {
+        let Some(execution) = self.execution(process, actor) else {
+            return;
+        };
+        let Some(jobs) = execution.jobs.take() else { return };
+        execution.waiting = Waiting::No;
+        let yes = || Ok(Json::from_trusted("true"));
+        let answers = jobs
+            .into_iter()
+            .map(|Job { part, .. }| PartAnswer { part, answer: yes() })
+            .collect();
+        self.count("evaluations");
+        self.give(process, actor, Input::Evaluated(answers));
+        self.end_of_batch(process, actor);
+    }
+
+    fn retire_if_idle(&mut self, process: ProcessNo, actor: ActorNo) {
+        let now = self.now;
+        let Some(state) = self.processes.get_mut(&process) else {
+            return;
+        };
+        let Some(execution) = state.executions.get_mut(&actor) else {
+            return;
+        };
+        let id = execution.id;
+        let Some(serving) = state.shards.get_mut(&id.shard()) else {
+            return;
+        };
+        let mut parked = None;
+        if let Some(machine) = &execution.machine {
+            if !machine.may_retire(now) {
+                return;
+            }
+            if let Mark::Until(at) = machine.mark() {
+                parked = Some(at);
+            }
+        }
+        if let Some(at) = parked {
+            serving.timers.inbox.push_back(TimersMessage::Park(id, at));
+        }
+        if execution.routed == execution.received {
+            state.directory.remove(&id);
+            self.drop_actor(process, actor);
+            self.count("retired");
+        } else if let Some(at) = parked {
+            serving.timers.inbox.push_back(TimersMessage::Set(id, Some(at)));
+        }
+    }
+
+    /// An actor ends, and its attempts with it.
+    pub(super) fn drop_actor(&mut self, process: ProcessNo, actor: ActorNo) {
+        self.drop_attempts(process, actor);
+        if let Some(state) = self.processes.get_mut(&process) {
+            state.executions.remove(&actor);
+        }
+    }
+
+    /// What an attempt reports reaches the actor that runs the execution now, if there is one.
+    pub(super) fn redelivered(&mut self, id: ExecutionId, report: Box<troupe_core::execution::AttemptClosed>) {
+        for state in self.processes.values_mut() {
+            if let Some(execution) = state
+                .directory
+                .get(&id)
+                .and_then(|actor| state.executions.get_mut(actor))
+            {
+                execution.inbox.push_back(ExecutionMessage::Report(report.clone()));
+            }
+        }
+        self.count("repeated reports");
+    }
+}

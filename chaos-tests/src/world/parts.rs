@@ -1,0 +1,148 @@
+//! What the machines' engine context needs beside the store: constant definitions, and ports that nobody may use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use troupe_actors::context::EngineContext;
+use troupe_actors::{EngineOptions, EngineParts};
+use troupe_core::definition::WorkflowDefinition;
+use troupe_core::lifecycle::LifecycleEvent;
+use troupe_core::{ErrorInfo, ExecutionId, Json, LogPosition, ShardId, Timestamp, WorkflowId};
+use troupe_ports::{
+    BusError, DefinitionError, DefinitionStore, EventBus, Executed, ExecutionQuery, ExecutionSummary, NodeExecutor,
+    Page, Sandbox, SandboxJob, StoreError, StoredDefinition, Task, VisibilityStore,
+};
+
+use super::store::{SimulatedClock, SimulatedStore};
+use crate::crash::workload;
+
+/// A context over the simulated store, for the parts of recovery that are plain functions of it.
+pub(super) fn context(
+    store: &Arc<SimulatedStore>,
+    clock: &Arc<SimulatedClock>,
+    options: EngineOptions,
+) -> EngineContext {
+    let parts = EngineParts {
+        state: Arc::clone(store) as _,
+        definitions: Arc::new(Definitions(definitions().into_iter().map(Arc::new).collect())),
+        visibility: Arc::new(Unused),
+        bus: Arc::new(Unused),
+        executor: Arc::new(Unused),
+        sandbox: Arc::new(Unused),
+        clock: Arc::clone(clock) as _,
+    };
+    EngineContext::new(parts, options)
+}
+
+/// Options of every simulated engine; `mutants` are set by the caller.
+pub(super) fn options() -> EngineOptions {
+    EngineOptions {
+        owner: "simulated".into(),
+        lease: Duration::from_millis(super::process::LEASE_MS),
+        passivate_after_ms: 30,
+        ..EngineOptions::default()
+    }
+}
+
+/// The load of the crash test, and what needs the sandbox to evaluate.
+pub(super) fn definitions() -> Vec<WorkflowDefinition> {
+    let asks = serde_json::json!({"id": "asks", "nodes": [
+        {"id": "a", "type": "function", "data": {"handlerId": "work"}},
+        {"id": "b", "type": "function", "data": {"handlerId": "work"}},
+    ], "edges": [{"source": "a", "target": "b", "type": "success", "condition": "(() => true)()"}]});
+    let mut definitions = workload::definitions();
+    definitions.push(serde_json::from_value(asks).expect("a constant definition"));
+    definitions
+}
+
+struct Definitions(Vec<Arc<WorkflowDefinition>>);
+
+#[async_trait]
+impl DefinitionStore for Definitions {
+    async fn put(
+        &self,
+        _: WorkflowDefinition,
+        _: Json,
+        _: Option<u32>,
+        _: Timestamp,
+    ) -> Result<StoredDefinition, DefinitionError> {
+        Err(DefinitionError::Refused(
+            "the definitions of a world are constant".into(),
+        ))
+    }
+
+    async fn get(&self, workflow: &str, _: Option<u32>) -> Result<Option<StoredDefinition>, DefinitionError> {
+        Ok(self
+            .0
+            .iter()
+            .find(|definition| definition.id == workflow)
+            .map(|definition| StoredDefinition {
+                workflow: WorkflowId::from(workflow),
+                version: 1,
+                definition: Arc::clone(definition),
+                analysis: Json::from_trusted("{}"),
+                stored_at: Timestamp(0),
+                archived: false,
+            }))
+    }
+
+    async fn list(&self, _: Option<&str>, _: usize) -> Result<Vec<StoredDefinition>, DefinitionError> {
+        Ok(Vec::new())
+    }
+
+    async fn archive(&self, _: &str, _: bool) -> Result<bool, DefinitionError> {
+        Ok(false)
+    }
+}
+
+/// Refuses whatever the world does itself.
+struct Unused;
+
+fn unused() -> StoreError {
+    StoreError::Unavailable("a world has none".into())
+}
+
+#[async_trait]
+impl VisibilityStore for Unused {
+    async fn project(&self, _: ShardId, _: Vec<ExecutionSummary>, _: LogPosition) -> Result<(), StoreError> {
+        Err(unused())
+    }
+
+    async fn projected(&self, _: ShardId) -> Result<LogPosition, StoreError> {
+        Err(unused())
+    }
+
+    async fn list(&self, _: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError> {
+        Err(unused())
+    }
+
+    async fn forget(&self, _: &[ExecutionId]) -> Result<(), StoreError> {
+        Err(unused())
+    }
+}
+
+#[async_trait]
+impl EventBus for Unused {
+    async fn publish(&self, _: &[LifecycleEvent]) -> Result<(), BusError> {
+        Err(BusError::Unavailable("a world has none".into()))
+    }
+}
+
+impl NodeExecutor for Unused {
+    fn execute(&self, _: Task, _: CancellationToken) -> BoxFuture<'static, Executed> {
+        let error = ErrorInfo::new("UNUSED", "the world carries attempts out itself");
+        Box::pin(std::future::ready(Executed::failed(error, false)))
+    }
+}
+
+impl Sandbox for Unused {
+    fn evaluate(&self, _: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        Box::pin(std::future::ready(Err(ErrorInfo::new(
+            "EXPRESSION_ERROR",
+            "the world evaluates itself",
+        ))))
+    }
+}

@@ -1,0 +1,366 @@
+//! What one simulated engine process holds: the machines and, around each, what its actor's shell would hold.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use troupe_actors::EngineError;
+use troupe_actors::attempt::machine::AttemptGate;
+use troupe_actors::checkpointer::machine::{CheckpointerMachine, Generation};
+use troupe_actors::checkpointer::{CheckpointItem, Pending};
+use troupe_actors::committer::machine::{Append, CommitterMachine};
+use troupe_actors::evaluation::Job;
+use troupe_actors::execution::machine::{Action, CommandInput, ExecutionMachine};
+use troupe_actors::shard::machine::FailureMachine;
+use troupe_actors::timers::machine::TimersMachine;
+use troupe_core::execution::{AttemptClosed, Started};
+use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp, Token};
+use troupe_ports::CheckpointRow;
+
+/// How long a shard's lease lasts.
+pub(super) const LEASE_MS: u64 = 300;
+
+/// Tells processes apart; a restarted one has another number.
+pub(super) type ProcessNo = u32;
+/// Tells actors of a process apart.
+pub(super) type ActorNo = u64;
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Respond {
+    /// To a client's request.
+    Client(usize, u64),
+    /// To nobody.
+    Nobody,
+}
+
+/// What an execution's actor hears.
+#[derive(Debug)]
+pub(super) enum ExecutionMessage {
+    Start {
+        started: Box<Started>,
+        fresh: bool,
+        reply: Respond,
+    },
+    Command(Box<CommandInput>, Respond),
+    Read(Respond),
+    Wake,
+    Recover,
+    Durable(Seq),
+    Report(Box<AttemptClosed>),
+    NodeGone(Token),
+}
+
+impl ExecutionMessage {
+    /// Whether it is counted: the actor retires only when it has received everything that was routed.
+    pub(super) fn is_routed(&self) -> bool {
+        match self {
+            Self::Start { .. } | Self::Command(..) | Self::Read(_) | Self::Wake | Self::Recover => true,
+            Self::Durable(_) | Self::Report(_) | Self::NodeGone(_) => false,
+        }
+    }
+
+    /// Whether nobody would ask again if it were refused.
+    pub(super) fn is_patient(&self) -> bool {
+        matches!(self, Self::Wake | Self::Recover)
+    }
+
+    pub(super) fn reply(&self) -> Respond {
+        match self {
+            Self::Start { reply, .. } | Self::Command(_, reply) | Self::Read(reply) => *reply,
+            Self::Wake | Self::Recover | Self::Durable(_) | Self::Report(_) | Self::NodeGone(_) => Respond::Nobody,
+        }
+    }
+}
+
+/// What an execution's actor waits for before it hears the next message.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// For nothing.
+    No,
+    /// For the checkpointer to say what the log alone holds.
+    Lookup,
+    /// For its turn to read the store, with the checkpointer's answer.
+    Load(Option<Box<Pending>>),
+    /// For the store to come back.
+    Pause,
+    /// For answers of the sandbox.
+    Evaluation,
+}
+
+/// An execution's actor.
+#[derive(Debug)]
+pub(super) struct Execution {
+    pub(super) id: ExecutionId,
+    pub(super) machine: Option<Box<ExecutionMachine<Respond>>>,
+    pub(super) inbox: VecDeque<ExecutionMessage>,
+    pub(super) todo: VecDeque<Action<Respond>>,
+    pub(super) appends: Vec<Append<ActorNo>>,
+    pub(super) jobs: Option<Vec<Job>>,
+    pub(super) waiting: Waiting,
+    /// The message for which it was loaded.
+    pub(super) then: Option<ExecutionMessage>,
+    pub(super) attempts: Vec<(Token, u64, Timestamp)>,
+    pub(super) routed: u64,
+    pub(super) received: u64,
+    /// It panicked and was not replaced yet.
+    pub(super) dead: bool,
+}
+
+impl Execution {
+    pub(super) fn new(id: ExecutionId) -> Self {
+        Self {
+            id,
+            machine: None,
+            inbox: VecDeque::new(),
+            todo: VecDeque::new(),
+            appends: Vec::new(),
+            jobs: None,
+            waiting: Waiting::No,
+            then: None,
+            attempts: Vec::new(),
+            routed: 0,
+            received: 0,
+            dead: false,
+        }
+    }
+
+    fn is_runnable(&self) -> bool {
+        if self.dead {
+            return false;
+        }
+        match self.waiting {
+            Waiting::No => !self.todo.is_empty() || self.then.is_some() || !self.inbox.is_empty(),
+            Waiting::Load(_) => true,
+            Waiting::Lookup | Waiting::Pause | Waiting::Evaluation => !self.todo.is_empty(),
+        }
+    }
+}
+
+/// Where an attempt's actor stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It waits for a permit and its turn.
+    Queued,
+    /// It has a permit and waits for the lease.
+    Leasing,
+    /// Its execution is paused.
+    Held,
+    /// It runs since then.
+    Running(Timestamp),
+}
+
+/// An attempt's actor.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) actor: ActorNo,
+    pub(super) id: ExecutionId,
+    pub(super) token: Token,
+    pub(super) node: String,
+    pub(super) sleep_ms: u64,
+    pub(super) fail_first: u64,
+    pub(super) timeout_ms: u64,
+    pub(super) input: String,
+    pub(super) gate: AttemptGate,
+    pub(super) stage: Stage,
+    pub(super) canceled: bool,
+    /// It was told to look at its gate again.
+    pub(super) notified: bool,
+}
+
+/// What a committer hears.
+#[derive(Debug)]
+pub(super) enum CommitterMessage {
+    Append(Vec<Append<ActorNo>>),
+    Flush,
+    Barrier(ActorNo, ExecutionId),
+}
+
+/// The committer's actor.
+#[derive(Debug)]
+pub(super) struct Committer {
+    pub(super) machine: CommitterMachine<ActorNo>,
+    pub(super) inbox: VecDeque<CommitterMessage>,
+    /// It awaits the store.
+    pub(super) busy: bool,
+    pub(super) stopped: bool,
+    pub(super) barriers: Vec<(ActorNo, ExecutionId)>,
+}
+
+/// What a checkpointer hears.
+#[derive(Debug)]
+pub(super) enum CheckpointerMessage {
+    Committed {
+        position: LogPosition,
+        record: bytes::Bytes,
+        items: Vec<CheckpointItem>,
+    },
+    Lookup(ExecutionId, ActorNo),
+    Tick,
+    Written,
+}
+
+/// The checkpointer's actor.
+#[derive(Debug)]
+pub(super) struct Checkpointer {
+    pub(super) machine: CheckpointerMachine,
+    pub(super) inbox: VecDeque<CheckpointerMessage>,
+    pub(super) ticking: bool,
+    pub(super) writer: Option<Writer>,
+}
+
+/// The task that writes a checkpoint.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) generation: Arc<Generation>,
+    pub(super) left: VecDeque<ExecutionId>,
+    pub(super) chunk: Vec<CheckpointRow>,
+    pub(super) stage: WriterStage,
+    pub(super) busy: bool,
+}
+
+/// How far a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WriterStage {
+    Rows,
+    Last,
+    Trim,
+    Done,
+}
+
+/// What the timers hear.
+#[derive(Debug)]
+pub(super) enum TimersMessage {
+    Set(ExecutionId, Option<Timestamp>),
+    Park(ExecutionId, Timestamp),
+    Recovered(Vec<(Timestamp, ExecutionId)>),
+    Checkpointed,
+    Tick,
+}
+
+/// The timers' actor.
+#[derive(Debug)]
+pub(super) struct Timers {
+    pub(super) machine: TimersMachine,
+    pub(super) inbox: VecDeque<TimersMessage>,
+    pub(super) armed: Option<Timestamp>,
+}
+
+/// What a shard hears.
+#[derive(Debug)]
+pub(super) enum ShardMessage {
+    Due(Vec<ExecutionId>),
+    Fenced,
+    Halt(String),
+    Failed(ActorNo),
+    Rebuild(ActorNo, ExecutionId),
+}
+
+/// What recovery has still to resume.
+#[derive(Debug)]
+pub(super) struct Resume {
+    pub(super) tail: VecDeque<ExecutionId>,
+    /// What the tail says, whatever the checkpoint says.
+    pub(super) known: BTreeSet<ExecutionId>,
+    pub(super) after: Option<ExecutionId>,
+    pub(super) paused: bool,
+    pub(super) done: bool,
+}
+
+/// A shard that is served.
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub(super) epoch: Epoch,
+    pub(super) lease_until: Timestamp,
+    pub(super) inbox: VecDeque<ShardMessage>,
+    pub(super) committer: Committer,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) timers: Timers,
+    pub(super) resume: Resume,
+    pub(super) failures: FailureMachine,
+}
+
+/// An actor that can take a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    Shard(ShardId),
+    Resume(ShardId),
+    Committer(ShardId),
+    Checkpointer(ShardId),
+    Writer(ShardId),
+    Timers(ShardId),
+    Execution(ActorNo),
+    Attempt(u64),
+}
+
+/// An engine process.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) owner: String,
+    pub(super) frozen: bool,
+    pub(super) partitioned: bool,
+    pub(super) shards: BTreeMap<ShardId, Serving>,
+    pub(super) executions: BTreeMap<ActorNo, Execution>,
+    pub(super) directory: BTreeMap<ExecutionId, ActorNo>,
+    pub(super) attempts: BTreeMap<u64, Attempt>,
+    pub(super) permits: usize,
+    pub(super) quarantine: BTreeMap<ExecutionId, EngineError>,
+    /// What happened while it was frozen.
+    pub(super) deferred: Vec<super::schedule::Timed>,
+}
+
+impl Process {
+    pub(super) fn new(owner: String, permits: usize) -> Self {
+        Self {
+            owner,
+            frozen: false,
+            partitioned: false,
+            shards: BTreeMap::new(),
+            executions: BTreeMap::new(),
+            directory: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            permits,
+            quarantine: BTreeMap::new(),
+            deferred: Vec::new(),
+        }
+    }
+
+    /// Every actor that can take a step, in a fixed order.
+    pub(super) fn runnable(&self, out: &mut Vec<Address>) {
+        if self.frozen {
+            return;
+        }
+        for (shard, serving) in &self.shards {
+            let mut offer = |ready: bool, address: Address| {
+                if ready {
+                    out.push(address);
+                }
+            };
+            offer(!serving.inbox.is_empty(), Address::Shard(*shard));
+            offer(!serving.resume.done && !serving.resume.paused, Address::Resume(*shard));
+            let committer = &serving.committer;
+            offer(
+                !committer.busy && !committer.stopped && !committer.inbox.is_empty(),
+                Address::Committer(*shard),
+            );
+            offer(!serving.checkpointer.inbox.is_empty(), Address::Checkpointer(*shard));
+            offer(
+                serving.checkpointer.writer.as_ref().is_some_and(|writer| !writer.busy),
+                Address::Writer(*shard),
+            );
+            offer(!serving.timers.inbox.is_empty(), Address::Timers(*shard));
+        }
+        let ready = self.executions.iter().filter(|(_, execution)| execution.is_runnable());
+        out.extend(ready.map(|(actor, _)| Address::Execution(*actor)));
+        for (number, attempt) in &self.attempts {
+            let ready = match attempt.stage {
+                Stage::Queued => self.permits > 0 || attempt.canceled,
+                Stage::Held => attempt.notified,
+                Stage::Leasing => attempt.notified,
+                Stage::Running(_) => false,
+            };
+            if ready {
+                out.push(Address::Attempt(*number));
+            }
+        }
+    }
+}

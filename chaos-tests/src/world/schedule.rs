@@ -1,0 +1,191 @@
+//! What happens at which instant. At one instant the seed decides what comes first.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use troupe_core::execution::AttemptClosed;
+use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
+use troupe_ports::{AppendError, CheckpointRow, CommitId, Lease, StoreError};
+
+use super::process::{ActorNo, ExecutionMessage, ProcessNo};
+use super::random::Random;
+
+/// Who called the store, for its answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller {
+    pub(super) process: ProcessNo,
+    pub(super) shard: ShardId,
+    pub(super) epoch: Epoch,
+    /// When the call began.
+    pub(super) begun: Timestamp,
+}
+
+/// A call of the store.
+#[derive(Clone, Debug)]
+pub(super) enum Call {
+    Acquire(String),
+    Renew,
+    Append {
+        position: LogPosition,
+        commit: CommitId,
+        record: Bytes,
+    },
+    Probe(LogPosition),
+    Checkpoint(Vec<CheckpointRow>, Option<LogPosition>),
+    Trim(LogPosition),
+}
+
+/// What the store answers.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Acquired(Result<Lease, StoreError>),
+    Renewed(Result<Timestamp, StoreError>),
+    Appended(Result<(), AppendError>),
+    Probed(Result<Option<CommitId>, StoreError>),
+    Written(Result<(), StoreError>),
+}
+
+/// How a running attempt ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Settled,
+    TimedOut,
+    Canceled,
+    Lost,
+}
+
+/// A fault that ends by itself.
+#[derive(Clone, Debug)]
+pub(super) enum Repair {
+    Thaw(ProcessNo),
+    Restart(String),
+    Reach,
+    Rejoin(ProcessNo),
+}
+
+/// Something that happens at an instant.
+#[derive(Debug)]
+pub(super) enum Timed {
+    /// A call reaches the store; the answer is lost unless `answered`.
+    Arrive {
+        caller: Caller,
+        call: Call,
+        answered: bool,
+    },
+    /// What was written is on disk.
+    Synced {
+        caller: Caller,
+        answered: bool,
+    },
+    Answered(Caller, Answer),
+    CommitterRetry(Caller),
+    WriterRetry(Caller),
+    CheckpointTick(Caller),
+    TimersTick(Caller),
+    RenewTick(Caller),
+    ResumeRetry(Caller),
+    Acquire(ProcessNo, ShardId),
+    LoadRetry(ProcessNo, ActorNo),
+    Deliver(ProcessNo, ExecutionId, ExecutionMessage),
+    AttemptEnds(ProcessNo, u64, Ending),
+    AttemptPoll(ProcessNo, u64),
+    /// A report arrives once more, or late.
+    Redelivered(ExecutionId, Box<AttemptClosed>),
+    Evaluated(ProcessNo, ActorNo),
+    Client(usize),
+    GiveUp(usize, u64),
+    Fault,
+    Repair(Repair),
+    Heal,
+}
+
+impl Timed {
+    /// The process that must run for this to happen.
+    pub(super) fn process(&self) -> Option<ProcessNo> {
+        match self {
+            Self::Answered(caller, _)
+            | Self::CommitterRetry(caller)
+            | Self::WriterRetry(caller)
+            | Self::CheckpointTick(caller)
+            | Self::TimersTick(caller)
+            | Self::RenewTick(caller)
+            | Self::ResumeRetry(caller) => Some(caller.process),
+            Self::Acquire(process, _)
+            | Self::LoadRetry(process, _)
+            | Self::Deliver(process, ..)
+            | Self::AttemptEnds(process, ..)
+            | Self::AttemptPoll(process, _)
+            | Self::Evaluated(process, _) => Some(*process),
+            Self::Arrive { .. }
+            | Self::Synced { .. }
+            | Self::Redelivered(..)
+            | Self::Client(_)
+            | Self::GiveUp(..)
+            | Self::Fault
+            | Self::Repair(_)
+            | Self::Heal => None,
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Arrive { .. } => "arrive",
+            Self::Synced { .. } => "synced",
+            Self::Answered(..) => "answered",
+            Self::CommitterRetry(_) => "committer retry",
+            Self::WriterRetry(_) => "writer retry",
+            Self::CheckpointTick(_) => "checkpoint tick",
+            Self::TimersTick(_) => "timers tick",
+            Self::RenewTick(_) => "renew",
+            Self::ResumeRetry(_) => "resume retry",
+            Self::Acquire(..) => "acquire",
+            Self::LoadRetry(..) => "load retry",
+            Self::Deliver(..) => "deliver",
+            Self::AttemptEnds(..) => "attempt ends",
+            Self::AttemptPoll(..) => "attempt poll",
+            Self::Redelivered(..) => "redelivered",
+            Self::Evaluated(..) => "evaluated",
+            Self::Client(_) => "client",
+            Self::GiveUp(..) => "give up",
+            Self::Fault => "fault",
+            Self::Repair(_) => "repair",
+            Self::Heal => "heal",
+        }
+    }
+}
+
+/// What is going to happen.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    events: BTreeMap<(Timestamp, u32, u64), Timed>,
+    count: u64,
+}
+
+impl Schedule {
+    pub(super) fn at(&mut self, at: Timestamp, event: Timed, random: &mut Random) {
+        self.count += 1;
+        let order = u32::try_from(random.next() >> 32).unwrap_or(u32::MAX);
+        self.events.insert((at, order, self.count), event);
+    }
+
+    pub(super) fn next_at(&self) -> Option<Timestamp> {
+        self.events.first_key_value().map(|((at, ..), _)| *at)
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Timed> {
+        self.events.pop_first().map(|(_, event)| event)
+    }
+
+    /// Drops everything that only a dead process would have done.
+    pub(super) fn forget(&mut self, process: ProcessNo) {
+        self.events.retain(|_, event| event.process() != Some(process));
+    }
+
+    /// Drops calls of a dead process that have not reached the store: both were one process.
+    pub(super) fn forget_calls(&mut self, process: ProcessNo) {
+        self.events.retain(|_, event| match event {
+            Timed::Arrive { caller, .. } | Timed::Synced { caller, .. } => caller.process != process,
+            _ => true,
+        });
+    }
+}

@@ -1,0 +1,525 @@
+//! A store in memory with the contract of [`StateStore`] and one thing more: what was written but not synced can be lost.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
+use troupe_ports::{
+    AppendError, Archive, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore,
+    StoreCounters, StoreError, Wait,
+};
+
+/// Time that only the world moves.
+#[derive(Debug, Default)]
+pub struct SimulatedClock(AtomicI64);
+
+impl SimulatedClock {
+    /// A clock that shows `now`.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        Self(AtomicI64::new(now.0))
+    }
+
+    /// Moves on.
+    pub fn set(&self, now: Timestamp) {
+        self.0.fetch_max(now.0, Ordering::SeqCst);
+    }
+}
+
+impl Clock for SimulatedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Row {
+    Live {
+        snapshot: Option<(Seq, Bytes)>,
+        segments: Vec<(Seq, Bytes)>,
+        wait: Wait,
+        last: Seq,
+    },
+    Ended(Archive, Vec<(Seq, Bytes)>),
+    Tombstone {
+        last: Seq,
+        until: Timestamp,
+    },
+}
+
+#[derive(Debug, Default)]
+struct ShardStore {
+    epoch: Epoch,
+    owner: Option<String>,
+    lease_until: Timestamp,
+    /// Everything ever written; position n is at place n - 1. Trimming only hides.
+    log: Vec<LogRecord>,
+    synced: usize,
+    checkpointed: LogPosition,
+    trimmed: LogPosition,
+    rows: BTreeMap<ExecutionId, Row>,
+    heads: BTreeMap<ExecutionId, u64>,
+    cursors: BTreeMap<String, LogPosition>,
+}
+
+/// The store of a world.
+#[derive(Debug)]
+pub struct SimulatedStore {
+    clock: Arc<SimulatedClock>,
+    shards: Mutex<Vec<ShardStore>>,
+    reachable: AtomicBool,
+}
+
+impl SimulatedStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new(shards: u16, clock: Arc<SimulatedClock>) -> Self {
+        let shards = (0..shards).map(|_| ShardStore::default()).collect();
+        Self {
+            clock,
+            shards: Mutex::new(shards),
+            reachable: AtomicBool::new(true),
+        }
+    }
+
+    /// Whether lookups are answered from now on.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.reachable.store(reachable, Ordering::SeqCst);
+    }
+
+    /// The first half of an append: it is in the store's memory, not on its disk.
+    ///
+    /// # Errors
+    /// As [`StateStore::append`].
+    pub fn write(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        position: LogPosition,
+        commit: CommitId,
+        bytes: Bytes,
+    ) -> Result<(), AppendError> {
+        self.owned(shard, epoch, |store| {
+            let next = LogPosition(store.log.len() as u64 + 1);
+            if position != next {
+                return Ok(Err(AppendError::Conflict { next }));
+            }
+            store.log.push(LogRecord {
+                position,
+                commit,
+                bytes,
+            });
+            Ok(Ok(()))
+        })?
+    }
+
+    /// The second half: everything written so far is on disk.
+    pub fn sync(&self, shard: ShardId) {
+        if let Some(store) = self.lock().get_mut(usize::from(shard.0)) {
+            store.synced = store.log.len();
+        }
+    }
+
+    /// The machine loses its power: of what was not synced, `kept` of a thousand parts survive, oldest first.
+    /// Returns how many records went.
+    pub fn lose_power(&self, kept: usize) -> usize {
+        let mut lost = 0;
+        for store in self.lock().iter_mut() {
+            let unsynced = store.log.len() - store.synced;
+            let surviving = store.synced + unsynced * kept.min(1_000) / 1_000;
+            lost += store.log.len() - surviving;
+            store.log.truncate(surviving);
+            store.synced = surviving;
+        }
+        lost
+    }
+
+    /// The timer row of an execution goes; only a planted fault does this.
+    pub fn forget_timer(&self, id: ExecutionId) {
+        let mut shards = self.lock();
+        let row = shards
+            .get_mut(usize::from(id.shard().0))
+            .and_then(|store| store.rows.get_mut(&id));
+        if let Some(Row::Live { wait, .. }) = row {
+            *wait = Wait::Message;
+        }
+    }
+
+    /// Records on disk after `after`, trimmed or not: the whole truth, for checkers.
+    #[must_use]
+    pub fn ledger(&self, shard: ShardId, after: usize) -> Vec<LogRecord> {
+        self.lock()
+            .get(usize::from(shard.0))
+            .and_then(|store| store.log.get(after..store.synced))
+            .map(<[LogRecord]>::to_vec)
+            .unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<ShardStore>> {
+        // A panic while it was held fails the test anyway.
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(
+        &self,
+        shard: ShardId,
+        then: impl FnOnce(&mut ShardStore) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut shards = self.lock();
+        let missing = || StoreError::Damaged(format!("there is no shard {shard}"));
+        then(shards.get_mut(usize::from(shard.0)).ok_or_else(missing)?)
+    }
+
+    fn owned<T>(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        then: impl FnOnce(&mut ShardStore) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.with(shard, |store| {
+            if store.owner.is_none() || store.epoch != epoch {
+                return Err(StoreError::Fenced {
+                    shard,
+                    owner: store.epoch,
+                    ours: epoch,
+                });
+            }
+            then(store)
+        })
+    }
+
+    fn lookup(&self) -> Result<(), StoreError> {
+        if self.reachable.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable("the world says so".into()))
+    }
+}
+
+fn later(now: Timestamp, by: Duration) -> Timestamp {
+    now.plus_ms(u64::try_from(by.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Applies a row; rows of a damaged chunk go nowhere because the caller applies them to a copy.
+fn apply(known: Option<Row>, row: CheckpointRow) -> Result<Option<Row>, StoreError> {
+    let (id, first, last, segment, snapshot, wait) = match row {
+        CheckpointRow::Live {
+            id,
+            first,
+            last,
+            segment,
+            snapshot,
+            wait,
+        } => (id, first, last, segment, snapshot, wait),
+        CheckpointRow::Ended(archive) => {
+            return Ok(Some(match known {
+                None => Row::Ended(archive, Vec::new()),
+                Some(Row::Live { segments, .. }) => Row::Ended(archive, segments),
+                Some(ended @ (Row::Ended(..) | Row::Tombstone { .. })) => ended,
+            }));
+        }
+        CheckpointRow::Head { .. } => return Ok(known),
+    };
+    let (mut segments, stored, old_snapshot) = match known {
+        None => (Vec::new(), Seq(0), None),
+        Some(Row::Live {
+            segments,
+            last: stored,
+            snapshot,
+            wait,
+        }) if last <= stored => {
+            return Ok(Some(Row::Live {
+                segments,
+                last: stored,
+                snapshot,
+                wait,
+            }));
+        }
+        Some(Row::Live {
+            segments,
+            last,
+            snapshot,
+            ..
+        }) => (segments, last, snapshot),
+        Some(ended @ (Row::Ended(..) | Row::Tombstone { .. })) => return Ok(Some(ended)),
+    };
+    if first > stored.next() {
+        return Err(StoreError::Damaged(format!(
+            "{id}: entries {first} to {last} come after {stored}"
+        )));
+    }
+    segments.push((last, segment));
+    let snapshot = snapshot.map(|bytes| (last, bytes)).or(old_snapshot);
+    Ok(Some(Row::Live {
+        snapshot,
+        segments,
+        wait,
+        last,
+    }))
+}
+
+#[async_trait]
+impl StateStore for SimulatedStore {
+    fn backend(&self) -> &'static str {
+        "simulated"
+    }
+
+    fn shards(&self) -> u16 {
+        u16::try_from(self.lock().len()).unwrap_or(u16::MAX)
+    }
+
+    async fn acquire(&self, shard: ShardId, owner: &str, lease: Duration) -> Result<Lease, StoreError> {
+        let now = self.clock.now();
+        self.with(shard, |store| {
+            let held = store
+                .owner
+                .as_deref()
+                .filter(|holder| *holder != owner && now < store.lease_until);
+            if let Some(holder) = held {
+                return Err(StoreError::Held(holder.to_owned()));
+            }
+            store.epoch = Epoch(store.epoch.0 + 1);
+            store.owner = Some(owner.to_owned());
+            store.lease_until = later(now, lease);
+            // A durable write of its own, so whatever was written before it is durable too.
+            store.synced = store.log.len();
+            let next = LogPosition(store.log.len() as u64 + 1);
+            Ok(Lease {
+                shard,
+                epoch: store.epoch,
+                next,
+                checkpointed: store.checkpointed,
+                store_now: now,
+            })
+        })
+    }
+
+    async fn renew(&self, shard: ShardId, epoch: Epoch, lease: Duration) -> Result<Timestamp, StoreError> {
+        let now = self.clock.now();
+        self.owned(shard, epoch, |store| {
+            store.lease_until = later(now, lease);
+            Ok(now)
+        })
+    }
+
+    async fn release(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        self.owned(shard, epoch, |store| {
+            store.owner = None;
+            Ok(())
+        })
+    }
+
+    async fn append(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        position: LogPosition,
+        commit: CommitId,
+        record: Bytes,
+    ) -> Result<(), AppendError> {
+        self.write(shard, epoch, position, commit, record)?;
+        self.sync(shard);
+        Ok(())
+    }
+
+    async fn read(&self, shard: ShardId, from: LogPosition, bytes_max: usize) -> Result<Vec<LogRecord>, StoreError> {
+        self.lookup()?;
+        self.with(shard, |store| {
+            let mut bytes = 0;
+            let durable = store.log[..store.synced].iter();
+            let wanted = durable.filter(|record| record.position >= from && record.position > store.trimmed);
+            let bounded = wanted.take_while(|record| {
+                let first = bytes == 0;
+                bytes += record.bytes.len().max(1);
+                first || bytes <= bytes_max
+            });
+            Ok(bounded.cloned().collect())
+        })
+    }
+
+    async fn checkpoint(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        rows: Vec<CheckpointRow>,
+        reached: Option<LogPosition>,
+    ) -> Result<(), StoreError> {
+        self.owned(shard, epoch, |store| {
+            let mut changed: BTreeMap<ExecutionId, Row> = BTreeMap::new();
+            let mut heads = Vec::new();
+            for row in rows {
+                let id = match &row {
+                    CheckpointRow::Live { id, .. } | CheckpointRow::Ended(Archive { id, .. }) => *id,
+                    CheckpointRow::Head { key, ordinal } => {
+                        heads.push((*key, *ordinal));
+                        continue;
+                    }
+                };
+                let known = changed.remove(&id).or_else(|| store.rows.get(&id).cloned());
+                changed.extend(apply(known, row)?.map(|row| (id, row)));
+            }
+            store.rows.append(&mut changed);
+            for (key, ordinal) in heads {
+                let known = store.heads.entry(key).or_insert(ordinal);
+                *known = (*known).max(ordinal);
+            }
+            store.checkpointed = store.checkpointed.max(reached.unwrap_or_default());
+            Ok(())
+        })
+    }
+
+    async fn trim(&self, shard: ShardId, epoch: Epoch, up_to: LogPosition) -> Result<(), StoreError> {
+        self.owned(shard, epoch, |store| {
+            let lowest = store.cursors.values().copied().min().unwrap_or(LogPosition(u64::MAX));
+            store.trimmed = store.trimmed.max(up_to.min(store.checkpointed).min(lowest));
+            Ok(())
+        })
+    }
+
+    async fn load(&self, id: ExecutionId) -> Result<Option<ExecutionBase>, StoreError> {
+        self.lookup()?;
+        self.with(id.shard(), |store| {
+            Ok(store.rows.get(&id).cloned().map(|row| match row {
+                Row::Live {
+                    snapshot,
+                    segments,
+                    wait,
+                    ..
+                } => ExecutionBase::Live {
+                    snapshot,
+                    segments,
+                    wait,
+                },
+                Row::Ended(archive, segments) => ExecutionBase::Ended(archive, segments),
+                Row::Tombstone { last, .. } => ExecutionBase::Tombstone { last },
+            }))
+        })
+    }
+
+    async fn head(&self, key: ExecutionId) -> Result<Option<u64>, StoreError> {
+        self.lookup()?;
+        self.with(key.shard(), |store| Ok(store.heads.get(&key).copied()))
+    }
+
+    async fn timers_due(
+        &self,
+        shard: ShardId,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, ExecutionId)>, StoreError> {
+        self.lookup()?;
+        self.with(shard, |store| {
+            let mut due: Vec<_> = store
+                .rows
+                .iter()
+                .filter_map(|(id, row)| match row {
+                    Row::Live {
+                        wait: Wait::Until(at), ..
+                    } if *at <= until => Some((*at, *id)),
+                    _ => None,
+                })
+                .collect();
+            due.sort_unstable();
+            due.truncate(limit);
+            Ok(due)
+        })
+    }
+
+    async fn running(
+        &self,
+        shard: ShardId,
+        after: Option<ExecutionId>,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError> {
+        self.lookup()?;
+        self.with(shard, |store| {
+            let live = store.rows.iter().filter(|(_, row)| {
+                matches!(
+                    row,
+                    Row::Live {
+                        wait: Wait::Running,
+                        ..
+                    }
+                )
+            });
+            let ids = live
+                .map(|(id, _)| *id)
+                .filter(|id| after.is_none_or(|after| *id > after));
+            Ok(ids.take(limit).collect())
+        })
+    }
+
+    async fn live_counts(&self, shard: ShardId) -> Result<(u64, u64), StoreError> {
+        self.with(shard, |store| {
+            let mut counts = (0, 0);
+            for row in store.rows.values() {
+                match row {
+                    Row::Live {
+                        wait: Wait::Running, ..
+                    } => counts.0 += 1,
+                    Row::Live { .. } => counts.1 += 1,
+                    Row::Ended(..) | Row::Tombstone { .. } => {}
+                }
+            }
+            Ok(counts)
+        })
+    }
+
+    async fn cursor(&self, shard: ShardId, sink: &str) -> Result<LogPosition, StoreError> {
+        self.with(shard, |store| Ok(store.cursors.get(sink).copied().unwrap_or_default()))
+    }
+
+    async fn set_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError> {
+        self.owned(shard, epoch, |store| {
+            let known = store.cursors.entry(sink.to_owned()).or_insert(to);
+            *known = (*known).max(to);
+            Ok(())
+        })
+    }
+
+    async fn expire(&self, shard: ShardId, epoch: Epoch, now: Timestamp, limit: usize) -> Result<Expired, StoreError> {
+        self.owned(shard, epoch, |store| {
+            let mut expired = Expired::default();
+            let gone = |row: &Row| matches!(row, Row::Tombstone { until, .. } if *until <= now);
+            let ids: Vec<_> = store
+                .rows
+                .iter()
+                .filter(|(_, row)| gone(row))
+                .map(|(id, _)| *id)
+                .take(limit)
+                .collect();
+            for id in ids {
+                store.rows.remove(&id);
+                expired.tombstones += 1;
+            }
+            for (id, row) in &mut store.rows {
+                if expired.archives.len() == limit {
+                    break;
+                }
+                if let Row::Ended(archive, _) = row
+                    && archive.expires_at <= now
+                {
+                    expired.archives.push(*id);
+                    *row = Row::Tombstone {
+                        last: archive.last,
+                        until: archive.expires_at.plus_ms(archive.tombstone_ms),
+                    };
+                }
+            }
+            Ok(expired)
+        })
+    }
+
+    fn counters(&self) -> StoreCounters {
+        let appends = self.lock().iter().map(|store| store.log.len() as u64).sum();
+        StoreCounters {
+            commits: appends,
+            appends,
+            fsyncs: appends,
+        }
+    }
+}

@@ -456,6 +456,10 @@ impl<R> ExecutionMachine<R> {
             command,
         });
         out.push(Action::Commit(Box::new(draft)));
+        // Aborts go before the answer: an attempt that has not begun by then never will, and the answer counts the others.
+        let (aborts, effects): (Vec<_>, Vec<_>) =
+            stepped.effects.into_iter().partition(|effect| matches!(effect, Effect::AbortAttempt(_)));
+        self.waiting.extend(aborts.into_iter().map(|abort| (seq, Release::Effect(abort, None))));
         if let Some(reply) = reply {
             let answer = if first {
                 Reply::Started(StartOutcome { id: self.state.id, seq, existing: false })
@@ -469,7 +473,7 @@ impl<R> ExecutionMachine<R> {
                 self.waiting.push_back((seq, Release::Effect(Effect::StartAttempt(dispatch.start), Some(dispatch.variables))));
             }
         }
-        for effect in stepped.effects {
+        for effect in effects {
             let release = match effect {
                 Effect::Finish => Release::Finished,
                 Effect::StartAttempt(_) => Release::Effect(effect, Some(Arc::clone(&self.variables))),

@@ -138,17 +138,6 @@ impl SimulatedStore {
         lost
     }
 
-    /// The timer row of an execution goes; only a planted fault does this.
-    pub fn forget_timer(&self, id: ExecutionId) {
-        let mut shards = self.lock();
-        let row = shards
-            .get_mut(usize::from(id.shard().0))
-            .and_then(|store| store.rows.get_mut(&id));
-        if let Some(Row::Live { wait, .. }) = row {
-            *wait = Wait::Message;
-        }
-    }
-
     /// Records on disk after `after`, trimmed or not: the whole truth, for checkers.
     #[must_use]
     pub fn ledger(&self, shard: ShardId, after: usize) -> Vec<LogRecord> {

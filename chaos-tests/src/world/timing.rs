@@ -65,7 +65,7 @@ impl World {
 
     /// Hands what is due to the shard; a pause if more is due than may fire.
     fn fire(&mut self, caller: Caller) -> Option<u64> {
-        let (now, forget) = (self.now, self.options.mutants.timer_removed_before_commit);
+        let now = self.now;
         let serving = self.serving(caller)?;
         serving.timers.machine.next().filter(|first| *first <= now)?;
         let due = serving.timers.machine.due(now, FIRED_MAX);
@@ -79,9 +79,6 @@ impl World {
             .inbox
             .push_back(ShardMessage::Due(due.iter().map(|(_, id)| *id).collect()));
         *self.counts.entry("timers fired").or_default() += due.len() as u64;
-        if forget {
-            due.iter().for_each(|(_, id)| self.store.forget_timer(*id));
-        }
         more
     }
 

@@ -183,6 +183,10 @@ impl Tx<'_> {
             return Err(StepError::Unchanged);
         }
         for ix in running {
+            // An earlier interruption of this step may have failed the execution fast and canceled this node.
+            if self.node(ix).phase.is_terminal() {
+                continue;
+            }
             let error = ErrorInfo::new(INTERRUPTED, "the engine stopped while the attempt ran");
             let (attempt, at) = (self.node(ix).next_attempt(), self.at);
             let record = AttemptRecord {
@@ -199,8 +203,6 @@ impl Tx<'_> {
             self.changed_node(Verb::NodeInterrupted, ix);
             if let Phase::Canceling { .. } = self.node(ix).phase {
                 self.end_node(ix, Phase::Canceled, Verb::NodeCanceled);
-            } else if self.node(ix).phase.is_terminal() {
-                // An earlier interruption of this step failed the execution fast and canceled this node.
             } else if self.node(ix).interruptions > INTERRUPTIONS_MAX {
                 self.fail(ix, error)?;
             } else {

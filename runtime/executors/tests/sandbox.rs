@@ -206,7 +206,7 @@ async fn nothing_survives_a_call() {
             () => { globalThis.leak = 1 }, () => { Array.prototype.leak = 1 }, () => { Object.prototype.leak = 1 },
             () => { (function* () {}).constructor.prototype.leak = 1 }, () => { console.leak = 1 },
             () => { Math.random = () => 4 }, () => { Object.defineProperty(Promise.prototype, 'then', {value: 1}) },
-            () => { (0, eval)('var leak = 1; let leak2 = 1') }, () => { new Function('leak = 1')() },
+            () => { (0, eval)('var leak = 1; let leak2 = 1') }, () => { (0, eval)('let leak2 = 1') }, () => { new Function('leak = 1')() },
             () => { Function('a = 1){}); let leak2 = 1; ((', '') },
             () => { (async () => {}).constructor('leak = 1') },
             () => { Error.prepareStackTrace = () => 'leak' }, () => { Error.stackTraceLimit = 0 },

@@ -83,24 +83,25 @@ impl Shown {
 
 /// The next three things to try: a command and why.
 pub(crate) fn next_steps(id: &str, url: &str) -> [(String, &'static str); 3] {
+    // As this process was called, so that the lines can be copied from a checkout too.
+    let program = std::env::args().next().unwrap_or_else(|| "troupe".into());
     let server = if url.ends_with(":7654") {
         String::new()
     } else {
         format!(" --server {url}")
     };
+    let declined = r#"-i card=declined -i 'items=[{"sku":"tea","quantity":1,"price":3}]'"#;
     [
         (
-            format!("troupe start quotes --watch{server}"),
-            "three quotes, the first two win; watch the third being ignored",
+            format!("{program} start quotes --watch{server}"),
+            "three suppliers are asked, two answers suffice; the third is given up after a second",
         ),
         (
-            format!("troupe history {}{server}", &id[..8.min(id.len())]),
+            format!("{program} history {id}{server}"),
             "every entry of the execution you just saw",
         ),
         (
-            format!(
-                "troupe start order -i card=declined -i 'items=[{{\"sku\":\"tea\",\"quantity\":1,\"price\":3}}]' --watch{server}"
-            ),
+            format!("{program} start order {declined} --watch{server}"),
             "the payment is declined: the error path releases the stock and tells the customer",
         ),
     ]

@@ -1,0 +1,236 @@
+//! `troupe dev` and the commands that talk to it, by the real binary.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+const SLOW: &str = "
+id: slow
+name: Slow
+nodes: [{ id: wait, type: delay, data: { delayType: fixed, delayValue: 86400000 } }]
+edges: []
+";
+
+const FAILING: &str = "
+id: failing
+name: Failing
+settings: { onFailure: failFast }
+nodes: [{ id: a, type: function, data: { handlerId: fail, code: NO_LUCK, retryPolicy: { maxAttempts: 1 } } }]
+edges: []
+";
+
+const ECHO: &str = "
+id: echo
+name: Echo
+settings: { onFailure: failFast }
+nodes: [{ id: a, type: function, data: { handlerId: echo } }]
+edges: []
+";
+
+fn troupe() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_troupe"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TROUPE_")) {
+        command.env_remove(name);
+    }
+    command.env("NO_COLOR", "1");
+    command
+}
+
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    /// Starts on `state` and any free port; the address is the first line of its output.
+    fn start(state: &Path) -> Self {
+        let mut command = troupe();
+        command
+            .args(["dev", "-q", "--listen", "127.0.0.1:0", "--state"])
+            .arg(state)
+            .current_dir(state);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut url = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut url)
+            .unwrap();
+        assert!(url.starts_with("http://127.0.0.1:"), "{url:?}");
+        Self {
+            child,
+            url: url.trim().to_owned(),
+        }
+    }
+
+    fn call(&self, arguments: &[&str]) -> Output {
+        troupe().args(arguments).args(["--server", &self.url]).output().unwrap()
+    }
+
+    fn exit(&self, arguments: &[&str]) -> i32 {
+        let output = self.call(arguments);
+        let code = output.status.code().unwrap();
+        if code != 0 {
+            assert!(output.stdout.is_empty(), "{arguments:?}: no data where there is none");
+            assert!(!output.stderr.is_empty(), "{arguments:?}: a failure is explained");
+        }
+        code
+    }
+
+    fn line(&self, arguments: &[&str]) -> String {
+        let output = self.call(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn definitions(directory: &Path) -> String {
+    for (name, text) in [("slow.yaml", SLOW), ("failing.yaml", FAILING), ("echo.yaml", ECHO)] {
+        std::fs::write(directory.join(name), text).unwrap();
+    }
+    directory.display().to_string()
+}
+
+#[test]
+fn commands_have_their_exit_status_and_keep_data_apart_from_talk() {
+    let (state, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let files = definitions(files.path());
+    let server = Server::start(state.path());
+    assert_eq!(
+        server.line(&["apply", "--dry-run", &files]),
+        "echo create\nfailing create\nslow create"
+    );
+    assert_eq!(server.line(&["apply", "-q", &files]), "echo\nfailing\nslow");
+    assert_eq!(
+        server.line(&["apply", "--dry-run", &files]),
+        "echo unchanged\nfailing unchanged\nslow unchanged"
+    );
+
+    assert_eq!(server.line(&["start", "echo", "-i", "x=1", "--wait"]), r#"{"x":1}"#);
+    let watched = server.call(&["start", "echo", "-i", "x=1", "--watch", "--json"]);
+    let lines: Vec<Value> = watched
+        .stdout
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
+    assert_eq!(lines.first().unwrap()["type"], "execution.created");
+    assert_eq!(lines.last().unwrap()["output"], json!({"x": 1}));
+
+    assert_eq!(server.exit(&["start", "nobody"]), 3);
+    assert_eq!(server.exit(&["start", "failing", "--wait"]), 1);
+    assert_eq!(server.exit(&["start", "slow", "--wait", "--timeout", "1"]), 124);
+    assert_eq!(server.exit(&["show", &"0".repeat(32)]), 3);
+
+    let id = server.line(&["start", "slow", "--idempotency-key", "k"]);
+    assert_eq!(server.line(&["start", "slow", "--idempotency-key", "k"]), id);
+    assert_eq!(server.exit(&["start", "slow", "--execution-key", "one"]), 0);
+    assert_eq!(server.exit(&["start", "slow", "--execution-key", "one"]), 4);
+    assert_eq!(server.line(&["pause", &id]), id);
+    let shown: Value = serde_json::from_str(&server.line(&["show", &id, "--json"])).unwrap();
+    assert_eq!((&shown["paused"], &shown["status"]), (&json!(true), &json!("running")));
+    assert_eq!(server.line(&["resume", &id]), id);
+    assert_eq!(server.line(&["cancel", &id, "--reason", "enough"]), id);
+    let history = server.line(&["history", &id, "--json"]);
+    let events: Vec<String> = history
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["event"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    assert_eq!(events, ["started", "paused", "resumed", "cancelRequested"]);
+    assert_eq!(server.exit(&["pause", &id]), 4);
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_kill_and_a_stop_is_clean() {
+    let (state, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let files = definitions(files.path());
+    let mut server = Server::start(state.path());
+    server.line(&["apply", "-q", &files]);
+    let id = server.line(&["start", "slow"]);
+    // SIGKILL: nothing is flushed, nothing is said.
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+
+    let mut server = Server::start(state.path());
+    let shown: Value = serde_json::from_str(&server.line(&["show", &id, "--json"])).unwrap();
+    assert_eq!(
+        (&shown["status"], &shown["currentNodes"]),
+        (&json!("running"), &json!(["wait"]))
+    );
+    let busy = troupe()
+        .args(["dev", "-q", "--listen", "127.0.0.1:0", "--state"])
+        .arg(state.path())
+        .output()
+        .unwrap();
+    assert!(!busy.status.success(), "the store admits one process");
+
+    let pid = server.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn bench_prints_the_named_figures_after_checking_the_store() {
+    let names = [
+        "workload",
+        "executions",
+        "steps",
+        "seconds",
+        "executions_per_s",
+        "steps_per_s",
+        "latency_ms",
+        "rss_bytes",
+        "rss_per_execution_bytes",
+        "cpu_seconds",
+        "commits",
+        "commit_batch_mean",
+        "fsyncs",
+        "node_actors",
+    ];
+    for (workload, executions, steps, actors) in [
+        ("chain", 20, 200, 200),
+        ("fan", 5, 260, 260),
+        ("parked", 50, 0, 0),
+        ("start", 20, 20, 20),
+        ("recover", 20, 40, 60),
+    ] {
+        let count = executions.to_string();
+        let output = troupe()
+            .args(["bench", workload, "--executions", &count, "--json"])
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{workload}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found: Vec<&String> = report.as_object().unwrap().keys().collect();
+        assert_eq!(found, names, "{workload}");
+        assert_eq!(report["steps"], steps, "{workload}");
+        assert!(report["commits"].as_u64().unwrap() > 0, "{workload}");
+        assert!(
+            report["node_actors"].as_u64().unwrap() <= actors,
+            "{workload}: {report}"
+        );
+    }
+}

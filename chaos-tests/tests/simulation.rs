@@ -16,8 +16,8 @@ use troupe_core::Timestamp;
 use troupe_ports::StateStore;
 use troupe_ports::conformance::Fixture;
 
-/// Seeds run by default: about 30 seconds of one core in a debug build.
-const SEEDS: u64 = 60;
+/// Seeds run by default: about 25 seconds of one core in a debug build.
+const SEEDS: u64 = 120;
 /// Seeds within which every planted fault must be seen.
 const SEEDS_TO_CATCH: u64 = 40;
 
@@ -119,7 +119,7 @@ fn simulation_seeds_keep_every_promise() {
 
 #[test]
 fn simulation_of_equal_seeds_is_equal() {
-    let hashes: Vec<u64> = (0..6)
+    let hashes: Vec<u64> = (0..12)
         .map(|seed| {
             let (first, second) = (run(seed, Options::default()), run(seed, Options::default()));
             assert_eq!(first, second, "seed {seed} gives two runs");

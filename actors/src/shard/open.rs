@@ -99,6 +99,8 @@ impl Tail {
         let expected = lease.next.0.saturating_sub(1);
         let found = records.last().map_or(lease.checkpointed.0, |(record, _)| record.position.0);
         if found < expected && lease.checkpointed.0 < expected {
+            // Whoever was slow may have lost the shard meanwhile to an owner that checkpointed and trimmed it.
+            engine.parts.state.renew(lease.shard, lease.epoch, engine.options.lease).await?;
             return Err(EngineError::Damaged(format!("the log ends at {found} instead of {expected}")));
         }
         let (checkpointed, last) = (lease.checkpointed, LogPosition(expected));

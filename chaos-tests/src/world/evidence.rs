@@ -23,8 +23,8 @@ impl World {
             return true;
         }
         self.follow_log();
-        let clean = self.processes.values().flat_map(|process| process.shards.values());
-        let mut clean = clean.map(|serving| serving.checkpointer.machine.is_clean());
+        let serving = self.processes.values().flat_map(|process| process.shards.values());
+        let mut clean = serving.map(|serving| !serving.committer.busy && serving.checkpointer.machine.is_clean());
         self.open.is_empty() && self.clients_are_done() && self.unhealthy_since.is_none() && clean.all(|clean| clean)
     }
 

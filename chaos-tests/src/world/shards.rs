@@ -100,6 +100,8 @@ impl World {
         let expected = lease.next.0.saturating_sub(1);
         let found = tail.last().map_or(lease.checkpointed.0, |record| record.position.0);
         if found < expected {
+            // Whoever was slow may have lost the shard meanwhile to an owner that checkpointed and trimmed it.
+            at_once(self.store.renew(shard, lease.epoch, self.context.options.lease))?;
             return Err(StoreError::Damaged(format!(
                 "the log ends at {found} instead of {expected}"
             )));

@@ -39,7 +39,7 @@ impl Validate {
         let mut reports = Vec::new();
         for file in definition_files(&self.paths)? {
             let (bytes, checked) = check_file(&file, &rules).await?;
-            let valid = checked.definition.is_some() && !(self.strict && !checked.diagnostics.is_empty());
+            let valid = checked.definition.is_some() && (!self.strict || checked.diagnostics.is_empty());
             if !out.json {
                 show(&file, &bytes, &checked.diagnostics, out);
                 let word = if valid {

@@ -26,7 +26,6 @@ use crate::stream;
 pub(crate) use executions::execution_id;
 
 /// Every route over one product.
-#[must_use]
 pub fn router(app: App) -> Router {
     let api = Router::new()
         .route("/workflows", get(workflows::list).post(workflows::create))

@@ -74,10 +74,12 @@ fn preferred_wait(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let Some(prefer) = header_text(headers, "prefer")? else {
         return Ok(None);
     };
-    let waits = prefer
+    let mut waits = prefer
         .split([',', ';'])
         .filter_map(|part| part.trim().strip_prefix("wait="));
-    let Some(seconds) = waits.last() else { return Ok(None) };
+    let Some(seconds) = waits.next_back() else {
+        return Ok(None);
+    };
     let read = seconds.trim_matches('"').parse().map(Duration::from_secs);
     read.map(Some)
         .map_err(|_| wrong(format!("`Prefer: wait` takes whole seconds, not `{seconds}`")))

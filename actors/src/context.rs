@@ -262,6 +262,11 @@ impl EndWatches {
         self.waiting.remove(&id);
     }
 
+    /// Forgets everyone: the engine stops.
+    pub fn clear(&self) {
+        self.waiting.clear();
+    }
+
     /// Tells everyone who watches this execution.
     pub fn ended(&self, ended: Ended) {
         if self.waiting.is_empty() {

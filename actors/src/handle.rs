@@ -315,12 +315,14 @@ impl EngineHandle {
         if self.actor.send_message(EngineMessage::Close(done)).is_ok() {
             closed.await.ok();
         }
+        context.watches.clear();
     }
 
     /// Drops every actor at once, as a crash would: nothing is drained, checkpointed or released. For tests.
     pub async fn crash(&self) {
         self.context.draining.store(true, Ordering::Release);
         self.actor.kill();
+        self.context.watches.clear();
         for slot in &self.context.shards {
             if let Some(shard) = slot.write().take() {
                 shard.gate.close();

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 use troupe_core::execution::{Started, Status};
-use troupe_core::{ExecutionId, Json, KeySpace, Value};
+use troupe_core::{ErrorInfo, ExecutionId, Json, KeySpace, Value};
 
 use crate::checkpointer::CheckpointerMessage;
 use crate::context::{EngineContext, ShardContext};
@@ -30,7 +30,11 @@ pub(crate) async fn start(
     admit(engine, &request)?;
     let compiled = engine.plans.to_start(request.workflow.as_str(), request.version).await?;
     match (&request.request_key, &request.execution_key) {
-        (Some(key), _) => {
+        (Some(_), Some(_)) => {
+            let why = "a start has a request key or an execution key, not both: each decides the execution's id";
+            Err(EngineError::Refused(Box::new(ErrorInfo::new("INVALID_REQUEST", why))))
+        }
+        (Some(key), None) => {
             let id = compiled.key_id(KeySpace::Request, key, 0);
             let shard = engine.shard(id.shard())?;
             begin(&shard, id, &compiled, &request, None, false, chosen).await

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -119,9 +119,9 @@ impl AttemptArguments {
                 task.deadline = started_at.plus_ms(timeout_ms);
                 let kind = task.node().kind.as_str();
                 let timeout = Duration::from_millis(timeout_ms);
-                engine.counters.attempts_running.fetch_add(1, Ordering::Relaxed);
+                let running = Running::new(&engine.counters.attempts_running);
                 let executed = execute(&shard, task, timeout, &shared.cancel).await;
-                engine.counters.attempts_running.fetch_sub(1, Ordering::Relaxed);
+                drop(running);
                 engine.metrics.attempt_ended(kind, engine.now().since_ms(started_at));
                 drop(permit);
                 (started_at, bounded(executed, engine.options.output_bytes_max))
@@ -134,6 +134,22 @@ impl AttemptArguments {
         if execution.send_message(ExecutionMessage::Report(Box::new(report))).is_err() {
             tracing::debug!(?token, "an attempt ended after its execution's actor");
         }
+    }
+}
+
+/// Counts an attempt that runs, also when it is dropped.
+struct Running<'a>(&'a AtomicU64);
+
+impl<'a> Running<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use troupe_core::execution::{AttemptClosed, ExecutionState, Started};
+use troupe_core::execution::{AttemptClosed, ExecutionState, Started, Status};
 use troupe_core::plan::Plan;
 use troupe_core::{ErrorInfo, ExecutionId, Principal, Seq, Token};
 use troupe_ports::Task;
+use troupe_telemetry::{ExecutionEnd, StartCause};
 
 use super::load::{Loaded, load};
 use super::machine::{Action, CommandInput, Dispatch, ExecutionMachine, Input, MachineOptions, Reply};
@@ -27,6 +28,9 @@ use crate::timers::TimersMessage;
 const LOAD_RETRY_FIRST: Duration = Duration::from_millis(50);
 const LOAD_RETRY_MAX: Duration = Duration::from_secs(1);
 
+/// A durable state with its plan.
+pub type Viewed = (Box<ExecutionState>, Arc<Plan>);
+
 /// Where an answer goes.
 #[derive(Debug)]
 pub enum Respond {
@@ -35,7 +39,7 @@ pub enum Respond {
     /// To whoever commanded.
     Command(oneshot::Sender<Result<CommandOutcome, EngineError>>),
     /// To whoever reads.
-    View(oneshot::Sender<Result<(Box<ExecutionState>, Arc<Plan>), EngineError>>),
+    View(oneshot::Sender<Result<Viewed, EngineError>>),
     /// To nobody.
     Nobody,
 }
@@ -306,6 +310,7 @@ impl ExecutionShell {
                         let engine = &self.shard.engine;
                         engine.counters.ended.fetch_add(1, Ordering::Relaxed);
                         engine.watches.ended(ended);
+                        self.count_end();
                     }
                 }
             }
@@ -371,7 +376,15 @@ impl ExecutionShell {
         // Whoever asked may be gone; nothing depends on the answer.
         match (reply, answer) {
             (reply, Reply::Refused(error)) => reply.refuse(error),
-            (Respond::Start(reply), Reply::Started(outcome)) => drop(reply.send(Ok(outcome))),
+            (Respond::Start(reply), Reply::Started(outcome)) => {
+                if !outcome.existing
+                    && let Some(machine) = &self.machine
+                {
+                    let workflow = machine.state().workflow.as_str();
+                    self.shard.engine.metrics.workflow(workflow).started(StartCause::Api);
+                }
+                drop(reply.send(Ok(outcome)));
+            }
             (Respond::Command(reply), Reply::Commanded(mut outcome)) => {
                 let running = self.attempts.iter().filter(|attempt| attempt.shared.gate.runs()).count();
                 outcome.draining = u32::try_from(running).unwrap_or(u32::MAX);
@@ -385,6 +398,19 @@ impl ExecutionShell {
             (Respond::Nobody, _) => {}
             (reply, _) => reply.refuse(EngineError::Damaged("an answer of the wrong kind".into())),
         }
+    }
+
+    fn count_end(&self) {
+        let Some(state) = self.machine.as_ref().map(|machine| machine.state()) else { return };
+        let metrics = &self.shard.engine.metrics;
+        let end = match &state.status {
+            Status::Completed { .. } => ExecutionEnd::Completed,
+            Status::Failed => ExecutionEnd::Failed,
+            Status::Canceled { .. } => ExecutionEnd::Canceled,
+            Status::Pending | Status::Running | Status::Failing | Status::Canceling { .. } => return,
+        };
+        metrics.workflow(state.workflow.as_str()).finished(end);
+        metrics.execution_ended(state.ended_at.unwrap_or(state.started_at).since_ms(state.started_at));
     }
 
     fn tell_timers(&self, message: TimersMessage) {

@@ -1,4 +1,6 @@
-//! Strongly connected components, after Tarjan (1972), without recursion.
+//! Strongly connected components and the acyclic graph between them.
+
+use petgraph::algo::kosaraju_scc;
 
 use super::index::{Adjacency, Graph};
 
@@ -17,8 +19,15 @@ pub(super) struct Components {
 
 impl Components {
     pub(super) fn new(graph: &Graph) -> Self {
-        let of = number(graph);
-        let count = of.iter().max().map_or(0, |&last| last as usize + 1);
+        // Kosaraju's, because petgraph's version of it does not recurse; components come in reverse topological order.
+        let found = kosaraju_scc(graph);
+        let count = found.len();
+        let mut of = vec![0_u32; graph.ids.len()];
+        for (number, members) in (0..).zip(&found) {
+            for &member in members {
+                of[member as usize] = number;
+            }
+        }
         let membership: Vec<(u32, u32)> = (0..of.len() as u32).map(|at| (of[at as usize], at)).collect();
         let members = Adjacency::new(count, &membership);
         let mut cyclic: Vec<bool> = (0..count as u32)
@@ -61,55 +70,4 @@ impl Components {
         cycles.sort_unstable_by_key(|members| members.first().copied());
         cycles
     }
-}
-
-/// Numbers the components so that every edge leads to a smaller or equal number.
-fn number(graph: &Graph) -> Vec<u32> {
-    const UNSEEN: u32 = u32::MAX;
-    let count = graph.ids.len();
-    let mut order = vec![UNSEEN; count];
-    let mut low = vec![0_u32; count];
-    let mut of = vec![UNSEEN; count];
-    let mut pending: Vec<u32> = Vec::new();
-    let mut open: Vec<(u32, usize)> = Vec::new();
-    let (mut clock, mut components) = (0_u32, 0_u32);
-    for start in 0..count as u32 {
-        if order[start as usize] != UNSEEN {
-            continue;
-        }
-        open.push((start, 0));
-        while let Some(&(at, next)) = open.last() {
-            if next == 0 && order[at as usize] == UNSEEN {
-                order[at as usize] = clock;
-                low[at as usize] = clock;
-                clock += 1;
-                pending.push(at);
-            }
-            if let Some(&child) = graph.children.of(at).get(next) {
-                if let Some(top) = open.last_mut() {
-                    top.1 += 1;
-                }
-                if order[child as usize] == UNSEEN {
-                    open.push((child, 0));
-                } else if of[child as usize] == UNSEEN {
-                    low[at as usize] = low[at as usize].min(order[child as usize]);
-                }
-                continue;
-            }
-            open.pop();
-            if let Some(&(parent, _)) = open.last() {
-                low[parent as usize] = low[parent as usize].min(low[at as usize]);
-            }
-            if low[at as usize] == order[at as usize] {
-                while let Some(member) = pending.pop() {
-                    of[member as usize] = components;
-                    if member == at {
-                        break;
-                    }
-                }
-                components += 1;
-            }
-        }
-    }
-    of
 }

@@ -1,4 +1,7 @@
 //! Immediate post-dominators, after Lengauer and Tarjan (1979), the simple version: O(edges · log nodes), no recursion.
+//!
+//! Not petgraph's `simple_fast`, which walks up the tree for every edge: a chain of 20,000 nodes that 40,000 edges jump
+//! into takes it 300 times as long, and definitions may be larger and hostile. The tests compare the two.
 
 use super::index::Graph;
 

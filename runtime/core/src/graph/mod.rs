@@ -11,6 +11,7 @@ mod index;
 mod paths;
 mod processed;
 mod rank;
+mod view;
 mod walk;
 
 #[cfg(test)]

@@ -5,11 +5,13 @@
 
 use std::rc::Rc;
 
+use fixedbitset::FixedBitSet;
 use num_bigint::BigUint;
+use petgraph::visit::{Dfs, Reversed, Visitable};
 
-use super::AnalyzeOptions;
 use super::components::Components;
 use super::index::{Adjacency, Graph};
+use super::{AnalyzeOptions, walk};
 
 /// A listed path.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,13 +57,13 @@ pub(super) fn paths(
             },
         )
     });
-    let walk = Walk {
+    let lister = Walk {
         graph,
         children: &children,
         ends: &ends,
         options,
     };
-    let found = walk.run(roots, !acyclic);
+    let found = lister.run(roots, !acyclic);
     let count = if acyclic {
         Some(count_acyclic(graph, roots, depths))
     } else {
@@ -90,29 +92,20 @@ pub(super) fn paths(
     }
 }
 
-/// Of each id, whether an end (a node without children, or an id that is no node) can be reached from it.
-fn reaching_an_end(graph: &Graph) -> Vec<bool> {
-    let mut reaching = vec![false; graph.ids.len()];
-    let mut open: Vec<u32> = (0..graph.ids.len() as u32)
+/// The ids from which an end (a node without children, or an id that is no node) can be reached.
+fn reaching_an_end(graph: &Graph) -> FixedBitSet {
+    let ends = (0..graph.ids.len() as u32)
         .filter(|&at| graph.children.of(at).is_empty())
         .collect();
-    for &end in &open {
-        reaching[end as usize] = true;
-    }
-    while let Some(at) = open.pop() {
-        for &source in graph.sources.of(at) {
-            if !std::mem::replace(&mut reaching[source as usize], true) {
-                open.push(source);
-            }
-        }
-    }
-    reaching
+    let mut walk = Dfs::from_parts(ends, graph.visit_map());
+    while walk.next(Reversed(graph)).is_some() {}
+    walk.discovered
 }
 
 struct Walk<'a> {
     graph: &'a Graph,
     children: &'a Adjacency,
-    ends: &'a [bool],
+    ends: &'a FixedBitSet,
     options: &'a AnalyzeOptions,
 }
 
@@ -196,7 +189,7 @@ fn count_acyclic(graph: &Graph, roots: &[u32], depths: &[i64]) -> BigUint {
     let mut counts: Vec<Option<Rc<BigUint>>> = vec![None; graph.ids.len()];
     let one = Rc::new(BigUint::from(1_u8));
     let mut total = BigUint::from(0_u8);
-    for at in post_order(graph, roots) {
+    for at in walk::post_order(graph, roots) {
         let mut sum: Option<Rc<BigUint>> = graph.children.of(at).is_empty().then(|| Rc::clone(&one));
         for &child in graph.children.of(at) {
             let Some(count) = counts[child as usize].as_ref() else {
@@ -217,32 +210,4 @@ fn count_acyclic(graph: &Graph, roots: &[u32], depths: &[i64]) -> BigUint {
         counts[at as usize] = sum;
     }
     total
-}
-
-/// Depth-first post-order of everything the roots reach, ids that are no node included.
-fn post_order(graph: &Graph, roots: &[u32]) -> Vec<u32> {
-    let mut seen = vec![false; graph.ids.len()];
-    let mut order = Vec::new();
-    let mut open: Vec<(u32, usize)> = Vec::new();
-    for &root in roots {
-        if std::mem::replace(&mut seen[root as usize], true) {
-            continue;
-        }
-        open.push((root, 0));
-        while let Some((at, next)) = open.last_mut() {
-            match graph.children.of(*at).get(*next) {
-                Some(&child) => {
-                    *next += 1;
-                    if !std::mem::replace(&mut seen[child as usize], true) {
-                        open.push((child, 0));
-                    }
-                }
-                None => {
-                    order.push(*at);
-                    open.pop();
-                }
-            }
-        }
-    }
-    order
 }

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use petgraph::algo::dominators::simple_fast;
+use petgraph::graph::DiGraph;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -629,5 +631,34 @@ proptest! {
         prop_assert_eq!(&part_paths[..], &whole_paths[..whole_paths.len().min(max_paths)]);
         prop_assert_eq!(part.truncated, whole_paths.len() > max_paths);
         prop_assert_eq!(part.path_count, whole.path_count);
+    }
+
+    #[test]
+    fn post_dominators_are_those_that_petgraph_finds_in_the_reversed_graph(
+        count in 1..60_u32, ends in prop::collection::vec((0..60_u32, 0..60_u32), 0..150)
+    ) {
+        let ids: Vec<String> = (0..count).map(|at| format!("n{at}")).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let ends: Vec<(&str, &str)> =
+            ends.iter().map(|(from, to)| (ids[(from % count) as usize], ids[(to % count) as usize])).collect();
+        let graph = Graph::new(&nodes(&ids), &edges(&ends));
+        let mut reversed: DiGraph<(), ()> = DiGraph::new();
+        for _ in 0..=count {
+            reversed.add_node(());
+        }
+        for at in graph.nodes() {
+            for &child in graph.children.of(at) {
+                reversed.add_edge(child.into(), at.into(), ());
+            }
+            if graph.children.of(at).is_empty() {
+                reversed.add_edge(count.into(), at.into(), ());
+            }
+        }
+        let library = simple_fast(&reversed, count.into());
+        let expected: Vec<Option<u32>> = (0..count)
+            .map(|at| library.immediate_dominator(at.into()).map(|found| found.index() as u32))
+            .map(|found| found.filter(|&found| found != count))
+            .collect();
+        prop_assert_eq!(dominators::immediate_post_dominators(&graph), expected);
     }
 }

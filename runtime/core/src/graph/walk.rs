@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use petgraph::visit::DfsPostOrder;
+
 use super::index::Graph;
 
 /// Nodes without parents; where every node has one, the first of the array alone.
@@ -32,31 +34,24 @@ pub(super) fn depths(graph: &Graph, roots: &[u32]) -> Vec<i64> {
     depths
 }
 
-/// Reverse depth-first post-order from the roots, children in edge order, nodes only.
-pub(super) fn execution_order(graph: &Graph, roots: &[u32]) -> Vec<u32> {
-    let mut seen = vec![false; graph.ids.len()];
-    let mut order = Vec::with_capacity(graph.node_count);
-    let mut open: Vec<(u32, usize)> = Vec::new();
+/// Depth-first post-order of everything the roots reach, children in edge order, ids that are no node included.
+pub(super) fn post_order(graph: &Graph, roots: &[u32]) -> Vec<u32> {
+    let mut order = Vec::with_capacity(graph.ids.len());
+    let mut walk = DfsPostOrder::empty(graph);
     for &root in roots {
-        if std::mem::replace(&mut seen[root as usize], true) {
-            continue;
-        }
-        open.push((root, 0));
-        while let Some((at, next)) = open.last_mut() {
-            match graph.children.of(*at).get(*next) {
-                Some(&child) => {
-                    *next += 1;
-                    if graph.is_node(child) && !std::mem::replace(&mut seen[child as usize], true) {
-                        open.push((child, 0));
-                    }
-                }
-                None => {
-                    order.push(*at);
-                    open.pop();
-                }
-            }
+        walk.move_to(root);
+        while let Some(at) = walk.next(graph) {
+            order.push(at);
         }
     }
+    order
+}
+
+/// Reverse depth-first post-order from the roots, nodes only.
+pub(super) fn execution_order(graph: &Graph, roots: &[u32]) -> Vec<u32> {
+    let mut order = post_order(graph, roots);
+    // An id that is no node leads nowhere, so that leaving it out moves no other.
+    order.retain(|&at| graph.is_node(at));
     order.reverse();
     order
 }

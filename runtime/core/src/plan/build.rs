@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use petgraph::algo::toposort;
+use petgraph::graph::DiGraph;
 use serde_json::Value as JsonValue;
 
 use crate::definition::{
@@ -95,28 +97,12 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Kahn's algorithm: whatever keeps an incoming edge lies on or behind a cycle.
     fn refuse_cycles(&self) -> Result<(), PlanError> {
-        let mut open: Vec<usize> = self.nodes.iter().map(|node| node.incoming.len()).collect();
-        let mut ready = self.roots.clone();
-        let mut done = 0;
-        while let Some(ix) = ready.pop() {
-            done += 1;
-            for edge in &self.node(ix).outgoing {
-                let target = self.edge(*edge).target;
-                open[target.at()] -= 1;
-                if open[target.at()] == 0 {
-                    ready.push(target);
-                }
-            }
+        let ends = self.edges.iter().map(|edge| (edge.source.0, edge.target.0));
+        match toposort(&DiGraph::<(), ()>::from_edges(ends), None) {
+            Ok(_) => Ok(()),
+            Err(cycle) => Err(PlanError::Cycle(self.nodes[cycle.node_id().index()].key.to_string())),
         }
-        if done == self.nodes.len() {
-            return Ok(());
-        }
-        let stuck = self.nodes.iter().zip(&open).find(|(_, open)| **open > 0);
-        Err(PlanError::Cycle(
-            stuck.map(|(node, _)| node.key.to_string()).unwrap_or_default(),
-        ))
     }
 }
 
@@ -342,5 +328,43 @@ fn plan_settings(settings: Settings) -> PlanSettings {
         parallel_nodes_max: settings.max_parallel_nodes,
         retention_completed_ms: settings.retention.completed_ms,
         retention_failed_ms: settings.retention.failed_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn built(count: u32, ends: &[(u32, u32)]) -> Result<Plan, PlanError> {
+        let nodes: Vec<JsonValue> = (0..count)
+            .map(|at| json!({"id": format!("n{at}"), "type": "function"}))
+            .collect();
+        let edges: Vec<JsonValue> = ends
+            .iter()
+            .map(|(from, to)| json!({"source": format!("n{from}"), "target": format!("n{to}")}))
+            .collect();
+        Plan::build(&serde_json::from_value(json!({"id": "w", "nodes": nodes, "edges": edges})).unwrap())
+    }
+
+    #[test]
+    fn a_node_on_a_cycle_is_named_not_one_behind_it() {
+        let refused = |ends| built(4, ends).unwrap_err();
+        assert_eq!(refused(&[(2, 2), (2, 0)]), PlanError::Cycle("n2".to_owned()));
+        let between = refused(&[(3, 1), (1, 2), (2, 1), (2, 0)]);
+        assert!(
+            matches!(&between, PlanError::Cycle(named) if named == "n1" || named == "n2"),
+            "{between:?}"
+        );
+        assert!(built(4, &[(3, 1), (1, 2), (3, 2), (2, 0), (2, 0)]).is_ok());
+    }
+
+    #[test]
+    fn a_long_chain_is_planned_without_recursion() {
+        let ends: Vec<(u32, u32)> = (1..30_000).map(|at| (at - 1, at)).collect();
+        assert!(built(30_000, &ends).is_ok());
     }
 }

@@ -86,6 +86,6 @@ pub struct Mutants {
     pub effect_before_commit: bool,
     /// Reads show states that are not durable.
     pub read_before_commit: bool,
-    /// Every report of an attempt is delivered twice. No fault of its own: dedupe makes it harmless.
+    /// Every report of an attempt is delivered again, late. No fault of its own: dedupe makes it harmless.
     pub redeliver_reports: bool,
 }

@@ -148,6 +148,8 @@ pub struct ExecutionShell {
     actions: Vec<Action<Respond>>,
     received: u64,
     stale_reports: u64,
+    /// The latest report, where a test wants every report delivered again.
+    redelivered: Option<Box<AttemptClosed>>,
 }
 
 impl Actor for ExecutionActor {
@@ -161,7 +163,16 @@ impl Actor for ExecutionActor {
         ExecutionArguments { id, shard }: ExecutionArguments,
     ) -> Result<ExecutionShell, ActorProcessingErr> {
         let (attempts, actions) = (Vec::new(), Vec::new());
-        Ok(ExecutionShell { id, shard, machine: None, attempts, actions, received: 0, stale_reports: 0 })
+        Ok(ExecutionShell {
+            id,
+            shard,
+            machine: None,
+            attempts,
+            actions,
+            received: 0,
+            stale_reports: 0,
+            redelivered: None,
+        })
     }
 
     async fn handle(
@@ -192,7 +203,10 @@ impl Actor for ExecutionActor {
             _ => return Ok(()),
         };
         // This event has overtaken the result, if there is one: only a message can wait its turn behind that.
-        let lost = shell.attempts.iter().find(|attempt| attempt.actor == actor && !attempt.shared.gate.has_reported());
+        let lost = shell
+            .attempts
+            .iter()
+            .find(|attempt| attempt.actor == actor && !attempt.shared.gate.has_reported());
         if let Some(attempt) = lost {
             myself.send_message(ExecutionMessage::NodeGone(attempt.token, why))?;
         }
@@ -204,13 +218,20 @@ impl ExecutionShell {
     async fn receive(&mut self, myself: &ActorRef<ExecutionMessage>, message: ExecutionMessage) {
         let input = match message {
             ExecutionMessage::Start(start, reply) => {
-                let StartInput { started, principal, compiled, fresh } = *start;
+                let StartInput {
+                    started,
+                    principal,
+                    compiled,
+                    fresh,
+                } = *start;
                 if self.machine.is_none() {
                     if fresh {
                         let options = self.machine_options();
                         self.machine = Some(Box::new(ExecutionMachine::new(compiled, self.id, options)));
                     } else if let Some(reply) = self.load_for(myself, reply, Some(compiled)).await {
-                        return self.give(myself, Input::Start(Box::new(started), principal, reply)).await;
+                        return self
+                            .give(myself, Input::Start(Box::new(started), principal, reply))
+                            .await;
                     } else {
                         return;
                     }
@@ -229,11 +250,15 @@ impl ExecutionShell {
                 return self.perform(myself).await;
             }
             ExecutionMessage::Command(command, reply) => {
-                let Some(reply) = self.load_for(myself, reply, None).await else { return };
+                let Some(reply) = self.load_for(myself, reply, None).await else {
+                    return;
+                };
                 Input::Command(command, reply)
             }
             ExecutionMessage::Read(reply) => {
-                let Some(reply) = self.load_for(myself, reply, None).await else { return };
+                let Some(reply) = self.load_for(myself, reply, None).await else {
+                    return;
+                };
                 Input::Read(reply)
             }
             ExecutionMessage::Wake => {
@@ -248,7 +273,9 @@ impl ExecutionShell {
             ExecutionMessage::Durable(seq) => Input::Durable(seq),
             ExecutionMessage::Report(report) => return self.report(myself, report).await,
             ExecutionMessage::NodeGone(token, why) => {
-                let Some(place) = self.attempts.iter().position(|attempt| attempt.token == token) else { return };
+                let Some(place) = self.attempts.iter().position(|attempt| attempt.token == token) else {
+                    return;
+                };
                 let attempt = self.attempts.swap_remove(place);
                 let error = ErrorInfo::new("PANIC", format!("the attempt's actor is gone: {why}"));
                 Input::NodeGone(token, attempt.spawned_at, Box::new(error))
@@ -260,7 +287,10 @@ impl ExecutionShell {
     async fn report(&mut self, myself: &ActorRef<ExecutionMessage>, report: Box<AttemptClosed>) {
         self.attempts.retain(|attempt| attempt.token != report.token);
         if self.shard.engine.options.mutants.redeliver_reports {
-            self.give(myself, Input::Report(report.clone())).await;
+            // The one before comes again, when its node may already be at its next attempt.
+            if let Some(before) = self.redelivered.replace(report.clone()) {
+                self.give(myself, Input::Report(before)).await;
+            }
         }
         self.give(myself, Input::Report(report)).await;
     }
@@ -290,13 +320,23 @@ impl ExecutionShell {
                 match action {
                     Action::Commit(draft) => {
                         let Some(machine) = &self.machine else { continue };
-                        let notify = Notify { actor: myself.clone(), compiled: Arc::clone(machine.compiled()) };
-                        appends.push(Append { id: self.id, draft, notify });
+                        let notify = Notify {
+                            actor: myself.clone(),
+                            compiled: Arc::clone(machine.compiled()),
+                        };
+                        appends.push(Append {
+                            id: self.id,
+                            draft,
+                            notify,
+                        });
                     }
                     Action::Evaluate(asked) => jobs = Some(asked),
                     Action::Start(dispatch) => self.start_attempt(myself, dispatch).await,
                     Action::Abort(token) => {
-                        self.attempts.iter().filter(|attempt| attempt.token == token).for_each(AttemptHandle::abort);
+                        self.attempts
+                            .iter()
+                            .filter(|attempt| attempt.token == token)
+                            .for_each(AttemptHandle::abort);
                     }
                     Action::HoldQueued => {
                         for attempt in &self.attempts {
@@ -326,7 +366,12 @@ impl ExecutionShell {
         if appends.is_empty() {
             return;
         }
-        if self.shard.committer.send_message(CommitterMessage::Append(appends)).is_err() {
+        if self
+            .shard
+            .committer
+            .send_message(CommitterMessage::Append(appends))
+            .is_err()
+        {
             // The shard is lost; this actor is about to be dropped with it, and so are the replies.
             tracing::debug!(id = %self.id, "an entry came after its shard was lost");
         }
@@ -365,7 +410,12 @@ impl ExecutionShell {
         match NodeAttemptActor::spawn_linked(None, NodeAttemptActor, arguments, myself.get_cell()).await {
             Ok((actor, _)) => {
                 engine.counters.node_actors.fetch_add(1, Ordering::Relaxed);
-                self.attempts.push(AttemptHandle { token, actor: actor.get_id(), spawned_at, shared });
+                self.attempts.push(AttemptHandle {
+                    token,
+                    actor: actor.get_id(),
+                    spawned_at,
+                    shared,
+                });
             }
             // Only when this actor is being dropped with its shard.
             Err(error) => tracing::debug!(id = %self.id, %error, "an attempt was not started"),
@@ -386,7 +436,11 @@ impl ExecutionShell {
                 drop(reply.send(Ok(outcome)));
             }
             (Respond::Command(reply), Reply::Commanded(mut outcome)) => {
-                let running = self.attempts.iter().filter(|attempt| attempt.shared.gate.runs()).count();
+                let running = self
+                    .attempts
+                    .iter()
+                    .filter(|attempt| attempt.shared.gate.runs())
+                    .count();
                 outcome.draining = u32::try_from(running).unwrap_or(u32::MAX);
                 drop(reply.send(Ok(outcome)));
             }
@@ -401,7 +455,9 @@ impl ExecutionShell {
     }
 
     fn count_end(&self) {
-        let Some(state) = self.machine.as_ref().map(|machine| machine.state()) else { return };
+        let Some(state) = self.machine.as_ref().map(|machine| machine.state()) else {
+            return;
+        };
         let metrics = &self.shard.engine.metrics;
         let end = match &state.status {
             Status::Completed { .. } => ExecutionEnd::Completed,
@@ -433,7 +489,10 @@ impl ExecutionShell {
             Ok(loaded) => self.loaded(myself, loaded, reply, or_new).await,
             Err(error @ EngineError::Damaged(_)) => {
                 self.quarantine(&error);
-                reply.refuse(EngineError::Quarantined { id: self.id, reason: error.to_string() });
+                reply.refuse(EngineError::Quarantined {
+                    id: self.id,
+                    reason: error.to_string(),
+                });
                 None
             }
             Err(error) => {
@@ -462,7 +521,13 @@ impl ExecutionShell {
             }
             (Loaded::Tombstone(last), Respond::Start(reply)) => {
                 // Whoever asked may be gone; nothing depends on the answer.
-                reply.send(Ok(StartOutcome { id: self.id, seq: last, existing: true })).ok();
+                reply
+                    .send(Ok(StartOutcome {
+                        id: self.id,
+                        seq: last,
+                        existing: true,
+                    }))
+                    .ok();
                 None
             }
             (Loaded::Missing, reply) => match or_new {
@@ -515,15 +580,24 @@ impl ExecutionShell {
             return reply.refuse(EngineError::Ended(self.id));
         }
         let options = self.machine_options();
-        let StartInput { started, principal, compiled, .. } = start;
+        let StartInput {
+            started,
+            principal,
+            compiled,
+            ..
+        } = start;
         let (id, now) = (started.id, self.shard.engine.now());
         let mut machine = Box::new(ExecutionMachine::new(compiled, id, options));
         let mut actions = Vec::new();
         let mut input = Input::Start(Box::new(started), principal.clone(), reply);
         loop {
             machine.handle(input, now, &mut actions);
-            let Some(place) = actions.iter().position(|action| matches!(action, Action::Evaluate(_))) else { break };
-            let Action::Evaluate(jobs) = actions.remove(place) else { break };
+            let Some(place) = actions.iter().position(|action| matches!(action, Action::Evaluate(_))) else {
+                break;
+            };
+            let Action::Evaluate(jobs) = actions.remove(place) else {
+                break;
+            };
             input = Input::Evaluated(self.evaluate(jobs).await);
         }
         let Some(place) = actions.iter().position(|action| matches!(action, Action::Commit(_))) else {
@@ -547,21 +621,41 @@ impl ExecutionShell {
             grace_ms: 0,
             at_once: true,
         };
-        let command = CommandInput { event, principal, command: None };
+        let command = CommandInput {
+            event,
+            principal,
+            command: None,
+        };
         let Some(ours) = &mut self.machine else { return };
-        ours.handle(Input::Command(Box::new(command), Respond::Nobody), now, &mut self.actions);
+        ours.handle(
+            Input::Command(Box::new(command), Respond::Nobody),
+            now,
+            &mut self.actions,
+        );
         let mut appends: SmallVec<[Append<Notify>; 1]> = SmallVec::new();
         let our_compiled = Arc::clone(ours.compiled());
-        let (commits, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.actions).into_iter().partition(|action| matches!(action, Action::Commit(_)));
+        let (commits, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.actions)
+            .into_iter()
+            .partition(|action| matches!(action, Action::Commit(_)));
         for action in commits {
             if let Action::Commit(draft) = action {
-                let notify = Notify { actor: myself.clone(), compiled: Arc::clone(&our_compiled) };
-                appends.push(Append { id: self.id, draft, notify });
+                let notify = Notify {
+                    actor: myself.clone(),
+                    compiled: Arc::clone(&our_compiled),
+                };
+                appends.push(Append {
+                    id: self.id,
+                    draft,
+                    notify,
+                });
             }
         }
         if let Action::Commit(draft) = first {
-            appends.push(Append { id, draft, notify: Notify { actor, compiled } });
+            appends.push(Append {
+                id,
+                draft,
+                notify: Notify { actor, compiled },
+            });
         }
         self.append(appends);
         self.actions = rest;
@@ -575,7 +669,11 @@ impl ExecutionShell {
             let stale_reports = machine.stale_reports();
             if stale_reports != self.stale_reports {
                 let news = stale_reports - self.stale_reports;
-                self.shard.engine.counters.stale_reports.fetch_add(news, Ordering::Relaxed);
+                self.shard
+                    .engine
+                    .counters
+                    .stale_reports
+                    .fetch_add(news, Ordering::Relaxed);
                 self.stale_reports = stale_reports;
             }
             if !machine.may_retire(now) {

@@ -159,6 +159,20 @@ fn applied_exactly_once(
             .copied()
             .unwrap_or(0);
         let attempts = u32::try_from(node.attempts.len()).unwrap_or(u32::MAX);
+        let fails_first = plan.nodes[place]
+            .data
+            .get("failFirst")
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(0);
+        for record in node.attempts.iter().filter(|record| !record.was_interrupted()) {
+            let (failed, fails) = (record.error.is_some(), u64::from(record.attempt.0) <= fails_first);
+            findings.expect(failed == fails, "C2", || {
+                format!(
+                    "{id}: attempt {} of node {place} was closed by another one's report",
+                    record.attempt
+                )
+            });
+        }
         let canceled = u32::from(node.phase == Phase::Canceled);
         findings.expect(scheduled <= attempts + canceled, "C6", || {
             format!("{id}: node {place} was dispatched {scheduled} times for {attempts} attempts")

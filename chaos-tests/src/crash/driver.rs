@@ -8,7 +8,9 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use troupe_actors::EngineHandle;
+use troupe_actors::{EngineError, EngineHandle};
+use troupe_core::execution::{Entry, ExecutionState};
+use troupe_core::plan::Plan;
 use troupe_core::{ExecutionId, Seq, Timestamp};
 use troupe_ports::{Clock, SystemClock};
 
@@ -77,7 +79,7 @@ impl Campaign {
         if let Some(since) = down_since {
             evidence.outages.push((since, SystemClock.now().plus_ms(1_000)));
         }
-        heal(&engine, &mut evidence).await?;
+        heal(&engine, &mut evidence).await;
         engine.shutdown(Duration::from_secs(1)).await;
         Ok(Outcome {
             evidence,
@@ -94,6 +96,7 @@ fn live_and_die(
 ) -> anyhow::Result<(Vec<Record>, Timestamp, Timestamp)> {
     let mut child = Command::new(program)
         .arg(serde_json::to_string(orders)?)
+        .env("RUST_BACKTRACE", "0")
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("{} does not start", program.display()))?;
@@ -158,7 +161,7 @@ fn asked_before(records: &[Record]) -> Vec<String> {
 }
 
 /// Ends everything that is open and reads every history.
-async fn heal(engine: &EngineHandle, evidence: &mut Evidence) -> anyhow::Result<()> {
+async fn heal(engine: &EngineHandle, evidence: &mut Evidence) {
     let mut ids: BTreeSet<ExecutionId> = BTreeSet::new();
     for record in &evidence.records {
         match record {
@@ -170,32 +173,48 @@ async fn heal(engine: &EngineHandle, evidence: &mut Evidence) -> anyhow::Result<
     }
     let until = Instant::now() + HEALED_WITHIN;
     for id in ids {
-        let Ok(view) = engine.get(id).await else { continue };
-        if view.state.paused {
-            let resumed = engine.resume(id, troupe_actors::Command::default()).await;
-            resumed.map(drop).or_else(|error| match error {
-                troupe_actors::EngineError::Ended(_) => Ok(()),
-                other => Err(other),
-            })?;
-        }
         let left = until
             .saturating_duration_since(Instant::now())
             .max(Duration::from_millis(1));
-        let ended = engine.wait_until_ended(id, left).await?;
-        let view = match ended {
-            Some(view) => view,
-            None => engine.get(id).await?,
-        };
-        let mut entries = Vec::new();
-        loop {
-            let after = Seq(entries.len() as u64);
-            let page = engine.history(id, after, HISTORY_PAGE).await?;
-            if page.is_empty() {
-                break;
+        match end_and_read(engine, id, left).await {
+            Ok(Some(execution)) => {
+                evidence.executions.insert(id, execution);
             }
-            entries.extend(page);
+            Ok(None) => {}
+            Err(error) => evidence.records.push(Record::Trouble {
+                what: format!("{id} does not heal: {error}"),
+            }),
         }
-        evidence.executions.insert(id, (view.state, view.plan, entries));
     }
-    Ok(())
+}
+
+/// Ends one execution and reads its history; none if the engine does not know it.
+async fn end_and_read(
+    engine: &EngineHandle,
+    id: ExecutionId,
+    within: Duration,
+) -> Result<Option<(ExecutionState, Arc<Plan>, Vec<Entry>)>, EngineError> {
+    let view = match engine.get(id).await {
+        Ok(view) => view,
+        Err(EngineError::NotFound(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if view.state.paused {
+        match engine.resume(id, troupe_actors::Command::default()).await {
+            Ok(_) | Err(EngineError::Ended(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let view = match engine.wait_until_ended(id, within).await? {
+        Some(view) => view,
+        None => engine.get(id).await?,
+    };
+    let mut entries = Vec::new();
+    loop {
+        let page = engine.history(id, Seq(entries.len() as u64), HISTORY_PAGE).await?;
+        if page.is_empty() {
+            return Ok(Some((view.state, view.plan, entries)));
+        }
+        entries.extend(page);
+    }
 }

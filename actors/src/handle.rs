@@ -165,6 +165,7 @@ impl EngineHandle {
             // An actor that fails or retires drops its readers: then the store answers.
             if let Ok(answer) = answer.await {
                 let (state, plan) = answer?;
+                self.still_holds(&shard)?;
                 return Ok(ExecutionView { state: *state, plan, quarantined });
             }
         }
@@ -172,6 +173,7 @@ impl EngineHandle {
             Loaded::Found(found) => {
                 let found = *found;
                 let plan = Arc::clone(&found.compiled.plan);
+                self.still_holds(&shard)?;
                 Ok(ExecutionView { state: found.state, plan, quarantined })
             }
             Loaded::Missing | Loaded::Tombstone(_) => Err(EngineError::NotFound(id)),
@@ -184,7 +186,9 @@ impl EngineHandle {
     /// [`EngineError::NotFound`], [`EngineError::Unavailable`].
     pub async fn history(&self, id: ExecutionId, after: Seq, limit: usize) -> Result<Vec<Entry>, EngineError> {
         let shard = self.shard_of(id)?;
-        history(&shard, id, after, limit).await?.ok_or(EngineError::NotFound(id))
+        let entries = history(&shard, id, after, limit).await?.ok_or(EngineError::NotFound(id))?;
+        self.still_holds(&shard)?;
+        Ok(entries)
     }
 
     /// No new attempt starts once this returned; the outcome tells how many still run.
@@ -252,6 +256,11 @@ impl EngineHandle {
                 Ok(None)
             }
         }
+    }
+
+    /// A read counts only if the lease still held when it was answered: a frozen owner knows nothing of its successor.
+    fn still_holds(&self, shard: &crate::context::ShardContext) -> Result<(), EngineError> {
+        if shard.gate.is_open(self.context.now()) { Ok(()) } else { Err(EngineError::Fenced) }
     }
 
     fn shard_of(&self, id: ExecutionId) -> Result<Arc<crate::context::ShardContext>, EngineError> {

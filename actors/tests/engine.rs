@@ -116,6 +116,20 @@ async fn a_node_is_retried_and_a_panic_is_a_failed_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_has_the_timeout_that_its_template_gives() {
+    let directory = tempfile::tempdir().unwrap();
+    let executors = builtins().handler("forever", |_: HandlerCall| std::future::pending());
+    let world = world(directory.path(), executors, EngineOptions::default()).await;
+    let mut definition = chain("w", 1, "forever");
+    definition["nodes"][0]["data"]["timeout"] = json!("{{ input.patience }}");
+    definition["nodes"][0]["data"]["retryPolicy"] = json!({"maxAttempts": 1});
+    world.apply(definition).await;
+    let view = world.ended(world.start("w", json!({"patience": 20})).await).await;
+    let attempts = &view.state.nodes[0].attempts;
+    assert_eq!(attempts[0].error.as_ref().map(|error| error.code.as_str()), Some("TIMEOUT"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiting_execution_holds_no_actor_and_wakes() {
     let directory = tempfile::tempdir().unwrap();
     let world = world(directory.path(), builtins(), EngineOptions::default()).await;

@@ -115,7 +115,7 @@ impl AttemptArguments {
         let (started_at, executed) = match my_turn(&shard, &shared).await {
             Some(permit) => {
                 let started_at = engine.now();
-                let timeout_ms = task.node().attempt_timeout_ms;
+                let timeout_ms = task.node().timeout_ms(task.data.as_ref());
                 task.deadline = started_at.plus_ms(timeout_ms);
                 let kind = task.node().kind.as_str();
                 let timeout = Duration::from_millis(timeout_ms);

@@ -60,7 +60,9 @@ impl Reference {
                 _ => {}
             }
             let open = matches!(state.phase, Phase::Ready | Phase::Running | Phase::Backoff { .. });
-            if let (true, Some(timeout), Some(ready_at)) = (open, milliseconds(node, "totalTimeout"), state.ready_at) {
+            let resolved = state.data.get("totalTimeout").and_then(Value::as_i64);
+            let timeout = resolved.or_else(|| milliseconds(node, "totalTimeout"));
+            if let (true, Some(timeout), Some(ready_at)) = (open, timeout, state.ready_at) {
                 found.push((ready_at + timeout, Deadline::NodeTotal, place));
             }
         }

@@ -193,6 +193,15 @@ fn the_total_timeout_covers_attempts_and_backoffs_and_is_not_retried() {
 }
 
 #[test]
+fn a_total_timeout_may_be_a_template() {
+    let run = flow("a", "")
+        .data("a", json!({"totalTimeout": "{{variables.most}}"}))
+        .settings(json!({"variables": {"most": 2_500}}))
+        .start();
+    assert_eq!(run.next_due(), Some(2_500));
+}
+
+#[test]
 fn a_report_whose_token_is_not_the_current_one_is_stale() {
     let mut run = with(json!({"maxAttempts": 3, "jitter": "none"}));
     let first = run.duo.outstanding["a"];

@@ -439,16 +439,43 @@ fn what_this_release_cannot_run_is_refused_by_name() {
     ];
     assert_eq!(problems(json!({"settings": settings, "nodes": [noop("a")]})), expected);
     let mut value = graph(&["a", "b"], &[("a", "b")]);
-    value["nodes"][1]["data"] = json!({"handlerId": "noop", "cancels": ["a", "q"], "timeout": "{{ input.t }}",
+    value["nodes"][1]["data"] = json!({"handlerId": "noop", "cancels": ["a", "q"],
         "join": {"mode": "any", "lateArrivals": "cancel"}, "concurrency": {"limit": 1}});
     let expected = [
         "UNKNOWN_NODE /nodes/1/data/cancels/1",
         "UNSUPPORTED /nodes/1/data/cancels",
         "UNSUPPORTED /nodes/1/data/join/lateArrivals",
-        "UNSUPPORTED /nodes/1/data/timeout",
         "UNSUPPORTED? /nodes/1/data/concurrency",
     ];
     assert_eq!(problems(value), expected);
+}
+
+#[test]
+fn timeouts_may_be_templates_and_retry_policies_may_not() {
+    let data = |timeouts: Value| {
+        let mut data = timeouts;
+        data["handlerId"] = json!("noop");
+        problems(json!({"nodes": [with("a", "function", data)]}))
+    };
+    assert_eq!(
+        data(json!({"timeout": "{{ input.t }}", "totalTimeout": "{{ input.t * 3 }}"})),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        data(json!({"taskDefinition": {"timeout": "{{ input.t }}"}})),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        data(json!({"timeout": "{{ BAD }}", "totalTimeout": "soon"})),
+        [
+            "FIELD_TYPE /nodes/0/data/totalTimeout",
+            "TEMPLATE /nodes/0/data/timeout"
+        ]
+    );
+    assert_eq!(
+        data(json!({"retryPolicy": {"initialDelay": "{{ input.t }}"}})),
+        ["UNSUPPORTED /nodes/0/data/retryPolicy/initialDelay"]
+    );
 }
 
 #[test]

@@ -619,9 +619,11 @@ fn timers_beyond_the_execution_and_unhandled_failures() {
         found
             .into_iter()
             .find(|problem| problem.code == "UNHANDLED_FAILURE")
-            .map(|problem| problem.message)
+            .map(|problem| (problem.pointer, problem.message))
     };
-    assert!(unhandled(value.clone()).unwrap().contains("leaves `c`:"));
+    let (pointer, message) = unhandled(value.clone()).unwrap();
+    assert_eq!(pointer, "/nodes/2");
+    assert!(message.contains("leaves `c`:"), "{message}");
     let mut meant = value;
     meant["settings"]["onFailure"] = json!("failFast");
     assert_eq!(unhandled(meant), None);

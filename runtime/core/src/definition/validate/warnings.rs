@@ -1,7 +1,7 @@
 //! What runs, but perhaps not as its author expects.
 
-use super::{Context, NODES, ROOT, SETTINGS};
-use crate::definition::{EdgeKind, JoinSettings, NodeKind, Problems, TimeoutSettings, code};
+use super::{Context, NODES};
+use crate::definition::{Diagnostic, EdgeKind, JoinSettings, NodeKind, Problems, TimeoutSettings, code};
 
 /// Ids named in one message.
 const NAMED_MAX: usize = 5;
@@ -11,7 +11,7 @@ pub(super) fn check(context: &mut Context<'_>) {
     warn_of_long_timers(context);
 }
 
-/// One warning for all nodes; an author who chose `onFailure` or an error workflow has thought of it.
+/// One warning for all nodes, at the first; an author who chose `onFailure` or an error workflow has thought of it.
 fn warn_of_unhandled_failures(context: &mut Context<'_>) {
     let settings = &context.definition.settings;
     if settings.contains_key("onFailure") || settings.contains_key("errorWorkflow") {
@@ -22,18 +22,16 @@ fn warn_of_unhandled_failures(context: &mut Context<'_>) {
             .iter()
             .any(|&edge| context.edge(edge).kind() == Some(EdgeKind::Failure))
     };
-    let open: Vec<&str> = context
+    let open: Vec<(usize, &str)> = context
         .nodes()
         .filter(|(at, node)| node.kind().is_some_and(NodeKind::has_attempts) && !handled(*at))
-        .map(|(_, node)| node.id.as_str())
+        .map(|(at, node)| (at, node.id.as_str()))
         .collect();
-    if open.is_empty() {
-        return;
-    }
+    let Some(&(first, _)) = open.first() else { return };
     let mut named = open
         .iter()
         .take(NAMED_MAX)
-        .map(|id| format!("`{id}`"))
+        .map(|(_, id)| format!("`{id}`"))
         .collect::<Vec<_>>()
         .join(", ");
     if open.len() > NAMED_MAX {
@@ -41,8 +39,7 @@ fn warn_of_unhandled_failures(context: &mut Context<'_>) {
     }
     let message = format!("no failure edge leaves {named}: if retries do not help, the whole execution fails");
     let hint = "add an edge of type `failure`, or set `settings.onFailure` to show that this is meant".to_owned();
-    let path = if settings.is_empty() { ROOT } else { SETTINGS };
-    let diagnostic = crate::definition::Diagnostic::warning(code::UNHANDLED_FAILURE, path.pointer(), message);
+    let diagnostic = Diagnostic::warning(code::UNHANDLED_FAILURE, NODES.index(first).pointer(), message);
     context.problems.push(diagnostic.with_hint(hint));
 }
 

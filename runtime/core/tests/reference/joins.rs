@@ -33,7 +33,7 @@ pub fn verdict(definition: &WorkflowDefinition, id: &str, edges: &[Option<bool>]
     };
     if enough && required_taken(definition, id, edges) {
         Verdict::Ready
-    } else if taken >= 1 && !(possible && !required_lost(definition, id, edges)) {
+    } else if taken >= 1 && (!possible || required_lost(definition, id, edges)) {
         unsatisfied(definition, id)
     } else {
         Verdict::Wait

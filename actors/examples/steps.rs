@@ -15,6 +15,10 @@ use troupe_actors::{EngineOptions, StartRequest};
 use troupe_core::Json;
 use troupe_ports::StateStore;
 
+/// As the product's binary has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -36,14 +40,21 @@ fn fan(width: usize) -> serde_json::Value {
     nodes.push(node("join".into()));
     let edge = |a: String, b: String| json!({"id": format!("{a}-{b}"), "source": a, "target": b, "type": "success"});
     let edges: Vec<_> = (0..width)
-        .flat_map(|n| [edge("root".into(), format!("b{n}")), edge(format!("b{n}"), "join".into())])
+        .flat_map(|n| {
+            [
+                edge("root".into(), format!("b{n}")),
+                edge(format!("b{n}"), "join".into()),
+            ]
+        })
         .collect();
     json!({"id": "w", "name": "w", "version": 1, "nodes": nodes, "edges": edges})
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .init();
     let mut arguments = std::env::args().skip(1);
     let workload = arguments.next().unwrap_or_else(|| "chain".into());
     let mut number = |or: usize| arguments.next().map_or(or, |text| text.parse().unwrap());
@@ -88,10 +99,19 @@ async fn main() {
     let cpu = cpu_seconds() - cpu;
     latencies.sort_unstable();
     if std::env::var_os("STEPS_HISTORY").is_some() {
-        let page = troupe_ports::VisibilityStore::list(&*store, troupe_ports::ExecutionQuery { limit: 1, ..Default::default() });
+        let page = troupe_ports::VisibilityStore::list(
+            &*store,
+            troupe_ports::ExecutionQuery {
+                limit: 1,
+                ..Default::default()
+            },
+        );
         tokio::time::sleep(Duration::from_millis(300)).await;
         for row in page.await.unwrap().items {
-            println!("{:#?}", world.engine.history(row.id, troupe_core::Seq(0), 30).await.unwrap());
+            println!(
+                "{:#?}",
+                world.engine.history(row.id, troupe_core::Seq(0), 30).await.unwrap()
+            );
         }
     }
     let status = world.engine.status();

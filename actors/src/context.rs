@@ -57,7 +57,9 @@ pub struct EngineContext {
 
 impl fmt::Debug for EngineContext {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("EngineContext").field("owner", &self.options.owner).finish_non_exhaustive()
+        out.debug_struct("EngineContext")
+            .field("owner", &self.options.owner)
+            .finish_non_exhaustive()
     }
 }
 
@@ -96,7 +98,10 @@ impl EngineContext {
     /// # Errors
     /// [`EngineError::Unavailable`].
     pub fn shard(&self, shard: ShardId) -> Result<Arc<ShardContext>, EngineError> {
-        let slot = self.shards.get(usize::from(shard.0)).and_then(|slot| slot.read().clone());
+        let slot = self
+            .shards
+            .get(usize::from(shard.0))
+            .and_then(|slot| slot.read().clone());
         slot.ok_or_else(|| EngineError::Unavailable(format!("shard {shard} is not served here")))
     }
 
@@ -177,8 +182,10 @@ impl LeaseGate {
 
     /// The lease was renewed by a call that began at these instants.
     pub fn renewed(&self, monotonic_ms: i64, wall: Timestamp, lease_ms: i64) {
-        self.until_monotonic_ms.store(monotonic_ms.saturating_add(lease_ms), Ordering::Release);
-        self.until_wall_ms.store(wall.0.saturating_add(lease_ms), Ordering::Release);
+        self.until_monotonic_ms
+            .store(monotonic_ms.saturating_add(lease_ms), Ordering::Release);
+        self.until_wall_ms
+            .store(wall.0.saturating_add(lease_ms), Ordering::Release);
     }
 
     /// The shard is lost for good.
@@ -272,7 +279,12 @@ impl EndWatches {
         if self.waiting.is_empty() {
             return;
         }
-        for sender in self.waiting.remove(&ended.id).map(|(_, waiting)| waiting).unwrap_or_default() {
+        for sender in self
+            .waiting
+            .remove(&ended.id)
+            .map(|(_, waiting)| waiting)
+            .unwrap_or_default()
+        {
             // Whoever gave up needs no answer.
             sender.send(ended).ok();
         }

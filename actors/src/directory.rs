@@ -48,7 +48,9 @@ impl Directory {
     /// # Errors
     /// The message, when the execution has no actor that still listens.
     pub fn route(&self, id: ExecutionId, message: ExecutionMessage) -> Result<(), ExecutionMessage> {
-        let Some(live) = self.live.get(&id) else { return Err(message) };
+        let Some(live) = self.live.get(&id) else {
+            return Err(message);
+        };
         live.routed.fetch_add(1, Ordering::Relaxed);
         live.actor.send_message(message).map_err(|error| match error {
             ractor::MessagingErr::SendErr(message) => message,
@@ -71,7 +73,10 @@ impl Directory {
         match self.live.entry(id) {
             Entry::Occupied(_) => Err(first),
             Entry::Vacant(vacant) => {
-                let live = vacant.insert(Live { actor: actor.clone(), routed: AtomicU64::new(1) });
+                let live = vacant.insert(Live {
+                    actor: actor.clone(),
+                    routed: AtomicU64::new(1),
+                });
                 // An actor that died meanwhile is removed by its supervisor, which has yet to hear of it.
                 live.actor.send_message(first).map_err(|error| match error {
                     ractor::MessagingErr::SendErr(message) => message,
@@ -86,7 +91,9 @@ impl Directory {
     /// Removes an execution's actor if it has received everything that was routed to it.
     #[must_use]
     pub fn retire(&self, id: ExecutionId, received: u64) -> bool {
-        self.live.remove_if(&id, |_, live| live.routed.load(Ordering::Relaxed) == received).is_some()
+        self.live
+            .remove_if(&id, |_, live| live.routed.load(Ordering::Relaxed) == received)
+            .is_some()
     }
 
     /// An execution's actor.
@@ -98,13 +105,18 @@ impl Directory {
     /// Which execution an actor runs. Looks through all of them: for failures only.
     #[must_use]
     pub fn find(&self, actor: ractor::ActorId) -> Option<ExecutionId> {
-        self.live.iter().find(|entry| entry.actor.get_id() == actor).map(|entry| *entry.key())
+        self.live
+            .iter()
+            .find(|entry| entry.actor.get_id() == actor)
+            .map(|entry| *entry.key())
     }
 
     /// Removes an execution's actor if it is this one.
     #[must_use]
     pub fn remove(&self, id: ExecutionId, actor: ractor::ActorId) -> bool {
-        self.live.remove_if(&id, |_, live| live.actor.get_id() == actor).is_some()
+        self.live
+            .remove_if(&id, |_, live| live.actor.get_id() == actor)
+            .is_some()
     }
 
     /// Removes an execution's actor, whatever was routed to it.
@@ -115,7 +127,9 @@ impl Directory {
     /// Whether an execution's actor is gone but not yet replaced.
     #[must_use]
     pub fn is_dead(&self, id: ExecutionId) -> bool {
-        self.live.get(&id).is_some_and(|live| live.actor.get_status() >= ractor::ActorStatus::Draining)
+        self.live
+            .get(&id)
+            .is_some_and(|live| live.actor.get_status() >= ractor::ActorStatus::Draining)
     }
 
     /// Removes every execution of a shard.

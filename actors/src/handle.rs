@@ -166,7 +166,11 @@ impl EngineHandle {
             if let Ok(answer) = answer.await {
                 let (state, plan) = answer?;
                 self.still_holds(&shard)?;
-                return Ok(ExecutionView { state: *state, plan, quarantined });
+                return Ok(ExecutionView {
+                    state: *state,
+                    plan,
+                    quarantined,
+                });
             }
         }
         match load(&shard, id).await? {
@@ -174,7 +178,11 @@ impl EngineHandle {
                 let found = *found;
                 let plan = Arc::clone(&found.compiled.plan);
                 self.still_holds(&shard)?;
-                Ok(ExecutionView { state: found.state, plan, quarantined })
+                Ok(ExecutionView {
+                    state: found.state,
+                    plan,
+                    quarantined,
+                })
             }
             Loaded::Missing | Loaded::Tombstone(_) => Err(EngineError::NotFound(id)),
         }
@@ -186,7 +194,9 @@ impl EngineHandle {
     /// [`EngineError::NotFound`], [`EngineError::Unavailable`].
     pub async fn history(&self, id: ExecutionId, after: Seq, limit: usize) -> Result<Vec<Entry>, EngineError> {
         let shard = self.shard_of(id)?;
-        let entries = history(&shard, id, after, limit).await?.ok_or(EngineError::NotFound(id))?;
+        let entries = history(&shard, id, after, limit)
+            .await?
+            .ok_or(EngineError::NotFound(id))?;
         self.still_holds(&shard)?;
         Ok(entries)
     }
@@ -214,21 +224,31 @@ impl EngineHandle {
     /// See [`EngineError`].
     pub async fn cancel(&self, id: ExecutionId, command: Command) -> Result<CommandOutcome, EngineError> {
         let grace_ms = command.grace_ms.unwrap_or(CANCEL_GRACE_MS);
-        let event = Event::CancelRequested { reason: command.reason.clone(), grace_ms, at_once: false };
+        let event = Event::CancelRequested {
+            reason: command.reason.clone(),
+            grace_ms,
+            at_once: false,
+        };
         self.command(id, event, command).await
     }
 
-    async fn command(
-        &self,
-        id: ExecutionId,
-        event: Event,
-        command: Command,
-    ) -> Result<CommandOutcome, EngineError> {
+    async fn command(&self, id: ExecutionId, event: Event, command: Command) -> Result<CommandOutcome, EngineError> {
         let shard = self.shard_of(id)?;
         let (reply, answer) = oneshot::channel();
-        let input = CommandInput { event, principal: command.principal, command: command.command };
-        deliver(&shard, id, ExecutionMessage::Command(Box::new(input), Respond::Command(reply))).await;
-        answer.await.map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
+        let input = CommandInput {
+            event,
+            principal: command.principal,
+            command: command.command,
+        };
+        deliver(
+            &shard,
+            id,
+            ExecutionMessage::Command(Box::new(input), Respond::Command(reply)),
+        )
+        .await;
+        answer
+            .await
+            .map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
     }
 
     /// Waits until the execution has ended; none when `timeout` passed before.
@@ -260,7 +280,11 @@ impl EngineHandle {
 
     /// A read counts only if the lease still held when it was answered: a frozen owner knows nothing of its successor.
     fn still_holds(&self, shard: &crate::context::ShardContext) -> Result<(), EngineError> {
-        if shard.gate.is_open(self.context.now()) { Ok(()) } else { Err(EngineError::Fenced) }
+        if shard.gate.is_open(self.context.now()) {
+            Ok(())
+        } else {
+            Err(EngineError::Fenced)
+        }
     }
 
     fn shard_of(&self, id: ExecutionId) -> Result<Arc<crate::context::ShardContext>, EngineError> {

@@ -92,7 +92,12 @@ impl RecordWriter {
     pub fn push(&mut self, id: ExecutionId, entry: &Entry, mark: Mark) {
         let start = self.body.len();
         push_frame(&mut self.body, entry);
-        self.items.push(RecordItem { id, seq: entry.seq, mark, frame: start..self.body.len() });
+        self.items.push(RecordItem {
+            id,
+            seq: entry.seq,
+            mark,
+            frame: start..self.body.len(),
+        });
     }
 
     /// Whether nothing was gathered.
@@ -262,7 +267,15 @@ mod tests {
         let mut writer = RecordWriter::default();
         for n in 0..3 {
             let id = ExecutionId::fresh(ShardId(1), Timestamp(5), n);
-            writer.push(id, &entry(n + 1), if n == 1 { Mark::Until(Timestamp(-7)) } else { Mark::Ended });
+            writer.push(
+                id,
+                &entry(n + 1),
+                if n == 1 {
+                    Mark::Until(Timestamp(-7))
+                } else {
+                    Mark::Ended
+                },
+            );
         }
         writer.finish(CommitId(42))
     }
@@ -273,10 +286,14 @@ mod tests {
         let (commit, read) = read_header(&record).unwrap();
         assert_eq!((commit, &read), (CommitId(42), &items));
         for (n, item) in read.iter().enumerate() {
-            let entries: Vec<_> = read_frames(&record[item.frame.clone()]).collect::<Result<_, _>>().unwrap();
+            let entries: Vec<_> = read_frames(&record[item.frame.clone()])
+                .collect::<Result<_, _>>()
+                .unwrap();
             assert_eq!(entries, [entry(n as u64 + 1)]);
         }
-        let all = read_frames(&record[items[0].frame.start..]).collect::<Result<Vec<_>, _>>().unwrap();
+        let all = read_frames(&record[items[0].frame.start..])
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap();
         assert_eq!(all.len(), 3, "frames describe themselves");
     }
 
@@ -287,7 +304,10 @@ mod tests {
             let mut damaged = record.to_vec();
             damaged[at] ^= 0x10;
             if at < items[0].frame.start {
-                assert!(matches!(read_header(&damaged), Err(RecordError::Header(_))), "header byte {at}");
+                assert!(
+                    matches!(read_header(&damaged), Err(RecordError::Header(_))),
+                    "header byte {at}"
+                );
                 continue;
             }
             let (_, read) = read_header(&damaged).unwrap();

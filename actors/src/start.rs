@@ -28,7 +28,10 @@ pub(crate) async fn start(
     chosen: impl FnMut(ExecutionId),
 ) -> Result<StartOutcome, EngineError> {
     admit(engine, &request)?;
-    let compiled = engine.plans.to_start(request.workflow.as_str(), request.version).await?;
+    let compiled = engine
+        .plans
+        .to_start(request.workflow.as_str(), request.version)
+        .await?;
     match (&request.request_key, &request.execution_key) {
         (Some(_), Some(_)) => {
             let why = "a start has a request key or an execution key, not both: each decides the execution's id";
@@ -52,14 +55,24 @@ fn admit(engine: &EngineContext, request: &StartRequest) -> Result<(), EngineErr
         return Err(EngineError::Unavailable("the engine is stopping".into()));
     }
     let bytes = request.input.bytes()
-        + request.variables.iter().map(|(name, value)| name.len() + value.bytes()).sum::<usize>()
+        + request
+            .variables
+            .iter()
+            .map(|(name, value)| name.len() + value.bytes())
+            .sum::<usize>()
         + request.metadata.as_ref().map_or(0, Json::bytes);
     let bytes_max = engine.options.input_bytes_max;
     if bytes > bytes_max {
-        return Err(EngineError::PayloadTooLarge { what: "the start payload", bytes, bytes_max });
+        return Err(EngineError::PayloadTooLarge {
+            what: "the start payload",
+            bytes,
+            bytes_max,
+        });
     }
     if engine.directory.len() >= engine.options.executions_max {
-        return Err(EngineError::Overloaded { retry_after_ms: RETRY_AFTER_MS });
+        return Err(EngineError::Overloaded {
+            retry_after_ms: RETRY_AFTER_MS,
+        });
     }
     Ok(())
 }
@@ -71,7 +84,10 @@ fn input(
     key_ordinal: Option<u64>,
     fresh: bool,
 ) -> Box<StartInput> {
-    let variables = request.variables.iter().map(|(name, value)| (name.clone(), Value::Inline(value.clone())));
+    let variables = request
+        .variables
+        .iter()
+        .map(|(name, value)| (name.clone(), Value::Inline(value.clone())));
     let started = Started {
         id,
         workflow: compiled.plan.workflow.clone(),
@@ -85,7 +101,12 @@ fn input(
         priority: request.priority,
         key_ordinal,
     };
-    Box::new(StartInput { started, principal: request.principal.clone(), compiled: Arc::clone(compiled), fresh })
+    Box::new(StartInput {
+        started,
+        principal: request.principal.clone(),
+        compiled: Arc::clone(compiled),
+        fresh,
+    })
 }
 
 async fn begin(
@@ -101,7 +122,9 @@ async fn begin(
     let (reply, answer) = oneshot::channel();
     let start = input(id, compiled, request, key_ordinal, fresh);
     deliver(shard, id, ExecutionMessage::Start(start, Respond::Start(reply))).await;
-    answer.await.map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
+    answer
+        .await
+        .map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
 }
 
 /// Starts under a business key: the latest execution of the key decides, by the request's policy. Another start of the
@@ -128,7 +151,12 @@ async fn start_keyed(
                     chosen(id);
                     let (reply, answer) = oneshot::channel();
                     let start = input(id, compiled, request, Some(next), true);
-                    deliver(&shard, existing, ExecutionMessage::Supersede(start, Respond::Start(reply))).await;
+                    deliver(
+                        &shard,
+                        existing,
+                        ExecutionMessage::Supersede(start, Respond::Start(reply)),
+                    )
+                    .await;
                     match answer.await {
                         Ok(Ok(outcome)) => return Ok(outcome),
                         Ok(Err(EngineError::Ended(_))) => continue,
@@ -148,7 +176,9 @@ async fn start_keyed(
         }
         latest = Some(next);
     }
-    Err(EngineError::Overloaded { retry_after_ms: RETRY_AFTER_MS })
+    Err(EngineError::Overloaded {
+        retry_after_ms: RETRY_AFTER_MS,
+    })
 }
 
 enum Decision {
@@ -177,7 +207,11 @@ async fn decide(
     };
     match (completed, request.key_policy.on_open, request.key_policy.on_closed) {
         (None, OnOpen::Fail, _) => conflict,
-        (None, OnOpen::UseExisting, _) => Ok(Decision::Use(StartOutcome { id: existing, seq, existing: true })),
+        (None, OnOpen::UseExisting, _) => Ok(Decision::Use(StartOutcome {
+            id: existing,
+            seq,
+            existing: true,
+        })),
         (None, OnOpen::TerminateExisting, _) => Ok(Decision::Supersede),
         (Some(_), _, OnClosed::Allow) | (Some(false), _, OnClosed::AllowFailedOnly) => Ok(Decision::Next),
         (Some(true), _, OnClosed::AllowFailedOnly) | (Some(_), _, OnClosed::Reject) => conflict,
@@ -190,7 +224,10 @@ async fn status_of(
     id: ExecutionId,
 ) -> Result<Option<(Status, troupe_core::Seq)>, EngineError> {
     let (reply, answer) = oneshot::channel();
-    if engine.directory.route(id, ExecutionMessage::Read(Respond::View(reply))).is_ok()
+    if engine
+        .directory
+        .route(id, ExecutionMessage::Read(Respond::View(reply)))
+        .is_ok()
         && let Ok(answer) = answer.await
     {
         let (state, _) = answer?;
@@ -205,7 +242,10 @@ async fn status_of(
 async fn latest_ordinal(shard: &Arc<ShardContext>, head: ExecutionId) -> Result<Option<u64>, EngineError> {
     let gone = || EngineError::Unavailable(format!("shard {} is gone", shard.shard));
     let (reply, answer) = oneshot::channel();
-    shard.checkpointer.send_message(CheckpointerMessage::Head(head, reply)).map_err(|_| gone())?;
+    shard
+        .checkpointer
+        .send_message(CheckpointerMessage::Head(head, reply))
+        .map_err(|_| gone())?;
     let pending = answer.await.map_err(|_| gone())?;
     let stored = shard.engine.parts.state.head(head).await?;
     Ok(pending.max(stored))

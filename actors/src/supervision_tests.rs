@@ -51,8 +51,11 @@ async fn an_attempt_whose_actor_is_killed_is_tried_again() {
     children.iter().for_each(ractor::ActorCell::kill);
     let view = world.ended(id).await;
     assert!(is_completed(&view));
-    let errors: Vec<_> =
-        view.state.nodes[0].attempts.iter().map(|attempt| attempt.error.as_ref().map(|error| error.code.clone())).collect();
+    let errors: Vec<_> = view.state.nodes[0]
+        .attempts
+        .iter()
+        .map(|attempt| attempt.error.as_ref().map(|error| error.code.clone()))
+        .collect();
     assert_eq!(errors, [Some("PANIC".to_owned()), None]);
 }
 
@@ -71,8 +74,13 @@ async fn a_termination_that_overtakes_its_result_loses_nothing() {
             Ok(Json::from_trusted("\"b\""))
         }
     });
-    let world = support::with_sandbox(support::store(directory.path(), 4), executors, EngineOptions::default(), gate.clone())
-        .await;
+    let world = support::with_sandbox(
+        support::store(directory.path(), 4),
+        executors,
+        EngineOptions::default(),
+        gate.clone(),
+    )
+    .await;
     let mut definition = chain("w", 2, "noop");
     definition["edges"][0]["condition"] = "(() => { return 42 })()".into();
     let later = json!({"id": "b", "type": "function", "name": "b", "data": {"handlerId": "later"},
@@ -83,7 +91,12 @@ async fn a_termination_that_overtakes_its_result_loses_nothing() {
     gate.entered().await;
     // The execution's actor is inside its handler now. Let the other attempt end completely.
     let actor = actor_of(&world, id);
-    let attempt = actor.get_cell().get_children().into_iter().next().expect("b still runs");
+    let attempt = actor
+        .get_cell()
+        .get_children()
+        .into_iter()
+        .next()
+        .expect("b still runs");
     slow.add_permits(1);
     while attempt.get_status() != ractor::ActorStatus::Stopped {
         tokio::task::yield_now().await;
@@ -121,7 +134,11 @@ async fn an_execution_whose_actor_panics_is_rebuilt_and_then_set_aside() {
     }
     let view = world.engine.get(poisoned).await.unwrap();
     assert!(view.quarantined.is_some());
-    let refused = world.engine.pause(poisoned, crate::Command::default()).await.unwrap_err();
+    let refused = world
+        .engine
+        .pause(poisoned, crate::Command::default())
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), "QUARANTINED");
     let other = world.start("other", json!({})).await;
     assert!(is_completed(&world.ended(other).await), "nobody else is harmed");

@@ -26,8 +26,12 @@ fn edge(source: &str, target: &str) -> serde_json::Value {
 }
 
 fn output(view: &ExecutionView) -> serde_json::Value {
-    let Status::Completed { output } = &view.state.status else { panic!("{:?}", view.state) };
-    let troupe_core::Value::Inline(json) = output else { panic!("{output:?}") };
+    let Status::Completed { output } = &view.state.status else {
+        panic!("{:?}", view.state)
+    };
+    let troupe_core::Value::Inline(json) = output else {
+        panic!("{output:?}")
+    };
     json.to_value().unwrap()
 }
 
@@ -63,7 +67,9 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(support::PATIENCE, waited).await.unwrap_or_else(|_| panic!("{what}"));
+    tokio::time::timeout(support::PATIENCE, waited)
+        .await
+        .unwrap_or_else(|_| panic!("{what}"));
 }
 
 async fn gapless(world: &World, id: ExecutionId) -> Vec<troupe_core::execution::Entry> {
@@ -79,10 +85,19 @@ async fn a_fan_joins_what_its_branches_gave() {
     let world = world(directory.path(), builtins(), EngineOptions::default()).await;
     let names: Vec<String> = (0..20).map(|n| format!("b{n}")).collect();
     let mut nodes = vec![node("root", "trigger", json!({"triggerType": "manual"}))];
-    nodes.extend(names.iter().map(|name| node(name, "function", json!({"handlerId": "echo"}))));
+    nodes.extend(
+        names
+            .iter()
+            .map(|name| node(name, "function", json!({"handlerId": "echo"}))),
+    );
     nodes.push(node("join", "function", json!({"handlerId": "echo"})));
-    let edges = names.iter().flat_map(|name| [edge("root", name), edge(name, "join")]).collect::<Vec<_>>();
-    world.apply(json!({"id": "fan", "name": "fan", "version": 1, "nodes": nodes, "edges": edges})).await;
+    let edges = names
+        .iter()
+        .flat_map(|name| [edge("root", name), edge(name, "join")])
+        .collect::<Vec<_>>();
+    world
+        .apply(json!({"id": "fan", "name": "fan", "version": 1, "nodes": nodes, "edges": edges}))
+        .await;
     let view = world.ended(world.start("fan", json!(7)).await).await;
     let expected: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), json!(7))).collect();
     assert_eq!(output(&view), json!(expected));
@@ -110,8 +125,11 @@ async fn a_node_is_retried_and_a_panic_is_a_failed_attempt() {
     world.apply(definition).await;
     let view = world.ended(world.start("w", json!({})).await).await;
     assert_eq!(output(&view), json!(3));
-    let codes: Vec<_> =
-        view.state.nodes[0].attempts.iter().map(|attempt| attempt.error.as_ref().map(|error| error.code.as_str())).collect();
+    let codes: Vec<_> = view.state.nodes[0]
+        .attempts
+        .iter()
+        .map(|attempt| attempt.error.as_ref().map(|error| error.code.as_str()))
+        .collect();
     assert_eq!(codes, [Some("FLAKY"), Some("PANIC"), None]);
 }
 
@@ -126,16 +144,23 @@ async fn an_attempt_has_the_timeout_that_its_template_gives() {
     world.apply(definition).await;
     let view = world.ended(world.start("w", json!({"patience": 20})).await).await;
     let attempts = &view.state.nodes[0].attempts;
-    assert_eq!(attempts[0].error.as_ref().map(|error| error.code.as_str()), Some("TIMEOUT"));
+    assert_eq!(
+        attempts[0].error.as_ref().map(|error| error.code.as_str()),
+        Some("TIMEOUT")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiting_execution_holds_no_actor_and_wakes() {
     let directory = tempfile::tempdir().unwrap();
     let world = world(directory.path(), builtins(), EngineOptions::default()).await;
-    let nodes = [node("wait", "delay", json!({"delayType": "fixed", "delayValue": 700})),
-                 node("after", "function", json!({"handlerId": "echo"}))];
-    world.apply(json!({"id": "w", "name": "w", "version": 1, "nodes": nodes, "edges": [edge("wait", "after")]})).await;
+    let nodes = [
+        node("wait", "delay", json!({"delayType": "fixed", "delayValue": 700})),
+        node("after", "function", json!({"handlerId": "echo"})),
+    ];
+    world
+        .apply(json!({"id": "w", "name": "w", "version": 1, "nodes": nodes, "edges": [edge("wait", "after")]}))
+        .await;
     let begun = support::now();
     let ids = [world.start("w", json!(1)).await, world.start("w", json!(2)).await];
     until("it passivates", || world.engine.status().active == 0).await;
@@ -145,7 +170,10 @@ async fn a_waiting_execution_holds_no_actor_and_wakes() {
         let view = world.ended(id).await;
         assert_eq!(output(&view), json!(value));
         let late = view.state.ended_at.unwrap().since_ms(begun.plus_ms(700));
-        assert!(view.state.ended_at.unwrap() >= begun.plus_ms(700) && late < 1_000, "{late} ms late");
+        assert!(
+            view.state.ended_at.unwrap() >= begun.plus_ms(700) && late < 1_000,
+            "{late} ms late"
+        );
     }
 }
 
@@ -153,18 +181,29 @@ async fn a_waiting_execution_holds_no_actor_and_wakes() {
 async fn nothing_starts_while_paused() {
     let directory = tempfile::tempdir().unwrap();
     let (executors, control) = blocking();
-    let options = EngineOptions { attempts_max: 1, ..EngineOptions::default() };
+    let options = EngineOptions {
+        attempts_max: 1,
+        ..EngineOptions::default()
+    };
     let world = world(directory.path(), executors, options).await;
     // Two roots, one permit: one attempt runs and the other waits for its turn.
-    let nodes = [node("a", "function", json!({"handlerId": "block"})), node("b", "function", json!({"handlerId": "block"}))];
-    world.apply(json!({"id": "w", "name": "w", "version": 1, "nodes": nodes, "edges": []})).await;
+    let nodes = [
+        node("a", "function", json!({"handlerId": "block"})),
+        node("b", "function", json!({"handlerId": "block"})),
+    ];
+    world
+        .apply(json!({"id": "w", "name": "w", "version": 1, "nodes": nodes, "edges": []}))
+        .await;
     let id = world.start("w", json!({})).await;
     control.started.acquire().await.unwrap().forget();
     let paused = world.engine.pause(id, Command::default()).await.unwrap();
     assert_eq!((paused.draining, paused.unchanged), (1, false));
     assert!(world.engine.pause(id, Command::default()).await.unwrap().unchanged);
     control.release.add_permits(2);
-    until("the running attempt is recorded", || world.engine.status().attempts_running == 0).await;
+    until("the running attempt is recorded", || {
+        world.engine.status().attempts_running == 0
+    })
+    .await;
     let read = world.engine.get(id).await.unwrap();
     assert!(read.state.paused && !read.state.status.is_terminal());
     assert_eq!(control.calls.load(Ordering::SeqCst), 1, "the queued attempt is held");
@@ -179,12 +218,18 @@ async fn nothing_starts_while_paused() {
 async fn a_cancellation_aborts_what_runs() {
     let directory = tempfile::tempdir().unwrap();
     let (executors, control) = blocking();
-    let options = EngineOptions { abort_grace_ms: 10, ..EngineOptions::default() };
+    let options = EngineOptions {
+        abort_grace_ms: 10,
+        ..EngineOptions::default()
+    };
     let world = world(directory.path(), executors, options).await;
     world.apply(chain("w", 3, "block")).await;
     let id = world.start("w", json!({})).await;
     control.started.acquire().await.unwrap().forget();
-    let command = Command { reason: Some("enough".into()), ..Command::default() };
+    let command = Command {
+        reason: Some("enough".into()),
+        ..Command::default()
+    };
     let outcome = world.engine.cancel(id, command).await.unwrap();
     assert!(!outcome.unchanged);
     let view = world.ended(id).await;
@@ -197,7 +242,10 @@ async fn a_cancellation_aborts_what_runs() {
 async fn a_crash_loses_nothing_that_was_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
     let (executors, control) = blocking();
-    let mut interval = EngineOptions { checkpoint_interval: Duration::from_millis(20), ..EngineOptions::default() };
+    let mut interval = EngineOptions {
+        checkpoint_interval: Duration::from_millis(20),
+        ..EngineOptions::default()
+    };
     for round in 0..2 {
         // Once recovered from the log alone, once over checkpoints.
         if round == 0 {
@@ -219,7 +267,10 @@ async fn a_crash_loses_nothing_that_was_acknowledged() {
             id = world.start(&workflow, json!(5)).await;
             control.started.acquire().await.unwrap().forget();
             if round == 1 {
-                until("a checkpoint is written", || world.engine.status().uncheckpointed_bytes == 0).await;
+                until("a checkpoint is written", || {
+                    world.engine.status().uncheckpointed_bytes == 0
+                })
+                .await;
             }
             world.engine.crash().await;
         }
@@ -233,7 +284,11 @@ async fn a_crash_loses_nothing_that_was_acknowledged() {
         assert_eq!(control.calls.load(Ordering::SeqCst), 1);
         assert_eq!(view.state.nodes[1].interruptions, 1);
         let history = gapless(&world, id).await;
-        assert!(history.iter().any(|entry| matches!(entry.event, troupe_core::execution::Event::Interrupted)));
+        assert!(
+            history
+                .iter()
+                .any(|entry| matches!(entry.event, troupe_core::execution::Event::Interrupted))
+        );
         world.engine.shutdown(Duration::from_secs(1)).await;
     }
     drop((executors, control));
@@ -242,8 +297,14 @@ async fn a_crash_loses_nothing_that_was_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_key_always_gives_the_first_execution() {
     let directory = tempfile::tempdir().unwrap();
-    let options = EngineOptions { checkpoint_interval: Duration::from_millis(1), ..EngineOptions::default() };
-    let keyed = || StartRequest { request_key: Some("k".into()), ..StartRequest::new("w", Json::from_trusted("1")) };
+    let options = EngineOptions {
+        checkpoint_interval: Duration::from_millis(1),
+        ..EngineOptions::default()
+    };
+    let keyed = || StartRequest {
+        request_key: Some("k".into()),
+        ..StartRequest::new("w", Json::from_trusted("1"))
+    };
     let first;
     {
         let world = world(directory.path(), builtins(), options.clone()).await;
@@ -269,7 +330,15 @@ async fn a_request_key_always_gives_the_first_execution() {
 async fn business_keys_follow_their_policies() {
     let directory = tempfile::tempdir().unwrap();
     let (executors, control) = blocking();
-    let world = world(directory.path(), executors, EngineOptions { abort_grace_ms: 1, ..EngineOptions::default() }).await;
+    let world = world(
+        directory.path(),
+        executors,
+        EngineOptions {
+            abort_grace_ms: 1,
+            ..EngineOptions::default()
+        },
+    )
+    .await;
     world.apply(chain("w", 1, "block")).await;
     let keyed = |on_open, on_closed| StartRequest {
         execution_key: Some("order-1".into()),
@@ -277,16 +346,32 @@ async fn business_keys_follow_their_policies() {
         ..StartRequest::new("w", Json::null())
     };
     let first = world.engine.start(keyed(OnOpen::Fail, OnClosed::Allow)).await.unwrap();
-    let conflict = world.engine.start(keyed(OnOpen::Fail, OnClosed::Allow)).await.unwrap_err();
+    let conflict = world
+        .engine
+        .start(keyed(OnOpen::Fail, OnClosed::Allow))
+        .await
+        .unwrap_err();
     assert_eq!(conflict.code(), "KEY_CONFLICT");
-    let used = world.engine.start(keyed(OnOpen::UseExisting, OnClosed::Allow)).await.unwrap();
+    let used = world
+        .engine
+        .start(keyed(OnOpen::UseExisting, OnClosed::Allow))
+        .await
+        .unwrap();
     assert!(used.existing && used.id == first.id);
-    let second = world.engine.start(keyed(OnOpen::TerminateExisting, OnClosed::Allow)).await.unwrap();
+    let second = world
+        .engine
+        .start(keyed(OnOpen::TerminateExisting, OnClosed::Allow))
+        .await
+        .unwrap();
     assert!(second.id != first.id && !second.existing);
     assert_eq!(world.ended(first.id).await.state.status.name(), "canceled");
     control.release.add_permits(10);
     assert_eq!(world.ended(second.id).await.state.status.name(), "completed");
-    for (on_closed, allowed) in [(OnClosed::Reject, false), (OnClosed::AllowFailedOnly, false), (OnClosed::Allow, true)] {
+    for (on_closed, allowed) in [
+        (OnClosed::Reject, false),
+        (OnClosed::AllowFailedOnly, false),
+        (OnClosed::Allow, true),
+    ] {
         let outcome = world.engine.start(keyed(OnOpen::Fail, on_closed)).await;
         assert_eq!(outcome.is_ok(), allowed, "{on_closed:?}: {outcome:?}");
     }
@@ -319,12 +404,20 @@ async fn an_engine_that_lost_its_shards_commits_nothing_more() {
 async fn starts_beyond_the_limit_are_refused_and_commands_are_not() {
     let directory = tempfile::tempdir().unwrap();
     let (executors, control) = blocking();
-    let options = EngineOptions { executions_max: 1, abort_grace_ms: 1, ..EngineOptions::default() };
+    let options = EngineOptions {
+        executions_max: 1,
+        abort_grace_ms: 1,
+        ..EngineOptions::default()
+    };
     let world = world(directory.path(), executors, options).await;
     world.apply(chain("w", 1, "block")).await;
     let id = world.start("w", json!({})).await;
     control.started.acquire().await.unwrap().forget();
-    let refused = world.engine.start(StartRequest::new("w", Json::null())).await.unwrap_err();
+    let refused = world
+        .engine
+        .start(StartRequest::new("w", Json::null()))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), "OVERLOADED");
     assert!(refused.retry_after_ms().is_some());
     world.engine.cancel(id, Command::default()).await.unwrap();
@@ -357,7 +450,10 @@ async fn events_and_lists_follow_the_log() {
     let id = world.start("w", json!({})).await;
     let mut verbs = Vec::new();
     while verbs.last() != Some(&Verb::ExecutionCompleted) {
-        let batch = tokio::time::timeout(support::PATIENCE, events.next()).await.unwrap().unwrap();
+        let batch = tokio::time::timeout(support::PATIENCE, events.next())
+            .await
+            .unwrap()
+            .unwrap();
         let ours = batch.iter().filter(|event| event.execution == id);
         verbs.extend(ours.map(|event| event.verb));
     }
@@ -373,7 +469,11 @@ async fn events_and_lists_follow_the_log() {
         Verb::ExecutionCompleted,
     ];
     assert_eq!(verbs, expected);
-    let query = || ExecutionQuery { workflow_id: Some("w".into()), limit: 10, ..ExecutionQuery::default() };
+    let query = || ExecutionQuery {
+        workflow_id: Some("w".into()),
+        limit: 10,
+        ..ExecutionQuery::default()
+    };
     let listed = async {
         loop {
             let page = world.store.list(query()).await.unwrap();
@@ -398,8 +498,14 @@ async fn many_wait_without_actors_and_a_restart_finds_them_all() {
     let due = support::now().plus_ms(4_000);
     {
         let world = world(directory.path(), builtins(), options.clone()).await;
-        let nodes = [node("wait", "delay", json!({"delayType": "until", "delayValue": due.0}))];
-        world.apply(json!({"id": "w", "name": "w", "version": 1, "nodes": nodes, "edges": []})).await;
+        let nodes = [node(
+            "wait",
+            "delay",
+            json!({"delayType": "until", "delayValue": due.0}),
+        )];
+        world
+            .apply(json!({"id": "w", "name": "w", "version": 1, "nodes": nodes, "edges": []}))
+            .await;
         for n in 0..MANY {
             world.start("w", json!(n)).await;
         }
@@ -411,4 +517,35 @@ async fn many_wait_without_actors_and_a_restart_finds_them_all() {
     until("every one wakes", || world.engine.status().ended == MANY as u64).await;
     let late = support::now().since_ms(due);
     assert!(support::now() >= due, "{late} ms late");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transformation_sees_the_trigger_and_other_nodes() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = world(directory.path(), builtins(), EngineOptions::default()).await;
+    let map = json!({
+        "transformationType": "map",
+        "transformationConfig": {
+            "source": "{{ input.items }}",
+            "expression": "item * trigger.factor + nodes.first.output.items.length",
+        },
+    });
+    let text = json!({
+        "transformationType": "enrichment",
+        "template": "{{ trigger.factor }}/{{ nodes.map.output | length }}/{{ nodes.first.status }}",
+    });
+    let nodes = [
+        node("first", "function", json!({"handlerId": "echo"})),
+        node("map", "transformation", map),
+        node("text", "transformation", text),
+    ];
+    let edges = [edge("first", "map"), edge("map", "text")];
+    world
+        .apply(json!({"id": "w", "name": "w", "version": 1, "nodes": nodes, "edges": edges}))
+        .await;
+    let id = world.start("w", json!({"items": [1, 2, 3], "factor": 10})).await;
+    let view = world.ended(id).await;
+    assert_eq!(output(&view), json!("10/3/completed"));
+    let mapped = view.state.nodes[1].output.clone();
+    assert_eq!(mapped, Some(json!([13, 23, 33]).into()));
 }

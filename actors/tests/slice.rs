@@ -15,7 +15,9 @@ async fn a_chain_completes_and_its_history_has_no_gap() {
     world.apply(chain("chain", 10, "echo")).await;
     let id = world.start("chain", serde_json::json!({"a": 1})).await;
     let view = world.ended(id).await;
-    let Status::Completed { output } = &view.state.status else { panic!("{:?}", view.state) };
+    let Status::Completed { output } = &view.state.status else {
+        panic!("{:?}", view.state)
+    };
     assert_eq!(*output, serde_json::json!({"a": 1}).into());
     let history = world.engine.history(id, Seq(0), 100).await.unwrap();
     let seqs: Vec<u64> = history.iter().map(|entry| entry.seq.0).collect();

@@ -110,7 +110,12 @@ impl Actor for NodeAttemptActor {
 impl AttemptArguments {
     async fn run(self) {
         let engine = Arc::clone(&self.shard.engine);
-        let Self { shard, execution, mut task, shared } = self;
+        let Self {
+            shard,
+            execution,
+            mut task,
+            shared,
+        } = self;
         let token = task.token;
         let (started_at, executed) = match my_turn(&shard, &shared).await {
             Some(permit) => {
@@ -128,10 +133,22 @@ impl AttemptArguments {
             }
             None => (engine.now(), canceled()),
         };
-        let logs = if executed.logs.is_empty() { None } else { Some(Box::new(executed.logs)) };
-        let report = AttemptClosed { token, started_at, outcome: executed.outcome, logs };
+        let logs = if executed.logs.is_empty() {
+            None
+        } else {
+            Some(Box::new(executed.logs))
+        };
+        let report = AttemptClosed {
+            token,
+            started_at,
+            outcome: executed.outcome,
+            logs,
+        };
         shared.gate.report();
-        if execution.send_message(ExecutionMessage::Report(Box::new(report))).is_err() {
+        if execution
+            .send_message(ExecutionMessage::Report(Box::new(report)))
+            .is_err()
+        {
             tracing::debug!(?token, "an attempt ended after its execution's actor");
         }
     }
@@ -202,13 +219,17 @@ async fn execute(shard: &ShardContext, task: Task, timeout: Duration, cancel: &C
         }
     }
     let grace = Duration::from_millis(engine.options.abort_grace_ms);
-    tokio::time::timeout(grace, run).await.map_or_else(|_| canceled(), settled)
+    tokio::time::timeout(grace, run)
+        .await
+        .map_or_else(|_| canceled(), settled)
 }
 
 fn settled(ended: Result<Executed, Box<dyn Any + Send>>) -> Executed {
     ended.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        let text = text
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
         Executed::failed(ErrorInfo::new("PANIC", format!("the handler panicked: {text}")), true)
     })
 }
@@ -227,9 +248,15 @@ fn bounded(mut executed: Executed, bytes_max: usize) -> Executed {
     if bytes <= bytes_max {
         return executed;
     }
-    let error = ErrorInfo::new("OUTPUT_TOO_LARGE", format!("the output has {bytes} bytes, more than {bytes_max}"));
-    executed.outcome =
-        AttemptOutcome::Failed(Box::new(AttemptFailure { error, retryable: false, retry_after_ms: None }));
+    let error = ErrorInfo::new(
+        "OUTPUT_TOO_LARGE",
+        format!("the output has {bytes} bytes, more than {bytes_max}"),
+    );
+    executed.outcome = AttemptOutcome::Failed(Box::new(AttemptFailure {
+        error,
+        retryable: false,
+        retry_after_ms: None,
+    }));
     executed
 }
 

@@ -34,7 +34,10 @@ pub enum Turn {
 impl AttemptGate {
     /// The attempt's turn has come.
     pub fn start(&self) -> Turn {
-        match self.0.compare_exchange(QUEUED, STARTED, Ordering::AcqRel, Ordering::Acquire) {
+        match self
+            .0
+            .compare_exchange(QUEUED, STARTED, Ordering::AcqRel, Ordering::Acquire)
+        {
             Ok(_) => Turn::Start,
             Err(HELD) => Turn::Hold,
             Err(_) => Turn::Aborted,
@@ -43,7 +46,10 @@ impl AttemptGate {
 
     /// The execution is paused: the attempt must not start. True if it runs already.
     pub fn hold(&self) -> bool {
-        match self.0.compare_exchange(QUEUED, HELD, Ordering::AcqRel, Ordering::Acquire) {
+        match self
+            .0
+            .compare_exchange(QUEUED, HELD, Ordering::AcqRel, Ordering::Acquire)
+        {
             Ok(_) => false,
             Err(before) => before == STARTED,
         }
@@ -51,12 +57,18 @@ impl AttemptGate {
 
     /// The execution goes on. True if the attempt was held and wants to be told.
     pub fn release(&self) -> bool {
-        self.0.compare_exchange(HELD, QUEUED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.0
+            .compare_exchange(HELD, QUEUED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     /// The attempt is to stop. True if it never started.
     pub fn abort(&self) -> bool {
-        let aborted = |from| self.0.compare_exchange(from, ABORTED, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let aborted = |from| {
+            self.0
+                .compare_exchange(from, ABORTED, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        };
         aborted(QUEUED) || aborted(HELD) || aborted(QUEUED)
     }
 

@@ -104,7 +104,14 @@ impl Actor for CheckpointerActor {
         let bytes_max = (options.checkpoint_bytes / arguments.engine.shards.len().max(1)).max(BYTES_MIN);
         let interval_ms = u64::try_from(options.checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
         let machine = CheckpointerMachine::new(bytes_max, interval_ms);
-        Ok(CheckpointerState { arguments, machine, tick: None, writing: None, flushing: Vec::new(), expired_ms: 0 })
+        Ok(CheckpointerState {
+            arguments,
+            machine,
+            tick: None,
+            writing: None,
+            flushing: Vec::new(),
+            expired_ms: 0,
+        })
     }
 
     async fn handle(
@@ -114,9 +121,16 @@ impl Actor for CheckpointerActor {
         state: &mut CheckpointerState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            CheckpointerMessage::Committed { position, record, items } => {
+            CheckpointerMessage::Committed {
+                position,
+                record,
+                items,
+            } => {
                 let engine = &state.arguments.engine;
-                engine.counters.uncheckpointed_bytes.fetch_add(record.len() as u64, Ordering::Relaxed);
+                engine
+                    .counters
+                    .uncheckpointed_bytes
+                    .fetch_add(record.len() as u64, Ordering::Relaxed);
                 state.machine.committed(position, &record, items, engine.now());
             }
             // Whoever asked may be gone; nothing depends on the answer.
@@ -183,7 +197,10 @@ impl CheckpointerState {
     fn written(&mut self) -> Result<(), ActorProcessingErr> {
         let bytes = self.machine.written();
         let engine = &self.arguments.engine;
-        engine.counters.uncheckpointed_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        engine
+            .counters
+            .uncheckpointed_bytes
+            .fetch_sub(bytes as u64, Ordering::Relaxed);
         self.arguments.timers.send_message(TimersMessage::Checkpointed)?;
         let now = engine.now();
         let now_ms = u64::try_from(now.0).unwrap_or(0);

@@ -35,7 +35,10 @@ impl Packer {
     /// # Errors
     /// When memory for the compressor's context cannot be had.
     pub fn new() -> Result<Self, ArchiveError> {
-        Ok(Self { compressor: zstd::bulk::Compressor::new(LEVEL)?, raw: Vec::new() })
+        Ok(Self {
+            compressor: zstd::bulk::Compressor::new(LEVEL)?,
+            raw: Vec::new(),
+        })
     }
 
     /// Packs an encoded state and frames.
@@ -45,10 +48,13 @@ impl Packer {
     pub fn pack<'a>(&mut self, state: &[u8], frames: impl Iterator<Item = &'a Bytes>) -> Result<Bytes, ArchiveError> {
         let too_large = || ArchiveError("it is too large".into());
         self.raw.clear();
-        self.raw.extend_from_slice(&u32::try_from(state.len()).map_err(|_| too_large())?.to_le_bytes());
+        self.raw
+            .extend_from_slice(&u32::try_from(state.len()).map_err(|_| too_large())?.to_le_bytes());
         self.raw.extend_from_slice(state);
         frames.for_each(|frame| self.raw.extend_from_slice(frame));
-        let raw_bytes = u32::try_from(self.raw.len()).ok().filter(|bytes| *bytes as usize <= RAW_BYTES_MAX);
+        let raw_bytes = u32::try_from(self.raw.len())
+            .ok()
+            .filter(|bytes| *bytes as usize <= RAW_BYTES_MAX);
         let mut packed = vec![VERSION];
         packed.extend_from_slice(&raw_bytes.ok_or_else(too_large)?.to_le_bytes());
         packed.extend_from_slice(&self.compressor.compress(&self.raw)?);
@@ -76,7 +82,9 @@ impl Unpacked {
         if *version != VERSION {
             return Err(damaged("its version is unknown"));
         }
-        let (length, compressed) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("it is cut short"))?;
+        let (length, compressed) = rest
+            .split_first_chunk::<4>()
+            .ok_or_else(|| damaged("it is cut short"))?;
         let raw_bytes = u32::from_le_bytes(*length) as usize;
         if raw_bytes > RAW_BYTES_MAX {
             return Err(damaged("its length is absurd"));
@@ -87,7 +95,10 @@ impl Unpacked {
         if state_bytes > rest.len() {
             return Err(damaged("its state is cut short"));
         }
-        Ok(Self { state: raw.slice(4..4 + state_bytes), frames: raw.slice(4 + state_bytes..) })
+        Ok(Self {
+            state: raw.slice(4..4 + state_bytes),
+            frames: raw.slice(4 + state_bytes..),
+        })
     }
 
     /// The entries it holds.
@@ -95,7 +106,9 @@ impl Unpacked {
     /// # Errors
     /// [`ArchiveError`] when one is damaged.
     pub fn entries(&self) -> Result<Vec<Entry>, ArchiveError> {
-        read_frames(&self.frames).collect::<Result<_, _>>().map_err(|error| ArchiveError(error.to_string()))
+        read_frames(&self.frames)
+            .collect::<Result<_, _>>()
+            .map_err(|error| ArchiveError(error.to_string()))
     }
 }
 
@@ -107,7 +120,13 @@ mod tests {
     #[test]
     fn an_archive_survives_its_packing_and_a_damaged_one_is_noticed() {
         let mut packer = Packer::new().unwrap();
-        for (state, frames) in [(&b"state"[..], vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")]), (b"", vec![])] {
+        for (state, frames) in [
+            (
+                &b"state"[..],
+                vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
+            ),
+            (b"", vec![]),
+        ] {
             let packed = packer.pack(state, frames.iter()).unwrap();
             let read = Unpacked::read(&packed).unwrap();
             assert_eq!((&read.state[..], &read.frames[..]), (state, &frames.concat()[..]));

@@ -79,7 +79,12 @@ impl CheckpointerMachine {
     /// Nothing gathered; a checkpoint is due after so many bytes or so long.
     #[must_use]
     pub fn new(bytes_max: usize, interval_ms: u64) -> Self {
-        Self { gathering: Generation::default(), writing: None, bytes_max, interval_ms }
+        Self {
+            gathering: Generation::default(),
+            writing: None,
+            bytes_max,
+            interval_ms,
+        }
     }
 
     /// Takes a durable record in.
@@ -88,12 +93,23 @@ impl CheckpointerMachine {
         gathering.reached = gathering.reached.max(position);
         gathering.bytes += record.len();
         gathering.since.get_or_insert(now);
-        for CheckpointItem { item, snapshot, end, head } in items {
+        for CheckpointItem {
+            item,
+            snapshot,
+            end,
+            head,
+        } in items
+        {
             gathering.heads.extend(head);
             let mut frames = SmallVec::new();
             frames.push((item.seq, record.slice(item.frame)));
             let snapshot = snapshot.map(|bytes| (item.seq, bytes));
-            let later = Pending { frames, mark: item.mark, snapshot, end };
+            let later = Pending {
+                frames,
+                mark: item.mark,
+                snapshot,
+                end,
+            };
             match gathering.executions.entry(item.id) {
                 std::collections::hash_map::Entry::Occupied(mut known) => known.get_mut().append(later),
                 std::collections::hash_map::Entry::Vacant(vacant) => drop(vacant.insert(later)),
@@ -109,7 +125,11 @@ impl CheckpointerMachine {
         }
         let since = self.gathering.since?;
         let full = self.gathering.bytes >= self.bytes_max;
-        Some(if full { 0 } else { self.interval_ms.saturating_sub(now.since_ms(since)) })
+        Some(if full {
+            0
+        } else {
+            self.interval_ms.saturating_sub(now.since_ms(since))
+        })
     }
 
     /// Begins a checkpoint of everything gathered, unless one is being written.
@@ -137,7 +157,11 @@ impl CheckpointerMachine {
     /// What the store may lack of an execution.
     #[must_use]
     pub fn pending(&self, id: ExecutionId) -> Option<Pending> {
-        let writing = self.writing.as_ref().and_then(|generation| generation.executions.get(&id)).cloned();
+        let writing = self
+            .writing
+            .as_ref()
+            .and_then(|generation| generation.executions.get(&id))
+            .cloned();
         let gathering = self.gathering.executions.get(&id).cloned();
         match (writing, gathering) {
             (Some(mut first), Some(later)) => {
@@ -157,7 +181,10 @@ impl CheckpointerMachine {
 
     /// How every execution stands that the log alone holds something of.
     pub fn marks(&self) -> impl Iterator<Item = (ExecutionId, Mark)> + '_ {
-        self.gathering.executions.iter().map(|(id, pending)| (*id, pending.mark))
+        self.gathering
+            .executions
+            .iter()
+            .map(|(id, pending)| (*id, pending.mark))
     }
 }
 
@@ -172,12 +199,24 @@ mod tests {
     }
 
     fn item(seq: u64, mark: Mark) -> CheckpointItem {
-        let item = RecordItem { id: id(), seq: Seq(seq), mark, frame: 0..4 };
-        CheckpointItem { item, snapshot: None, end: None, head: None }
+        let item = RecordItem {
+            id: id(),
+            seq: Seq(seq),
+            mark,
+            frame: 0..4,
+        };
+        CheckpointItem {
+            item,
+            snapshot: None,
+            end: None,
+            head: None,
+        }
     }
 
     fn seqs(machine: &CheckpointerMachine) -> Vec<u64> {
-        machine.pending(id()).map_or(Vec::new(), |pending| pending.frames.iter().map(|(seq, _)| seq.0).collect())
+        machine.pending(id()).map_or(Vec::new(), |pending| {
+            pending.frames.iter().map(|(seq, _)| seq.0).collect()
+        })
     }
 
     #[test]

@@ -7,9 +7,9 @@ use bytes::{Bytes, BytesMut};
 use troupe_core::{ExecutionId, Seq};
 use troupe_ports::{Archive, CheckpointRow, StoreError, Wait};
 
+use super::actor::CheckpointerArguments;
 use super::archive::Packer;
 use super::machine::{Generation, Pending};
-use super::actor::CheckpointerArguments;
 use crate::error::EngineError;
 use crate::execution::load::final_state;
 use crate::sinks::VisibilityMessage;
@@ -42,19 +42,35 @@ pub(super) async fn write(arguments: &CheckpointerArguments, generation: &Arc<Ge
             tokio::task::yield_now().await;
         }
     }
-    chunk.rows.extend(generation.heads.iter().map(|(key, ordinal)| CheckpointRow::Head { key: *key, ordinal: *ordinal }));
+    chunk
+        .rows
+        .extend(generation.heads.iter().map(|(key, ordinal)| CheckpointRow::Head {
+            key: *key,
+            ordinal: *ordinal,
+        }));
     send(arguments, chunk.rows, true, generation).await?;
     if !project(arguments, generation.reached).await {
         // The next checkpoint trims what this one leaves.
         return Ok(());
     }
-    repeat(|| arguments.engine.parts.state.trim(arguments.shard, arguments.epoch, generation.reached)).await
+    repeat(|| {
+        arguments
+            .engine
+            .parts
+            .state
+            .trim(arguments.shard, arguments.epoch, generation.reached)
+    })
+    .await
 }
 
 /// Whether lists show everything up to `reached`: what they lack must stay in the log.
 async fn project(arguments: &CheckpointerArguments, reached: troupe_core::LogPosition) -> bool {
     let (done, projected) = tokio::sync::oneshot::channel();
-    arguments.visibility.send_message(VisibilityMessage::Flush(reached, done)).is_ok() && projected.await.is_ok()
+    arguments
+        .visibility
+        .send_message(VisibilityMessage::Flush(reached, done))
+        .is_ok()
+        && projected.await.is_ok()
 }
 
 #[derive(Debug, Default)]
@@ -87,14 +103,26 @@ async fn rows(
 
 /// A live execution's rows: the entries up to a snapshot with it, then the rest.
 fn live(id: ExecutionId, pending: &Pending, wait: Wait, chunk: &mut Chunk) {
-    let cut = pending.snapshot.as_ref().map_or(0, |(seq, _)| pending.frames.partition_point(|(at, _)| at <= seq));
+    let cut = pending
+        .snapshot
+        .as_ref()
+        .map_or(0, |(seq, _)| pending.frames.partition_point(|(at, _)| at <= seq));
     let (before, after) = pending.frames.split_at(cut);
     let snapshot = pending.snapshot.as_ref().map(|(_, bytes)| bytes.clone());
     for (frames, snapshot) in [(before, snapshot), (after, None)] {
-        let (Some(first), Some(last)) = (frames.first(), frames.last()) else { continue };
+        let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
+            continue;
+        };
         let segment = concatenated(frames);
         chunk.bytes += segment.len() + snapshot.as_ref().map_or(0, Bytes::len);
-        chunk.rows.push(CheckpointRow::Live { id, first: first.0, last: last.0, segment, snapshot, wait });
+        chunk.rows.push(CheckpointRow::Live {
+            id,
+            first: first.0,
+            last: last.0,
+            segment,
+            snapshot,
+            wait,
+        });
     }
 }
 
@@ -138,7 +166,13 @@ async fn archive(
         .pack(&end.state, pending.frames.iter().map(|(_, frame)| frame))
         .map_err(|error| Failed::Damaged(error.to_string()))?;
     let tombstone_ms = arguments.engine.options.tombstone_ms;
-    Ok(Some(Archive { id, last: pending.last(), bytes, expires_at: end.expires_at, tombstone_ms }))
+    Ok(Some(Archive {
+        id,
+        last: pending.last(),
+        bytes,
+        expires_at: end.expires_at,
+        tombstone_ms,
+    }))
 }
 
 async fn send(
@@ -148,7 +182,14 @@ async fn send(
     generation: &Generation,
 ) -> Result<(), Failed> {
     let reached = last.then_some(generation.reached);
-    repeat(|| arguments.engine.parts.state.checkpoint(arguments.shard, arguments.epoch, rows.clone(), reached)).await
+    repeat(|| {
+        arguments
+            .engine
+            .parts
+            .state
+            .checkpoint(arguments.shard, arguments.epoch, rows.clone(), reached)
+    })
+    .await
 }
 
 /// Repeats an idempotent write until the store takes it.

@@ -80,7 +80,11 @@ impl Actor for CommitterActor {
         arguments: CommitterArguments,
     ) -> Result<CommitterState, ActorProcessingErr> {
         let machine = CommitterMachine::new(arguments.shard, arguments.epoch, arguments.next);
-        Ok(CommitterState { arguments, machine, stopped: false })
+        Ok(CommitterState {
+            arguments,
+            machine,
+            stopped: false,
+        })
     }
 
     async fn handle(
@@ -127,8 +131,14 @@ impl CommitterState {
             let store = &arguments.engine.parts.state;
             action = match action {
                 Action::Idle => return,
-                Action::Append { position, commit, record } => {
-                    let answer = store.append(arguments.shard, arguments.epoch, position, commit, record).await;
+                Action::Append {
+                    position,
+                    commit,
+                    record,
+                } => {
+                    let answer = store
+                        .append(arguments.shard, arguments.epoch, position, commit, record)
+                        .await;
                     if let Err(error) = &answer {
                         tracing::warn!(shard = arguments.shard.0, %error, "an append failed");
                     }
@@ -150,8 +160,17 @@ impl CommitterState {
     }
 
     async fn probe(&self, position: LogPosition) -> Result<Option<CommitId>, StoreError> {
-        let tail = self.arguments.engine.parts.state.read(self.arguments.shard, position, 1).await?;
-        Ok(tail.first().filter(|record| record.position == position).map(|record| record.commit))
+        let tail = self
+            .arguments
+            .engine
+            .parts
+            .state
+            .read(self.arguments.shard, position, 1)
+            .await?;
+        Ok(tail
+            .first()
+            .filter(|record| record.position == position)
+            .map(|record| record.commit))
     }
 
     fn stop(&mut self, why: ShardMessage) {
@@ -167,7 +186,12 @@ impl CommitterState {
         let engine = &arguments.engine;
         engine.counters.committed(batch.items.len());
         engine.metrics.committed(took, batch.items.len());
-        let Batch { position, record, items, appends } = batch;
+        let Batch {
+            position,
+            record,
+            items,
+            appends,
+        } = batch;
         let mut kept = Vec::with_capacity(items.len());
         let mut summaries = Vec::new();
         let mut events = Vec::with_capacity(items.len());
@@ -175,9 +199,18 @@ impl CommitterState {
         for (item, append) in items.into_iter().zip(appends) {
             let draft = *append.draft;
             let seq = draft.entry.seq;
-            kept.push(CheckpointItem { item, snapshot: draft.snapshot, end: draft.end, head: draft.head });
+            kept.push(CheckpointItem {
+                item,
+                snapshot: draft.snapshot,
+                end: draft.end,
+                head: draft.head,
+            });
             summaries.extend(draft.summary.map(|summary| *summary));
-            events.push(EventItem { id: append.id, entry: draft.entry, compiled: append.notify.compiled });
+            events.push(EventItem {
+                id: append.id,
+                entry: draft.entry,
+                compiled: append.notify.compiled,
+            });
             match told.last_mut() {
                 Some((actor, last)) if *actor == append.notify.actor => *last = seq,
                 _ => told.push((append.notify.actor, seq)),
@@ -186,11 +219,21 @@ impl CommitterState {
         // The projection hears first: the checkpointer asks it to catch up before it trims.
         let mut lost = false;
         if !summaries.is_empty() {
-            lost |= arguments.visibility.send_message(VisibilityMessage::Changed { position, summaries }).is_err();
+            lost |= arguments
+                .visibility
+                .send_message(VisibilityMessage::Changed { position, summaries })
+                .is_err();
         }
-        let kept = CheckpointerMessage::Committed { position, record, items: kept };
+        let kept = CheckpointerMessage::Committed {
+            position,
+            record,
+            items: kept,
+        };
         lost |= arguments.checkpointer.send_message(kept).is_err();
-        lost |= !arguments.events.offer(|| EventSinkMessage::Committed { position, items: events });
+        lost |= !arguments.events.offer(|| EventSinkMessage::Committed {
+            position,
+            items: events,
+        });
         for (actor, seq) in told {
             // An execution that was killed meanwhile is rebuilt from the store, which has the entry.
             actor.send_message(ExecutionMessage::Durable(seq)).ok();

@@ -86,7 +86,15 @@ impl<T> CommitterMachine<T> {
     #[must_use]
     pub fn new(shard: ShardId, epoch: Epoch, next: LogPosition) -> Self {
         let writer = RecordWriter::default();
-        Self { shard, epoch, next, commits: 0, writer, gathered: Vec::new(), in_flight: None }
+        Self {
+            shard,
+            epoch,
+            next,
+            commits: 0,
+            writer,
+            gathered: Vec::new(),
+            in_flight: None,
+        }
     }
 
     /// Adds entries to the batch that gathers; all of one call go into one record. True if nothing had gathered before.
@@ -108,15 +116,26 @@ impl<T> CommitterMachine<T> {
         let owner = u128::from(self.shard.0) << 112 | u128::from(self.epoch.0) << 56;
         let commit = CommitId(owner | u128::from(self.commits));
         let (record, items) = self.writer.finish(commit);
-        let batch = Batch { position: self.next, record, items, appends: std::mem::take(&mut self.gathered) };
-        self.in_flight = Some(InFlight { commit, batch, retry_ms: RETRY_FIRST_MS });
+        let batch = Batch {
+            position: self.next,
+            record,
+            items,
+            appends: std::mem::take(&mut self.gathered),
+        };
+        self.in_flight = Some(InFlight {
+            commit,
+            batch,
+            retry_ms: RETRY_FIRST_MS,
+        });
         self.append()
     }
 
     /// The append is to be repeated.
     pub fn retry(&mut self) -> Action<T> {
         // An append whose outcome is unknown may have happened: look before repeating it.
-        self.in_flight.as_ref().map_or(Action::Idle, |flight| Action::Probe(flight.batch.position))
+        self.in_flight
+            .as_ref()
+            .map_or(Action::Idle, |flight| Action::Probe(flight.batch.position))
     }
 
     /// What the append answered.
@@ -132,7 +151,9 @@ impl<T> CommitterMachine<T> {
 
     /// Which commit wrote the position that was probed; none if it is still free.
     pub fn probed(&mut self, answer: Result<Option<CommitId>, StoreError>) -> Action<T> {
-        let Some(flight) = &self.in_flight else { return Action::Idle };
+        let Some(flight) = &self.in_flight else {
+            return Action::Idle;
+        };
         match answer {
             Ok(Some(commit)) if commit == flight.commit => self.committed(),
             Ok(Some(_)) => Action::Fenced,
@@ -156,21 +177,28 @@ impl<T> CommitterMachine<T> {
             Some(flight) if next > flight.batch.position => Action::Probe(flight.batch.position),
             Some(flight) => {
                 let ours = flight.batch.position;
-                Action::Halt(format!("shard {} went back: its next position is {next}, not {ours}", self.shard))
+                Action::Halt(format!(
+                    "shard {} went back: its next position is {next}, not {ours}",
+                    self.shard
+                ))
             }
             None => Action::Idle,
         }
     }
 
     fn back_off(&mut self) -> Action<T> {
-        let Some(flight) = &mut self.in_flight else { return Action::Idle };
+        let Some(flight) = &mut self.in_flight else {
+            return Action::Idle;
+        };
         let wait_ms = flight.retry_ms;
         flight.retry_ms = (wait_ms * 2).min(RETRY_MAX_MS);
         Action::Wait(wait_ms)
     }
 
     fn committed(&mut self) -> Action<T> {
-        let Some(flight) = self.in_flight.take() else { return Action::Idle };
+        let Some(flight) = self.in_flight.take() else {
+            return Action::Idle;
+        };
         self.next = flight.batch.position.next();
         Action::Committed(flight.batch)
     }
@@ -194,9 +222,19 @@ mod tests {
             principal: None,
             command: None,
         };
-        let draft =
-            Draft { entry, mark: Mark::Running, snapshot: None, summary: None, end: None, head: None };
-        Append { id: ExecutionId::fresh(ShardId(0), Timestamp(0), n), draft: Box::new(draft), notify: n }
+        let draft = Draft {
+            entry,
+            mark: Mark::Running,
+            snapshot: None,
+            summary: None,
+            end: None,
+            head: None,
+        };
+        Append {
+            id: ExecutionId::fresh(ShardId(0), Timestamp(0), n),
+            draft: Box::new(draft),
+            notify: n,
+        }
     }
 
     fn machine() -> CommitterMachine<u64> {
@@ -208,12 +246,16 @@ mod tests {
     }
 
     fn appending(action: Action<u64>) -> (LogPosition, CommitId) {
-        let Action::Append { position, commit, .. } = action else { panic!("{action:?}") };
+        let Action::Append { position, commit, .. } = action else {
+            panic!("{action:?}")
+        };
         (position, commit)
     }
 
     fn committed(action: Action<u64>) -> Vec<u64> {
-        let Action::Committed(batch) = action else { panic!("{action:?}") };
+        let Action::Committed(batch) = action else {
+            panic!("{action:?}")
+        };
         batch.appends.iter().map(|append| append.notify).collect()
     }
 
@@ -239,7 +281,11 @@ mod tests {
         let (position, commit) = appending(machine.begin());
         assert!(matches!(machine.appended(unavailable()), Action::Wait(10)));
         assert!(matches!(machine.retry(), Action::Probe(at) if at == position));
-        assert_eq!(appending(machine.probed(Ok(None))), (position, commit), "nothing there: the same commit again");
+        assert_eq!(
+            appending(machine.probed(Ok(None))),
+            (position, commit),
+            "nothing there: the same commit again"
+        );
         assert!(matches!(machine.appended(unavailable()), Action::Wait(20)));
         machine.retry();
         assert_eq!(committed(machine.probed(Ok(Some(commit)))), [1], "it had happened");

@@ -46,7 +46,10 @@ impl Actor for EngineActor {
         _: ActorRef<EngineMessage>,
         engine: Arc<EngineContext>,
     ) -> Result<EngineState, ActorProcessingErr> {
-        Ok(EngineState { engine, shards: HashMap::new() })
+        Ok(EngineState {
+            engine,
+            shards: HashMap::new(),
+        })
     }
 
     async fn handle(
@@ -80,7 +83,9 @@ impl Actor for EngineActor {
             #[allow(unreachable_patterns, reason = "variants depend on ractor's features")]
             _ => return Ok(()),
         };
-        let Some((shard, _)) = state.shards.remove(&actor) else { return Ok(()) };
+        let Some((shard, _)) = state.shards.remove(&actor) else {
+            return Ok(());
+        };
         let engine = &state.engine;
         if let Some(context) = engine.shards[usize::from(shard.0)].write().take() {
             context.gate.close();
@@ -110,11 +115,16 @@ impl EngineState {
         shard: ShardId,
         ready: oneshot::Sender<Result<(), EngineError>>,
     ) {
-        let arguments = ShardArguments { engine: Arc::clone(&self.engine), shard };
+        let arguments = ShardArguments {
+            engine: Arc::clone(&self.engine),
+            shard,
+        };
         let spawned = ShardActor::spawn_linked(None, ShardActor, arguments, myself.get_cell()).await;
         let sent = spawned.map_err(|error| error.to_string()).and_then(|(actor, _)| {
             self.shards.insert(actor.get_id(), (shard, actor.clone()));
-            actor.send_message(ShardMessage::Open(ready)).map_err(|error| error.to_string())
+            actor
+                .send_message(ShardMessage::Open(ready))
+                .map_err(|error| error.to_string())
         });
         if let Err(why) = sent {
             tracing::error!(shard = shard.0, why, "the shard's actor cannot be spawned");

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use troupe_core::execution::{Answer, Question, Scope};
 use troupe_core::definition::NodeKind;
+use troupe_core::execution::{Answer, ExecutionState, Question, Scope};
 use troupe_core::plan::{Plan, PlanNode};
-use troupe_core::{EdgeIx, ErrorInfo, ExecutionId, Json, KeySpace, NodeIx, Value};
+use troupe_core::{EdgeIx, ErrorInfo, ExecutionId, Json, KeySpace, NodeIx, Timestamp, Value};
 use troupe_lang::schema::{Schema, SchemaViolation};
-use troupe_lang::template::DataTemplate;
-use troupe_lang::{Expression, Uses};
+use troupe_lang::template::{DataTemplate, Jinja};
+use troupe_lang::{Expression, Names, Uses};
 
 use super::{EXPRESSION_ERROR, LiveEvaluator, NoValue, Part, scope};
 
@@ -51,6 +51,8 @@ pub(super) struct CompiledNode {
     delay: Option<Expression>,
     input_schema: Option<Schema>,
     output_schema: Option<Schema>,
+    /// What the node's own expressions name while it runs.
+    running: Option<Uses>,
 }
 
 #[derive(Debug)]
@@ -66,20 +68,52 @@ impl CompiledPlan {
     /// What cannot be compiled, for people; the validator refuses such definitions earlier, with a position.
     pub fn compile(plan: Arc<Plan>, shards: u16) -> Result<Self, String> {
         let nodes = plan.nodes.iter().map(compile_node).collect::<Result<Vec<_>, _>>()?;
-        let edges = plan.edges.iter().map(|edge| edge.condition.as_deref().map(expression).transpose());
+        let edges = plan
+            .edges
+            .iter()
+            .map(|edge| edge.condition.as_deref().map(expression).transpose());
         let edges = edges.collect::<Result<Vec<_>, _>>()?;
         let output = plan.settings.output.as_deref().map(expression).transpose()?;
         let input_schema = match &plan.settings.input_schema {
             Some(json) => Some(schema(&json.to_value().map_err(|error| error.to_string())?)?),
             None => None,
         };
-        Ok(Self { shards, output, input_schema, nodes, edges, plan })
+        Ok(Self {
+            shards,
+            output,
+            input_schema,
+            nodes,
+            edges,
+            plan,
+        })
     }
 
     /// The execution that a key of this workflow gives.
     #[must_use]
     pub fn key_id(&self, space: KeySpace, key: &str, ordinal: u64) -> ExecutionId {
         ExecutionId::derived(self.shards, space, self.plan.workflow.as_str(), key, ordinal)
+    }
+
+    /// What the node's own expressions see while an attempt runs, beyond what a task carries anyway.
+    #[must_use]
+    pub fn scope_of_attempt(&self, ix: NodeIx, state: &ExecutionState, at: Timestamp) -> Option<Json> {
+        let uses = self.node(ix).running.as_ref()?;
+        let scope = Scope {
+            plan: &self.plan,
+            state,
+            input: None,
+            output: None,
+            error: None,
+            at,
+        };
+        match scope::object(uses, &scope) {
+            Ok(object) => Some(object),
+            Err(error) => {
+                // The expression sees `undefined` there, and its error names what is missing.
+                tracing::warn!(id = %state.id, %ix, code = error.code, "part of an attempt's scope cannot be given");
+                None
+            }
+        }
     }
 
     pub(super) fn node(&self, ix: NodeIx) -> &CompiledNode {
@@ -110,7 +144,11 @@ impl CompiledPlan {
 /// Details of the violations, so that whoever sent the value can mend it.
 fn violated(violation: &SchemaViolation) -> ErrorInfo {
     let message = violation.violations.first().map_or_else(String::new, |first| {
-        let place = if first.pointer.is_empty() { "the value" } else { &first.pointer };
+        let place = if first.pointer.is_empty() {
+            "the value"
+        } else {
+            &first.pointer
+        };
         format!("{place}: {}", first.message)
     });
     let details = violation.violations.iter().map(|violation| {
@@ -124,17 +162,23 @@ fn violated(violation: &SchemaViolation) -> ErrorInfo {
         "violations": details.collect::<Vec<_>>(),
         "truncated": violation.is_truncated,
     }));
-    ErrorInfo { details: Some(details), ..ErrorInfo::new(SchemaViolation::CODE, message) }
+    ErrorInfo {
+        details: Some(details),
+        ..ErrorInfo::new(SchemaViolation::CODE, message)
+    }
 }
 
 fn check(schema: Option<&Schema>, value: Option<&Value>) -> Result<(), ErrorInfo> {
     let Some(schema) = schema else { return Ok(()) };
     let value = match value {
-        Some(Value::Inline(json)) => {
-            json.to_value().map_err(|error| ErrorInfo::new(SchemaViolation::CODE, error.to_string()))?
-        }
+        Some(Value::Inline(json)) => json
+            .to_value()
+            .map_err(|error| ErrorInfo::new(SchemaViolation::CODE, error.to_string()))?,
         Some(Value::Blob(_)) => {
-            return Err(ErrorInfo::new(SchemaViolation::CODE, "the value is too large to be checked"));
+            return Err(ErrorInfo::new(
+                SchemaViolation::CODE,
+                "the value is too large to be checked",
+            ));
         }
         None => serde_json::Value::Null,
     };
@@ -165,29 +209,62 @@ fn compile_node(node: &PlanNode) -> Result<CompiledNode, String> {
     Ok(CompiledNode {
         input_mapping: mapping("inputMapping")?,
         output: if node.replaces_output {
-            node.data.get("output").and_then(serde_json::Value::as_str).map(expression).transpose()?
+            node.data
+                .get("output")
+                .and_then(serde_json::Value::as_str)
+                .map(expression)
+                .transpose()?
         } else {
             None
         },
         output_mapping: mapping("outputMapping")?,
-        decision: decision.map(|(source, _)| expression(source)).collect::<Result<Vec<_>, _>>()?,
+        decision: decision
+            .map(|(source, _)| expression(source))
+            .collect::<Result<Vec<_>, _>>()?,
         template: if node.prepares { template(node)? } else { None },
         delay: delay(node)?,
         input_schema: node_schema(node, "inputSchema", node.checks_input)?,
         output_schema: node_schema(node, "outputSchema", node.checks_output)?,
+        running: uses_while_running(node)?,
     })
+}
+
+/// A transformation evaluates its expression or template while it runs, over the whole scope.
+fn uses_while_running(node: &PlanNode) -> Result<Option<Uses>, String> {
+    if node.kind != NodeKind::Transformation {
+        return Ok(None);
+    }
+    let mut uses = Uses::default();
+    let config = node.data.get("transformationConfig");
+    if let Some(source) = config
+        .and_then(|config| config.get("expression"))
+        .and_then(serde_json::Value::as_str)
+    {
+        uses.merge(expression(source)?.uses());
+    }
+    if let Some(source) = node.data.get("template").and_then(serde_json::Value::as_str) {
+        let template = Jinja::compile(source).map_err(|error| format!("`template` of node `{}`: {error}", node.key))?;
+        uses.merge(template.uses());
+    }
+    // The task carries these anyway.
+    (uses.input, uses.variables) = (false, Names::None);
+    Ok(Some(uses))
 }
 
 fn node_schema(node: &PlanNode, name: &str, used: bool) -> Result<Option<Schema>, String> {
     let source = node.data.get(name).filter(|_| used);
-    source.map(|source| schema(source).map_err(|why| format!("`{name}` of node `{}`: {why}", node.key))).transpose()
+    source
+        .map(|source| schema(source).map_err(|why| format!("`{name}` of node `{}`: {why}", node.key)))
+        .transpose()
 }
 
 fn template(node: &PlanNode) -> Result<Option<Template>, String> {
     let fields = node.data.iter().filter(|(name, _)| !PLAN_ONLY.contains(&name.as_str()));
     let fields = fields.map(|(name, value)| (name.clone(), value.clone()));
     let data = DataTemplate::compile(&serde_json::Value::Object(fields.collect())).map_err(|errors| {
-        let texts = errors.iter().map(|(pointer, error)| format!("`{}{pointer}`: {}", node.key, error.message));
+        let texts = errors
+            .iter()
+            .map(|(pointer, error)| format!("`{}{pointer}`: {}", node.key, error.message));
         texts.collect::<Vec<_>>().join("; ")
     })?;
     let uses = data.uses();
@@ -218,7 +295,9 @@ impl LiveEvaluator<'_> {
             mapped => mapped,
         };
         let data = match &node.template {
-            Some(template) => self.data(question, mapping.len(), template, node.delay.as_ref(), scope).map(Some),
+            Some(template) => self
+                .data(question, mapping.len(), template, node.delay.as_ref(), scope)
+                .map(Some),
             None => Ok(None),
         };
         let (mapped, data) = match (mapped, data) {
@@ -227,7 +306,10 @@ impl LiveEvaluator<'_> {
             (_, _) => return Err(NoValue::Pending),
         };
         let input = (!mapping.is_empty()).then(|| {
-            let members = mapping.iter().zip(&mapped).map(|((name, _), value)| (name.as_str(), value));
+            let members = mapping
+                .iter()
+                .zip(&mapped)
+                .map(|((name, _), value)| (name.as_str(), value));
             Value::Inline(Json::object(members))
         });
         Ok(Answer::Prepared { input, data })
@@ -241,7 +323,10 @@ impl LiveEvaluator<'_> {
         delay: Option<&Expression>,
         scope: &Scope<'_>,
     ) -> Result<Value, NoValue> {
-        let part = |index: usize| Part { question, index: u32::try_from(index).unwrap_or(u32::MAX) };
+        let part = |index: usize| Part {
+            question,
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+        };
         let unreadable = |error: serde_json::Error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string());
         let mut answers = Vec::new();
         let mut pending = false;
@@ -254,7 +339,9 @@ impl LiveEvaluator<'_> {
             }
             parts += 1;
         }
-        let delay = delay.map(|expression| self.value(part(parts), expression, scope)).transpose()?;
+        let delay = delay
+            .map(|expression| self.value(part(parts), expression, scope))
+            .transpose()?;
         if pending {
             return Err(NoValue::Pending);
         }

@@ -57,7 +57,10 @@ impl Answers {
     }
 
     fn get(&self, part: Part) -> Option<&Result<Json, ErrorInfo>> {
-        self.0.iter().find(|known| known.part == part).map(|known| &known.answer)
+        self.0
+            .iter()
+            .find(|known| known.part == part)
+            .map(|known| &known.answer)
     }
 }
 
@@ -88,7 +91,12 @@ impl<'a> LiveEvaluator<'a> {
     /// asked again.
     #[must_use]
     pub fn new(compiled: &'a CompiledPlan, answers: &'a Answers, exhausted: bool) -> Self {
-        Self { compiled, answers, exhausted, jobs: Vec::new() }
+        Self {
+            compiled,
+            answers,
+            exhausted,
+            jobs: Vec::new(),
+        }
     }
 
     /// What the sandbox must answer before the step is tried again.
@@ -127,7 +135,8 @@ impl<'a> LiveEvaluator<'a> {
     fn truth(&mut self, part: Part, expression: &Expression, scope: &Scope<'_>) -> Result<Answer, NoValue> {
         let value = if expression.class() == Class::Sandbox {
             let json = self.sandboxed(part, expression, scope)?;
-            json.to_value().map_err(|error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string()))?
+            json.to_value()
+                .map_err(|error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string()))?
         } else {
             let bound = scope::bind(expression.uses(), scope)?;
             expression.evaluate(&bound).map_err(|error| threw(&error))?
@@ -136,21 +145,37 @@ impl<'a> LiveEvaluator<'a> {
             return Ok(Answer::Truth { taken, seen: None });
         }
         let seen = Some(Json::of(&value)).filter(|json| json.bytes() <= SEEN_BYTES_MAX);
-        Ok(Answer::Truth { taken: troupe_lang::truthy(&value), seen })
+        Ok(Answer::Truth {
+            taken: troupe_lang::truthy(&value),
+            seen,
+        })
     }
 
     fn answer(&mut self, question: Question, scope: &Scope<'_>) -> Result<Answer, NoValue> {
         let compiled = self.compiled;
-        let part = |index: usize| Part { question, index: u32::try_from(index).unwrap_or(u32::MAX) };
-        let missing = || NoValue::Threw(ErrorInfo::new(EXPRESSION_ERROR, "the definition has no such expression"));
+        let part = |index: usize| Part {
+            question,
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+        };
+        let missing = || {
+            NoValue::Threw(ErrorInfo::new(
+                EXPRESSION_ERROR,
+                "the definition has no such expression",
+            ))
+        };
         match question {
-            Question::StartSchema => compiled.check_start(scope).map(|()| Answer::Valid).map_err(NoValue::Threw),
-            Question::InputSchema(node) => {
-                compiled.check_input(node, scope.input).map(|()| Answer::Valid).map_err(NoValue::Threw)
-            }
-            Question::OutputSchema(node) => {
-                compiled.check_output(node, scope.output).map(|()| Answer::Valid).map_err(NoValue::Threw)
-            }
+            Question::StartSchema => compiled
+                .check_start(scope)
+                .map(|()| Answer::Valid)
+                .map_err(NoValue::Threw),
+            Question::InputSchema(node) => compiled
+                .check_input(node, scope.input)
+                .map(|()| Answer::Valid)
+                .map_err(NoValue::Threw),
+            Question::OutputSchema(node) => compiled
+                .check_output(node, scope.output)
+                .map(|()| Answer::Valid)
+                .map_err(NoValue::Threw),
             Question::Prepare(node) => self.prepare(question, node, scope),
             Question::Output(node) => {
                 let expression = compiled.node(node).output.as_ref().ok_or_else(missing)?;
@@ -159,7 +184,10 @@ impl<'a> LiveEvaluator<'a> {
             Question::OutputMapping(node) => {
                 let mapping = &compiled.node(node).output_mapping;
                 let values = self.all(question, mapping.iter().map(|(_, expression)| expression), scope)?;
-                let written = mapping.iter().zip(values).map(|((name, _), value)| (name.clone(), value.into()));
+                let written = mapping
+                    .iter()
+                    .zip(values)
+                    .map(|((name, _), value)| (name.clone(), value.into()));
                 Ok(Answer::Variables(written.collect()))
             }
             Question::Condition(edge) => {
@@ -187,7 +215,10 @@ impl<'a> LiveEvaluator<'a> {
         let mut values = Vec::new();
         let mut pending = false;
         for (index, expression) in expressions.enumerate() {
-            let part = Part { question, index: u32::try_from(index).unwrap_or(u32::MAX) };
+            let part = Part {
+                question,
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+            };
             match self.value(part, expression, scope) {
                 Ok(value) => values.push(value),
                 Err(NoValue::Pending) => pending = true,

@@ -25,7 +25,14 @@ impl PlanCache {
     /// An empty cache before `store`.
     #[must_use]
     pub fn new(store: Arc<dyn DefinitionStore>, shards: u16, plans_max: usize, latest_ttl: Duration) -> Self {
-        Self { store, shards, plans_max, latest_ttl, plans: DashMap::new(), latest: DashMap::new() }
+        Self {
+            store,
+            shards,
+            plans_max,
+            latest_ttl,
+            plans: DashMap::new(),
+            latest: DashMap::new(),
+        }
     }
 
     /// The version to start: the one asked for, or the latest.
@@ -47,7 +54,8 @@ impl PlanCache {
         }
         let compiled = self.compile(&latest)?;
         self.bound();
-        self.latest.insert(latest.workflow.clone(), (Arc::clone(&compiled), Instant::now()));
+        self.latest
+            .insert(latest.workflow.clone(), (Arc::clone(&compiled), Instant::now()));
         match version {
             Some(version) if version != latest.version => self.version(workflow, version).await,
             _ => Ok(compiled),
@@ -63,7 +71,10 @@ impl PlanCache {
         if let Some(known) = self.plans.get(&key) {
             return Ok(Arc::clone(&known));
         }
-        let missing = || EngineError::VersionNotFound { workflow: workflow.to_owned(), version };
+        let missing = || EngineError::VersionNotFound {
+            workflow: workflow.to_owned(),
+            version,
+        };
         let stored = self.store.get(workflow, Some(version)).await?.ok_or_else(missing)?;
         self.compile(&stored)
     }
@@ -78,8 +89,10 @@ impl PlanCache {
         if let Some(known) = self.plans.get(&key) {
             return Ok(Arc::clone(&known));
         }
-        let not_executable =
-            |reason: String| EngineError::NotExecutable { workflow: stored.workflow.as_str().to_owned(), reason };
+        let not_executable = |reason: String| EngineError::NotExecutable {
+            workflow: stored.workflow.as_str().to_owned(),
+            reason,
+        };
         let mut plan = Plan::build(&stored.definition).map_err(|error| not_executable(error.to_string()))?;
         plan.version = stored.version;
         let compiled = CompiledPlan::compile(Arc::new(plan), self.shards).map_err(not_executable)?;

@@ -9,7 +9,10 @@ use super::EXPRESSION_ERROR;
 fn inline(value: &Value) -> Result<&Json, ErrorInfo> {
     match value {
         Value::Inline(json) => Ok(json),
-        Value::Blob(_) => Err(ErrorInfo::new(EXPRESSION_ERROR, "the value is too large to be read by an expression")),
+        Value::Blob(_) => Err(ErrorInfo::new(
+            EXPRESSION_ERROR,
+            "the value is too large to be read by an expression",
+        )),
     }
 }
 
@@ -37,7 +40,12 @@ pub(super) fn bind<'a>(uses: &Uses, scope: &Scope<'a>) -> Result<troupe_lang::Sc
     }
     if !uses.variables.is_none() {
         let mut variables = Record::new();
-        for (name, value) in scope.state.variables.iter().filter(|(name, _)| uses.variables.contains(name)) {
+        for (name, value) in scope
+            .state
+            .variables
+            .iter()
+            .filter(|(name, _)| uses.variables.contains(name))
+        {
             variables.set(name, text(value)?);
         }
         bound.set("variables", variables);
@@ -55,7 +63,8 @@ pub(super) fn bind<'a>(uses: &Uses, scope: &Scope<'a>) -> Result<troupe_lang::Sc
 }
 
 fn parsed(json: &Json) -> Result<serde_json::Value, ErrorInfo> {
-    json.to_value().map_err(|error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string()))
+    json.to_value()
+        .map_err(|error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string()))
 }
 
 /// Keys of the plan's nodes that are touched, in order of the definition.
@@ -78,7 +87,9 @@ fn node_of<'a>(key: &str, scope: &Scope<'a>) -> Option<(&'static str, Option<&'a
 }
 
 fn node_record<'a>(key: &str, scope: &Scope<'a>) -> Result<Option<Record<'a>>, ErrorInfo> {
-    let Some((status, output, error)) = node_of(key, scope) else { return Ok(None) };
+    let Some((status, output, error)) = node_of(key, scope) else {
+        return Ok(None);
+    };
     let mut record = Record::new().with("status", serde_json::Value::from(status));
     if let Some(output) = output {
         record.set("output", text(output)?);
@@ -108,7 +119,11 @@ pub(super) fn object(uses: &Uses, scope: &Scope<'_>) -> Result<Json, ErrorInfo> 
         members.push(("execution", scope.execution()));
     }
     if !uses.variables.is_none() {
-        let variables = scope.state.variables.iter().filter(|(name, _)| uses.variables.contains(name));
+        let variables = scope
+            .state
+            .variables
+            .iter()
+            .filter(|(name, _)| uses.variables.contains(name));
         let variables = variables.map(|(name, value)| Ok((name.as_str(), inline(value)?)));
         let variables = variables.collect::<Result<Vec<_>, ErrorInfo>>()?;
         members.push(("variables", Json::object(variables)));
@@ -116,12 +131,17 @@ pub(super) fn object(uses: &Uses, scope: &Scope<'_>) -> Result<Json, ErrorInfo> 
     if !uses.nodes.is_none() {
         let mut nodes = Vec::new();
         for key in node_keys(&uses.nodes, scope) {
-            let Some((status, output, error)) = node_of(key, scope) else { continue };
+            let Some((status, output, error)) = node_of(key, scope) else {
+                continue;
+            };
             let status = Json::of(&serde_json::Value::from(status));
             let error = error.map(ErrorInfo::to_json);
             let output = output.map(inline).transpose()?;
             let members = [("status", Some(&status)), ("output", output), ("error", error.as_ref())];
-            nodes.push((key, Json::object(members.into_iter().filter_map(|(name, json)| Some((name, json?))))));
+            nodes.push((
+                key,
+                Json::object(members.into_iter().filter_map(|(name, json)| Some((name, json?)))),
+            ));
         }
         members.push(("nodes", Json::object(nodes.iter().map(|(key, json)| (*key, json)))));
     }

@@ -29,7 +29,7 @@ const LOAD_RETRY_FIRST: Duration = Duration::from_millis(50);
 const LOAD_RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// A durable state with its plan.
-pub type Viewed = (Box<ExecutionState>, Arc<Plan>);
+pub(super) type Viewed = (Box<ExecutionState>, Arc<Plan>);
 
 /// Where an answer goes.
 #[derive(Debug)]
@@ -390,6 +390,9 @@ impl ExecutionShell {
         let Some(machine) = &self.machine else { return };
         let engine = &self.shard.engine;
         let spawned_at = engine.now();
+        let scope = machine
+            .compiled()
+            .scope_of_attempt(dispatch.start.token.node, machine.state(), spawned_at);
         let task = Task {
             execution: self.id,
             token: dispatch.start.token,
@@ -397,6 +400,7 @@ impl ExecutionShell {
             data: dispatch.start.data,
             input: dispatch.start.input,
             variables: dispatch.variables,
+            scope,
             deadline: spawned_at,
         };
         let token = task.token;

@@ -47,7 +47,10 @@ pub struct Found {
 pub async fn pending(shard: &ShardContext, id: ExecutionId) -> Result<Option<Pending>, EngineError> {
     let gone = || EngineError::Unavailable(format!("shard {} is gone", shard.shard));
     let (reply, answer) = oneshot::channel();
-    shard.checkpointer.send_message(CheckpointerMessage::Lookup(id, reply)).map_err(|_| gone())?;
+    shard
+        .checkpointer
+        .send_message(CheckpointerMessage::Lookup(id, reply))
+        .map_err(|_| gone())?;
     answer.await.map_err(|_| gone())
 }
 
@@ -92,7 +95,12 @@ pub async fn load_over(
 }
 
 fn found(state: ExecutionState, compiled: Arc<CompiledPlan>, last_at: Timestamp, segment_bytes: usize) -> Loaded {
-    Loaded::Found(Box::new(Found { state, compiled, last_at, segment_bytes }))
+    Loaded::Found(Box::new(Found {
+        state,
+        compiled,
+        last_at,
+        segment_bytes,
+    }))
 }
 
 async fn ended(engine: &EngineContext, archive: &Archive) -> Result<Loaded, EngineError> {
@@ -170,11 +178,7 @@ fn apply(state: &mut ExecutionState, compiled: &CompiledPlan, entry: &Entry) -> 
 ///
 /// # Errors
 /// As [`load`]; [`EngineError::Damaged`] when it has not ended.
-pub async fn final_state(
-    engine: &EngineContext,
-    id: ExecutionId,
-    pending: &Pending,
-) -> Result<EndMark, EngineError> {
+pub async fn final_state(engine: &EngineContext, id: ExecutionId, pending: &Pending) -> Result<EndMark, EngineError> {
     let Loaded::Found(found) = load_over(engine, id, Some(pending)).await? else {
         return Err(EngineError::Damaged(format!("execution {id} cannot be found")));
     };
@@ -188,7 +192,10 @@ pub async fn final_state(
     };
     let ended_at = found.state.ended_at.unwrap_or(found.last_at);
     let expires_at = ended_at.plus_ms(retention_ms.unwrap_or(engine.options.retention_ms));
-    Ok(EndMark { state: encode_state(&found.state), expires_at })
+    Ok(EndMark {
+        state: encode_state(&found.state),
+        expires_at,
+    })
 }
 
 /// Durable entries after `after`, oldest first, at most `limit`; none if there is no such execution.

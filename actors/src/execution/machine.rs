@@ -199,7 +199,11 @@ impl<R> ExecutionMachine<R> {
         options: MachineOptions,
     ) -> Self {
         let snapshot_bytes = state.nodes.len() * 24;
-        let state = if options.mutants.non_atomic_join_counter { one_arrival_short(state) } else { state };
+        let state = if options.mutants.non_atomic_join_counter {
+            one_arrival_short(state)
+        } else {
+            state
+        };
         Self {
             durable: state.seq,
             variables: Arc::new(state.variables.clone()),
@@ -271,7 +275,10 @@ impl<R> ExecutionMachine<R> {
 
     /// Decides what follows from `input` at `now`.
     pub fn handle(&mut self, input: Input<R>, now: Timestamp, out: &mut Vec<Action<R>>) {
-        debug_assert!(self.stepping.is_none() || matches!(input, Input::Evaluated(_)), "it waits for answers");
+        debug_assert!(
+            self.stepping.is_none() || matches!(input, Input::Evaluated(_)),
+            "it waits for answers"
+        );
         let at = now.max(self.last_at);
         match input {
             Input::Start(started, principal, reply) => self.start(started, principal, reply, at, out),
@@ -300,7 +307,11 @@ impl<R> ExecutionMachine<R> {
         out: &mut Vec<Action<R>>,
     ) {
         if self.state.seq > Seq(0) {
-            let outcome = StartOutcome { id: self.state.id, seq: self.state.seq, existing: true };
+            let outcome = StartOutcome {
+                id: self.state.id,
+                seq: self.state.seq,
+                existing: true,
+            };
             return self.reply(reply, Reply::Started(outcome), out);
         }
         self.begin(Event::Started(started), at, principal, None, Some(reply), out);
@@ -315,7 +326,9 @@ impl<R> ExecutionMachine<R> {
 
     /// The planted fault "no completion dedupe": whatever reports on a node counts as its current attempt.
     fn forge_token(&self, report: &mut AttemptClosed) {
-        let Some(node) = self.state.nodes.get(report.token.node.at()) else { return };
+        let Some(node) = self.state.nodes.get(report.token.node.at()) else {
+            return;
+        };
         if let Phase::Running { token } = node.phase {
             report.token = token;
         }
@@ -330,8 +343,17 @@ impl<R> ExecutionMachine<R> {
         out: &mut Vec<Action<R>>,
     ) {
         use troupe_core::execution::{AttemptFailure, AttemptOutcome};
-        let failure = AttemptFailure { error, retryable: true, retry_after_ms: None };
-        let closed = AttemptClosed { token, started_at, outcome: AttemptOutcome::Failed(Box::new(failure)), logs: None };
+        let failure = AttemptFailure {
+            error,
+            retryable: true,
+            retry_after_ms: None,
+        };
+        let closed = AttemptClosed {
+            token,
+            started_at,
+            outcome: AttemptOutcome::Failed(Box::new(failure)),
+            logs: None,
+        };
         self.begin(Event::AttemptClosed(Box::new(closed)), at, None, None, None, out);
     }
 
@@ -340,7 +362,11 @@ impl<R> ExecutionMachine<R> {
             let missing = EngineError::NotFound(self.state.id);
             return out.push(Action::Reply(reply, Reply::Refused(missing)));
         }
-        if input.command.as_ref().is_some_and(|id| self.state.recent_commands.contains(id)) {
+        if input
+            .command
+            .as_ref()
+            .is_some_and(|id| self.state.recent_commands.contains(id))
+        {
             return self.reply_unchanged(reply, out);
         }
         self.begin(input.event, at, input.principal, input.command, Some(reply), out);
@@ -376,11 +402,24 @@ impl<R> ExecutionMachine<R> {
         out: &mut Vec<Action<R>>,
     ) {
         let answers = Answers::default();
-        self.advance(Stepping { event, at, principal, command, reply, answers, rounds: 0 }, out);
+        self.advance(
+            Stepping {
+                event,
+                at,
+                principal,
+                command,
+                reply,
+                answers,
+                rounds: 0,
+            },
+            out,
+        );
     }
 
     fn evaluated(&mut self, answers: Vec<PartAnswer>, out: &mut Vec<Action<R>>) {
-        let Some(mut stepping) = self.stepping.take() else { return };
+        let Some(mut stepping) = self.stepping.take() else {
+            return;
+        };
         stepping.answers.add(answers);
         self.advance(*stepping, out);
     }
@@ -389,7 +428,13 @@ impl<R> ExecutionMachine<R> {
         let plan = Arc::clone(&self.compiled);
         let over = stepping.rounds >= self.options.evaluation_rounds_max;
         let mut evaluator = LiveEvaluator::new(&plan, &stepping.answers, over);
-        let stepped = step(&plan.plan, &mut self.state, stepping.at, &stepping.event, &mut evaluator);
+        let stepped = step(
+            &plan.plan,
+            &mut self.state,
+            stepping.at,
+            &stepping.event,
+            &mut evaluator,
+        );
         let jobs = evaluator.into_jobs();
         match stepped {
             Ok(stepped) => {
@@ -427,7 +472,15 @@ impl<R> ExecutionMachine<R> {
 
     fn reply_unchanged(&mut self, reply: R, out: &mut Vec<Action<R>>) {
         let (seq, draining) = (self.state.seq, self.draining());
-        self.reply(reply, Reply::Commanded(CommandOutcome { seq, draining, unchanged: true }), out);
+        self.reply(
+            reply,
+            Reply::Commanded(CommandOutcome {
+                seq,
+                draining,
+                unchanged: true,
+            }),
+            out,
+        );
     }
 
     fn draining(&self) -> u32 {
@@ -435,11 +488,23 @@ impl<R> ExecutionMachine<R> {
     }
 
     fn stepped(&mut self, stepping: Stepping<R>, stepped: troupe_core::execution::Stepped, out: &mut Vec<Action<R>>) {
-        let Stepping { event, at, principal, command, reply, .. } = stepping;
+        let Stepping {
+            event,
+            at,
+            principal,
+            command,
+            reply,
+            ..
+        } = stepping;
         self.last_at = at;
         let seq = self.state.seq;
         let first = seq == Seq(1);
-        if first || stepped.answers.iter().any(|answer| matches!(answer, Answer::Variables(_))) {
+        if first
+            || stepped
+                .answers
+                .iter()
+                .any(|answer| matches!(answer, Answer::Variables(_)))
+        {
             self.variables = Arc::new(self.state.variables.clone());
         }
         if matches!(event, Event::Paused) {
@@ -457,20 +522,34 @@ impl<R> ExecutionMachine<R> {
         });
         out.push(Action::Commit(Box::new(draft)));
         // Aborts go before the answer: an attempt that has not begun by then never will, and the answer counts the others.
-        let (aborts, effects): (Vec<_>, Vec<_>) =
-            stepped.effects.into_iter().partition(|effect| matches!(effect, Effect::AbortAttempt(_)));
-        self.waiting.extend(aborts.into_iter().map(|abort| (seq, Release::Effect(abort, None))));
+        let (aborts, effects): (Vec<_>, Vec<_>) = stepped
+            .effects
+            .into_iter()
+            .partition(|effect| matches!(effect, Effect::AbortAttempt(_)));
+        self.waiting
+            .extend(aborts.into_iter().map(|abort| (seq, Release::Effect(abort, None))));
         if let Some(reply) = reply {
             let answer = if first {
-                Reply::Started(StartOutcome { id: self.state.id, seq, existing: false })
+                Reply::Started(StartOutcome {
+                    id: self.state.id,
+                    seq,
+                    existing: false,
+                })
             } else {
-                Reply::Commanded(CommandOutcome { seq, draining: self.draining(), unchanged: false })
+                Reply::Commanded(CommandOutcome {
+                    seq,
+                    draining: self.draining(),
+                    unchanged: false,
+                })
             };
             self.reply(reply, answer, out);
         }
         if resumed {
             for dispatch in std::mem::take(&mut self.held) {
-                self.waiting.push_back((seq, Release::Effect(Effect::StartAttempt(dispatch.start), Some(dispatch.variables))));
+                self.waiting.push_back((
+                    seq,
+                    Release::Effect(Effect::StartAttempt(dispatch.start), Some(dispatch.variables)),
+                ));
             }
         }
         for effect in effects {
@@ -494,13 +573,24 @@ impl<R> ExecutionMachine<R> {
         let first = entry.seq == Seq(1);
         let summary = changes_summary(&entry).then(|| Box::new(summary(&self.state)));
         let end = (mark == Mark::Ended).then(|| Box::new(self.end_mark(entry.at)));
-        let snapshot = if end.is_some() { None } else { self.snapshot_if_due(&entry) };
+        let snapshot = if end.is_some() {
+            None
+        } else {
+            self.snapshot_if_due(&entry)
+        };
         let key = self.state.execution_key.as_deref().filter(|_| first);
         let head = key.zip(self.state.key_ordinal).map(|(key, ordinal)| {
             let space = troupe_core::KeySpace::Business;
             (self.compiled.key_id(space, key, 0), ordinal)
         });
-        Draft { entry, mark, snapshot, summary, end, head }
+        Draft {
+            entry,
+            mark,
+            snapshot,
+            summary,
+            end,
+            head,
+        }
     }
 
     fn end_mark(&self, at: Timestamp) -> EndMark {
@@ -510,7 +600,10 @@ impl<R> ExecutionMachine<R> {
             _ => settings.retention_completed_ms,
         };
         let expires_at = at.plus_ms(retention_ms.unwrap_or(self.options.retention_ms));
-        EndMark { state: encode_state(&self.state), expires_at }
+        EndMark {
+            state: encode_state(&self.state),
+            expires_at,
+        }
     }
 
     fn snapshot_if_due(&mut self, entry: &Entry) -> Option<Bytes> {

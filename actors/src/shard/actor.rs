@@ -82,7 +82,12 @@ impl Actor for ShardActor {
         _: ActorRef<ShardMessage>,
         arguments: ShardArguments,
     ) -> Result<ShardState, ActorProcessingErr> {
-        Ok(ShardState { arguments, context: None, beside: HashSet::new(), failures: FailureMachine::default() })
+        Ok(ShardState {
+            arguments,
+            context: None,
+            beside: HashSet::new(),
+            failures: FailureMachine::default(),
+        })
     }
 
     async fn handle(
@@ -97,7 +102,11 @@ impl Actor for ShardActor {
             ShardMessage::Due(due) => state.wake(due),
             ShardMessage::Fenced => state.fenced(&myself),
             ShardMessage::Halt(why) => {
-                tracing::error!(shard = state.arguments.shard.0, why, "the shard halts until an operator looks");
+                tracing::error!(
+                    shard = state.arguments.shard.0,
+                    why,
+                    "the shard halts until an operator looks"
+                );
                 state.leave(&myself, HALTED);
             }
             ShardMessage::Quarantine(id, reason) => state.quarantine(id, reason),
@@ -167,7 +176,10 @@ impl ShardState {
         let Some(context) = &self.context else { return };
         let engine = &context.engine;
         let (begun, wall) = (context.gate.monotonic_ms(), engine.now());
-        let renewal = engine.parts.state.renew(context.shard, context.epoch, engine.options.lease);
+        let renewal = engine
+            .parts
+            .state
+            .renew(context.shard, context.epoch, engine.options.lease);
         match tokio::time::timeout(engine.options.lease, renewal).await {
             Ok(Ok(_)) => context.gate.renewed(begun, wall, lease_ms(engine)),
             Ok(Err(StoreError::Fenced { .. } | StoreError::Held(_))) => self.fenced(myself),
@@ -197,7 +209,10 @@ impl ShardState {
 
     fn fenced(&mut self, myself: &ActorRef<ShardMessage>) {
         let engine = &self.arguments.engine;
-        tracing::error!(shard = self.arguments.shard.0, "another owner holds the shard: its actors are dropped");
+        tracing::error!(
+            shard = self.arguments.shard.0,
+            "another owner holds the shard: its actors are dropped"
+        );
         engine.counters.fenced_commits.fetch_add(1, Ordering::Relaxed);
         engine.metrics.commit_fenced();
         self.leave(myself, FENCED);
@@ -240,7 +255,11 @@ impl ShardState {
         }
         // What it had handed over may still be on its way to the log; only then may another one load it.
         let (settled, barrier) = oneshot::channel();
-        if context.committer.send_message(CommitterMessage::Barrier(settled)).is_err() {
+        if context
+            .committer
+            .send_message(CommitterMessage::Barrier(settled))
+            .is_err()
+        {
             return;
         }
         let myself = myself.clone();
@@ -266,14 +285,23 @@ impl ShardState {
         self.withdraw();
         let settle = async {
             let (settled, barrier) = oneshot::channel();
-            context.committer.send_message(CommitterMessage::Barrier(settled)).ok()?;
+            context
+                .committer
+                .send_message(CommitterMessage::Barrier(settled))
+                .ok()?;
             barrier.await.ok()?;
             let (flushed, flush) = oneshot::channel();
-            context.checkpointer.send_message(CheckpointerMessage::Flush(flushed)).ok()?;
+            context
+                .checkpointer
+                .send_message(CheckpointerMessage::Flush(flushed))
+                .ok()?;
             flush.await.ok()
         };
         if !matches!(tokio::time::timeout(CLOSE_MAX, settle).await, Ok(Some(()))) {
-            tracing::warn!(shard = context.shard.0, "the shard is given up without a last checkpoint");
+            tracing::warn!(
+                shard = context.shard.0,
+                "the shard is given up without a last checkpoint"
+            );
         }
         if let Err(error) = engine.parts.state.release(context.shard, context.epoch).await {
             tracing::warn!(shard = context.shard.0, %error, "the lease runs out by itself");

@@ -30,7 +30,8 @@ impl FailureMachine {
     /// An execution's actor failed.
     pub fn failed(&mut self, id: ExecutionId, now: Timestamp) -> Verdict {
         if self.failures.len() >= REMEMBERED_MAX {
-            self.failures.retain(|_, times| times.back().is_some_and(|last| now.since_ms(*last) < WINDOW_MS));
+            self.failures
+                .retain(|_, times| times.back().is_some_and(|last| now.since_ms(*last) < WINDOW_MS));
         }
         let times = self.failures.entry(id).or_default();
         times.push_back(now);
@@ -52,12 +53,23 @@ mod tests {
 
     #[test]
     fn the_fourth_failure_within_a_minute_sets_it_aside() {
-        let (mut machine, id) = (FailureMachine::default(), ExecutionId::fresh(ShardId(0), Timestamp(0), 1));
+        let (mut machine, id) = (
+            FailureMachine::default(),
+            ExecutionId::fresh(ShardId(0), Timestamp(0), 1),
+        );
         for at in [0, 1_000, 59_000] {
             assert_eq!(machine.failed(id, Timestamp(at)), Verdict::Rebuild);
         }
-        assert_eq!(machine.failed(id, Timestamp(60_500)), Verdict::Rebuild, "the first is forgotten by now");
+        assert_eq!(
+            machine.failed(id, Timestamp(60_500)),
+            Verdict::Rebuild,
+            "the first is forgotten by now"
+        );
         assert_eq!(machine.failed(id, Timestamp(60_600)), Verdict::Quarantine);
-        assert_eq!(machine.failed(id, Timestamp(60_700)), Verdict::Rebuild, "a released one starts anew");
+        assert_eq!(
+            machine.failed(id, Timestamp(60_700)),
+            Verdict::Rebuild,
+            "a released one starts anew"
+        );
     }
 }

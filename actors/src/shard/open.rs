@@ -37,14 +37,19 @@ pub(super) async fn open(
 ) -> Result<(Arc<ShardContext>, HashSet<ActorId>), EngineError> {
     let store = Arc::clone(&engine.parts.state);
     let gate = LeaseGate::new(engine.now(), lease_ms(engine));
-    let lease = store.acquire(shard, &engine.options.owner, engine.options.lease).await?;
+    let lease = store
+        .acquire(shard, &engine.options.owner, engine.options.lease)
+        .await?;
     let sink = store.cursor(shard, EventSinkActor::SINK).await?;
     store.set_cursor(shard, lease.epoch, EventSinkActor::SINK, sink).await?;
     let projected = engine.parts.visibility.projected(shard).await?;
     let tail = Tail::read(engine, &lease, projected).await?;
     let context = spawn_beside(engine, myself, &lease, gate, sink).await?;
     let resumed = tail.hand_over(&context).await?;
-    engine.counters.recovering.fetch_add(resumed.running.len() as u64, Ordering::Relaxed);
+    engine
+        .counters
+        .recovering
+        .fetch_add(resumed.running.len() as u64, Ordering::Relaxed);
     let summaries = project(&context.context, &resumed.changed).await?;
     if !summaries.is_empty() {
         let position = resumed.last;
@@ -97,14 +102,27 @@ impl Tail {
             }
         }
         let expected = lease.next.0.saturating_sub(1);
-        let found = records.last().map_or(lease.checkpointed.0, |(record, _)| record.position.0);
+        let found = records
+            .last()
+            .map_or(lease.checkpointed.0, |(record, _)| record.position.0);
         if found < expected && lease.checkpointed.0 < expected {
             // Whoever was slow may have lost the shard meanwhile to an owner that checkpointed and trimmed it.
-            engine.parts.state.renew(lease.shard, lease.epoch, engine.options.lease).await?;
-            return Err(EngineError::Damaged(format!("the log ends at {found} instead of {expected}")));
+            engine
+                .parts
+                .state
+                .renew(lease.shard, lease.epoch, engine.options.lease)
+                .await?;
+            return Err(EngineError::Damaged(format!(
+                "the log ends at {found} instead of {expected}"
+            )));
         }
         let (checkpointed, last) = (lease.checkpointed, LogPosition(expected));
-        Ok(Self { records, checkpointed, projected, last })
+        Ok(Self {
+            records,
+            checkpointed,
+            projected,
+            last,
+        })
     }
 
     /// Gives the tail to the checkpointer and the timers.
@@ -128,14 +146,23 @@ impl Tail {
             let items = items.into_iter();
             let items = items.map(|item| {
                 let head = head_of(&record.bytes, &item, beside);
-                CheckpointItem { item, snapshot: None, end: None, head }
+                CheckpointItem {
+                    item,
+                    snapshot: None,
+                    end: None,
+                    head,
+                }
             });
             let message = CheckpointerMessage::Committed {
                 position: record.position,
                 items: items.collect(),
                 record: record.bytes.clone(),
             };
-            beside.context.checkpointer.send_message(message).map_err(|_| gone(shard))?;
+            beside
+                .context
+                .checkpointer
+                .send_message(message)
+                .map_err(|_| gone(shard))?;
         }
         let mut parked = Vec::new();
         let mut running = Vec::new();
@@ -150,8 +177,17 @@ impl Tail {
                 settled.insert(id);
             }
         }
-        beside.context.timers.send_message(TimersMessage::Recovered(parked)).map_err(|_| gone(shard))?;
-        Ok(Resumed { running, settled, changed: changed.into_iter().collect(), last: self.last })
+        beside
+            .context
+            .timers
+            .send_message(TimersMessage::Recovered(parked))
+            .map_err(|_| gone(shard))?;
+        Ok(Resumed {
+            running,
+            settled,
+            changed: changed.into_iter().collect(),
+            last: self.last,
+        })
     }
 }
 
@@ -162,11 +198,16 @@ fn head_of(record: &[u8], item: &RecordItem, beside: &Beside) -> Option<(Executi
         return None;
     }
     let entry = read_frames(&record[item.frame.clone()]).next()?.ok()?;
-    let Event::Started(started) = entry.event else { return None };
+    let Event::Started(started) = entry.event else {
+        return None;
+    };
     let (key, ordinal) = (started.execution_key?, started.key_ordinal?);
     let shards = beside.context.engine.parts.state.shards();
     let space = troupe_core::KeySpace::Business;
-    Some((ExecutionId::derived(shards, space, started.workflow.as_str(), &key, 0), ordinal))
+    Some((
+        ExecutionId::derived(shards, space, started.workflow.as_str(), &key, 0),
+        ordinal,
+    ))
 }
 
 struct Beside {
@@ -185,11 +226,22 @@ async fn spawn_beside(
     let (shard, epoch) = (lease.shard, lease.epoch);
     let spawn_failed = |error: ractor::SpawnErr| EngineError::Unavailable(error.to_string());
     let cell = myself.get_cell();
-    let arguments = TimersArguments { engine: Arc::clone(engine), shard, epoch, supervisor: myself.clone() };
-    let (timers, _) = TimersActor::spawn_linked(None, TimersActor, arguments, cell.clone()).await.map_err(spawn_failed)?;
-    let arguments = VisibilityArguments { engine: Arc::clone(engine), shard };
-    let (visibility, _) =
-        VisibilityActor::spawn_linked(None, VisibilityActor, arguments, cell.clone()).await.map_err(spawn_failed)?;
+    let arguments = TimersArguments {
+        engine: Arc::clone(engine),
+        shard,
+        epoch,
+        supervisor: myself.clone(),
+    };
+    let (timers, _) = TimersActor::spawn_linked(None, TimersActor, arguments, cell.clone())
+        .await
+        .map_err(spawn_failed)?;
+    let arguments = VisibilityArguments {
+        engine: Arc::clone(engine),
+        shard,
+    };
+    let (visibility, _) = VisibilityActor::spawn_linked(None, VisibilityActor, arguments, cell.clone())
+        .await
+        .map_err(spawn_failed)?;
     let arguments = CheckpointerArguments {
         engine: Arc::clone(engine),
         shard,
@@ -198,8 +250,9 @@ async fn spawn_beside(
         timers: timers.clone(),
         visibility: visibility.clone(),
     };
-    let (checkpointer, _) =
-        CheckpointerActor::spawn_linked(None, CheckpointerActor, arguments, cell.clone()).await.map_err(spawn_failed)?;
+    let (checkpointer, _) = CheckpointerActor::spawn_linked(None, CheckpointerActor, arguments, cell.clone())
+        .await
+        .map_err(spawn_failed)?;
     let (backlog, behind) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let arguments = EventSinkArguments {
         engine: Arc::clone(engine),
@@ -209,8 +262,9 @@ async fn spawn_beside(
         backlog: Arc::clone(&backlog),
         behind: Arc::clone(&behind),
     };
-    let (events, _) =
-        EventSinkActor::spawn_linked(None, EventSinkActor, arguments, cell.clone()).await.map_err(spawn_failed)?;
+    let (events, _) = EventSinkActor::spawn_linked(None, EventSinkActor, arguments, cell.clone())
+        .await
+        .map_err(spawn_failed)?;
     let arguments = CommitterArguments {
         engine: Arc::clone(engine),
         shard,
@@ -221,20 +275,37 @@ async fn spawn_beside(
         events: SinkFeed::new(events.clone(), backlog, behind),
         visibility: visibility.clone(),
     };
-    let (committer, _) =
-        CommitterActor::spawn_linked(None, CommitterActor, arguments, cell).await.map_err(spawn_failed)?;
-    let actors = [committer.get_id(), checkpointer.get_id(), timers.get_id(), visibility.get_id(), events.get_id()];
+    let (committer, _) = CommitterActor::spawn_linked(None, CommitterActor, arguments, cell)
+        .await
+        .map_err(spawn_failed)?;
+    let actors = [
+        committer.get_id(),
+        checkpointer.get_id(),
+        timers.get_id(),
+        visibility.get_id(),
+        events.get_id(),
+    ];
     let supervisor = myself.clone();
     let engine = Arc::clone(engine);
-    let context = ShardContext { engine, shard, epoch, gate, supervisor, committer, checkpointer, timers };
-    Ok(Beside { context: Arc::new(context), visibility, actors: actors.into() })
+    let context = ShardContext {
+        engine,
+        shard,
+        epoch,
+        gate,
+        supervisor,
+        committer,
+        checkpointer,
+        timers,
+    };
+    Ok(Beside {
+        context: Arc::new(context),
+        visibility,
+        actors: actors.into(),
+    })
 }
 
 /// Summaries of executions whose latest change was committed but not projected.
-async fn project(
-    context: &Arc<ShardContext>,
-    changed: &[ExecutionId],
-) -> Result<Vec<ExecutionSummary>, EngineError> {
+async fn project(context: &Arc<ShardContext>, changed: &[ExecutionId]) -> Result<Vec<ExecutionSummary>, EngineError> {
     let mut summaries = Vec::with_capacity(changed.len());
     for id in changed {
         match load(context, *id).await {
@@ -251,7 +322,9 @@ async fn project(
 async fn resume(context: Arc<ShardContext>, running: Vec<ExecutionId>, settled: HashSet<ExecutionId>) {
     let engine = &context.engine;
     let known: HashSet<ExecutionId> = running.iter().copied().collect();
-    let budget = Arc::new(Semaphore::new((engine.options.recovery_max / engine.shards.len().max(1)).max(2)));
+    let budget = Arc::new(Semaphore::new(
+        (engine.options.recovery_max / engine.shards.len().max(1)).max(2),
+    ));
     for id in running {
         if !resume_one(&context, &budget, id).await {
             return;
@@ -273,8 +346,14 @@ async fn resume(context: Arc<ShardContext>, running: Vec<ExecutionId>, settled: 
         };
         let Some(last) = listed.last() else { return };
         after = Some(*last);
-        let resumed: Vec<_> = listed.into_iter().filter(|id| !settled.contains(id) && !known.contains(id)).collect();
-        engine.counters.recovering.fetch_add(resumed.len() as u64, Ordering::Relaxed);
+        let resumed: Vec<_> = listed
+            .into_iter()
+            .filter(|id| !settled.contains(id) && !known.contains(id))
+            .collect();
+        engine
+            .counters
+            .recovering
+            .fetch_add(resumed.len() as u64, Ordering::Relaxed);
         for id in resumed {
             if !resume_one(&context, &budget, id).await {
                 return;
@@ -288,7 +367,9 @@ async fn resume_one(context: &Arc<ShardContext>, budget: &Arc<Semaphore>, id: Ex
     if context.gate.is_closed() {
         return false;
     }
-    let Ok(permit) = Arc::clone(budget).acquire_owned().await else { return false };
+    let Ok(permit) = Arc::clone(budget).acquire_owned().await else {
+        return false;
+    };
     deliver(context, id, ExecutionMessage::Recover(permit)).await;
     true
 }

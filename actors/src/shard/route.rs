@@ -23,7 +23,10 @@ pub async fn spawn_execution(
     id: ExecutionId,
     first: ExecutionMessage,
 ) -> Result<ActorRef<ExecutionMessage>, ExecutionMessage> {
-    let arguments = ExecutionArguments { id, shard: Arc::clone(shard) };
+    let arguments = ExecutionArguments {
+        id,
+        shard: Arc::clone(shard),
+    };
     let spawned = ExecutionActor::spawn_linked(None, ExecutionActor, arguments, shard.supervisor.get_cell()).await;
     let Ok((actor, _)) = spawned else { return Err(first) };
     match shard.engine.directory.enter(id, &actor, first) {
@@ -58,5 +61,8 @@ pub async fn deliver(shard: &Arc<ShardContext>, id: ExecutionId, mut message: Ex
             tokio::time::sleep(REPLACED_EVERY).await;
         }
     }
-    message.refuse(EngineError::Unavailable(format!("shard {} does not answer", shard.shard)));
+    message.refuse(EngineError::Unavailable(format!(
+        "shard {} does not answer",
+        shard.shard
+    )));
 }

@@ -132,7 +132,12 @@ impl Actor for EventSinkActor {
         // What the last owner committed and never sent.
         myself.send_message(EventSinkMessage::Behind)?;
         let machine = CursorMachine::new(arguments.cursor, SAVE_AFTER);
-        Ok(EventSinkState { arguments, machine, known: HashMap::new(), saving: false })
+        Ok(EventSinkState {
+            arguments,
+            machine,
+            known: HashMap::new(),
+            saving: false,
+        })
     }
 
     async fn handle(
@@ -216,7 +221,13 @@ impl EventSinkState {
     async fn catch_up(&mut self, mut from: LogPosition) -> bool {
         let mut full = false;
         loop {
-            let read = self.arguments.engine.parts.state.read(self.arguments.shard, from, READ_BYTES).await;
+            let read = self
+                .arguments
+                .engine
+                .parts
+                .state
+                .read(self.arguments.shard, from, READ_BYTES)
+                .await;
             let records = match read {
                 Ok(records) => records,
                 Err(error) => {
@@ -232,14 +243,24 @@ impl EventSinkState {
             for record in records {
                 from = record.position.next();
                 let Ok((_, items)) = read_header(&record.bytes) else {
-                    tracing::error!(shard = self.arguments.shard.0, position = record.position.0, "a damaged record");
+                    tracing::error!(
+                        shard = self.arguments.shard.0,
+                        position = record.position.0,
+                        "a damaged record"
+                    );
                     continue;
                 };
                 let mut found = Vec::with_capacity(items.len());
                 for item in items {
-                    let Some(Ok(entry)) = read_frames(&record.bytes[item.frame]).next() else { continue };
+                    let Some(Ok(entry)) = read_frames(&record.bytes[item.frame]).next() else {
+                        continue;
+                    };
                     if let Some(compiled) = self.plan_of(item.id, &entry).await {
-                        found.push(EventItem { id: item.id, entry, compiled });
+                        found.push(EventItem {
+                            id: item.id,
+                            entry,
+                            compiled,
+                        });
                     }
                 }
                 full |= self.send(record.position, &found).await;
@@ -256,9 +277,11 @@ impl EventSinkState {
         let mut pause = RETRY_FIRST;
         let compiled = loop {
             let found = match &entry.event {
-                troupe_core::execution::Event::Started(started) => {
-                    engine.plans.version(started.workflow.as_str(), started.version).await.map(Some)
-                }
+                troupe_core::execution::Event::Started(started) => engine
+                    .plans
+                    .version(started.workflow.as_str(), started.version)
+                    .await
+                    .map(Some),
                 _ => load_over(&engine, id, None).await.map(|loaded| match loaded {
                     Loaded::Found(found) => Some(found.compiled),
                     Loaded::Missing | Loaded::Tombstone(_) => None,

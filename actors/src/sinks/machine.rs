@@ -28,7 +28,11 @@ impl CursorMachine {
     /// A sink that has sent everything up to `sent`; its cursor is worth saving after so many records.
     #[must_use]
     pub fn new(sent: LogPosition, save_after: u64) -> Self {
-        Self { sent, saved: sent, save_after }
+        Self {
+            sent,
+            saved: sent,
+            save_after,
+        }
     }
 
     /// What to do with the record at `position`.
@@ -80,7 +84,10 @@ impl ProjectionMachine {
         let first = self.changed.is_empty();
         self.up_to = self.up_to.max(position);
         for summary in summaries {
-            let newer = self.changed.get(&summary.id).is_none_or(|known| known.seq < summary.seq);
+            let newer = self
+                .changed
+                .get(&summary.id)
+                .is_none_or(|known| known.seq < summary.seq);
             if newer {
                 self.changed.insert(summary.id, summary);
             }
@@ -132,7 +139,13 @@ mod tests {
         assert!(!projection.changed(LogPosition(2), vec![summary(1, 9, "completed")]));
         let (mut rows, up_to) = projection.take();
         rows.sort_by_key(|row| row.id);
-        assert_eq!((rows, up_to), (vec![summary(1, 9, "completed"), summary(2, 1, "running")], LogPosition(2)));
+        assert_eq!(
+            (rows, up_to),
+            (
+                vec![summary(1, 9, "completed"), summary(2, 1, "running")],
+                LogPosition(2)
+            )
+        );
     }
 
     #[test]

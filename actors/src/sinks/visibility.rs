@@ -60,7 +60,11 @@ impl Actor for VisibilityActor {
         _: ActorRef<Self::Msg>,
         arguments: VisibilityArguments,
     ) -> Result<VisibilityState, ActorProcessingErr> {
-        Ok(VisibilityState { arguments, machine: ProjectionMachine::default(), armed: false })
+        Ok(VisibilityState {
+            arguments,
+            machine: ProjectionMachine::default(),
+            armed: false,
+        })
     }
 
     async fn handle(
@@ -126,7 +130,12 @@ impl VisibilityState {
     async fn write(&mut self) -> bool {
         let (summaries, up_to) = self.machine.take();
         let arguments = &self.arguments;
-        let written = arguments.engine.parts.visibility.project(arguments.shard, summaries.clone(), up_to).await;
+        let written = arguments
+            .engine
+            .parts
+            .visibility
+            .project(arguments.shard, summaries.clone(), up_to)
+            .await;
         if let Err(error) = &written {
             tracing::warn!(shard = arguments.shard.0, %error, "lists stay behind for now");
             self.machine.put_back(summaries);

@@ -70,7 +70,11 @@ impl Actor for TimersActor {
     ) -> Result<TimersState, ActorProcessingErr> {
         myself.send_message(TimersMessage::Tick)?;
         let machine = TimersMachine::new(arguments.engine.options.timers_max);
-        Ok(TimersState { arguments, machine, armed: None })
+        Ok(TimersState {
+            arguments,
+            machine,
+            armed: None,
+        })
     }
 
     async fn handle(
@@ -133,18 +137,24 @@ impl TimersState {
     fn fire(&mut self) -> Result<Option<u64>, ActorProcessingErr> {
         let engine = &self.arguments.engine;
         let now = engine.now();
-        let Some(first) = self.machine.next().filter(|first| *first <= now) else { return Ok(None) };
+        let Some(first) = self.machine.next().filter(|first| *first <= now) else {
+            return Ok(None);
+        };
         let room = engine.options.executions_max.saturating_sub(engine.directory.len());
         let due = self.machine.due(now, room.max(1));
         engine.metrics.timer_fired(now.since_ms(first));
-        self.arguments.supervisor.send_message(ShardMessage::Due(due.into_iter().map(|(_, id)| id).collect()))?;
+        self.arguments
+            .supervisor
+            .send_message(ShardMessage::Due(due.into_iter().map(|(_, id)| id).collect()))?;
         Ok(self.machine.next().filter(|next| *next <= now).map(|_| CROWDED_MS))
     }
 
     fn arm(&mut self, myself: &ActorRef<TimersMessage>, wait: Option<u64>) {
         let now = self.arguments.engine.now();
         let next = self.machine.next();
-        let Some(at) = wait.map(|wait| now.plus_ms(wait)).or(next) else { return };
+        let Some(at) = wait.map(|wait| now.plus_ms(wait)).or(next) else {
+            return;
+        };
         if self.armed.as_ref().is_some_and(|(armed, _)| *armed <= at) {
             return;
         }
@@ -158,6 +168,9 @@ impl TimersState {
             // A stopped shard needs no tick.
             myself.send_message(TimersMessage::Tick).ok();
         });
-        self.armed = Some((now.plus_ms(u64::try_from(sleep.as_millis()).unwrap_or(SLEEP_MAX_MS)), task.abort_handle()));
+        self.armed = Some((
+            now.plus_ms(u64::try_from(sleep.as_millis()).unwrap_or(SLEEP_MAX_MS)),
+            task.abort_handle(),
+        ));
     }
 }

@@ -113,8 +113,14 @@ impl TimersMachine {
         if !complete && first.0 == last.0 {
             return false;
         }
-        let horizon = if complete { Timestamp(i64::MAX) } else { Timestamp(last.0.0 - 1) };
-        let fresh = rows.iter().filter(|row| row.0 <= horizon && !self.fired.iter().any(|fired| fired.contains(row)));
+        let horizon = if complete {
+            Timestamp(i64::MAX)
+        } else {
+            Timestamp(last.0.0 - 1)
+        };
+        let fresh = rows
+            .iter()
+            .filter(|row| row.0 <= horizon && !self.fired.iter().any(|fired| fired.contains(row)));
         self.order.extend(fresh.copied());
         self.extend_to(horizon);
         true
@@ -123,7 +129,9 @@ impl TimersMachine {
     fn extend_to(&mut self, horizon: Timestamp) {
         self.horizon = self.horizon.max(horizon);
         for unsaved in &mut self.unsaved {
-            let (near, far) = std::mem::take(unsaved).into_iter().partition(|(at, _)| *at <= self.horizon);
+            let (near, far) = std::mem::take(unsaved)
+                .into_iter()
+                .partition(|(at, _)| *at <= self.horizon);
             *unsaved = far;
             let near: Vec<Timer> = near;
             self.order.extend(near);
@@ -138,7 +146,9 @@ impl TimersMachine {
             return;
         }
         let window = self.order.iter().filter(|(at, id)| self.live.get(id) != Some(at));
-        let Some((last, _)) = window.clone().nth(self.window_max) else { return };
+        let Some((last, _)) = window.clone().nth(self.window_max) else {
+            return;
+        };
         let horizon = Timestamp(last.0.saturating_sub(1));
         if self.order.first().is_none_or(|(first, _)| *first > horizon) {
             return;

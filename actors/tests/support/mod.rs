@@ -60,7 +60,11 @@ impl Sandbox for Gate {
     fn evaluate(&self, _: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
         self.entered.notify_one();
         let take = |left: u32| left.checked_sub(1);
-        if self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
+        if self
+            .panics
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
+            .is_ok()
+        {
             panic!("planted in the sandbox");
         }
         let opened = self.opened.clone();
@@ -79,7 +83,11 @@ pub struct World {
 }
 
 pub fn store(directory: &Path, shards: u16) -> Arc<EmbeddedStore> {
-    let options = StoreOptions { shards, sharing: Sharing::Shared, ..StoreOptions::default() };
+    let options = StoreOptions {
+        shards,
+        sharing: Sharing::Shared,
+        ..StoreOptions::default()
+    };
     Arc::new(EmbeddedStore::open(directory, &options).unwrap())
 }
 
@@ -123,16 +131,26 @@ impl World {
     pub async fn apply(&self, definition: serde_json::Value) {
         let definition: WorkflowDefinition = serde_json::from_value(definition).unwrap();
         let id = definition.id.clone();
-        DefinitionStore::put(&*self.store, definition, Json::null(), None, now()).await.unwrap();
+        DefinitionStore::put(&*self.store, definition, Json::null(), None, now())
+            .await
+            .unwrap();
         self.engine.definition_changed(&id);
     }
 
     pub async fn start(&self, workflow: &str, input: serde_json::Value) -> ExecutionId {
-        self.engine.start(StartRequest::new(workflow, Json::of(&input))).await.unwrap().id
+        self.engine
+            .start(StartRequest::new(workflow, Json::of(&input)))
+            .await
+            .unwrap()
+            .id
     }
 
     pub async fn ended(&self, id: ExecutionId) -> troupe_actors::ExecutionView {
-        self.engine.wait_until_ended(id, PATIENCE).await.unwrap().expect("it ends in time")
+        self.engine
+            .wait_until_ended(id, PATIENCE)
+            .await
+            .unwrap()
+            .expect("it ends in time")
     }
 }
 
@@ -142,9 +160,7 @@ pub fn chain(id: &str, nodes: usize, handler: &str) -> serde_json::Value {
         json!({"id": format!("n{n}"), "type": "function", "name": format!("n{n}"), "data": {"handlerId": handler},
                "dependencies": [], "position": {"x": 0, "y": 0}})
     };
-    let edge = |n: usize| {
-        json!({"id": format!("e{n}"), "source": format!("n{n}"), "target": format!("n{}", n + 1), "type": "success"})
-    };
+    let edge = |n: usize| json!({"id": format!("e{n}"), "source": format!("n{n}"), "target": format!("n{}", n + 1), "type": "success"});
     let nodes_json: Vec<_> = (0..nodes).map(node).collect();
     let edges: Vec<_> = (0..nodes - 1).map(edge).collect();
     json!({"id": id, "name": id, "version": 1, "nodes": nodes_json, "edges": edges})

@@ -66,7 +66,8 @@ impl NodeExecutor for TransformationExecutor {
 struct Given {
     input: JsonValue,
     variables: JsonValue,
-    execution: JsonValue,
+    /// `trigger`, `nodes` and `execution`, as far as the node's expressions name them.
+    others: Map<String, JsonValue>,
 }
 
 impl Given {
@@ -74,7 +75,9 @@ impl Given {
         let scope = Scope::new()
             .bind("input", &self.input)
             .bind("variables", &self.variables);
-        scope.bind("execution", &self.execution)
+        self.others
+            .iter()
+            .fold(scope, |scope, (name, value)| scope.bind(name, value))
     }
 }
 
@@ -84,9 +87,16 @@ async fn transform(task: &Task, sandbox: Option<&dyn Sandbox>, cancel: &Cancella
     let given = Given {
         input: payload::inline(&task.input)?.to_value().map_err(unreadable)?,
         variables: payload::variables(task)?.to_value().map_err(unreadable)?,
-        execution: json!({
-            "id": task.execution.to_string(), "workflowId": task.plan.workflow.as_str(), "version": task.plan.version,
-        }),
+        others: match task
+            .scope
+            .as_ref()
+            .map(Json::to_value)
+            .transpose()
+            .map_err(unreadable)?
+        {
+            Some(JsonValue::Object(others)) => others,
+            _ => Map::new(),
+        },
     };
     let none = Map::new();
     let config = match data.get("transformationConfig") {
@@ -290,9 +300,12 @@ impl Run<'_> {
         let Given {
             input,
             variables,
-            execution,
+            others,
         } = self.given;
-        let mut scope = json!({"input": input, "variables": variables, "execution": execution});
+        let mut scope = json!({"input": input, "variables": variables});
+        for (name, value) in others {
+            scope[name] = value.clone();
+        }
         for (name, value) in [("items", items.as_ref()), ("initial", initial)] {
             if let Some(value) = value {
                 scope[name] = value.clone();

@@ -24,6 +24,9 @@ pub struct Task {
     pub input: Value,
     /// Variables as they were when the attempt was dispatched.
     pub variables: Arc<BTreeMap<String, Value>>,
+    /// What else of the scope the node's own expressions name (`trigger`, `nodes`, `execution`), a JSON object; only for
+    /// node types that evaluate expressions while they run.
+    pub scope: Option<Json>,
     /// When the attempt times out.
     pub deadline: Timestamp,
 }

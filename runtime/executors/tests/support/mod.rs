@@ -34,6 +34,7 @@ pub fn task_of(workflow: &str, kind: &str, data: &JsonValue, input: &JsonValue) 
         data: None,
         input: Value::Inline(Json::of(input)),
         variables: Arc::new(BTreeMap::new()),
+        scope: None,
         deadline: SystemClock.now().plus_ms(10_000),
     }
 }

@@ -168,7 +168,11 @@ impl<'a> Tx<'a> {
                 continue;
             }
             self.update(ix, |node| node.cleanup = true);
-            let taken = self.planned(ix).outgoing.iter().filter(|edge| self.state.edges[edge.at()] == EdgeState::Taken);
+            let taken = self
+                .planned(ix)
+                .outgoing
+                .iter()
+                .filter(|edge| self.state.edges[edge.at()] == EdgeState::Taken);
             open.extend(taken.map(|edge| self.plan.edge(*edge).target));
         }
     }

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::Path;
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity as Level, SourceSpan};
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, Severity as Level};
 use owo_colors::{OwoColorize, Stream};
-use troupe_core::definition::{Checked, Diagnostic, Format, Position, WorkflowDefinition};
+use troupe_core::definition::{Checked, Diagnostic, Format, WorkflowDefinition};
 
+use super::excerpt::{Excerpt, Lines};
 use super::failure::Failure;
 use super::output::Output;
 use crate::exit::Exit;
@@ -65,6 +66,7 @@ fn invalid(path: &Path, errors: usize, problems: &[Diagnostic], out: &Output) ->
 pub(super) fn show(path: &Path, bytes: &[u8], problems: &[Diagnostic], out: &Output) {
     let text = String::from_utf8_lossy(bytes);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let lines = Lines::of(text);
     let name = path.display().to_string();
     let colours = "x"
         .if_supports_color(Stream::Stderr, |text| text.red())
@@ -81,8 +83,11 @@ pub(super) fn show(path: &Path, bytes: &[u8], problems: &[Diagnostic], out: &Out
         .with_width(110);
     for (number, problem) in problems.iter().enumerate() {
         let mut shown = String::new();
-        let report = InText::new(&name, text, problem);
-        if number >= SNIPPETS_MAX || handler.render_report(&mut shown, &report).is_err() {
+        let in_text = number < SNIPPETS_MAX
+            && handler
+                .render_report(&mut shown, &InText::new(&name, &lines, problem))
+                .is_ok();
+        if !in_text {
             shown = one_line(path, problem);
         }
         out.warn(shown.trim_end());
@@ -101,43 +106,14 @@ pub(super) fn one_line(path: &Path, problem: &Diagnostic) -> String {
 /// A problem with the text around it.
 struct InText<'a> {
     problem: &'a Diagnostic,
-    source: NamedSource<String>,
-    span: Option<SourceSpan>,
+    excerpt: Option<Excerpt>,
 }
 
 impl<'a> InText<'a> {
-    fn new(name: &str, text: &str, problem: &'a Diagnostic) -> Self {
-        let span = problem.position.map(|place| span_at(text, place));
-        Self {
-            problem,
-            source: NamedSource::new(name, text.to_owned()),
-            span,
-        }
+    fn new(name: &str, lines: &Lines<'_>, problem: &'a Diagnostic) -> Self {
+        let excerpt = problem.position.map(|place| Excerpt::new(name, lines, place));
+        Self { problem, excerpt }
     }
-}
-
-/// From the place to the end of the word, text or bracket that begins there.
-fn span_at(text: &str, place: Position) -> SourceSpan {
-    let lines = text.split_inclusive('\n');
-    let before: usize = lines
-        .clone()
-        .take(place.line.saturating_sub(1) as usize)
-        .map(str::len)
-        .sum();
-    let line = text[before..].split('\n').next().unwrap_or_default();
-    let skip: usize = line
-        .chars()
-        .take(place.column.saturating_sub(1) as usize)
-        .map(char::len_utf8)
-        .sum();
-    let rest = line[skip..].trim_end();
-    let length = match rest.chars().next() {
-        Some('"') => rest[1..].find('"').map_or(rest.len(), |end| end + 2),
-        Some('{' | '[') => 1,
-        Some(_) => rest.find([',', '}', ']']).unwrap_or(rest.len()).max(1),
-        None => 0,
-    };
-    (before + skip, length).into()
 }
 
 impl fmt::Debug for InText<'_> {
@@ -175,28 +151,13 @@ impl miette::Diagnostic for InText<'_> {
     }
 
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        Some(&self.source)
+        let excerpt = self.excerpt.as_ref()?;
+        Some(excerpt)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let pointer = Some(self.problem.pointer.clone()).filter(|pointer| !pointer.is_empty());
-        let span = self.span?;
+        let span = self.excerpt.as_ref()?.span();
         Some(Box::new(std::iter::once(LabeledSpan::new_with_span(pointer, span))))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_cover_the_word_at_the_place() {
-        let text = "{\n  \"é\": \"wörd\", \"n\": 12 }";
-        let at = |line, column| span_at(text, Position { line, column });
-        let cut = |span: SourceSpan| &text[span.offset()..span.offset() + span.len()];
-        assert_eq!(cut(at(2, 8)), "\"wörd\"");
-        assert_eq!(cut(at(2, 21)), "12 ");
-        assert_eq!(cut(at(1, 1)), "{");
-        assert_eq!(at(9, 9).len(), 0);
     }
 }

@@ -5,8 +5,11 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Map, Value};
 use troupe_core::Json;
+use troupe_core::definition::NESTING_HARD_MAX;
 
 use super::failure::Failure;
+use crate::body;
+use crate::error::ApiError;
 use crate::exit::Exit;
 
 #[derive(Args, Clone, Debug, Default)]
@@ -24,13 +27,13 @@ impl InputArgs {
     pub(super) fn read(&self) -> Result<Json, Failure> {
         let mut whole = match &self.input_json {
             None => Value::Null,
-            Some(text) => parse(text, "--input-json")?,
+            Some(text) => parse(text.as_bytes(), "--input-json")?,
         };
         for given in &self.input {
             if let Some(path) = given.strip_prefix('@') {
                 let path = Path::new(path);
-                let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
-                whole = merged(whole, parse(&text, &path.display().to_string())?);
+                let bytes = std::fs::read(path).map_err(|error| Failure::file(path, &error))?;
+                whole = merged(whole, parse(&bytes, &path.display().to_string())?);
             } else {
                 let Some((key, value)) = given.split_once('=').filter(|(key, _)| !key.is_empty()) else {
                     let failure = Failure::new(Exit::Usage, format!("`{given}` is no input"));
@@ -44,8 +47,15 @@ impl InputArgs {
     }
 }
 
-fn parse(text: &str, source: &str) -> Result<Value, Failure> {
-    serde_json::from_str(text).map_err(|error| Failure::new(Exit::Usage, format!("{source} is not JSON: {error}")))
+fn parse(bytes: &[u8], source: &str) -> Result<Value, Failure> {
+    let problem = match body::parse(bytes, NESTING_HARD_MAX) {
+        Ok(Some(value)) => return Ok(value),
+        Ok(None) => ApiError::new("INVALID_JSON", "it is empty").problem(),
+        Err(error) => error.problem(),
+    };
+    let mut failure = Failure::new(Exit::Usage, format!("{source} is not JSON: {}", problem.detail));
+    failure.code = Some(problem.code);
+    Err(failure)
 }
 
 /// Members of an object are added to one; anything else replaces.
@@ -89,6 +99,14 @@ mod tests {
     fn what_is_no_input_is_a_usage_error() {
         for wrong in [read(&["novalue"], None), read(&["=1"], None), read(&[], Some("{"))] {
             assert_eq!(wrong.unwrap_err().exit, Exit::Usage);
+        }
+        let deep = "[".repeat(10_000);
+        for (bad, code) in [
+            ("{", "INVALID_JSON"),
+            (" ", "INVALID_JSON"),
+            (deep.as_str(), "NESTING_TOO_DEEP"),
+        ] {
+            assert_eq!(read(&[], Some(bad)).unwrap_err().code.as_deref(), Some(code));
         }
         assert_eq!(read(&["@/nowhere.json"], None).unwrap_err().exit, Exit::NotFound);
     }

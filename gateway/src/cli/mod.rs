@@ -9,6 +9,7 @@ mod completions;
 mod control;
 mod dev;
 mod diagnostics;
+mod excerpt;
 mod failure;
 mod follow;
 mod history;

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use troupe_actors::{Command, CommandOutcome, ExecutionView};
 use troupe_core::{ExecutionId, NodeIx, Seq};
 use troupe_ports::ExecutionQuery;
 
-use super::params::{Params, wrong};
+use super::params::{Params, Path, wrong};
 use super::{LOCAL, idempotency_key};
 use crate::app::App;
 use crate::body;

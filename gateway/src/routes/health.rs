@@ -1,11 +1,12 @@
 //! Liveness, readiness, metrics, and the pages behind error codes.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::params::Path;
 use crate::app::App;
 use crate::error::ApiError;
 

@@ -1,12 +1,27 @@
-//! Query parameters: unknown ones are refused, so a slip never widens a list.
+//! Parameters of path and query: unknown ones of the query are refused, so a slip never widens a list.
 
 use std::str::FromStr;
 
-use axum::extract::Query;
+use axum::extract::{FromRequestParts, Query};
 use axum::http::Uri;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
 use troupe_core::definition::did_you_mean_or_list;
 
 use crate::error::ApiError;
+
+/// What the path names; a path that is no text is refused with a code.
+pub(super) struct Path<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|axum::extract::Path(named)| Self(named))
+            .map_err(|error| wrong(error.body_text()))
+    }
+}
 
 /// The parameters of one request.
 #[derive(Debug)]

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use troupe_core::WorkflowId;
 
-use super::params::wrong;
+use super::params::{Path, wrong};
 use super::{LOCAL, header_text, idempotency_key};
 use crate::app::App;
 use crate::body;

@@ -2,14 +2,14 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use troupe_core::definition::{Diagnostic, Format, WorkflowDefinition};
 use troupe_ports::{DefinitionError, StoredDefinition};
 
 use super::header_text;
-use super::params::{Params, wrong};
+use super::params::{Params, Path, wrong};
 use crate::app::App;
 use crate::body;
 use crate::dto::{PageDto, ValidationDto, VersionDto, WorkflowSummaryDto, date};

@@ -21,7 +21,10 @@ impl<'s> Machine<'s> {
             Js::Bool(value) => f64::from(u8::from(*value)),
             Js::Number(number) => *number,
             Js::Digits(number) => number.as_f64().unwrap_or(f64::NAN),
-            Js::Text(text) => string_to_number(text.as_str()),
+            Js::Text(text) => {
+                self.scan(text.as_str())?;
+                string_to_number(text.as_str())
+            }
             Js::List(_) | Js::Object(_) | Js::Native => {
                 let primitive = self.to_primitive(value)?;
                 return self.to_number(&primitive);
@@ -84,11 +87,18 @@ impl<'s> Machine<'s> {
     }
 
     pub(crate) fn to_key<'v>(&mut self, value: &'v Js<'s>) -> Eval<Cow<'v, str>> {
-        self.to_text(value)
+        let key = self.to_text(value)?;
+        self.scan(&key)?;
+        Ok(key)
     }
 
-    pub(crate) fn strict_equals(a: &Js<'s>, b: &Js<'s>) -> bool {
-        match (a, b) {
+    pub(crate) fn strict_equals(&mut self, a: &Js<'s>, b: &Js<'s>) -> Eval<bool> {
+        if let (Js::Text(a), Js::Text(b)) = (a, b)
+            && a.as_str().len() == b.as_str().len()
+        {
+            self.scan(a.as_str())?;
+        }
+        Ok(match (a, b) {
             (Js::Undefined, Js::Undefined) | (Js::Null, Js::Null) => true,
             (Js::Bool(a), Js::Bool(b)) => a == b,
             (Js::Number(a), Js::Number(b)) => a == b,
@@ -98,13 +108,13 @@ impl<'s> Machine<'s> {
             (Js::List(a), Js::List(b)) => a.is_same(b),
             (Js::Object(a), Js::Object(b)) => a.is_same(b),
             _ => false,
-        }
+        })
     }
 
     pub(crate) fn loose_equals(&mut self, a: &Js<'s>, b: &Js<'s>) -> Eval<bool> {
         let (kind_a, kind_b) = (a.kind(), b.kind());
         if kind_a == kind_b {
-            return Ok(Self::strict_equals(a, b));
+            return self.strict_equals(a, b);
         }
         if a.is_nullish() || b.is_nullish() {
             return Ok(a.is_nullish() && b.is_nullish());
@@ -132,6 +142,7 @@ impl<'s> Machine<'s> {
         }
         let (a, b) = (self.to_primitive(a)?, self.to_primitive(b)?);
         if let (Js::Text(a), Js::Text(b)) = (&a, &b) {
+            self.scan(if a.as_str().len() < b.as_str().len() { a } else { b }.as_str())?;
             return Ok(Some(text::compare(a.as_str(), b.as_str())));
         }
         let (a, b) = (self.to_number(&a)?, self.to_number(&b)?);
@@ -204,7 +215,10 @@ impl<'s> Machine<'s> {
             }
             Js::Text(own) => {
                 let found = match key {
-                    "length" => Some(Js::Number(text::length(own.as_str()) as f64)),
+                    "length" => {
+                        self.scan(own.as_str())?;
+                        Some(Js::Number(text::length(own.as_str()) as f64))
+                    }
                     _ => match text::array_index(key) {
                         Some(index) => self.unit_text(own, index)?,
                         None => None,
@@ -226,6 +240,7 @@ impl<'s> Machine<'s> {
 
     /// The UTF-16 unit at `index` as a string.
     pub(crate) fn unit_text(&mut self, own: &Text<'s>, index: usize) -> Eval<Option<Js<'s>>> {
+        self.scan(own.as_str())?;
         if index >= text::length(own.as_str()) {
             return Ok(None);
         }
@@ -249,7 +264,10 @@ impl<'s> Machine<'s> {
             Js::Undefined | Js::Null => return Err(EvalError::new("cannot convert undefined or null to object")),
             Js::Object(object) => object.keys(),
             Js::List(list) => self.index_keys(list.len())?,
-            Js::Text(own) => self.index_keys(text::length(own.as_str()))?,
+            Js::Text(own) => {
+                self.scan(own.as_str())?;
+                self.index_keys(text::length(own.as_str()))?
+            }
             Js::Bool(_) | Js::Number(_) | Js::Digits(_) => Vec::new(),
             Js::Native => return Err(EvalError::new("keys of a built-in function are not supported")),
         };
@@ -269,6 +287,7 @@ impl<'s> Machine<'s> {
             Js::Object(object) => object.has(key),
             Js::List(list) => key == "length" || text::array_index(key).is_some_and(|index| index < list.len()),
             Js::Text(own) => {
+                self.scan(own.as_str())?;
                 key == "length" || text::array_index(key).is_some_and(|index| index < text::length(own.as_str()))
             }
             Js::Bool(_) | Js::Number(_) | Js::Digits(_) => false,

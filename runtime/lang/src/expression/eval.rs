@@ -16,6 +16,8 @@ type Eval<T> = Result<T, EvalError>;
 
 /// Bytes that one element of an array or object is counted as.
 const ITEM_BYTES: usize = 48;
+/// Bytes of a text that are walked over in about the time of one step.
+const SCANNED_BYTES_PER_STEP: usize = 64;
 
 /// One evaluation: the scope, the parameters of the arrow functions that run, and what is left of each bound.
 pub(crate) struct Machine<'s> {
@@ -61,6 +63,11 @@ impl<'s> Machine<'s> {
             }
             None => Err(EvalError::new("expression takes too many steps")),
         }
+    }
+
+    /// Counts the time to walk over a text.
+    pub(crate) fn scan(&mut self, text: &str) -> Eval<()> {
+        self.steps(text.len() / SCANNED_BYTES_PER_STEP)
     }
 
     /// Counts bytes that are allocated, and the time to fill them.
@@ -172,7 +179,10 @@ impl<'s> Machine<'s> {
                 return Ok(Js::Undefined);
             }
             value = match link {
-                Link::Member { name, .. } => self.get(&value, name)?,
+                Link::Member { name, .. } => {
+                    self.scan(name)?;
+                    self.get(&value, name)?
+                }
                 Link::Index { key, .. } => {
                     let key = self.eval(key)?;
                     self.index(&value, &key)?
@@ -224,8 +234,8 @@ impl<'s> Machine<'s> {
             |ordering: Option<Ordering>, accepts: fn(Ordering) -> bool| Js::Bool(ordering.is_some_and(accepts));
         Ok(match op {
             BinaryOp::Add => self.add(&left, &right)?,
-            BinaryOp::StrictEqual => Js::Bool(Self::strict_equals(&left, &right)),
-            BinaryOp::StrictUnequal => Js::Bool(!Self::strict_equals(&left, &right)),
+            BinaryOp::StrictEqual => Js::Bool(self.strict_equals(&left, &right)?),
+            BinaryOp::StrictUnequal => Js::Bool(!self.strict_equals(&left, &right)?),
             BinaryOp::LooseEqual => Js::Bool(self.loose_equals(&left, &right)?),
             BinaryOp::LooseUnequal => Js::Bool(!self.loose_equals(&left, &right)?),
             BinaryOp::Less => ordered(self.compare(&left, &right)?, Ordering::is_lt),

@@ -58,6 +58,7 @@ fn evaluates_the_safe_subset() {
         ),
         ("input.list.length === 3 ? 'yes' : 'no'", json!("yes")),
         ("2 ** 3 ** 2", json!(512)),
+        ("''.padEnd(NaN, [{ toString: null }])", json!("")),
         ("'a,b'.split(',').join('-')", json!("a-b")),
         ("[[1, [2]], 3].flat()", json!([1, [2], 3])),
         (
@@ -179,6 +180,66 @@ fn work_and_memory_are_bounded() {
     }
     let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
     assert!(eval("$..*..*..*..*..*", &deep).is_err());
+}
+
+#[test]
+fn a_long_text_costs_what_walking_over_it_costs() {
+    let long = "x".repeat(1_200_000);
+    let other = format!("{}y", "x".repeat(1_199_999));
+    let input = json!({"long": long, "other": other, "wide": "é".repeat(500_000), "o": {"k": 1}});
+    let often = |work: &str| format!("[1,2,3,4,5,6,7,8].map(() => [1,2,3,4,5,6,7,8].map(() => {work}))");
+    for work in [
+        "input.long.length",
+        "input.long[1199999]",
+        "input.wide[499999]",
+        "input.long === input.other",
+        "input.long == input.other",
+        "[input.other].includes(input.long)",
+        "[input.other].indexOf(input.long)",
+        "input.long < input.other",
+        "+input.long",
+        "input.o[input.long]",
+        "input.long in input.o",
+        "Object.hasOwn(input.long, 'length')",
+    ] {
+        assert_eq!(
+            eval(&often(work), &input),
+            Err("expression takes too many steps".to_owned()),
+            "{work}"
+        );
+    }
+    for test in ["length(@) > 1", "@ < $.input.long", "@ == $.input.other"] {
+        let input = json!({"long": long, "other": other, "list": vec![other.clone(); 60]});
+        let path = format!("$.input.list[?{test}]");
+        assert_eq!(
+            eval(&path, &input),
+            Err("expression takes too many steps".to_owned()),
+            "{path}"
+        );
+    }
+    for work in ["parseFloat(input.long)", "parseInt(input.long)"] {
+        assert_eq!(
+            eval(&often(work), &input),
+            Err("expression uses too much memory".to_owned()),
+            "{work}"
+        );
+    }
+    let emptied = "'x'.repeat(100000).replaceAll('', '$&'.repeat(1000000))";
+    assert_eq!(
+        eval(emptied, &input),
+        Err("expression takes too many steps".to_owned()),
+        "replacements that give nothing"
+    );
+    let split = "'x'.repeat(100000).split('').length + 'é😀'.repeat(30000).split('').length";
+    assert_eq!(
+        eval(split, &input),
+        Ok(json!(190_000)),
+        "splitting does not start over for each part"
+    );
+    assert_eq!(
+        eval("'é😀x'.split('', 3)", &input),
+        Ok(json!(["é", "\u{fffd}", "\u{fffd}"]))
+    );
 }
 
 #[test]

@@ -227,7 +227,10 @@ impl Comparable {
             Self::Text(text) => Some(Js::borrowed(text)),
             Self::Singular(query) => query.single(machine, root, current)?,
             Self::Length(inner) => match inner.value(machine, root, current)? {
-                Some(Js::Text(text)) => Some(Js::Number(text_length(text.as_str()))),
+                Some(Js::Text(text)) => {
+                    machine.scan(text.as_str())?;
+                    Some(Js::Number(text_length(text.as_str())))
+                }
                 Some(Js::List(list)) => Some(Js::Number(list.len() as f64)),
                 Some(Js::Object(object)) => Some(Js::Number(object.len() as f64)),
                 _ => None,
@@ -250,22 +253,25 @@ fn compare<'s>(
     Ok(match comparison {
         Comparison::Equal => equal(machine, left, right)?,
         Comparison::Unequal => !equal(machine, left, right)?,
-        Comparison::Less => less(left, right),
-        Comparison::Greater => less(right, left),
-        Comparison::LessEqual => less(left, right) || equal(machine, left, right)?,
-        Comparison::GreaterEqual => less(right, left) || equal(machine, left, right)?,
+        Comparison::Less => less(machine, left, right)?,
+        Comparison::Greater => less(machine, right, left)?,
+        Comparison::LessEqual => less(machine, left, right)? || equal(machine, left, right)?,
+        Comparison::GreaterEqual => less(machine, right, left)? || equal(machine, left, right)?,
     })
 }
 
-fn less(left: Option<&Js<'_>>, right: Option<&Js<'_>>) -> bool {
-    match (left, right) {
-        (Some(Js::Text(left)), Some(Js::Text(right))) => left.as_str() < right.as_str(),
+fn less<'s>(machine: &mut Machine<'s>, left: Option<&Js<'s>>, right: Option<&Js<'s>>) -> Eval<bool> {
+    Ok(match (left, right) {
+        (Some(Js::Text(left)), Some(Js::Text(right))) => {
+            machine.scan(left.as_str())?;
+            left.as_str() < right.as_str()
+        }
         (Some(left), Some(right)) => match (left.as_number(), right.as_number()) {
             (Some(left), Some(right)) => left < right,
             _ => false,
         },
         _ => false,
-    }
+    })
 }
 
 fn equal<'s>(machine: &mut Machine<'s>, left: Option<&Js<'s>>, right: Option<&Js<'s>>) -> Eval<bool> {
@@ -281,7 +287,7 @@ fn deep_equal<'s>(machine: &mut Machine<'s>, left: &Js<'s>, right: &Js<'s>) -> E
     match (left, right) {
         (Js::List(left), Js::List(right)) => lists_equal(machine, left, right),
         (Js::Object(left), Js::Object(right)) => objects_equal(machine, left, right),
-        _ => Ok(Machine::strict_equals(left, right)),
+        _ => machine.strict_equals(left, right),
     }
 }
 

@@ -68,7 +68,7 @@ impl<'s> Machine<'s> {
                     let item = list.get(index).unwrap_or(Js::Undefined);
                     let both_nan =
                         matches!((&item, &wanted), (Js::Number(a), Js::Number(b)) if a.is_nan() && b.is_nan());
-                    if both_nan || Self::strict_equals(&item, &wanted) {
+                    if both_nan || self.strict_equals(&item, &wanted)? {
                         return Ok(Js::Bool(true));
                     }
                 }
@@ -135,7 +135,8 @@ impl<'s> Machine<'s> {
         let wanted = wanted.cloned().unwrap_or(Js::Undefined);
         for place in places {
             self.step()?;
-            if list.get(place).is_some_and(|item| Self::strict_equals(&item, &wanted)) {
+            let item = list.get(place).unwrap_or(Js::Undefined);
+            if self.strict_equals(&item, &wanted)? {
                 return Ok(Js::Number(place as f64));
             }
         }

@@ -23,7 +23,8 @@ pub(crate) fn call_global<'s>(machine: &mut Machine<'s>, global: Global, argumen
         Global::IsFinite => Js::Bool(machine.to_number(&first)?.is_finite()),
         Global::IsNaN => Js::Bool(machine.to_number(&first)?.is_nan()),
         Global::ParseFloat => {
-            let text = machine.to_text(&first)?;
+            let text = machine.to_text(&first)?.into_owned();
+            machine.charge(text.len())?;
             Js::Number(decimal_prefix(text::trim(&text)).map_or(f64::NAN, |(_, number)| number))
         }
         Global::ParseInt => parse_int(machine, &first, arguments.get(1))?,
@@ -132,6 +133,7 @@ fn extreme<'s>(machine: &mut Machine<'s>, arguments: &[Js<'s>], start: f64) -> E
 
 fn parse_int<'s>(machine: &mut Machine<'s>, value: &Js<'s>, radix: Option<&Js<'s>>) -> Eval<Js<'s>> {
     let text = machine.to_text(value)?.into_owned();
+    machine.charge(text.len())?;
     let mut radix = match radix {
         None => 0,
         Some(radix) => to_int32(machine.to_number(radix)?),

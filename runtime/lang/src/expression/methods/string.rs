@@ -33,7 +33,7 @@ impl<'s> Machine<'s> {
 
     pub(super) fn call_text(&mut self, own: &Text<'s>, method: Method, arguments: &[Js<'s>]) -> Eval<Js<'s>> {
         let source = own.as_str();
-        self.steps(source.len() / 64)?;
+        self.scan(source)?;
         match method {
             Method::At => {
                 let (index, length) = (self.integer(arguments, 0, 0.0)?, text::length(source) as f64);
@@ -212,10 +212,17 @@ impl<'s> Machine<'s> {
         };
         let mut parts = Vec::new();
         if separator.is_empty() {
-            for index in 0..text::length(source).min(limit) {
-                // Indexing into text that is not ASCII walks from its start.
-                self.steps(if source.is_ascii() { 1 } else { 1 + index / 16 })?;
-                parts.push(self.slice_text(own, index, index + 1)?);
+            for c in source.chars() {
+                // Each half of a surrogate pair is a part.
+                for half in 0..c.len_utf16() {
+                    if parts.len() == limit {
+                        return self.made_list(parts);
+                    }
+                    self.charge_items(1)?;
+                    let mut buffer = [0; 4];
+                    let whole = c.encode_utf8(&mut buffer);
+                    parts.push(Js::text(&*text::slice(whole, half, half + 1)));
+                }
             }
             return self.made_list(parts);
         }
@@ -231,12 +238,16 @@ impl<'s> Machine<'s> {
     fn padded(&mut self, own: &Text<'s>, method: Method, arguments: &[Js<'s>]) -> Eval<Js<'s>> {
         let source = own.as_str();
         let target = self.integer(arguments, 0, 0.0)?;
+        let length = text::length(source);
+        // A filler that nobody needs is not converted, so it cannot throw either.
+        if target <= length as f64 {
+            return Ok(Js::Text(own.clone()));
+        }
         let filler = match arguments.get(1) {
             None | Some(Js::Undefined) => " ".to_owned(),
             Some(_) => self.text_argument(arguments, 1)?,
         };
-        let length = text::length(source);
-        if target <= length as f64 || filler.is_empty() {
+        if filler.is_empty() {
             return Ok(Js::Text(own.clone()));
         }
         self.check_text(if target > 1e12 { usize::MAX } else { target as usize })?;
@@ -260,11 +271,13 @@ impl<'s> Machine<'s> {
             return Err(EvalError::new("a built-in function as a replacement is not supported"));
         }
         let replacement = self.text_argument(arguments, 1)?;
+        let substitutions = replacement.bytes().filter(|byte| *byte == b'$').count();
         let count = if method == Method::ReplaceAll { usize::MAX } else { 1 };
         let mut out = String::new();
         let mut copied = 0;
         for (at, found) in source.match_indices(pattern.as_str()).take(count) {
-            self.step()?;
+            self.steps(1 + substitutions)?;
+            self.scan(&replacement)?;
             out.push_str(&source[copied..at]);
             expand(&replacement, source, at, found, &mut out, |length| {
                 self.check_text(length)

@@ -1,6 +1,7 @@
 //! What a definition must obey, the same for the command line and the API.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use troupe_core::definition::{Checked, Diagnostic, Format, LanguageChecker, Limits, WorkflowDefinition, check, parse};
 use troupe_core::graph::{AnalyzeOptions, ProcessedWorkflow, analyze};
@@ -13,6 +14,9 @@ use crate::wiring::CodeChecker;
 
 /// Functions whose code is compiled while a definition is checked; code beyond fails when it is called.
 const FUNCTIONS_CHECKED_MAX: usize = 10_000;
+
+/// How long function code is looked at while one definition is checked: the top level of each function may take seconds.
+const FUNCTIONS_TIME_MAX: Duration = Duration::from_secs(15);
 
 /// Checks definitions. Clones share the sandbox that looks at function code.
 #[derive(Clone)]
@@ -34,7 +38,10 @@ impl Rules {
     /// # Errors
     /// When function code cannot be looked at because the sandbox does not start.
     pub async fn check(&self, bytes: &[u8], format: Option<Format>) -> Result<Checked, ApiError> {
-        let mut checked = check(bytes, format, Some(&*self.checker), &self.limits);
+        // A large definition takes long, and the threads of requests must not wait for it.
+        let (text, checker, limits) = (bytes.to_vec(), Arc::clone(&self.checker), self.limits);
+        let checking = tokio::task::spawn_blocking(move || check(&text, format, Some(&*checker), &limits)).await;
+        let mut checked = checking.map_err(|error| ApiError::new("INTERNAL", error.to_string()))?;
         let Some(definition) = &checked.definition else {
             return Ok(checked);
         };
@@ -58,7 +65,11 @@ impl Rules {
             ))
         });
         let mut found = Vec::new();
+        let begun = Instant::now();
         for (place, source, name) in functions.take(FUNCTIONS_CHECKED_MAX) {
+            if begun.elapsed() > FUNCTIONS_TIME_MAX {
+                break;
+            }
             if let Some((code, problem)) = self.code.problem(source, name).await? {
                 let pointer = format!("/nodes/{place}/data/functionCode");
                 found.push(Diagnostic::error(code, pointer, problem));

@@ -13,10 +13,9 @@ use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
 
-use super::parse::{Document, duplicate_key, fault};
-use super::problems::push_key;
+use super::parse::{Document, fault, twice};
 use super::source::SourceMap;
-use super::{Diagnostic, Limits, Object, Problems, code};
+use super::{Diagnostic, Limits, Object, Path, Problems, code};
 
 /// Parses a JSON text.
 pub(crate) fn document(text: &str, limits: &Limits) -> Result<Document, Box<Diagnostic>> {
@@ -209,32 +208,31 @@ fn offset_of(text: &str, line: usize, column: usize) -> usize {
 }
 
 fn report_duplicates(text: &str, problems: &mut Problems) {
-    let Some(tree) = tree_of(text) else { return };
-    let mut open = vec![(&tree, String::new())];
-    while let Some((tree, pointer)) = open.pop() {
-        let below = |key: &str| {
-            let mut below = pointer.clone();
-            push_key(&mut below, key);
-            below
-        };
-        match tree {
-            Tree::Array(array) => {
-                let items = array.elements.iter().enumerate();
-                open.extend(items.map(|(index, item)| (item, below(&index.to_string()))));
+    if let Some(tree) = tree_of(text) {
+        duplicates_within(&tree, &Path::root(), problems);
+    }
+}
+
+/// As deep as the limit on nesting lets it be.
+fn duplicates_within(tree: &Tree<'_>, path: &Path<'_>, problems: &mut Problems) {
+    match tree {
+        Tree::Array(array) => {
+            for (index, item) in array.elements.iter().enumerate() {
+                duplicates_within(item, &path.index(index), problems);
             }
-            Tree::Object(object) => {
-                let mut seen = HashSet::with_capacity(object.properties.len());
-                for property in &object.properties {
-                    let key = key_of(&property.name);
-                    let path = below(key);
-                    if !seen.insert(key) {
-                        duplicate_key(problems, path.clone(), key);
-                    }
-                    open.push((&property.value, path));
-                }
-            }
-            Tree::StringLit(_) | Tree::NumberLit(_) | Tree::BooleanLit(_) | Tree::NullKeyword(_) => {}
         }
+        Tree::Object(object) => {
+            let mut seen = HashSet::with_capacity(object.properties.len());
+            for property in &object.properties {
+                let key = key_of(&property.name);
+                let path = path.key(key);
+                if !seen.insert(key) {
+                    problems.error(code::DUPLICATE_KEY, &path, twice(key));
+                }
+                duplicates_within(&property.value, &path, problems);
+            }
+        }
+        Tree::StringLit(_) | Tree::NumberLit(_) | Tree::BooleanLit(_) | Tree::NullKeyword(_) => {}
     }
 }
 

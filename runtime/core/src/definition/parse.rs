@@ -123,8 +123,7 @@ pub(crate) fn fault(code: &'static str, text: &str, offset: usize, message: impl
     Box::new(diagnostic)
 }
 
-/// Reports a key that an object has twice; the place is found with those of all other problems.
-pub(crate) fn duplicate_key(problems: &mut Problems, pointer: String, key: &str) {
-    let message = format!("the key `{key}` occurs twice in one object");
-    problems.push(Diagnostic::error(code::DUPLICATE_KEY, pointer, message));
+/// What is wrong with a key that an object has twice; its first characters are enough to know it by.
+pub(crate) fn twice(key: &str) -> String {
+    format!("the key `{key:.200}` occurs twice in one object")
 }

@@ -5,6 +5,16 @@ use super::{Diagnostic, Severity};
 /// Problems listed before the rest is only counted: enough for any author, a bound for hostile input.
 pub const PROBLEMS_LISTED_MAX: usize = 10_000;
 
+/// Bytes of pointers, messages and hints listed before the rest is only counted: one long key may stand above many
+/// problems.
+const PROBLEMS_BYTES_MAX: usize = 4 << 20;
+
+/// Characters of a message or a hint that are kept: it may quote what was written.
+const TEXT_CHARS_MAX: usize = 2_000;
+
+/// A word beyond this is no slip of a known one, and comparing takes the time of both lengths multiplied.
+const WORD_BYTES_MAX: usize = 256;
+
 /// A place inside a definition, built without allocation while walking down.
 #[derive(Clone, Copy, Debug)]
 pub struct Path<'a> {
@@ -84,24 +94,47 @@ pub(crate) fn push_key(pointer: &mut String, key: &str) {
 #[derive(Debug, Default)]
 pub struct Problems {
     listed: Vec<Diagnostic>,
+    listed_bytes: usize,
     unlisted: usize,
     unlisted_errors: bool,
 }
 
 impl Problems {
     /// Adds a problem.
-    pub fn push(&mut self, diagnostic: Diagnostic) {
-        if self.listed.len() < PROBLEMS_LISTED_MAX {
-            self.listed.push(diagnostic);
+    pub fn push(&mut self, mut diagnostic: Diagnostic) {
+        if self.is_full() {
+            self.count(diagnostic.is_error());
+            return;
+        }
+        clip(&mut diagnostic.message);
+        diagnostic.hint.iter_mut().for_each(clip);
+        let hint_bytes = diagnostic.hint.as_ref().map_or(0, String::len);
+        self.listed_bytes += diagnostic.pointer.len() + diagnostic.message.len() + hint_bytes;
+        self.listed.push(diagnostic);
+    }
+
+    /// Whether further problems are only counted.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.listed.len() >= PROBLEMS_LISTED_MAX || self.listed_bytes >= PROBLEMS_BYTES_MAX
+    }
+
+    const fn count(&mut self, is_error: bool) {
+        self.unlisted += 1;
+        self.unlisted_errors |= is_error;
+    }
+
+    /// Adds what `make` gives, which is not asked when problems are only counted: pointers can be long.
+    fn push_made(&mut self, is_error: bool, make: impl FnOnce() -> Diagnostic) {
+        if self.is_full() {
+            self.count(is_error);
         } else {
-            self.unlisted += 1;
-            self.unlisted_errors |= diagnostic.is_error();
+            self.push(make());
         }
     }
 
     /// Adds an error at `path`.
     pub fn error(&mut self, code: &'static str, path: &Path<'_>, message: impl Into<String>) {
-        self.push(Diagnostic::error(code, path.pointer(), message));
+        self.push_made(true, || Diagnostic::error(code, path.pointer(), message));
     }
 
     /// Adds an error with a hint at `path`.
@@ -112,12 +145,14 @@ impl Problems {
         message: impl Into<String>,
         hint: impl Into<Option<String>>,
     ) {
-        self.push(Diagnostic::error(code, path.pointer(), message).with_hint(hint));
+        self.push_made(true, || {
+            Diagnostic::error(code, path.pointer(), message).with_hint(hint)
+        });
     }
 
     /// Adds a warning at `path`.
     pub fn warning(&mut self, code: &'static str, path: &Path<'_>, message: impl Into<String>) {
-        self.push(Diagnostic::warning(code, path.pointer(), message));
+        self.push_made(false, || Diagnostic::warning(code, path.pointer(), message));
     }
 
     /// Whether nothing was found.
@@ -155,12 +190,26 @@ impl Problems {
     }
 }
 
+/// Cuts a text to what is kept of it.
+fn clip(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(TEXT_CHARS_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
 /// The candidate a mistyped word probably meant.
 #[must_use]
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > WORD_BYTES_MAX {
+        return None;
+    }
     let lower = word.to_lowercase();
     let mut best: Option<(f64, &str)> = None;
-    for candidate in candidates {
+    for candidate in candidates
+        .into_iter()
+        .filter(|candidate| candidate.len() <= WORD_BYTES_MAX)
+    {
         let score = strsim::jaro_winkler(&lower, &candidate.to_lowercase()).max(
             strsim::normalized_damerau_levenshtein(&lower, &candidate.to_lowercase()),
         );

@@ -254,6 +254,38 @@ fn duplicate_keys_are_reported_with_place_and_pointer() {
 }
 
 #[test]
+fn one_long_key_above_many_problems_does_not_multiply() {
+    let key = "k".repeat(1_000_000);
+    let twins = r#""a":1,"#.repeat(20_000);
+    let json = format!(r#"{{"id":"a","name":"a","nodes":[],"edges":[],"{key}":{{{twins}"z":1}}}}"#);
+    let yaml = format!("id: a\nname: a\n? {key}\n: {{{}}}\n", "a: 1, ".repeat(20_000));
+    for text in [json, yaml] {
+        let problems = match parse(text.as_bytes(), None, &Limits::default()) {
+            Ok(parsed) => parsed.diagnostics,
+            Err(problems) => problems,
+        };
+        let listed: usize = problems
+            .iter()
+            .map(|problem| problem.pointer.len() + problem.message.len())
+            .sum();
+        assert!(listed < 8_000_000, "{listed}");
+        assert_eq!(problems.last().unwrap().code, "TOO_MANY_PROBLEMS");
+    }
+}
+
+#[test]
+fn what_is_far_too_long_for_a_slip_gets_no_hint_and_is_quoted_in_part() {
+    let long = "f".repeat(3_000_000);
+    assert_eq!(closest(&long, ["function"]), None);
+    assert_eq!(closest("functoin", [long.as_str(), "function"]), Some("function"));
+    let mut problems = Problems::default();
+    problems.error_hint(code::UNKNOWN_NODE_TYPE, &Path::root(), long.clone(), Some(long));
+    let problem = problems.into_diagnostics().pop().unwrap();
+    assert_eq!(problem.message.chars().count(), 2_001);
+    assert!(problem.hint.unwrap().ends_with('…'));
+}
+
+#[test]
 fn yaml_means_the_core_schema_and_keeps_places() {
     let text = "# order\nid: order\nversion: 2\nnodes:\n  - id: é\n    type: http\n    data: &d {url: 'x', on: yes, no: 0x1F, e: 1e3, n: ~, empty: , s: \"1\", big: 18446744073709551615, 200: ok, t: !!str 5}\n  - {id: b, type: http, data: *d}\n";
     let parsed = parse(text.as_bytes(), None, &Limits::default()).unwrap();

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use granit_parser::{ErrorKind, Event, Marker, Options, Parser, ScalarStyle, Tag};
 use serde_json::{Number, Value};
 
-use super::parse::{Document, duplicate_key, fault};
+use super::parse::{Document, fault, twice};
 use super::problems::push_key;
 use super::source::{Children, SourceMap, Spot};
 use super::{Diagnostic, Limits, Object, Problems, code};
@@ -194,9 +194,14 @@ impl<'a> Builder<'a> {
             return self.refuse("an object key is empty");
         }
         let offset = self.at;
-        let pointer = self.duplicate(text).then(|| self.pointer_to(text));
-        if let Some(pointer) = pointer {
-            duplicate_key(&mut self.problems, pointer, text);
+        if self.duplicate(text) {
+            let pointer = if self.problems.is_full() {
+                String::new()
+            } else {
+                self.pointer_to(text)
+            };
+            self.problems
+                .push(Diagnostic::error(code::DUPLICATE_KEY, pointer, twice(text)));
         }
         if let Some(Frame {
             contents: Contents::Map { key, .. },

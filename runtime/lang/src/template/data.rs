@@ -1,5 +1,7 @@
 //! The templates of a node's whole `data`.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::text::{SandboxAnswers, TextTemplate};
@@ -24,7 +26,7 @@ struct Place {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Member(Box<str>),
+    Member(Arc<str>),
     Element(usize),
 }
 
@@ -54,6 +56,9 @@ const VERBATIM: &[&[&str]] = &[
     &["config", "dedupeKey"],
     &["compensation"],
 ];
+
+/// Characters that a message shows of the place of a template.
+const POINTER_CHARS_SHOWN: usize = 500;
 
 impl DataTemplate {
     /// Compiles every string of `data` that has a `{{`, except in fields that are no templates: expressions
@@ -120,14 +125,13 @@ impl DataTemplate {
     pub fn evaluate(&self, scope: &Scope<'_>, answers: SandboxAnswers<'_>) -> Result<Value, EvalError> {
         let mut answers = answers.iter();
         let mut data = self.data.clone();
-        for Place { path, template } in &self.templates {
-            let value = template
-                .evaluate_next(scope, &mut answers)
-                .map_err(|error| EvalError::new(format!("{} (in `data{}`)", error.message(), pointer(path))))?;
-            if let Some(slot) = find(&mut data, path) {
-                *slot = value;
-            }
-        }
+        each(&mut data, 0, &self.templates, &mut |slot, Place { path, template }| {
+            *slot = template.evaluate_next(scope, &mut answers).map_err(|error| {
+                let place: String = pointer(path).chars().take(POINTER_CHARS_SHOWN).collect();
+                EvalError::new(format!("{} (in `data{place}`)", error.message()))
+            })?;
+            Ok(())
+        })?;
         Ok(data)
     }
 
@@ -141,19 +145,24 @@ impl DataTemplate {
         mut evaluated: Value,
         mut resolver: impl FnMut(&str) -> Result<String, E>,
     ) -> Result<Value, SecretError<E>> {
-        for Place { path, template } in &self.templates {
-            if template.secrets().next().is_none() {
-                continue;
-            }
-            if let Some(Value::String(text)) = find(&mut evaluated, path) {
-                *text = template.resolve_secrets(text, &mut |name| {
-                    resolver(name).map_err(|source| SecretError {
-                        name: name.to_owned(),
-                        source,
-                    })
-                })?;
-            }
-        }
+        each(
+            &mut evaluated,
+            0,
+            &self.templates,
+            &mut |slot, Place { template, .. }| {
+                if template.secrets().next().is_some()
+                    && let Value::String(text) = slot
+                {
+                    *text = template.resolve_secrets(text, &mut |name| {
+                        resolver(name).map_err(|source| SecretError {
+                            name: name.to_owned(),
+                            source,
+                        })
+                    })?;
+                }
+                Ok(())
+            },
+        )?;
         Ok(evaluated)
     }
 }
@@ -235,11 +244,44 @@ fn is_body(members: &serde_json::Map<String, Value>) -> bool {
         .all(|name| members.get(*name).is_some_and(Value::is_array))
 }
 
-fn find<'v>(data: &'v mut Value, path: &[Step]) -> Option<&'v mut Value> {
-    path.iter().try_fold(data, |value, step| match step {
-        Step::Member(name) => value.get_mut(&**name),
-        Step::Element(index) => value.get_mut(*index),
-    })
+/// Visits the string of every place, in their order. Places that share the way down go it together, so that a long key
+/// is looked up once.
+fn each<E>(
+    value: &mut Value,
+    depth: usize,
+    places: &[Place],
+    visit: &mut impl FnMut(&mut Value, &Place) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut rest = places;
+    while let Some(first) = rest.first() {
+        let Some(step) = first.path.get(depth) else {
+            visit(value, first)?;
+            rest = &rest[1..];
+            continue;
+        };
+        let is_shared = |place: &&Place| place.path.get(depth).is_some_and(|other| step.is_same(other));
+        let (together, others) = rest.split_at(rest.iter().take_while(is_shared).count());
+        let child = match step {
+            Step::Member(name) => value.get_mut(&**name),
+            Step::Element(index) => value.get_mut(*index),
+        };
+        if let Some(child) = child {
+            each(child, depth + 1, together, visit)?;
+        }
+        rest = others;
+    }
+    Ok(())
+}
+
+impl Step {
+    /// Whether both lead from one value to the same child; the walk names each child once.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Member(a), Self::Member(b)) => Arc::ptr_eq(a, b),
+            (Self::Element(a), Self::Element(b)) => a == b,
+            (Self::Member(_), Self::Element(_)) | (Self::Element(_), Self::Member(_)) => false,
+        }
+    }
 }
 
 fn pointer(path: &[Step]) -> String {

@@ -5,9 +5,8 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::{Context, EDGES, NODES, SETTINGS, decisions};
-use crate::definition::problems::push_key;
 use crate::definition::view::is_template;
-use crate::definition::{Diagnostic, LanguageChecker, LanguageError, Node, NodeKind, Path, Problems, code};
+use crate::definition::{LanguageChecker, LanguageError, Node, NodeKind, Path, Problems, code};
 
 /// Fields of `data` that are expressions, by their keys from `data` down.
 const EXPRESSIONS: [&[&str]; 8] = [
@@ -61,18 +60,18 @@ struct Language<'a> {
 }
 
 impl Language<'_> {
-    fn report(&mut self, result: Result<(), LanguageError>, pointer: impl FnOnce() -> String) {
+    fn report(&mut self, result: Result<(), LanguageError>, path: &Path<'_>) {
         if let Err(error) = result {
             let message = match error.offset {
                 Some(offset) => format!("{} (at byte {offset})", error.message),
                 None => error.message,
             };
-            self.problems.push(Diagnostic::error(error.code, pointer(), message));
+            self.problems.error(error.code, path, message);
         }
     }
 
     fn expression(&mut self, source: &str, path: &Path<'_>) {
-        self.report(self.checker.expression(source), || path.pointer());
+        self.report(self.checker.expression(source), path);
     }
 
     /// A value that ought to be an expression.
@@ -90,7 +89,7 @@ impl Language<'_> {
 
     fn schema(&mut self, schema: &Value, path: &Path<'_>) {
         if schema.is_object() || schema.is_boolean() {
-            self.report(self.checker.schema(schema), || path.pointer());
+            self.report(self.checker.schema(schema), path);
         } else if !schema.is_null() {
             self.problems
                 .error(code::FIELD_TYPE, path, "a JSON Schema is an object or a boolean");
@@ -154,10 +153,10 @@ fn check_node(node: &Node, path: &Path<'_>, language: &mut Language<'_>) {
     for name in ["template", "transformationTemplate"] {
         if let Some(source) = node.text_field(name) {
             let result = language.checker.template(source);
-            language.report(result, || place(name).key(name).pointer());
+            language.report(result, &place(name).key(name));
         }
     }
-    check_templates(node, &data.pointer(), language);
+    check_templates(node, &data, language);
 }
 
 /// The strings whose language depends on the node's type.
@@ -190,13 +189,13 @@ fn check_special(node: &Node, path: &Path<'_>, language: &mut Language<'_>) {
             if let Some(cron) = cron {
                 let config = data.key("config");
                 let result = language.checker.cron(cron);
-                language.report(result, || config.key("cron").pointer());
+                language.report(result, &config.key("cron"));
             }
         }
         Some(NodeKind::Function) => {
             if let (Some(code), Some(name)) = (node.text_field("functionCode"), node.text_field("functionName")) {
                 let result = language.checker.function_code(code, name);
-                language.report(result, || data.key("functionCode").pointer());
+                language.report(result, &data.key("functionCode"));
             }
         }
         _ => {}
@@ -204,57 +203,38 @@ fn check_special(node: &Node, path: &Path<'_>, language: &mut Language<'_>) {
 }
 
 /// Every other string of `data` may hold templates.
-fn check_templates(node: &Node, data: &str, language: &mut Language<'_>) {
+fn check_templates(node: &Node, data: &Path<'_>, language: &mut Language<'_>) {
     let body_is_data = node.kind() != Some(NodeKind::ForEach) && node.kind() != Some(NodeKind::Loop);
-    let mut open: Vec<(&Value, String)> = Vec::new();
     let skipped = |name: &str| NO_TEMPLATES.contains(&name) && !(name == "body" && body_is_data);
     for (name, value) in &node.data {
         if name == "taskDefinition" {
-            for (name, value) in value
-                .as_object()
-                .into_iter()
-                .flatten()
-                .filter(|(name, _)| !skipped(name))
-            {
-                push_templates(&mut open, value, &format!("{data}/taskDefinition"), name);
+            let task = data.key(name);
+            for (name, value) in value.as_object().into_iter().flatten() {
+                if !skipped(name) {
+                    templates_within(value, &task.key(name), language);
+                }
             }
         } else if !skipped(name) {
-            push_templates(&mut open, value, data, name);
-        }
-    }
-    while let Some((value, pointer)) = open.pop() {
-        match value {
-            Value::String(text) => {
-                let result = language.checker.template(text);
-                language.report(result, || pointer);
-            }
-            Value::Array(items) => {
-                for (number, item) in items.iter().enumerate() {
-                    push_templates(&mut open, item, &pointer, &number.to_string());
-                }
-            }
-            Value::Object(fields) => {
-                for (name, value) in fields {
-                    push_templates(&mut open, value, &pointer, name);
-                }
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            templates_within(value, &data.key(name), language);
         }
     }
 }
 
-/// Queues a value, unless it can hold no template.
-fn push_templates<'a>(open: &mut Vec<(&'a Value, String)>, value: &'a Value, parent: &str, key: &str) {
-    let may_hold = match value {
-        Value::String(text) => text.contains("{{"),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    };
-    if may_hold {
-        let mut pointer = parent.to_owned();
-        push_key(&mut pointer, key);
-        open.push((value, pointer));
+/// Checks the templates of a value; as deep as the limit on nesting lets it be.
+fn templates_within(value: &Value, path: &Path<'_>, language: &mut Language<'_>) {
+    match value {
+        Value::String(text) if text.contains("{{") => language.report(language.checker.template(text), path),
+        Value::Array(items) => {
+            for (number, item) in items.iter().enumerate() {
+                templates_within(item, &path.index(number), language);
+            }
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                templates_within(value, &path.key(name), language);
+            }
+        }
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

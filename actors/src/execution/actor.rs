@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::StreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -27,6 +28,8 @@ use crate::timers::TimersMessage;
 
 const LOAD_RETRY_FIRST: Duration = Duration::from_millis(50);
 const LOAD_RETRY_MAX: Duration = Duration::from_secs(1);
+/// Expressions of one execution that the sandbox has at a time: more would take the queue away from the others.
+const EVALUATIONS_AT_ONCE: usize = 16;
 
 /// A durable state with its plan.
 pub(super) type Viewed = (Box<ExecutionState>, Arc<Plan>);
@@ -383,7 +386,10 @@ impl ExecutionShell {
             let answer = sandbox.evaluate(job).await;
             PartAnswer { part, answer }
         });
-        futures::future::join_all(answers).await
+        futures::stream::iter(answers)
+            .buffered(EVALUATIONS_AT_ONCE)
+            .collect()
+            .await
     }
 
     async fn start_attempt(&mut self, myself: &ActorRef<ExecutionMessage>, dispatch: Dispatch) {

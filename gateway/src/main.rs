@@ -5,7 +5,19 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// `mi_option_purge_delay` of mimalloc's header; the bindings do not name it.
+const PURGE_DELAY: i32 = 15;
+
+/// Memory that a burst of work needed goes back to the system when it is freed, not with some later allocation: an
+/// engine with many waiting executions may not allocate again for hours.
+#[allow(unsafe_code)]
+fn give_memory_back_at_once() {
+    // SAFETY: sets a number that the allocator reads atomically; no other thread runs yet.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
+}
+
 fn main() -> ExitCode {
+    give_memory_back_at_once();
     // The process may be a sandbox's child: then it never comes back from here.
     troupe::wiring::run_child_if_requested();
     if rustls::crypto::ring::default_provider().install_default().is_err() {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
+use parking_lot::Mutex;
 use troupe_actors::{EngineError, StartRequest};
 use troupe_core::{ExecutionId, Json};
 
@@ -19,11 +20,22 @@ const STUCK: Duration = Duration::from_secs(60);
 /// How often progress is looked at where nothing announces it.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What one driver saw.
-#[derive(Default)]
+/// What the drivers saw. Its memory is there from the start, so that it does not count as the engine's.
 pub(super) struct Seen {
     pub(super) ids: Vec<ExecutionId>,
     pub(super) latencies_ms: Vec<f64>,
+}
+
+impl Seen {
+    pub(super) fn of(executions: usize) -> Arc<Mutex<Self>> {
+        let mut seen = Self {
+            ids: vec![ExecutionId([1; 16]); executions],
+            latencies_ms: vec![1.0; executions],
+        };
+        seen.ids.clear();
+        seen.latencies_ms.clear();
+        Arc::new(Mutex::new(seen))
+    }
 }
 
 /// Until when a driver follows an execution.
@@ -56,14 +68,16 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
     };
     // Threads, caches and sandbox processes get warm on executions that do not count.
     let warm = job.concurrency.min(job.executions).min(64);
-    let warmed = drive(app, &workflow, warm, warm, until).await?;
+    let warmed = Seen::of(warm);
+    drive(app, &workflow, warm, warm, until, &warmed).await?;
     if job.workload == Workload::Start {
         all_ended(app, warm as u64).await?;
     }
 
+    let seen = Seen::of(job.executions);
     let (status, counters, cpu, rss) = (app.engine.status(), app.state.counters(), cpu_seconds(), rss_bytes());
     let begun = Instant::now();
-    let mut seen = drive(app, &workflow, job.executions, job.concurrency, until).await?;
+    drive(app, &workflow, job.executions, job.concurrency, until, &seen).await?;
     let seconds = begun.elapsed().as_secs_f64();
     if job.workload == Workload::Start {
         all_ended(app, status.ended + job.executions as u64).await?;
@@ -78,8 +92,8 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
         Workload::Parked => check::Expected::Open,
         _ => check::Expected::Completed,
     };
-    let samples = std::mem::take(&mut seen.latencies_ms);
-    check::all(app, warmed.ids.iter().chain(&seen.ids), expected).await?;
+    let (warmed_ids, seen_ids) = (warmed.lock().ids.clone(), seen.lock().ids.clone());
+    check::all(app, warmed_ids.iter().chain(&seen_ids), expected).await?;
 
     let executions = job.executions as u64;
     let steps = if job.workload == Workload::Parked {
@@ -95,7 +109,7 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
         seconds: round(seconds),
         executions_per_s: round(executions as f64 / seconds),
         steps_per_s: round(steps as f64 / seconds),
-        latency_ms: latency(samples),
+        latency_ms: latency(std::mem::take(&mut seen.lock().latencies_ms)),
         rss_bytes: rss_after,
         rss_per_execution_bytes: round(rss_after.saturating_sub(rss) as f64 / executions as f64),
         cpu_seconds: round(cpu),
@@ -125,30 +139,24 @@ pub(super) async fn drive(
     executions: usize,
     concurrency: usize,
     until: Until,
-) -> Result<Seen, BenchError> {
+    seen: &Arc<Mutex<Seen>>,
+) -> Result<(), BenchError> {
     let next = Arc::new(AtomicUsize::new(0));
     let drivers = (0..concurrency.min(executions).max(1)).map(|_| {
-        let (app, next, workflow) = (app.clone(), Arc::clone(&next), workflow.to_owned());
+        let (app, next, workflow, seen) = (app.clone(), Arc::clone(&next), workflow.to_owned(), Arc::clone(seen));
         tokio::spawn(async move {
-            let mut seen = Seen::default();
             while next.fetch_add(1, Ordering::Relaxed) < executions {
                 let (id, took) = one(&app, &workflow, until).await?;
+                let mut seen = seen.lock();
                 seen.ids.push(id);
                 seen.latencies_ms.push(took.as_secs_f64() * 1_000.0);
             }
-            Ok::<_, BenchError>(seen)
+            Ok::<_, BenchError>(())
         })
     });
-    let mut all = Seen::default();
-    for seen in try_join_all(drivers)
-        .await
-        .map_err(|error| BenchError::Setup(error.to_string()))?
-    {
-        let seen = seen?;
-        all.ids.extend(seen.ids);
-        all.latencies_ms.extend(seen.latencies_ms);
-    }
-    Ok(all)
+    let ended = try_join_all(drivers).await;
+    let ended = ended.map_err(|error| BenchError::Setup(error.to_string()))?;
+    ended.into_iter().collect()
 }
 
 /// Starts one execution; a refusal for overload is waited out, and its time counts.

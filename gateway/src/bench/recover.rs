@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use troupe_core::{ExecutionId, Json};
 
-use super::load::{Until, all_ended, drive, settled, setup, store};
+use super::load::{Seen, Until, all_ended, drive, settled, setup, store};
 use super::measure::{cpu_seconds, latency, round, rss_bytes};
 use super::workload::{self, HOLD};
 use super::{BenchError, Job, Report, check};
@@ -30,18 +30,16 @@ pub(crate) async fn load_and_wait(job: &Job) -> Result<(), BenchError> {
     let (parked_id, held_id) = (parked.id.clone(), held.id.clone());
     store(&app, parked).await?;
     store(&app, held).await?;
-    let running = drive(
-        &app,
-        &held_id,
-        RECOVER_RUNNING.min(job.executions),
-        job.concurrency,
-        Until::Acknowledged,
-    )
-    .await?;
-    let waiting = drive(&app, &parked_id, job.executions, job.concurrency, Until::Acknowledged).await?;
+    let (running, waiting) = (Seen::of(RECOVER_RUNNING.min(job.executions)), Seen::of(job.executions));
+    for (workflow, executions, seen) in [
+        (&held_id, RECOVER_RUNNING.min(job.executions), &running),
+        (&parked_id, job.executions, &waiting),
+    ] {
+        drive(&app, workflow, executions, job.concurrency, Until::Acknowledged, seen).await?;
+    }
     let mut file = BufWriter::new(File::create(notes(&job.state))?);
-    for (kind, ids) in [("running", &running.ids), ("waiting", &waiting.ids)] {
-        for id in ids {
+    for (kind, ids) in [("running", running), ("waiting", waiting)] {
+        for id in &ids.lock().ids {
             writeln!(file, "{kind} {id}")?;
         }
     }

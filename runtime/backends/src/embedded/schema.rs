@@ -10,8 +10,10 @@ use super::options::{DurabilityMutant, StoreOptions};
 
 /// Version of the tables; a store with a higher one was written by a newer release.
 const VERSION: i64 = 1;
-/// Page cache of one connection, in KiB. What is hot is also in the operating system's cache.
-const CACHE_KIB: i64 = 2_048;
+/// Page cache of a connection that writes, in KiB. What is hot is also in the operating system's cache.
+const WRITER_CACHE_KIB: i64 = 1_024;
+/// Page cache of a connection that reads, in KiB.
+const READER_CACHE_KIB: i64 = 256;
 /// How long a connection waits for another process' transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -105,7 +107,7 @@ impl StoreFile {
 
     /// Opens the file for reading only.
     pub(super) fn open_reader(self, directory: &Path, options: &StoreOptions) -> Result<Connection, StoreError> {
-        let connection = self.connect(directory, options)?;
+        let connection = self.connect(directory, options, READER_CACHE_KIB)?;
         connection
             .pragma_update(None, "query_only", true)
             .map_err(unavailable)?;
@@ -114,7 +116,7 @@ impl StoreFile {
 
     /// Opens the file for its writer, creating its tables when it is new.
     pub(super) fn open_writer(self, directory: &Path, options: &StoreOptions) -> Result<Connection, StoreError> {
-        let connection = self.connect(directory, options)?;
+        let connection = self.connect(directory, options, WRITER_CACHE_KIB)?;
         let synchronous = match options.mutant {
             Some(DurabilityMutant::SynchronousOff) => "OFF",
             None => "FULL",
@@ -135,7 +137,7 @@ impl StoreFile {
         Ok(connection)
     }
 
-    fn connect(self, directory: &Path, options: &StoreOptions) -> Result<Connection, StoreError> {
+    fn connect(self, directory: &Path, options: &StoreOptions, cache_kib: i64) -> Result<Connection, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let path = directory.join(self.name());
         let connection = if options.power_loss {
@@ -147,7 +149,7 @@ impl StoreFile {
         let connection = connection.map_err(unavailable)?;
         let set = || -> rusqlite::Result<()> {
             connection.busy_timeout(BUSY_TIMEOUT)?;
-            connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+            connection.pragma_update(None, "cache_size", -cache_kib)?;
             connection.set_prepared_statement_cache_capacity(64);
             Ok(())
         };
@@ -193,12 +195,14 @@ impl WalLimit {
         }
     }
 
-    /// Copies the WAL into the file if it may have reached its limit; returns how many syncs that took.
-    pub(super) fn shorten(&mut self, connection: &Connection) -> rusqlite::Result<u64> {
+    /// Whether the WAL may have reached its limit.
+    pub(super) fn reached(&mut self, connection: &Connection) -> rusqlite::Result<bool> {
         self.written += pages_written(connection)?;
-        if self.written < self.frames_max {
-            return Ok(0);
-        }
+        Ok(self.written >= self.frames_max)
+    }
+
+    /// Copies the WAL into the file; returns how many syncs that took.
+    pub(super) fn shorten(&mut self, connection: &Connection) -> rusqlite::Result<u64> {
         // One sync of the WAL, one of the file, and one of the WAL's new header with the next commit.
         let sql = "PRAGMA wal_checkpoint(PASSIVE)";
         let (log, copied): (i64, i64) = connection

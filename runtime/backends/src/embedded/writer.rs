@@ -1,6 +1,8 @@
-//! One writer thread a file: everything queued goes into one transaction, which is acknowledged when it is durable.
+//! One writer a file: everything queued goes into one transaction, which is acknowledged when it is durable.
 //!
-//! While a transaction syncs, the next one gathers; nothing waits on purpose. A job that runs writes either everything
+//! While a transaction syncs, the next one gathers; nothing waits on purpose. Transactions run on a thread of their own,
+//! except that a caller who finds the file idle and quick to sync runs its transaction itself: handing a single small
+//! job to another thread and back costs as much as the sync. A job that runs writes either everything
 //! or, when it answers with an error of its own, nothing. When SQLite itself fails, the whole transaction is rolled back
 //! and every job in it is answered with "unavailable": nothing is acknowledged that might be lost.
 
@@ -10,6 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 use troupe_ports::{AppendError, DefinitionError, StoreError};
@@ -22,6 +25,8 @@ const QUEUED_JOBS_MAX: usize = 65_536;
 const TRANSACTION_JOBS_MAX: usize = 1_024;
 /// How long what rides may wait for a transaction.
 const RIDER_WAIT: Duration = Duration::from_millis(50);
+/// A caller writes by itself only while transactions take less than this: it blocks a thread of the runtime meanwhile.
+const QUICK: Duration = Duration::from_millis(1);
 
 /// An error type that can say that the store failed or that the outcome is unknown.
 pub(super) trait Failure: Send + 'static {
@@ -91,6 +96,17 @@ enum Message {
     Job(Box<dyn Job>),
     /// The rider has something: it goes with the next transaction, or gets one of its own soon.
     Nudge,
+    /// The write-ahead log has become long.
+    Shorten,
+}
+
+/// Who may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Callers {
+    /// The thread alone: jobs may be large.
+    Queue,
+    /// A caller too that finds the file idle: jobs are small.
+    Write,
 }
 
 /// Work that rides with each transaction, before the jobs, and that nobody waits for.
@@ -119,35 +135,43 @@ pub(super) struct Counts {
     pub syncs: AtomicU64,
 }
 
-/// Handle of a writer thread. Dropping it lets the queue drain, closes the file and waits for both.
+/// Handle of a file's writer. Dropping it lets the queue drain, closes the file and waits for both.
 pub(super) struct Writer {
     queue: Option<SyncSender<Message>>,
     thread: Option<JoinHandle<()>>,
+    file: Arc<Mutex<OpenFile>>,
+    callers: Callers,
     counts: Arc<Counts>,
 }
 
 impl Writer {
-    /// Starts the thread that owns `connection` from now on.
+    /// Starts the thread that writes to `connection` from now on.
     pub(super) fn start(
         name: &str,
         connection: Connection,
         limit: WalLimit,
         rider: Box<dyn Rider>,
+        callers: Callers,
     ) -> std::io::Result<Self> {
         let (queue, received) = sync_channel(QUEUED_JOBS_MAX);
         let counts = Arc::new(Counts::default());
+        let file = Arc::new(Mutex::new(OpenFile {
+            connection,
+            limit,
+            rider,
+            counts: Arc::clone(&counts),
+            alone: false,
+            failed: false,
+        }));
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .stack_size(1 << 20)
             .spawn({
-                let counts = Arc::clone(&counts);
+                let file = Arc::clone(&file);
                 move || {
                     Loop {
-                        connection,
+                        file,
                         received,
-                        limit,
-                        rider,
-                        counts,
                         unwritten_since: None,
                     }
                     .run()
@@ -156,11 +180,13 @@ impl Writer {
         Ok(Self {
             queue: Some(queue),
             thread: Some(thread),
+            file,
+            callers,
             counts,
         })
     }
 
-    /// Queues `work` at once (the returned future only waits for the answer), so a dropped future changes nothing.
+    /// Runs or queues `work` at once (the returned future only waits for the answer), so a dropped future changes nothing.
     pub(super) async fn run<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
@@ -168,15 +194,34 @@ impl Writer {
         F: FnOnce(&Connection) -> Ran<T, E> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Job(Box::new(Task {
+        let job = Box::new(Task {
             work: Some(work),
             outcome: None,
             reply,
-        })))
-        .map_err(E::unavailable)?;
+        });
+        if let Some(job) = self.write_alone(job) {
+            self.send(Message::Job(job)).map_err(E::unavailable)?;
+        }
         answer
             .await
             .unwrap_or_else(|_| Err(E::unavailable("the writer stopped".to_owned())))
+    }
+
+    /// Runs a job on this thread if the file is idle; gives it back otherwise.
+    fn write_alone(&self, job: Box<dyn Job>) -> Option<Box<dyn Job>> {
+        if self.callers == Callers::Queue {
+            return Some(job);
+        }
+        let Some(mut file) = self.file.try_lock().filter(|file| file.alone) else {
+            return Some(job);
+        };
+        let long = file.write(&mut vec![job]);
+        drop(file);
+        if long {
+            // A full queue has transactions after which the thread looks by itself.
+            drop(self.send(Message::Shorten));
+        }
+        None
     }
 
     /// Tells the writer that its rider has something. A full queue needs no telling: its transactions carry it.
@@ -209,80 +254,51 @@ impl Drop for Writer {
     }
 }
 
-struct Loop {
+struct OpenFile {
     connection: Connection,
-    received: Receiver<Message>,
     limit: WalLimit,
     rider: Box<dyn Rider>,
     counts: Arc<Counts>,
-    unwritten_since: Option<Instant>,
+    /// The last transaction was quick and had one job: whoever has the next one may run it.
+    alone: bool,
+    /// The last transaction failed.
+    failed: bool,
 }
 
-impl Loop {
-    fn run(mut self) {
-        let mut jobs = Vec::new();
-        while self.gather(&mut jobs) {
-            let failed = self.commit(&mut jobs).err().map(|error| error.to_string());
-            if let Some(why) = &failed {
-                tracing::error!(error = why, jobs = jobs.len(), "a store transaction failed");
-            }
-            for job in jobs.drain(..) {
-                job.answer(failed.as_deref());
-            }
-            self.shorten_wal();
+impl OpenFile {
+    /// Runs all jobs in one transaction and answers them. True if the write-ahead log has become long.
+    fn write(&mut self, jobs: &mut Vec<Box<dyn Job>>) -> bool {
+        let (begun, count) = (Instant::now(), jobs.len());
+        let failed = self.commit(jobs).err().map(|error| error.to_string());
+        if let Some(why) = &failed {
+            tracing::error!(error = why, jobs = count, "a store transaction failed");
         }
-        if let Err(error) = self.commit(&mut jobs) {
-            tracing::warn!(%error, "the last cursors were not written; what they cover will be sent again");
+        for job in jobs.drain(..) {
+            job.answer(failed.as_deref());
         }
-    }
-
-    /// Waits for work; false when no more can come.
-    fn gather(&mut self, jobs: &mut Vec<Box<dyn Job>>) -> bool {
-        while jobs.is_empty() {
-            let message = match self.unwritten_since {
-                None => self.received.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(since) => self.received.recv_timeout(RIDER_WAIT.saturating_sub(since.elapsed())),
-            };
-            match message {
-                Ok(Message::Job(job)) => jobs.push(job),
-                Ok(Message::Nudge) => self.unwritten_since = self.unwritten_since.or_else(|| Some(Instant::now())),
-                Err(RecvTimeoutError::Timeout) => return true,
-                Err(RecvTimeoutError::Disconnected) => return false,
-            }
-        }
-        while jobs.len() < TRANSACTION_JOBS_MAX {
-            match self.received.try_recv() {
-                Ok(Message::Job(job)) => jobs.push(job),
-                Ok(Message::Nudge) => self.unwritten_since = self.unwritten_since.or_else(|| Some(Instant::now())),
-                Err(_) => break,
-            }
-        }
-        true
+        self.failed = failed.is_some();
+        self.alone = !self.failed && count <= 1 && begun.elapsed() < QUICK;
+        self.limit.reached(&self.connection).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the length of the write-ahead log is unknown");
+            false
+        })
     }
 
     fn commit(&mut self, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
         let before = self.connection.total_changes();
         let ran = self.transaction(jobs);
         self.rider.settled(ran.is_ok());
-        match ran {
-            Ok(()) => {
-                self.unwritten_since = None;
-                if self.connection.total_changes() != before {
-                    self.counts.commits.fetch_add(1, Ordering::Relaxed);
-                    self.counts.syncs.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(())
+        if ran.is_ok() {
+            if self.connection.total_changes() != before {
+                self.counts.commits.fetch_add(1, Ordering::Relaxed);
+                self.counts.syncs.fetch_add(1, Ordering::Relaxed);
             }
-            Err(error) => {
-                if !self.connection.is_autocommit()
-                    && let Err(error) = self.connection.execute_batch("ROLLBACK")
-                {
-                    tracing::error!(%error, "a failed store transaction could not be rolled back");
-                }
-                self.unwritten_since = self.unwritten_since.map(|_| Instant::now());
-                Err(error)
-            }
+        } else if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "a failed store transaction could not be rolled back");
         }
+        ran
     }
 
     fn transaction(&mut self, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
@@ -295,7 +311,7 @@ impl Loop {
         Ok(())
     }
 
-    /// Copies the WAL into the file once it is long, after the acknowledgements, so that the next commits overwrite it.
+    /// Copies the WAL into the file, after the acknowledgements, so that the next commits overwrite it.
     fn shorten_wal(&mut self) {
         match self.limit.shorten(&self.connection) {
             Ok(syncs) => {
@@ -303,5 +319,65 @@ impl Loop {
             }
             Err(error) => tracing::warn!(%error, "the write-ahead log could not be copied into the file"),
         }
+    }
+}
+
+struct Loop {
+    file: Arc<Mutex<OpenFile>>,
+    received: Receiver<Message>,
+    unwritten_since: Option<Instant>,
+}
+
+impl Loop {
+    fn run(mut self) {
+        let mut jobs = Vec::new();
+        while let Some(shorten) = self.gather(&mut jobs) {
+            let mut file = self.file.lock();
+            // Only to shorten: no transaction, unless the rider has waited long enough.
+            let rides = self.unwritten_since.is_some_and(|since| since.elapsed() >= RIDER_WAIT);
+            let mut long = shorten;
+            if rides || !jobs.is_empty() {
+                long |= file.write(&mut jobs);
+                self.unwritten_since = file.failed.then(Instant::now).filter(|_| self.unwritten_since.is_some());
+            }
+            if long {
+                file.shorten_wal();
+            }
+        }
+        if let Err(error) = self.file.lock().commit(&mut jobs) {
+            tracing::warn!(%error, "the last cursors were not written; what they cover will be sent again");
+        }
+    }
+
+    /// Waits for work; none when no more can come. True if the WAL is to be shortened.
+    fn gather(&mut self, jobs: &mut Vec<Box<dyn Job>>) -> Option<bool> {
+        let mut shorten = false;
+        while jobs.is_empty() && !shorten {
+            let message = match self.unwritten_since {
+                None => self.received.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(since) => self.received.recv_timeout(RIDER_WAIT.saturating_sub(since.elapsed())),
+            };
+            match message {
+                Ok(message) => shorten |= self.take(message, jobs),
+                Err(RecvTimeoutError::Timeout) => return Some(false),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        while jobs.len() < TRANSACTION_JOBS_MAX
+            && let Ok(message) = self.received.try_recv()
+        {
+            shorten |= self.take(message, jobs);
+        }
+        Some(shorten)
+    }
+
+    /// True if the WAL is to be shortened.
+    fn take(&mut self, message: Message, jobs: &mut Vec<Box<dyn Job>>) -> bool {
+        match message {
+            Message::Job(job) => jobs.push(job),
+            Message::Nudge => self.unwritten_since = self.unwritten_since.or_else(|| Some(Instant::now())),
+            Message::Shorten => return true,
+        }
+        false
     }
 }

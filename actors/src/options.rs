@@ -52,7 +52,7 @@ impl Default for EngineOptions {
             lease: Duration::from_secs(5),
             executions_max: 20_000,
             attempts_max: 1_024,
-            checkpoint_bytes: 4 * 1024 * 1024,
+            checkpoint_bytes: 2 * 1024 * 1024,
             checkpoint_interval: Duration::from_secs(5),
             tombstone_ms: 24 * 3_600_000,
             retention_ms: 7 * 24 * 3_600_000,

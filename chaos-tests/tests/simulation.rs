@@ -79,6 +79,10 @@ fn simulation_seeds_keep_every_promise() {
         ("repeated reports", 10),
         ("checkpoints", 5),
         ("timers fired", 5),
+        ("events published", 200),
+        ("unconfirmed publishes", 5),
+        ("cursors saved", 5),
+        ("sinks behind", 1),
     ];
     for (what, a_seed) in floors {
         let times = counts.get(what).copied().unwrap_or(0);
@@ -208,6 +212,15 @@ fn simulation_catches_a_read_before_its_commit() {
         ..Mutants::default()
     });
     caught("read_before_commit", options, &["C11"]);
+}
+
+#[test]
+fn simulation_catches_a_cursor_before_its_events() {
+    let options = mutant(Mutants {
+        cursor_before_confirm: true,
+        ..Mutants::default()
+    });
+    caught("cursor_before_confirm", options, &["C7"]);
 }
 
 #[test]

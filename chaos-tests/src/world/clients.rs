@@ -113,6 +113,7 @@ impl World {
             Act::Start => {
                 self.record(Record::StartAsked { key });
                 let client = &self.clients[number];
+                self.workflows.insert(id, client.workflow.clone());
                 let (fresh, started) = (!client.keyed, Box::new(started(client, id)));
                 ExecutionMessage::Start { started, fresh, reply }
             }

@@ -116,11 +116,12 @@ impl World {
         if let Some(serving) = self.serving(caller) {
             let committed = CheckpointerMessage::Committed {
                 position,
-                record,
+                record: record.clone(),
                 items: kept,
             };
             serving.checkpointer.inbox.push_back(committed);
         }
+        self.offer_events(caller, position, record);
         let Some(state) = self.processes.get_mut(&caller.process) else {
             return;
         };
@@ -213,6 +214,10 @@ impl World {
             Call::Checkpoint(rows, reached) => {
                 Answer::Written(at_once(self.store.checkpoint(shard, epoch, rows, reached)))
             }
+            Call::SetCursor(to) => {
+                let set = at_once(self.store.set_cursor(shard, epoch, super::events::SINK, to));
+                Answer::CursorSet(to, set)
+            }
             Call::Trim(up_to) => Answer::Written(at_once(self.store.trim(shard, epoch, up_to))),
         };
         self.send_back(caller, answer, answered);
@@ -239,6 +244,7 @@ impl World {
             Answer::Acquired(lease) => self.acquired(caller, lease),
             Answer::Renewed(renewed) => self.renewed(caller, renewed),
             Answer::Written(written) => self.written(caller, written),
+            Answer::CursorSet(to, set) => self.cursor_set(caller, to, set),
             Answer::Appended(appended) => {
                 if let Some(serving) = self.serving(caller) {
                     let action = serving.committer.machine.appended(appended);
@@ -263,5 +269,6 @@ fn unavailable(call: &Call) -> Answer {
         Call::Append { .. } => Answer::Appended(Err(AppendError::Store(error))),
         Call::Probe(_) => Answer::Probed(Err(error)),
         Call::Checkpoint(..) | Call::Trim(_) => Answer::Written(Err(error)),
+        Call::SetCursor(to) => Answer::CursorSet(*to, Err(error)),
     }
 }

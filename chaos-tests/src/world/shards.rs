@@ -12,9 +12,10 @@ use troupe_actors::timers::machine::TimersMachine;
 use troupe_core::{Epoch, ExecutionId, ShardId, Timestamp};
 use troupe_ports::{Lease, LogRecord, StateStore, StoreError};
 
+use super::events::{SAVE_AFTER, SINK};
 use super::process::{
-    ActorNo, Checkpointer, CheckpointerMessage, Committer, CommitterMessage, ExecutionMessage, LEASE_MS, ProcessNo,
-    Resume, Serving, ShardMessage, Timers, TimersMessage,
+    ActorNo, Checkpointer, CheckpointerMessage, Committer, CommitterMessage, EventSink, ExecutionMessage, LEASE_MS,
+    ProcessNo, Resume, Serving, ShardMessage, Timers, TimersMessage,
 };
 use super::schedule::{Call, Caller, Timed};
 use super::{World, at_once};
@@ -96,6 +97,8 @@ impl World {
         if !self.reaches(process) {
             return Err(StoreError::Unavailable("the tail of the log".into()));
         }
+        let cursor = at_once(self.store.cursor(shard, SINK))?;
+        at_once(self.store.set_cursor(shard, lease.epoch, SINK, cursor))?;
         let tail = at_once(self.store.read(shard, lease.checkpointed.next(), usize::MAX))?;
         let expected = lease.next.0.saturating_sub(1);
         let found = tail.last().map_or(lease.checkpointed.0, |record| record.position.0);
@@ -156,6 +159,7 @@ impl World {
                 inbox: timers,
                 armed: None,
             },
+            events: EventSink::new(cursor, SAVE_AFTER),
             resume: Resume {
                 tail,
                 known,

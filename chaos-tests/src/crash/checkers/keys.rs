@@ -1,0 +1,50 @@
+//! Business keys: one execution after the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use troupe_core::ExecutionId;
+use troupe_core::execution::ExecutionState;
+
+use super::{Evidence, Findings};
+use crate::crash::record::Record;
+
+/// Of the executions of a key the next one starts when the last one has ended, and each is told to one client as new.
+pub(super) fn are_unique(evidence: &Evidence, findings: &mut Findings) {
+    let mut new: BTreeSet<ExecutionId> = BTreeSet::new();
+    for record in &evidence.records {
+        let Record::KeyedAcked { key, id, existing } = record else {
+            continue;
+        };
+        findings.expect(*existing || new.insert(*id), "C1", || {
+            format!("{id}: two starts of {key} were told that it is theirs")
+        });
+        let known = evidence.executions.get(id);
+        findings.expect(known.is_some(), "C1", || {
+            format!("acknowledged start of {id} (key {key}) is gone")
+        });
+        let its_key = known.and_then(|(state, ..)| Some((state.workflow.as_str(), state.execution_key.as_deref()?)));
+        let its_key = its_key.map(|(workflow, key)| format!("{workflow}/{key}"));
+        findings.expect(known.is_none() || its_key.as_ref() == Some(key), "C1", || {
+            format!("{id} was given for {key} and belongs to {its_key:?}")
+        });
+    }
+    let mut runs: BTreeMap<(&str, &str), BTreeMap<u64, &ExecutionState>> = BTreeMap::new();
+    for (state, ..) in evidence.executions.values() {
+        if let (Some(key), Some(ordinal)) = (&state.execution_key, state.key_ordinal) {
+            let key = (state.workflow.as_str(), key.as_str());
+            let other = runs.entry(key).or_default().insert(ordinal, state);
+            findings.expect(other.is_none(), "C1", || {
+                format!("{key:?}: two executions are run {ordinal}")
+            });
+        }
+    }
+    for (key, runs) in &runs {
+        for ((_, last), (ordinal, next)) in runs.iter().zip(runs.iter().skip(1)) {
+            let ended = last.ended_at.is_some_and(|ended_at| ended_at <= next.started_at);
+            findings.expect(ended, "C1", || {
+                let (from, until) = (next.started_at, last.ended_at);
+                format!("{key:?}: run {ordinal} started at {from}, the one before ended at {until:?}")
+            });
+        }
+    }
+}

@@ -39,14 +39,24 @@ pub(super) async fn heal(
     for definition in workload::definitions() {
         evidence.definitions.insert(definition.id.clone(), definition);
     }
-    end_all(&engine, evidence).await;
-    publish_all(&bus, evidence).await;
+    // What was started and never acknowledged may show up only in the events that are published now.
+    let mut asked = BTreeSet::new();
+    loop {
+        let unread: Vec<ExecutionId> = ids(evidence, &bus).into_iter().filter(|id| asked.insert(*id)).collect();
+        if unread.is_empty() {
+            break;
+        }
+        end_all(&engine, unread, evidence).await;
+        publish_all(&bus, evidence).await;
+    }
+    evidence.records.push(Record::Published { events: bus.seen() });
     engine.shutdown(Duration::from_secs(1)).await;
     Ok(())
 }
 
-async fn end_all(engine: &EngineHandle, evidence: &mut Evidence) {
-    let mut ids: BTreeSet<ExecutionId> = BTreeSet::new();
+/// Every execution that anybody heard of.
+fn ids(evidence: &Evidence, bus: &KeepingBus) -> BTreeSet<ExecutionId> {
+    let mut ids: BTreeSet<ExecutionId> = bus.seen().iter().map(|event| event.id).collect();
     for record in &evidence.records {
         match record {
             Record::StartAcked { id, .. } | Record::KeyedAcked { id, .. } | Record::Effect { id, .. } => {
@@ -56,6 +66,10 @@ async fn end_all(engine: &EngineHandle, evidence: &mut Evidence) {
             _ => {}
         }
     }
+    ids
+}
+
+async fn end_all(engine: &EngineHandle, ids: Vec<ExecutionId>, evidence: &mut Evidence) {
     let until = Instant::now() + HEALED_WITHIN;
     for id in ids {
         let left = until
@@ -74,7 +88,7 @@ async fn end_all(engine: &EngineHandle, evidence: &mut Evidence) {
 }
 
 /// Waits until every event was published at least once; what is missing after that is for the checkers.
-async fn publish_all(bus: &KeepingBus, evidence: &mut Evidence) {
+async fn publish_all(bus: &KeepingBus, evidence: &Evidence) {
     let mut missing: BTreeSet<(ExecutionId, u64, u32)> = BTreeSet::new();
     for (id, (_, plan, entries)) in &evidence.executions {
         let expected = expected_events(*id, plan, entries);
@@ -91,15 +105,13 @@ async fn publish_all(bus: &KeepingBus, evidence: &mut Evidence) {
         }
     }
     let begun = Instant::now();
-    let seen = loop {
-        let seen = bus.seen();
-        forget(&mut missing, &seen);
+    loop {
+        forget(&mut missing, &bus.seen());
         if missing.is_empty() || begun.elapsed() > PUBLISHED_WITHIN {
-            break seen;
+            return;
         }
         tokio::time::sleep(LOOK_EVERY).await;
-    };
-    evidence.records.push(Record::Published { events: seen });
+    }
 }
 
 /// Ends one execution and reads its history; none if the engine does not know it.

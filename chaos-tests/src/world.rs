@@ -60,6 +60,8 @@ pub struct Options {
     pub mutants: Mutants,
     /// A fault planted in the store: an append is answered before it is synced.
     pub answers_unsynced: bool,
+    /// A fault planted in the store: an append is not asked for its epoch.
+    pub no_epoch_check: bool,
     /// Whether every step is printed.
     pub trace: bool,
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use troupe_chaos::crash::child::Fault;
+use troupe_core::execution::{Entry, Event};
+
 use troupe_chaos::crash::{Campaign, Outcome, Record, Takeovers, Violation, check};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_troupe-crash-engine");
@@ -52,6 +54,9 @@ fn count(outcome: &Outcome) -> Counts {
     counts.insert("owners fenced", usize::try_from(outcome.fenced_owners).unwrap());
     counts.insert("fenced commits", usize::try_from(outcome.fenced_commits).unwrap());
     let executions = outcome.evidence.executions.values();
+    let superseded = |entry: &Entry| matches!(entry.event, Event::CancelRequested { at_once: true, .. });
+    let entries = executions.clone().flat_map(|(_, _, entries)| entries);
+    counts.insert("superseded", entries.filter(|entry| superseded(entry)).count());
     counts.insert("entries", executions.clone().map(|(_, _, entries)| entries.len()).sum());
     counts.insert("executions", executions.len());
     counts
@@ -89,6 +94,7 @@ fn crash_nothing_acknowledged_is_lost() {
     assert_happened(&counts, &["executions"], 2_000);
     let often = ["found again", "commands", "reads", "effects", "started under a key"];
     assert_happened(&counts, &often, 100);
+    assert_happened(&counts, &["found under a key", "superseded"], 10);
 }
 
 /// Owners are frozen under load and replaced; thawed, each is fenced, and nothing of it is found behind its successor.

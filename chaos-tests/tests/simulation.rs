@@ -235,6 +235,15 @@ fn simulation_catches_an_answer_before_the_sync() {
     );
 }
 
+#[test]
+fn simulation_catches_an_append_without_its_epoch() {
+    let options = Options {
+        no_epoch_check: true,
+        ..Options::default()
+    };
+    caught("no_epoch_check", options, &["C5"]);
+}
+
 /// The simulated store is no kinder than a real one: it passes the same suite.
 mod simulated_store {
     use super::*;

@@ -14,7 +14,7 @@ use super::workload;
 /// One start in so many has a business key.
 const KEYED_ONE_IN: u64 = 10;
 /// Business keys a workflow: few, so that starts meet.
-const BUSINESS_KEYS: u64 = 6;
+const BUSINESS_KEYS: u64 = 2;
 
 /// A key that was asked for before gives the execution that it gave then.
 pub(super) async fn ask_again(engine: EngineHandle, keys: Vec<String>) {

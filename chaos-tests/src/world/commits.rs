@@ -1,13 +1,15 @@
 //! The committer's shell, and the store at the other end of its calls.
 
+use bytes::Bytes;
 use troupe_actors::checkpointer::CheckpointItem;
 use troupe_actors::committer::machine::{Action, Batch};
-use troupe_core::ShardId;
-use troupe_ports::{AppendError, StateStore, StoreError};
+use troupe_core::{LogPosition, ShardId};
+use troupe_ports::{AppendError, CommitId, StateStore, StoreError};
 
 use super::process::{ActorNo, CheckpointerMessage, CommitterMessage, ExecutionMessage, ProcessNo, ShardMessage};
 use super::schedule::{Answer, Call, Caller, Timed};
 use super::{World, at_once};
+use crate::crash::Record;
 
 impl World {
     pub(super) fn committer_step(&mut self, process: ProcessNo, shard: ShardId) {
@@ -186,7 +188,7 @@ impl World {
                 position,
                 commit,
                 record,
-            } => match self.store.write(shard, epoch, position, commit, record) {
+            } => match self.write(caller, position, commit, record) {
                 Ok(()) if self.options.answers_unsynced => {
                     if !answered {
                         return;
@@ -208,7 +210,15 @@ impl World {
                 }))
             }
             Call::Acquire(owner) => {
-                Answer::Acquired(at_once(self.store.acquire(shard, &owner, self.context.options.lease)))
+                let acquired = at_once(self.store.acquire(shard, &owner, self.context.options.lease));
+                if let Ok(lease) = &acquired {
+                    self.record(Record::Acquired {
+                        shard: shard.0,
+                        epoch: lease.epoch.0,
+                        next: lease.next.0,
+                    });
+                }
+                Answer::Acquired(acquired)
             }
             Call::Renew => Answer::Renewed(at_once(self.store.renew(shard, epoch, self.context.options.lease))),
             Call::Checkpoint(rows, reached) => {
@@ -221,6 +231,23 @@ impl World {
             Call::Trim(up_to) => Answer::Written(at_once(self.store.trim(shard, epoch, up_to))),
         };
         self.send_back(caller, answer, answered);
+    }
+
+    /// A planted fault lets whoever comes pass for the owner.
+    fn write(
+        &mut self,
+        caller: Caller,
+        position: LogPosition,
+        commit: CommitId,
+        record: Bytes,
+    ) -> Result<(), AppendError> {
+        let Caller { shard, epoch, .. } = caller;
+        let epoch = if self.options.no_epoch_check {
+            self.store.epoch(shard)
+        } else {
+            epoch
+        };
+        self.store.write(shard, epoch, position, commit, record)
     }
 
     pub(super) fn synced(&mut self, caller: Caller, answered: bool) {

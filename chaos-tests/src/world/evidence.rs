@@ -65,6 +65,7 @@ impl World {
             }
             self.evidence.definitions.insert(definition.id.clone(), definition);
         }
+        self.note_epochs();
         let histories = self.histories();
         let applied_twice: Vec<ExecutionId> = histories
             .iter()
@@ -92,6 +93,20 @@ impl World {
             violations,
             counts: self.counts,
             trace_hash: self.hash,
+        }
+    }
+
+    /// Who wrote which record: a commit id says under which epoch it was made.
+    fn note_epochs(&mut self) {
+        for shard in shards() {
+            for record in self.store.ledger(shard, 0) {
+                let epoch = u64::try_from(record.commit.0 >> 56 & 0xFF_FFFF_FFFF_FFFF).unwrap_or(u64::MAX);
+                self.evidence.records.push(Record::Appended {
+                    shard: shard.0,
+                    epoch,
+                    position: record.position.0,
+                });
+            }
         }
     }
 

@@ -100,6 +100,9 @@ fn run_and_kill(directory: &Path, mutant: bool, tears: Option<u64>, records: usi
             checkpointed = position.parse().unwrap();
         }
         if acknowledged.len() == records {
+            // A kill at once would always find the next append before its sync.
+            let later = 1_500 * tears.unwrap_or(records as u64) % 4_001;
+            std::thread::sleep(Duration::from_micros(later));
             child.kill().unwrap();
         }
     }
@@ -142,6 +145,23 @@ async fn what_was_acknowledged_survives_a_power_failure() {
             assert_eq!(record.bytes, content(record.position.0), "record {}", record.position);
         }
     }
+}
+
+/// The layer tears: bytes of an append that was under way are in the file, and the append never happened.
+#[tokio::test]
+async fn a_power_failure_during_a_sync_leaves_a_part_behind() {
+    for seed in 0..40 {
+        let directory = tempfile::tempdir().unwrap();
+        let (acknowledged, _) = run_and_kill(directory.path(), false, Some(seed), 20);
+        let under_way = format!("record {} ", acknowledged + 1);
+        let wal = std::fs::read(directory.path().join("log.db-wal")).unwrap();
+        let left_behind = wal.windows(under_way.len()).any(|part| part == under_way.as_bytes());
+        let (_, records, _) = find(directory.path()).await;
+        if left_behind && records.last().unwrap().position == LogPosition(acknowledged) {
+            return;
+        }
+    }
+    panic!("no append was torn");
 }
 
 #[tokio::test]

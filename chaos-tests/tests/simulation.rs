@@ -19,7 +19,7 @@ use troupe_ports::conformance::Fixture;
 /// Seeds run by default: about 25 seconds of one core in a debug build.
 const SEEDS: u64 = 120;
 /// Seeds within which every planted fault must be seen.
-const SEEDS_TO_CATCH: u64 = 40;
+const SEEDS_TO_CATCH: u64 = 120;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())

@@ -12,8 +12,10 @@ use super::schedule::Timed;
 use super::{FAULTS_MS, SHARDS, World};
 use crate::crash::Record;
 
-/// Clients of a world.
+/// Clients of a busy world.
 const CLIENTS: usize = 36;
+/// Clients of a quiet world: a shard may have nothing to write for a while.
+const FEW_CLIENTS: usize = 5;
 /// How long a client waits for an answer.
 const PATIENCE_MS: u64 = 120;
 /// Grace that a cancel gives.
@@ -56,7 +58,8 @@ pub(super) struct Client {
 impl World {
     pub(super) fn plan_clients(&mut self) {
         let workflows = super::parts::definitions();
-        for number in 0..CLIENTS {
+        let clients = if self.random.once_in(4) { FEW_CLIENTS } else { CLIENTS };
+        for number in 0..clients {
             let workflow = workflows[self.random.place(workflows.len())].id.clone();
             let mut plan = VecDeque::from([(0, Act::Start)]);
             match self.random.below(8) {

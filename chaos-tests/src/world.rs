@@ -17,6 +17,7 @@ mod events;
 mod evidence;
 mod executions;
 mod faults;
+mod keys;
 mod parts;
 mod process;
 mod random;

@@ -80,6 +80,7 @@ fn simulation_seeds_keep_every_promise() {
         ("checkpoints", 5),
         ("timers fired", 5),
         ("events published", 200),
+        ("runs of a key", 2),
         ("unconfirmed publishes", 5),
         ("cursors saved", 5),
         ("sinks behind", 1),
@@ -112,6 +113,7 @@ fn simulation_seeds_keep_every_promise() {
         "archives after a takeover",
         "unanswered requests",
         "commands without effect",
+        "found under a key",
     ];
     for what in rare.iter().chain(&rarer).chain(&rarest).filter(|_| seeds >= SEEDS) {
         assert!(

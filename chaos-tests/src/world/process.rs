@@ -32,6 +32,8 @@ pub(super) type ActorNo = u64;
 pub(super) enum Respond {
     /// To a client's request.
     Client(usize, u64),
+    /// To a start under a business key, which looks at the key's latest execution; see [`super::keys`].
+    Key(usize, u64, u64),
     /// To nobody.
     Nobody,
 }
@@ -198,6 +200,8 @@ pub(super) enum CheckpointerMessage {
         items: Vec<CheckpointItem>,
     },
     Lookup(ExecutionId, ActorNo),
+    /// Which execution of a client's business key is the latest.
+    Head(usize, u64),
     Tick,
     Written,
 }

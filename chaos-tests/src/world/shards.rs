@@ -13,6 +13,7 @@ use troupe_core::{Epoch, ExecutionId, ShardId, Timestamp};
 use troupe_ports::{Lease, LogRecord, StateStore, StoreError};
 
 use super::events::{SAVE_AFTER, SINK};
+use super::keys::head_of;
 use super::process::{
     ActorNo, Checkpointer, CheckpointerMessage, Committer, CommitterMessage, EventSink, ExecutionMessage, LEASE_MS,
     ProcessNo, Resume, Serving, ShardMessage, Timers, TimersMessage,
@@ -115,15 +116,16 @@ impl World {
             let (_, items) = read_header(&bytes).map_err(|error| StoreError::Damaged(error.to_string()))?;
             marks.extend(items.iter().map(|item| (item.id, item.mark)));
             let items = items.into_iter().map(|item| CheckpointItem {
+                head: head_of(&bytes, &item),
                 item,
                 snapshot: None,
                 end: None,
-                head: None,
             });
+            let items = items.collect();
             checkpointer.push_back(CheckpointerMessage::Committed {
                 position,
                 record: bytes,
-                items: items.collect(),
+                items,
             });
         }
         let parked = marks.iter().filter_map(|(id, mark)| match mark {

@@ -39,6 +39,13 @@ pub(super) fn are_unique(evidence: &Evidence, findings: &mut Findings) {
         }
     }
     for (key, runs) in &runs {
+        let numbered = runs.keys().copied().eq(0..runs.len() as u64);
+        findings.expect(numbered, "C1", || {
+            format!(
+                "{key:?}: runs {:?} are not numbered in order",
+                runs.keys().collect::<Vec<_>>()
+            )
+        });
         for ((_, last), (ordinal, next)) in runs.iter().zip(runs.iter().skip(1)) {
             let ended = last.ended_at.is_some_and(|ended_at| ended_at <= next.started_at);
             findings.expect(ended, "C1", || {

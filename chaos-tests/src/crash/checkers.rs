@@ -320,15 +320,21 @@ fn paused_means_paused(evidence: &Evidence, findings: &mut Findings) {
     }
 }
 
-/// C11: what a read showed is in the log, and later reads show no less.
+/// C11: what a read showed is in the log, and later reads of the same client show no less.
 fn reads_never_go_back(evidence: &Evidence, findings: &mut Findings) {
-    let mut reads: BTreeMap<ExecutionId, Vec<(u64, u64)>> = BTreeMap::new();
+    let mut reads: BTreeMap<(ExecutionId, u64), Vec<(u64, u64)>> = BTreeMap::new();
     for record in &evidence.records {
-        if let Record::Read { id, seq, fingerprint } = record {
-            reads.entry(*id).or_default().push((*seq, *fingerprint));
+        if let Record::Read {
+            client,
+            id,
+            seq,
+            fingerprint,
+        } = record
+        {
+            reads.entry((*id, *client)).or_default().push((*seq, *fingerprint));
         }
     }
-    for (id, reads) in reads {
+    for ((id, _), reads) in reads {
         for pair in reads.windows(2) {
             findings.expect(pair[0].0 <= pair[1].0, "C11", || {
                 format!("{id}: read {} after {}", pair[1].0, pair[0].0)

@@ -25,13 +25,14 @@ pub(super) async fn ask_again(engine: EngineHandle, keys: Vec<String>) {
 
 /// Starts executions one after the other, and interferes with some.
 pub(super) async fn client(engine: EngineHandle, incarnation: u32, next: Arc<AtomicU64>) {
+    let client = random();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let workflows = workload::definitions();
         let workflow = &workflows[usize::try_from(random() % workflows.len() as u64).unwrap_or(0)].id;
         if random().is_multiple_of(KEYED_ONE_IN) {
             if let Some(id) = start_keyed(&engine, workflow).await {
-                read_some(&engine, id).await;
+                read_some(&engine, client, id).await;
             }
             continue;
         }
@@ -41,7 +42,7 @@ pub(super) async fn client(engine: EngineHandle, incarnation: u32, next: Arc<Ato
         match random() % 8 {
             0 | 1 => pause_and_resume(&engine, id).await,
             2 => command(&engine, "cancel", id).await,
-            3..=5 => read_some(&engine, id).await,
+            3..=5 => read_some(&engine, client, id).await,
             _ => {}
         }
     }
@@ -154,11 +155,12 @@ async fn command(engine: &EngineHandle, verb: &str, id: ExecutionId) {
     }
 }
 
-async fn read_some(engine: &EngineHandle, id: ExecutionId) {
+async fn read_some(engine: &EngineHandle, client: u64, id: ExecutionId) {
     for _ in 0..6 {
         match engine.get(id).await {
             Ok(view) => {
                 Record::Read {
+                    client,
                     id,
                     seq: view.state.seq.0,
                     fingerprint: view.state.fingerprint(),

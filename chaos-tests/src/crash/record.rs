@@ -57,6 +57,8 @@ pub enum Record {
     },
     /// A read was answered.
     Read {
+        /// Who read: one client's reads are recorded in the order in which they were answered.
+        client: u64,
         /// The execution.
         id: ExecutionId,
         /// Seq of the entry it shows.

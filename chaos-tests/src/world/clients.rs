@@ -250,7 +250,12 @@ impl World {
                 });
             }
             (Answer::View { seq, fingerprint }, Some(id)) => {
-                self.record(Record::Read { id, seq, fingerprint });
+                self.record(Record::Read {
+                    client: number as u64,
+                    id,
+                    seq,
+                    fingerprint,
+                });
                 self.count("reads");
             }
             (Answer::Commanded { .. } | Answer::View { .. }, None) => {

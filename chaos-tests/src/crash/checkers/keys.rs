@@ -55,3 +55,56 @@ pub(super) fn are_unique(evidence: &Evidence, findings: &mut Findings) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::Arc;
+    use troupe_core::plan::Plan;
+    use troupe_core::{ShardId, Timestamp};
+
+    use crate::crash::workload;
+
+    /// Runs of one key, by ordinal, start and end; each was acknowledged as new.
+    fn runs(runs: &[(u64, i64, i64)]) -> Evidence {
+        let plan = Arc::new(Plan::build(&workload::definitions()[0]).unwrap());
+        let mut evidence = Evidence::default();
+        for (number, (ordinal, started_at, ended_at)) in (1..).zip(runs) {
+            let id = ExecutionId::fresh(ShardId(0), Timestamp(0), number);
+            let mut state = ExecutionState::new(&plan, id);
+            state.workflow = "chain".into();
+            (state.execution_key, state.key_ordinal) = (Some("key".to_owned()), Some(*ordinal));
+            (state.started_at, state.ended_at) = (Timestamp(*started_at), Some(Timestamp(*ended_at)));
+            evidence.executions.insert(id, (state, Arc::clone(&plan), Vec::new()));
+            let (key, existing) = ("chain/key".to_owned(), false);
+            evidence.records.push(Record::KeyedAcked { key, id, existing });
+        }
+        evidence
+    }
+
+    fn found(evidence: &Evidence) -> Vec<String> {
+        let mut findings = Findings(Vec::new());
+        are_unique(evidence, &mut findings);
+        findings.0.into_iter().map(|violation| violation.what).collect()
+    }
+
+    #[test]
+    fn runs_that_follow_each_other_are_lawful() {
+        let evidence = runs(&[(0, 10, 20), (1, 20, 30), (2, 45, 50)]);
+        assert_eq!(found(&evidence), Vec::<String>::new());
+    }
+
+    #[test]
+    fn overlapping_missing_and_twice_given_runs_are_found() {
+        let overlapping = found(&runs(&[(0, 10, 20), (1, 19, 30)]));
+        assert!(overlapping[0].contains("started at 19"), "{overlapping:?}");
+        let missing = found(&runs(&[(0, 10, 20), (2, 25, 30)]));
+        assert!(missing[0].contains("not numbered in order"), "{missing:?}");
+        let mut evidence = runs(&[(0, 10, 20)]);
+        evidence.records.push(evidence.records[0].clone());
+        assert!(found(&evidence)[0].contains("two starts"), "{:?}", found(&evidence));
+        evidence.executions.clear();
+        assert!(found(&evidence).iter().any(|what| what.contains("is gone")));
+    }
+}

@@ -189,7 +189,7 @@ mod tests {
                 prop_assert_eq!(*bytes, &written[..bytes.len()]);
                 let torn = bytes.len() < written.len();
                 prop_assert!(!torn || place + 1 == survivors.len(), "only the last write is torn");
-                prop_assert!(!torn || (at + bytes.len() as u64) % SECTOR_BYTES == 0, "torn within a sector");
+                prop_assert!(!torn || (at + bytes.len() as u64).is_multiple_of(SECTOR_BYTES), "torn within a sector");
                 prop_assert!(!bytes.is_empty());
             }
         }

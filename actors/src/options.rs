@@ -86,6 +86,8 @@ pub struct Mutants {
     pub effect_before_commit: bool,
     /// Reads show states that are not durable.
     pub read_before_commit: bool,
+    /// The events' cursor moves before the bus has confirmed what it passes.
+    pub cursor_before_confirm: bool,
     /// Every report of an attempt is delivered again, late. No fault of its own: dedupe makes it harmless.
     pub redeliver_reports: bool,
 }

@@ -13,9 +13,11 @@ mod attempts;
 mod checkpoints;
 mod clients;
 mod commits;
+mod events;
 mod evidence;
 mod executions;
 mod faults;
+mod keys;
 mod parts;
 mod process;
 mod random;
@@ -59,6 +61,8 @@ pub struct Options {
     pub mutants: Mutants,
     /// A fault planted in the store: an append is answered before it is synced.
     pub answers_unsynced: bool,
+    /// A fault planted in the store: an append is not asked for its epoch.
+    pub no_epoch_check: bool,
     /// Whether every step is printed.
     pub trace: bool,
 }
@@ -103,6 +107,8 @@ struct World {
     evidence: Evidence,
     counts: BTreeMap<&'static str, u64>,
     open: BTreeSet<ExecutionId>,
+    /// What executions run that somebody asked for.
+    workflows: BTreeMap<ExecutionId, String>,
     seen: Vec<usize>,
     hash: u64,
     line: String,
@@ -137,6 +143,7 @@ impl World {
             evidence: Evidence::default(),
             counts: BTreeMap::new(),
             open: BTreeSet::new(),
+            workflows: BTreeMap::new(),
             seen: vec![0; usize::from(SHARDS)],
             hash: 0xCBF2_9CE4_8422_2325,
             line: String::new(),
@@ -200,6 +207,7 @@ impl World {
             Address::Checkpointer(shard) => self.checkpointer_step(process, shard),
             Address::Writer(shard) => self.writer_step(process, shard),
             Address::Timers(shard) => self.timers_step(process, shard),
+            Address::Events(shard) => self.events_step(process, shard),
             Address::Execution(actor) => self.execution_step(process, actor),
             Address::Attempt(attempt) => self.attempt_step(process, attempt),
         }
@@ -219,6 +227,14 @@ impl World {
             Timed::Arrive { caller, call, answered } => self.arrive(caller, call, answered),
             Timed::Synced { caller, answered } => self.synced(caller, answered),
             Timed::Answered(caller, answer) => self.answered(caller, answer),
+            Timed::Publish {
+                caller,
+                events,
+                confirmed,
+            } => self.publish_arrives(caller, events, confirmed),
+            Timed::Confirmed(caller, confirmed) => self.confirmed(caller, confirmed),
+            Timed::SinkRetry(caller) => self.sink_retry(caller),
+            Timed::SinkTick(caller) => self.sink_tick(caller),
             Timed::CommitterRetry(caller) => self.committer_retry(caller),
             Timed::WriterRetry(caller) => self.writer_retry(caller),
             Timed::CheckpointTick(caller) => self.checkpoint_tick(caller),

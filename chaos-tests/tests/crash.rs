@@ -1,41 +1,84 @@
-//! `kill -9` at random moments, with unsynced writes lost: nothing acknowledged may be.
+//! `kill -9` at random moments, with unsynced writes lost or torn, and frozen owners that thaw: every promise holds.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use troupe_chaos::crash::child::Fault;
-use troupe_chaos::crash::{Campaign, Record, Violation, check};
+use troupe_core::execution::{Entry, Event};
+
+use troupe_chaos::crash::{Campaign, Outcome, Record, Takeovers, Violation, check};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_troupe-crash-engine");
 
-fn run(campaign: &Campaign) -> (Vec<Violation>, BTreeMap<&'static str, usize>) {
+type Counts = BTreeMap<&'static str, usize>;
+
+fn completed<T>(future: impl Future<Output = anyhow::Result<T>>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .unwrap();
-    let outcome = runtime.block_on(campaign.run(Path::new(PROGRAM))).unwrap();
-    let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
+    runtime.block_on(future).unwrap()
+}
+
+fn run(campaign: &Campaign) -> (Vec<Violation>, Counts) {
+    let outcome = completed(campaign.run(Path::new(PROGRAM)));
+    (check(&outcome.evidence), count(&outcome))
+}
+
+fn take_over(takeovers: &Takeovers) -> (Vec<Violation>, Counts) {
+    let outcome = completed(takeovers.run(Path::new(PROGRAM)));
+    (check(&outcome.evidence), count(&outcome))
+}
+
+fn count(outcome: &Outcome) -> Counts {
+    let mut counts = Counts::new();
     for record in &outcome.evidence.records {
-        let kind = match record {
-            Record::StartAcked { existing: false, .. } => "started",
-            Record::StartAcked { existing: true, .. } => "found again",
-            Record::Effect { .. } => "effects",
-            Record::CommandAcked { .. } => "commands",
-            Record::Read { .. } => "reads",
-            _ => "other",
+        let (kind, times) = match record {
+            Record::StartAcked { existing: false, .. } => ("started", 1),
+            Record::StartAcked { existing: true, .. } => ("found again", 1),
+            Record::Effect { .. } => ("effects", 1),
+            Record::CommandAcked { .. } => ("commands", 1),
+            Record::Read { .. } => ("reads", 1),
+            Record::Published { events } => ("events published", events.len()),
+            Record::KeyedAcked { existing: false, .. } => ("started under a key", 1),
+            Record::KeyedAcked { existing: true, .. } => ("found under a key", 1),
+            Record::Acquired { .. } => ("shards taken", 1),
+            Record::Appended { .. } => ("records appended", 1),
+            Record::Refused { .. } => ("records refused", 1),
+            _ => ("other", 1),
         };
-        *counts.entry(kind).or_default() += 1;
+        *counts.entry(kind).or_default() += times;
     }
-    counts.insert("executions", outcome.evidence.executions.len());
-    let entries = outcome
-        .evidence
-        .executions
-        .values()
-        .map(|(_, _, entries)| entries.len())
-        .sum();
-    counts.insert("entries", entries);
-    (check(&outcome.evidence), counts)
+    counts.insert("kills", usize::try_from(outcome.kills).unwrap());
+    counts.insert("owners fenced", usize::try_from(outcome.fenced_owners).unwrap());
+    counts.insert("fenced commits", usize::try_from(outcome.fenced_commits).unwrap());
+    let executions = outcome.evidence.executions.values();
+    let superseded = |entry: &Entry| matches!(entry.event, Event::CancelRequested { at_once: true, .. });
+    let entries = executions.clone().flat_map(|(_, _, entries)| entries);
+    counts.insert("superseded", entries.filter(|entry| superseded(entry)).count());
+    counts.insert("entries", executions.clone().map(|(_, _, entries)| entries.len()).sum());
+    counts.insert("executions", executions.len());
+    counts
+}
+
+fn assert_holds(violations: &[Violation], counts: &Counts) {
+    println!("{counts:?}");
+    let mut first: BTreeMap<&str, (usize, &Violation)> = BTreeMap::new();
+    for violation in violations {
+        first.entry(violation.invariant).or_insert((0, violation)).0 += 1;
+    }
+    assert!(
+        first.is_empty(),
+        "how often what was broken, and the first of it: {first:#?}\n{counts:?}"
+    );
+}
+
+fn assert_happened(counts: &Counts, kinds: &[&'static str], more_than: usize) {
+    for kind in kinds {
+        let times = counts.get(kind).copied().unwrap_or(0);
+        assert!(times > more_than, "too few {kind}: {counts:?}");
+    }
 }
 
 /// Thousands of executions over fifty kills: every promise holds.
@@ -47,76 +90,105 @@ fn crash_nothing_acknowledged_is_lost() {
         clients: 24,
         fault: None,
     });
-    println!("{counts:?}");
-    assert!(
-        violations.is_empty(),
-        "{} violations, first {:?}\n{counts:?}",
-        violations.len(),
-        &violations[..violations.len().min(5)]
-    );
-    assert!(counts["executions"] >= 2_000, "too little happened: {counts:?}");
-    for kind in ["found again", "commands", "reads", "effects"] {
-        assert!(
-            counts.get(kind).is_some_and(|times| *times > 100),
-            "too few {kind}: {counts:?}"
-        );
-    }
+    assert_holds(&violations, &counts);
+    assert_happened(&counts, &["executions"], 2_000);
+    let often = ["found again", "commands", "reads", "effects", "started under a key"];
+    assert_happened(&counts, &often, 100);
+    assert_happened(&counts, &["found under a key", "superseded"], 10);
+}
+
+/// Owners are frozen under load and replaced; thawed, each is fenced, and nothing of it is found behind its successor.
+#[test]
+fn crash_a_frozen_owner_is_fenced() {
+    let rounds = 12;
+    let (violations, counts) = take_over(&Takeovers {
+        rounds,
+        shards: 4,
+        life_ms: (50, 600),
+        clients: 16,
+        fault: None,
+    });
+    assert_holds(&violations, &counts);
+    assert_eq!(counts["owners fenced"], rounds as usize, "{counts:?}");
+    assert_happened(&counts, &["fenced commits", "shards taken"], rounds as usize);
+    assert_happened(&counts, &["records refused"], 0);
+    assert_happened(&counts, &["executions"], 500);
 }
 
 /// A planted fault is seen, as a breach of what it breaks.
-fn caught(fault: Fault, as_any_of: &[&str]) {
+fn caught(fault: Fault, as_any_of: &[&str], torment: impl Fn(Fault) -> (Vec<Violation>, Counts)) {
     for _ in 0..4 {
-        let (violations, counts) = run(&Campaign {
-            kills: 8,
-            life_ms: (50, 500),
-            clients: 24,
-            fault: Some(fault),
-        });
-        if let Some(violation) = violations
-            .iter()
-            .find(|violation| as_any_of.contains(&violation.invariant))
-        {
-            println!(
-                "{fault:?} caught: {violation:?}, {} in all, {counts:?}",
-                violations.len()
-            );
-            return;
+        let (violations, counts) = torment(fault);
+        let breach = violations.iter().find(|found| as_any_of.contains(&found.invariant));
+        if let Some(breach) = breach {
+            let all = violations.len();
+            return println!("{fault:?} caught: {breach:?}, {all} in all, {counts:?}");
         }
     }
     panic!("{fault:?} went unnoticed");
 }
 
+fn caught_by_kills(fault: Fault, as_any_of: &[&str]) {
+    caught(fault, as_any_of, |fault| {
+        run(&Campaign {
+            kills: 8,
+            life_ms: (50, 500),
+            clients: 24,
+            fault: Some(fault),
+        })
+    });
+}
+
 #[test]
 fn crash_acknowledging_before_the_commit_is_caught() {
-    caught(Fault::AcknowledgeBeforeCommit, &["C1"]);
+    caught_by_kills(Fault::AcknowledgeBeforeCommit, &["C1"]);
 }
 
 #[test]
 fn crash_applying_a_report_twice_is_caught() {
-    caught(Fault::NoCompletionDedupe, &["C2"]);
+    caught_by_kills(Fault::NoCompletionDedupe, &["C2"]);
 }
 
 #[test]
 fn crash_a_join_counter_saved_apart_is_caught() {
-    caught(Fault::NonAtomicJoinCounter, &["C2", "C6", "C12"]);
+    caught_by_kills(Fault::NonAtomicJoinCounter, &["C2", "C6", "C12"]);
 }
 
 #[test]
 fn crash_a_timer_removed_before_its_commit_is_caught() {
-    caught(Fault::TimerRemovedBeforeCommit, &["C8", "C12"]);
+    caught_by_kills(Fault::TimerRemovedBeforeCommit, &["C8", "C12"]);
 }
 
 #[test]
 fn crash_a_log_that_is_not_synced_is_caught() {
-    caught(Fault::SynchronousOff, &["C1"]);
+    caught_by_kills(Fault::SynchronousOff, &["C1"]);
 }
 
 #[test]
 fn crash_an_effect_before_its_commit_is_caught() {
-    caught(Fault::EffectBeforeCommit, &["C4"]);
+    caught_by_kills(Fault::EffectBeforeCommit, &["C4"]);
 }
 
 #[test]
 fn crash_a_read_before_its_commit_is_caught() {
-    caught(Fault::ReadBeforeCommit, &["C11"]);
+    caught_by_kills(Fault::ReadBeforeCommit, &["C11"]);
+}
+
+#[test]
+fn crash_a_cursor_before_its_events_is_caught() {
+    caught_by_kills(Fault::CursorBeforeConfirm, &["C7"]);
+}
+
+/// Many shards and few clients: where the successor has nothing to write, only the epoch keeps the old owner out.
+#[test]
+fn crash_an_append_without_its_epoch_is_caught() {
+    caught(Fault::NoEpochCheck, &["C5"], |fault| {
+        take_over(&Takeovers {
+            rounds: 3,
+            shards: 32,
+            life_ms: (50, 300),
+            clients: 2,
+            fault: Some(fault),
+        })
+    });
 }

@@ -19,7 +19,7 @@ use troupe_ports::conformance::Fixture;
 /// Seeds run by default: about 25 seconds of one core in a debug build.
 const SEEDS: u64 = 120;
 /// Seeds within which every planted fault must be seen.
-const SEEDS_TO_CATCH: u64 = 40;
+const SEEDS_TO_CATCH: u64 = 120;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())
@@ -79,6 +79,11 @@ fn simulation_seeds_keep_every_promise() {
         ("repeated reports", 10),
         ("checkpoints", 5),
         ("timers fired", 5),
+        ("events published", 200),
+        ("runs of a key", 2),
+        ("unconfirmed publishes", 5),
+        ("cursors saved", 5),
+        ("sinks behind", 1),
     ];
     for (what, a_seed) in floors {
         let times = counts.get(what).copied().unwrap_or(0);
@@ -108,6 +113,7 @@ fn simulation_seeds_keep_every_promise() {
         "archives after a takeover",
         "unanswered requests",
         "commands without effect",
+        "found under a key",
     ];
     for what in rare.iter().chain(&rarer).chain(&rarest).filter(|_| seeds >= SEEDS) {
         assert!(
@@ -211,6 +217,15 @@ fn simulation_catches_a_read_before_its_commit() {
 }
 
 #[test]
+fn simulation_catches_a_cursor_before_its_events() {
+    let options = mutant(Mutants {
+        cursor_before_confirm: true,
+        ..Mutants::default()
+    });
+    caught("cursor_before_confirm", options, &["C7"]);
+}
+
+#[test]
 fn simulation_catches_an_answer_before_the_sync() {
     caught(
         "answers_unsynced",
@@ -220,6 +235,15 @@ fn simulation_catches_an_answer_before_the_sync() {
         },
         &["C1"],
     );
+}
+
+#[test]
+fn simulation_catches_an_append_without_its_epoch() {
+    let options = Options {
+        no_epoch_check: true,
+        ..Options::default()
+    };
+    caught("no_epoch_check", options, &["C5"]);
 }
 
 /// The simulated store is no kinder than a real one: it passes the same suite.

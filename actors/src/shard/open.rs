@@ -20,7 +20,8 @@ use crate::execution::load::{Loaded, load};
 use crate::execution::view::{changes_summary, summary};
 use crate::record::{Mark, RecordItem, read_frames, read_header};
 use crate::sinks::{
-    EventSinkActor, EventSinkArguments, SinkFeed, VisibilityActor, VisibilityArguments, VisibilityMessage,
+    EventSinkActor, EventSinkArguments, EventSinkMessage, SinkFeed, VisibilityActor, VisibilityArguments,
+    VisibilityMessage,
 };
 use crate::timers::{TimersActor, TimersArguments, TimersMessage};
 
@@ -46,6 +47,11 @@ pub(super) async fn open(
     let tail = Tail::read(engine, &lease, projected).await?;
     let context = spawn_beside(engine, myself, &lease, gate, sink).await?;
     let resumed = tail.hand_over(&context).await?;
+    // What the last owner committed and never sent; by now the checkpointer knows whose it is.
+    context
+        .events
+        .send_message(EventSinkMessage::Behind)
+        .map_err(|_| gone(shard))?;
     engine
         .counters
         .recovering
@@ -212,6 +218,7 @@ fn head_of(record: &[u8], item: &RecordItem, beside: &Beside) -> Option<(Executi
 
 struct Beside {
     context: Arc<ShardContext>,
+    events: ActorRef<EventSinkMessage>,
     visibility: ActorRef<VisibilityMessage>,
     actors: HashSet<ActorId>,
 }
@@ -259,6 +266,7 @@ async fn spawn_beside(
         shard,
         epoch,
         cursor: sink,
+        checkpointer: checkpointer.clone(),
         backlog: Arc::clone(&backlog),
         behind: Arc::clone(&behind),
     };
@@ -299,6 +307,7 @@ async fn spawn_beside(
     };
     Ok(Beside {
         context: Arc::new(context),
+        events,
         visibility,
         actors: actors.into(),
     })

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
 use troupe_core::execution::Entry;
 use troupe_core::lifecycle::{self, LifecycleEvent};
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
 
 use super::machine::{CursorMachine, Offer};
+use crate::checkpointer::CheckpointerMessage;
 use crate::context::EngineContext;
 use crate::error::EngineError;
 use crate::evaluation::CompiledPlan;
@@ -84,7 +86,7 @@ impl SinkFeed<EventSinkMessage> {
     }
 }
 
-/// What an event sink is made of.
+/// What an event sink is made of. It sends nothing from the log before it hears [`EventSinkMessage::Behind`].
 #[derive(Debug)]
 pub struct EventSinkArguments {
     /// The engine.
@@ -95,6 +97,8 @@ pub struct EventSinkArguments {
     pub epoch: Epoch,
     /// Everything up to here was sent.
     pub cursor: LogPosition,
+    /// Knows executions that no checkpoint holds.
+    pub checkpointer: ActorRef<CheckpointerMessage>,
     /// See [`SinkFeed`].
     pub backlog: Arc<AtomicUsize>,
     /// See [`SinkFeed`].
@@ -126,11 +130,9 @@ impl Actor for EventSinkActor {
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Self::Msg>,
+        _: ActorRef<Self::Msg>,
         arguments: EventSinkArguments,
     ) -> Result<EventSinkState, ActorProcessingErr> {
-        // What the last owner committed and never sent.
-        myself.send_message(EventSinkMessage::Behind)?;
         let machine = CursorMachine::new(arguments.cursor, SAVE_AFTER);
         Ok(EventSinkState {
             arguments,
@@ -152,12 +154,16 @@ impl Actor for EventSinkActor {
                 match state.machine.offered(position) {
                     Offer::Skip => false,
                     Offer::Send => state.send(position, &items).await,
-                    Offer::CatchUp(from) => state.catch_up(from).await,
+                    Offer::CatchUp(from) => {
+                        state.catch_up(from).await;
+                        false
+                    }
                 }
             }
             EventSinkMessage::Behind => {
                 state.arguments.behind.store(false, Ordering::Release);
-                state.catch_up(state.machine.next()).await
+                state.catch_up(state.machine.next()).await;
+                false
             }
             EventSinkMessage::Save => {
                 state.saving = false;
@@ -198,6 +204,10 @@ impl EventSinkState {
         for item in items {
             events.extend(lifecycle::derive(&item.compiled.plan, item.id, &item.entry));
         }
+        if self.arguments.engine.options.mutants.cursor_before_confirm {
+            self.machine.sent(position);
+            self.save().await;
+        }
         self.publish(&events).await;
         self.machine.sent(position)
     }
@@ -218,8 +228,7 @@ impl EventSinkState {
     }
 
     /// Sends what the log holds from `from` on.
-    async fn catch_up(&mut self, mut from: LogPosition) -> bool {
-        let mut full = false;
+    async fn catch_up(&mut self, mut from: LogPosition) {
         loop {
             let read = self
                 .arguments
@@ -238,8 +247,9 @@ impl EventSinkState {
             };
             if records.is_empty() {
                 self.known.clear();
-                return full;
+                return;
             }
+            let mut full = false;
             for record in records {
                 from = record.position.next();
                 let Ok((_, items)) = read_header(&record.bytes) else {
@@ -265,6 +275,10 @@ impl EventSinkState {
                 }
                 full |= self.send(record.position, &found).await;
             }
+            // A log that grows as fast as it is sent must not keep the cursor from moving.
+            if full {
+                self.save().await;
+            }
         }
     }
 
@@ -282,9 +296,12 @@ impl EventSinkState {
                     .version(started.workflow.as_str(), started.version)
                     .await
                     .map(Some),
-                _ => load_over(&engine, id, None).await.map(|loaded| match loaded {
+                _ => self.load(id).await.map(|loaded| match loaded {
                     Loaded::Found(found) => Some(found.compiled),
-                    Loaded::Missing | Loaded::Tombstone(_) => None,
+                    Loaded::Missing | Loaded::Tombstone(_) => {
+                        tracing::error!(%id, "events of an execution that is gone cannot be derived");
+                        None
+                    }
                 }),
             };
             match found {
@@ -304,6 +321,18 @@ impl EventSinkState {
         }
         self.known.insert(id, Arc::clone(&compiled));
         Some(compiled)
+    }
+
+    /// First what the log alone holds, then the store: what leaves the one in between is in the other.
+    async fn load(&self, id: ExecutionId) -> Result<Loaded, EngineError> {
+        let gone = || EngineError::Unavailable("the checkpointer is gone".into());
+        let (reply, answer) = oneshot::channel();
+        self.arguments
+            .checkpointer
+            .send_message(CheckpointerMessage::Lookup(id, reply))
+            .map_err(|_| gone())?;
+        let pending = answer.await.map_err(|_| gone())?;
+        load_over(&self.arguments.engine, id, pending.as_ref()).await
     }
 
     async fn save(&mut self) {

@@ -1,14 +1,21 @@
 //! Checks the contract from recorded histories: what clients, effects and reads saw against what the log holds.
 
+mod epochs;
+mod events;
+mod keys;
+mod semantics;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use troupe_core::definition::WorkflowDefinition;
 use troupe_core::execution::{Entry, ExecutionState, Phase, Verb, invariants, replay};
 use troupe_core::plan::Plan;
 use troupe_core::{ExecutionId, Timestamp, Value};
 
 use super::record::Record;
 use super::workload::DELAYS_MS;
+pub use events::expected as expected_events;
 
 /// How late a timer may fire in a healthy engine, in milliseconds.
 const LATE_HEALTHY_MS: u64 = 1_000;
@@ -20,6 +27,8 @@ pub struct Evidence {
     pub records: Vec<Record>,
     /// Final state, plan and whole history of every execution that was acknowledged or seen to act.
     pub executions: BTreeMap<ExecutionId, (ExecutionState, Arc<Plan>, Vec<Entry>)>,
+    /// Definitions of their workflows, by id; expressions in the language of the reference interpreter.
+    pub definitions: BTreeMap<String, WorkflowDefinition>,
     /// When the engine was down or recovering: from the kill to one second after the next readiness.
     pub outages: Vec<(Timestamp, Timestamp)>,
 }
@@ -56,6 +65,10 @@ pub fn check(evidence: &Evidence) -> Vec<Violation> {
         applied_exactly_once(*id, state, plan, entries, &mut findings);
         timers_fire_in_time(*id, plan, entries, &evidence.outages, &mut findings);
     }
+    semantics::follows_the_reference(evidence, &mut findings);
+    events::are_published(evidence, &mut findings);
+    epochs::only_grow(evidence, &mut findings);
+    keys::are_unique(evidence, &mut findings);
     effects_follow_commits(evidence, &mut findings);
     paused_means_paused(evidence, &mut findings);
     reads_never_go_back(evidence, &mut findings);
@@ -102,7 +115,13 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
             | Record::Effect { .. }
             | Record::CommandAcked { .. }
             | Record::ResumeAsked { .. }
-            | Record::Read { .. } => {}
+            | Record::Read { .. }
+            | Record::Published { .. }
+            | Record::Acquired { .. }
+            | Record::Appended { .. }
+            | Record::Refused { .. }
+            | Record::Fenced { .. }
+            | Record::KeyedAcked { .. } => {}
         }
     }
 }
@@ -301,15 +320,21 @@ fn paused_means_paused(evidence: &Evidence, findings: &mut Findings) {
     }
 }
 
-/// C11: what a read showed is in the log, and later reads show no less.
+/// C11: what a read showed is in the log, and later reads of the same client show no less.
 fn reads_never_go_back(evidence: &Evidence, findings: &mut Findings) {
-    let mut reads: BTreeMap<ExecutionId, Vec<(u64, u64)>> = BTreeMap::new();
+    let mut reads: BTreeMap<(ExecutionId, u64), Vec<(u64, u64)>> = BTreeMap::new();
     for record in &evidence.records {
-        if let Record::Read { id, seq, fingerprint } = record {
-            reads.entry(*id).or_default().push((*seq, *fingerprint));
+        if let Record::Read {
+            client,
+            id,
+            seq,
+            fingerprint,
+        } = record
+        {
+            reads.entry((*id, *client)).or_default().push((*seq, *fingerprint));
         }
     }
-    for (id, reads) in reads {
+    for ((id, _), reads) in reads {
         for pair in reads.windows(2) {
             findings.expect(pair[0].0 <= pair[1].0, "C11", || {
                 format!("{id}: read {} after {}", pair[1].0, pair[0].0)

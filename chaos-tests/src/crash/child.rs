@@ -4,35 +4,65 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
-use troupe_actors::{Command, Engine, EngineHandle, EngineOptions, EngineParts, Mutants, StartRequest};
-use troupe_backends::InProcessBus;
-use troupe_backends::embedded::{DurabilityMutant, EmbeddedStore, Sharing, StoreOptions};
-use troupe_core::{CommandId, ErrorInfo, ExecutionId, Json};
-use troupe_ports::{Executed, NodeExecutor, Sandbox, SandboxJob, SystemClock, Task};
+use troupe_actors::{Engine, EngineHandle, EngineOptions, EngineParts, Mutants};
+use troupe_backends::embedded::{DurabilityMutant, EmbeddedStore, PowerLoss, Sharing, StoreOptions};
+use troupe_core::{ErrorInfo, Json};
+use troupe_ports::{EventBus, NodeExecutor, Sandbox, SandboxJob, StateStore, SystemClock};
 
+use super::bus::RecordingBus;
+use super::clients::{ask_again, client};
+use super::effects::EffectSink;
 use super::record::Record;
+use super::witness::Witness;
 use super::workload;
+
+/// How often an engine process looks whether its shards were taken.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What the driver tells an engine process, as JSON in its only argument.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Orders {
-    /// Directory of the store.
-    pub directory: PathBuf,
+    /// The store and what befalls it.
+    pub setting: Setting,
     /// Tells request keys of incarnations apart.
     pub incarnation: u32,
     /// Keys of earlier incarnations to ask for again.
     pub asked_before: Vec<String>,
     /// Clients that load the engine at once.
     pub clients: u32,
-    /// Fault to plant, by name; see [`Fault`].
+}
+
+/// A store and what befalls those who use it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Setting {
+    /// Directory of the store.
+    pub directory: PathBuf,
+    /// Shards, if the store is new.
+    pub shards: u16,
+    /// How the process ends.
+    pub end: End,
+    /// Fault to plant.
     pub fault: Option<Fault>,
+}
+
+/// How an engine process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum End {
+    /// In peace.
+    Shutdown,
+    /// It is killed, and unsynced writes are lost.
+    PowerLoss,
+    /// It is killed, and of the unsynced writes a torn part survives, as this seed says.
+    TornPowerLoss(u64),
+    /// It is frozen, another one takes its shards, and it thaws.
+    TakenOver,
 }
 
 /// The faults that the campaign must catch.
@@ -53,12 +83,23 @@ pub enum Fault {
     EffectBeforeCommit,
     /// Reads show states that are not durable.
     ReadBeforeCommit,
+    /// The store does not compare the epoch of an append with the owner's.
+    NoEpochCheck,
+    /// The events' cursor moves before the bus has confirmed what it passes.
+    CursorBeforeConfirm,
 }
 
 /// Options under which everything happens often: checkpoints, passivation, short leases.
 #[must_use]
-pub fn engine_options(fault: Option<Fault>) -> EngineOptions {
+pub fn engine_options(end: End, fault: Option<Fault>) -> EngineOptions {
+    let defaults = EngineOptions::default();
     EngineOptions {
+        // Long enough that one who thaws still believes in it, short enough that it soon learns better.
+        lease: if end == End::TakenOver {
+            Duration::from_secs(2)
+        } else {
+            defaults.lease
+        },
         checkpoint_interval: Duration::from_millis(200),
         checkpoint_bytes: 256 * 1024,
         passivate_after_ms: 30,
@@ -69,10 +110,11 @@ pub fn engine_options(fault: Option<Fault>) -> EngineOptions {
             timer_removed_before_commit: fault == Some(Fault::TimerRemovedBeforeCommit),
             effect_before_commit: fault == Some(Fault::EffectBeforeCommit),
             read_before_commit: fault == Some(Fault::ReadBeforeCommit),
+            cursor_before_confirm: fault == Some(Fault::CursorBeforeConfirm),
             // Without a repetition nobody would notice that it is not recognised.
             redeliver_reports: fault == Some(Fault::NoCompletionDedupe),
         },
-        ..EngineOptions::default()
+        ..defaults
     }
 }
 
@@ -81,29 +123,44 @@ pub fn engine_options(fault: Option<Fault>) -> EngineOptions {
 /// # Errors
 /// When the store cannot be opened or the engine does not become ready.
 pub async fn open(
-    directory: &std::path::Path,
-    power_loss: bool,
-    fault: Option<Fault>,
+    setting: &Setting,
     executor: Arc<dyn NodeExecutor>,
+    bus: Arc<dyn EventBus>,
 ) -> anyhow::Result<EngineHandle> {
-    let mutant = (fault == Some(Fault::SynchronousOff)).then_some(DurabilityMutant::SynchronousOff);
     let options = StoreOptions {
-        shards: 4,
-        sharing: Sharing::Exclusive,
-        power_loss,
-        mutant,
+        shards: setting.shards,
+        sharing: match setting.end {
+            End::TakenOver => Sharing::TakeOver,
+            End::Shutdown | End::PowerLoss | End::TornPowerLoss(_) => Sharing::Exclusive,
+        },
+        power_loss: match setting.end {
+            // Of two processes each must see at once what the other one wrote.
+            End::Shutdown | End::TakenOver => PowerLoss::Never,
+            End::PowerLoss => PowerLoss::DropsUnsynced,
+            End::TornPowerLoss(seed) => PowerLoss::TearsUnsynced { seed },
+        },
+        mutant: match setting.fault {
+            Some(Fault::SynchronousOff) => Some(DurabilityMutant::SynchronousOff),
+            Some(Fault::NoEpochCheck) => Some(DurabilityMutant::NoEpochCheck),
+            Some(_) | None => None,
+        },
     };
-    let store = Arc::new(EmbeddedStore::open(directory, &options).context("the store does not open")?);
+    let store = Arc::new(EmbeddedStore::open(&setting.directory, &options).context("the store does not open")?);
+    let state: Arc<dyn StateStore> = store.clone();
     let parts = EngineParts {
-        state: store.clone(),
+        state: if setting.end == End::TakenOver {
+            Arc::new(Witness(state))
+        } else {
+            state
+        },
         definitions: store.clone(),
         visibility: store,
-        bus: Arc::new(InProcessBus::default()),
+        bus,
         executor,
         sandbox: Arc::new(NoSandbox),
         clock: Arc::new(SystemClock),
     };
-    Engine::spawn(parts, engine_options(fault))
+    Engine::spawn(parts, engine_options(setting.end, setting.fault))
         .await
         .context("the engine does not start")
 }
@@ -120,55 +177,6 @@ impl Sandbox for NoSandbox {
     }
 }
 
-/// Does the nodes' work: records that it took effect, then sleeps, fails or completes as the node's data say.
-///
-/// Every output is unlike any other, so that a repeated attempt cannot pass for the first one.
-#[derive(Debug, Default)]
-pub struct EffectSink {
-    /// Whether effects are recorded; the final incarnation only finishes what is open.
-    pub silent: bool,
-}
-
-impl NodeExecutor for EffectSink {
-    fn execute(&self, task: Task, _: CancellationToken) -> BoxFuture<'static, Executed> {
-        if !self.silent {
-            let input = match &task.input {
-                troupe_core::Value::Inline(json) => json.as_str().to_owned(),
-                troupe_core::Value::Blob(blob) => format!("{blob:?}"),
-            };
-            let token = [
-                task.token.run.0,
-                task.token.visit.0,
-                task.token.attempt.0,
-                task.token.nonce,
-            ];
-            Record::Effect {
-                id: task.execution,
-                node: task.node().key.to_string(),
-                token,
-                input,
-            }
-            .emit();
-        }
-        Box::pin(async move {
-            let number = |name: &str| {
-                task.node()
-                    .data
-                    .get(name)
-                    .and_then(serde_json::Value::as_u64)
-                    .unwrap_or(0)
-            };
-            if number("sleepMs") > 0 {
-                tokio::time::sleep(Duration::from_millis(number("sleepMs"))).await;
-            }
-            if u64::from(task.token.attempt.0) <= number("failFirst") {
-                return Executed::failed(ErrorInfo::new("FLAKY", "fails at first"), true);
-            }
-            Executed::completed(Json::from_trusted(format!("\"{:016x}\"", random())))
-        })
-    }
-}
-
 /// A number that nobody can guess: the seed of a fresh hasher.
 #[must_use]
 pub fn random() -> u64 {
@@ -180,7 +188,7 @@ pub fn random() -> u64 {
 /// # Errors
 /// When the store or the engine does not open.
 pub async fn run(orders: Orders) -> anyhow::Result<()> {
-    let engine = open(&orders.directory, true, orders.fault, Arc::new(EffectSink::default())).await?;
+    let engine = open(&orders.setting, Arc::new(EffectSink::default()), Arc::new(RecordingBus)).await?;
     for definition in workload::definitions() {
         let analysis = Json::from_trusted("{}");
         engine
@@ -190,6 +198,9 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
             .context("a definition is not stored")?;
     }
     Record::Ready.emit();
+    if orders.setting.end == End::TakenOver {
+        tokio::spawn(watch_shards(engine.clone()));
+    }
     let repeat = tokio::spawn(ask_again(engine.clone(), orders.asked_before.clone()));
     let next = Arc::new(AtomicU64::new(0));
     let clients = (0..orders.clients).map(|_| tokio::spawn(client(engine.clone(), orders.incarnation, next.clone())));
@@ -199,121 +210,15 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
     repeat.await.context("the repeating client panicked")
 }
 
-/// A key that was asked for before gives the execution that it gave then.
-async fn ask_again(engine: EngineHandle, keys: Vec<String>) {
-    for key in keys {
-        start(&engine, key).await;
-    }
-}
-
-/// Starts executions one after the other, and interferes with some.
-async fn client(engine: EngineHandle, incarnation: u32, next: Arc<AtomicU64>) {
+/// Tells of every shard that the engine loses.
+async fn watch_shards(engine: EngineHandle) {
+    let mut known = (0, engine.status().shards_served);
     loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        let workflows = workload::definitions();
-        let workflow = &workflows[usize::try_from(random() % workflows.len() as u64).unwrap_or(0)].id;
-        let Some(id) = start(&engine, format!("{workflow}/{incarnation}-{number}")).await else {
-            continue;
-        };
-        match random() % 8 {
-            0 | 1 => pause_and_resume(&engine, id).await,
-            2 => command(&engine, "cancel", id).await,
-            3..=5 => read_some(&engine, id).await,
-            _ => {}
+        let status = engine.status();
+        let (commits, shards_served) = (status.fenced_commits, status.shards_served);
+        if std::mem::replace(&mut known, (commits, shards_served)) != (commits, shards_served) {
+            Record::Fenced { commits, shards_served }.emit();
         }
-    }
-}
-
-/// Starts the workflow that the key begins with.
-async fn start(engine: &EngineHandle, key: String) -> Option<ExecutionId> {
-    let workflow = key.split('/').next().unwrap_or_default().to_owned();
-    let mut request = StartRequest::new(workflow, Json::from_trusted("{\"n\":1}"));
-    request.request_key = Some(key.clone());
-    Record::StartAsked { key: key.clone() }.emit();
-    match engine.start(request).await {
-        Ok(outcome) => {
-            Record::StartAcked {
-                key,
-                id: outcome.id,
-                existing: outcome.existing,
-            }
-            .emit();
-            Some(outcome.id)
-        }
-        Err(error) => {
-            if error.retry_after_ms().is_none() {
-                Record::Trouble {
-                    what: format!("start {key}: {error}"),
-                }
-                .emit();
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            None
-        }
-    }
-}
-
-async fn pause_and_resume(engine: &EngineHandle, id: ExecutionId) {
-    tokio::time::sleep(Duration::from_millis(random() % 20)).await;
-    command(engine, "pause", id).await;
-    tokio::time::sleep(Duration::from_millis(random() % 80)).await;
-    command(engine, "resume", id).await;
-}
-
-/// Commands an execution; that it has ended is no trouble.
-pub async fn command(engine: &EngineHandle, verb: &str, id: ExecutionId) {
-    let name = format!("{verb}-{:016x}", random());
-    let given = Command {
-        command: Some(CommandId::from(name.as_str())),
-        grace_ms: Some(20),
-        ..Command::default()
-    };
-    let answer = match verb {
-        "pause" => engine.pause(id, given).await,
-        "cancel" => engine.cancel(id, given).await,
-        _ => {
-            Record::ResumeAsked { id }.emit();
-            engine.resume(id, given).await
-        }
-    };
-    match answer {
-        Ok(outcome) => {
-            let (draining, unchanged) = (outcome.draining, outcome.unchanged);
-            Record::CommandAcked {
-                verb: verb.to_owned(),
-                id,
-                command: name,
-                draining,
-                unchanged,
-            }
-            .emit();
-        }
-        Err(troupe_actors::EngineError::Ended(_)) => {}
-        Err(error) if error.retry_after_ms().is_some() => {}
-        Err(error) => Record::Trouble {
-            what: format!("{verb} {id}: {error}"),
-        }
-        .emit(),
-    }
-}
-
-async fn read_some(engine: &EngineHandle, id: ExecutionId) {
-    for _ in 0..6 {
-        match engine.get(id).await {
-            Ok(view) => {
-                Record::Read {
-                    id,
-                    seq: view.state.seq.0,
-                    fingerprint: view.state.fingerprint(),
-                }
-                .emit();
-            }
-            Err(error) if error.retry_after_ms().is_some() => {}
-            Err(error) => Record::Trouble {
-                what: format!("read {id}: {error}"),
-            }
-            .emit(),
-        }
-        tokio::time::sleep(Duration::from_millis(random() % 4)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

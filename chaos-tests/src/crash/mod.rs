@@ -1,11 +1,20 @@
-//! Kill an engine process at random moments, restart it, and check what its clients, its effects and its log recorded.
+//! Kill and freeze engine processes at random moments, restart and replace them, and check what their clients, their effects,
+//! their events and their log recorded.
 
+pub mod bus;
 pub mod checkers;
 pub mod child;
+mod clients;
 pub mod driver;
+pub mod effects;
+mod heal;
+mod incarnation;
 pub mod record;
+pub mod takeover;
+mod witness;
 pub mod workload;
 
 pub use checkers::{Evidence, Violation, check};
 pub use driver::{Campaign, Outcome};
 pub use record::Record;
+pub use takeover::Takeovers;

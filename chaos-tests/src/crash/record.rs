@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 use troupe_core::ExecutionId;
+use troupe_core::lifecycle::LifecycleEvent;
 
 /// One observation, in the order in which it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +57,8 @@ pub enum Record {
     },
     /// A read was answered.
     Read {
+        /// Who read: one client's reads are recorded in the order in which they were answered.
+        client: u64,
         /// The execution.
         id: ExecutionId,
         /// Seq of the entry it shows.
@@ -70,11 +73,89 @@ pub enum Record {
         /// Whether the engine took it.
         applied: bool,
     },
+    /// Events were published, in this order. Published means recorded here: whether that was confirmed is another matter.
+    Published {
+        /// What was published.
+        events: Vec<Sighting>,
+    },
+    /// A shard was taken.
+    Acquired {
+        /// The shard.
+        shard: u16,
+        /// The epoch under which it is served now.
+        epoch: u64,
+        /// Where the next record goes.
+        next: u64,
+    },
+    /// The store acknowledged a record.
+    Appended {
+        /// The shard.
+        shard: u16,
+        /// The epoch under which it was appended.
+        epoch: u64,
+        /// Where it stands.
+        position: u64,
+    },
+    /// The store refused a record because the shard has another owner.
+    Refused {
+        /// The shard.
+        shard: u16,
+        /// The epoch under which it was to be appended.
+        epoch: u64,
+    },
+    /// The engine noticed that shards were taken from it.
+    Fenced {
+        /// Commits refused, as the engine counts them.
+        commits: u64,
+        /// Shards that it still serves.
+        shards_served: u16,
+    },
+    /// A start under a business key was acknowledged.
+    KeyedAcked {
+        /// The business key.
+        key: String,
+        /// The execution.
+        id: ExecutionId,
+        /// Whether it was there before.
+        existing: bool,
+    },
     /// Something failed that should not have.
     Trouble {
         /// What.
         what: String,
     },
+}
+
+/// A published event, as far as checkers tell events apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Sighting {
+    /// The execution.
+    pub id: ExecutionId,
+    /// Seq of the entry it was derived from.
+    pub seq: u64,
+    /// Its place among the events of that entry.
+    pub part: u32,
+    /// Hash of everything it says.
+    pub print: u64,
+}
+
+impl Sighting {
+    /// What is remembered of an event.
+    #[must_use]
+    pub fn of(event: &LifecycleEvent) -> Self {
+        // FNV-1a: the same in every process, which the standard hasher does not promise.
+        let print = format!("{event:?}")
+            .bytes()
+            .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+            });
+        Self {
+            id: event.execution,
+            seq: event.seq.0,
+            part: event.part,
+            print,
+        }
+    }
 }
 
 impl Record {

@@ -1,5 +1,7 @@
 //! The checkpointer's shell and the task that writes a checkpoint, a few rows a chunk.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use troupe_actors::EngineError;
 use troupe_actors::checkpointer::Pending;
@@ -37,6 +39,9 @@ impl World {
             Some(CheckpointerMessage::Lookup(id, actor)) => {
                 let pending = checkpointer.machine.pending(id);
                 self.looked_up(process, actor, pending);
+            }
+            Some(CheckpointerMessage::Head(client, request)) => {
+                self.latest_of_key(caller, client, request);
             }
             Some(CheckpointerMessage::Tick) => checkpointer.ticking = false,
             Some(CheckpointerMessage::Written) => {
@@ -111,7 +116,13 @@ impl World {
             },
             WriterStage::Last => {
                 writer.busy = true;
-                let (rows, reached) = (writer.chunk.clone(), writer.generation.reached);
+                let heads = writer.generation.heads.iter();
+                let heads: BTreeMap<_, _> = heads.map(|(key, ordinal)| (*key, *ordinal)).collect();
+                let heads = heads
+                    .into_iter()
+                    .map(|(key, ordinal)| CheckpointRow::Head { key, ordinal });
+                let rows = writer.chunk.iter().cloned().chain(heads).collect();
+                let reached = writer.generation.reached;
                 self.call(caller, Call::Checkpoint(rows, Some(reached)));
             }
             WriterStage::Trim => {

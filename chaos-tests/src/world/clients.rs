@@ -12,8 +12,12 @@ use super::schedule::Timed;
 use super::{FAULTS_MS, SHARDS, World};
 use crate::crash::Record;
 
-/// Clients of a world.
+/// Clients of a busy world.
 const CLIENTS: usize = 36;
+/// Clients of a quiet world: a shard may have nothing to write for a while.
+const FEW_CLIENTS: usize = 5;
+/// Business keys a workflow: one, so that clients meet.
+const BUSINESS_KEYS: u64 = 1;
 /// How long a client waits for an answer.
 const PATIENCE_MS: u64 = 120;
 /// Grace that a cancel gives.
@@ -27,6 +31,15 @@ enum Act {
     Pause,
     Resume,
     Cancel,
+}
+
+/// What a client's key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyKind {
+    None,
+    Request,
+    /// Other clients have the same one: it gives the execution that is open, or the next one.
+    Business,
 }
 
 /// What a client is answered.
@@ -43,8 +56,8 @@ pub(super) enum Answer {
 pub(super) struct Client {
     workflow: String,
     key: String,
-    /// Without one an unanswered start cannot be repeated.
-    keyed: bool,
+    /// What the key is: without any an unanswered start cannot be repeated.
+    kind: KeyKind,
     id: Option<ExecutionId>,
     plan: VecDeque<(u64, Act)>,
     /// Number of the request that is not answered yet.
@@ -56,10 +69,21 @@ pub(super) struct Client {
 impl World {
     pub(super) fn plan_clients(&mut self) {
         let workflows = super::parts::definitions();
-        for number in 0..CLIENTS {
+        let clients = if self.random.once_in(4) { FEW_CLIENTS } else { CLIENTS };
+        for number in 0..clients {
             let workflow = workflows[self.random.place(workflows.len())].id.clone();
             let mut plan = VecDeque::from([(0, Act::Start)]);
+            let kind = match self.random.below(10) {
+                0 | 1 => KeyKind::None,
+                2 | 3 => KeyKind::Business,
+                _ => KeyKind::Request,
+            };
             match self.random.below(8) {
+                // Others may be given the same execution, so nobody interferes with it.
+                _ if kind == KeyKind::Business => {
+                    plan.extend((0..3).map(|_| (self.random.below(60), Act::Read)).collect::<Vec<_>>());
+                    plan.push_back((self.random.below(200), Act::Start));
+                }
                 0 | 1 => {
                     plan.push_back((self.random.below(30), Act::Pause));
                     plan.push_back((self.random.below(80), Act::Resume));
@@ -68,15 +92,18 @@ impl World {
                 3..=5 => plan.extend((0..6).map(|_| (self.random.below(15), Act::Read)).collect::<Vec<_>>()),
                 _ => {}
             }
-            let keyed = !self.random.once_in(5);
-            if keyed && self.random.once_in(2) {
+            if kind == KeyKind::Request && self.random.once_in(2) {
                 plan.push_back((self.random.below(400), Act::Start));
             }
-            let key = format!("{workflow}/{number}");
+            let key = if kind == KeyKind::Business {
+                format!("{workflow}/key-{}", self.random.below(BUSINESS_KEYS))
+            } else {
+                format!("{workflow}/{number}")
+            };
             self.clients.push(Client {
                 workflow,
                 key,
-                keyed,
+                kind,
                 id: None,
                 plan,
                 waiting: None,
@@ -111,9 +138,14 @@ impl World {
         let reply = Respond::Client(number, request);
         let message = match act {
             Act::Start => {
-                self.record(Record::StartAsked { key });
                 let client = &self.clients[number];
-                let (fresh, started) = (!client.keyed, Box::new(started(client, id)));
+                if client.kind == KeyKind::Business {
+                    self.after(PATIENCE_MS, Timed::GiveUp(number, request));
+                    return self.start_under_key(number, request, id.shard());
+                }
+                let (fresh, started) = (client.kind == KeyKind::None, Box::new(client.started(id, None)));
+                self.workflows.insert(id, client.workflow.clone());
+                self.record(Record::StartAsked { key });
                 ExecutionMessage::Start { started, fresh, reply }
             }
             Act::Read => ExecutionMessage::Read(reply),
@@ -154,21 +186,20 @@ impl World {
 
     fn id_to_start(&mut self, number: usize) -> Option<ExecutionId> {
         let client = &self.clients[number];
-        if client.keyed {
-            return Some(ExecutionId::derived(
-                SHARDS,
-                KeySpace::Request,
-                &client.workflow,
-                &client.key,
-                0,
-            ));
+        match client.kind {
+            KeyKind::None => {}
+            KeyKind::Request => {
+                let space = KeySpace::Request;
+                return Some(ExecutionId::derived(SHARDS, space, &client.workflow, &client.key, 0));
+            }
+            KeyKind::Business => return Some(client.run(0)),
         }
         let shard = ShardId(u16::try_from(self.random.below(u64::from(SHARDS))).unwrap_or(0));
         Some(ExecutionId::fresh(shard, self.now, self.random.next()))
     }
 
     /// A process that believes to own a shard, by its lease; a frozen one takes messages too.
-    fn server(&mut self, shard: ShardId) -> Option<ProcessNo> {
+    pub(super) fn server(&mut self, shard: ShardId) -> Option<ProcessNo> {
         let now = self.now;
         let serves = |process: &super::process::Process| {
             process
@@ -195,7 +226,12 @@ impl World {
         match (answer, client.id) {
             (Answer::Started { id, existing }, _) => {
                 client.id = Some(id);
-                self.record(Record::StartAcked { key, id, existing });
+                let record = if client.kind == KeyKind::Business {
+                    Record::KeyedAcked { key, id, existing }
+                } else {
+                    Record::StartAcked { key, id, existing }
+                };
+                self.record(record);
                 self.count(if existing { "found again" } else { "starts" });
             }
             (Answer::Commanded { draining, unchanged }, Some(id)) => {
@@ -214,7 +250,12 @@ impl World {
                 });
             }
             (Answer::View { seq, fingerprint }, Some(id)) => {
-                self.record(Record::Read { id, seq, fingerprint });
+                self.record(Record::Read {
+                    client: number as u64,
+                    id,
+                    seq,
+                    fingerprint,
+                });
                 self.count("reads");
             }
             (Answer::Commanded { .. } | Answer::View { .. }, None) => {
@@ -251,7 +292,7 @@ impl World {
     fn try_again(&mut self, number: usize) {
         let client = &mut self.clients[number];
         client.waiting = None;
-        if !client.keyed && client.id.is_none() {
+        if client.kind == KeyKind::None && client.id.is_none() {
             return client.plan.clear();
         }
         let pause_ms = 5 + self.random.below(20);
@@ -269,18 +310,34 @@ fn verb(act: Act) -> &'static str {
     }
 }
 
-fn started(client: &Client, id: ExecutionId) -> Started {
-    Started {
-        id,
-        workflow: client.workflow.as_str().into(),
-        version: 1,
-        input: Json::from_trusted("{\"n\":1}").into(),
-        variables: Vec::new(),
-        metadata: None,
-        trigger: None,
-        execution_key: None,
-        request_key: client.keyed.then(|| client.key.clone()),
-        priority: None,
-        key_ordinal: None,
+impl Client {
+    /// The run of its business key with this ordinal.
+    pub(super) fn run(&self, ordinal: u64) -> ExecutionId {
+        ExecutionId::derived(SHARDS, KeySpace::Business, &self.workflow, self.business_key(), ordinal)
+    }
+
+    pub(super) fn workflow(&self) -> &str {
+        &self.workflow
+    }
+
+    fn business_key(&self) -> &str {
+        self.key.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// What it starts; `ordinal` is that of the run of its business key.
+    pub(super) fn started(&self, id: ExecutionId, ordinal: Option<u64>) -> Started {
+        Started {
+            id,
+            workflow: self.workflow.as_str().into(),
+            version: 1,
+            input: Json::from_trusted("{\"n\":1}").into(),
+            variables: Vec::new(),
+            metadata: None,
+            trigger: None,
+            execution_key: ordinal.map(|_| self.business_key().to_owned()),
+            request_key: (self.kind == KeyKind::Request).then(|| self.key.clone()),
+            priority: None,
+            key_ordinal: ordinal,
+        }
     }
 }

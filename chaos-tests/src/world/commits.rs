@@ -1,13 +1,15 @@
 //! The committer's shell, and the store at the other end of its calls.
 
+use bytes::Bytes;
 use troupe_actors::checkpointer::CheckpointItem;
 use troupe_actors::committer::machine::{Action, Batch};
-use troupe_core::ShardId;
-use troupe_ports::{AppendError, StateStore, StoreError};
+use troupe_core::{LogPosition, ShardId};
+use troupe_ports::{AppendError, CommitId, StateStore, StoreError};
 
 use super::process::{ActorNo, CheckpointerMessage, CommitterMessage, ExecutionMessage, ProcessNo, ShardMessage};
 use super::schedule::{Answer, Call, Caller, Timed};
 use super::{World, at_once};
+use crate::crash::Record;
 
 impl World {
     pub(super) fn committer_step(&mut self, process: ProcessNo, shard: ShardId) {
@@ -116,11 +118,12 @@ impl World {
         if let Some(serving) = self.serving(caller) {
             let committed = CheckpointerMessage::Committed {
                 position,
-                record,
+                record: record.clone(),
                 items: kept,
             };
             serving.checkpointer.inbox.push_back(committed);
         }
+        self.offer_events(caller, position, record);
         let Some(state) = self.processes.get_mut(&caller.process) else {
             return;
         };
@@ -185,7 +188,7 @@ impl World {
                 position,
                 commit,
                 record,
-            } => match self.store.write(shard, epoch, position, commit, record) {
+            } => match self.write(caller, position, commit, record) {
                 Ok(()) if self.options.answers_unsynced => {
                     if !answered {
                         return;
@@ -207,15 +210,44 @@ impl World {
                 }))
             }
             Call::Acquire(owner) => {
-                Answer::Acquired(at_once(self.store.acquire(shard, &owner, self.context.options.lease)))
+                let acquired = at_once(self.store.acquire(shard, &owner, self.context.options.lease));
+                if let Ok(lease) = &acquired {
+                    self.record(Record::Acquired {
+                        shard: shard.0,
+                        epoch: lease.epoch.0,
+                        next: lease.next.0,
+                    });
+                }
+                Answer::Acquired(acquired)
             }
             Call::Renew => Answer::Renewed(at_once(self.store.renew(shard, epoch, self.context.options.lease))),
             Call::Checkpoint(rows, reached) => {
                 Answer::Written(at_once(self.store.checkpoint(shard, epoch, rows, reached)))
             }
+            Call::SetCursor(to) => {
+                let set = at_once(self.store.set_cursor(shard, epoch, super::events::SINK, to));
+                Answer::CursorSet(to, set)
+            }
             Call::Trim(up_to) => Answer::Written(at_once(self.store.trim(shard, epoch, up_to))),
         };
         self.send_back(caller, answer, answered);
+    }
+
+    /// A planted fault lets whoever comes pass for the owner.
+    fn write(
+        &mut self,
+        caller: Caller,
+        position: LogPosition,
+        commit: CommitId,
+        record: Bytes,
+    ) -> Result<(), AppendError> {
+        let Caller { shard, epoch, .. } = caller;
+        let epoch = if self.options.no_epoch_check {
+            self.store.epoch(shard)
+        } else {
+            epoch
+        };
+        self.store.write(shard, epoch, position, commit, record)
     }
 
     pub(super) fn synced(&mut self, caller: Caller, answered: bool) {
@@ -239,6 +271,7 @@ impl World {
             Answer::Acquired(lease) => self.acquired(caller, lease),
             Answer::Renewed(renewed) => self.renewed(caller, renewed),
             Answer::Written(written) => self.written(caller, written),
+            Answer::CursorSet(to, set) => self.cursor_set(caller, to, set),
             Answer::Appended(appended) => {
                 if let Some(serving) = self.serving(caller) {
                     let action = serving.committer.machine.appended(appended);
@@ -263,5 +296,6 @@ fn unavailable(call: &Call) -> Answer {
         Call::Append { .. } => Answer::Appended(Err(AppendError::Store(error))),
         Call::Probe(_) => Answer::Probed(Err(error)),
         Call::Checkpoint(..) | Call::Trim(_) => Answer::Written(Err(error)),
+        Call::SetCursor(to) => Answer::CursorSet(*to, Err(error)),
     }
 }

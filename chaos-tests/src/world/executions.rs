@@ -47,7 +47,7 @@ impl World {
     }
 
     pub(super) fn refuse(&mut self, reply: Respond, error: EngineError) {
-        if let Respond::Client(client, request) = reply {
+        if let Respond::Client(client, request) | Respond::Key(client, request, _) = reply {
             self.answer(client, request, Answer::Refused(error));
         }
     }
@@ -294,8 +294,10 @@ impl World {
     }
 
     fn reply(&mut self, process: ProcessNo, actor: ActorNo, reply: Respond, answer: Reply) {
-        let Respond::Client(client, request) = reply else {
-            return;
+        let (client, request) = match reply {
+            Respond::Client(client, request) => (client, request),
+            Respond::Key(client, request, ordinal) => return self.latest_is(process, client, request, ordinal, answer),
+            Respond::Nobody => return,
         };
         let answer = match answer {
             Reply::Started(outcome) => Answer::Started {

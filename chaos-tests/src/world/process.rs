@@ -11,10 +11,13 @@ use troupe_actors::committer::machine::{Append, CommitterMachine};
 use troupe_actors::evaluation::Job;
 use troupe_actors::execution::machine::{Action, CommandInput, ExecutionMachine};
 use troupe_actors::shard::machine::FailureMachine;
+use troupe_actors::sinks::machine::CursorMachine;
 use troupe_actors::timers::machine::TimersMachine;
 use troupe_core::execution::{AttemptClosed, Started};
 use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp, Token};
-use troupe_ports::CheckpointRow;
+use troupe_ports::{CheckpointRow, LogRecord};
+
+use crate::crash::record::Sighting;
 
 /// How long a shard's lease lasts.
 pub(super) const LEASE_MS: u64 = 300;
@@ -29,6 +32,8 @@ pub(super) type ActorNo = u64;
 pub(super) enum Respond {
     /// To a client's request.
     Client(usize, u64),
+    /// To a start under a business key, which looks at the key's latest execution; see [`super::keys`].
+    Key(usize, u64, u64),
     /// To nobody.
     Nobody,
 }
@@ -195,6 +200,8 @@ pub(super) enum CheckpointerMessage {
         items: Vec<CheckpointItem>,
     },
     Lookup(ExecutionId, ActorNo),
+    /// Which execution of a client's business key is the latest.
+    Head(usize, u64),
     Tick,
     Written,
 }
@@ -245,6 +252,58 @@ pub(super) struct Timers {
     pub(super) armed: Option<Timestamp>,
 }
 
+/// What an event sink hears.
+#[derive(Debug)]
+pub(super) enum SinkMessage {
+    Committed(LogPosition, bytes::Bytes),
+    Behind,
+    Save,
+}
+
+/// The event sink's actor.
+#[derive(Debug)]
+pub(super) struct EventSink {
+    pub(super) machine: CursorMachine,
+    pub(super) inbox: VecDeque<SinkMessage>,
+    /// It was told that it is behind and has not looked yet.
+    pub(super) behind: bool,
+    /// Where it reads the log next, while it catches up.
+    pub(super) reads_from: Option<LogPosition>,
+    /// What it read and has still to send.
+    pub(super) read: VecDeque<LogRecord>,
+    /// A record's events that the bus has not confirmed.
+    pub(super) sending: Option<(LogPosition, Vec<Sighting>)>,
+    /// It awaits the bus or the store.
+    pub(super) busy: bool,
+    pub(super) saving: bool,
+}
+
+impl EventSink {
+    /// One that has sent everything up to `cursor`, and saves its cursor after so many records.
+    pub(super) fn new(cursor: LogPosition, save_after: u64) -> Self {
+        Self {
+            machine: CursorMachine::new(cursor, save_after),
+            // What the last owner committed and never sent.
+            inbox: [SinkMessage::Behind].into(),
+            behind: false,
+            reads_from: None,
+            read: VecDeque::new(),
+            sending: None,
+            busy: false,
+            saving: false,
+        }
+    }
+
+    /// Whether there is nothing left to send.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.busy && !self.can_go_on()
+    }
+
+    fn can_go_on(&self) -> bool {
+        self.sending.is_some() || !self.read.is_empty() || self.reads_from.is_some() || !self.inbox.is_empty()
+    }
+}
+
 /// What a shard hears.
 #[derive(Debug)]
 pub(super) enum ShardMessage {
@@ -275,6 +334,7 @@ pub(super) struct Serving {
     pub(super) committer: Committer,
     pub(super) checkpointer: Checkpointer,
     pub(super) timers: Timers,
+    pub(super) events: EventSink,
     pub(super) resume: Resume,
     pub(super) failures: FailureMachine,
 }
@@ -288,6 +348,7 @@ pub(super) enum Address {
     Checkpointer(ShardId),
     Writer(ShardId),
     Timers(ShardId),
+    Events(ShardId),
     Execution(ActorNo),
     Attempt(u64),
 }
@@ -348,6 +409,10 @@ impl Process {
                 Address::Writer(*shard),
             );
             offer(!serving.timers.inbox.is_empty(), Address::Timers(*shard));
+            offer(
+                !serving.events.busy && serving.events.can_go_on(),
+                Address::Events(*shard),
+            );
         }
         let ready = self.executions.iter().filter(|(_, execution)| execution.is_runnable());
         out.extend(ready.map(|(actor, _)| Address::Execution(*actor)));

@@ -9,6 +9,7 @@ use troupe_ports::{AppendError, CheckpointRow, CommitId, Lease, StoreError};
 
 use super::process::{ActorNo, ExecutionMessage, ProcessNo};
 use super::random::Random;
+use crate::crash::record::Sighting;
 
 /// Who called the store, for its answer.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,7 @@ pub(super) enum Call {
     Probe(LogPosition),
     Checkpoint(Vec<CheckpointRow>, Option<LogPosition>),
     Trim(LogPosition),
+    SetCursor(LogPosition),
 }
 
 /// What the store answers.
@@ -43,6 +45,7 @@ pub(super) enum Answer {
     Appended(Result<(), AppendError>),
     Probed(Result<Option<CommitId>, StoreError>),
     Written(Result<(), StoreError>),
+    CursorSet(LogPosition, Result<(), StoreError>),
 }
 
 /// How a running attempt ends.
@@ -78,6 +81,15 @@ pub(super) enum Timed {
         answered: bool,
     },
     Answered(Caller, Answer),
+    /// Events reach the bus, which confirms them or says that it could not take all.
+    Publish {
+        caller: Caller,
+        events: Vec<Sighting>,
+        confirmed: bool,
+    },
+    Confirmed(Caller, bool),
+    SinkRetry(Caller),
+    SinkTick(Caller),
     CommitterRetry(Caller),
     WriterRetry(Caller),
     CheckpointTick(Caller),
@@ -104,6 +116,9 @@ impl Timed {
     pub(super) fn process(&self) -> Option<ProcessNo> {
         match self {
             Self::Answered(caller, _)
+            | Self::Confirmed(caller, _)
+            | Self::SinkRetry(caller)
+            | Self::SinkTick(caller)
             | Self::CommitterRetry(caller)
             | Self::WriterRetry(caller)
             | Self::CheckpointTick(caller)
@@ -118,6 +133,7 @@ impl Timed {
             | Self::Evaluated(process, _) => Some(*process),
             Self::Arrive { .. }
             | Self::Synced { .. }
+            | Self::Publish { .. }
             | Self::Redelivered(..)
             | Self::Client(_)
             | Self::GiveUp(..)
@@ -132,6 +148,10 @@ impl Timed {
             Self::Arrive { .. } => "arrive",
             Self::Synced { .. } => "synced",
             Self::Answered(..) => "answered",
+            Self::Publish { .. } => "publish",
+            Self::Confirmed(..) => "confirmed",
+            Self::SinkRetry(_) => "sink retry",
+            Self::SinkTick(_) => "sink tick",
             Self::CommitterRetry(_) => "committer retry",
             Self::WriterRetry(_) => "writer retry",
             Self::CheckpointTick(_) => "checkpoint tick",

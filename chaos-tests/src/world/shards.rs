@@ -12,9 +12,11 @@ use troupe_actors::timers::machine::TimersMachine;
 use troupe_core::{Epoch, ExecutionId, ShardId, Timestamp};
 use troupe_ports::{Lease, LogRecord, StateStore, StoreError};
 
+use super::events::{SAVE_AFTER, SINK};
+use super::keys::head_of;
 use super::process::{
-    ActorNo, Checkpointer, CheckpointerMessage, Committer, CommitterMessage, ExecutionMessage, LEASE_MS, ProcessNo,
-    Resume, Serving, ShardMessage, Timers, TimersMessage,
+    ActorNo, Checkpointer, CheckpointerMessage, Committer, CommitterMessage, EventSink, ExecutionMessage, LEASE_MS,
+    ProcessNo, Resume, Serving, ShardMessage, Timers, TimersMessage,
 };
 use super::schedule::{Call, Caller, Timed};
 use super::{World, at_once};
@@ -96,6 +98,8 @@ impl World {
         if !self.reaches(process) {
             return Err(StoreError::Unavailable("the tail of the log".into()));
         }
+        let cursor = at_once(self.store.cursor(shard, SINK))?;
+        at_once(self.store.set_cursor(shard, lease.epoch, SINK, cursor))?;
         let tail = at_once(self.store.read(shard, lease.checkpointed.next(), usize::MAX))?;
         let expected = lease.next.0.saturating_sub(1);
         let found = tail.last().map_or(lease.checkpointed.0, |record| record.position.0);
@@ -112,15 +116,16 @@ impl World {
             let (_, items) = read_header(&bytes).map_err(|error| StoreError::Damaged(error.to_string()))?;
             marks.extend(items.iter().map(|item| (item.id, item.mark)));
             let items = items.into_iter().map(|item| CheckpointItem {
+                head: head_of(&bytes, &item),
                 item,
                 snapshot: None,
                 end: None,
-                head: None,
             });
+            let items = items.collect();
             checkpointer.push_back(CheckpointerMessage::Committed {
                 position,
                 record: bytes,
-                items: items.collect(),
+                items,
             });
         }
         let parked = marks.iter().filter_map(|(id, mark)| match mark {
@@ -156,6 +161,7 @@ impl World {
                 inbox: timers,
                 armed: None,
             },
+            events: EventSink::new(cursor, SAVE_AFTER),
             resume: Resume {
                 tail,
                 known,

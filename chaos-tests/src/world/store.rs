@@ -117,6 +117,14 @@ impl SimulatedStore {
         })?
     }
 
+    /// The epoch in force.
+    #[must_use]
+    pub fn epoch(&self, shard: ShardId) -> Epoch {
+        self.lock()
+            .get(usize::from(shard.0))
+            .map_or(Epoch(0), |store| store.epoch)
+    }
+
     /// The second half: everything written so far is on disk.
     pub fn sync(&self, shard: ShardId) {
         if let Some(store) = self.lock().get_mut(usize::from(shard.0)) {

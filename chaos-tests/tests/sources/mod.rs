@@ -46,7 +46,11 @@ pub(crate) fn files(folder: &str) -> Vec<SourceFile> {
             let kind = entry
                 .file_type()
                 .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            if kind.is_dir() && !NOT_SOURCES.iter().any(|name| entry.file_name() == *name) {
+            // In a second worktree `.git` is a file.
+            if NOT_SOURCES.iter().any(|name| entry.file_name() == *name) {
+                continue;
+            }
+            if kind.is_dir() {
                 folders.push(path);
             } else if kind.is_file() {
                 let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -6,4 +6,4 @@ pub mod bus;
 pub mod embedded;
 
 pub use bus::{EventFilter, InProcessBus, Subscription, SubscriptionError};
-pub use embedded::{DurabilityMutant, EmbeddedStore, Sharing, StoreOptions};
+pub use embedded::{DurabilityMutant, EmbeddedStore, PowerLoss, Sharing, StoreOptions};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tempfile::TempDir;
-use troupe_backends::{EmbeddedStore, StoreOptions};
+use troupe_backends::{EmbeddedStore, PowerLoss, StoreOptions};
 use troupe_ports::conformance::Fixture;
 use troupe_ports::{DefinitionStore, StateStore, VisibilityStore};
 
@@ -15,7 +15,7 @@ struct Directory {
 }
 
 impl Directory {
-    fn new(power_loss: bool) -> Self {
+    fn new(power_loss: PowerLoss) -> Self {
         let options = StoreOptions {
             power_loss,
             ..StoreOptions::default()
@@ -53,22 +53,22 @@ impl Fixture<dyn VisibilityStore> for Directory {
 }
 
 mod state {
-    use super::Directory;
-    troupe_ports::state_store_conformance!(Directory::new(false));
+    use super::{Directory, PowerLoss};
+    troupe_ports::state_store_conformance!(Directory::new(PowerLoss::Never));
 }
 
 mod definitions {
-    use super::Directory;
-    troupe_ports::definition_store_conformance!(Directory::new(false));
+    use super::{Directory, PowerLoss};
+    troupe_ports::definition_store_conformance!(Directory::new(PowerLoss::Never));
 }
 
 mod visibility {
-    use super::Directory;
-    troupe_ports::visibility_store_conformance!(Directory::new(false));
+    use super::{Directory, PowerLoss};
+    troupe_ports::visibility_store_conformance!(Directory::new(PowerLoss::Never));
 }
 
 /// The layer that loses unsynced writes is otherwise a file like any other.
 mod state_under_power_loss {
-    use super::Directory;
-    troupe_ports::state_store_conformance!(Directory::new(true));
+    use super::{Directory, PowerLoss};
+    troupe_ports::state_store_conformance!(Directory::new(PowerLoss::TearsUnsynced { seed: 7 }));
 }

@@ -17,7 +17,14 @@ struct Cursor {
     /// Epoch of its setter: a setter that has been fenced since is not obeyed.
     epoch: Epoch,
     set: LogPosition,
-    written: LogPosition,
+    /// None if the file may not know that there is such a cursor: at 0 it keeps the whole log from being trimmed.
+    written: Option<LogPosition>,
+}
+
+impl Cursor {
+    fn is_unwritten(&self) -> bool {
+        self.written.is_none_or(|written| self.set > written)
+    }
 }
 
 /// Cursors that were set through this store, written or not: one a sink and shard.
@@ -35,19 +42,18 @@ impl Cursors {
             .map_or(LogPosition(0), |cursor| cursor.set)
     }
 
-    /// Notes a position; false if it is no progress.
+    /// Notes a position; false if there is nothing to write.
     pub(super) fn set(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> bool {
         let mut known = self.known.lock();
         let fresh = Cursor {
             epoch,
             set: LogPosition(0),
-            written: LogPosition(0),
+            written: None,
         };
         let cursor = known.entry((shard, Arc::from(sink))).or_insert(fresh);
         cursor.epoch = epoch;
-        let progress = to > cursor.set;
         cursor.set = cursor.set.max(to);
-        progress
+        cursor.is_unwritten()
     }
 }
 
@@ -73,7 +79,7 @@ impl Rider for CursorRider {
             let known = self.cursors.known.lock();
             known
                 .iter()
-                .filter(|(_, cursor)| cursor.set > cursor.written)
+                .filter(|(_, cursor)| cursor.is_unwritten())
                 .map(|(key, c)| (key.clone(), *c))
                 .collect()
         };
@@ -91,7 +97,7 @@ impl Rider for CursorRider {
         let mut known = self.cursors.known.lock();
         for (key, to) in self.riding.drain(..) {
             if let Some(cursor) = known.get_mut(&key) {
-                cursor.written = cursor.written.max(to);
+                cursor.written = cursor.written.max(Some(to));
             }
         }
     }

@@ -152,15 +152,20 @@ pub(super) fn release(connection: &Connection, shard: ShardId, epoch: Epoch) -> 
     Ok(Ok(()))
 }
 
+/// Only a planted fault leaves the epoch away.
 pub(super) fn append(
     connection: &Connection,
     shard: ShardId,
-    epoch: Epoch,
+    epoch: Option<Epoch>,
     at: LogPosition,
     commit: CommitId,
     record: &[u8],
 ) -> Ran<(), AppendError> {
-    let owner = match fence(connection, shard, epoch)? {
+    let fenced = match epoch {
+        Some(epoch) => fence(connection, shard, epoch)?,
+        None => Ok(owner(connection, shard)?),
+    };
+    let owner = match fenced {
         Ok(owner) => owner,
         Err(fenced) => return Ok(Err(fenced.into())),
     };

@@ -28,7 +28,7 @@ use troupe_core::ShardId;
 use troupe_ports::StoreError;
 
 use cursors::{CursorRider, Cursors};
-pub use options::{DurabilityMutant, Sharing, StoreOptions};
+pub use options::{DurabilityMutant, PowerLoss, Sharing, StoreOptions};
 use reader::Readers;
 use schema::{StoreFile, WalLimit, fixed, fixed_if_any, unavailable};
 use writer::{Callers, NoRider, Writer};
@@ -47,6 +47,7 @@ pub struct EmbeddedStore {
     derived: Writer,
     shards: u16,
     sharing: Sharing,
+    mutant: Option<DurabilityMutant>,
     /// Epochs as this store last saw them, so that a cursor's setter is checked without a transaction.
     epochs: Vec<AtomicU64>,
     cursors: Cursors,
@@ -98,6 +99,7 @@ impl EmbeddedStore {
             derived: Writer::start("store-writer", derived, derived_limit, Box::new(NoRider), Callers::Queue).map_err(cannot)?,
             shards,
             sharing: options.sharing,
+            mutant: options.mutant,
             epochs,
             cursors,
             appends: AtomicU64::new(0),

@@ -17,6 +17,23 @@ pub enum Sharing {
 pub enum DurabilityMutant {
     /// Commits are acknowledged without a sync.
     SynchronousOff,
+    /// An append is not asked for its epoch: whoever knows the next position may write.
+    NoEpochCheck,
+}
+
+/// What becomes of unsynced writes when the process is killed. For tests, except [`PowerLoss::Never`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PowerLoss {
+    /// The operating system has them, as always: only the process dies.
+    #[default]
+    Never,
+    /// All are lost: writes reach the files only when they are synced. Slower, and unsynced data is held in memory.
+    DropsUnsynced,
+    /// Some survive, the oldest first; the last one of those is torn at the edge of a sector.
+    TearsUnsynced {
+        /// Draws how many survive.
+        seed: u64,
+    },
 }
 
 /// How an embedded store is opened.
@@ -26,9 +43,8 @@ pub struct StoreOptions {
     pub shards: u16,
     /// Who else may use the same directory.
     pub sharing: Sharing,
-    /// For tests: writes reach the files only when they are synced, so that killing the process loses the rest, as a
-    /// power failure would. Slower, and unsynced data is held in memory.
-    pub power_loss: bool,
+    /// What a killed process loses beside itself.
+    pub power_loss: PowerLoss,
     /// For tests: a planted fault.
     pub mutant: Option<DurabilityMutant>,
 }
@@ -38,7 +54,7 @@ impl Default for StoreOptions {
         Self {
             shards: 32,
             sharing: Sharing::Exclusive,
-            power_loss: false,
+            power_loss: PowerLoss::Never,
             mutant: None,
         }
     }

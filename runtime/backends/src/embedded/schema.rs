@@ -119,7 +119,7 @@ impl StoreFile {
         let connection = self.connect(directory, options, WRITER_CACHE_KIB)?;
         let synchronous = match options.mutant {
             Some(DurabilityMutant::SynchronousOff) => "OFF",
-            None => "FULL",
+            Some(DurabilityMutant::NoEpochCheck) | None => "FULL",
         };
         let set = || -> rusqlite::Result<()> {
             connection.pragma_update(None, "page_size", self.page_bytes())?;
@@ -140,11 +140,10 @@ impl StoreFile {
     fn connect(self, directory: &Path, options: &StoreOptions, cache_kib: i64) -> Result<Connection, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let path = directory.join(self.name());
-        let connection = if options.power_loss {
-            let vfs = super::power_loss::vfs().map_err(StoreError::Unavailable)?;
-            Connection::open_with_flags_and_vfs(path, flags, vfs)
-        } else {
-            Connection::open_with_flags(path, flags)
+        let vfs = super::power_loss::vfs(options.power_loss).map_err(StoreError::Unavailable)?;
+        let connection = match vfs {
+            Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+            None => Connection::open_with_flags(path, flags),
         };
         let connection = connection.map_err(unavailable)?;
         let set = || -> rusqlite::Result<()> {

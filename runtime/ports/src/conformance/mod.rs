@@ -66,6 +66,7 @@ macro_rules! state_store_conformance {
             an_ended_execution_does_not_come_back_to_life
             trimming_stops_at_the_checkpoint
             trimming_stops_at_the_lowest_cursor
+            a_cursor_at_its_beginning_keeps_the_log
             positions_are_not_used_again_after_trimming
             timers_come_earliest_first_and_follow_the_last_wait
             running_executions_are_paged_in_order_of_id

@@ -266,6 +266,28 @@ pub async fn trimming_stops_at_the_lowest_cursor(fixture: StateFixture<'_>) {
     assert_eq!(positions(&*store).await, [5, 6]);
 }
 
+/// A sink that has not sent anything yet keeps the whole log.
+pub async fn a_cursor_at_its_beginning_keeps_the_log(fixture: StateFixture<'_>) {
+    let store = fixture.open().await;
+    let lease = acquire(&*store, SHARD).await;
+    store
+        .set_cursor(SHARD, lease.epoch, "events", LogPosition(0))
+        .await
+        .expect("the owner can set it");
+    for position in 1..=3 {
+        append(&*store, &lease, position, "record").await;
+    }
+    store
+        .checkpoint(SHARD, lease.epoch, vec![], Some(LogPosition(3)))
+        .await
+        .expect("the owner can checkpoint");
+    store
+        .trim(SHARD, lease.epoch, LogPosition(3))
+        .await
+        .expect("the owner can trim");
+    assert_eq!(positions(&*store).await, [1, 2, 3]);
+}
+
 /// A log that was trimmed to nothing goes on where it was, also after reopening.
 pub async fn positions_are_not_used_again_after_trimming(fixture: StateFixture<'_>) {
     let store = fixture.open().await;

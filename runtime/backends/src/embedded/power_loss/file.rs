@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use rusqlite::ffi;
 
 use super::overlay::Overlay;
+use super::tearing::{self, Random};
 
 /// Our part of the block that SQLite allocates for a file.
 #[repr(C, align(8))]
@@ -132,6 +133,26 @@ unsafe fn apply(file: File, overlay: &mut Overlay) -> c_int {
     code
 }
 
+/// Lets the disk write some of what is unsynced; users see the same as before.
+///
+/// # Safety
+///
+/// As [`PowerLossFile::overlay`].
+unsafe fn let_some_through(file: File, seed: u64) -> c_int {
+    // SAFETY: the system's file is open as long as ours, and each buffer lives through its call.
+    unsafe {
+        let overlay = PowerLossFile::overlay(file).lock();
+        for (at, bytes) in overlay.survivors(Random(seed)) {
+            let (buffer, len) = (bytes.as_ptr().cast::<c_void>(), bytes.len() as c_int);
+            let code = below!(file, xWrite, ffi::SQLITE_IOERR_WRITE, buffer, len, at as i64);
+            if code != ffi::SQLITE_OK {
+                return code;
+            }
+        }
+    }
+    ffi::SQLITE_OK
+}
+
 // SAFETY of all methods below: SQLite calls them with a file that `open` installed and that is not closed, with buffers of the
 // stated length and valid result pointers; what is handed on goes to the system's method of the same name.
 
@@ -198,6 +219,13 @@ unsafe extern "C" fn truncate(file: File, len: i64) -> c_int {
 
 unsafe extern "C" fn sync(file: File, flags: c_int) -> c_int {
     unsafe {
+        if let Some((seed, takes)) = tearing::befalls() {
+            let code = let_some_through(file, seed);
+            if code != ffi::SQLITE_OK {
+                return code;
+            }
+            std::thread::sleep(takes);
+        }
         let mut overlay = PowerLossFile::overlay(file).lock();
         match apply(file, &mut overlay) {
             ffi::SQLITE_OK => below!(file, xSync, ffi::SQLITE_IOERR_FSYNC, flags),

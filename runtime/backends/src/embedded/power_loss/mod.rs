@@ -4,11 +4,15 @@
 //! layer, an SQLite VFS over the system's own, keeps writes to databases and their WAL in memory until `xSync` and only then
 //! hands them to the file. Reads, also those of other connections of the process, see them at once. Locks and the shared
 //! memory of the WAL pass through: they do not survive a restart anyway.
+//!
+//! A disk that loses its power has often begun to write: when tearing, some syncs let the first unsynced writes through,
+//! the last of them up to the edge of a sector only, and then take their time, so that a kill finds the file like that.
 
 #![allow(unsafe_code)]
 
 mod file;
 mod overlay;
+mod tearing;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -17,6 +21,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 use rusqlite::ffi;
 
+use super::options::PowerLoss;
 use file::PowerLossFile;
 use overlay::Overlay;
 
@@ -43,10 +48,15 @@ fn overlay_of(path: &CStr) -> Arc<Mutex<Overlay>> {
     overlay
 }
 
-/// Name of the layer; registers it on first use.
-pub(super) fn vfs() -> Result<&'static CStr, String> {
+/// Name of the layer, none where nothing is to be lost; registers it on first use. Whether it tears holds for the process.
+pub(super) fn vfs(power_loss: PowerLoss) -> Result<Option<&'static CStr>, String> {
     static REGISTERED: OnceLock<Result<(), String>> = OnceLock::new();
-    REGISTERED.get_or_init(register).clone().map(|()| NAME)
+    match power_loss {
+        PowerLoss::Never => return Ok(None),
+        PowerLoss::DropsUnsynced => {}
+        PowerLoss::TearsUnsynced { seed } => tearing::begin(seed),
+    }
+    REGISTERED.get_or_init(register).clone().map(|()| Some(NAME))
 }
 
 fn register() -> Result<(), String> {

@@ -2,6 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::tearing::Random;
+
+/// Bytes that a disk writes whole or not at all.
+pub(super) const SECTOR_BYTES: u64 = 512;
+/// Writes whose order is remembered: what comes later does not survive.
+const ORDER_MAX: usize = 256;
+
 /// Unsynced changes of one file, on top of what its disk holds.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
@@ -9,6 +16,10 @@ pub(super) struct Overlay {
     cut: Option<u64>,
     /// Written ranges by their first byte; they do not overlap.
     extents: BTreeMap<u64, Vec<u8>>,
+    /// The first writes in the order in which they were made, up to a change of length.
+    order: Vec<(u64, Vec<u8>)>,
+    /// Later writes do not belong to `order`.
+    order_ends: bool,
 }
 
 impl Overlay {
@@ -34,10 +45,15 @@ impl Overlay {
         let end = at + bytes.len() as u64;
         self.remove(at, end);
         self.extents.insert(at, bytes.to_vec());
+        self.order_ends |= self.order.len() >= ORDER_MAX;
+        if !self.order_ends {
+            self.order.push((at, bytes.to_vec()));
+        }
     }
 
     /// Notes a change of length.
     pub(super) fn truncate(&mut self, len: u64, disk_len: u64) {
+        self.order_ends = true;
         if len < self.len(disk_len) {
             self.remove(len, u64::MAX);
             self.cut = Some(self.cut.map_or(len, |cut| cut.min(len)));
@@ -61,8 +77,29 @@ impl Overlay {
         }
     }
 
+    /// What a disk has written of this when its power fails: some writes, oldest first, the last one up to a sector's edge.
+    pub(super) fn survivors(&self, mut random: Random) -> Vec<(u64, &[u8])> {
+        let place = |random: &mut Random, bound: usize| random.below(bound as u64) as usize;
+        let whole = place(&mut random, self.order.len() + 1);
+        let mut survivors: Vec<(u64, &[u8])> = self.order[..whole]
+            .iter()
+            .map(|(at, bytes)| (*at, &bytes[..]))
+            .collect();
+        if let Some((at, bytes)) = self.order.get(whole) {
+            let first_edge = (at / SECTOR_BYTES + 1) * SECTOR_BYTES - at;
+            let edges = (bytes.len() as u64).saturating_sub(first_edge).div_ceil(SECTOR_BYTES);
+            if edges > 0 {
+                let torn = first_edge + random.below(edges) * SECTOR_BYTES;
+                survivors.push((*at, &bytes[..torn as usize]));
+            }
+        }
+        survivors
+    }
+
     /// Gives everything up, for the disk: first the length to cut to, then the writes in order of place.
     pub(super) fn drain(&mut self) -> (Option<u64>, BTreeMap<u64, Vec<u8>>) {
+        self.order.clear();
+        self.order_ends = false;
         (self.cut.take(), std::mem::take(&mut self.extents))
     }
 
@@ -70,6 +107,7 @@ impl Overlay {
     pub(super) fn restore(&mut self, (cut, extents): (Option<u64>, BTreeMap<u64, Vec<u8>>)) {
         self.cut = cut;
         self.extents = extents;
+        self.order_ends = true;
     }
 
     /// Removes the bytes `from..to` of what was written.
@@ -133,6 +171,67 @@ mod tests {
     }
 
     proptest! {
+        /// What survives is what was written first, and ends at a sector's edge unless it ends with a write.
+        #[test]
+        fn survivors_are_a_torn_prefix(
+            writes in proptest::collection::vec((0..9_000_u64, proptest::collection::vec(1..=255_u8, 1..2_500)), 1..8),
+            seed in any::<u64>(),
+        ) {
+            let mut overlay = Overlay::default();
+            for (at, bytes) in &writes {
+                overlay.write(*at, bytes);
+            }
+            let survivors = overlay.survivors(Random(seed));
+            prop_assert!(survivors.len() <= writes.len());
+            for (place, (at, bytes)) in survivors.iter().enumerate() {
+                let (written_at, written) = &writes[place];
+                prop_assert_eq!(at, written_at);
+                prop_assert_eq!(*bytes, &written[..bytes.len()]);
+                let torn = bytes.len() < written.len();
+                prop_assert!(!torn || place + 1 == survivors.len(), "only the last write is torn");
+                prop_assert!(!torn || (at + bytes.len() as u64).is_multiple_of(SECTOR_BYTES), "torn within a sector");
+                prop_assert!(!bytes.is_empty());
+            }
+        }
+
+        /// Wherever a disk had got to before a sync, users see the same, and the sync completes it.
+        #[test]
+        fn what_survives_early_changes_nothing(
+            changes in proptest::collection::vec(change(), 1..40),
+            seed in any::<u64>(),
+        ) {
+            let (mut plain, mut disk, mut overlay) = (Vec::new(), Vec::new(), Overlay::default());
+            let mut random = Random(seed);
+            for change in changes {
+                match change {
+                    Change::Write(at, bytes) => {
+                        overlay.write(at, &bytes);
+                        write(&mut plain, at, &bytes);
+                    }
+                    Change::Truncate(len) => {
+                        overlay.truncate(len, disk.len() as u64);
+                        plain.resize(len as usize, 0);
+                    }
+                    Change::Sync => {
+                        let (cut, extents) = overlay.drain();
+                        if let Some(cut) = cut {
+                            disk.truncate(cut as usize);
+                        }
+                        for (at, bytes) in extents {
+                            write(&mut disk, at, &bytes);
+                        }
+                        prop_assert_eq!(&disk, &plain);
+                    }
+                }
+                if random.below(3) == 0 {
+                    for (at, bytes) in overlay.survivors(Random(random.below(u64::MAX))) {
+                        write(&mut disk, at, bytes);
+                    }
+                }
+                prop_assert_eq!(&seen(&overlay, &disk), &plain);
+            }
+        }
+
         /// Users always see a plain file; the disk changes only by a sync, and then equals what they see.
         #[test]
         fn an_overlaid_file_looks_like_a_file(changes in proptest::collection::vec(change(), 1..40)) {

@@ -1,0 +1,60 @@
+//! The nodes' work: every attempt that begins is recorded.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use troupe_core::{ErrorInfo, Json};
+use troupe_ports::{Executed, NodeExecutor, Task};
+
+use super::child::random;
+use super::record::Record;
+
+/// Does the nodes' work: records that it took effect, then sleeps, fails or completes as the node's data say.
+///
+/// Every output is unlike any other, so that a repeated attempt cannot pass for the first one.
+#[derive(Debug, Default)]
+pub struct EffectSink {
+    /// Whether effects are recorded; the final incarnation only finishes what is open.
+    pub silent: bool,
+}
+
+impl NodeExecutor for EffectSink {
+    fn execute(&self, task: Task, _: CancellationToken) -> BoxFuture<'static, Executed> {
+        if !self.silent {
+            let input = match &task.input {
+                troupe_core::Value::Inline(json) => json.as_str().to_owned(),
+                troupe_core::Value::Blob(blob) => format!("{blob:?}"),
+            };
+            let token = [
+                task.token.run.0,
+                task.token.visit.0,
+                task.token.attempt.0,
+                task.token.nonce,
+            ];
+            Record::Effect {
+                id: task.execution,
+                node: task.node().key.to_string(),
+                token,
+                input,
+            }
+            .emit();
+        }
+        Box::pin(async move {
+            let number = |name: &str| {
+                task.node()
+                    .data
+                    .get(name)
+                    .and_then(serde_json::Value::as_u64)
+                    .unwrap_or(0)
+            };
+            if number("sleepMs") > 0 {
+                tokio::time::sleep(Duration::from_millis(number("sleepMs"))).await;
+            }
+            if u64::from(task.token.attempt.0) <= number("failFirst") {
+                return Executed::failed(ErrorInfo::new("FLAKY", "fails at first"), true);
+            }
+            Executed::completed(Json::from_trusted(format!("\"{:016x}\"", random())))
+        })
+    }
+}

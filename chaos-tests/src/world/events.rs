@@ -1,0 +1,206 @@
+//! The event sink's shell, and the bus at the other end: it takes some events, all or none, and confirms or not.
+
+use bytes::Bytes;
+use troupe_actors::record::{read_frames, read_header};
+use troupe_actors::sinks::machine::Offer;
+use troupe_core::lifecycle;
+use troupe_core::{LogPosition, ShardId};
+use troupe_ports::{LogRecord, StateStore, StoreError};
+
+use super::process::{ProcessNo, SinkMessage};
+use super::schedule::{Call, Caller, Timed};
+use super::{World, at_once};
+use crate::crash::Record;
+use crate::crash::record::Sighting;
+
+/// Name of the cursor.
+pub(super) const SINK: &str = "events";
+/// Records after which the cursor is saved: few, so that it often is.
+pub(super) const SAVE_AFTER: u64 = 12;
+/// Time after which it is saved.
+const SAVE_EVERY_MS: u64 = 60;
+/// Messages that may wait for the sink before it is told to read the log instead: few, so that it often does.
+const BACKLOG_MAX: usize = 3;
+/// Bytes of log read at once: few, so that it reads in pieces.
+const READ_BYTES: usize = 512;
+/// Pause before a failed publish or read is repeated.
+const RETRY_MS: u64 = 25;
+
+impl World {
+    /// Tells the sink of a record, or that it is behind.
+    pub(super) fn offer_events(&mut self, caller: Caller, position: LogPosition, record: Bytes) {
+        let Some(serving) = self.serving(caller) else { return };
+        let sink = &mut serving.events;
+        if sink.inbox.len() < BACKLOG_MAX {
+            sink.inbox.push_back(SinkMessage::Committed(position, record));
+        } else if !std::mem::replace(&mut sink.behind, true) {
+            sink.inbox.push_back(SinkMessage::Behind);
+            self.count("sinks behind");
+        }
+    }
+
+    pub(super) fn events_step(&mut self, process: ProcessNo, shard: ShardId) {
+        let Some((caller, serving)) = self.caller(process, shard) else {
+            return;
+        };
+        let sink = &mut serving.events;
+        if sink.sending.is_some() {
+            return self.publish(caller);
+        }
+        if let Some(LogRecord { position, bytes, .. }) = sink.read.pop_front() {
+            return self.send(caller, position, &bytes);
+        }
+        if let Some(from) = sink.reads_from {
+            return self.read_on(caller, from);
+        }
+        match sink.inbox.pop_front() {
+            None => {}
+            Some(SinkMessage::Committed(position, record)) => match sink.machine.offered(position) {
+                Offer::Skip => {}
+                Offer::Send => self.send(caller, position, &record),
+                Offer::CatchUp(from) => sink.reads_from = Some(from),
+            },
+            Some(SinkMessage::Behind) => {
+                sink.behind = false;
+                sink.reads_from = Some(sink.machine.next());
+            }
+            Some(SinkMessage::Save) => {
+                sink.saving = false;
+                self.save_cursor(caller);
+            }
+        }
+    }
+
+    fn read_on(&mut self, caller: Caller, from: LogPosition) {
+        let reachable = self.reaches(caller.process);
+        self.store.set_reachable(reachable);
+        let read = at_once(self.store.read(caller.shard, from, READ_BYTES));
+        self.store.set_reachable(true);
+        let Some(serving) = self.serving(caller) else { return };
+        let sink = &mut serving.events;
+        match read {
+            Ok(records) => {
+                sink.reads_from = records.last().map(|record| record.position.next());
+                sink.read.extend(records);
+            }
+            Err(_) => {
+                sink.busy = true;
+                self.after(RETRY_MS, Timed::SinkRetry(caller));
+            }
+        }
+    }
+
+    /// Derives the events of a record and hands them to the bus.
+    fn send(&mut self, caller: Caller, position: LogPosition, record: &[u8]) {
+        let mut events = Vec::new();
+        let items = read_header(record).map(|(_, items)| items).unwrap_or_default();
+        for item in items {
+            let Some(workflow) = self.workflows.get(&item.id) else {
+                return self.trouble(format!("{}: an entry of something that nobody started", item.id));
+            };
+            let compiled = self.plan(workflow);
+            for entry in read_frames(&record[item.frame]).filter_map(Result::ok) {
+                let derived = lifecycle::derive(&compiled.plan, item.id, &entry);
+                events.extend(derived.iter().map(Sighting::of));
+            }
+        }
+        let early = self.options.mutants.cursor_before_confirm;
+        let Some(serving) = self.serving(caller) else { return };
+        let sink = &mut serving.events;
+        sink.sending = Some((position, events));
+        if early {
+            sink.machine.sent(position);
+            self.call(caller, Call::SetCursor(position));
+        }
+    }
+
+    fn publish(&mut self, caller: Caller) {
+        let Some(serving) = self.serving(caller) else { return };
+        let Some((_, events)) = serving.events.sending.clone() else {
+            return;
+        };
+        serving.events.busy = true;
+        if events.is_empty() {
+            return self.confirmed(caller, true);
+        }
+        let fate = if self.healed { u64::MAX } else { self.random.below(10) };
+        let (heard, confirmed) = match fate {
+            0 => (0, false),
+            1 => (self.random.place(events.len()), false),
+            2 => (events.len(), false),
+            _ => (events.len(), true),
+        };
+        if !confirmed {
+            self.count("unconfirmed publishes");
+        }
+        let travel_ms = self.random.below(4);
+        let events = events[..heard].to_vec();
+        self.after(
+            travel_ms,
+            Timed::Publish {
+                caller,
+                events,
+                confirmed,
+            },
+        );
+    }
+
+    pub(super) fn publish_arrives(&mut self, caller: Caller, events: Vec<Sighting>, confirmed: bool) {
+        if !events.is_empty() {
+            *self.counts.entry("events published").or_default() += events.len() as u64;
+            self.record(Record::Published { events });
+        }
+        let travel_ms = self.random.below(3);
+        self.after(travel_ms, Timed::Confirmed(caller, confirmed));
+    }
+
+    pub(super) fn confirmed(&mut self, caller: Caller, confirmed: bool) {
+        let Some(serving) = self.serving(caller) else { return };
+        let sink = &mut serving.events;
+        if !confirmed {
+            return self.after(RETRY_MS, Timed::SinkRetry(caller));
+        }
+        sink.busy = false;
+        let Some((position, _)) = sink.sending.take() else {
+            return;
+        };
+        if sink.machine.sent(position) {
+            self.save_cursor(caller);
+        } else if !std::mem::replace(&mut sink.saving, true) {
+            self.after(SAVE_EVERY_MS, Timed::SinkTick(caller));
+        }
+    }
+
+    fn save_cursor(&mut self, caller: Caller) {
+        let Some(serving) = self.serving(caller) else { return };
+        let sink = &mut serving.events;
+        if let Some(position) = sink.machine.unsaved() {
+            sink.busy = true;
+            self.call(caller, Call::SetCursor(position));
+        }
+    }
+
+    pub(super) fn cursor_set(&mut self, caller: Caller, to: LogPosition, set: Result<(), StoreError>) {
+        let early = self.options.mutants.cursor_before_confirm;
+        let Some(serving) = self.serving(caller) else { return };
+        let sink = &mut serving.events;
+        // What the fault saves on the side, nobody waits for.
+        sink.busy &= early && sink.sending.is_some();
+        if set.is_ok() {
+            sink.machine.saved(to);
+            self.count("cursors saved");
+        }
+    }
+
+    pub(super) fn sink_retry(&mut self, caller: Caller) {
+        if let Some(serving) = self.serving(caller) {
+            serving.events.busy = false;
+        }
+    }
+
+    pub(super) fn sink_tick(&mut self, caller: Caller) {
+        if let Some(serving) = self.serving(caller) {
+            serving.events.inbox.push_back(SinkMessage::Save);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Starts under a business key: the checkpointer and the store know the latest execution of the key; if that one is open it
+//! is the answer, else the next one starts. The deciding is the shell's, what it decides from is the machines'.
+
+use troupe_actors::EngineError;
+use troupe_actors::execution::machine::Reply;
+use troupe_actors::record::{RecordItem, read_frames};
+use troupe_core::execution::Event;
+use troupe_core::{ExecutionId, KeySpace, Seq, ShardId};
+use troupe_ports::StateStore;
+
+use super::clients::Answer;
+use super::process::{CheckpointerMessage, ExecutionMessage, ProcessNo, Respond};
+use super::schedule::Caller;
+use super::{SHARDS, World, at_once};
+
+impl World {
+    /// Asks which execution of a client's key is the latest.
+    pub(super) fn start_under_key(&mut self, client: usize, request: u64, shard: ShardId) {
+        let serving = self.server(shard).and_then(|process| self.caller(process, shard));
+        match serving {
+            Some((_, serving)) => {
+                let ask = CheckpointerMessage::Head(client, request);
+                serving.checkpointer.inbox.push_back(ask);
+            }
+            None => {
+                let error = EngineError::Unavailable("nobody serves the shard".into());
+                self.refuse(Respond::Client(client, request), error);
+            }
+        }
+    }
+
+    /// The checkpointer's answer, and then the store's.
+    pub(super) fn latest_of_key(&mut self, caller: Caller, client: usize, request: u64) {
+        let head = self.clients[client].run(0);
+        let reachable = self.reaches(caller.process);
+        self.store.set_reachable(reachable);
+        let stored = at_once(self.store.head(head));
+        self.store.set_reachable(true);
+        let Some(serving) = self.serving(caller) else { return };
+        let pending = serving.checkpointer.machine.head(head);
+        match (stored, pending) {
+            (Err(error), _) => self.refuse(Respond::Client(client, request), error.into()),
+            (Ok(None), None) => self.start_run(caller.process, client, request, 0),
+            (Ok(stored), pending) => {
+                let ordinal = stored.max(pending).unwrap_or(0);
+                let latest = self.clients[client].run(ordinal);
+                let read = ExecutionMessage::Read(Respond::Key(client, request, ordinal));
+                self.deliver(caller.process, latest, read);
+            }
+        }
+    }
+
+    /// What the latest execution of a key answered: it decides.
+    pub(super) fn latest_is(&mut self, process: ProcessNo, client: usize, request: u64, ordinal: u64, answer: Reply) {
+        match answer {
+            Reply::View(state) if state.status.is_terminal() => self.start_run(process, client, request, ordinal + 1),
+            Reply::View(state) => {
+                let (id, existing) = (state.id, true);
+                self.answer(client, request, Answer::Started { id, existing });
+                self.count("found under a key");
+            }
+            Reply::Refused(error) => self.refuse(Respond::Client(client, request), error),
+            Reply::Started(_) | Reply::Commanded(_) => self.trouble("a read was answered with something else".into()),
+        }
+    }
+
+    fn start_run(&mut self, process: ProcessNo, client: usize, request: u64, ordinal: u64) {
+        let asking = &self.clients[client];
+        let id = asking.run(ordinal);
+        let started = Box::new(asking.started(id, Some(ordinal)));
+        self.workflows.insert(id, asking.workflow().to_owned());
+        self.count("runs of a key");
+        let (fresh, reply) = (false, Respond::Client(client, request));
+        self.deliver(process, id, ExecutionMessage::Start { started, fresh, reply });
+    }
+}
+
+/// Business key and ordinal of a first entry.
+pub(super) fn head_of(record: &[u8], item: &RecordItem) -> Option<(ExecutionId, u64)> {
+    if item.seq != Seq(1) {
+        return None;
+    }
+    let entry = read_frames(&record[item.frame.clone()]).next()?.ok()?;
+    let Event::Started(started) = entry.event else {
+        return None;
+    };
+    let (key, ordinal) = (started.execution_key?, started.key_ordinal?);
+    let head = ExecutionId::derived(SHARDS, KeySpace::Business, started.workflow.as_str(), &key, 0);
+    Some((head, ordinal))
+}

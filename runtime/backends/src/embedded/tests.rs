@@ -55,6 +55,37 @@ async fn a_second_store_on_the_same_directory_is_refused_until_the_first_is_gone
 }
 
 #[tokio::test]
+async fn a_caller_that_finds_the_log_idle_writes_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        // Without a sync a transaction is quick on any disk.
+        mutant: Some(super::DurabilityMutant::SynchronousOff),
+        ..StoreOptions::default()
+    };
+    let store = EmbeddedStore::open(directory.path(), &options).unwrap();
+    let lease = store.acquire(SHARD, "owner", LEASE).await.unwrap();
+    let mut at_once = 0;
+    for position in 1..=200 {
+        let mut appended = std::pin::pin!(append(&store, &lease, position, "x"));
+        match futures::poll!(appended.as_mut()) {
+            std::task::Poll::Ready(answer) => {
+                answer.unwrap();
+                at_once += 1;
+            }
+            std::task::Poll::Pending => appended.await.unwrap(),
+        }
+    }
+    assert!(at_once > 100, "{at_once} of 200 appends were written by their caller");
+    let records = store.read(SHARD, LogPosition(1), usize::MAX).await.unwrap();
+    assert_eq!(records.len(), 200);
+    // What was set while callers wrote is not left behind: the thread writes it.
+    store.set_cursor(SHARD, lease.epoch, "sink", LogPosition(7)).await.unwrap();
+    drop(store);
+    let store = EmbeddedStore::open(directory.path(), &StoreOptions::default()).unwrap();
+    assert_eq!(store.cursor(SHARD, "sink").await.unwrap(), LogPosition(7));
+}
+
+#[tokio::test]
 async fn a_second_engine_on_the_same_files_fences_the_first() {
     let directory = tempfile::tempdir().unwrap();
     let zombie = open(directory.path(), Sharing::Exclusive).unwrap();

@@ -28,6 +28,9 @@ const PLAN_ONLY: [&str; 12] = [
     "metadata",
 ];
 
+/// Characters that a message shows of a value of the wrong type.
+const GIVEN_CHARS_SHOWN: usize = 100;
+
 /// An executable workflow version with its expressions, templates and schemas.
 #[derive(Debug)]
 pub struct CompiledPlan {
@@ -284,6 +287,23 @@ fn delay(node: &PlanNode) -> Result<Option<Expression>, String> {
     }
 }
 
+/// A timeout that is a template must give milliseconds: the default would hide the mistake.
+fn check_timeouts(written: &serde_json::Value, resolved: &serde_json::Value) -> Result<(), ErrorInfo> {
+    for name in ["timeout", "totalTimeout"] {
+        let is_template = |text: &str| text.contains("{{");
+        if !written.get(name).and_then(serde_json::Value::as_str).is_some_and(is_template) {
+            continue;
+        }
+        let given = resolved.get(name).unwrap_or(&serde_json::Value::Null);
+        if !given.as_f64().is_some_and(|ms| ms >= 0.0) {
+            let shown: String = given.to_string().chars().take(GIVEN_CHARS_SHOWN).collect();
+            let message = format!("`{name}` must give a number of milliseconds, it gave {shown}");
+            return Err(ErrorInfo::new("NODE_DATA_INVALID", message));
+        }
+    }
+    Ok(())
+}
+
 impl LiveEvaluator<'_> {
     /// `inputMapping` and templates. All parts are tried, so that one round with the sandbox serves them.
     pub(super) fn prepare(&mut self, question: Question, node: NodeIx, scope: &Scope<'_>) -> Result<Answer, NoValue> {
@@ -350,6 +370,7 @@ impl LiveEvaluator<'_> {
             .data
             .evaluate(&bound, &answers)
             .map_err(|error| ErrorInfo::new(error.code(), error.message()))?;
+        check_timeouts(template.data.data(), &data)?;
         if let (Some(delay), Some(fields)) = (delay, data.as_object_mut()) {
             fields.insert("delayValue".into(), delay.to_value().map_err(unreadable)?);
         }

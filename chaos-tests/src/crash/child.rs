@@ -15,7 +15,7 @@ use troupe_actors::{Command, Engine, EngineHandle, EngineOptions, EngineParts, M
 use troupe_backends::InProcessBus;
 use troupe_backends::embedded::{DurabilityMutant, EmbeddedStore, Sharing, StoreOptions};
 use troupe_core::{CommandId, ErrorInfo, ExecutionId, Json};
-use troupe_ports::{Executed, NodeExecutor, Sandbox, SandboxJob, SystemClock, Task};
+use troupe_ports::{Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, SystemClock, Task};
 
 use super::record::Record;
 use super::workload;
@@ -117,6 +117,10 @@ impl Sandbox for NoSandbox {
             "EXPRESSION_ERROR",
             "the workload has no expressions",
         ))))
+    }
+
+    fn render(&self, job: SandboxJob, _: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        self.evaluate(job)
     }
 }
 

@@ -99,7 +99,7 @@ async fn fields_are_put_over_objects() {
 
 #[tokio::test]
 async fn templates_give_text_or_json() {
-    let executors = Executors::builder().build();
+    let executors = with_sandbox().await;
     let of = |template: &str, config| json!({"template": template, "transformationConfig": config});
     let template = "Dear {{ input.who }}:{% for item in input['items'] %} {{ item.name }}={{ item.price }}{% endfor %}";
     let executed = run(
@@ -164,6 +164,11 @@ async fn what_cannot_be_transformed_is_refused() {
             json!({"source": vec![0; 100_001], "expression": "item"}),
             "INPUT_TOO_LARGE",
         ),
+        (
+            "map",
+            json!({"source": vec![0; 1_000], "expression": "'x'.padEnd(100000)"}),
+            "OUTPUT_TOO_LARGE",
+        ),
     ] {
         let executed = transform(&executors, kind, config).await;
         assert_eq!(
@@ -171,5 +176,35 @@ async fn what_cannot_be_transformed_is_refused() {
             (code, false),
             "{kind} {executed:?}"
         );
+    }
+}
+
+/// Templates run in a process of their own, which ends with what it cannot finish in time or in its memory.
+#[tokio::test]
+async fn hostile_templates_hold_nobody_up() {
+    let executors = with_sandbox().await;
+    let big = json!({"big": "aB".repeat(2 << 20), "who": "Ann"});
+    let forever = "{% set n = namespace(x=0) %}{% for i in range(20000) %}{% set n.x = n.x + (input.big|upper|length) %}{% endfor %}";
+    let greedy = "{% set n = namespace(l=[]) %}{% for i in range(20000) %}{% set n.l = n.l + [input.big ~ i] %}{% endfor %}";
+    for (template, limits) in [(forever, &["TIMEOUT"][..]), (greedy, &["MEMORY_LIMIT", "TIMEOUT"])] {
+        let of = |template: &str| {
+            run(
+                &executors,
+                task_of("w", "transformation", &json!({"template": template}), &big),
+            )
+        };
+        let hostile = of(template);
+        let innocent = async {
+            let mut done = 0;
+            while done < 5 {
+                assert_eq!(output(&of("Dear {{ input.who }}").await), "Dear Ann");
+                done += 1;
+            }
+        };
+        let (executed, ()) = tokio::join!(hostile, innocent);
+        let failed = failure(&executed);
+        assert_eq!((failed.error.code.as_str(), failed.retryable), ("TEMPLATE_ERROR", false), "{failed:?}");
+        let limit = failed.error.details.as_ref().unwrap().to_value().unwrap()["limit"].clone();
+        assert!(limits.contains(&limit.as_str().unwrap()), "{template}: {failed:?}");
     }
 }

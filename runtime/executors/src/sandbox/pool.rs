@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use troupe_core::execution::{AttemptFailure, AttemptOutcome, LogLine};
 use troupe_core::{ErrorInfo, Json, Timestamp, Value};
-use troupe_ports::{Clock, Executed, Sandbox, SandboxJob, SystemClock, Task};
+use troupe_ports::{Clock, Executed, Rendered, Sandbox, SandboxJob, SystemClock, Task};
 
 use super::child::{MARK, Settings};
 use super::lockdown::Lockdown;
@@ -102,10 +102,31 @@ pub(super) struct Queue {
 pub(super) struct Call {
     pub(super) number: u64,
     pub(super) work: Work,
+    pub(super) time: Time,
+    /// When it must have ended; known once a process has taken it.
     pub(super) deadline_ms: u64,
     /// It may be what killed a process: it runs with nothing else in flight.
     pub(super) alone: bool,
     pub(super) answer: oneshot::Sender<Answer>,
+}
+
+/// How long a call may take, in milliseconds of the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Time {
+    /// Until that instant, waiting included.
+    Until(u64),
+    /// So long from when a process takes it: others that hold the processes cost it nothing.
+    Running(u64),
+}
+
+impl Time {
+    /// The deadline of a call that a process takes now.
+    pub(super) fn deadline_ms(self) -> u64 {
+        match self {
+            Self::Until(instant_ms) => instant_ms,
+            Self::Running(budget_ms) => monotonic_ms().saturating_add(budget_ms),
+        }
+    }
 }
 
 pub(super) enum Work {
@@ -165,7 +186,7 @@ impl Shared {
         }
     }
 
-    fn submit(self: &Arc<Self>, work: Work, deadline_ms: u64) -> Result<oneshot::Receiver<Answer>, Fault> {
+    fn submit(self: &Arc<Self>, work: Work, time: Time) -> Result<oneshot::Receiver<Answer>, Fault> {
         if self.closed.is_cancelled() {
             return Err(Fault::new(codes::SANDBOX_UNAVAILABLE, "the sandbox is closed", true));
         }
@@ -183,7 +204,8 @@ impl Shared {
             queue.calls.push_back(Call {
                 number,
                 work,
-                deadline_ms,
+                time,
+                deadline_ms: time.deadline_ms(),
                 alone: false,
                 answer,
             });
@@ -196,8 +218,8 @@ impl Shared {
         Ok(receiver)
     }
 
-    async fn run(self: Arc<Self>, work: Work, deadline_ms: u64) -> Answer {
-        let answer = match self.submit(work, deadline_ms) {
+    async fn run(self: Arc<Self>, work: Work, time: Time) -> Answer {
+        let answer = match self.submit(work, time) {
             Ok(receiver) => receiver.await.ok(),
             Err(fault) => Some(Answer {
                 logs: Vec::new(),
@@ -293,7 +315,7 @@ impl SandboxPool {
         let deadline_ms = monotonic_deadline(task.deadline);
         Box::pin(async move {
             match prepared {
-                Ok(work) => executed(shared.run(work, deadline_ms).await),
+                Ok(work) => executed(shared.run(work, Time::Until(deadline_ms)).await),
                 Err(error) => Executed::failed(error, false),
             }
         })
@@ -309,7 +331,7 @@ impl SandboxPool {
             source: code.to_owned(),
         };
         let shared = Arc::clone(&self.inner.shared);
-        let answer = shared.run(work, monotonic_ms() + CHECK_TIMEOUT_MS).await;
+        let answer = shared.run(work, Time::Running(CHECK_TIMEOUT_MS)).await;
         answer.result.map(drop).map_err(|fault| failure(fault).error)
     }
 
@@ -319,7 +341,7 @@ impl SandboxPool {
     /// `PROBE_REFUSED` when the pool was not started for it.
     pub async fn probe(&self) -> Result<Json, ErrorInfo> {
         let shared = Arc::clone(&self.inner.shared);
-        let answer = shared.run(Work::Probe, monotonic_ms() + CHECK_TIMEOUT_MS).await;
+        let answer = shared.run(Work::Probe, Time::Running(CHECK_TIMEOUT_MS)).await;
         answer
             .result
             .map_err(|fault| failure(fault).error)
@@ -329,28 +351,39 @@ impl SandboxPool {
 
 impl Sandbox for SandboxPool {
     fn evaluate(&self, job: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
-        let shared = Arc::clone(&self.inner.shared);
-        Box::pin(async move {
-            if let Some(fault) = too_large(&shared.options, job.scope.bytes()) {
-                return Err(expression_error(fault));
-            }
-            let program = shared.programs.get(Key {
-                kind: ProgramKind::Expression,
-                workflow: job.workflow.as_str(),
-                version: job.version,
-                name: "",
-                source: &job.source,
-            });
-            let budget_ms = u64::try_from(shared.options.expression_timeout.as_millis()).unwrap_or(u64::MAX);
-            let work = Work::Program {
-                program,
-                input: job.scope,
-                context: String::new(),
-            };
-            let answer = shared.run(work, monotonic_ms().saturating_add(budget_ms)).await;
-            answer.result.and_then(readable).map_err(expression_error)
-        })
+        let answer = over_scope(Arc::clone(&self.inner.shared), ProgramKind::Expression, job);
+        Box::pin(async move { answer.await.map_err(|fault| source_error(fault, codes::EXPRESSION_ERROR)) })
     }
+
+    fn render(&self, job: SandboxJob, rendered: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        let kind = match rendered {
+            Rendered::Text => ProgramKind::TextTemplate,
+            Rendered::Json => ProgramKind::JsonTemplate,
+        };
+        let answer = over_scope(Arc::clone(&self.inner.shared), kind, job);
+        Box::pin(async move { answer.await.map_err(|fault| source_error(fault, codes::TEMPLATE_ERROR)) })
+    }
+}
+
+/// Runs a source over its scope.
+async fn over_scope(shared: Arc<Shared>, kind: ProgramKind, job: SandboxJob) -> Result<Json, Fault> {
+    if let Some(fault) = too_large(&shared.options, job.scope.bytes()) {
+        return Err(fault);
+    }
+    let program = shared.programs.get(Key {
+        kind,
+        workflow: job.workflow.as_str(),
+        version: job.version,
+        name: "",
+        source: &job.source,
+    });
+    let budget_ms = u64::try_from(shared.options.expression_timeout.as_millis()).unwrap_or(u64::MAX);
+    let work = Work::Program {
+        program,
+        input: job.scope,
+        context: String::new(),
+    };
+    shared.run(work, Time::Running(budget_ms)).await.result.and_then(readable)
 }
 
 fn prepare(shared: &Shared, task: &Task, code: &str, name: &str) -> Result<Work, ErrorInfo> {
@@ -449,8 +482,8 @@ fn executed(answer: Answer) -> Executed {
     Executed { outcome, logs }
 }
 
-/// Whatever an expression does wrong is `EXPRESSION_ERROR`, with the limit it hit; the sandbox's own trouble is not.
-fn expression_error(fault: Fault) -> ErrorInfo {
+/// Whatever an expression or template does wrong is `code`, with the limit it hit; the sandbox's own trouble is not.
+fn source_error(fault: Fault, code: &str) -> ErrorInfo {
     let own = [codes::SANDBOX_CRASHED, codes::SANDBOX_UNAVAILABLE].contains(&fault.code.as_str());
     let mut error = failure(fault).error;
     if !own {
@@ -464,7 +497,7 @@ fn expression_error(fault: Fault) -> ErrorInfo {
         if limit.contains(&error.code.as_str()) {
             error.details = Some(Json::of(&serde_json::json!({"limit": error.code})));
         }
-        error.code = codes::EXPRESSION_ERROR.to_owned();
+        error.code = code.to_owned();
     }
     error
 }

@@ -4,6 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::lockdown::Lockdown;
-use super::pool::{Answer, Call, Queue, Shared, Work};
+use super::pool::{Answer, Call, Queue, Shared, Time, Work};
 use super::process::Process;
 use super::protocol::{self, FRAME_BYTES_MAX, Fault, PROTOCOL_VERSION, Request, Response, monotonic_ms};
 use crate::codes;
@@ -177,11 +178,17 @@ impl<'a> Serving<'a> {
             }
         };
         self.unblock();
-        self.give_back();
         if let Err(error) = self.process.child.kill().await {
             tracing::warn!(%error, "a sandbox process cannot be killed");
         }
+        self.give_back();
         ended
+    }
+
+    /// Whether the process aborted by itself: Rust code does when it gets no memory. A panic ends with a status instead.
+    fn has_aborted(&mut self) -> bool {
+        let status = self.process.child.try_wait().ok().flatten();
+        status.and_then(|status| status.signal()) == Some(libc::SIGABRT)
     }
 
     fn has_room(&self) -> bool {
@@ -218,7 +225,7 @@ impl<'a> Serving<'a> {
             if call.answer.is_closed() {
                 continue;
             }
-            if call.deadline_ms <= monotonic_ms() {
+            if matches!(call.time, Time::Until(instant_ms) if instant_ms <= monotonic_ms()) {
                 call.fail(Fault::new(
                     codes::TIMEOUT,
                     "the deadline passed before a sandbox process was free",
@@ -234,7 +241,8 @@ impl<'a> Serving<'a> {
         }
     }
 
-    fn dispatch(&mut self, call: Call) {
+    fn dispatch(&mut self, mut call: Call) {
+        call.deadline_ms = call.time.deadline_ms();
         if self.in_flight.is_empty() {
             self.head_since = Instant::now();
             if self.is_full() {
@@ -398,13 +406,19 @@ impl<'a> Serving<'a> {
                 call.fail(Fault::new(codes::SANDBOX_UNAVAILABLE, "the sandbox closes", true));
             }
         } else if self.in_flight.len() == 1 {
+            let aborted = self.has_aborted();
             if let Some(call) = self.in_flight.pop_front() {
-                tracing::warn!(call = call.number, "a sandbox process crashed");
-                call.fail(Fault::new(
-                    codes::SANDBOX_CRASHED,
-                    "the sandbox process died while it ran this call",
-                    true,
-                ));
+                tracing::warn!(call = call.number, aborted, "a sandbox process crashed");
+                call.fail(if aborted {
+                    let message = "the code needs more memory than its process may have";
+                    Fault::new(codes::MEMORY_LIMIT, message, false)
+                } else {
+                    Fault::new(
+                        codes::SANDBOX_CRASHED,
+                        "the sandbox process died while it ran this call",
+                        true,
+                    )
+                });
             }
         } else {
             self.requeue(true);

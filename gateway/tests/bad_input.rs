@@ -1,0 +1,420 @@
+//! Bad input to a real server: each is answered with a clear coded error, and nothing else is disturbed.
+#![allow(clippy::unwrap_used)]
+
+mod server;
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use reqwest::Method;
+use serde_json::{Value, json};
+use server::{Answer, Server, Treatment, apply_innocents, beside_innocents};
+
+/// Hostile cases that run at once.
+const AT_ONCE: usize = 16;
+/// An execution that needs no sandbox may take this long beside them, one that shares the sandbox with them that long.
+const PROMPT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(20));
+/// The longest message that is still clear.
+const MESSAGE_CHARS_MAX: usize = 1_000;
+
+/// What a program does, written as an expression, with what it answers: part of the message, and the limit it hit.
+const EXPRESSIONS: &[(&str, &str, &str, Option<&str>)] = &[
+    ("loops for ever", "(() => { for (;;) {} })()", "deadline", Some("TIMEOUT")),
+    (
+        "allocates without end",
+        "(() => { const a = []; for (;;) a.push(new Array(1000).fill(0)) })()",
+        "memory",
+        Some("MEMORY_LIMIT"),
+    ),
+    ("recurses", "(function g() { return g() + 1 })()", "stack", Some("STACK_LIMIT")),
+    ("throws null", "(() => { throw null })()", "null was thrown", None),
+    ("returns a BigInt", "(() => 10n)()", "BigInt", None),
+    ("makes 1 GB in the engine", "'x'.repeat(2 ** 30)", "too long", None),
+    (
+        "makes 1 GB in the sandbox",
+        "(() => 'x'.repeat(2 ** 30 - 1))()",
+        "memory",
+        Some("MEMORY_LIMIT"),
+    ),
+    (
+        "backtracks for ever",
+        "/^(a+)+$/.test('a'.repeat(40) + 'b')",
+        "deadline",
+        Some("TIMEOUT"),
+    ),
+    (
+        "walks a long text again and again",
+        "trigger.big.split('').join('-').split('').join('-').split('').join('-')",
+        "",
+        None,
+    ),
+];
+
+/// Function bodies with the code that each gives.
+const FUNCTIONS: &[(&str, &str, &str, &str)] = &[
+    ("loops for ever", "for (;;) {}", "TIMEOUT", "deadline"),
+    (
+        "allocates without end",
+        "const a = []; for (;;) a.push(new Array(1000).fill(0))",
+        "MEMORY_LIMIT",
+        "memory",
+    ),
+    ("recurses", "const g = () => g() + 1; return g()", "STACK_LIMIT", "stack"),
+    ("throws null", "throw null", "FUNCTION_ERROR", "null was thrown"),
+    ("returns a BigInt", "return 10n", "OUTPUT_NOT_JSON", "BigInt"),
+    ("makes 1 GB", "return 'x'.repeat(2 ** 30 - 1)", "MEMORY_LIMIT", "memory"),
+    (
+        "backtracks for ever",
+        "return /^(a+)+$/.test('a'.repeat(40) + 'b')",
+        "TIMEOUT",
+        "deadline",
+    ),
+    (
+        "never settles",
+        "return new Promise(() => {})",
+        "FUNCTION_STALLED",
+        "promise",
+    ),
+    (
+        "returns much",
+        "return 'x'.repeat(8 << 20)",
+        "OUTPUT_TOO_LARGE",
+        "limit",
+    ),
+];
+
+/// Jinja templates; all give `TEMPLATE_ERROR`. What hits a limit of the process may hit its time or its memory first.
+const TEMPLATES: &[(&str, &str, &str)] = &[
+    (
+        "loops for ever",
+        "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+        "",
+    ),
+    (
+        "walks megabytes again and again",
+        "{% set n = namespace(x=0) %}{% for i in range(20000) %}{% set n.x = n.x + (input.big|upper|length) %}{% endfor %}",
+        "",
+    ),
+    (
+        "allocates without end",
+        "{% set n = namespace(l=[]) %}{% for i in range(20000) %}{% set n.l = n.l + [input.big ~ i] %}{% endfor %}",
+        "",
+    ),
+    (
+        "recurses",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "recursion",
+    ),
+    ("reads a member of null", "{{ none.x.y }}", "undefined"),
+    ("makes a number too large", "{{ 2 ** 200 }}", ""),
+    ("makes 1 GB", "{{ 'x' * 1000000000 }}", ""),
+    (
+        "writes without end",
+        "{% for i in range(20000) %}{{ input.big }}{% endfor %}",
+        "8388608 bytes",
+    ),
+    ("includes a file", "{% include '/etc/passwd' %}", "template"),
+];
+
+/// A hostile workflow with what its node `a` must answer.
+struct Case {
+    what: String,
+    definition: Value,
+    codes: &'static [&'static str],
+    message: &'static str,
+    limit: Option<&'static str>,
+}
+
+fn definition(id: &str, a: Value, condition: Option<&str>) -> Value {
+    let mut edge = json!({"id": "e", "source": "a", "target": "b"});
+    if let Some(condition) = condition {
+        edge["condition"] = condition.into();
+    }
+    let mut a = a;
+    a["id"] = "a".into();
+    a["data"]["retryPolicy"] = json!({"maxAttempts": 1});
+    json!({
+        "id": id, "name": id, "settings": {"onFailure": "failFast"},
+        "nodes": [a, {"id": "b", "type": "function", "data": {"handlerId": "echo"}}],
+        "edges": [edge],
+    })
+}
+
+/// The source in every place that takes an expression.
+fn places(source: &str) -> [(&'static str, Value, Option<&str>); 7] {
+    let echo = |name: &str, value: Value| json!({"type": "function", "data": {"handlerId": "echo", name: value}});
+    let each = json!({"source": [1, 2], "expression": source});
+    [
+        ("condition", echo("note", Value::Null), Some(source)),
+        ("inputMapping", echo("inputMapping", json!({"x": source})), None),
+        ("outputMapping", echo("outputMapping", json!({"x": source})), None),
+        ("output", echo("output", source.into()), None),
+        ("template alone", echo("note", format!("{{{{ {source} }}}}").into()), None),
+        ("template in text", echo("note", format!("a {{{{ {source} }}}} b").into()), None),
+        (
+            "map",
+            json!({"type": "transformation", "data": {"transformationType": "map", "transformationConfig": each}}),
+            None,
+        ),
+    ]
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (does, source, message, limit) in EXPRESSIONS {
+        for (place, node, condition) in places(source) {
+            cases.push(Case {
+                what: format!("an expression that {does}, as {place}"),
+                definition: definition(&format!("e{}", cases.len()), node, condition),
+                codes: &["EXPRESSION_ERROR"],
+                message,
+                limit: *limit,
+            });
+        }
+    }
+    for (does, body, code, message) in FUNCTIONS {
+        let source = format!("function handler(input, context) {{ {body} }}");
+        let mut data = json!({"functionCode": source});
+        if *code == "TIMEOUT" {
+            data["timeout"] = 1_000.into();
+        }
+        cases.push(Case {
+            what: format!("a function that {does}"),
+            definition: definition(&format!("f{}", cases.len()), json!({"type": "function", "data": data}), None),
+            codes: std::slice::from_ref(code),
+            message,
+            limit: None,
+        });
+    }
+    for (does, template, message) in TEMPLATES {
+        let node = json!({"type": "transformation", "data": {"template": template}});
+        cases.push(Case {
+            what: format!("a Jinja template that {does}"),
+            definition: definition(&format!("j{}", cases.len()), node, None),
+            codes: &["TEMPLATE_ERROR"],
+            message,
+            limit: None,
+        });
+    }
+    cases
+}
+
+/// Runs the case; what is not as it should be.
+async fn faults(server: &Server, case: &Case, start: &Value) -> Vec<String> {
+    server.apply(&case.definition).await;
+    let workflow = case.definition["id"].as_str().unwrap();
+    let ended = server.run(workflow, start).await;
+    let mut faults = Vec::new();
+    if (ended.status, &ended.body["status"]) != (200, &json!("failed")) {
+        faults.push(format!("{}: ended with {} {}", case.what, ended.status, shown(&ended.body)));
+        return faults;
+    }
+    let id = ended.body["id"].as_str().unwrap();
+    let node = server.get(&format!("/executions/{id}/nodes/a")).await.body;
+    let error = &node["error"];
+    let (code, message) = (error["code"].as_str().unwrap_or(""), error["message"].as_str().unwrap_or(""));
+    println!("{}: {code} {message:.120} {}", case.what, error["details"]);
+    let limit = error["details"]["limit"].as_str();
+    if !case.codes.contains(&code)
+        || !message.contains(case.message)
+        || message.is_empty()
+        || message.chars().count() > MESSAGE_CHARS_MAX
+        || (case.limit.is_some() && limit != case.limit)
+    {
+        faults.push(format!("{}: {}", case.what, shown(error)));
+    }
+    faults
+}
+
+fn shown(value: &Value) -> String {
+    value.to_string().chars().take(400).collect()
+}
+
+fn assert_treated_well(engine: &Treatment, code: &Treatment) {
+    println!("without the sandbox: {engine:?}; with it: {code:?}");
+    assert!(
+        engine.completed > 5 && engine.slowest < PROMPT.0,
+        "the innocent workflow was held up: {engine:?}"
+    );
+    assert!(
+        code.completed > 0 && code.slowest < PROMPT.1,
+        "the innocent function code was held up: {code:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_code_is_answered_and_disturbs_nobody() {
+    let mut server = Server::start(&[]);
+    apply_innocents(&server).await;
+    let cases = cases();
+    let start = json!({"input": {"big": "aB".repeat(1 << 20)}});
+    let hostile = futures::stream::iter(&cases)
+        .map(|case| faults(&server, case, &start))
+        .buffer_unordered(AT_ONCE)
+        .concat();
+    let (faults, engine, code) = beside_innocents(&server, hostile).await;
+    assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), cases.len(), faults.join("\n"));
+    assert_treated_well(&engine, &code);
+    server.assert_alive().await;
+}
+
+/// Bytes of a request with what they are answered with: status, code, the first problem's code, part of its hint.
+struct Document {
+    what: &'static str,
+    path: &'static str,
+    content: &'static str,
+    bytes: Vec<u8>,
+    status: u16,
+    code: &'static str,
+    problem: Option<&'static str>,
+    hint: Option<&'static str>,
+}
+
+const DEFINE: &str = "/workflows";
+const START: &str = "/workflows/innocent/executions";
+const JSON: &str = "application/json";
+const YAML: &str = "application/yaml";
+
+fn graph(nodes: usize, edges: impl IntoIterator<Item = (usize, usize)>) -> Vec<u8> {
+    let node = |n: usize| format!(r#"{{"id":"n{n}","type":"function","data":{{"handlerId":"echo"}}}}"#);
+    let edge = |(n, (source, target)): (usize, (usize, usize))| {
+        format!(r#"{{"id":"e{n}","source":"n{source}","target":"n{target}"}}"#)
+    };
+    let nodes: Vec<String> = (0..nodes).map(node).collect();
+    let edges: Vec<String> = edges.into_iter().enumerate().map(edge).collect();
+    let (nodes, edges) = (nodes.join(","), edges.join(","));
+    format!(r#"{{"id":"graph","name":"Graph","nodes":[{nodes}],"edges":[{edges}]}}"#).into_bytes()
+}
+
+fn documents() -> Vec<Document> {
+    let define = |what, content, bytes: &[u8], problem, hint| Document {
+        what,
+        path: DEFINE,
+        content,
+        bytes: bytes.to_vec(),
+        status: 422,
+        code: "INVALID_DEFINITION",
+        problem: Some(problem),
+        hint,
+    };
+    let start = |what, bytes: Vec<u8>, status, code| Document {
+        what,
+        path: START,
+        content: JSON,
+        bytes,
+        status,
+        code,
+        problem: None,
+        hint: None,
+    };
+    let deep = |open: &str, close: &str| [open.repeat(10_000), close.repeat(10_000)].concat().into_bytes();
+    let deep_payload = |open: &str, close: &str| [b"{\"input\":".to_vec(), deep(open, close), b"}".to_vec()].concat();
+    let deep_yaml: String = (0..10_000).map(|n| format!("{}a:\n", " ".repeat(n % 1_000))).collect();
+    let mut documents = vec![
+        define("malformed JSON", JSON, b"{\"id\": \"x\", \"nodes\": [", "INVALID_JSON", None),
+        define("malformed YAML", YAML, b"id: x\nnodes: [\n  - {", "INVALID_YAML", None),
+        define("nothing", JSON, b"", "INVALID_JSON", None),
+        define("JSON of depth 10,000", JSON, &deep("[", "]"), "NESTING_TOO_DEEP", None),
+        define("JSON that opens 10,000 lists", JSON, &b"[".repeat(10_000), "NESTING_TOO_DEEP", None),
+        define("YAML of depth 10,000", YAML, &deep("[", "]"), "NESTING_TOO_DEEP", None),
+        define("YAML that indents deeper and deeper", YAML, deep_yaml.as_bytes(), "INVALID_YAML", None),
+        define("a definition that is no UTF-8", JSON, b"{\"id\": \"\xff\xfe\"}", "INVALID_UTF8", None),
+        define("YAML that is no UTF-8", YAML, b"id: \xc3\x28", "INVALID_UTF8", None),
+        define(
+            "an unknown node type",
+            JSON,
+            br#"{"id":"x","name":"x","nodes":[{"id":"a","type":"functoin","data":{}}],"edges":[]}"#,
+            "UNKNOWN_NODE_TYPE",
+            Some("did you mean `function`?"),
+        ),
+        define("a cycle that nothing enters", JSON, &graph(2, [(0, 1), (1, 0)]), "LOOP_WITHOUT_EXIT", None),
+        define("a node that waits for itself", JSON, &graph(1, [(0, 0)]), "LOOP_WITHOUT_EXIT", None),
+        define(
+            "a cycle with two entries",
+            JSON,
+            &graph(4, [(0, 1), (0, 2), (1, 2), (2, 1), (2, 3)]),
+            "IRREDUCIBLE_CYCLE",
+            None,
+        ),
+        start("a malformed payload", b"{\"input\": }".to_vec(), 400, "INVALID_JSON"),
+        start("a payload of depth 10,000", deep_payload("[", "]"), 400, "NESTING_TOO_DEEP"),
+        start("a payload of 10,000 objects", deep_payload("{\"a\":", "}"), 400, "NESTING_TOO_DEEP"),
+        start("a payload that is no UTF-8", b"{\"input\": \"\xff\"}".to_vec(), 400, "INVALID_UTF8"),
+    ];
+    for (what, path) in [("a definition of 100 MB", DEFINE), ("a payload of 100 MB", START)] {
+        documents.push(Document {
+            path,
+            ..start(what, vec![b' '; 100 << 20], 413, "BODY_TOO_LARGE")
+        });
+    }
+    documents
+}
+
+/// What is not as it should be in the answer.
+fn unclear(document: &Document, answer: &Answer) -> Option<String> {
+    let body = &answer.body;
+    let texts = |item: &Value| {
+        let text = item["detail"].as_str().unwrap_or("");
+        !text.is_empty() && text.chars().count() <= MESSAGE_CHARS_MAX
+    };
+    let first = &body["errors"][0];
+    let good = answer.status == document.status
+        && body["code"] == document.code
+        && body["status"] == document.status
+        && body["type"] == format!("/docs/errors/{}", document.code)
+        && texts(body)
+        && document.problem.is_none_or(|code| first["code"] == code && texts(first))
+        && document
+            .hint
+            .is_none_or(|hint| first["hint"].as_str().is_some_and(|text| text.contains(hint)));
+    println!("{}: {} {}", document.what, answer.status, shown(body));
+    (!good).then(|| format!("{}: {} {}", document.what, answer.status, shown(body)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_documents_are_refused_and_disturb_nobody() {
+    let mut server = Server::start(&[]);
+    apply_innocents(&server).await;
+    let documents = documents();
+    let hostile = futures::stream::iter(documents)
+        .map(|mut document| {
+            let (server, bytes) = (&server, std::mem::take(&mut document.bytes));
+            async move {
+                let headers = [("content-type", document.content)];
+                let answer = server.call(Method::POST, document.path, &headers, bytes).await;
+                unclear(&document, &answer)
+            }
+        })
+        .buffer_unordered(4)
+        .collect::<Vec<_>>();
+    let (faults, engine, code) = beside_innocents(&server, hostile).await;
+    let faults: Vec<String> = faults.into_iter().flatten().collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert_treated_well(&engine, &code);
+    server.assert_alive().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn graphs_of_100_000_nodes_are_analysed_and_larger_ones_refused() {
+    const MANY: usize = 100_000;
+    let mut server = Server::start(&[("TROUPE_LIMITS_BODY_KIB", "32768")]);
+    apply_innocents(&server).await;
+    let chain = |nodes: usize| graph(nodes, (1..nodes).map(|n| (n - 1, n)));
+    let work = async {
+        let valid = server.call(Method::POST, "/workflows/validate", &[], chain(MANY)).await;
+        let larger = server.call(Method::POST, "/workflows/validate", &[], chain(MANY + 1)).await;
+        let ring = graph(MANY, (0..MANY).map(|n| (n, (n + 1) % MANY)));
+        let ring = server.call(Method::POST, "/workflows/validate", &[], ring).await;
+        (valid, larger, ring)
+    };
+    let ((valid, larger, ring), engine, code) = beside_innocents(&server, work).await;
+    assert_eq!((valid.status, &valid.body["valid"]), (200, &json!(true)), "{}", shown(&valid.body));
+    for (answer, problem) in [(larger, "TOO_MANY_NODES"), (ring, "LOOP_WITHOUT_EXIT")] {
+        assert_eq!((answer.status, &answer.body["valid"]), (200, &json!(false)));
+        let first = &answer.body["problems"][0];
+        assert_eq!(first["code"], problem, "{}", shown(&answer.body));
+        assert!(first["detail"].as_str().unwrap().chars().count() <= MESSAGE_CHARS_MAX, "{}", shown(first));
+    }
+    assert_treated_well(&engine, &code);
+    server.assert_alive().await;
+}

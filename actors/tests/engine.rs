@@ -159,7 +159,14 @@ async fn a_timeout_that_its_template_makes_no_number_fails_the_node() {
         let mut definition = chain(field, 1, "echo");
         definition["nodes"][0]["data"][field] = json!("{{ input.patience }}");
         world.apply(definition).await;
-        for patience in [json!("soon"), json!("20"), json!(null), json!(-1), json!([5]), json!(true)] {
+        for patience in [
+            json!("soon"),
+            json!("20"),
+            json!(null),
+            json!(-1),
+            json!([5]),
+            json!(true),
+        ] {
             let view = world
                 .ended(world.start(field, json!({"patience": patience})).await)
                 .await;

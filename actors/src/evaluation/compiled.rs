@@ -10,7 +10,7 @@ use troupe_lang::schema::{Schema, SchemaViolation};
 use troupe_lang::template::{DataTemplate, Jinja};
 use troupe_lang::{Expression, Names, Uses};
 
-use super::{EXPRESSION_ERROR, LiveEvaluator, NoValue, Part, scope};
+use super::{EXPRESSION_ERROR, LiveEvaluator, NoValue, Part, QUESTION_STEPS_MAX, Seen, scope};
 
 /// Fields that nobody reads from resolved data: the plan or the compiled form has them. They would only cost log.
 const PLAN_ONLY: [&str; 12] = [
@@ -291,7 +291,11 @@ fn delay(node: &PlanNode) -> Result<Option<Expression>, String> {
 fn check_timeouts(written: &serde_json::Value, resolved: &serde_json::Value) -> Result<(), ErrorInfo> {
     for name in ["timeout", "totalTimeout"] {
         let is_template = |text: &str| text.contains("{{");
-        if !written.get(name).and_then(serde_json::Value::as_str).is_some_and(is_template) {
+        if !written
+            .get(name)
+            .and_then(serde_json::Value::as_str)
+            .is_some_and(is_template)
+        {
             continue;
         }
         let given = resolved.get(name).unwrap_or(&serde_json::Value::Null);
@@ -351,8 +355,9 @@ impl LiveEvaluator<'_> {
         let mut answers = Vec::new();
         let mut pending = false;
         let mut parts = parts_before;
+        let mut seen = Seen::new(template.data.sandbox_sources(), scope)?;
         for source in template.data.sandbox_sources() {
-            match self.sandboxed(part(parts), source, scope) {
+            match self.sandboxed(part(parts), source, &mut seen) {
                 Ok(answer) => answers.push(answer.to_value().map_err(unreadable)?),
                 Err(NoValue::Pending) => pending = true,
                 Err(threw) => return Err(threw),
@@ -365,7 +370,7 @@ impl LiveEvaluator<'_> {
         if pending {
             return Err(NoValue::Pending);
         }
-        let bound = scope::bind(&template.uses, scope)?;
+        let bound = scope::bind(&template.uses, scope)?.with_steps_max(QUESTION_STEPS_MAX);
         let mut data = template
             .data
             .evaluate(&bound, &answers)

@@ -12,11 +12,14 @@ pub use plans::PlanCache;
 
 use troupe_core::execution::{Answer, Evaluator, Pending, Question, Scope};
 use troupe_core::{ErrorInfo, Json};
-use troupe_lang::{Class, Expression};
+use troupe_lang::{Class, Expression, Uses};
 use troupe_ports::SandboxJob;
 
 /// Values up to this many bytes are kept with a condition's answer, to explain it.
 const SEEN_BYTES_MAX: usize = 128;
+/// Steps that the expressions of one question may take together in this process. A step of an execution cannot be
+/// interrupted, and one question may have tens of thousands of expressions.
+const QUESTION_STEPS_MAX: u64 = 4_000_000;
 const EXPRESSION_ERROR: &str = "EXPRESSION_ERROR";
 
 /// Something for the sandbox to evaluate.
@@ -78,6 +81,39 @@ impl From<ErrorInfo> for NoValue {
     }
 }
 
+/// What the expressions of one question see, bound once for all of them.
+struct Seen<'s, 'a> {
+    scope: &'s Scope<'a>,
+    bound: troupe_lang::Scope<'a>,
+    /// What those for the sandbox use, and the object of it once one is asked for.
+    sandbox: (Uses, Option<Json>),
+}
+
+impl<'s, 'a> Seen<'s, 'a> {
+    fn new<'e>(expressions: impl Iterator<Item = &'e Expression>, scope: &'s Scope<'a>) -> Result<Self, ErrorInfo> {
+        let (mut engine, mut sandbox) = (Uses::default(), Uses::default());
+        for expression in expressions {
+            match expression.class() {
+                Class::Sandbox => sandbox.merge(expression.uses()),
+                Class::Safe | Class::JsonPath => engine.merge(expression.uses()),
+            }
+        }
+        Ok(Self {
+            scope,
+            bound: scope::bind(&engine, scope)?.with_steps_max(QUESTION_STEPS_MAX),
+            sandbox: (sandbox, None),
+        })
+    }
+
+    fn object(&mut self) -> Result<Json, ErrorInfo> {
+        let (uses, object) = &mut self.sandbox;
+        if let Some(object) = object {
+            return Ok(object.clone());
+        }
+        Ok(object.insert(scope::object(uses, self.scope)?).clone())
+    }
+}
+
 /// Evaluates one step's questions.
 pub struct LiveEvaluator<'a> {
     compiled: &'a CompiledPlan,
@@ -105,16 +141,22 @@ impl<'a> LiveEvaluator<'a> {
         self.jobs
     }
 
+    /// The value of a question's only expression.
     fn value(&mut self, part: Part, expression: &Expression, scope: &Scope<'_>) -> Result<Json, NoValue> {
+        self.value_of(part, expression, &mut Seen::new(std::iter::once(expression), scope)?)
+    }
+
+    fn value_of(&mut self, part: Part, expression: &Expression, seen: &mut Seen<'_, '_>) -> Result<Json, NoValue> {
         if expression.class() == Class::Sandbox {
-            return self.sandboxed(part, expression, scope);
+            return self.sandboxed(part, expression, seen);
         }
-        let bound = scope::bind(expression.uses(), scope)?;
-        let text = expression.evaluate_to_text(&bound).map_err(|error| threw(&error))?;
+        let text = expression
+            .evaluate_to_text(&seen.bound)
+            .map_err(|error| threw(&error))?;
         Ok(Json::from_trusted(text))
     }
 
-    fn sandboxed(&mut self, part: Part, expression: &Expression, scope: &Scope<'_>) -> Result<Json, NoValue> {
+    fn sandboxed(&mut self, part: Part, expression: &Expression, seen: &mut Seen<'_, '_>) -> Result<Json, NoValue> {
         if let Some(answer) = self.answers.get(part) {
             return Ok(answer.clone()?);
         }
@@ -126,20 +168,20 @@ impl<'a> LiveEvaluator<'a> {
             workflow: plan.workflow.clone(),
             version: plan.version,
             source: expression.source().into(),
-            scope: scope::object(expression.uses(), scope)?,
+            scope: seen.object()?,
         };
         self.jobs.push(Job { part, job });
         Err(NoValue::Pending)
     }
 
     fn truth(&mut self, part: Part, expression: &Expression, scope: &Scope<'_>) -> Result<Answer, NoValue> {
+        let mut seen = Seen::new(std::iter::once(expression), scope)?;
         let value = if expression.class() == Class::Sandbox {
-            let json = self.sandboxed(part, expression, scope)?;
+            let json = self.sandboxed(part, expression, &mut seen)?;
             json.to_value()
                 .map_err(|error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string()))?
         } else {
-            let bound = scope::bind(expression.uses(), scope)?;
-            expression.evaluate(&bound).map_err(|error| threw(&error))?
+            expression.evaluate(&seen.bound).map_err(|error| threw(&error))?
         };
         if let serde_json::Value::Bool(taken) = value {
             return Ok(Answer::Truth { taken, seen: None });
@@ -209,9 +251,10 @@ impl<'a> LiveEvaluator<'a> {
     fn all<'e>(
         &mut self,
         question: Question,
-        expressions: impl Iterator<Item = &'e Expression>,
+        expressions: impl Iterator<Item = &'e Expression> + Clone,
         scope: &Scope<'_>,
     ) -> Result<Vec<Json>, NoValue> {
+        let mut seen = Seen::new(expressions.clone(), scope)?;
         let mut values = Vec::new();
         let mut pending = false;
         for (index, expression) in expressions.enumerate() {
@@ -219,7 +262,7 @@ impl<'a> LiveEvaluator<'a> {
                 question,
                 index: u32::try_from(index).unwrap_or(u32::MAX),
             };
-            match self.value(part, expression, scope) {
+            match self.value_of(part, expression, &mut seen) {
                 Ok(value) => values.push(value),
                 Err(NoValue::Pending) => pending = true,
                 Err(threw) => return Err(threw),

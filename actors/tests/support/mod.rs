@@ -95,8 +95,12 @@ impl Sandbox for Rendering {
     fn render(&self, job: SandboxJob, _: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
         let members = job.scope.to_value().unwrap();
         let scope = members.as_object().unwrap().iter();
-        let scope = scope.fold(troupe_lang::Scope::new(), |scope, (name, value)| scope.bind(name, value));
-        let text = troupe_lang::template::Jinja::compile(&job.source).unwrap().render(&scope);
+        let scope = scope.fold(troupe_lang::Scope::new(), |scope, (name, value)| {
+            scope.bind(name, value)
+        });
+        let text = troupe_lang::template::Jinja::compile(&job.source)
+            .unwrap()
+            .render(&scope);
         std::future::ready(Ok(Json::of(&text.unwrap().into()))).boxed()
     }
 }

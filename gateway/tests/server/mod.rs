@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use reqwest::{Body, Client, Method};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 /// A running `troupe dev` on a store of its own.
 pub(crate) struct Server {
-    child: Child,
+    child: Mutex<Child>,
     url: String,
     client: Client,
     _state: tempfile::TempDir,
@@ -24,7 +25,7 @@ pub(crate) struct Answer {
 }
 
 impl Server {
-    pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Arc<Self> {
         let state = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_troupe"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TROUPE_")) {
@@ -44,12 +45,12 @@ impl Server {
         assert!(url.starts_with("http://127.0.0.1:"), "{url:?}");
         // The first test of a process installs it.
         drop(rustls::crypto::ring::default_provider().install_default());
-        Self {
-            child,
+        Arc::new(Self {
+            child: Mutex::new(child),
             url: url.trim().to_owned(),
             client: Client::builder().no_proxy().build().unwrap(),
             _state: state,
-        }
+        })
     }
 
     pub(crate) async fn call(
@@ -80,22 +81,20 @@ impl Server {
     }
 
     pub(crate) async fn apply(&self, definition: &Value) {
-        let answer = self
-            .call(Method::POST, "/workflows", &[], definition.to_string())
-            .await;
+        let answer = self.call(Method::POST, "/workflows", &[], definition.to_string()).await;
         assert_eq!(answer.status, 201, "{definition}: {answer:?}");
     }
 
     /// Starts an execution and waits for its end.
-    pub(crate) async fn run(&self, workflow: &str, start: &Value) -> Answer {
+    pub(crate) async fn run(&self, workflow: &str, start: String) -> Answer {
         let path = format!("/workflows/{workflow}/executions");
-        self.call(Method::POST, &path, &[("prefer", "wait=60")], start.to_string())
-            .await
+        self.call(Method::POST, &path, &[("prefer", "wait=60")], start).await
     }
 
     /// Fails when the process has ended, or its health check does.
-    pub(crate) async fn assert_alive(&mut self) {
-        assert!(self.child.try_wait().unwrap().is_none(), "the server has ended");
+    pub(crate) async fn assert_alive(&self) {
+        let ended = self.child.lock().unwrap().try_wait().unwrap();
+        assert!(ended.is_none(), "the server has ended: {ended:?}");
         for path in ["livez", "readyz"] {
             let response = self.client.get(format!("{}/{path}", self.url)).send().await.unwrap();
             assert_eq!(response.status(), 200, "{path}");
@@ -106,8 +105,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        let child = self.child.get_mut().unwrap();
+        drop(child.kill());
+        drop(child.wait());
     }
 }
 
@@ -131,8 +131,8 @@ pub(crate) async fn apply_innocents(server: &Server) {
     let sandbox = json!({
         "id": "innocent-code", "name": "Innocent code", "settings": {"onFailure": "failFast"},
         "nodes": [
-            {"id": "a", "type": "function", "data": {"functionCode": "(input) => ({x: input.x * 6})"}},
-            {"id": "b", "type": "transformation", "data": {"template": "{{ input.x }}"}},
+            {"id": "a", "type": "function", "data": {"functionName": "f", "functionCode": "const f = (input) => ({x: input.x * 6})"}},
+            {"id": "b", "type": "transformation", "data": {"transformationType": "enrichment", "template": "{{ input.x }}"}},
         ],
         "edges": [{"id": "e", "source": "a", "target": "b", "condition": "(() => output.x === 42)()"}],
     });
@@ -144,7 +144,7 @@ pub(crate) async fn apply_innocents(server: &Server) {
 pub(crate) async fn innocent(server: &Server, workflow: &str, expected: Value, seen: &mut Treatment) {
     loop {
         let begun = Instant::now();
-        let answer = server.run(workflow, &json!({"input": {"x": 7}})).await;
+        let answer = server.run(workflow, r#"{"input": {"x": 7}}"#.to_owned()).await;
         assert_eq!(
             (answer.status, &answer.body["output"]),
             (200, &expected),
@@ -158,10 +158,15 @@ pub(crate) async fn innocent(server: &Server, workflow: &str, expected: Value, s
 }
 
 /// Does `work` with both innocents beside it, and tells how they were treated.
-pub(crate) async fn beside_innocents<T>(server: &Server, work: impl Future<Output = T>) -> (T, Treatment, Treatment) {
+pub(crate) async fn beside_innocents<T: Send + 'static>(
+    server: &Arc<Server>,
+    work: impl Future<Output = T> + Send + 'static,
+) -> (T, Treatment, Treatment) {
     let (mut engine, mut code) = (Treatment::default(), Treatment::default());
+    // A task of its own: what the hostile clients do in this process must not be taken for the server's doing.
+    let work = tokio::spawn(work);
     let done = tokio::select! {
-        done = work => done,
+        done = work => done.unwrap(),
         () = innocent(server, "innocent", json!({"x": 42}), &mut engine) => unreachable!("it runs for ever"),
         () = innocent(server, "innocent-code", json!("42"), &mut code) => unreachable!("it runs for ever"),
     };

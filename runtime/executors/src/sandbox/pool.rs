@@ -352,7 +352,11 @@ impl SandboxPool {
 impl Sandbox for SandboxPool {
     fn evaluate(&self, job: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
         let answer = over_scope(Arc::clone(&self.inner.shared), ProgramKind::Expression, job);
-        Box::pin(async move { answer.await.map_err(|fault| source_error(fault, codes::EXPRESSION_ERROR)) })
+        Box::pin(async move {
+            answer
+                .await
+                .map_err(|fault| source_error(fault, codes::EXPRESSION_ERROR))
+        })
     }
 
     fn render(&self, job: SandboxJob, rendered: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
@@ -383,7 +387,11 @@ async fn over_scope(shared: Arc<Shared>, kind: ProgramKind, job: SandboxJob) -> 
         input: job.scope,
         context: String::new(),
     };
-    shared.run(work, Time::Running(budget_ms)).await.result.and_then(readable)
+    shared
+        .run(work, Time::Running(budget_ms))
+        .await
+        .result
+        .and_then(readable)
 }
 
 fn prepare(shared: &Shared, task: &Task, code: &str, name: &str) -> Result<Work, ErrorInfo> {

@@ -57,10 +57,13 @@ impl<'s> Machine<'s> {
 
     pub(crate) fn steps(&mut self, count: usize) -> Eval<()> {
         match self.steps_left.checked_sub(count as u64) {
-            Some(left) => {
+            Some(left) if self.scope.spend(count as u64) => {
                 self.steps_left = left;
                 Ok(())
             }
+            Some(_) => Err(EvalError::new(
+                "expression takes too many steps, together with those beside it",
+            )),
             None => Err(EvalError::new("expression takes too many steps")),
         }
     }
@@ -73,10 +76,13 @@ impl<'s> Machine<'s> {
     /// Counts bytes that are allocated, and the time to fill them.
     pub(crate) fn charge(&mut self, bytes: usize) -> Eval<()> {
         match self.bytes_left.checked_sub(bytes as u64) {
-            Some(left) => {
+            Some(left) if self.scope.spend((bytes / SCANNED_BYTES_PER_STEP) as u64) => {
                 self.bytes_left = left;
                 Ok(())
             }
+            Some(_) => Err(EvalError::new(
+                "expression uses too much memory, together with those beside it",
+            )),
             None => Err(EvalError::new("expression uses too much memory")),
         }
     }

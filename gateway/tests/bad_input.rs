@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use server::{Answer, Server, Treatment, apply_innocents, beside_innocents};
 
-/// Hostile cases that run at once.
-const AT_ONCE: usize = 16;
+/// Hostile cases that run at once: without and with a large payload.
+const AT_ONCE: usize = 8;
+const LARGE_AT_ONCE: usize = 2;
 /// An execution that needs no sandbox may take this long beside them, one that shares the sandbox with them that long.
 const PROMPT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(20));
 /// The longest message that is still clear.
@@ -164,6 +165,22 @@ fn definition(id: &str, a: Value, condition: Option<&str>) -> Value {
     })
 }
 
+/// Nodes that become ready at once and map their input by this expression; `a` is the last.
+fn fan(nodes: usize, source: &str) -> Value {
+    let id = |n: usize| if n == nodes { "a".to_owned() } else { format!("n{n}") };
+    let data = |n: usize| match n {
+        0 => json!({"handlerId": "echo"}),
+        _ => json!({"handlerId": "echo", "inputMapping": {"x": source}}),
+    };
+    let node = |n: usize| json!({"id": id(n), "type": "function", "data": data(n)});
+    let edge = |n: usize| json!({"id": format!("e{n}"), "source": id(0), "target": id(n)});
+    json!({
+        "id": "fan", "name": "Fan", "settings": {"onFailure": "continue"},
+        "nodes": (0..=nodes).map(node).collect::<Vec<_>>(),
+        "edges": (1..=nodes).map(edge).collect::<Vec<_>>(),
+    })
+}
+
 /// The source in every place that takes an expression.
 fn places(source: &str) -> [(&'static str, Value, Option<&str>); 7] {
     let echo = |name: &str, value: Value| json!({"type": "function", "data": {"handlerId": "echo", name: value}});
@@ -204,6 +221,29 @@ fn cases() -> Vec<Case> {
             });
         }
     }
+    for (place, count, source) in [
+        ("inputMapping", 300, "trigger.big"),
+        ("inputMapping", 300, "trigger.big.includes('z')"),
+        ("inputMapping", 40, "(() => trigger.big)()"),
+        ("note", 300, "{{ trigger.big }}"),
+    ] {
+        let many: Map<String, Value> = (0..count).map(|n| (format!("x{n}"), source.into())).collect();
+        let node = json!({"type": "function", "data": {"handlerId": "echo", place: many}});
+        cases.push(Case {
+            what: format!("{count} expressions {source}, as {place}"),
+            definition: definition(&format!("m{}", cases.len()), node, None),
+            code: "EXPRESSION_ERROR",
+            message: "together",
+            limits: &[],
+        });
+    }
+    cases.push(Case {
+        what: "a hundred nodes at once that each look for something thirty times".to_owned(),
+        definition: fan(100, &["trigger.big.includes('z')"; 30].join(" || ")),
+        code: "EXPRESSION_ERROR",
+        message: "together",
+        limits: &[],
+    });
     for (does, body, code, message) in FUNCTIONS {
         let source = format!("function handler(input, context) {{ {body} }}");
         let mut data = json!({"functionName": "handler", "functionCode": source});
@@ -275,7 +315,6 @@ fn shown(value: &Value) -> String {
 }
 
 fn assert_treated_well(engine: &Treatment, code: &Treatment) {
-    println!("without the sandbox: {engine:?}; with it: {code:?}");
     assert!(
         engine.completed > 0 && engine.slowest < PROMPT.0,
         "the innocent workflow was held up: {engine:?}"
@@ -292,13 +331,24 @@ async fn hostile_code_is_answered_and_disturbs_nobody() {
     apply_innocents(&server).await;
     let hostile = Arc::clone(&server);
     let hostile = async move {
-        let start = json!({"input": {"big": "aB".repeat(1 << 20)}}).to_string();
-        let results = futures::stream::iter(cases())
-            .map(|case| (Arc::clone(&hostile), start.clone(), case))
-            .map(async |(server, start, case)| faults(&server, &case, start).await);
-        results.buffer_unordered(AT_ONCE).concat().await
+        // Payloads of megabytes cost everybody time; few of them are under way at once.
+        let big = json!({"input": {"big": "aB".repeat(1 << 20)}}).to_string();
+        let (large, small): (Vec<Case>, Vec<Case>) = cases()
+            .into_iter()
+            .partition(|case| case.definition.to_string().contains(".big"));
+        let run = |cases: Vec<Case>, start: String, at_once: usize| {
+            let server = Arc::clone(&hostile);
+            futures::stream::iter(cases)
+                .map(move |case| (Arc::clone(&server), start.clone(), case))
+                .map(async |(server, start, case)| faults(&server, &case, start).await)
+                .buffer_unordered(at_once)
+                .concat()
+        };
+        let (large, small) = tokio::join!(run(large, big, LARGE_AT_ONCE), run(small, "{}".to_owned(), AT_ONCE));
+        [large, small].concat()
     };
     let (faults, engine, code) = beside_innocents(&server, hostile).await;
+    println!("without the sandbox: {engine:?}; with it: {code:?}");
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert_treated_well(&engine, &code);
     server.assert_alive().await;
@@ -483,6 +533,7 @@ async fn bad_documents_are_refused_and_disturb_nobody() {
     };
     let (faults, engine, code) = beside_innocents(&server, hostile).await;
     let faults: Vec<String> = faults.into_iter().flatten().collect();
+    println!("without the sandbox: {engine:?}; with it: {code:?}");
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert_treated_well(&engine, &code);
     server.assert_alive().await;

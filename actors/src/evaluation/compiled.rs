@@ -10,7 +10,7 @@ use troupe_lang::schema::{Schema, SchemaViolation};
 use troupe_lang::template::{DataTemplate, Jinja};
 use troupe_lang::{Expression, Names, Uses};
 
-use super::{EXPRESSION_ERROR, LiveEvaluator, NoValue, Part, QUESTION_STEPS_MAX, Seen, scope};
+use super::{EXPRESSION_ERROR, LiveEvaluator, NoValue, Part, scope, uses};
 
 /// Fields that nobody reads from resolved data: the plan or the compiled form has them. They would only cost log.
 const PLAN_ONLY: [&str; 12] = [
@@ -352,29 +352,31 @@ impl LiveEvaluator<'_> {
             index: u32::try_from(index).unwrap_or(u32::MAX),
         };
         let unreadable = |error: serde_json::Error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string());
-        let mut answers = Vec::new();
-        let mut pending = false;
-        let mut parts = parts_before;
-        let mut seen = Seen::new(template.data.sandbox_sources(), scope)?;
-        for source in template.data.sandbox_sources() {
-            match self.sandboxed(part(parts), source, &mut seen) {
-                Ok(answer) => answers.push(answer.to_value().map_err(unreadable)?),
-                Err(NoValue::Pending) => pending = true,
-                Err(threw) => return Err(threw),
+        let (_, sandbox) = uses(template.data.sandbox_sources());
+        let (delay, mut data) = self.seeing((&template.uses, sandbox), scope, |evaluator, seen| {
+            let mut answers = Vec::new();
+            let mut pending = false;
+            let mut parts = parts_before;
+            for source in template.data.sandbox_sources() {
+                match evaluator.sandboxed(part(parts), source, seen) {
+                    Ok(answer) => answers.push(answer.to_value().map_err(unreadable)?),
+                    Err(NoValue::Pending) => pending = true,
+                    Err(threw) => return Err(threw),
+                }
+                parts += 1;
             }
-            parts += 1;
-        }
-        let delay = delay
-            .map(|expression| self.value(part(parts), expression, scope))
-            .transpose()?;
-        if pending {
-            return Err(NoValue::Pending);
-        }
-        let bound = scope::bind(&template.uses, scope)?.with_steps_max(QUESTION_STEPS_MAX);
-        let mut data = template
-            .data
-            .evaluate(&bound, &answers)
-            .map_err(|error| ErrorInfo::new(error.code(), error.message()))?;
+            let delay = delay
+                .map(|expression| evaluator.value(part(parts), expression, scope))
+                .transpose()?;
+            if pending {
+                return Err(NoValue::Pending);
+            }
+            let data = template
+                .data
+                .evaluate(&seen.bound, &answers)
+                .map_err(|error| ErrorInfo::new(error.code(), error.message()))?;
+            Ok((delay, data))
+        })?;
         check_timeouts(template.data.data(), &data)?;
         if let (Some(delay), Some(fields)) = (delay, data.as_object_mut()) {
             fields.insert("delayValue".into(), delay.to_value().map_err(unreadable)?);

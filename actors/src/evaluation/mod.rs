@@ -17,9 +17,11 @@ use troupe_ports::SandboxJob;
 
 /// Values up to this many bytes are kept with a condition's answer, to explain it.
 const SEEN_BYTES_MAX: usize = 128;
-/// Steps that the expressions of one question may take together in this process. A step of an execution cannot be
-/// interrupted, and one question may have tens of thousands of expressions.
-const QUESTION_STEPS_MAX: u64 = 4_000_000;
+/// Evaluation steps that the expressions of one question may take together in this process, and those of all questions of
+/// one step of an execution. A step cannot be interrupted, and must end long before the shard's lease does: a definition
+/// may have tens of thousands of expressions for one node, and as many nodes that become ready at once.
+const QUESTION_STEPS_MAX: u64 = 1_000_000;
+const STEPS_MAX: u64 = 4_000_000;
 const EXPRESSION_ERROR: &str = "EXPRESSION_ERROR";
 
 /// Something for the sandbox to evaluate.
@@ -90,17 +92,11 @@ struct Seen<'s, 'a> {
 }
 
 impl<'s, 'a> Seen<'s, 'a> {
-    fn new<'e>(expressions: impl Iterator<Item = &'e Expression>, scope: &'s Scope<'a>) -> Result<Self, ErrorInfo> {
-        let (mut engine, mut sandbox) = (Uses::default(), Uses::default());
-        for expression in expressions {
-            match expression.class() {
-                Class::Sandbox => sandbox.merge(expression.uses()),
-                Class::Safe | Class::JsonPath => engine.merge(expression.uses()),
-            }
-        }
+    /// `engine` is what expressions use that are evaluated here, `sandbox` what the others use.
+    fn new(engine: &Uses, sandbox: Uses, scope: &'s Scope<'a>, steps_max: u64) -> Result<Self, ErrorInfo> {
         Ok(Self {
             scope,
-            bound: scope::bind(&engine, scope)?.with_steps_max(QUESTION_STEPS_MAX),
+            bound: scope::bind(engine, scope)?.with_steps_max(steps_max),
             sandbox: (sandbox, None),
         })
     }
@@ -120,6 +116,7 @@ pub struct LiveEvaluator<'a> {
     answers: &'a Answers,
     exhausted: bool,
     jobs: Vec<Job>,
+    steps_left: u64,
 }
 
 impl<'a> LiveEvaluator<'a> {
@@ -132,6 +129,7 @@ impl<'a> LiveEvaluator<'a> {
             answers,
             exhausted,
             jobs: Vec::new(),
+            steps_left: STEPS_MAX,
         }
     }
 
@@ -141,9 +139,26 @@ impl<'a> LiveEvaluator<'a> {
         self.jobs
     }
 
+    /// Evaluates over what these uses name, within the steps that are left.
+    fn seeing<T>(
+        &mut self,
+        (engine, sandbox): (&Uses, Uses),
+        scope: &Scope<'_>,
+        evaluate: impl FnOnce(&mut Self, &mut Seen<'_, '_>) -> Result<T, NoValue>,
+    ) -> Result<T, NoValue> {
+        let steps_max = self.steps_left.min(QUESTION_STEPS_MAX);
+        let mut seen = Seen::new(engine, sandbox, scope, steps_max)?;
+        let result = evaluate(self, &mut seen);
+        self.steps_left -= steps_max - seen.bound.steps_left();
+        result
+    }
+
     /// The value of a question's only expression.
     fn value(&mut self, part: Part, expression: &Expression, scope: &Scope<'_>) -> Result<Json, NoValue> {
-        self.value_of(part, expression, &mut Seen::new(std::iter::once(expression), scope)?)
+        let (engine, sandbox) = uses(std::iter::once(expression));
+        self.seeing((&engine, sandbox), scope, |evaluator, seen| {
+            evaluator.value_of(part, expression, seen)
+        })
     }
 
     fn value_of(&mut self, part: Part, expression: &Expression, seen: &mut Seen<'_, '_>) -> Result<Json, NoValue> {
@@ -175,14 +190,16 @@ impl<'a> LiveEvaluator<'a> {
     }
 
     fn truth(&mut self, part: Part, expression: &Expression, scope: &Scope<'_>) -> Result<Answer, NoValue> {
-        let mut seen = Seen::new(std::iter::once(expression), scope)?;
-        let value = if expression.class() == Class::Sandbox {
-            let json = self.sandboxed(part, expression, &mut seen)?;
-            json.to_value()
-                .map_err(|error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string()))?
-        } else {
-            expression.evaluate(&seen.bound).map_err(|error| threw(&error))?
-        };
+        let (engine, sandbox) = uses(std::iter::once(expression));
+        let value = self.seeing((&engine, sandbox), scope, |evaluator, seen| {
+            if expression.class() != Class::Sandbox {
+                return Ok(expression.evaluate(&seen.bound).map_err(|error| threw(&error))?);
+            }
+            let json = evaluator.sandboxed(part, expression, seen)?;
+            Ok(json
+                .to_value()
+                .map_err(|error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string()))?)
+        })?;
         if let serde_json::Value::Bool(taken) = value {
             return Ok(Answer::Truth { taken, seen: None });
         }
@@ -254,22 +271,36 @@ impl<'a> LiveEvaluator<'a> {
         expressions: impl Iterator<Item = &'e Expression> + Clone,
         scope: &Scope<'_>,
     ) -> Result<Vec<Json>, NoValue> {
-        let mut seen = Seen::new(expressions.clone(), scope)?;
-        let mut values = Vec::new();
-        let mut pending = false;
-        for (index, expression) in expressions.enumerate() {
-            let part = Part {
-                question,
-                index: u32::try_from(index).unwrap_or(u32::MAX),
-            };
-            match self.value_of(part, expression, &mut seen) {
-                Ok(value) => values.push(value),
-                Err(NoValue::Pending) => pending = true,
-                Err(threw) => return Err(threw),
+        let (engine, sandbox) = uses(expressions.clone());
+        self.seeing((&engine, sandbox), scope, |evaluator, seen| {
+            let mut values = Vec::new();
+            let mut pending = false;
+            for (index, expression) in expressions.enumerate() {
+                let part = Part {
+                    question,
+                    index: u32::try_from(index).unwrap_or(u32::MAX),
+                };
+                match evaluator.value_of(part, expression, seen) {
+                    Ok(value) => values.push(value),
+                    Err(NoValue::Pending) => pending = true,
+                    Err(threw) => return Err(threw),
+                }
             }
-        }
-        if pending { Err(NoValue::Pending) } else { Ok(values) }
+            if pending { Err(NoValue::Pending) } else { Ok(values) }
+        })
     }
+}
+
+/// What expressions use: those that are evaluated here, and those for the sandbox.
+fn uses<'e>(expressions: impl Iterator<Item = &'e Expression>) -> (Uses, Uses) {
+    let (mut engine, mut sandbox) = (Uses::default(), Uses::default());
+    for expression in expressions {
+        match expression.class() {
+            Class::Sandbox => sandbox.merge(expression.uses()),
+            Class::Safe | Class::JsonPath => engine.merge(expression.uses()),
+        }
+    }
+    (engine, sandbox)
 }
 
 fn threw(error: &troupe_lang::EvalError) -> ErrorInfo {

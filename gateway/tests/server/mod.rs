@@ -37,7 +37,7 @@ impl Server {
             .current_dir(state.path())
             .env("TROUPE_SANDBOX_PROCESSES", "2")
             .envs(settings.iter().copied());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut url = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut url)

@@ -41,6 +41,12 @@ impl<'a> Scope<'a> {
         self
     }
 
+    /// Steps that evaluations over it may still take together.
+    #[must_use]
+    pub fn steps_left(&self) -> u64 {
+        self.steps_left.get()
+    }
+
     /// Takes steps from what all evaluations share; false when there are too few.
     pub(crate) fn spend(&self, steps: u64) -> bool {
         let left = self.steps_left.get().checked_sub(steps);

@@ -1,6 +1,6 @@
 //! The engine's side of the sandbox: a queue, and processes that take from it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -96,6 +96,10 @@ pub(super) struct Queue {
     pub(super) calls: VecDeque<Call>,
     pub(super) processes: usize,
     pub(super) blocked: usize,
+    /// Processes that long calls of a workflow hold; workflows that hold none are not in it.
+    held: HashMap<Box<str>, usize>,
+    /// Processes that long calls of one workflow may hold, so that the others are never all waiting for it.
+    held_max: usize,
 }
 
 /// One call on its way.
@@ -105,7 +109,7 @@ pub(super) struct Call {
     pub(super) time: Time,
     /// When it must have ended; known once a process has taken it.
     pub(super) deadline_ms: u64,
-    /// It may be what killed a process: it runs with nothing else in flight.
+    /// It may be what killed a process, or is known to run long: it runs with nothing else in flight.
     pub(super) alone: bool,
     pub(super) answer: oneshot::Sender<Answer>,
 }
@@ -142,6 +146,32 @@ pub(super) enum Work {
     Probe,
 }
 
+impl Work {
+    /// Whose it is; checks and probes are nobody's.
+    pub(super) fn workflow(&self) -> &str {
+        match self {
+            Self::Program { program, .. } => &program.workflow,
+            Self::Check { .. } | Self::Probe => "",
+        }
+    }
+
+    /// Whether it is known to run long.
+    pub(super) fn runs_long(&self) -> bool {
+        match self {
+            Self::Program { program, .. } => program.ran_long(),
+            Self::Check { .. } | Self::Probe => false,
+        }
+    }
+
+    /// Remembers whether it ran long.
+    pub(super) fn set_runs_long(&self, long: bool) {
+        match self {
+            Self::Program { program, .. } => program.set_ran_long(long),
+            Self::Check { .. } | Self::Probe => {}
+        }
+    }
+}
+
 pub(super) struct Answer {
     pub(super) logs: Vec<(String, String)>,
     pub(super) result: Result<String, Fault>,
@@ -162,10 +192,41 @@ impl Call {
 }
 
 impl Queue {
+    /// Whether the workflow holds as many processes as it may.
+    pub(super) fn is_full(&self, workflow: &str) -> bool {
+        self.held.get(workflow).is_some_and(|held| *held >= self.held_max)
+    }
+
+    /// The place of the first call that may have a process now.
+    pub(super) fn next(&self) -> Option<usize> {
+        if self.held.values().all(|held| *held < self.held_max) {
+            return (!self.calls.is_empty()).then_some(0);
+        }
+        let waits = |work: &Work| work.runs_long() && self.is_full(work.workflow());
+        self.calls.iter().position(|call| !waits(&call.work))
+    }
+
+    /// A long call of that workflow holds a process.
+    pub(super) fn hold(&mut self, workflow: &str) {
+        self.blocked += 1;
+        *self.held.entry(workflow.into()).or_insert(0) += 1;
+    }
+
+    /// The long call of that workflow holds its process no longer.
+    pub(super) fn release(&mut self, workflow: &str) {
+        self.blocked -= 1;
+        if let Some(held) = self.held.get_mut(workflow) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(workflow);
+            }
+        }
+    }
+
     /// Adds a process when long calls hold all there are and others wait.
     pub(super) fn grow(shared: &Arc<Shared>) {
         let mut queue = shared.queue.lock();
-        let held = queue.blocked >= queue.processes && !queue.calls.is_empty();
+        let held = queue.blocked >= queue.processes && queue.next().is_some();
         if held && queue.processes < shared.options.processes_max && !shared.closed.is_cancelled() {
             queue.processes += 1;
             shared.tasks.spawn(worker::work(Arc::clone(shared), None, true));
@@ -259,11 +320,13 @@ impl SandboxPool {
             probe: options.probe,
         };
         let processes = options.processes.max(1);
+        let processes_max = options.processes_max.max(processes);
         let shared = Arc::new(Shared {
             spawner: Spawner::start(options.program.clone(), settings)?,
             options,
             queue: Mutex::new(Queue {
                 processes,
+                held_max: (processes_max / 2).max(1),
                 ..Queue::default()
             }),
             work: Notify::new(),

@@ -20,6 +20,8 @@ use crate::codes;
 
 /// Calls that a process may hold at once.
 const IN_FLIGHT_MAX: usize = 16;
+/// While so many bytes wait to be written nothing more is put behind them: their time would pass on the way.
+const UNWRITTEN_MAX: usize = 256 * 1024;
 /// How often the running call is looked at.
 const TICK: Duration = Duration::from_millis(5);
 /// Behind a call that has run this long, waiting ones are taken back and nothing new is put.
@@ -116,8 +118,8 @@ struct Serving<'a> {
     in_flight: VecDeque<Call>,
     /// Since when the first has been the first.
     head_since: Instant,
-    /// Whether the running call counts as a long one in the queue.
-    blocked: bool,
+    /// The workflow for which the queue counts the running call as a long one.
+    blocked: Option<Box<str>>,
     told: HashSet<u64>,
     told_bytes: usize,
     out: Vec<u8>,
@@ -132,7 +134,7 @@ impl<'a> Serving<'a> {
             process,
             in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
             head_since: Instant::now(),
-            blocked: false,
+            blocked: None,
             told: HashSet::new(),
             told_bytes: 0,
             out: Vec::new(),
@@ -198,6 +200,7 @@ impl<'a> Serving<'a> {
                 self.in_flight.len() < IN_FLIGHT_MAX
                     && !head.alone
                     && self.head_since.elapsed() < LONG
+                    && self.out.len() - self.written < UNWRITTEN_MAX
                     && !self.is_full()
             }
         }
@@ -217,11 +220,12 @@ impl<'a> Serving<'a> {
         let share = queue.calls.len().div_ceil(queue.processes.max(1)).max(1);
         let mut taken = 0;
         while taken < share && self.has_room() {
-            let Some(next) = queue.calls.front() else { break };
-            if next.alone && !self.in_flight.is_empty() {
+            let Some(place) = queue.next() else { break };
+            queue.calls[place].alone |= queue.calls[place].work.runs_long();
+            if queue.calls[place].alone && !self.in_flight.is_empty() {
                 break;
             }
-            let Some(call) = queue.calls.pop_front() else { break };
+            let Some(call) = queue.calls.remove(place) else { break };
             if call.answer.is_closed() {
                 continue;
             }
@@ -234,9 +238,12 @@ impl<'a> Serving<'a> {
                 continue;
             }
             taken += 1;
+            if call.work.runs_long() {
+                self.hold(&mut queue, call.work.workflow());
+            }
             self.dispatch(call);
         }
-        if !queue.calls.is_empty() {
+        if queue.next().is_some() {
             shared.work.notify_one();
         }
     }
@@ -325,6 +332,9 @@ impl<'a> Serving<'a> {
                 continue;
             };
             if let Some(call) = self.in_flight.remove(place) {
+                if place == 0 && self.head_since.elapsed() < LONG {
+                    call.work.set_runs_long(false);
+                }
                 call.answered(Answer { logs, result });
             }
             if place == 0 {
@@ -370,18 +380,41 @@ impl<'a> Serving<'a> {
             let head = self.in_flight.pop_front();
             self.requeue(false);
             self.in_flight.extend(head);
-            if !self.blocked {
-                self.blocked = true;
-                self.shared.queue.lock().blocked += 1;
+            if self.blocked.is_none() && !self.keeps_process() {
+                return false;
             }
             Queue::grow(self.shared);
         }
         true
     }
 
+    /// Whether the call that turned out to be long may keep its process. Where its workflow holds its share already, it
+    /// goes to the end of the queue and its process dies: that is the only way to stop it.
+    fn keeps_process(&mut self) -> bool {
+        let shared = Arc::clone(self.shared);
+        let mut queue = shared.queue.lock();
+        let Some(head) = self.in_flight.front() else {
+            return true;
+        };
+        head.work.set_runs_long(true);
+        if head.work.runs_long() && queue.is_full(head.work.workflow()) {
+            queue.calls.extend(self.in_flight.pop_front());
+            return false;
+        }
+        let workflow: Box<str> = head.work.workflow().into();
+        self.hold(&mut queue, &workflow);
+        true
+    }
+
+    fn hold(&mut self, queue: &mut Queue, workflow: &str) {
+        queue.hold(workflow);
+        self.blocked = Some(workflow.into());
+    }
+
     fn unblock(&mut self) {
-        if std::mem::take(&mut self.blocked) {
-            self.shared.queue.lock().blocked -= 1;
+        if let Some(workflow) = self.blocked.take() {
+            self.shared.queue.lock().release(&workflow);
+            self.shared.work.notify_one();
         }
     }
 

@@ -317,8 +317,9 @@ fn evaluations_over_one_scope_share_its_steps() {
     let copy = Expression::compile("input").unwrap();
     let template = crate::template::DataTemplate::compile(&serde_json::json!(["{{ input }}", "{{ input }}"])).unwrap();
     for steps_max in [0, 250, 100_000] {
-        let scope = || Scope::new().bind("input", &text).with_steps_max(steps_max);
-        let scopes = [scope(), scope(), scope()];
+        let scope = |steps_max| Scope::new().bind("input", &text).with_steps_max(steps_max);
+        // Filling bytes takes twice as long as looking at them.
+        let scopes = [scope(steps_max), scope(steps_max * 2), scope(steps_max * 2)];
         let looked = || look.evaluate(&scopes[0]).map(drop);
         let copied = || copy.evaluate_to_text(&scopes[1]).map(drop);
         // The first of two takes about 200 steps.

@@ -406,9 +406,13 @@ async fn one_workflow_never_holds_every_process() {
         let innocent = call_in(&pool, "innocent", "(i) => i", json!(n));
         let executed = tokio::time::timeout(Duration::from_secs(10), innocent).await.unwrap();
         assert_eq!(output(&executed), json!(n));
-        let status = pool.status();
-        assert!(status.blocked <= 2, "{status:?}");
     }
+    let settled = async {
+        while pool.status().blocked > 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), settled).await.unwrap();
     hogs.iter().for_each(tokio::task::JoinHandle::abort);
     // What waits behind its own workflow gets its turn.
     let executed = tokio::time::timeout(Duration::from_secs(30), call(&pool, "(i) => i", json!(1))).await;

@@ -192,8 +192,13 @@ impl Call {
 }
 
 impl Queue {
+    /// Whether the workflow holds more processes than it may.
+    pub(super) fn is_over(&self, workflow: &str) -> bool {
+        self.held.get(workflow).is_some_and(|held| *held > self.held_max)
+    }
+
     /// Whether the workflow holds as many processes as it may.
-    pub(super) fn is_full(&self, workflow: &str) -> bool {
+    fn is_full(&self, workflow: &str) -> bool {
         self.held.get(workflow).is_some_and(|held| *held >= self.held_max)
     }
 

@@ -26,6 +26,9 @@ const UNWRITTEN_MAX: usize = 256 * 1024;
 const TICK: Duration = Duration::from_millis(5);
 /// Behind a call that has run this long, waiting ones are taken back and nothing new is put.
 const LONG: Duration = Duration::from_millis(10);
+/// A call that has run this long gives its process back where its workflow holds more than its share, and is known to run
+/// long from then on. Long enough that a busy machine does not make it of a quick one.
+const OVER: Duration = Duration::from_millis(100);
 /// A call that nobody waits for any more may run this long before its process is killed.
 const UNWANTED: Duration = Duration::from_millis(50);
 /// An extra process that had nothing to do for this long ends.
@@ -120,6 +123,8 @@ struct Serving<'a> {
     head_since: Instant,
     /// The workflow for which the queue counts the running call as a long one.
     blocked: Option<Box<str>>,
+    /// Whether the running call was found to hold no more than its workflow's share.
+    kept: bool,
     told: HashSet<u64>,
     told_bytes: usize,
     out: Vec<u8>,
@@ -135,6 +140,7 @@ impl<'a> Serving<'a> {
             in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
             head_since: Instant::now(),
             blocked: None,
+            kept: false,
             told: HashSet::new(),
             told_bytes: 0,
             out: Vec::new(),
@@ -240,6 +246,7 @@ impl<'a> Serving<'a> {
             taken += 1;
             if call.work.runs_long() {
                 self.hold(&mut queue, call.work.workflow());
+                self.kept = true;
             }
             self.dispatch(call);
         }
@@ -332,7 +339,7 @@ impl<'a> Serving<'a> {
                 continue;
             };
             if let Some(call) = self.in_flight.remove(place) {
-                if place == 0 && self.head_since.elapsed() < LONG {
+                if place == 0 && self.head_since.elapsed() < OVER {
                     call.work.set_runs_long(false);
                 }
                 call.answered(Answer { logs, result });
@@ -380,16 +387,23 @@ impl<'a> Serving<'a> {
             let head = self.in_flight.pop_front();
             self.requeue(false);
             self.in_flight.extend(head);
-            if self.blocked.is_none() && !self.keeps_process() {
-                return false;
+            if self.blocked.is_none()
+                && let Some(head) = self.in_flight.front()
+            {
+                let workflow: Box<str> = head.work.workflow().into();
+                let shared = Arc::clone(self.shared);
+                self.hold(&mut shared.queue.lock(), &workflow);
             }
             Queue::grow(self.shared);
+        }
+        if running > OVER && !self.kept && !self.keeps_process() {
+            return false;
         }
         true
     }
 
-    /// Whether the call that turned out to be long may keep its process. Where its workflow holds its share already, it
-    /// goes to the end of the queue and its process dies: that is the only way to stop it.
+    /// Whether the running call may keep its process for longer. Where its workflow holds more than its share, it goes to
+    /// the end of the queue and its process dies: that is the only way to stop it.
     fn keeps_process(&mut self) -> bool {
         let shared = Arc::clone(self.shared);
         let mut queue = shared.queue.lock();
@@ -397,13 +411,11 @@ impl<'a> Serving<'a> {
             return true;
         };
         head.work.set_runs_long(true);
-        if head.work.runs_long() && queue.is_full(head.work.workflow()) {
+        self.kept = !(head.work.runs_long() && queue.is_over(head.work.workflow()));
+        if !self.kept {
             queue.calls.extend(self.in_flight.pop_front());
-            return false;
         }
-        let workflow: Box<str> = head.work.workflow().into();
-        self.hold(&mut queue, &workflow);
-        true
+        self.kept
     }
 
     fn hold(&mut self, queue: &mut Queue, workflow: &str) {
@@ -413,6 +425,7 @@ impl<'a> Serving<'a> {
 
     fn unblock(&mut self) {
         if let Some(workflow) = self.blocked.take() {
+            self.kept = false;
             self.shared.queue.lock().release(&workflow);
             self.shared.work.notify_one();
         }

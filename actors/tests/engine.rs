@@ -12,9 +12,10 @@ use support::{World, builtins, chain, on_store, store, world};
 use tokio::sync::Semaphore;
 use troupe_actors::{Command, EngineOptions, ExecutionView, KeyPolicy, OnClosed, OnOpen, StartRequest};
 use troupe_backends::bus::EventFilter;
+use troupe_core::definition::NodeKind;
 use troupe_core::execution::{Status, Verb};
 use troupe_core::{ExecutionId, Json, Seq};
-use troupe_executors::{ExecutorsBuilder, HandlerCall, HandlerError};
+use troupe_executors::{ExecutorsBuilder, HandlerCall, HandlerError, TransformationExecutor};
 use troupe_ports::{ExecutionQuery, VisibilityStore};
 
 fn node(id: &str, kind: &str, data: serde_json::Value) -> serde_json::Value {
@@ -148,6 +149,38 @@ async fn an_attempt_has_the_timeout_that_its_template_gives() {
         attempts[0].error.as_ref().map(|error| error.code.as_str()),
         Some("TIMEOUT")
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timeout_that_its_template_makes_no_number_fails_the_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = world(directory.path(), builtins(), EngineOptions::default()).await;
+    for field in ["timeout", "totalTimeout"] {
+        let mut definition = chain(field, 1, "echo");
+        definition["nodes"][0]["data"][field] = json!("{{ input.patience }}");
+        world.apply(definition).await;
+        for patience in [
+            json!("soon"),
+            json!("20"),
+            json!(null),
+            json!(-1),
+            json!([5]),
+            json!(true),
+        ] {
+            let view = world
+                .ended(world.start(field, json!({"patience": patience})).await)
+                .await;
+            let node = &view.state.nodes[0];
+            let error = &node.failure.as_ref().expect("it failed").error;
+            assert_eq!(error.code, "NODE_DATA_INVALID", "{field} {patience}");
+            assert!(error.message.contains(field), "{}", error.message);
+            assert!(node.attempts.is_empty(), "{field} {patience}");
+        }
+        let view = world
+            .ended(world.start(field, json!({"patience": 20_000.5})).await)
+            .await;
+        assert_eq!(view.state.status.name(), "completed", "{field}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -522,7 +555,9 @@ async fn many_wait_without_actors_and_a_restart_finds_them_all() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transformation_sees_the_trigger_and_other_nodes() {
     let directory = tempfile::tempdir().unwrap();
-    let world = world(directory.path(), builtins(), EngineOptions::default()).await;
+    let transformation = TransformationExecutor::new(Some(Arc::new(support::Rendering)));
+    let executors = builtins().executor(NodeKind::Transformation, Arc::new(transformation));
+    let world = world(directory.path(), executors, EngineOptions::default()).await;
     let map = json!({
         "transformationType": "map",
         "transformationConfig": {

@@ -10,7 +10,7 @@ use troupe_lang::schema::{Schema, SchemaViolation};
 use troupe_lang::template::{DataTemplate, Jinja};
 use troupe_lang::{Expression, Names, Uses};
 
-use super::{EXPRESSION_ERROR, LiveEvaluator, NoValue, Part, scope};
+use super::{EXPRESSION_ERROR, LiveEvaluator, NoValue, Part, scope, uses};
 
 /// Fields that nobody reads from resolved data: the plan or the compiled form has them. They would only cost log.
 const PLAN_ONLY: [&str; 12] = [
@@ -27,6 +27,9 @@ const PLAN_ONLY: [&str; 12] = [
     "conditions",
     "metadata",
 ];
+
+/// Characters that a message shows of a value of the wrong type.
+const GIVEN_CHARS_SHOWN: usize = 100;
 
 /// An executable workflow version with its expressions, templates and schemas.
 #[derive(Debug)]
@@ -284,6 +287,27 @@ fn delay(node: &PlanNode) -> Result<Option<Expression>, String> {
     }
 }
 
+/// A timeout that is a template must give milliseconds: the default would hide the mistake.
+fn check_timeouts(written: &serde_json::Value, resolved: &serde_json::Value) -> Result<(), ErrorInfo> {
+    for name in ["timeout", "totalTimeout"] {
+        let is_template = |text: &str| text.contains("{{");
+        if !written
+            .get(name)
+            .and_then(serde_json::Value::as_str)
+            .is_some_and(is_template)
+        {
+            continue;
+        }
+        let given = resolved.get(name).unwrap_or(&serde_json::Value::Null);
+        if !given.as_f64().is_some_and(|ms| ms >= 0.0) {
+            let shown: String = given.to_string().chars().take(GIVEN_CHARS_SHOWN).collect();
+            let message = format!("`{name}` must give a number of milliseconds, it gave {shown}");
+            return Err(ErrorInfo::new("NODE_DATA_INVALID", message));
+        }
+    }
+    Ok(())
+}
+
 impl LiveEvaluator<'_> {
     /// `inputMapping` and templates. All parts are tried, so that one round with the sandbox serves them.
     pub(super) fn prepare(&mut self, question: Question, node: NodeIx, scope: &Scope<'_>) -> Result<Answer, NoValue> {
@@ -328,28 +352,32 @@ impl LiveEvaluator<'_> {
             index: u32::try_from(index).unwrap_or(u32::MAX),
         };
         let unreadable = |error: serde_json::Error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string());
-        let mut answers = Vec::new();
-        let mut pending = false;
-        let mut parts = parts_before;
-        for source in template.data.sandbox_sources() {
-            match self.sandboxed(part(parts), source, scope) {
-                Ok(answer) => answers.push(answer.to_value().map_err(unreadable)?),
-                Err(NoValue::Pending) => pending = true,
-                Err(threw) => return Err(threw),
+        let (_, sandbox) = uses(template.data.sandbox_sources());
+        let (delay, mut data) = self.seeing((&template.uses, sandbox), scope, |evaluator, seen| {
+            let mut answers = Vec::new();
+            let mut pending = false;
+            let mut parts = parts_before;
+            for source in template.data.sandbox_sources() {
+                match evaluator.sandboxed(part(parts), source, seen) {
+                    Ok(answer) => answers.push(answer.to_value().map_err(unreadable)?),
+                    Err(NoValue::Pending) => pending = true,
+                    Err(threw) => return Err(threw),
+                }
+                parts += 1;
             }
-            parts += 1;
-        }
-        let delay = delay
-            .map(|expression| self.value(part(parts), expression, scope))
-            .transpose()?;
-        if pending {
-            return Err(NoValue::Pending);
-        }
-        let bound = scope::bind(&template.uses, scope)?;
-        let mut data = template
-            .data
-            .evaluate(&bound, &answers)
-            .map_err(|error| ErrorInfo::new(error.code(), error.message()))?;
+            let delay = delay
+                .map(|expression| evaluator.value(part(parts), expression, scope))
+                .transpose()?;
+            if pending {
+                return Err(NoValue::Pending);
+            }
+            let data = template
+                .data
+                .evaluate(&seen.bound, &answers)
+                .map_err(|error| ErrorInfo::new(error.code(), error.message()))?;
+            Ok((delay, data))
+        })?;
+        check_timeouts(template.data.data(), &data)?;
         if let (Some(delay), Some(fields)) = (delay, data.as_object_mut()) {
             fields.insert("delayValue".into(), delay.to_value().map_err(unreadable)?);
         }

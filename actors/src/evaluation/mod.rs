@@ -12,11 +12,16 @@ pub use plans::PlanCache;
 
 use troupe_core::execution::{Answer, Evaluator, Pending, Question, Scope};
 use troupe_core::{ErrorInfo, Json};
-use troupe_lang::{Class, Expression};
+use troupe_lang::{Class, Expression, Uses};
 use troupe_ports::SandboxJob;
 
 /// Values up to this many bytes are kept with a condition's answer, to explain it.
 const SEEN_BYTES_MAX: usize = 128;
+/// Evaluation steps that the expressions of one question may take together in this process, and those of all questions of
+/// one step of an execution. A step cannot be interrupted, and must end long before the shard's lease does: a definition
+/// may have tens of thousands of expressions for one node, and as many nodes that become ready at once.
+const QUESTION_STEPS_MAX: u64 = 1_000_000;
+const STEPS_MAX: u64 = 4_000_000;
 const EXPRESSION_ERROR: &str = "EXPRESSION_ERROR";
 
 /// Something for the sandbox to evaluate.
@@ -78,12 +83,40 @@ impl From<ErrorInfo> for NoValue {
     }
 }
 
+/// What the expressions of one question see, bound once for all of them.
+struct Seen<'s, 'a> {
+    scope: &'s Scope<'a>,
+    bound: troupe_lang::Scope<'a>,
+    /// What those for the sandbox use, and the object of it once one is asked for.
+    sandbox: (Uses, Option<Json>),
+}
+
+impl<'s, 'a> Seen<'s, 'a> {
+    /// `engine` is what expressions use that are evaluated here, `sandbox` what the others use.
+    fn new(engine: &Uses, sandbox: Uses, scope: &'s Scope<'a>, steps_max: u64) -> Result<Self, ErrorInfo> {
+        Ok(Self {
+            scope,
+            bound: scope::bind(engine, scope)?.with_steps_max(steps_max),
+            sandbox: (sandbox, None),
+        })
+    }
+
+    fn object(&mut self) -> Result<Json, ErrorInfo> {
+        let (uses, object) = &mut self.sandbox;
+        if let Some(object) = object {
+            return Ok(object.clone());
+        }
+        Ok(object.insert(scope::object(uses, self.scope)?).clone())
+    }
+}
+
 /// Evaluates one step's questions.
 pub struct LiveEvaluator<'a> {
     compiled: &'a CompiledPlan,
     answers: &'a Answers,
     exhausted: bool,
     jobs: Vec<Job>,
+    steps_left: u64,
 }
 
 impl<'a> LiveEvaluator<'a> {
@@ -96,6 +129,7 @@ impl<'a> LiveEvaluator<'a> {
             answers,
             exhausted,
             jobs: Vec::new(),
+            steps_left: STEPS_MAX,
         }
     }
 
@@ -105,16 +139,39 @@ impl<'a> LiveEvaluator<'a> {
         self.jobs
     }
 
+    /// Evaluates over what these uses name, within the steps that are left.
+    fn seeing<T>(
+        &mut self,
+        (engine, sandbox): (&Uses, Uses),
+        scope: &Scope<'_>,
+        evaluate: impl FnOnce(&mut Self, &mut Seen<'_, '_>) -> Result<T, NoValue>,
+    ) -> Result<T, NoValue> {
+        let steps_max = self.steps_left.min(QUESTION_STEPS_MAX);
+        let mut seen = Seen::new(engine, sandbox, scope, steps_max)?;
+        let result = evaluate(self, &mut seen);
+        self.steps_left -= steps_max - seen.bound.steps_left();
+        result
+    }
+
+    /// The value of a question's only expression.
     fn value(&mut self, part: Part, expression: &Expression, scope: &Scope<'_>) -> Result<Json, NoValue> {
+        let (engine, sandbox) = uses(std::iter::once(expression));
+        self.seeing((&engine, sandbox), scope, |evaluator, seen| {
+            evaluator.value_of(part, expression, seen)
+        })
+    }
+
+    fn value_of(&mut self, part: Part, expression: &Expression, seen: &mut Seen<'_, '_>) -> Result<Json, NoValue> {
         if expression.class() == Class::Sandbox {
-            return self.sandboxed(part, expression, scope);
+            return self.sandboxed(part, expression, seen);
         }
-        let bound = scope::bind(expression.uses(), scope)?;
-        let text = expression.evaluate_to_text(&bound).map_err(|error| threw(&error))?;
+        let text = expression
+            .evaluate_to_text(&seen.bound)
+            .map_err(|error| threw(&error))?;
         Ok(Json::from_trusted(text))
     }
 
-    fn sandboxed(&mut self, part: Part, expression: &Expression, scope: &Scope<'_>) -> Result<Json, NoValue> {
+    fn sandboxed(&mut self, part: Part, expression: &Expression, seen: &mut Seen<'_, '_>) -> Result<Json, NoValue> {
         if let Some(answer) = self.answers.get(part) {
             return Ok(answer.clone()?);
         }
@@ -126,21 +183,23 @@ impl<'a> LiveEvaluator<'a> {
             workflow: plan.workflow.clone(),
             version: plan.version,
             source: expression.source().into(),
-            scope: scope::object(expression.uses(), scope)?,
+            scope: seen.object()?,
         };
         self.jobs.push(Job { part, job });
         Err(NoValue::Pending)
     }
 
     fn truth(&mut self, part: Part, expression: &Expression, scope: &Scope<'_>) -> Result<Answer, NoValue> {
-        let value = if expression.class() == Class::Sandbox {
-            let json = self.sandboxed(part, expression, scope)?;
-            json.to_value()
-                .map_err(|error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string()))?
-        } else {
-            let bound = scope::bind(expression.uses(), scope)?;
-            expression.evaluate(&bound).map_err(|error| threw(&error))?
-        };
+        let (engine, sandbox) = uses(std::iter::once(expression));
+        let value = self.seeing((&engine, sandbox), scope, |evaluator, seen| {
+            if expression.class() != Class::Sandbox {
+                return Ok(expression.evaluate(&seen.bound).map_err(|error| threw(&error))?);
+            }
+            let json = evaluator.sandboxed(part, expression, seen)?;
+            Ok(json
+                .to_value()
+                .map_err(|error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string()))?)
+        })?;
         if let serde_json::Value::Bool(taken) = value {
             return Ok(Answer::Truth { taken, seen: None });
         }
@@ -209,24 +268,39 @@ impl<'a> LiveEvaluator<'a> {
     fn all<'e>(
         &mut self,
         question: Question,
-        expressions: impl Iterator<Item = &'e Expression>,
+        expressions: impl Iterator<Item = &'e Expression> + Clone,
         scope: &Scope<'_>,
     ) -> Result<Vec<Json>, NoValue> {
-        let mut values = Vec::new();
-        let mut pending = false;
-        for (index, expression) in expressions.enumerate() {
-            let part = Part {
-                question,
-                index: u32::try_from(index).unwrap_or(u32::MAX),
-            };
-            match self.value(part, expression, scope) {
-                Ok(value) => values.push(value),
-                Err(NoValue::Pending) => pending = true,
-                Err(threw) => return Err(threw),
+        let (engine, sandbox) = uses(expressions.clone());
+        self.seeing((&engine, sandbox), scope, |evaluator, seen| {
+            let mut values = Vec::new();
+            let mut pending = false;
+            for (index, expression) in expressions.enumerate() {
+                let part = Part {
+                    question,
+                    index: u32::try_from(index).unwrap_or(u32::MAX),
+                };
+                match evaluator.value_of(part, expression, seen) {
+                    Ok(value) => values.push(value),
+                    Err(NoValue::Pending) => pending = true,
+                    Err(threw) => return Err(threw),
+                }
             }
-        }
-        if pending { Err(NoValue::Pending) } else { Ok(values) }
+            if pending { Err(NoValue::Pending) } else { Ok(values) }
+        })
     }
+}
+
+/// What expressions use: those that are evaluated here, and those for the sandbox.
+fn uses<'e>(expressions: impl Iterator<Item = &'e Expression>) -> (Uses, Uses) {
+    let (mut engine, mut sandbox) = (Uses::default(), Uses::default());
+    for expression in expressions {
+        match expression.class() {
+            Class::Sandbox => sandbox.merge(expression.uses()),
+            Class::Safe | Class::JsonPath => engine.merge(expression.uses()),
+        }
+    }
+    (engine, sandbox)
 }
 
 fn threw(error: &troupe_lang::EvalError) -> ErrorInfo {

@@ -1,7 +1,7 @@
 //! The execution's shell: saves, then acts.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -30,6 +30,8 @@ const LOAD_RETRY_FIRST: Duration = Duration::from_millis(50);
 const LOAD_RETRY_MAX: Duration = Duration::from_secs(1);
 /// Expressions of one execution that the sandbox has at a time: more would take the queue away from the others.
 const EVALUATIONS_AT_ONCE: usize = 16;
+/// Bytes that the sandbox's answers to one round of questions may have together.
+const EVALUATED_BYTES_MAX: usize = 64 << 20;
 
 /// A durable state with its plan.
 pub(super) type Viewed = (Box<ExecutionState>, Arc<Plan>);
@@ -382,8 +384,20 @@ impl ExecutionShell {
 
     async fn evaluate(&self, jobs: Vec<Job>) -> Vec<PartAnswer> {
         let sandbox = &self.shard.engine.parts.sandbox;
+        // What many expressions give is held until all have answered.
+        let bytes_left = &AtomicUsize::new(EVALUATED_BYTES_MAX);
         let answers = jobs.into_iter().map(|Job { part, job }| async move {
-            let answer = sandbox.evaluate(job).await;
+            let mut answer = sandbox.evaluate(job).await;
+            if let Ok(json) = &answer {
+                let take = |left: usize| left.checked_sub(json.bytes());
+                if bytes_left
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                    .is_err()
+                {
+                    let message = format!("the expressions give more than {EVALUATED_BYTES_MAX} bytes together");
+                    answer = Err(ErrorInfo::new("EXPRESSION_ERROR", message));
+                }
+            }
             PartAnswer { part, answer }
         });
         futures::stream::iter(answers)

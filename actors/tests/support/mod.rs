@@ -17,7 +17,7 @@ use troupe_backends::embedded::{EmbeddedStore, Sharing, StoreOptions};
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::{ErrorInfo, ExecutionId, Json, Timestamp};
 use troupe_executors::{Executors, ExecutorsBuilder};
-use troupe_ports::{Clock, DefinitionStore, Sandbox, SandboxJob, SystemClock};
+use troupe_ports::{Clock, DefinitionStore, Rendered, Sandbox, SandboxJob, SystemClock};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -34,6 +34,10 @@ impl Sandbox for FortyTwo {
             }
         }
         .boxed()
+    }
+
+    fn render(&self, job: SandboxJob, _: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        self.evaluate(job)
     }
 }
 
@@ -73,6 +77,31 @@ impl Sandbox for Gate {
             Ok(Json::from_trusted("42"))
         }
         .boxed()
+    }
+
+    fn render(&self, job: SandboxJob, _: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        self.evaluate(job)
+    }
+}
+
+/// Renders templates in this process.
+pub struct Rendering;
+
+impl Sandbox for Rendering {
+    fn evaluate(&self, job: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        FortyTwo.evaluate(job)
+    }
+
+    fn render(&self, job: SandboxJob, _: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        let members = job.scope.to_value().unwrap();
+        let scope = members.as_object().unwrap().iter();
+        let scope = scope.fold(troupe_lang::Scope::new(), |scope, (name, value)| {
+            scope.bind(name, value)
+        });
+        let text = troupe_lang::template::Jinja::compile(&job.source)
+            .unwrap()
+            .render(&scope);
+        std::future::ready(Ok(Json::of(&text.unwrap().into()))).boxed()
     }
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use troupe_actors::{Engine, EngineHandle, EngineOptions, EngineParts, Mutants};
 use troupe_backends::embedded::{DurabilityMutant, EmbeddedStore, PowerLoss, Sharing, StoreOptions};
 use troupe_core::{ErrorInfo, Json};
-use troupe_ports::{EventBus, NodeExecutor, Sandbox, SandboxJob, StateStore, SystemClock};
+use troupe_ports::{EventBus, NodeExecutor, Rendered, Sandbox, SandboxJob, StateStore, SystemClock};
 
 use super::bus::RecordingBus;
 use super::clients::{ask_again, client};
@@ -174,6 +174,10 @@ impl Sandbox for NoSandbox {
             "EXPRESSION_ERROR",
             "the workload has no expressions",
         ))))
+    }
+
+    fn render(&self, job: SandboxJob, _: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        self.evaluate(job)
     }
 }
 

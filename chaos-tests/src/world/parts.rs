@@ -13,7 +13,7 @@ use troupe_core::lifecycle::LifecycleEvent;
 use troupe_core::{ErrorInfo, ExecutionId, Json, LogPosition, ShardId, Timestamp, WorkflowId};
 use troupe_ports::{
     BusError, DefinitionError, DefinitionStore, EventBus, Executed, ExecutionQuery, ExecutionSummary, NodeExecutor,
-    Page, Sandbox, SandboxJob, StoreError, StoredDefinition, Task, VisibilityStore,
+    Page, Rendered, Sandbox, SandboxJob, StoreError, StoredDefinition, Task, VisibilityStore,
 };
 
 use super::store::{SimulatedClock, SimulatedStore};
@@ -144,5 +144,9 @@ impl Sandbox for Unused {
             "EXPRESSION_ERROR",
             "the world evaluates itself",
         ))))
+    }
+
+    fn render(&self, job: SandboxJob, _: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        self.evaluate(job)
     }
 }

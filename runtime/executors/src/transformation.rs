@@ -5,14 +5,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use serde_json::{Map, Value as JsonValue, json};
 use tokio_util::sync::CancellationToken;
 use troupe_core::{ErrorInfo, Json};
-use troupe_lang::template::Jinja;
 use troupe_lang::{Class, Expression, Scope};
-use troupe_ports::{Clock, Executed, NodeExecutor, Sandbox, SandboxJob, SystemClock, Task};
+use troupe_ports::{Clock, Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, SystemClock, Task};
 
 use crate::codes;
 use crate::payload::{self, invalid};
@@ -21,8 +21,8 @@ use crate::payload::{self, invalid};
 pub const ITEMS_MAX: usize = 100_000;
 /// Largest output, in bytes.
 pub const OUTPUT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Items between two looks at the clock; other tasks get their turn there.
-const ITEMS_AT_ONCE: usize = 64;
+/// After so long other tasks get their turn.
+const TURN: Duration = Duration::from_millis(1);
 
 /// Runs `transformation` nodes.
 #[derive(Clone)]
@@ -71,6 +71,19 @@ struct Given {
 }
 
 impl Given {
+    fn of(task: &Task) -> Result<Self, ErrorInfo> {
+        let unreadable = |error: serde_json::Error| invalid(format!("a value cannot be read: {error}"));
+        let others = task.scope.as_ref().map(Json::to_value).transpose();
+        Ok(Self {
+            input: payload::inline(&task.input)?.to_value().map_err(unreadable)?,
+            variables: payload::variables(task)?.to_value().map_err(unreadable)?,
+            others: match others.map_err(unreadable)? {
+                Some(JsonValue::Object(others)) => others,
+                _ => Map::new(),
+            },
+        })
+    }
+
     fn scope(&self) -> Scope<'_> {
         let scope = Scope::new()
             .bind("input", &self.input)
@@ -83,48 +96,39 @@ impl Given {
 
 async fn transform(task: &Task, sandbox: Option<&dyn Sandbox>, cancel: &CancellationToken) -> Result<Json, ErrorInfo> {
     let data = payload::data(task)?;
-    let unreadable = |error: serde_json::Error| invalid(format!("a value cannot be read: {error}"));
-    let given = Given {
-        input: payload::inline(&task.input)?.to_value().map_err(unreadable)?,
-        variables: payload::variables(task)?.to_value().map_err(unreadable)?,
-        others: match task
-            .scope
-            .as_ref()
-            .map(Json::to_value)
-            .transpose()
-            .map_err(unreadable)?
-        {
-            Some(JsonValue::Object(others)) => others,
-            _ => Map::new(),
-        },
-    };
     let none = Map::new();
     let config = match data.get("transformationConfig") {
         None | Some(JsonValue::Null) => &none,
         Some(JsonValue::Object(config)) => config,
         Some(_) => return Err(invalid("`transformationConfig` must be an object")),
     };
-    let run = Run {
-        task,
-        sandbox,
-        cancel,
-        given: &given,
+    let kind = kind(&data)?;
+    let output = match data.get("template").and_then(JsonValue::as_str) {
+        Some(template) => render(template, config, task, sandbox).await?,
+        None => {
+            let kind = kind.ok_or_else(|| invalid("`transformationType` is missing"))?;
+            let run = Run {
+                task,
+                sandbox,
+                cancel,
+                given: &Given::of(task)?,
+            };
+            match kind {
+                "enrichment" => Json::of(&enrich(run.source(config).await?, config)?),
+                kind => run.each(kind, config).await?,
+            }
+        }
     };
-    let output = match (data.get("template").and_then(JsonValue::as_str), kind(&data)?) {
-        (Some(template), _) => render(template, config, &given)?,
-        (None, Some("enrichment")) => enrich(run.source(config).await?, config)?,
-        (None, Some(kind)) => run.each(kind, config).await?,
-        (None, None) => return Err(invalid("`transformationType` is missing")),
-    };
-    let output = Json::of(&output);
-    if output.bytes() > OUTPUT_BYTES_MAX {
-        let message = format!(
-            "the result has {} bytes, the limit is {OUTPUT_BYTES_MAX}",
-            output.bytes()
-        );
-        return Err(ErrorInfo::new(codes::OUTPUT_TOO_LARGE, message));
-    }
+    within_limit(output.bytes())?;
     Ok(output)
+}
+
+fn within_limit(bytes: usize) -> Result<(), ErrorInfo> {
+    if bytes <= OUTPUT_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("the result has {bytes} bytes or more, the limit is {OUTPUT_BYTES_MAX}");
+    Err(ErrorInfo::new(codes::OUTPUT_TOO_LARGE, message))
 }
 
 fn kind(data: &Map<String, JsonValue>) -> Result<Option<&str>, ErrorInfo> {
@@ -139,17 +143,35 @@ fn expression_error(message: impl fmt::Display) -> ErrorInfo {
     ErrorInfo::new(codes::EXPRESSION_ERROR, message.to_string())
 }
 
-/// The rendered text; with `format: "json"` what it says.
-fn render(template: &str, config: &Map<String, JsonValue>, given: &Given) -> Result<JsonValue, ErrorInfo> {
-    let failed = |message: String| ErrorInfo::new(codes::TEMPLATE_ERROR, message);
-    let template = Jinja::compile(template).map_err(|error| failed(error.to_string()))?;
-    let text = template
-        .render(&given.scope())
-        .map_err(|error| failed(error.to_string()))?;
-    if config.get("format").and_then(JsonValue::as_str) != Some("json") {
-        return Ok(JsonValue::String(text));
+/// The rendered text; with `format: "json"` what it says. The sandbox renders: a template may take any time.
+async fn render(
+    template: &str,
+    config: &Map<String, JsonValue>,
+    task: &Task,
+    sandbox: Option<&dyn Sandbox>,
+) -> Result<Json, ErrorInfo> {
+    let Some(sandbox) = sandbox else {
+        let message = "templates are rendered in the sandbox, and this engine runs without one";
+        return Err(ErrorInfo::new(codes::TEMPLATE_ERROR, message));
+    };
+    let rendered = match config.get("format").and_then(JsonValue::as_str) {
+        Some("json") => Rendered::Json,
+        Some(_) | None => Rendered::Text,
+    };
+    let (input, variables) = (payload::inline(&task.input)?, payload::variables(task)?);
+    let mut scope = format!("{{\"input\":{},\"variables\":{}", input.as_str(), variables.as_str());
+    // `trigger`, `nodes` and `execution` are members of an object already.
+    match task.scope.as_ref().and_then(|others| others.as_str().strip_prefix('{')) {
+        Some(members) if members != "}" => scope.extend([",", members]),
+        Some(_) | None => scope.push('}'),
     }
-    serde_json::from_str(&text).map_err(|error| failed(format!("the rendered text is no JSON: {error}")))
+    let job = SandboxJob {
+        workflow: task.plan.workflow.clone(),
+        version: task.plan.version,
+        source: template.into(),
+        scope: Json::from_trusted(scope),
+    };
+    sandbox.render(job, rendered).await
 }
 
 /// The source with `fields` put over it; of a list, over every object in it.
@@ -198,7 +220,10 @@ impl Run<'_> {
             Some(JsonValue::String(source)) => {
                 let expression = Expression::compile(source).map_err(expression_error)?;
                 match expression.class() {
-                    Class::Sandbox => self.in_sandbox(expression.source(), None, None).await,
+                    Class::Sandbox => {
+                        let answer = self.in_sandbox(expression.source(), None, None).await?;
+                        answer.to_value().map_err(expression_error)
+                    }
                     Class::Safe | Class::JsonPath => expression.evaluate(&self.given.scope()).map_err(expression_error),
                 }
             }
@@ -207,7 +232,7 @@ impl Run<'_> {
     }
 
     /// `map`, `filter` and `reduce`.
-    async fn each(&self, kind: &str, config: &Map<String, JsonValue>) -> Result<JsonValue, ErrorInfo> {
+    async fn each(&self, kind: &str, config: &Map<String, JsonValue>) -> Result<Json, ErrorInfo> {
         let written = config.get("expression").and_then(JsonValue::as_str);
         let written = written.ok_or_else(|| invalid(format!("`{kind}` needs `transformationConfig.expression`")))?;
         let items = match self.source(config).await? {
@@ -247,44 +272,54 @@ impl Run<'_> {
         expression: &Expression,
         items: Vec<JsonValue>,
         initial: Option<&JsonValue>,
-    ) -> Result<JsonValue, ErrorInfo> {
-        let mut collected = Vec::new();
+    ) -> Result<Json, ErrorInfo> {
+        // As text, so that what a small expression makes of many items is noticed before it fills the memory.
+        let mut collected = String::from("[");
         let mut acc = initial.cloned();
-        for (chunk_at, chunk) in items.chunks(ITEMS_AT_ONCE).enumerate() {
+        let mut turn = Instant::now();
+        for (index, item) in items.iter().enumerate() {
             if SystemClock.now() >= self.task.deadline || self.cancel.is_cancelled() {
                 return Err(ErrorInfo::new(
                     codes::TIMEOUT,
                     "the transformation ran past its deadline",
                 ));
             }
-            for (place, item) in chunk.iter().enumerate() {
-                let index = chunk_at * ITEMS_AT_ONCE + place;
-                let scope = self
-                    .given
-                    .scope()
-                    .bind("item", item)
-                    .bind("index", JsonValue::from(index));
-                let failed = |error| expression_error(format!("item {index}: {error}"));
-                match kind {
-                    "map" => collected.push(expression.evaluate(&scope).map_err(failed)?),
-                    "filter" if expression.evaluate_condition(&scope).map_err(failed)? => collected.push(item.clone()),
-                    "filter" => {}
-                    _ => {
-                        let next = match acc.take() {
-                            None => item.clone(),
-                            Some(acc) => expression.evaluate(&scope.bind("acc", acc)).map_err(failed)?,
-                        };
-                        acc = Some(next);
-                    }
+            let scope = self
+                .given
+                .scope()
+                .bind("item", item)
+                .bind("index", JsonValue::from(index));
+            let failed = |error| expression_error(format!("item {index}: {error}"));
+            let kept = match kind {
+                "map" => Some(expression.evaluate_to_text(&scope).map_err(failed)?),
+                "filter" if expression.evaluate_condition(&scope).map_err(failed)? => Some(item.to_string()),
+                "filter" => None,
+                _ => {
+                    let next = match acc.take() {
+                        None => item.clone(),
+                        Some(acc) => expression.evaluate(&scope.bind("acc", acc)).map_err(failed)?,
+                    };
+                    acc = Some(next);
+                    None
                 }
+            };
+            if let Some(text) = kept {
+                if collected.len() > 1 {
+                    collected.push(',');
+                }
+                collected.push_str(&text);
+                within_limit(collected.len())?;
             }
-            tokio::task::yield_now().await;
+            if turn.elapsed() > TURN {
+                tokio::task::yield_now().await;
+                turn = Instant::now();
+            }
         }
-        Ok(if kind == "reduce" {
-            acc.unwrap_or_default()
-        } else {
-            JsonValue::Array(collected)
-        })
+        if kind == "reduce" {
+            return Ok(Json::of(&acc.unwrap_or_default()));
+        }
+        collected.push(']');
+        Ok(Json::from_trusted(collected))
     }
 
     async fn in_sandbox(
@@ -292,7 +327,7 @@ impl Run<'_> {
         source: &str,
         items: Option<JsonValue>,
         initial: Option<&JsonValue>,
-    ) -> Result<JsonValue, ErrorInfo> {
+    ) -> Result<Json, ErrorInfo> {
         let Some(sandbox) = self.sandbox else {
             let message = "the expression needs the whole language, and this engine runs without a sandbox";
             return Err(expression_error(message));
@@ -317,7 +352,6 @@ impl Run<'_> {
             source: source.into(),
             scope: Json::of(&scope),
         };
-        let answer = sandbox.evaluate(job).await?;
-        answer.to_value().map_err(expression_error)
+        sandbox.evaluate(job).await
     }
 }

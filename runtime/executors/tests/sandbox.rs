@@ -385,6 +385,93 @@ async fn long_calls_hold_nobody_up_and_dropped_ones_free_their_process() {
 }
 
 #[tokio::test]
+async fn one_workflow_never_holds_every_process() {
+    let pool = SandboxPool::start(SandboxOptions {
+        processes_max: 4,
+        ..options()
+    })
+    .await
+    .unwrap();
+    // Many more than there are processes, for longer than this test waits for the others.
+    let hogs: Vec<_> = (0..20)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move { call_for(&pool, "function f() { for (;;) {} }", 60_000).await })
+        })
+        .collect();
+    while pool.status().blocked < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for n in 0..100 {
+        let innocent = call_in(&pool, "innocent", "(i) => i", json!(n));
+        let executed = tokio::time::timeout(Duration::from_secs(10), innocent).await.unwrap();
+        assert_eq!(output(&executed), json!(n));
+    }
+    let settled = async {
+        while pool.status().blocked > 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), settled).await.unwrap();
+    hogs.iter().for_each(tokio::task::JoinHandle::abort);
+    // What waits behind its own workflow gets its turn.
+    let executed = tokio::time::timeout(Duration::from_secs(30), call(&pool, "(i) => i", json!(1))).await;
+    assert_eq!(output(&executed.unwrap()), json!(1));
+}
+
+/// An expression's time is its own: what it waits for a process counts for nobody.
+#[tokio::test]
+async fn expressions_outlast_those_that_hold_the_processes() {
+    let pool = SandboxPool::start(SandboxOptions {
+        processes_max: 1,
+        expression_timeout: Duration::from_millis(300),
+        ..options()
+    })
+    .await
+    .unwrap();
+    let hog = call_for(&pool, "function f() { for (;;) {} }", 1_000);
+    let waiting = async {
+        while pool.status().blocked == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let job = SandboxJob {
+            workflow: "other".into(),
+            version: 1,
+            source: "(() => 42)()".into(),
+            scope: Json::of(&json!({})),
+        };
+        pool.evaluate(job).await
+    };
+    let (hog, waiting) = tokio::join!(hog, waiting);
+    assert_eq!(failure(&hog).error.code, "TIMEOUT");
+    assert_eq!(waiting.unwrap().as_str(), "42");
+}
+
+#[tokio::test]
+async fn a_process_that_gets_no_memory_is_told_from_one_that_crashed() {
+    let pool = pool().await;
+    let running = tokio::spawn({
+        let pool = pool.clone();
+        async move { call_for(&pool, "function f() { for (;;) {} }", 60_000).await }
+    });
+    while pool.status().blocked == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Rust code aborts when it gets no memory.
+    for pid in children_of(std::process::id()) {
+        let aborted = std::process::Command::new("kill")
+            .args(["-ABRT", &pid.to_string()])
+            .status();
+        assert!(aborted.unwrap().success());
+    }
+    let executed = running.await.unwrap();
+    assert_eq!(
+        (failure(&executed).error.code.as_str(), failure(&executed).retryable),
+        ("MEMORY_LIMIT", false)
+    );
+}
+
+#[tokio::test]
 async fn a_crash_fails_only_the_call_that_caused_it() {
     let pool = SandboxPool::start(SandboxOptions {
         kill_grace: Duration::from_secs(60),

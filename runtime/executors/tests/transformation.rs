@@ -5,6 +5,7 @@ mod support;
 
 use serde_json::{Value as JsonValue, json};
 use support::{failure, output, run, task_of};
+use troupe_core::Json;
 use troupe_executors::{Executors, SandboxOptions, SandboxPool};
 use troupe_ports::Executed;
 
@@ -99,7 +100,7 @@ async fn fields_are_put_over_objects() {
 
 #[tokio::test]
 async fn templates_give_text_or_json() {
-    let executors = Executors::builder().build();
+    let executors = with_sandbox().await;
     let of = |template: &str, config| json!({"template": template, "transformationConfig": config});
     let template = "Dear {{ input.who }}:{% for item in input['items'] %} {{ item.name }}={{ item.price }}{% endfor %}";
     let executed = run(
@@ -164,6 +165,11 @@ async fn what_cannot_be_transformed_is_refused() {
             json!({"source": vec![0; 100_001], "expression": "item"}),
             "INPUT_TOO_LARGE",
         ),
+        (
+            "map",
+            json!({"source": vec![0; 1_000], "expression": "'x'.padEnd(100000)"}),
+            "OUTPUT_TOO_LARGE",
+        ),
     ] {
         let executed = transform(&executors, kind, config).await;
         assert_eq!(
@@ -172,4 +178,46 @@ async fn what_cannot_be_transformed_is_refused() {
             "{kind} {executed:?}"
         );
     }
+}
+
+/// What fuel does not bound ends with the process it runs in.
+#[tokio::test]
+async fn a_template_that_never_ends_holds_nobody_up() {
+    let executors = with_sandbox().await;
+    let input = json!({"big": "aB".repeat(1 << 20), "who": "Ann"});
+    let of = |template: &str| {
+        let task = task_of("w", "transformation", &json!({"template": template}), &input);
+        run(&executors, task)
+    };
+    // Every `z` is looked for among two million characters before it.
+    let hostile = of("{{ ('z' * 1000000) | trim(input.big ~ 'z') }}");
+    let innocent = async {
+        for _ in 0..5 {
+            assert_eq!(output(&of("Dear {{ input.who }}").await), "Dear Ann");
+        }
+    };
+    let (executed, ()) = tokio::join!(hostile, innocent);
+    let failed = failure(&executed);
+    assert_eq!(
+        (
+            failed.error.code.as_str(),
+            failed.retryable,
+            failed.error.details.clone()
+        ),
+        ("TEMPLATE_ERROR", false, Some(Json::of(&json!({"limit": "TIMEOUT"})))),
+    );
+}
+
+#[tokio::test]
+async fn an_engine_without_a_sandbox_renders_nothing() {
+    let executors = Executors::builder().build();
+    let executed = run(
+        &executors,
+        task_of("w", "transformation", &json!({"template": "x"}), &input()),
+    )
+    .await;
+    assert_eq!(
+        (failure(&executed).error.code.as_str(), failure(&executed).retryable),
+        ("TEMPLATE_ERROR", false)
+    );
 }

@@ -20,7 +20,8 @@ pub const TEMPLATE_PARTS_MAX: usize = 10_000;
 pub const JINJA_SOURCE_BYTES_MAX: usize = 256 * 1024;
 /// Longest Jinja output, in bytes.
 pub const JINJA_OUTPUT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Fuel of one Jinja rendering; bounds its time and, at 64 bytes a unit, its memory.
+/// Fuel of one Jinja rendering: an instruction or 64 bytes a unit. It bounds memory, and time where a filter's work grows
+/// with its bytes; `trim` of many characters does not, so templates are rendered only where a clock can end them.
 pub const JINJA_FUEL: u64 = 500_000;
 /// Largest JSON Schema, in bytes of compact JSON.
 pub const SCHEMA_BYTES_MAX: usize = 256 * 1024;

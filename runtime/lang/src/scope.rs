@@ -1,6 +1,6 @@
 //! What an expression can see, borrowed from whoever holds the values.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use serde_json::Value;
 
@@ -10,16 +10,48 @@ use crate::error::EvalError;
 /// a [`Record`] of further bindings.
 ///
 /// A name that is not bound is `undefined`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Scope<'a> {
     root: Record<'a>,
+    /// Steps that all evaluations over it may still take together.
+    steps_left: Cell<u64>,
+}
+
+impl Default for Scope<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<'a> Scope<'a> {
     /// An empty scope.
     #[must_use]
     pub const fn new() -> Self {
-        Self { root: Record::new() }
+        Self {
+            root: Record::new(),
+            steps_left: Cell::new(u64::MAX),
+        }
+    }
+
+    /// Lets all evaluations over it take at most so many steps together, bytes that they allocate counted as the time
+    /// to fill them; each keeps its own limits too.
+    #[must_use]
+    pub fn with_steps_max(self, steps_max: u64) -> Self {
+        self.steps_left.set(steps_max);
+        self
+    }
+
+    /// Steps that evaluations over it may still take together.
+    #[must_use]
+    pub fn steps_left(&self) -> u64 {
+        self.steps_left.get()
+    }
+
+    /// Takes steps from what all evaluations share; false when there are too few.
+    pub(crate) fn spend(&self, steps: u64) -> bool {
+        let left = self.steps_left.get().checked_sub(steps);
+        self.steps_left.set(left.unwrap_or(0));
+        left.is_some()
     }
 
     /// Adds a binding; a later one of the same name replaces the earlier.

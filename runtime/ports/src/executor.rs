@@ -99,26 +99,41 @@ pub trait NodeExecutor: Send + Sync + 'static {
     }
 }
 
-/// An expression that needs the whole language.
+/// An expression that needs the whole language, or a Jinja template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxJob {
     /// Contexts are never shared between workflow versions.
     pub workflow: troupe_core::WorkflowId,
     /// Version of the workflow.
     pub version: u32,
-    /// A JavaScript expression.
+    /// A JavaScript expression, or a Jinja template.
     pub source: Arc<str>,
     /// A JSON object; its members are bound as globals.
     pub scope: Json,
 }
 
-/// Evaluates expressions outside the engine's process.
+/// What a rendered template is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rendered {
+    /// A text.
+    Text,
+    /// A JSON document.
+    Json,
+}
+
+/// Evaluates expressions and renders templates outside the engine's process.
 pub trait Sandbox: Send + Sync + 'static {
     /// Evaluates one expression; `undefined` becomes null.
     ///
     /// Errors of the expression are `EXPRESSION_ERROR`, with `details.limit` where it hit one. `SANDBOX_CRASHED` and
     /// `SANDBOX_UNAVAILABLE` say nothing about the expression: asking again is right.
     fn evaluate(&self, job: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>>;
+
+    /// Renders a Jinja template.
+    ///
+    /// Errors of the template are `TEMPLATE_ERROR`, with `details.limit` where it hit one; others as for
+    /// [`Sandbox::evaluate`].
+    fn render(&self, job: SandboxJob, rendered: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>>;
 }
 
 /// Secrets that definitions name as `{{ secrets.NAME }}`. Looked up when an attempt is dispatched, never stored.

@@ -13,7 +13,7 @@ pub mod visibility;
 pub use bus::{BusError, EventBus};
 pub use clock::{Clock, SystemClock};
 pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition};
-pub use executor::{Executed, NodeExecutor, Sandbox, SandboxJob, Secrets, Task};
+pub use executor::{Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, Secrets, Task};
 pub use state::{
     AppendError, Archive, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore, StoreCounters,
     StoreError, Wait,

@@ -9,10 +9,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use troupe_ports::Rendered;
 
-use super::engine::{Limits, Outcome, Program, Realm};
+use super::engine::{Limits, Outcome, Program, Realm, Script};
 use super::lockdown;
 use super::protocol::{self, Fault, PROTOCOL_VERSION, ProgramKind, Request, Response};
+use super::template::Templates;
 use crate::codes;
 
 /// First argument of a process that shall be a sandbox.
@@ -99,6 +101,7 @@ fn run(settings: &Settings) -> io::Result<()> {
         probe: settings.probe,
         programs: HashMap::new(),
         realms: VecDeque::new(),
+        templates: Templates::default(),
         queue: VecDeque::new(),
         answers,
     }
@@ -172,6 +175,7 @@ struct Child {
     programs: HashMap<u64, StoredProgram>,
     /// Most recently used first.
     realms: VecDeque<KeptRealm>,
+    templates: Templates,
     queue: VecDeque<Work>,
     answers: Rc<Answers>,
 }
@@ -270,6 +274,7 @@ impl Child {
             Request::Cancel { call } => self.queue.retain(|work| work.call() != call),
             Request::Reset => {
                 self.realms.clear();
+                self.templates.clear();
                 self.programs.clear();
             }
         }
@@ -314,6 +319,12 @@ impl Child {
                 true,
             ));
         };
+        let script = match stored.kind {
+            ProgramKind::Function => Script::Function,
+            ProgramKind::Expression => Script::Expression,
+            ProgramKind::TextTemplate => return self.render(program, Rendered::Text, input),
+            ProgramKind::JsonTemplate => return self.render(program, Rendered::Json, input),
+        };
         let key = Rc::clone(&stored.context);
         let mut kept = match self.realms.iter().position(|kept| Rc::ptr_eq(&kept.context, &key)) {
             Some(0) => self.realms.pop_front(),
@@ -336,7 +347,7 @@ impl Child {
         };
         let program = Program {
             id: program,
-            kind: stored.kind,
+            kind: script,
             name: &stored.name,
             source: &stored.source,
         };
@@ -348,6 +359,19 @@ impl Child {
             self.realms.push_front(kept);
         }
         outcome
+    }
+
+    fn render(&mut self, program: u64, rendered: Rendered, scope: &str) -> Outcome {
+        let source = self.programs.get(&program).map_or("", |stored| &stored.source);
+        // What was answered before must not wait for it, and must not be lost with it.
+        if let Err(error) = self.answers.flush() {
+            return failed(Fault::new(codes::SANDBOX_CRASHED, error.to_string(), true));
+        }
+        Outcome {
+            result: self.templates.render(program, source, rendered, scope),
+            logs: Vec::new(),
+            spent: false,
+        }
     }
 
     fn fresh_realm(&self) -> Result<Realm, Fault> {

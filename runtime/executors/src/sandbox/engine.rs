@@ -8,7 +8,7 @@ use rquickjs::promise::PromiseState;
 use rquickjs::{Array, Context, Ctx, Function, Object, Persistent, Runtime, Value};
 
 use super::memory::{Limited, Usage};
-use super::protocol::{Fault, ProgramKind, monotonic_ms};
+use super::protocol::{Fault, monotonic_ms};
 use super::source;
 use crate::codes;
 
@@ -76,10 +76,19 @@ pub(crate) struct Outcome {
     pub(crate) spent: bool,
 }
 
+/// What a realm runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Script {
+    /// Code that defines a function, called with input and context.
+    Function,
+    /// One expression over a scope.
+    Expression,
+}
+
 /// What to run.
 pub(crate) struct Program<'a> {
     pub(crate) id: u64,
-    pub(crate) kind: ProgramKind,
+    pub(crate) kind: Script,
     pub(crate) name: &'a str,
     pub(crate) source: &'a str,
 }
@@ -192,8 +201,8 @@ impl Realm {
                 }
             };
             let factory = match program.kind {
-                ProgramKind::Function => source::function(program.name, program.source, attempt),
-                ProgramKind::Expression => source::expression(SCOPE_NAMES, program.source, attempt),
+                Script::Function => source::function(program.name, program.source, attempt),
+                Script::Expression => source::expression(SCOPE_NAMES, program.source, attempt),
             }?;
             Ok(Persistent::save(&ctx, factory))
         })
@@ -205,8 +214,8 @@ impl Realm {
         let result = self.compiled(program).and_then(|factory| {
             self.context.with(|ctx| {
                 let started = factory.restore(&ctx).and_then(|factory| match program.kind {
-                    ProgramKind::Function => self.invoke.clone().restore(&ctx)?.call((factory, input, context)),
-                    ProgramKind::Expression => self.evaluate.clone().restore(&ctx)?.call((factory, input)),
+                    Script::Function => self.invoke.clone().restore(&ctx)?.call((factory, input, context)),
+                    Script::Expression => self.evaluate.clone().restore(&ctx)?.call((factory, input)),
                 });
                 let value = self.settle(&ctx, started)?;
                 if self.shared.not_defined.get() {
@@ -223,7 +232,7 @@ impl Realm {
         self.begin(deadline_ms);
         let program = Program {
             id: 0,
-            kind: ProgramKind::Function,
+            kind: Script::Function,
             name,
             source,
         };

@@ -14,6 +14,7 @@ mod process;
 mod programs;
 mod protocol;
 mod source;
+mod template;
 mod typescript;
 mod worker;
 

@@ -1,6 +1,6 @@
 //! The engine's side of the sandbox: a queue, and processes that take from it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use troupe_core::execution::{AttemptFailure, AttemptOutcome, LogLine};
 use troupe_core::{ErrorInfo, Json, Timestamp, Value};
-use troupe_ports::{Clock, Executed, Sandbox, SandboxJob, SystemClock, Task};
+use troupe_ports::{Clock, Executed, Rendered, Sandbox, SandboxJob, SystemClock, Task};
 
 use super::child::{MARK, Settings};
 use super::lockdown::Lockdown;
@@ -96,16 +96,41 @@ pub(super) struct Queue {
     pub(super) calls: VecDeque<Call>,
     pub(super) processes: usize,
     pub(super) blocked: usize,
+    /// Processes that long calls of a workflow hold; workflows that hold none are not in it.
+    held: HashMap<Box<str>, usize>,
+    /// Processes that long calls of one workflow may hold, so that the others are never all waiting for it.
+    held_max: usize,
 }
 
 /// One call on its way.
 pub(super) struct Call {
     pub(super) number: u64,
     pub(super) work: Work,
+    pub(super) time: Time,
+    /// When it must have ended; known once a process has taken it.
     pub(super) deadline_ms: u64,
-    /// It may be what killed a process: it runs with nothing else in flight.
+    /// It may be what killed a process, or is known to run long: it runs with nothing else in flight.
     pub(super) alone: bool,
     pub(super) answer: oneshot::Sender<Answer>,
+}
+
+/// How long a call may take, in milliseconds of the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Time {
+    /// Until that instant, waiting included.
+    Until(u64),
+    /// So long from when a process takes it: others that hold the processes cost it nothing.
+    Running(u64),
+}
+
+impl Time {
+    /// The deadline of a call that a process takes now.
+    pub(super) fn deadline_ms(self) -> u64 {
+        match self {
+            Self::Until(instant_ms) => instant_ms,
+            Self::Running(budget_ms) => monotonic_ms().saturating_add(budget_ms),
+        }
+    }
 }
 
 pub(super) enum Work {
@@ -119,6 +144,32 @@ pub(super) enum Work {
         source: String,
     },
     Probe,
+}
+
+impl Work {
+    /// Whose it is; checks and probes are nobody's.
+    pub(super) fn workflow(&self) -> &str {
+        match self {
+            Self::Program { program, .. } => &program.workflow,
+            Self::Check { .. } | Self::Probe => "",
+        }
+    }
+
+    /// Whether it is known to run long.
+    pub(super) fn runs_long(&self) -> bool {
+        match self {
+            Self::Program { program, .. } => program.ran_long(),
+            Self::Check { .. } | Self::Probe => false,
+        }
+    }
+
+    /// Remembers whether it ran long.
+    pub(super) fn set_runs_long(&self, long: bool) {
+        match self {
+            Self::Program { program, .. } => program.set_ran_long(long),
+            Self::Check { .. } | Self::Probe => {}
+        }
+    }
 }
 
 pub(super) struct Answer {
@@ -141,10 +192,46 @@ impl Call {
 }
 
 impl Queue {
+    /// Whether the workflow holds more processes than it may.
+    pub(super) fn is_over(&self, workflow: &str) -> bool {
+        self.held.get(workflow).is_some_and(|held| *held > self.held_max)
+    }
+
+    /// Whether the workflow holds as many processes as it may.
+    fn is_full(&self, workflow: &str) -> bool {
+        self.held.get(workflow).is_some_and(|held| *held >= self.held_max)
+    }
+
+    /// The place of the first call that may have a process now.
+    pub(super) fn next(&self) -> Option<usize> {
+        if self.held.values().all(|held| *held < self.held_max) {
+            return (!self.calls.is_empty()).then_some(0);
+        }
+        let waits = |work: &Work| work.runs_long() && self.is_full(work.workflow());
+        self.calls.iter().position(|call| !waits(&call.work))
+    }
+
+    /// A long call of that workflow holds a process.
+    pub(super) fn hold(&mut self, workflow: &str) {
+        self.blocked += 1;
+        *self.held.entry(workflow.into()).or_insert(0) += 1;
+    }
+
+    /// The long call of that workflow holds its process no longer.
+    pub(super) fn release(&mut self, workflow: &str) {
+        self.blocked -= 1;
+        if let Some(held) = self.held.get_mut(workflow) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(workflow);
+            }
+        }
+    }
+
     /// Adds a process when long calls hold all there are and others wait.
     pub(super) fn grow(shared: &Arc<Shared>) {
         let mut queue = shared.queue.lock();
-        let held = queue.blocked >= queue.processes && !queue.calls.is_empty();
+        let held = queue.blocked >= queue.processes && queue.next().is_some();
         if held && queue.processes < shared.options.processes_max && !shared.closed.is_cancelled() {
             queue.processes += 1;
             shared.tasks.spawn(worker::work(Arc::clone(shared), None, true));
@@ -165,7 +252,7 @@ impl Shared {
         }
     }
 
-    fn submit(self: &Arc<Self>, work: Work, deadline_ms: u64) -> Result<oneshot::Receiver<Answer>, Fault> {
+    fn submit(self: &Arc<Self>, work: Work, time: Time) -> Result<oneshot::Receiver<Answer>, Fault> {
         if self.closed.is_cancelled() {
             return Err(Fault::new(codes::SANDBOX_UNAVAILABLE, "the sandbox is closed", true));
         }
@@ -183,7 +270,8 @@ impl Shared {
             queue.calls.push_back(Call {
                 number,
                 work,
-                deadline_ms,
+                time,
+                deadline_ms: time.deadline_ms(),
                 alone: false,
                 answer,
             });
@@ -196,8 +284,8 @@ impl Shared {
         Ok(receiver)
     }
 
-    async fn run(self: Arc<Self>, work: Work, deadline_ms: u64) -> Answer {
-        let answer = match self.submit(work, deadline_ms) {
+    async fn run(self: Arc<Self>, work: Work, time: Time) -> Answer {
+        let answer = match self.submit(work, time) {
             Ok(receiver) => receiver.await.ok(),
             Err(fault) => Some(Answer {
                 logs: Vec::new(),
@@ -237,11 +325,13 @@ impl SandboxPool {
             probe: options.probe,
         };
         let processes = options.processes.max(1);
+        let processes_max = options.processes_max.max(processes);
         let shared = Arc::new(Shared {
             spawner: Spawner::start(options.program.clone(), settings)?,
             options,
             queue: Mutex::new(Queue {
                 processes,
+                held_max: (processes_max / 2).max(1),
                 ..Queue::default()
             }),
             work: Notify::new(),
@@ -293,7 +383,7 @@ impl SandboxPool {
         let deadline_ms = monotonic_deadline(task.deadline);
         Box::pin(async move {
             match prepared {
-                Ok(work) => executed(shared.run(work, deadline_ms).await),
+                Ok(work) => executed(shared.run(work, Time::Until(deadline_ms)).await),
                 Err(error) => Executed::failed(error, false),
             }
         })
@@ -309,7 +399,7 @@ impl SandboxPool {
             source: code.to_owned(),
         };
         let shared = Arc::clone(&self.inner.shared);
-        let answer = shared.run(work, monotonic_ms() + CHECK_TIMEOUT_MS).await;
+        let answer = shared.run(work, Time::Running(CHECK_TIMEOUT_MS)).await;
         answer.result.map(drop).map_err(|fault| failure(fault).error)
     }
 
@@ -319,7 +409,7 @@ impl SandboxPool {
     /// `PROBE_REFUSED` when the pool was not started for it.
     pub async fn probe(&self) -> Result<Json, ErrorInfo> {
         let shared = Arc::clone(&self.inner.shared);
-        let answer = shared.run(Work::Probe, monotonic_ms() + CHECK_TIMEOUT_MS).await;
+        let answer = shared.run(Work::Probe, Time::Running(CHECK_TIMEOUT_MS)).await;
         answer
             .result
             .map_err(|fault| failure(fault).error)
@@ -329,28 +419,47 @@ impl SandboxPool {
 
 impl Sandbox for SandboxPool {
     fn evaluate(&self, job: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
-        let shared = Arc::clone(&self.inner.shared);
+        let answer = over_scope(Arc::clone(&self.inner.shared), ProgramKind::Expression, job);
         Box::pin(async move {
-            if let Some(fault) = too_large(&shared.options, job.scope.bytes()) {
-                return Err(expression_error(fault));
-            }
-            let program = shared.programs.get(Key {
-                kind: ProgramKind::Expression,
-                workflow: job.workflow.as_str(),
-                version: job.version,
-                name: "",
-                source: &job.source,
-            });
-            let budget_ms = u64::try_from(shared.options.expression_timeout.as_millis()).unwrap_or(u64::MAX);
-            let work = Work::Program {
-                program,
-                input: job.scope,
-                context: String::new(),
-            };
-            let answer = shared.run(work, monotonic_ms().saturating_add(budget_ms)).await;
-            answer.result.and_then(readable).map_err(expression_error)
+            answer
+                .await
+                .map_err(|fault| source_error(fault, codes::EXPRESSION_ERROR))
         })
     }
+
+    fn render(&self, job: SandboxJob, rendered: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        let kind = match rendered {
+            Rendered::Text => ProgramKind::TextTemplate,
+            Rendered::Json => ProgramKind::JsonTemplate,
+        };
+        let answer = over_scope(Arc::clone(&self.inner.shared), kind, job);
+        Box::pin(async move { answer.await.map_err(|fault| source_error(fault, codes::TEMPLATE_ERROR)) })
+    }
+}
+
+/// Runs a source over its scope.
+async fn over_scope(shared: Arc<Shared>, kind: ProgramKind, job: SandboxJob) -> Result<Json, Fault> {
+    if let Some(fault) = too_large(&shared.options, job.scope.bytes()) {
+        return Err(fault);
+    }
+    let program = shared.programs.get(Key {
+        kind,
+        workflow: job.workflow.as_str(),
+        version: job.version,
+        name: "",
+        source: &job.source,
+    });
+    let budget_ms = u64::try_from(shared.options.expression_timeout.as_millis()).unwrap_or(u64::MAX);
+    let work = Work::Program {
+        program,
+        input: job.scope,
+        context: String::new(),
+    };
+    shared
+        .run(work, Time::Running(budget_ms))
+        .await
+        .result
+        .and_then(readable)
 }
 
 fn prepare(shared: &Shared, task: &Task, code: &str, name: &str) -> Result<Work, ErrorInfo> {
@@ -449,8 +558,8 @@ fn executed(answer: Answer) -> Executed {
     Executed { outcome, logs }
 }
 
-/// Whatever an expression does wrong is `EXPRESSION_ERROR`, with the limit it hit; the sandbox's own trouble is not.
-fn expression_error(fault: Fault) -> ErrorInfo {
+/// Whatever an expression or template does wrong is `code`, with the limit it hit; the sandbox's own trouble is not.
+fn source_error(fault: Fault, code: &str) -> ErrorInfo {
     let own = [codes::SANDBOX_CRASHED, codes::SANDBOX_UNAVAILABLE].contains(&fault.code.as_str());
     let mut error = failure(fault).error;
     if !own {
@@ -464,7 +573,7 @@ fn expression_error(fault: Fault) -> ErrorInfo {
         if limit.contains(&error.code.as_str()) {
             error.details = Some(Json::of(&serde_json::json!({"limit": error.code})));
         }
-        error.code = codes::EXPRESSION_ERROR.to_owned();
+        error.code = code.to_owned();
     }
     error
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
@@ -20,9 +21,21 @@ pub(super) struct Program {
     pub(super) version: u32,
     pub(super) name: Box<str>,
     pub(super) source: Box<str>,
+    /// Whether its last call held a process for long.
+    ran_long: AtomicBool,
 }
 
 impl Program {
+    /// Whether its last call held a process for long, as its next one will.
+    pub(super) fn ran_long(&self) -> bool {
+        self.ran_long.load(Ordering::Relaxed)
+    }
+
+    /// Remembers whether a call held a process for long.
+    pub(super) fn set_ran_long(&self, long: bool) {
+        self.ran_long.store(long, Ordering::Relaxed);
+    }
+
     /// Names the context that it runs in: one a workflow version.
     pub(super) fn context(&self) -> String {
         format!("{}@{}", self.workflow, self.version)
@@ -95,6 +108,7 @@ impl Programs {
             version: key.version,
             name: key.name.into(),
             source: key.source.into(),
+            ran_long: AtomicBool::new(false),
         });
         known.by_hash.entry(hash).or_default().push(Arc::clone(&program));
         program

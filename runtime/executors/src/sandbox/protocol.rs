@@ -24,6 +24,10 @@ pub(crate) enum ProgramKind {
     Function = 0,
     /// One expression over a scope.
     Expression = 1,
+    /// A Jinja template over a scope, which gives a text.
+    TextTemplate = 2,
+    /// A Jinja template over a scope, which gives a JSON document.
+    JsonTemplate = 3,
 }
 
 /// Engine to child.
@@ -227,6 +231,8 @@ impl<'a> Request<'a> {
                 kind: match reader.byte()? {
                     0 => ProgramKind::Function,
                     1 => ProgramKind::Expression,
+                    2 => ProgramKind::TextTemplate,
+                    3 => ProgramKind::JsonTemplate,
                     _ => return Err(Malformed),
                 },
                 context: reader.text()?,

@@ -4,6 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +13,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::lockdown::Lockdown;
-use super::pool::{Answer, Call, Queue, Shared, Work};
+use super::pool::{Answer, Call, Queue, Shared, Time, Work};
 use super::process::Process;
 use super::protocol::{self, FRAME_BYTES_MAX, Fault, PROTOCOL_VERSION, Request, Response, monotonic_ms};
 use crate::codes;
 
 /// Calls that a process may hold at once.
 const IN_FLIGHT_MAX: usize = 16;
+/// While so many bytes wait to be written nothing more is put behind them: their time would pass on the way.
+const UNWRITTEN_MAX: usize = 256 * 1024;
 /// How often the running call is looked at.
 const TICK: Duration = Duration::from_millis(5);
 /// Behind a call that has run this long, waiting ones are taken back and nothing new is put.
 const LONG: Duration = Duration::from_millis(10);
+/// A call that has run this long gives its process back where its workflow holds more than its share, and is known to run
+/// long from then on. Long enough that a busy machine does not make it of a quick one.
+const OVER: Duration = Duration::from_millis(100);
 /// A call that nobody waits for any more may run this long before its process is killed.
 const UNWANTED: Duration = Duration::from_millis(50);
 /// An extra process that had nothing to do for this long ends.
@@ -115,8 +121,10 @@ struct Serving<'a> {
     in_flight: VecDeque<Call>,
     /// Since when the first has been the first.
     head_since: Instant,
-    /// Whether the running call counts as a long one in the queue.
-    blocked: bool,
+    /// The workflow for which the queue counts the running call as a long one.
+    blocked: Option<Box<str>>,
+    /// Whether the running call was found to hold no more than its workflow's share.
+    kept: bool,
     told: HashSet<u64>,
     told_bytes: usize,
     out: Vec<u8>,
@@ -131,7 +139,8 @@ impl<'a> Serving<'a> {
             process,
             in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
             head_since: Instant::now(),
-            blocked: false,
+            blocked: None,
+            kept: false,
             told: HashSet::new(),
             told_bytes: 0,
             out: Vec::new(),
@@ -177,11 +186,17 @@ impl<'a> Serving<'a> {
             }
         };
         self.unblock();
-        self.give_back();
         if let Err(error) = self.process.child.kill().await {
             tracing::warn!(%error, "a sandbox process cannot be killed");
         }
+        self.give_back();
         ended
+    }
+
+    /// Whether the process aborted by itself: Rust code does when it gets no memory. A panic ends with a status instead.
+    fn has_aborted(&mut self) -> bool {
+        let status = self.process.child.try_wait().ok().flatten();
+        status.and_then(|status| status.signal()) == Some(libc::SIGABRT)
     }
 
     fn has_room(&self) -> bool {
@@ -191,6 +206,7 @@ impl<'a> Serving<'a> {
                 self.in_flight.len() < IN_FLIGHT_MAX
                     && !head.alone
                     && self.head_since.elapsed() < LONG
+                    && self.out.len() - self.written < UNWRITTEN_MAX
                     && !self.is_full()
             }
         }
@@ -210,15 +226,16 @@ impl<'a> Serving<'a> {
         let share = queue.calls.len().div_ceil(queue.processes.max(1)).max(1);
         let mut taken = 0;
         while taken < share && self.has_room() {
-            let Some(next) = queue.calls.front() else { break };
-            if next.alone && !self.in_flight.is_empty() {
+            let Some(place) = queue.next() else { break };
+            queue.calls[place].alone |= queue.calls[place].work.runs_long();
+            if queue.calls[place].alone && !self.in_flight.is_empty() {
                 break;
             }
-            let Some(call) = queue.calls.pop_front() else { break };
+            let Some(call) = queue.calls.remove(place) else { break };
             if call.answer.is_closed() {
                 continue;
             }
-            if call.deadline_ms <= monotonic_ms() {
+            if matches!(call.time, Time::Until(instant_ms) if instant_ms <= monotonic_ms()) {
                 call.fail(Fault::new(
                     codes::TIMEOUT,
                     "the deadline passed before a sandbox process was free",
@@ -227,14 +244,19 @@ impl<'a> Serving<'a> {
                 continue;
             }
             taken += 1;
+            if call.work.runs_long() {
+                self.hold(&mut queue, call.work.workflow());
+                self.kept = true;
+            }
             self.dispatch(call);
         }
-        if !queue.calls.is_empty() {
+        if queue.next().is_some() {
             shared.work.notify_one();
         }
     }
 
-    fn dispatch(&mut self, call: Call) {
+    fn dispatch(&mut self, mut call: Call) {
+        call.deadline_ms = call.time.deadline_ms();
         if self.in_flight.is_empty() {
             self.head_since = Instant::now();
             if self.is_full() {
@@ -317,6 +339,9 @@ impl<'a> Serving<'a> {
                 continue;
             };
             if let Some(call) = self.in_flight.remove(place) {
+                if place == 0 && self.head_since.elapsed() < OVER {
+                    call.work.set_runs_long(false);
+                }
                 call.answered(Answer { logs, result });
             }
             if place == 0 {
@@ -362,18 +387,47 @@ impl<'a> Serving<'a> {
             let head = self.in_flight.pop_front();
             self.requeue(false);
             self.in_flight.extend(head);
-            if !self.blocked {
-                self.blocked = true;
-                self.shared.queue.lock().blocked += 1;
+            if self.blocked.is_none()
+                && let Some(head) = self.in_flight.front()
+            {
+                let workflow: Box<str> = head.work.workflow().into();
+                let shared = Arc::clone(self.shared);
+                self.hold(&mut shared.queue.lock(), &workflow);
             }
             Queue::grow(self.shared);
+        }
+        if running > OVER && !self.kept && !self.keeps_process() {
+            return false;
         }
         true
     }
 
+    /// Whether the running call may keep its process for longer. Where its workflow holds more than its share, it goes to
+    /// the end of the queue and its process dies: that is the only way to stop it.
+    fn keeps_process(&mut self) -> bool {
+        let shared = Arc::clone(self.shared);
+        let mut queue = shared.queue.lock();
+        let Some(head) = self.in_flight.front() else {
+            return true;
+        };
+        head.work.set_runs_long(true);
+        self.kept = !(head.work.runs_long() && queue.is_over(head.work.workflow()));
+        if !self.kept {
+            queue.calls.extend(self.in_flight.pop_front());
+        }
+        self.kept
+    }
+
+    fn hold(&mut self, queue: &mut Queue, workflow: &str) {
+        queue.hold(workflow);
+        self.blocked = Some(workflow.into());
+    }
+
     fn unblock(&mut self) {
-        if std::mem::take(&mut self.blocked) {
-            self.shared.queue.lock().blocked -= 1;
+        if let Some(workflow) = self.blocked.take() {
+            self.kept = false;
+            self.shared.queue.lock().release(&workflow);
+            self.shared.work.notify_one();
         }
     }
 
@@ -398,13 +452,19 @@ impl<'a> Serving<'a> {
                 call.fail(Fault::new(codes::SANDBOX_UNAVAILABLE, "the sandbox closes", true));
             }
         } else if self.in_flight.len() == 1 {
+            let aborted = self.has_aborted();
             if let Some(call) = self.in_flight.pop_front() {
-                tracing::warn!(call = call.number, "a sandbox process crashed");
-                call.fail(Fault::new(
-                    codes::SANDBOX_CRASHED,
-                    "the sandbox process died while it ran this call",
-                    true,
-                ));
+                tracing::warn!(call = call.number, aborted, "a sandbox process crashed");
+                call.fail(if aborted {
+                    let message = "the code needs more memory than its process may have";
+                    Fault::new(codes::MEMORY_LIMIT, message, false)
+                } else {
+                    Fault::new(
+                        codes::SANDBOX_CRASHED,
+                        "the sandbox process died while it ran this call",
+                        true,
+                    )
+                });
             }
         } else {
             self.requeue(true);

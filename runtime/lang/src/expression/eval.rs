@@ -18,6 +18,8 @@ type Eval<T> = Result<T, EvalError>;
 const ITEM_BYTES: usize = 48;
 /// Bytes of a text that are walked over in about the time of one step.
 const SCANNED_BYTES_PER_STEP: usize = 64;
+/// Bytes that are allocated and filled in about that time.
+const FILLED_BYTES_PER_STEP: usize = 32;
 
 /// One evaluation: the scope, the parameters of the arrow functions that run, and what is left of each bound.
 pub(crate) struct Machine<'s> {
@@ -57,10 +59,13 @@ impl<'s> Machine<'s> {
 
     pub(crate) fn steps(&mut self, count: usize) -> Eval<()> {
         match self.steps_left.checked_sub(count as u64) {
-            Some(left) => {
+            Some(left) if self.scope.spend(count as u64) => {
                 self.steps_left = left;
                 Ok(())
             }
+            Some(_) => Err(EvalError::new(
+                "expression takes too many steps, together with those beside it",
+            )),
             None => Err(EvalError::new("expression takes too many steps")),
         }
     }
@@ -73,10 +78,13 @@ impl<'s> Machine<'s> {
     /// Counts bytes that are allocated, and the time to fill them.
     pub(crate) fn charge(&mut self, bytes: usize) -> Eval<()> {
         match self.bytes_left.checked_sub(bytes as u64) {
-            Some(left) => {
+            Some(left) if self.scope.spend((bytes / FILLED_BYTES_PER_STEP) as u64) => {
                 self.bytes_left = left;
                 Ok(())
             }
+            Some(_) => Err(EvalError::new(
+                "expression uses too much memory, together with those beside it",
+            )),
             None => Err(EvalError::new("expression uses too much memory")),
         }
     }

@@ -309,3 +309,29 @@ fn text_results_equal_value_results() {
         );
     }
 }
+
+#[test]
+fn evaluations_over_one_scope_share_its_steps() {
+    let text = serde_json::json!("ab".repeat(64 * 100));
+    let look = Expression::compile("input.includes('z')").unwrap();
+    let copy = Expression::compile("input").unwrap();
+    let template = crate::template::DataTemplate::compile(&serde_json::json!(["{{ input }}", "{{ input }}"])).unwrap();
+    for steps_max in [0, 250, 100_000] {
+        let scope = |steps_max| Scope::new().bind("input", &text).with_steps_max(steps_max);
+        // Filling bytes takes twice as long as looking at them.
+        let scopes = [scope(steps_max), scope(steps_max * 2), scope(steps_max * 2)];
+        let looked = || look.evaluate(&scopes[0]).map(drop);
+        let copied = || copy.evaluate_to_text(&scopes[1]).map(drop);
+        // The first of two takes about 200 steps.
+        let firsts = [looked(), copied()];
+        let seconds = [looked(), copied(), template.evaluate(&scopes[2], &[]).map(drop)];
+        for first in firsts {
+            assert_eq!(first.is_ok(), steps_max > 0, "{first:?}");
+        }
+        for second in seconds {
+            assert_eq!(second.is_ok(), steps_max > 250, "{second:?}");
+            assert!(second.map_or_else(|error| error.message().contains("together"), |()| true));
+        }
+        assert_eq!(scopes[0].steps_left() == 0, steps_max <= 250);
+    }
+}

@@ -1,4 +1,4 @@
-//! Jinja templates, bounded in time, memory and output.
+//! Jinja templates, bounded in memory and output.
 
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 
@@ -11,7 +11,8 @@ const NAME: &str = "template";
 
 /// A compiled Jinja template over the names of the scope.
 ///
-/// It includes and imports nothing, escapes nothing, and fails on a member of what is undefined.
+/// It includes and imports nothing, escapes nothing, and fails on a member of what is undefined. Rendering may take any
+/// time in spite of its fuel: render in a process that can be killed.
 #[derive(Debug)]
 pub struct Jinja {
     environment: Environment<'static>,

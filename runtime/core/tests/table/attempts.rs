@@ -260,7 +260,10 @@ fn a_planned_stop_does_not_count_as_an_interruption() {
         run.apply(Stimulus::Drain);
         assert_eq!(run.started(), "a1");
     }
-    assert_ne!(run.duo.outstanding["a"], first, "the cut attempt's report would be stale");
+    assert_ne!(
+        run.duo.outstanding["a"], first,
+        "the cut attempt's report would be stale"
+    );
     assert_eq!((run.node("a"), run.state_of("a").interruptions), ("running", 0));
     run.apply(Stimulus::Interrupt);
     assert_eq!(run.state_of("a").interruptions, 1, "a crash still does");

@@ -101,7 +101,8 @@ fn cancel_reaches_running_attempts_and_waits_for_them() {
 #[test]
 fn nothing_comes_over_the_edges_of_what_a_cancel_or_a_timeout_ended() {
     use troupe_core::execution::EdgeState;
-    let graph = || flow("a b c d w/delay", "a>b b>c a~>d w>c").data("w", json!({"delayType": "fixed", "delayValue": 900}));
+    let graph =
+        || flow("a b c d w/delay", "a>b b>c a~>d w>c").data("w", json!({"delayType": "fixed", "delayValue": 900}));
     let mut canceled = graph().start();
     canceled.cancel(1_000);
     let open = |edges: &[EdgeState]| edges.iter().filter(|edge| **edge == EdgeState::Open).count();

@@ -9,13 +9,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
-use support::{Gate, PATIENCE, builtins, chain, on_store, store, with_sandbox, world};
+use support::{Gate, PATIENCE, World, builtins, chain, on_store, store, with_sandbox, world};
 use tokio::sync::Semaphore;
 use troupe_actors::record::read_header;
 use troupe_actors::{Command, EngineOptions, StartRequest};
 use troupe_backends::embedded::EmbeddedStore;
 use troupe_core::execution::Status;
-use troupe_core::{Json, LogPosition, Seq, ShardId};
+use troupe_core::{ExecutionId, Json, LogPosition, Seq, ShardId};
 use troupe_executors::{ExecutorsBuilder, HandlerCall};
 use troupe_ports::{CommitId, ExecutionQuery, StateStore, VisibilityStore};
 
@@ -154,7 +154,7 @@ async fn lists_forget_what_the_retention_has_let_go() {
     assert_eq!((again.id, again.existing), (first, true), "the tombstone answers");
 }
 
-/// The log of `from`, with a record in place of the one at `lost` that nobody can read.
+/// The log of `from`, and its lists, with a record in place of the one at `lost` that nobody can read.
 async fn copied(from: &EmbeddedStore, directory: &Path, lost: (ShardId, LogPosition)) -> Arc<EmbeddedStore> {
     let copy = store(directory, from.shards());
     for shard in (0..from.shards()).map(ShardId) {
@@ -170,6 +170,14 @@ async fn copied(from: &EmbeddedStore, directory: &Path, lost: (ShardId, LogPosit
                 .unwrap();
         }
         copy.release(shard, lease.epoch).await.unwrap();
+    }
+    let all = ExecutionQuery {
+        limit: 1_000,
+        ..ExecutionQuery::default()
+    };
+    for summary in from.list(all).await.unwrap().items {
+        let shard = summary.id.shard();
+        copy.project(shard, vec![summary], LogPosition(0)).await.unwrap();
     }
     copy
 }
@@ -189,6 +197,20 @@ async fn a_damaged_header_halts_its_shard_and_an_accepted_loss_sets_torn_executi
             break id;
         }
     };
+    let projected = async || {
+        let page = whole
+            .store
+            .list(ExecutionQuery {
+                limit: 1_000,
+                ..ExecutionQuery::default()
+            })
+            .await;
+        page.unwrap()
+            .items
+            .iter()
+            .any(|item| item.id == torn && item.seq > Seq(1))
+    };
+    until("lists show its end", projected).await;
     whole.engine.crash().await;
     let records = whole.store.read(shard, LogPosition(1), usize::MAX).await.unwrap();
     let second = records.iter().find(|record| {
@@ -223,6 +245,17 @@ async fn a_damaged_header_halts_its_shard_and_an_accepted_loss_sets_torn_executi
     let view = world.engine.get(torn).await.unwrap();
     assert_eq!(view.state.seq, Seq(1), "it stands where it stood before the loss");
     assert!(view.quarantined.is_some_and(|reason| reason.contains("entries 2 to 2")));
+    let row = async |world: &World, id: ExecutionId| {
+        let query = ExecutionQuery {
+            id_prefix: Some(id.to_string()),
+            limit: 1,
+            ..ExecutionQuery::default()
+        };
+        let page = world.store.list(query).await.unwrap();
+        page.items.into_iter().next().map(|item| (item.seq.0, item.status))
+    };
+    let shows_it = async || row(&world, torn).await == Some((1, "running".into()));
+    until("lists show where it stands", shows_it).await;
     let view = world.engine.get(neighbour).await.unwrap();
     assert!(matches!(view.state.status, Status::Completed { .. }) && view.quarantined.is_none());
     world.engine.crash().await;

@@ -24,9 +24,9 @@ nodes:
   - { id: w, type: delay, data: { delayType: fixed, delayValue: 600 } }
   - { id: b, type: function, data: { handlerId: echo } }
 edges:
-  - { id: 1, source: t, target: a }
-  - { id: 2, source: a, target: w, type: failure }
-  - { id: 3, source: w, target: b }
+  - { id: e1, source: t, target: a }
+  - { id: e2, source: a, target: w, type: failure }
+  - { id: e3, source: w, target: b }
 ";
 
 const SLOW: &str = "
@@ -119,7 +119,7 @@ fn metrics_tell_what_a_server_did_and_how_it_stands() {
             ("troupe_fenced_commits_total", 0.0),
             (
                 r#"troupe_http_requests_total{method="POST",route="/api/v1/workflows/{id}/executions",status="202"}"#,
-                1.0,
+                3.0,
             ),
         ],
     );

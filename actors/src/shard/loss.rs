@@ -8,8 +8,14 @@ use troupe_ports::{ExecutionBase, LogRecord, StateStore};
 use crate::error::EngineError;
 use crate::record::RecordItem;
 
-/// Executions whose entries do not follow on each other, and why, for people.
-pub(super) type Torn = BTreeMap<ExecutionId, String>;
+/// Executions whose entries do not follow on each other.
+#[derive(Debug, Default)]
+pub(super) struct Torn {
+    /// They stand where they stood before the loss; why they are set aside, for people.
+    pub(super) set_aside: BTreeMap<ExecutionId, String>,
+    /// They began in a lost record: nothing of them is left.
+    pub(super) gone: Vec<ExecutionId>,
+}
 
 /// Drops what cannot be applied any more: from an execution's first entry on whose predecessor is lost. Such an execution
 /// stands where it stood before the loss.
@@ -19,7 +25,7 @@ pub(super) async fn cut(
     checkpointed: LogPosition,
 ) -> Result<Torn, EngineError> {
     let mut known: HashMap<ExecutionId, Seq> = HashMap::new();
-    let mut torn = Torn::new();
+    let mut torn = BTreeMap::new();
     for (record, items) in records {
         if record.position <= checkpointed {
             continue;
@@ -45,17 +51,15 @@ pub(super) async fn cut(
             }
         }
     }
-    // One that began in a lost record is gone altogether: there is nothing to set aside.
-    let mut gone = Vec::new();
-    for id in torn.keys() {
-        let stands = known.contains_key(id) || last_stored(store, *id).await? > Seq(0);
-        gone.extend((!stands).then_some(*id));
+    let mut found = Torn::default();
+    for (id, why) in torn {
+        if known.contains_key(&id) || last_stored(store, id).await? > Seq(0) {
+            found.set_aside.insert(id, why);
+        } else {
+            found.gone.push(id);
+        }
     }
-    for id in gone {
-        tracing::error!(%id, "an execution is lost altogether: it began in a lost record");
-        torn.remove(&id);
-    }
-    Ok(torn)
+    Ok(found)
 }
 
 /// Seq of the last entry that a checkpoint holds.

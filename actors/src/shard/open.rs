@@ -33,7 +33,7 @@ const READ_BYTES: usize = 4 * 1024 * 1024;
 /// Executions listed at once.
 const LIST_ROWS: usize = 1_000;
 /// Longest wait for the checkpoint that leaves lost records behind.
-const SETTLE_MAX: Duration = Duration::from_secs(60);
+const SETTLE_MAX: Duration = Duration::from_secs(30);
 
 /// Takes a shard and spawns its actors; it serves when this returned.
 pub(super) async fn open(
@@ -53,12 +53,13 @@ pub(super) async fn open(
     let torn = std::mem::take(&mut tail.torn);
     let set_aside = store.quarantined(shard).await?;
     let context = spawn_beside(engine, myself, &lease, gate, sink).await?;
-    let resumed = tail.hand_over(&context).await?;
+    let mut resumed = tail.hand_over(&context).await?;
     engine.quarantine.retain(|id, _| id.shard() != shard);
     set_aside
         .into_iter()
         .for_each(|(id, reason)| drop(engine.quarantine.insert(id, reason)));
     if let Some(torn) = torn {
+        resumed.changed.extend(torn.set_aside.keys());
         leave_behind(&context, torn).await?;
     }
     engine
@@ -350,7 +351,13 @@ async fn leave_behind(beside: &Beside, torn: Torn) -> Result<(), EngineError> {
     let ShardContext {
         engine, shard, epoch, ..
     } = &*beside.context;
-    for (id, reason) in torn {
+    for id in &torn.gone {
+        tracing::error!(%id, "an execution is lost altogether: it began in a lost record");
+    }
+    // Lists knew later states than those that are left, and would keep them.
+    let ids: Vec<ExecutionId> = torn.set_aside.keys().chain(&torn.gone).copied().collect();
+    engine.parts.visibility.forget(&ids).await?;
+    for (id, reason) in torn.set_aside {
         tracing::error!(%id, reason, "an execution is set aside");
         engine
             .parts
@@ -367,7 +374,10 @@ async fn leave_behind(beside: &Beside, torn: Torn) -> Result<(), EngineError> {
         .map_err(|_| gone(*shard))?;
     match tokio::time::timeout(SETTLE_MAX, flush).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(gone(*shard)),
+        Ok(Err(_)) => Err(gone(*shard)),
+        Err(_) => Err(EngineError::Damaged(
+            "no checkpoint can be written past the lost records".into(),
+        )),
     }
 }
 

@@ -289,7 +289,10 @@ impl Reference {
         }
         for id in self.ids() {
             match self.nodes[&id].phase {
-                Phase::Canceling => self.cancel_node(&id),
+                Phase::Canceling => {
+                    self.set(&id).interruptions += u32::from(counts);
+                    self.cancel_node(&id);
+                }
                 Phase::Running => {
                     self.set(&id).interruptions += u32::from(counts);
                     if self.nodes[&id].interruptions > INTERRUPTIONS_MAX {

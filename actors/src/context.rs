@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use parking_lot::RwLock;
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, oneshot};
@@ -19,6 +19,7 @@ use crate::committer::CommitterMessage;
 use crate::directory::Directory;
 use crate::error::EngineError;
 use crate::evaluation::PlanCache;
+use crate::gauges::ShardGauges;
 use crate::handle::EngineParts;
 use crate::options::EngineOptions;
 use crate::request::Ended;
@@ -45,8 +46,10 @@ pub struct EngineContext {
     pub metrics: EngineMetrics,
     /// Who waits for ends.
     pub watches: EndWatches,
-    /// Executions set aside, and why.
+    /// Executions set aside, and why: what the store knows of the shards served.
     pub quarantine: DashMap<ExecutionId, String>,
+    /// Shards that an operator must look at, and why.
+    pub halted: DashMap<ShardId, String>,
     /// Shards served, by number.
     pub shards: Vec<RwLock<Option<Arc<ShardContext>>>>,
     /// Set once nothing new is accepted.
@@ -78,6 +81,7 @@ impl EngineContext {
             metrics: EngineMetrics::new(parts.state.backend()),
             watches: EndWatches::default(),
             quarantine: DashMap::new(),
+            halted: DashMap::new(),
             shards: (0..shards).map(|_| RwLock::new(None)).collect(),
             draining: AtomicBool::new(false),
             random: RandomState::new(),
@@ -96,13 +100,16 @@ impl EngineContext {
     /// The shard that owns an execution, if this engine serves it.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`].
+    /// [`EngineError::Unavailable`]; [`EngineError::Damaged`] when it is halted.
     pub fn shard(&self, shard: ShardId) -> Result<Arc<ShardContext>, EngineError> {
         let slot = self
             .shards
             .get(usize::from(shard.0))
             .and_then(|slot| slot.read().clone());
-        slot.ok_or_else(|| EngineError::Unavailable(format!("shard {shard} is not served here")))
+        slot.ok_or_else(|| match self.halted.get(&shard) {
+            Some(why) => EngineError::Damaged(format!("shard {shard} is halted: {}", *why)),
+            None => EngineError::Unavailable(format!("shard {shard} is not served here")),
+        })
     }
 
     /// A fresh id in some shard that is served.
@@ -133,6 +140,12 @@ pub struct ShardContext {
     pub epoch: Epoch,
     /// Whether the lease holds.
     pub gate: LeaseGate,
+    /// Whether the last owner gave the shard up on purpose.
+    pub released: bool,
+    /// Executions whose actor failed under this epoch.
+    pub failed: DashSet<ExecutionId>,
+    /// What a scrape wants to know.
+    pub gauges: Arc<ShardGauges>,
     /// Routes wake-ups, spawns and retires executions.
     pub supervisor: ActorRef<ShardMessage>,
     /// Makes entries durable.

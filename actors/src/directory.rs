@@ -3,6 +3,7 @@
 //! It is the shards' routing table. An actor retires only when it has received as many messages as were routed to it;
 //! routing and retiring exclude each other per entry, so nothing dies in a mailbox.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
@@ -16,6 +17,7 @@ use crate::execution::ExecutionMessage;
 struct Live {
     actor: ActorRef<ExecutionMessage>,
     routed: AtomicU64,
+    received: Arc<AtomicU64>,
 }
 
 /// Executions with an actor.
@@ -29,6 +31,16 @@ impl Directory {
     #[must_use]
     pub fn len(&self) -> usize {
         self.live.len()
+    }
+
+    /// Messages that were routed and not received. Looks at every actor: for a scrape.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        let waiting = |live: &Live| {
+            let received = live.received.load(Ordering::Relaxed);
+            live.routed.load(Ordering::Relaxed).saturating_sub(received)
+        };
+        self.live.iter().map(|entry| waiting(entry.value())).sum()
     }
 
     /// Whether no execution has an actor.
@@ -60,7 +72,8 @@ impl Directory {
         })
     }
 
-    /// Enters an actor and sends its first message, unless the execution has one already.
+    /// Enters an actor, which counts what it has received, and sends its first message, unless the execution has one
+    /// already.
     ///
     /// # Errors
     /// The message, when the execution has an actor.
@@ -68,6 +81,7 @@ impl Directory {
         &self,
         id: ExecutionId,
         actor: &ActorRef<ExecutionMessage>,
+        received: Arc<AtomicU64>,
         first: ExecutionMessage,
     ) -> Result<(), ExecutionMessage> {
         match self.live.entry(id) {
@@ -76,6 +90,7 @@ impl Directory {
                 let live = vacant.insert(Live {
                     actor: actor.clone(),
                     routed: AtomicU64::new(1),
+                    received,
                 });
                 // An actor that died meanwhile is removed by its supervisor, which has yet to hear of it.
                 live.actor.send_message(first).map_err(|error| match error {

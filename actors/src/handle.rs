@@ -18,7 +18,7 @@ use crate::execution::machine::CommandInput;
 use crate::execution::{ExecutionMessage, Respond};
 use crate::options::EngineOptions;
 use crate::request::{Command, CommandOutcome, EndWatch, EngineStatus, ExecutionView, StartOutcome, StartRequest};
-use crate::shard::deliver;
+use crate::shard::{ShardMessage, deliver};
 use crate::start;
 
 /// Grace of a cancellation that names none, in milliseconds.
@@ -54,7 +54,8 @@ impl Engine {
     /// [`EngineStatus::recovering`] tells how much is left.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] when the store cannot be reached or another owner holds it; [`EngineError::Damaged`].
+    /// [`EngineError::Unavailable`] when the store cannot be reached or another owner holds it; [`EngineError::Damaged`] when
+    /// every shard is. A single one is halted, and listed in [`EngineStatus::halted`].
     pub async fn spawn(parts: EngineParts, options: EngineOptions) -> Result<EngineHandle, EngineError> {
         let context = Arc::new(EngineContext::new(parts, options));
         let (actor, _) = EngineActor::spawn(None, EngineActor, Arc::clone(&context))
@@ -89,11 +90,19 @@ impl EngineHandle {
             self.actor.send_message(serve).map_err(|_| stopped())?;
             opening.push(opened);
         }
+        let (mut serves, mut damage) = (false, None);
         for opened in opening {
-            opened.await.map_err(|_| stopped())??;
+            match opened.await.map_err(|_| stopped())? {
+                Ok(()) => serves = true,
+                // The shard is halted; the others need not wait for the operator.
+                Err(error @ EngineError::Damaged(_)) => damage = damage.or(Some(error)),
+                Err(error) => return Err(error),
+            }
         }
-        self.context.metrics.shards_owned(self.context.shards.len());
-        Ok(())
+        match damage {
+            Some(error) if !serves => Err(error),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Starts an execution. `Ok` means durable. With a request key a repetition returns the first execution.
@@ -158,7 +167,7 @@ impl EngineHandle {
     /// [`EngineError::NotFound`], [`EngineError::Unavailable`].
     pub async fn get(&self, id: ExecutionId) -> Result<ExecutionView, EngineError> {
         let shard = self.shard_of(id)?;
-        let quarantined = self.context.quarantine.get(&id).map(|reason| reason.clone());
+        let quarantined = self.quarantined(id);
         let (reply, answer) = oneshot::channel();
         let read = ExecutionMessage::Read(Respond::View(reply));
         if self.context.directory.route(id, read).is_ok() {
@@ -214,8 +223,27 @@ impl EngineHandle {
     /// # Errors
     /// See [`EngineError`].
     pub async fn resume(&self, id: ExecutionId, command: Command) -> Result<CommandOutcome, EngineError> {
-        self.context.quarantine.remove(&id);
+        if self.context.quarantine.contains_key(&id) {
+            self.release(id).await?;
+        }
         self.command(id, Event::Resumed, command).await
+    }
+
+    /// Why an execution is set aside, if it is.
+    #[must_use]
+    pub fn quarantined(&self, id: ExecutionId) -> Option<String> {
+        self.context.quarantine.get(&id).map(|reason| reason.clone())
+    }
+
+    async fn release(&self, id: ExecutionId) -> Result<(), EngineError> {
+        let gone = || EngineError::Unavailable(format!("shard {} is gone", id.shard()));
+        let (reply, answer) = oneshot::channel();
+        let release = ShardMessage::Release(id, reply);
+        self.shard_of(id)?
+            .supervisor
+            .send_message(release)
+            .map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// Asks for cancellation: attempts may stop within the grace, then the execution ends.
@@ -313,10 +341,15 @@ impl EngineHandle {
         let served = context.shards.iter().filter(|slot| slot.read().is_some()).count();
         let shards = context.parts.state.shards();
         let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let halted = context.halted.iter();
+        let mut halted: Vec<_> = halted.map(|entry| (*entry.key(), entry.value().clone())).collect();
+        halted.sort_unstable();
+        let whole = served > 0 && served + halted.len() == usize::from(shards);
         EngineStatus {
-            ready: served == usize::from(shards) && !context.draining.load(Ordering::Acquire),
+            ready: whole && !context.draining.load(Ordering::Acquire),
             shards,
             shards_served: u16::try_from(served).unwrap_or(u16::MAX),
+            halted,
             active: context.directory.len(),
             recovering: of(&counters.recovering),
             quarantined: context.quarantine.len() as u64,
@@ -332,6 +365,11 @@ impl EngineHandle {
         }
     }
 
+    /// Sets the gauges to what holds now: call it before metrics are read.
+    pub fn sample_metrics(&self) {
+        crate::gauges::sample(&self.context);
+    }
+
     /// Refuses new work, lets running attempts end within `grace`, writes a last checkpoint and gives the shards up.
     pub async fn shutdown(&self, grace: Duration) {
         let context = &self.context;
@@ -342,7 +380,9 @@ impl EngineHandle {
             }
         };
         if tokio::time::timeout(grace, drained).await.is_err() {
-            tracing::warn!("attempts still ran when the grace ended; they are dispatched again at the next start");
+            tracing::warn!(
+                "attempts still ran when the grace ended; they are dispatched again at the next start, and that does not count"
+            );
         }
         let (done, closed) = oneshot::channel();
         if self.actor.send_message(EngineMessage::Close(done)).is_ok() {

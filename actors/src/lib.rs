@@ -16,6 +16,7 @@ pub mod engine;
 pub mod error;
 pub mod evaluation;
 pub mod execution;
+pub mod gauges;
 pub mod handle;
 pub mod options;
 pub mod record;
@@ -34,3 +35,5 @@ pub use request::{
     Command, CommandOutcome, EndWatch, Ended, EngineStatus, ExecutionView, KeyPolicy, OnClosed, OnOpen, StartOutcome,
     StartRequest,
 };
+pub use shard::DAMAGED_HINT;
+pub use troupe_telemetry::StartCause;

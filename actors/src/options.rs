@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use troupe_core::ShardId;
+
 /// Options of an engine. The defaults suit one small machine.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -41,6 +43,10 @@ pub struct EngineOptions {
     pub visibility_ms: u64,
     /// Rounds of sandbox evaluations one event may need before it fails.
     pub evaluation_rounds_max: u32,
+    /// How often archives are looked for that have expired.
+    pub expire_every: Duration,
+    /// Shards that open although records of their log cannot be read: what those held is lost, the operator says so.
+    pub accept_loss: Vec<ShardId>,
     /// Faults to plant. Tests only.
     pub mutants: Mutants,
 }
@@ -66,6 +72,8 @@ impl Default for EngineOptions {
             recovery_max: 64,
             visibility_ms: 100,
             evaluation_rounds_max: 1_000,
+            expire_every: Duration::from_secs(60),
+            accept_loss: Vec::new(),
             mutants: Mutants::default(),
         }
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use troupe_core::execution::ExecutionState;
 use troupe_core::plan::Plan;
-use troupe_core::{CommandId, ExecutionId, Json, Principal, Seq, WorkflowId};
+use troupe_core::{CommandId, ExecutionId, Json, Principal, Seq, ShardId, WorkflowId};
+use troupe_telemetry::StartCause;
 
 /// A start.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct StartRequest {
     pub priority: Option<u8>,
     /// Who asks.
     pub principal: Option<Principal>,
+    /// What it counts as; none: the kind of trigger that it names, else a call of the API.
+    pub cause: Option<StartCause>,
 }
 
 impl StartRequest {
@@ -50,6 +53,7 @@ impl StartRequest {
             request_key: None,
             priority: None,
             principal: None,
+            cause: None,
         }
     }
 }
@@ -158,12 +162,14 @@ impl EndWatch {
 /// How an engine stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineStatus {
-    /// Whether every shard serves.
+    /// Whether every shard serves that is not halted, and at least one does.
     pub ready: bool,
     /// Shards of the deployment, and how many of them this engine serves.
     pub shards: u16,
     /// See `shards`.
     pub shards_served: u16,
+    /// Shards that an operator must look at, and why.
+    pub halted: Vec<(ShardId, String)>,
     /// Executions with a live actor.
     pub active: usize,
     /// Executions that recovery has still to resume.

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 use troupe_core::execution::{Started, Status};
+use troupe_core::plan::Trigger;
 use troupe_core::{ErrorInfo, ExecutionId, Json, KeySpace, Value};
+use troupe_telemetry::StartCause;
 
 use crate::checkpointer::CheckpointerMessage;
 use crate::context::{EngineContext, ShardContext};
@@ -77,6 +79,21 @@ fn admit(engine: &EngineContext, request: &StartRequest) -> Result<(), EngineErr
     Ok(())
 }
 
+/// What a start counts as.
+fn cause(compiled: &CompiledPlan, request: &StartRequest) -> StartCause {
+    if let Some(cause) = request.cause {
+        return cause;
+    }
+    let named = |name: &String| compiled.plan.nodes.iter().find(|node| node.key.as_str() == name);
+    match request.trigger.as_ref().and_then(named).and_then(|node| node.trigger) {
+        Some(Trigger::Manual) => StartCause::Manual,
+        Some(Trigger::Scheduled) => StartCause::Scheduled,
+        Some(Trigger::Event) => StartCause::Event,
+        Some(Trigger::Webhook) => StartCause::Webhook,
+        Some(Trigger::Api) | None => StartCause::Api,
+    }
+}
+
 fn input(
     id: ExecutionId,
     compiled: &Arc<CompiledPlan>,
@@ -121,7 +138,12 @@ async fn begin(
     chosen(id);
     let (reply, answer) = oneshot::channel();
     let start = input(id, compiled, request, key_ordinal, fresh);
-    deliver(shard, id, ExecutionMessage::Start(start, Respond::Start(reply))).await;
+    deliver(
+        shard,
+        id,
+        ExecutionMessage::Start(start, Respond::Start(reply, cause(compiled, request))),
+    )
+    .await;
     answer
         .await
         .map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
@@ -154,7 +176,7 @@ async fn start_keyed(
                     deliver(
                         &shard,
                         existing,
-                        ExecutionMessage::Supersede(start, Respond::Start(reply)),
+                        ExecutionMessage::Supersede(start, Respond::Start(reply, cause(compiled, request))),
                     )
                     .await;
                     match answer.await {

@@ -1,11 +1,13 @@
 //! `troupe dev` and the commands that talk to it, by the real binary.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
+mod server;
+
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
+use server::{Server, troupe};
 
 const SLOW: &str = "
 id: slow
@@ -29,74 +31,6 @@ settings: { onFailure: failFast }
 nodes: [{ id: a, type: function, data: { handlerId: echo } }]
 edges: []
 ";
-
-fn troupe() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_troupe"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TROUPE_")) {
-        command.env_remove(name);
-    }
-    command.env("NO_COLOR", "1");
-    command
-}
-
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    /// Starts on `state` and any free port; the address is the first line of its output.
-    fn start(state: &Path) -> Self {
-        let mut command = troupe();
-        command
-            .args(["dev", "-q", "--listen", "127.0.0.1:0", "--state"])
-            .arg(state)
-            .current_dir(state);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut url = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut url)
-            .unwrap();
-        assert!(url.starts_with("http://127.0.0.1:"), "{url:?}");
-        Self {
-            child,
-            url: url.trim().to_owned(),
-        }
-    }
-
-    fn call(&self, arguments: &[&str]) -> Output {
-        troupe().args(arguments).args(["--server", &self.url]).output().unwrap()
-    }
-
-    fn exit(&self, arguments: &[&str]) -> i32 {
-        let output = self.call(arguments);
-        let code = output.status.code().unwrap();
-        if code != 0 {
-            assert!(output.stdout.is_empty(), "{arguments:?}: no data where there is none");
-            assert!(!output.stderr.is_empty(), "{arguments:?}: a failure is explained");
-        }
-        code
-    }
-
-    fn line(&self, arguments: &[&str]) -> String {
-        let output = self.call(arguments);
-        assert_eq!(
-            output.status.code(),
-            Some(0),
-            "{arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
 
 fn definitions(directory: &Path) -> String {
     for (name, text) in [("slow.yaml", SLOW), ("failing.yaml", FAILING), ("echo.yaml", ECHO)] {

@@ -10,19 +10,17 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
 
+use super::expire::expire_regularly;
 use super::machine::{CheckpointItem, CheckpointerMachine, Pending};
 use super::write::{Failed, write};
 use crate::context::EngineContext;
+use crate::gauges::ShardGauges;
 use crate::shard::ShardMessage;
 use crate::sinks::VisibilityMessage;
 use crate::timers::TimersMessage;
 
 /// Least bytes of log worth a checkpoint, however many shards share the limit.
 const BYTES_MIN: usize = 256 * 1024;
-/// Expired archives are looked for about this often, in milliseconds.
-const EXPIRE_EVERY_MS: u64 = 60_000;
-/// Most expired rows that go at once.
-const EXPIRE_ROWS: usize = 1_000;
 
 /// What a checkpointer hears.
 #[derive(Debug)]
@@ -63,6 +61,8 @@ pub struct CheckpointerArguments {
     pub timers: ActorRef<TimersMessage>,
     /// Asked to catch up before the log is trimmed.
     pub visibility: ActorRef<VisibilityMessage>,
+    /// Counts.
+    pub gauges: Arc<ShardGauges>,
 }
 
 /// Keeps what the log alone holds, and writes checkpoints.
@@ -77,7 +77,8 @@ pub struct CheckpointerState {
     tick: Option<Task>,
     writing: Option<Task>,
     flushing: Vec<oneshot::Sender<()>>,
-    expired_ms: u64,
+    counted: bool,
+    _expiring: Task,
 }
 
 /// A task that ends with its owner, even if that is killed.
@@ -104,13 +105,15 @@ impl Actor for CheckpointerActor {
         let bytes_max = (options.checkpoint_bytes / arguments.engine.shards.len().max(1)).max(BYTES_MIN);
         let interval_ms = u64::try_from(options.checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
         let machine = CheckpointerMachine::new(bytes_max, interval_ms);
+        let expiring = tokio::spawn(expire_regularly(arguments.clone()));
         Ok(CheckpointerState {
             arguments,
             machine,
             tick: None,
             writing: None,
             flushing: Vec::new(),
-            expired_ms: 0,
+            counted: false,
+            _expiring: Task(expiring.abort_handle()),
         })
     }
 
@@ -131,13 +134,15 @@ impl Actor for CheckpointerActor {
                     .counters
                     .uncheckpointed_bytes
                     .fetch_add(record.len() as u64, Ordering::Relaxed);
-                state.machine.committed(position, &record, items, engine.now());
+                let live = state.machine.committed(position, &record, items, engine.now());
+                state.arguments.gauges.checkpointer.taken();
+                state.arguments.gauges.live_changed(live);
             }
             // Whoever asked may be gone; nothing depends on the answer.
             CheckpointerMessage::Lookup(id, reply) => drop(reply.send(state.machine.pending(id))),
             CheckpointerMessage::Head(key, reply) => drop(reply.send(state.machine.head(key))),
             CheckpointerMessage::Tick => state.tick = None,
-            CheckpointerMessage::Written => state.written()?,
+            CheckpointerMessage::Written => state.written().await?,
             CheckpointerMessage::Flush(reply) => {
                 state.flushing.push(reply);
                 state.begin(&myself);
@@ -194,7 +199,7 @@ impl CheckpointerState {
         self.writing = Some(Task(task.abort_handle()));
     }
 
-    fn written(&mut self) -> Result<(), ActorProcessingErr> {
+    async fn written(&mut self) -> Result<(), ActorProcessingErr> {
         let bytes = self.machine.written();
         let engine = &self.arguments.engine;
         engine
@@ -202,19 +207,24 @@ impl CheckpointerState {
             .uncheckpointed_bytes
             .fetch_sub(bytes as u64, Ordering::Relaxed);
         self.arguments.timers.send_message(TimersMessage::Checkpointed)?;
-        let now = engine.now();
-        let now_ms = u64::try_from(now.0).unwrap_or(0);
-        if now_ms.saturating_sub(self.expired_ms) >= EXPIRE_EVERY_MS {
-            self.expired_ms = now_ms;
-            let arguments = self.arguments.clone();
-            tokio::spawn(async move {
-                let store = &arguments.engine.parts.state;
-                if let Err(error) = store.expire(arguments.shard, arguments.epoch, now, EXPIRE_ROWS).await {
-                    tracing::warn!(shard = arguments.shard.0, %error, "expired archives stay for now");
-                }
-            });
+        if !self.counted {
+            self.count().await;
         }
         Ok(())
+    }
+
+    /// What a crash left of a checkpoint was in the store and in the log when the shard was opened, and so counted twice.
+    /// Once the first checkpoint is written the store alone knows, but for what gathered since.
+    async fn count(&mut self) {
+        let arguments = &self.arguments;
+        match arguments.engine.parts.state.live_counts(arguments.shard).await {
+            Ok((running, waiting)) => {
+                let stored = i64::try_from(running + waiting).unwrap_or(i64::MAX);
+                arguments.gauges.live_counted(stored + self.machine.live());
+                self.counted = true;
+            }
+            Err(error) => tracing::debug!(shard = arguments.shard.0, %error, "executions are counted later"),
+        }
     }
 
     fn answer_flushes(&mut self, myself: &ActorRef<CheckpointerMessage>) {

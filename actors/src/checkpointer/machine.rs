@@ -62,6 +62,8 @@ pub struct Generation {
     pub reached: LogPosition,
     /// Bytes of log in it.
     pub bytes: usize,
+    /// How many more executions began than ended in it.
+    pub live: i64,
     /// When its first entry came.
     pub since: Option<Timestamp>,
 }
@@ -87,8 +89,15 @@ impl CheckpointerMachine {
         }
     }
 
-    /// Takes a durable record in.
-    pub fn committed(&mut self, position: LogPosition, record: &Bytes, items: Vec<CheckpointItem>, now: Timestamp) {
+    /// Takes a durable record in; how many more executions began than ended with it.
+    pub fn committed(
+        &mut self,
+        position: LogPosition,
+        record: &Bytes,
+        items: Vec<CheckpointItem>,
+        now: Timestamp,
+    ) -> i64 {
+        let mut live = 0;
         let gathering = &mut self.gathering;
         gathering.reached = gathering.reached.max(position);
         gathering.bytes += record.len();
@@ -101,6 +110,7 @@ impl CheckpointerMachine {
         } in items
         {
             gathering.heads.extend(head);
+            live += i64::from(item.seq == Seq(1)) - i64::from(item.mark == Mark::Ended);
             let mut frames = SmallVec::new();
             frames.push((item.seq, record.slice(item.frame)));
             let snapshot = snapshot.map(|bytes| (item.seq, bytes));
@@ -115,6 +125,14 @@ impl CheckpointerMachine {
                 std::collections::hash_map::Entry::Vacant(vacant) => drop(vacant.insert(later)),
             }
         }
+        gathering.live += live;
+        live
+    }
+
+    /// How many more executions began than ended since the last checkpoint began.
+    #[must_use]
+    pub fn live(&self) -> i64 {
+        self.gathering.live
     }
 
     /// How long until a checkpoint is due, if anything gathered and none is being written.

@@ -2,6 +2,7 @@
 
 mod actor;
 pub mod archive;
+mod expire;
 pub mod machine;
 mod write;
 

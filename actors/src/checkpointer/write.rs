@@ -64,7 +64,7 @@ pub(super) async fn write(arguments: &CheckpointerArguments, generation: &Arc<Ge
 }
 
 /// Whether lists show everything up to `reached`: what they lack must stay in the log.
-async fn project(arguments: &CheckpointerArguments, reached: troupe_core::LogPosition) -> bool {
+pub(super) async fn project(arguments: &CheckpointerArguments, reached: troupe_core::LogPosition) -> bool {
     let (done, projected) = tokio::sync::oneshot::channel();
     arguments
         .visibility

@@ -13,6 +13,7 @@ use crate::checkpointer::{CheckpointItem, CheckpointerMessage};
 use crate::context::EngineContext;
 use crate::evaluation::CompiledPlan;
 use crate::execution::ExecutionMessage;
+use crate::gauges::ShardGauges;
 use crate::shard::ShardMessage;
 use crate::sinks::{EventItem, EventSinkMessage, SinkFeed, VisibilityMessage};
 
@@ -55,6 +56,8 @@ pub struct CommitterArguments {
     pub events: SinkFeed<EventSinkMessage>,
     /// Told of changed summaries.
     pub visibility: ActorRef<VisibilityMessage>,
+    /// Counts.
+    pub gauges: Arc<ShardGauges>,
 }
 
 /// Appends batches to the shard log, one at a time.
@@ -93,6 +96,9 @@ impl Actor for CommitterActor {
         message: CommitterMessage,
         state: &mut CommitterState,
     ) -> Result<(), ActorProcessingErr> {
+        if let CommitterMessage::Append(_) = message {
+            state.arguments.gauges.committer.taken();
+        }
         if state.stopped {
             return Ok(());
         }
@@ -229,8 +235,9 @@ impl CommitterState {
             record,
             items: kept,
         };
+        arguments.gauges.checkpointer.sent();
         lost |= arguments.checkpointer.send_message(kept).is_err();
-        lost |= !arguments.events.offer(|| EventSinkMessage::Committed {
+        lost |= !arguments.events.offer(position, || EventSinkMessage::Committed {
             position,
             items: events,
         });

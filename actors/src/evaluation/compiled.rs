@@ -1,6 +1,6 @@
 //! A plan with everything that needs a language compiled once.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use troupe_core::definition::NodeKind;
 use troupe_core::execution::{Answer, ExecutionState, Question, Scope};
@@ -9,6 +9,7 @@ use troupe_core::{EdgeIx, ErrorInfo, ExecutionId, Json, KeySpace, NodeIx, Timest
 use troupe_lang::schema::{Schema, SchemaViolation};
 use troupe_lang::template::{DataTemplate, Jinja};
 use troupe_lang::{Expression, Names, Uses};
+use troupe_telemetry::{EngineMetrics, WorkflowMetrics};
 
 use super::{EXPRESSION_ERROR, LiveEvaluator, NoValue, Part, scope, uses};
 
@@ -41,6 +42,7 @@ pub struct CompiledPlan {
     input_schema: Option<Schema>,
     nodes: Vec<CompiledNode>,
     edges: Vec<Option<Expression>>,
+    metrics: OnceLock<Arc<WorkflowMetrics>>,
 }
 
 /// What a node evaluates.
@@ -88,7 +90,14 @@ impl CompiledPlan {
             nodes,
             edges,
             plan,
+            metrics: OnceLock::new(),
         })
+    }
+
+    /// What counts for this workflow; looked up once.
+    pub fn metrics(&self, engine: &EngineMetrics) -> &WorkflowMetrics {
+        self.metrics
+            .get_or_init(|| engine.workflow(self.plan.workflow.as_str()))
     }
 
     /// The execution that a key of this workflow gives.

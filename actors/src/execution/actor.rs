@@ -1,18 +1,18 @@
 //! The execution's shell: saves, then acts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use troupe_core::execution::{AttemptClosed, ExecutionState, Started, Status};
+use troupe_core::execution::{AttemptClosed, AttemptOutcome, Entry, ExecutionState, Started, Status, Verb};
 use troupe_core::plan::Plan;
 use troupe_core::{ErrorInfo, ExecutionId, Principal, Seq, Token};
 use troupe_ports::Task;
-use troupe_telemetry::{ExecutionEnd, StartCause};
+use troupe_telemetry::{AttemptEnd, ExecutionEnd, StartCause};
 
 use super::load::{Loaded, load};
 use super::machine::{Action, CommandInput, Dispatch, ExecutionMachine, Input, MachineOptions, Reply};
@@ -39,8 +39,8 @@ pub(super) type Viewed = (Box<ExecutionState>, Arc<Plan>);
 /// Where an answer goes.
 #[derive(Debug)]
 pub enum Respond {
-    /// To whoever started.
-    Start(oneshot::Sender<Result<StartOutcome, EngineError>>),
+    /// To whoever started; what the start counts as.
+    Start(oneshot::Sender<Result<StartOutcome, EngineError>>, StartCause),
     /// To whoever commanded.
     Command(oneshot::Sender<Result<CommandOutcome, EngineError>>),
     /// To whoever reads.
@@ -53,7 +53,7 @@ impl Respond {
     /// Refuses. Whoever asked may be gone; nothing depends on the answer.
     pub fn refuse(self, error: EngineError) {
         match self {
-            Self::Start(reply) => drop(reply.send(Err(error))),
+            Self::Start(reply, _) => drop(reply.send(Err(error))),
             Self::Command(reply) => drop(reply.send(Err(error))),
             Self::View(reply) => drop(reply.send(Err(error))),
             Self::Nobody => {}
@@ -137,6 +137,8 @@ pub struct ExecutionArguments {
     pub id: ExecutionId,
     /// Its shard.
     pub shard: Arc<ShardContext>,
+    /// Counts the routed messages that it has received.
+    pub received: Arc<AtomicU64>,
 }
 
 /// Runs one execution.
@@ -151,7 +153,7 @@ pub struct ExecutionShell {
     machine: Option<Box<ExecutionMachine<Respond>>>,
     attempts: Vec<AttemptHandle>,
     actions: Vec<Action<Respond>>,
-    received: u64,
+    received: Arc<AtomicU64>,
     stale_reports: u64,
     /// The latest report, where a test wants every report delivered again.
     redelivered: Option<Box<AttemptClosed>>,
@@ -165,7 +167,7 @@ impl Actor for ExecutionActor {
     async fn pre_start(
         &self,
         _: ActorRef<ExecutionMessage>,
-        ExecutionArguments { id, shard }: ExecutionArguments,
+        ExecutionArguments { id, shard, received }: ExecutionArguments,
     ) -> Result<ExecutionShell, ActorProcessingErr> {
         let (attempts, actions) = (Vec::new(), Vec::new());
         Ok(ExecutionShell {
@@ -174,7 +176,7 @@ impl Actor for ExecutionActor {
             machine: None,
             attempts,
             actions,
-            received: 0,
+            received,
             stale_reports: 0,
             redelivered: None,
         })
@@ -187,7 +189,7 @@ impl Actor for ExecutionActor {
         shell: &mut ExecutionShell,
     ) -> Result<(), ActorProcessingErr> {
         if message.is_routed() {
-            shell.received += 1;
+            shell.received.fetch_add(1, Ordering::Relaxed);
         }
         shell.receive(&myself, message).await;
         shell.retire_if_idle(&myself);
@@ -283,6 +285,7 @@ impl ExecutionShell {
                 };
                 let attempt = self.attempts.swap_remove(place);
                 let error = ErrorInfo::new("PANIC", format!("the attempt's actor is gone: {why}"));
+                self.count_attempt(token, AttemptEnd::Failed);
                 Input::NodeGone(token, attempt.spawned_at, Box::new(error))
             }
         };
@@ -291,6 +294,7 @@ impl ExecutionShell {
 
     async fn report(&mut self, myself: &ActorRef<ExecutionMessage>, report: Box<AttemptClosed>) {
         self.attempts.retain(|attempt| attempt.token != report.token);
+        self.count_attempt(report.token, end_of(&report.outcome));
         if self.shard.engine.options.mutants.redeliver_reports {
             // The one before comes again, when its node may already be at its next attempt.
             if let Some(before) = self.redelivered.replace(report.clone()) {
@@ -325,6 +329,7 @@ impl ExecutionShell {
                 match action {
                     Action::Commit(draft) => {
                         let Some(machine) = &self.machine else { continue };
+                        self.count_retries(&draft.entry);
                         let notify = Notify {
                             actor: myself.clone(),
                             compiled: Arc::clone(machine.compiled()),
@@ -371,6 +376,7 @@ impl ExecutionShell {
         if appends.is_empty() {
             return;
         }
+        self.shard.gauges.committer.sent();
         if self
             .shard
             .committer
@@ -450,12 +456,11 @@ impl ExecutionShell {
         // Whoever asked may be gone; nothing depends on the answer.
         match (reply, answer) {
             (reply, Reply::Refused(error)) => reply.refuse(error),
-            (Respond::Start(reply), Reply::Started(outcome)) => {
+            (Respond::Start(reply, cause), Reply::Started(outcome)) => {
                 if !outcome.existing
                     && let Some(machine) = &self.machine
                 {
-                    let workflow = machine.state().workflow.as_str();
-                    self.shard.engine.metrics.workflow(workflow).started(StartCause::Api);
+                    machine.compiled().metrics(&self.shard.engine.metrics).started(cause);
                 }
                 drop(reply.send(Ok(outcome)));
             }
@@ -479,9 +484,8 @@ impl ExecutionShell {
     }
 
     fn count_end(&self) {
-        let Some(state) = self.machine.as_ref().map(|machine| machine.state()) else {
-            return;
-        };
+        let Some(machine) = &self.machine else { return };
+        let state = machine.state();
         let metrics = &self.shard.engine.metrics;
         let end = match &state.status {
             Status::Completed { .. } => ExecutionEnd::Completed,
@@ -489,8 +493,25 @@ impl ExecutionShell {
             Status::Canceled { .. } => ExecutionEnd::Canceled,
             Status::Pending | Status::Running | Status::Failing | Status::Canceling { .. } => return,
         };
-        metrics.workflow(state.workflow.as_str()).finished(end);
+        machine.compiled().metrics(metrics).finished(end);
         metrics.execution_ended(state.ended_at.unwrap_or(state.started_at).since_ms(state.started_at));
+    }
+
+    fn count_attempt(&self, token: Token, end: AttemptEnd) {
+        let Some(machine) = &self.machine else { return };
+        let compiled = machine.compiled();
+        if let Some(node) = compiled.plan.nodes.get(token.node.at()) {
+            compiled
+                .metrics(&self.shard.engine.metrics)
+                .attempt(node.kind.as_str(), end);
+        }
+    }
+
+    fn count_retries(&self, entry: &Entry) {
+        let retrying = |verb| verb == Some(Verb::NodeRetrying);
+        for _ in entry.transitions.iter().filter(|change| retrying(change.verb())) {
+            self.shard.engine.metrics.retried();
+        }
     }
 
     fn tell_timers(&self, message: TimersMessage) {
@@ -540,10 +561,12 @@ impl ExecutionShell {
                 let machine =
                     ExecutionMachine::at(found.compiled, found.state, found.last_at, found.segment_bytes, options);
                 self.machine = Some(Box::new(machine));
-                self.give(myself, Input::TakeOver).await;
+                // Attempts that this engine itself has lost are not those that the last owner gave up.
+                let drained = self.shard.released && !self.shard.failed.contains(&self.id);
+                self.give(myself, Input::TakeOver { drained }).await;
                 Some(reply)
             }
-            (Loaded::Tombstone(last), Respond::Start(reply)) => {
+            (Loaded::Tombstone(last), Respond::Start(reply, _)) => {
                 // Whoever asked may be gone; nothing depends on the answer.
                 reply
                     .send(Ok(StartOutcome {
@@ -711,10 +734,23 @@ impl ExecutionShell {
         if let Some(at) = parked {
             self.tell_timers(TimersMessage::Park(self.id, at));
         }
-        if self.shard.engine.directory.retire(self.id, self.received) {
+        let received = self.received.load(Ordering::Relaxed);
+        if self.shard.engine.directory.retire(self.id, received) {
             myself.stop(None);
         } else if let Some(at) = parked {
             self.tell_timers(TimersMessage::Set(self.id, Some(at)));
         }
+    }
+}
+
+/// How an attempt ended, as it is counted. The codes are those of the attempt's own actor.
+fn end_of(outcome: &AttemptOutcome) -> AttemptEnd {
+    match outcome {
+        AttemptOutcome::Completed(_) => AttemptEnd::Completed,
+        AttemptOutcome::Failed(failure) => match failure.error.code.as_str() {
+            "TIMEOUT" => AttemptEnd::TimedOut,
+            "CANCELED" => AttemptEnd::Canceled,
+            _ => AttemptEnd::Failed,
+        },
     }
 }

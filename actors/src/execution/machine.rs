@@ -52,8 +52,12 @@ pub enum Input<R> {
     Command(Box<CommandInput>, R),
     /// A deadline may be due.
     Wake,
-    /// Continue after a takeover: what was outstanding is interrupted.
-    TakeOver,
+    /// Continue after a takeover: what was outstanding is dispatched again. `drained`: the engine that ran it was stopped on
+    /// purpose, so nobody counts that.
+    TakeOver {
+        /// See [`Input::TakeOver`].
+        drained: bool,
+    },
     /// Everything up to this seq is durable.
     Durable(Seq),
     /// Somebody wants to see the execution.
@@ -286,8 +290,9 @@ impl<R> ExecutionMachine<R> {
             Input::NodeGone(token, started_at, error) => self.node_gone(token, started_at, *error, at, out),
             Input::Command(command, reply) => self.command(*command, reply, at, out),
             Input::Wake => self.fire_due(at, out),
-            Input::TakeOver => {
+            Input::TakeOver { drained } => {
                 if let Some(event) = resume(&self.state) {
+                    let event = if drained { Event::Drained } else { event };
                     self.begin(event, at, None, None, None, out);
                 }
             }
@@ -719,7 +724,8 @@ fn payload_bytes(entry: &Entry) -> usize {
         | Event::Paused
         | Event::Resumed
         | Event::CancelRequested { .. }
-        | Event::Interrupted => 0,
+        | Event::Interrupted
+        | Event::Drained => 0,
     };
     let answers = entry.answers.iter().map(|answer| match answer {
         Answer::Valid | Answer::Truth { .. } => 4,

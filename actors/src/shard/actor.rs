@@ -22,6 +22,12 @@ use crate::execution::ExecutionMessage;
 /// Longest wait for the last commit and checkpoint when a shard is given up.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 
+/// Pause before the store is asked again to remember that an execution is set aside.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
+/// What an operator can do about a damaged shard.
+pub const DAMAGED_HINT: &str = "copy the store and restore a backup, or give up what the record held: \
+     `troupe dev --accept-loss SHARD`; see docs/errors/DAMAGED.md";
+
 /// Why a shard's actor ends for good: nobody opens the shard again.
 pub const FENCED: &str = "fenced";
 /// See [`FENCED`].
@@ -44,6 +50,10 @@ pub enum ShardMessage {
     Halt(String),
     /// An execution cannot be processed.
     Quarantine(ExecutionId, String),
+    /// The store may not know yet that an execution is set aside.
+    SaveQuarantine(ExecutionId),
+    /// An operator takes an execution back.
+    Release(ExecutionId, oneshot::Sender<Result<(), EngineError>>),
     /// Everything that a failed actor had handed over is durable: replace it.
     Rebuild(ActorId, ExecutionId),
     /// Give the shard up.
@@ -101,15 +111,14 @@ impl Actor for ShardActor {
             ShardMessage::Renew => state.renew(&myself).await,
             ShardMessage::Due(due) => state.wake(due),
             ShardMessage::Fenced => state.fenced(&myself),
-            ShardMessage::Halt(why) => {
-                tracing::error!(
-                    shard = state.arguments.shard.0,
-                    why,
-                    "the shard halts until an operator looks"
-                );
-                state.leave(&myself, HALTED);
+            ShardMessage::Halt(why) => state.halt(&myself, why),
+            ShardMessage::Quarantine(id, reason) => state.quarantine(&myself, id, reason).await,
+            ShardMessage::SaveQuarantine(id) => state.save_quarantine(&myself, id).await,
+            ShardMessage::Release(id, reply) => {
+                let released = state.release(id).await;
+                // Whoever asked may be gone; nothing depends on the answer.
+                reply.send(released).ok();
             }
-            ShardMessage::Quarantine(id, reason) => state.quarantine(id, reason),
             ShardMessage::Rebuild(actor, id) => state.rebuild(actor, id),
             ShardMessage::Close(done) => {
                 state.close(&myself).await;
@@ -131,14 +140,15 @@ impl Actor for ShardActor {
                 if state.beside.contains(&cell.get_id()) {
                     return Err(format!("an actor beside the executions failed: {error}").into());
                 }
-                state.execution_failed(&myself, cell.get_id(), &error.to_string());
+                state.execution_failed(&myself, cell.get_id(), &error.to_string()).await;
             }
             SupervisionEvent::ActorTerminated(cell, kept, why) => {
                 if state.beside.contains(&cell.get_id()) {
                     return Err("an actor beside the executions is gone".into());
                 }
                 if kept.is_none() {
-                    state.execution_failed(&myself, cell.get_id(), why.as_deref().unwrap_or("killed"));
+                    let why = why.as_deref().unwrap_or("killed");
+                    state.execution_failed(&myself, cell.get_id(), why).await;
                 }
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
@@ -160,6 +170,10 @@ impl ShardState {
                 self.context = Some(context);
                 renew_regularly(myself.clone(), engine.options.lease / 3);
                 Ok(())
+            }
+            Err(EngineError::Damaged(why)) => {
+                self.halt(myself, why.clone());
+                Err(EngineError::Damaged(why))
             }
             Err(error) => {
                 tracing::error!(shard = shard.0, %error, "the shard cannot be opened");
@@ -218,6 +232,20 @@ impl ShardState {
         self.leave(myself, FENCED);
     }
 
+    /// Nobody opens the shard again until the engine is started anew.
+    fn halt(&mut self, myself: &ActorRef<ShardMessage>, why: String) {
+        let ShardArguments { engine, shard } = &self.arguments;
+        tracing::error!(
+            shard = shard.0,
+            code = "DAMAGED",
+            why,
+            hint = DAMAGED_HINT,
+            "the shard halts until an operator looks; the others go on"
+        );
+        engine.halted.insert(*shard, why);
+        self.leave(myself, HALTED);
+    }
+
     /// Drops everything at once: ending this actor kills its whole subtree.
     fn leave(&mut self, myself: &ActorRef<ShardMessage>, why: &str) {
         self.withdraw();
@@ -231,28 +259,70 @@ impl ShardState {
             context.gate.close();
         }
         engine.directory.remove_shard(*shard);
+        engine.quarantine.retain(|id, _| id.shard() != *shard);
     }
 
-    fn quarantine(&mut self, id: ExecutionId, reason: String) {
+    async fn quarantine(&mut self, myself: &ActorRef<ShardMessage>, id: ExecutionId, reason: String) {
         let engine = &self.arguments.engine;
         tracing::error!(%id, reason, "an execution is set aside");
         engine.quarantine.insert(id, reason);
         if let Some(actor) = engine.directory.take(id) {
             actor.kill();
         }
+        self.save_quarantine(myself, id).await;
     }
 
-    fn execution_failed(&mut self, myself: &ActorRef<ShardMessage>, actor: ActorId, why: &str) {
+    /// Until the store has it, a restart would try the execution again.
+    async fn save_quarantine(&self, myself: &ActorRef<ShardMessage>, id: ExecutionId) {
+        let (Some(context), Some(reason)) = (&self.context, self.reason(id)) else {
+            return;
+        };
+        let store = &context.engine.parts.state;
+        let Err(error) = store
+            .set_quarantine(context.shard, context.epoch, id, Some(&reason))
+            .await
+        else {
+            return;
+        };
+        tracing::warn!(%id, %error, "that an execution is set aside is not saved yet");
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SAVE_AGAIN).await;
+            // A shard that was dropped has forgotten the reason.
+            myself.send_message(ShardMessage::SaveQuarantine(id)).ok();
+        });
+    }
+
+    fn reason(&self, id: ExecutionId) -> Option<String> {
+        self.arguments.engine.quarantine.get(&id).map(|reason| reason.clone())
+    }
+
+    async fn release(&self, id: ExecutionId) -> Result<(), EngineError> {
+        let Some(context) = &self.context else {
+            return Err(EngineError::Unavailable(format!(
+                "shard {} is not served here",
+                id.shard()
+            )));
+        };
+        let store = &context.engine.parts.state;
+        store.set_quarantine(context.shard, context.epoch, id, None).await?;
+        context.engine.quarantine.remove(&id);
+        Ok(())
+    }
+
+    async fn execution_failed(&mut self, myself: &ActorRef<ShardMessage>, actor: ActorId, why: &str) {
         let Some(context) = &self.context else { return };
         let engine = &context.engine;
         // One that was set aside or dropped with its shard is no longer in the directory.
         let Some(id) = engine.directory.find(actor) else { return };
         tracing::error!(%id, why, "an execution's actor failed");
         engine.counters.panics.fetch_add(1, Ordering::Relaxed);
-        engine.metrics.actor_restarted("execution");
+        context.failed.insert(id);
         if self.failures.failed(id, engine.now()) == Verdict::Quarantine {
-            return self.quarantine(id, format!("its actor failed again and again: {why}"));
+            let reason = format!("its actor failed again and again: {why}");
+            return self.quarantine(myself, id, reason).await;
         }
+        engine.metrics.actor_restarted("execution");
         // What it had handed over may still be on its way to the log; only then may another one load it.
         let (settled, barrier) = oneshot::channel();
         if context

@@ -1,9 +1,10 @@
 //! One shard: owns its lease, its log and the actors of its executions.
 
 mod actor;
+mod loss;
 pub mod machine;
 mod open;
 mod route;
 
-pub use actor::{CLOSED, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage};
+pub use actor::{CLOSED, DAMAGED_HINT, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage};
 pub use route::{deliver, spawn_execution};

@@ -2,14 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use dashmap::DashSet;
 use ractor::{Actor, ActorId, ActorRef};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use troupe_core::{ExecutionId, LogPosition, ShardId};
 use troupe_ports::{ExecutionSummary, Lease, LogRecord};
 
 use super::actor::ShardMessage;
+use super::loss::{Torn, cut};
 use super::route::deliver;
 use crate::checkpointer::{CheckpointItem, CheckpointerActor, CheckpointerArguments, CheckpointerMessage};
 use crate::committer::{CommitterActor, CommitterArguments};
@@ -18,6 +21,7 @@ use crate::error::EngineError;
 use crate::execution::ExecutionMessage;
 use crate::execution::load::{Loaded, load};
 use crate::execution::view::{changes_summary, summary};
+use crate::gauges::{ShardGauges, SinkProgress};
 use crate::record::{Mark, RecordItem, read_frames, read_header};
 use crate::sinks::{
     EventSinkActor, EventSinkArguments, EventSinkMessage, SinkFeed, VisibilityActor, VisibilityArguments,
@@ -29,6 +33,8 @@ use crate::timers::{TimersActor, TimersArguments, TimersMessage};
 const READ_BYTES: usize = 4 * 1024 * 1024;
 /// Executions listed at once.
 const LIST_ROWS: usize = 1_000;
+/// Longest wait for the checkpoint that leaves lost records behind.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
 
 /// Takes a shard and spawns its actors; it serves when this returned.
 pub(super) async fn open(
@@ -44,9 +50,19 @@ pub(super) async fn open(
     let sink = store.cursor(shard, EventSinkActor::SINK).await?;
     store.set_cursor(shard, lease.epoch, EventSinkActor::SINK, sink).await?;
     let projected = engine.parts.visibility.projected(shard).await?;
-    let tail = Tail::read(engine, &lease, projected).await?;
+    let mut tail = Tail::read(engine, &lease, projected).await?;
+    let torn = std::mem::take(&mut tail.torn);
+    let set_aside = store.quarantined(shard).await?;
     let context = spawn_beside(engine, myself, &lease, gate, sink).await?;
-    let resumed = tail.hand_over(&context).await?;
+    let mut resumed = tail.hand_over(&context).await?;
+    engine.quarantine.retain(|id, _| id.shard() != shard);
+    set_aside
+        .into_iter()
+        .for_each(|(id, reason)| drop(engine.quarantine.insert(id, reason)));
+    if let Some(torn) = torn {
+        resumed.changed.extend(torn.set_aside.keys());
+        leave_behind(&context, torn).await?;
+    }
     // What the last owner committed and never sent; by now the checkpointer knows whose it is.
     context
         .events
@@ -81,6 +97,8 @@ struct Tail {
     checkpointed: LogPosition,
     projected: LogPosition,
     last: LogPosition,
+    /// Where records were lost: executions that go on after them.
+    torn: Option<Torn>,
 }
 
 struct Resumed {
@@ -97,13 +115,23 @@ impl Tail {
     async fn read(engine: &EngineContext, lease: &Lease, projected: LogPosition) -> Result<Self, EngineError> {
         let mut records = Vec::new();
         let mut from = lease.checkpointed.min(projected).next();
+        let accepted = engine.options.accept_loss.contains(&lease.shard);
+        let mut lost = false;
         while from < lease.next {
             let read = engine.parts.state.read(lease.shard, from, READ_BYTES).await?;
             let Some(last) = read.last() else { break };
             from = last.position.next();
             for record in read {
-                let (_, items) = read_header(&record.bytes)
-                    .map_err(|error| EngineError::Damaged(format!("record {}: {error}", record.position)))?;
+                let items = match read_header(&record.bytes) {
+                    Ok((_, items)) => items,
+                    Err(error) if accepted || record.position <= lease.checkpointed => {
+                        lost |= record.position > lease.checkpointed;
+                        let (shard, position) = (lease.shard.0, record.position.0);
+                        tracing::error!(shard, position, %error, "a record cannot be read: what only it held is lost");
+                        Vec::new()
+                    }
+                    Err(error) => return Err(EngineError::Damaged(format!("record {}: {error}", record.position))),
+                };
                 records.push((record, items));
             }
         }
@@ -123,7 +151,13 @@ impl Tail {
             )));
         }
         let (checkpointed, last) = (lease.checkpointed, LogPosition(expected));
+        let torn = if lost {
+            Some(cut(&*engine.parts.state, &mut records, checkpointed).await?)
+        } else {
+            None
+        };
         Ok(Self {
+            torn,
             records,
             checkpointed,
             projected,
@@ -164,6 +198,7 @@ impl Tail {
                 items: items.collect(),
                 record: record.bytes.clone(),
             };
+            beside.context.gauges.checkpointer.sent();
             beside
                 .context
                 .checkpointer
@@ -231,6 +266,9 @@ async fn spawn_beside(
     sink: LogPosition,
 ) -> Result<Beside, EngineError> {
     let (shard, epoch) = (lease.shard, lease.epoch);
+    let (running, waiting) = engine.parts.state.live_counts(shard).await?;
+    let progress = SinkProgress::new(LogPosition(lease.next.0.saturating_sub(1)), sink);
+    let gauges = Arc::new(ShardGauges::new(running + waiting, progress));
     let spawn_failed = |error: ractor::SpawnErr| EngineError::Unavailable(error.to_string());
     let cell = myself.get_cell();
     let arguments = TimersArguments {
@@ -256,19 +294,18 @@ async fn spawn_beside(
         supervisor: myself.clone(),
         timers: timers.clone(),
         visibility: visibility.clone(),
+        gauges: Arc::clone(&gauges),
     };
     let (checkpointer, _) = CheckpointerActor::spawn_linked(None, CheckpointerActor, arguments, cell.clone())
         .await
         .map_err(spawn_failed)?;
-    let (backlog, behind) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let arguments = EventSinkArguments {
         engine: Arc::clone(engine),
         shard,
         epoch,
         cursor: sink,
         checkpointer: checkpointer.clone(),
-        backlog: Arc::clone(&backlog),
-        behind: Arc::clone(&behind),
+        gauges: Arc::clone(&gauges),
     };
     let (events, _) = EventSinkActor::spawn_linked(None, EventSinkActor, arguments, cell.clone())
         .await
@@ -280,8 +317,9 @@ async fn spawn_beside(
         next: lease.next,
         supervisor: myself.clone(),
         checkpointer: checkpointer.clone(),
-        events: SinkFeed::new(events.clone(), backlog, behind),
+        events: SinkFeed::new(events.clone(), Arc::clone(&gauges)),
         visibility: visibility.clone(),
+        gauges: Arc::clone(&gauges),
     };
     let (committer, _) = CommitterActor::spawn_linked(None, CommitterActor, arguments, cell)
         .await
@@ -300,6 +338,9 @@ async fn spawn_beside(
         shard,
         epoch,
         gate,
+        released: lease.released,
+        failed: DashSet::new(),
+        gauges,
         supervisor,
         committer,
         checkpointer,
@@ -311,6 +352,42 @@ async fn spawn_beside(
         visibility,
         actors: actors.into(),
     })
+}
+
+/// Sets torn executions aside and waits for a checkpoint past the lost records, so that the next start need not accept
+/// the same loss again, and nothing new can be taken for what was dropped.
+async fn leave_behind(beside: &Beside, torn: Torn) -> Result<(), EngineError> {
+    let ShardContext {
+        engine, shard, epoch, ..
+    } = &*beside.context;
+    for id in &torn.gone {
+        tracing::error!(%id, "an execution is lost altogether: it began in a lost record");
+    }
+    // Lists knew later states than those that are left, and would keep them.
+    let ids: Vec<ExecutionId> = torn.set_aside.keys().chain(&torn.gone).copied().collect();
+    engine.parts.visibility.forget(&ids).await?;
+    for (id, reason) in torn.set_aside {
+        tracing::error!(%id, reason, "an execution is set aside");
+        engine
+            .parts
+            .state
+            .set_quarantine(*shard, *epoch, id, Some(&reason))
+            .await?;
+        engine.quarantine.insert(id, reason);
+    }
+    let (flushed, flush) = oneshot::channel();
+    beside
+        .context
+        .checkpointer
+        .send_message(CheckpointerMessage::Flush(flushed))
+        .map_err(|_| gone(*shard))?;
+    match tokio::time::timeout(SETTLE_MAX, flush).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(gone(*shard)),
+        Err(_) => Err(EngineError::Damaged(
+            "no checkpoint can be written past the lost records".into(),
+        )),
+    }
 }
 
 /// Summaries of executions whose latest change was committed but not projected.

@@ -23,13 +23,15 @@ pub async fn spawn_execution(
     id: ExecutionId,
     first: ExecutionMessage,
 ) -> Result<ActorRef<ExecutionMessage>, ExecutionMessage> {
+    let received = Arc::default();
     let arguments = ExecutionArguments {
         id,
         shard: Arc::clone(shard),
+        received: Arc::clone(&received),
     };
     let spawned = ExecutionActor::spawn_linked(None, ExecutionActor, arguments, shard.supervisor.get_cell()).await;
     let Ok((actor, _)) = spawned else { return Err(first) };
-    match shard.engine.directory.enter(id, &actor, first) {
+    match shard.engine.directory.enter(id, &actor, received, first) {
         Ok(()) => Ok(actor),
         Err(first) => {
             actor.stop(None);

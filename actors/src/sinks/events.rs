@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -17,6 +17,7 @@ use crate::context::EngineContext;
 use crate::error::EngineError;
 use crate::evaluation::CompiledPlan;
 use crate::execution::load::{Loaded, load_over};
+use crate::gauges::{ShardGauges, SinkProgress};
 use crate::record::{read_frames, read_header};
 
 /// Name of the cursor.
@@ -64,25 +65,26 @@ pub enum EventSinkMessage {
 #[derive(Clone, Debug)]
 pub struct SinkFeed<M> {
     actor: ActorRef<M>,
-    backlog: Arc<AtomicUsize>,
-    behind: Arc<AtomicBool>,
+    gauges: Arc<ShardGauges>,
 }
 
 impl SinkFeed<EventSinkMessage> {
-    /// A feed to `actor`, which must be made with the same counters.
+    /// A feed to `actor`, which must be made with the same gauges.
     #[must_use]
-    pub fn new(actor: ActorRef<EventSinkMessage>, backlog: Arc<AtomicUsize>, behind: Arc<AtomicBool>) -> Self {
-        Self { actor, backlog, behind }
+    pub fn new(actor: ActorRef<EventSinkMessage>, gauges: Arc<ShardGauges>) -> Self {
+        Self { actor, gauges }
     }
 
-    /// Offers a message; false when the sink is gone.
+    /// Offers the record at `position`; false when the sink is gone.
     #[must_use]
-    pub fn offer(&self, message: impl FnOnce() -> EventSinkMessage) -> bool {
-        if self.backlog.load(Ordering::Relaxed) < BACKLOG_MAX {
-            self.backlog.fetch_add(1, Ordering::Relaxed);
+    pub fn offer(&self, position: LogPosition, message: impl FnOnce() -> EventSinkMessage) -> bool {
+        let progress = &self.gauges.events;
+        progress.committed(position);
+        if progress.backlog.load(Ordering::Relaxed) < BACKLOG_MAX {
+            progress.backlog.fetch_add(1, Ordering::Relaxed);
             return self.actor.send_message(message()).is_ok();
         }
-        self.behind.swap(true, Ordering::AcqRel) || self.actor.send_message(EventSinkMessage::Behind).is_ok()
+        progress.behind.swap(true, Ordering::AcqRel) || self.actor.send_message(EventSinkMessage::Behind).is_ok()
     }
 }
 
@@ -100,9 +102,7 @@ pub struct EventSinkArguments {
     /// Knows executions that no checkpoint holds.
     pub checkpointer: ActorRef<CheckpointerMessage>,
     /// See [`SinkFeed`].
-    pub backlog: Arc<AtomicUsize>,
-    /// See [`SinkFeed`].
-    pub behind: Arc<AtomicBool>,
+    pub gauges: Arc<ShardGauges>,
 }
 
 /// Publishes one shard's lifecycle events.
@@ -150,7 +150,7 @@ impl Actor for EventSinkActor {
     ) -> Result<(), ActorProcessingErr> {
         let full = match message {
             EventSinkMessage::Committed { position, items } => {
-                state.arguments.backlog.fetch_sub(1, Ordering::Relaxed);
+                state.progress().backlog.fetch_sub(1, Ordering::Relaxed);
                 match state.machine.offered(position) {
                     Offer::Skip => false,
                     Offer::Send => state.send(position, &items).await,
@@ -161,7 +161,7 @@ impl Actor for EventSinkActor {
                 }
             }
             EventSinkMessage::Behind => {
-                state.arguments.behind.store(false, Ordering::Release);
+                state.progress().behind.store(false, Ordering::Release);
                 state.catch_up(state.machine.next()).await;
                 false
             }
@@ -199,7 +199,14 @@ impl Actor for EventSinkActor {
 }
 
 impl EventSinkState {
+    fn progress(&self) -> &SinkProgress {
+        &self.arguments.gauges.events
+    }
+
     async fn send(&mut self, position: LogPosition, items: &[EventItem]) -> bool {
+        if let Some(oldest) = items.first() {
+            self.progress().sending(oldest.entry.at);
+        }
         let mut events = Vec::with_capacity(items.len() * 2);
         for item in items {
             events.extend(lifecycle::derive(&item.compiled.plan, item.id, &item.entry));
@@ -209,6 +216,7 @@ impl EventSinkState {
             self.save().await;
         }
         self.publish(&events).await;
+        self.progress().sent(position);
         self.machine.sent(position)
     }
 
@@ -256,8 +264,9 @@ impl EventSinkState {
                     tracing::error!(
                         shard = self.arguments.shard.0,
                         position = record.position.0,
-                        "a damaged record"
+                        "events of a damaged record are lost"
                     );
+                    full |= self.send(record.position, &[]).await;
                     continue;
                 };
                 let mut found = Vec::with_capacity(items.len());

@@ -137,12 +137,14 @@ impl TimersState {
     fn fire(&mut self) -> Result<Option<u64>, ActorProcessingErr> {
         let engine = &self.arguments.engine;
         let now = engine.now();
-        let Some(first) = self.machine.next().filter(|first| *first <= now) else {
+        if self.machine.next().is_none_or(|first| first > now) {
             return Ok(None);
-        };
+        }
         let room = engine.options.executions_max.saturating_sub(engine.directory.len());
         let due = self.machine.due(now, room.max(1));
-        engine.metrics.timer_fired(now.since_ms(first));
+        for (at, _) in &due {
+            engine.metrics.timer_fired(now.since_ms(*at));
+        }
         self.arguments
             .supervisor
             .send_message(ShardMessage::Due(due.into_iter().map(|(_, id)| id).collect()))?;

@@ -119,8 +119,33 @@ impl StateStore for Witness {
         self.0.set_cursor(shard, epoch, sink, to).await
     }
 
-    async fn expire(&self, shard: ShardId, epoch: Epoch, now: Timestamp, limit: usize) -> Result<Expired, StoreError> {
-        self.0.expire(shard, epoch, now, limit).await
+    async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError> {
+        self.0.expired(shard, now, limit).await
+    }
+
+    async fn expire(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        now: Timestamp,
+        archives: &[ExecutionId],
+        limit: usize,
+    ) -> Result<Expired, StoreError> {
+        self.0.expire(shard, epoch, now, archives, limit).await
+    }
+
+    async fn set_quarantine(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        id: ExecutionId,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        self.0.set_quarantine(shard, epoch, id, reason).await
+    }
+
+    async fn quarantined(&self, shard: ShardId) -> Result<Vec<(ExecutionId, String)>, StoreError> {
+        self.0.quarantined(shard).await
     }
 
     fn counters(&self) -> StoreCounters {

@@ -201,7 +201,7 @@ impl World {
                 if let Some(execution) = self.execution(process, actor) {
                     execution.machine = Some(Box::new(machine));
                 }
-                self.give(process, actor, Input::TakeOver);
+                self.give(process, actor, Input::TakeOver { drained: false });
             }
             Ok(Loaded::Missing) => self.missing(process, actor, options),
             Ok(Loaded::Tombstone(_)) => self.trouble(format!("{id}: a tombstone although nothing expires")),

@@ -64,6 +64,7 @@ struct ShardStore {
     rows: BTreeMap<ExecutionId, Row>,
     heads: BTreeMap<ExecutionId, u64>,
     cursors: BTreeMap<String, LogPosition>,
+    quarantined: BTreeMap<ExecutionId, String>,
 }
 
 /// The store of a world.
@@ -279,6 +280,7 @@ impl StateStore for SimulatedStore {
             if let Some(holder) = held {
                 return Err(StoreError::Held(holder.to_owned()));
             }
+            let released = store.owner.is_none() && store.epoch > Epoch(0);
             store.epoch = Epoch(store.epoch.0 + 1);
             store.owner = Some(owner.to_owned());
             store.lease_until = later(now, lease);
@@ -291,6 +293,7 @@ impl StateStore for SimulatedStore {
                 next,
                 checkpointed: store.checkpointed,
                 store_now: now,
+                released,
             })
         })
     }
@@ -478,7 +481,30 @@ impl StateStore for SimulatedStore {
         })
     }
 
-    async fn expire(&self, shard: ShardId, epoch: Epoch, now: Timestamp, limit: usize) -> Result<Expired, StoreError> {
+    async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError> {
+        self.lookup()?;
+        self.with(shard, |store| {
+            let mut due: Vec<_> = store
+                .rows
+                .iter()
+                .filter_map(|(id, row)| match row {
+                    Row::Ended(archive, _) if archive.expires_at <= now => Some((archive.expires_at, *id)),
+                    Row::Ended(..) | Row::Live { .. } | Row::Tombstone { .. } => None,
+                })
+                .collect();
+            due.sort_unstable();
+            Ok(due.into_iter().map(|(_, id)| id).take(limit).collect())
+        })
+    }
+
+    async fn expire(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        now: Timestamp,
+        archives: &[ExecutionId],
+        limit: usize,
+    ) -> Result<Expired, StoreError> {
         self.owned(shard, epoch, |store| {
             let mut expired = Expired::default();
             let gone = |row: &Row| matches!(row, Row::Tombstone { until, .. } if *until <= now);
@@ -493,14 +519,12 @@ impl StateStore for SimulatedStore {
                 store.rows.remove(&id);
                 expired.tombstones += 1;
             }
-            for (id, row) in &mut store.rows {
-                if expired.archives.len() == limit {
-                    break;
-                }
-                if let Row::Ended(archive, _) = row
+            for id in archives {
+                if let Some(row) = store.rows.get_mut(id)
+                    && let Row::Ended(archive, _) = row
                     && archive.expires_at <= now
                 {
-                    expired.archives.push(*id);
+                    expired.archives += 1;
                     *row = Row::Tombstone {
                         last: archive.last,
                         until: archive.expires_at.plus_ms(archive.tombstone_ms),
@@ -508,6 +532,30 @@ impl StateStore for SimulatedStore {
                 }
             }
             Ok(expired)
+        })
+    }
+
+    async fn set_quarantine(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        id: ExecutionId,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        self.owned(shard, epoch, |store| {
+            match reason {
+                Some(reason) => store.quarantined.insert(id, reason.to_owned()),
+                None => store.quarantined.remove(&id),
+            };
+            Ok(())
+        })
+    }
+
+    async fn quarantined(&self, shard: ShardId) -> Result<Vec<(ExecutionId, String)>, StoreError> {
+        self.lookup()?;
+        self.with(shard, |store| {
+            let all = store.quarantined.iter();
+            Ok(all.map(|(id, reason)| (*id, reason.clone())).collect())
         })
     }
 

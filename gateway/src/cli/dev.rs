@@ -8,9 +8,9 @@ use clap::Args;
 use owo_colors::Style;
 use serde_json::json;
 use tokio::net::TcpListener;
-use troupe_actors::StartRequest;
+use troupe_actors::{EngineOptions, StartCause, StartRequest};
 use troupe_config::Settings;
-use troupe_core::Principal;
+use troupe_core::{Principal, ShardId};
 use troupe_telemetry::Exposition;
 
 use super::output::paint;
@@ -28,6 +28,9 @@ pub(super) struct Dev {
     /// Directory of the embedded store.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Opens a shard although records of its log cannot be read: what only those held is lost. See the page of DAMAGED.
+    #[arg(long, value_name = "SHARD")]
+    accept_loss: Vec<u16>,
     /// Applies the examples, runs one while you watch, and tells what to try next.
     #[arg(long)]
     demo: bool,
@@ -58,6 +61,7 @@ impl Dev {
         let directory = settings.state_dir.clone();
         let extras = wiring::Extras {
             exposition: Some(Arc::new(exposition)),
+            engine: Some(self.engine()),
             ..wiring::Extras::default()
         };
         let app = wiring::open(settings, &directory, extras).await?;
@@ -88,6 +92,15 @@ impl Dev {
         served.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         out.say("stopped; nothing acknowledged is lost");
         Ok(Exit::Ok)
+    }
+}
+
+impl Dev {
+    fn engine(&self) -> EngineOptions {
+        EngineOptions {
+            accept_loss: self.accept_loss.iter().copied().map(ShardId).collect(),
+            ..EngineOptions::default()
+        }
     }
 }
 
@@ -124,6 +137,7 @@ async fn show(app: &App, server: &demo::Server, url: &str, context: &Context) ->
     out.say(format!("\nrunning `{}`:\n", shown.workflow));
     let request = StartRequest {
         principal: Some(Principal::from("local")),
+        cause: Some(StartCause::Manual),
         ..StartRequest::new(shown.workflow, shown.input())
     };
     let (started, watch) = app.engine.start_watched(request).await?;

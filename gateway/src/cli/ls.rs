@@ -54,7 +54,11 @@ impl Ls {
                 .load_style(presets::NOTHING)
                 .set_header(["ID", "WORKFLOW", "STATUS", "STARTED", "TOOK", "ERROR"]);
             for item in &items {
-                let status = if item.paused { "paused" } else { &item.status };
+                let status = match (&item.quarantined, item.paused) {
+                    (Some(_), _) => "set aside",
+                    (None, true) => "paused",
+                    (None, false) => &item.status,
+                };
                 table.add_row([
                     Cell::new(&item.id),
                     Cell::new(format!("{} v{}", item.workflow_id, item.version)),

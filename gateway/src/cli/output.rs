@@ -113,6 +113,7 @@ pub(super) fn status_cell(status: &str) -> Cell {
         "failed" => Color::Red,
         "running" => Color::Cyan,
         "canceled" | "skipped" | "paused" => Color::Yellow,
+        "set aside" => Color::Red,
         _ => return Cell::new(status),
     };
     Cell::new(status).fg(colour)

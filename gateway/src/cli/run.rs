@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
-use troupe_actors::{Command, ExecutionView, StartRequest};
+use troupe_actors::{Command, ExecutionView, StartCause, StartRequest};
 use troupe_config::AllowedTarget;
 use troupe_core::{ExecutionId, Json, Principal};
 
@@ -76,6 +76,7 @@ impl Run {
             variables,
             trigger: self.trigger.clone(),
             principal: Some(Principal::from("local")),
+            cause: Some(StartCause::Manual),
             ..StartRequest::new(workflow, input)
         };
         let ended = self.run_to_end(&app, request, context).await;

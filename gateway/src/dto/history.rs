@@ -100,6 +100,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::Resumed => "resumed",
         Event::CancelRequested { .. } => "cancelRequested",
         Event::Interrupted => "interrupted",
+        Event::Drained => "drained",
     }
 }
 

@@ -95,6 +95,9 @@ pub struct ExecutionSummaryDto {
     pub status: String,
     /// No new attempt starts while set.
     pub paused: bool,
+    /// Why it is set aside, if it is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quarantined: Option<String>,
     /// When it started.
     pub start_time: String,
     /// When it ended.
@@ -113,9 +116,12 @@ pub struct ExecutionSummaryDto {
     pub sequence: u64,
 }
 
-impl From<&ExecutionSummary> for ExecutionSummaryDto {
-    fn from(summary: &ExecutionSummary) -> Self {
+impl ExecutionSummaryDto {
+    /// A summary, with what only the engine knows.
+    #[must_use]
+    pub fn new(summary: &ExecutionSummary, quarantined: Option<String>) -> Self {
         Self {
+            quarantined,
             id: summary.id.to_string(),
             workflow_id: summary.workflow_id.clone(),
             version: summary.version,

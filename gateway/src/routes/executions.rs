@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use troupe_actors::{Command, CommandOutcome, ExecutionView};
 use troupe_core::{ExecutionId, NodeIx, Seq};
-use troupe_ports::ExecutionQuery;
+use troupe_ports::{ExecutionQuery, ExecutionSummary};
 
 use super::params::{Params, Path, wrong};
 use super::{LOCAL, idempotency_key};
@@ -75,7 +75,8 @@ async fn page(app: &App, params: &Params, workflow_id: Option<String>) -> Result
         limit: params.limit(app.settings.limits.page_max)?,
     };
     let page = app.visibility.list(query).await?;
-    let items: Vec<ExecutionSummaryDto> = page.items.iter().map(ExecutionSummaryDto::from).collect();
+    let of = |summary: &ExecutionSummary| ExecutionSummaryDto::new(summary, app.engine.quarantined(summary.id));
+    let items: Vec<ExecutionSummaryDto> = page.items.iter().map(of).collect();
     Ok(Json(PageDto { items, next: page.next }).into_response())
 }
 

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use troupe_actors::DAMAGED_HINT;
 
 use super::params::Path;
 use crate::app::App;
@@ -17,10 +18,22 @@ pub(super) async fn live() -> Response {
 pub(super) async fn ready(State(app): State<App>) -> Response {
     let status = app.engine.status();
     let ready = status.ready && !app.closing.is_cancelled();
+    let halted: Vec<_> = status
+        .halted
+        .iter()
+        .map(|(shard, why)| json!({"shard": shard.0, "code": "DAMAGED", "detail": why, "hint": DAMAGED_HINT}))
+        .collect();
+    // The shards that serve are worth requests; somebody must look at the others.
+    let word = match (ready, halted.is_empty()) {
+        (true, true) => "ok",
+        (true, false) => "degraded",
+        (false, _) => "unready",
+    };
     let body = json!({
-        "status": if ready { "ok" } else { "unready" },
+        "status": word,
         "shards": status.shards,
         "shardsServed": status.shards_served,
+        "halted": halted,
         "recovering": status.recovering,
         "active": status.active,
         "quarantined": status.quarantined,
@@ -37,6 +50,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     let Some(exposition) = &app.exposition else {
         return ApiError::new("ROUTE_NOT_FOUND", "this process exposes no metrics").into_response();
     };
+    app.engine.sample_metrics();
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         exposition.render(),

@@ -39,7 +39,8 @@ pub fn derive(plan: &Plan, execution: ExecutionId, entry: &Entry) -> Vec<Lifecyc
         | Event::Paused
         | Event::Resumed
         | Event::CancelRequested { .. }
-        | Event::Interrupted => None,
+        | Event::Interrupted
+        | Event::Drained => None,
     };
     let mut events = Vec::with_capacity(entry.transitions.len() + 1);
     let mut push = |at: Timestamp, verb: Verb, node: Option<NodeIx>, data: Json| {

@@ -23,6 +23,8 @@ pub struct Lease {
     pub checkpointed: LogPosition,
     /// Store time when the lease was given.
     pub store_now: Timestamp,
+    /// Whether the last owner gave the shard up with [`StateStore::release`]: what it had not finished was no crash.
+    pub released: bool,
 }
 
 /// A record of the log.
@@ -238,8 +240,33 @@ pub trait StateStore: Send + Sync + 'static {
     /// but a crash soon afterwards may take it back to an earlier value: then something is sent twice, never lost.
     async fn set_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError>;
 
-    /// Turns archives that have expired at `now` into tombstones and removes expired tombstones, at most `limit` of each.
-    async fn expire(&self, shard: ShardId, epoch: Epoch, now: Timestamp, limit: usize) -> Result<Expired, StoreError>;
+    /// Archives that have expired at `now`, earliest first, at most `limit`. What is kept of them elsewhere goes before
+    /// [`StateStore::expire`]: then a crash in between leaves nothing behind that nobody will look at again.
+    async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError>;
+
+    /// Turns those of `archives` that have expired at `now` into tombstones, and removes at most `limit` tombstones that
+    /// had expired before. Idempotent.
+    async fn expire(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        now: Timestamp,
+        archives: &[ExecutionId],
+        limit: usize,
+    ) -> Result<Expired, StoreError>;
+
+    /// Sets an execution aside for this reason, or, without one, takes it back. `Ok` means durable; the last call counts.
+    /// Nothing else of the execution changes.
+    async fn set_quarantine(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        id: ExecutionId,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError>;
+
+    /// Executions of a shard that are set aside, and why, in order of id.
+    async fn quarantined(&self, shard: ShardId) -> Result<Vec<(ExecutionId, String)>, StoreError>;
 
     /// Number of durable commits and of fsyncs (or their like) since the store was opened, for measurements.
     fn counters(&self) -> StoreCounters;
@@ -248,8 +275,8 @@ pub trait StateStore: Send + Sync + 'static {
 /// What [`StateStore::expire`] removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expired {
-    /// Executions whose archive went; their summaries may be forgotten.
-    pub archives: Vec<ExecutionId>,
+    /// How many archives went.
+    pub archives: u64,
     /// How many tombstones went.
     pub tombstones: u64,
 }

@@ -79,6 +79,7 @@ pub struct EngineMetrics {
     shards_owned: Gauge,
     active_running: Gauge,
     active_waiting: Gauge,
+    active_quarantined: Gauge,
     outbox_lag_seconds: Gauge,
     outbox_pending: Gauge,
     node_seconds: Lazily<Histogram>,
@@ -99,6 +100,7 @@ impl EngineMetrics {
             shards_owned: gauge!(name::SHARDS_OWNED),
             active_running: gauge!(name::EXECUTIONS_ACTIVE, "state" => "running"),
             active_waiting: gauge!(name::EXECUTIONS_ACTIVE, "state" => "waiting"),
+            active_quarantined: gauge!(name::EXECUTIONS_ACTIVE, "state" => "quarantined"),
             outbox_lag_seconds: gauge!(name::OUTBOX_LAG),
             outbox_pending: gauge!(name::OUTBOX_PENDING),
             node_seconds: Lazily::default(),
@@ -160,8 +162,9 @@ impl EngineMetrics {
         self.shards_owned.set(shards as f64);
     }
 
-    /// So many executions run (they hold an actor), and so many only wait.
-    pub fn executions_active(&self, running: u64, waiting: u64) {
+    /// So many executions run (they hold an actor), so many only wait, and so many are set aside.
+    pub fn executions_active(&self, running: u64, waiting: u64, quarantined: u64) {
+        self.active_quarantined.set(quarantined as f64);
         self.active_running.set(running as f64);
         self.active_waiting.set(waiting as f64);
     }
@@ -298,7 +301,7 @@ mod tests {
             orders.attempt("http", AttemptEnd::TimedOut);
             engine.attempt_ended("http", 30);
             engine.committed(Duration::from_micros(180), 3);
-            engine.executions_active(2, 7);
+            engine.executions_active(2, 7, 1);
         });
         let text = handle.render();
         for line in [
@@ -311,6 +314,7 @@ mod tests {
             r#"troupe_commit_seconds_bucket{backend="embedded",le="0.00025"} 1"#,
             r#"troupe_commit_batch_size_sum 3"#,
             r#"troupe_executions_active{state="waiting"} 7"#,
+            r#"troupe_executions_active{state="quarantined"} 1"#,
         ] {
             assert!(
                 text.lines().any(|candidate| candidate == line),

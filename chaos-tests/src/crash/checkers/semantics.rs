@@ -96,6 +96,7 @@ fn name(event: &Event) -> &'static str {
         Event::Resumed => "resume",
         Event::CancelRequested { .. } => "cancel",
         Event::Interrupted => "interruption",
+        Event::Drained => "planned stop",
     }
 }
 
@@ -139,7 +140,8 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry) -> Result<Ve
         Event::CancelRequested { grace_ms, at_once, .. } => {
             reference.cancel(at, i64::try_from(*grace_ms).unwrap_or(i64::MAX), *at_once)
         }
-        Event::Interrupted => reference.interrupted(at),
+        Event::Interrupted => reference.interrupted(at, true),
+        Event::Drained => reference.interrupted(at, false),
     };
     answer.map_err(|refusal| format!("the reference refuses it: {refusal:?}"))
 }

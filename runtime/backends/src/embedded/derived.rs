@@ -312,38 +312,56 @@ pub(super) fn live_counts(connection: &Connection, shard: ShardId) -> rusqlite::
     Ok((running, timed + messages))
 }
 
+/// Archives that have expired, earliest first.
+pub(super) fn expired(
+    connection: &Connection,
+    shard: ShardId,
+    now: Timestamp,
+    limit: usize,
+) -> rusqlite::Result<Vec<ExecutionId>> {
+    connection
+        .prepare_cached(
+            "SELECT id FROM archive WHERE shard = ?1 AND expires_ms <= ?2 ORDER BY expires_ms, id LIMIT ?3",
+        )?
+        .query_map(params![shard.0, now.0, integer(limit as u64)], |row| {
+            Ok(ExecutionId(row.get(0)?))
+        })?
+        .collect()
+}
+
 pub(super) fn expire(
     connection: &Connection,
     shard: ShardId,
     epoch: Epoch,
     now: Timestamp,
+    archives: &[ExecutionId],
     limit: usize,
 ) -> Ran<Expired, StoreError> {
     if let Err(fenced) = fence(connection, shard, epoch)? {
         return Ok(Err(fenced));
     }
-    let limit = integer(limit as u64);
-    let archives: Vec<(ExecutionId, u64, i64, u64)> = connection
-        .prepare_cached(
-            "SELECT id, last, expires_ms, tombstone_ms FROM archive WHERE shard = ?1 AND expires_ms <= ?2
-             ORDER BY expires_ms, id LIMIT ?3",
-        )?
-        .query_map(params![shard.0, now.0, limit], |row| {
-            Ok((ExecutionId(row.get(0)?), row.get(1)?, row.get(2)?, row.get(3)?))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
     // Before the archives, so that a tombstone is not written and removed in one call.
     let tombstones = connection
         .prepare_cached(
             "DELETE FROM tombstone WHERE id IN (SELECT id FROM tombstone WHERE shard = ?1 AND expires_ms <= ?2
              ORDER BY expires_ms, id LIMIT ?3)",
         )?
-        .execute(params![shard.0, now.0, limit])?;
-    for (id, last, expires_ms, tombstone_ms) in &archives {
+        .execute(params![shard.0, now.0, integer(limit as u64)])?;
+    let mut gone = 0;
+    for id in archives {
         let id = &id.0[..];
-        connection
-            .prepare_cached("DELETE FROM archive WHERE id = ?1")?
-            .execute([id])?;
+        let archive: Option<(u64, i64, u64)> = connection
+            .prepare_cached(
+                "DELETE FROM archive WHERE id = ?1 AND shard = ?2 AND expires_ms <= ?3
+                 RETURNING last, expires_ms, tombstone_ms",
+            )?
+            .query_row(params![id, shard.0, now.0], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+            .optional()?;
+        let Some((last, expires_ms, tombstone_ms)) = archive else {
+            continue;
+        };
         connection
             .prepare_cached("DELETE FROM segment WHERE id = ?1")?
             .execute([id])?;
@@ -352,12 +370,44 @@ pub(super) fn expire(
             .execute(params![
                 id,
                 shard.0,
-                integer(*last),
-                Timestamp(*expires_ms).plus_ms(*tombstone_ms).0
+                integer(last),
+                Timestamp(expires_ms).plus_ms(tombstone_ms).0
             ])?;
+        gone += 1;
     }
     Ok(Ok(Expired {
-        archives: archives.into_iter().map(|(id, ..)| id).collect(),
+        archives: gone,
         tombstones: tombstones as u64,
     }))
+}
+
+pub(super) fn set_quarantine(
+    connection: &Connection,
+    shard: ShardId,
+    epoch: Epoch,
+    id: ExecutionId,
+    reason: Option<&str>,
+) -> Ran<(), StoreError> {
+    if let Err(fenced) = fence(connection, shard, epoch)? {
+        return Ok(Err(fenced));
+    }
+    match reason {
+        Some(reason) => connection
+            .prepare_cached(
+                "INSERT INTO quarantine (id, shard, reason) VALUES (?1, ?2, ?3)
+                 ON CONFLICT DO UPDATE SET reason = ?3",
+            )?
+            .execute(params![&id.0[..], shard.0, reason])?,
+        None => connection
+            .prepare_cached("DELETE FROM quarantine WHERE id = ?1")?
+            .execute([&id.0[..]])?,
+    };
+    Ok(Ok(()))
+}
+
+pub(super) fn quarantined(connection: &Connection, shard: ShardId) -> rusqlite::Result<Vec<(ExecutionId, String)>> {
+    connection
+        .prepare_cached("SELECT id, reason FROM quarantine WHERE shard = ?1 ORDER BY id")?
+        .query_map([shard.0], |row| Ok((ExecutionId(row.get(0)?), row.get(1)?)))?
+        .collect()
 }

@@ -18,6 +18,8 @@ pub(super) struct Acquired {
     pub epoch: Epoch,
     pub next: LogPosition,
     pub trimmed: LogPosition,
+    /// The last owner gave it up.
+    pub released: bool,
 }
 
 struct Owner {
@@ -112,6 +114,8 @@ pub(super) fn acquire(
         return Ok(Err(StoreError::Held(format!("{holder} has shard {shard}"))));
     }
     let epoch = Epoch(owner.epoch.0 + 1);
+    // Only a release leaves a shard that was owned without a name.
+    let released = owner.epoch > Epoch(0) && owner.name.is_none();
     connection
         .prepare_cached(
             "INSERT INTO shard (shard, epoch, owner, lease_until_ms, trimmed) VALUES (?1, ?2, ?3, ?4, 0)
@@ -122,6 +126,7 @@ pub(super) fn acquire(
         epoch,
         next: next(connection, shard, owner.trimmed)?,
         trimmed: owner.trimmed,
+        released,
     }))
 }
 

@@ -96,7 +96,14 @@ impl EmbeddedStore {
             log_reader: Readers::start("log-reader", vec![log_reader]).map_err(cannot)?,
             derived_readers: Readers::start("store-reader", derived_readers).map_err(cannot)?,
             log: Writer::start("log-writer", log, log_limit, rider, Callers::Write).map_err(cannot)?,
-            derived: Writer::start("store-writer", derived, derived_limit, Box::new(NoRider), Callers::Queue).map_err(cannot)?,
+            derived: Writer::start(
+                "store-writer",
+                derived,
+                derived_limit,
+                Box::new(NoRider),
+                Callers::Queue,
+            )
+            .map_err(cannot)?,
             shards,
             sharing: options.sharing,
             mutant: options.mutant,

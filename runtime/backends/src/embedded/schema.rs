@@ -75,6 +75,13 @@ CREATE INDEX summary_status ON summary (status, started_ms, id) WHERE status <> 
 CREATE TABLE projected (shard INTEGER PRIMARY KEY, position INTEGER NOT NULL) STRICT;
 ";
 
+/// Tables that came after the first stores were made; an older release does not look at them.
+const ADDED_TABLES: &str = "
+-- Executions that are set aside, and why.
+CREATE TABLE IF NOT EXISTS quarantine (id BLOB PRIMARY KEY, shard INTEGER NOT NULL, reason TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS quarantine_shard ON quarantine (shard, id);
+";
+
 impl StoreFile {
     fn name(self) -> &'static str {
         match self {
@@ -164,6 +171,9 @@ impl StoreFile {
             if version == 0 {
                 connection.execute_batch(self.tables())?;
                 connection.pragma_update(None, "user_version", VERSION)?;
+            }
+            if self == Self::Derived && version <= VERSION {
+                connection.execute_batch(ADDED_TABLES)?;
             }
             connection.execute_batch("COMMIT")?;
             Ok(if version == 0 { VERSION } else { version })

@@ -70,6 +70,7 @@ impl StateStore for EmbeddedStore {
             next: acquired.next,
             checkpointed,
             store_now: now,
+            released: acquired.released,
         })
     }
 
@@ -187,9 +188,42 @@ impl StateStore for EmbeddedStore {
         Ok(())
     }
 
-    async fn expire(&self, shard: ShardId, epoch: Epoch, now: Timestamp, limit: usize) -> Result<Expired, StoreError> {
+    async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError> {
+        self.derived_readers
+            .read(move |derived| derived::expired(derived, shard, now, limit))
+            .await
+    }
+
+    async fn expire(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        now: Timestamp,
+        archives: &[ExecutionId],
+        limit: usize,
+    ) -> Result<Expired, StoreError> {
+        let archives = archives.to_vec();
         self.derived
-            .run(move |derived| derived::expire(derived, shard, epoch, now, limit))
+            .run(move |derived| derived::expire(derived, shard, epoch, now, &archives, limit))
+            .await
+    }
+
+    async fn set_quarantine(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        id: ExecutionId,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let reason = reason.map(str::to_owned);
+        self.derived
+            .run(move |derived| derived::set_quarantine(derived, shard, epoch, id, reason.as_deref()))
+            .await
+    }
+
+    async fn quarantined(&self, shard: ShardId) -> Result<Vec<(ExecutionId, String)>, StoreError> {
+        self.derived_readers
+            .read(move |derived| derived::quarantined(derived, shard))
             .await
     }
 

@@ -79,7 +79,10 @@ async fn a_caller_that_finds_the_log_idle_writes_by_itself() {
     let records = store.read(SHARD, LogPosition(1), usize::MAX).await.unwrap();
     assert_eq!(records.len(), 200);
     // What was set while callers wrote is not left behind: the thread writes it.
-    store.set_cursor(SHARD, lease.epoch, "sink", LogPosition(7)).await.unwrap();
+    store
+        .set_cursor(SHARD, lease.epoch, "sink", LogPosition(7))
+        .await
+        .unwrap();
     drop(store);
     let store = EmbeddedStore::open(directory.path(), &StoreOptions::default()).unwrap();
     assert_eq!(store.cursor(SHARD, "sink").await.unwrap(), LogPosition(7));

@@ -338,7 +338,10 @@ impl Loop {
             let mut long = shorten;
             if rides || !jobs.is_empty() {
                 long |= file.write(&mut jobs);
-                self.unwritten_since = file.failed.then(Instant::now).filter(|_| self.unwritten_since.is_some());
+                self.unwritten_since = file
+                    .failed
+                    .then(Instant::now)
+                    .filter(|_| self.unwritten_since.is_some());
             }
             if long {
                 file.shorten_wal();

@@ -34,7 +34,7 @@ impl Tx<'_> {
         };
         self.update(ix, |node| node.attempts.push(record));
         if canceling {
-            self.end_node(ix, Phase::Canceled, Verb::NodeCanceled);
+            self.end_canceled_node(ix);
             return Ok(());
         }
         match &closed.outcome {
@@ -266,7 +266,6 @@ impl Tx<'_> {
         for ix in active {
             if !self.node(ix).cleanup {
                 self.cancel_node(ix);
-                self.kill_edges(ix);
             }
         }
     }
@@ -276,6 +275,12 @@ impl Tx<'_> {
         if let Phase::Running { token } | Phase::Canceling { token } = self.node(ix).phase {
             self.abort_attempt(token);
         }
+        self.end_canceled_node(ix);
+    }
+
+    /// The node's cancellation is complete; nothing will come over its edges.
+    pub(super) fn end_canceled_node(&mut self, ix: NodeIx) {
         self.end_node(ix, Phase::Canceled, Verb::NodeCanceled);
+        self.kill_edges(ix);
     }
 }

@@ -11,6 +11,15 @@ use super::tx::Tx;
 /// How often one node's attempts may be interrupted before it fails.
 const INTERRUPTIONS_MAX: u32 = 10;
 
+/// How the engine that ran the outstanding attempts ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// By itself: perhaps one of the attempts is to blame.
+    Crash,
+    /// On purpose: no attempt is to blame.
+    Planned,
+}
+
 /// The earliest deadline in force: none while paused, only the grace while canceling.
 pub(super) fn earliest(state: &ExecutionState) -> Option<(Timestamp, Deadline)> {
     match state.status {
@@ -130,7 +139,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Ends every open node without resolving edges: the execution ends with it.
+    /// Ends every open node: the execution ends with them. Their edges are dead.
     fn end_everything(&mut self) {
         for ix in self.every_open_node() {
             self.end_open_node(ix);
@@ -139,7 +148,7 @@ impl Tx<'_> {
 
     fn end_open_node(&mut self, ix: NodeIx) {
         if self.node(ix).phase == Phase::Pending {
-            self.end_node(ix, Phase::Skipped, Verb::NodeSkipped);
+            self.skip(ix);
         } else {
             self.cancel_node(ix);
         }
@@ -176,8 +185,9 @@ impl Tx<'_> {
         self.finish();
     }
 
-    /// The engine that ran the outstanding attempts is gone. The same attempts are dispatched again, but not for ever.
-    pub(super) fn interrupted(&mut self) -> Result<(), StepError> {
+    /// The engine that ran the outstanding attempts is gone. The same attempts are dispatched again, after crashes not for
+    /// ever.
+    pub(super) fn interrupted(&mut self, stop: Stop) -> Result<(), StepError> {
         let running: Vec<NodeIx> = self.state.running.iter().copied().collect();
         if running.is_empty() {
             return Err(StepError::Unchanged);
@@ -187,7 +197,11 @@ impl Tx<'_> {
             if self.node(ix).phase.is_terminal() {
                 continue;
             }
-            let error = ErrorInfo::new(INTERRUPTED, "the engine stopped while the attempt ran");
+            let message = match stop {
+                Stop::Crash => "the engine stopped while the attempt ran",
+                Stop::Planned => "the engine was shut down while the attempt ran",
+            };
+            let error = ErrorInfo::new(INTERRUPTED, message);
             let (attempt, at) = (self.node(ix).next_attempt(), self.at);
             let record = AttemptRecord {
                 attempt,
@@ -198,11 +212,11 @@ impl Tx<'_> {
             };
             self.update(ix, |node| {
                 node.attempts.push(record);
-                node.interruptions += 1;
+                node.interruptions += u32::from(stop == Stop::Crash);
             });
             self.changed_node(Verb::NodeInterrupted, ix);
             if let Phase::Canceling { .. } = self.node(ix).phase {
-                self.end_node(ix, Phase::Canceled, Verb::NodeCanceled);
+                self.end_canceled_node(ix);
             } else if self.node(ix).interruptions > INTERRUPTIONS_MAX {
                 self.fail(ix, error)?;
             } else {

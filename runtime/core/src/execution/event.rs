@@ -41,6 +41,10 @@ pub enum Event {
     /// The engine that ran the outstanding attempts is gone; they are dispatched again.
     #[n(6)]
     Interrupted,
+    /// The engine that ran the outstanding attempts was stopped on purpose; they are dispatched again, and nobody counts
+    /// that against them.
+    #[n(7)]
+    Drained,
 }
 
 /// A start, with everything that was given.

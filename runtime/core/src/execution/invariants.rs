@@ -65,10 +65,7 @@ pub fn check(plan: &Plan, state: &ExecutionState) -> Result<(), String> {
             format!("{}: edges resolved before its end", planned.key)
         })?;
         let ended_early = node.phase.is_terminal() && resolved < planned.outgoing.len();
-        ensure(
-            !ended_early || state.status.is_terminal() || state.status.name() == "running" && is_canceling(state),
-            || format!("{}: ended with open edges", planned.key),
-        )?;
+        ensure(!ended_early, || format!("{}: ended with open edges", planned.key))?;
         ensure((node.phase == Phase::Failed) == node.failure.is_some(), || {
             format!("{}: failure", planned.key)
         })?;
@@ -80,10 +77,6 @@ pub fn check(plan: &Plan, state: &ExecutionState) -> Result<(), String> {
         })?;
     }
     Ok(())
-}
-
-fn is_canceling(state: &ExecutionState) -> bool {
-    matches!(state.status, super::state::Status::Canceling { .. })
 }
 
 fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {

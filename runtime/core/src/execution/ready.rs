@@ -102,7 +102,7 @@ impl Tx<'_> {
             node: ix,
             visit: node.visit,
             attempt: node.next_attempt(),
-            nonce: node.interruptions,
+            nonce: node.times_dispatched_again(),
         };
         let (input, data) = (self.state.input_of(self.plan, ix)?, node.data.clone());
         self.update(ix, |node| node.phase = Phase::Running { token });

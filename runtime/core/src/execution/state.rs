@@ -531,6 +531,13 @@ impl NodeState {
         Attempt(u32::try_from(counted).unwrap_or(u32::MAX).saturating_add(1))
     }
 
+    /// How often attempts of it were cut short and dispatched again, counted or not.
+    #[must_use]
+    pub(super) fn times_dispatched_again(&self) -> u32 {
+        let again = self.attempts.iter().filter(|record| record.was_interrupted()).count();
+        u32::try_from(again).unwrap_or(u32::MAX)
+    }
+
     /// At most two: one of its phase, one of all its attempts together.
     fn deadlines(&self, plan: &Plan, ix: NodeIx) -> [Option<(Timestamp, Deadline)>; 2] {
         let of_phase = match self.phase {

@@ -4,6 +4,7 @@ use crate::id::{NodeIx, Timestamp};
 use crate::plan::Plan;
 use crate::value::{ErrorInfo, Json, Value};
 
+use super::control::Stop;
 use super::effect::Effect;
 use super::event::{Answer, Entry, Event};
 use super::scope::{Evaluator, Question, Recorded};
@@ -138,7 +139,8 @@ impl Tx<'_> {
             } => {
                 self.cancel(reason.as_deref(), *grace_ms, *at_once)?;
             }
-            Event::Interrupted => self.interrupted()?,
+            Event::Interrupted => self.interrupted(Stop::Crash)?,
+            Event::Drained => self.interrupted(Stop::Planned)?,
         }
         self.settle()?;
         self.dispatch()?;
@@ -200,7 +202,8 @@ impl Tx<'_> {
     }
 }
 
-/// The event with which an engine that takes over continues: [`Event::Interrupted`] if attempts are outstanding.
+/// The event with which an engine that takes over continues: [`Event::Interrupted`] if attempts are outstanding. Where
+/// the former engine gave the execution up on purpose, [`Event::Drained`] takes its place.
 #[must_use]
 pub fn resume(state: &ExecutionState) -> Option<Event> {
     (!state.running.is_empty()).then_some(Event::Interrupted)

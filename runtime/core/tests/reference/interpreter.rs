@@ -277,8 +277,8 @@ impl Reference {
         self.conclude()
     }
 
-    /// The engine that ran the outstanding attempts is gone.
-    pub fn interrupted(&mut self, at: i64) -> Result<Vec<Did>, Refusal> {
+    /// The engine that ran the outstanding attempts is gone; a planned stop does not count.
+    pub fn interrupted(&mut self, at: i64, counts: bool) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
         if !self
             .nodes
@@ -289,9 +289,12 @@ impl Reference {
         }
         for id in self.ids() {
             match self.nodes[&id].phase {
-                Phase::Canceling => self.cancel_node(&id),
+                Phase::Canceling => {
+                    self.set(&id).interruptions += u32::from(counts);
+                    self.cancel_node(&id);
+                }
                 Phase::Running => {
-                    self.set(&id).interruptions += 1;
+                    self.set(&id).interruptions += u32::from(counts);
                     if self.nodes[&id].interruptions > INTERRUPTIONS_MAX {
                         let input = self.nodes[&id].input.clone();
                         self.fail(&id, failure("INTERRUPTED").error(), input);

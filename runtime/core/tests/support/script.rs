@@ -112,6 +112,7 @@ fn possible(duo: &Duo, choices: &mut Choices<'_>) -> Vec<Stimulus> {
     });
     if choices.one_in(4) {
         possible.push(Stimulus::Interrupt);
+        possible.push(Stimulus::Drain);
         possible.push(if duo.state.paused {
             Stimulus::Pause
         } else {
@@ -146,6 +147,7 @@ fn after_the_end(duo: &mut Duo, trace: &mut Vec<String>) -> Result<(), Disagreem
         Stimulus::Resume,
         Stimulus::Deadline,
         Stimulus::Interrupt,
+        Stimulus::Drain,
         Stimulus::Cancel {
             grace_ms: 5,
             at_once: true,

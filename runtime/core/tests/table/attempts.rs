@@ -253,6 +253,23 @@ fn past_ten_interruptions_the_node_fails() {
 }
 
 #[test]
+fn a_planned_stop_does_not_count_as_an_interruption() {
+    let mut run = flow("a", "").start();
+    let first = run.duo.outstanding["a"];
+    for _ in 0..20 {
+        run.apply(Stimulus::Drain);
+        assert_eq!(run.started(), "a1");
+    }
+    assert_ne!(
+        run.duo.outstanding["a"], first,
+        "the cut attempt's report would be stale"
+    );
+    assert_eq!((run.node("a"), run.state_of("a").interruptions), ("running", 0));
+    run.apply(Stimulus::Interrupt);
+    assert_eq!(run.state_of("a").interruptions, 1, "a crash still does");
+}
+
+#[test]
 fn an_interruption_while_paused_starts_nothing_until_the_resume() {
     let mut run = flow("a", "").start();
     run.pause().apply(Stimulus::Interrupt);

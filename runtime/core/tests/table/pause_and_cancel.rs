@@ -99,6 +99,25 @@ fn cancel_reaches_running_attempts_and_waits_for_them() {
 }
 
 #[test]
+fn nothing_comes_over_the_edges_of_what_a_cancel_or_a_timeout_ended() {
+    use troupe_core::execution::EdgeState;
+    let graph =
+        || flow("a b c d w/delay", "a>b b>c a~>d w>c").data("w", json!({"delayType": "fixed", "delayValue": 900}));
+    let mut canceled = graph().start();
+    canceled.cancel(1_000);
+    let open = |edges: &[EdgeState]| edges.iter().filter(|edge| **edge == EdgeState::Open).count();
+    assert_eq!(open(&canceled.duo.state.edges), 2, "the two of `a`, which still runs");
+    canceled.wait(1_000).due();
+    assert_eq!(canceled.duo.state.edges, [EdgeState::Dead; 4]);
+    let mut timed_out = graph().settings(json!({"timeout": 100})).start();
+    timed_out.wait(100).due();
+    assert_eq!(
+        (timed_out.error(), timed_out.duo.state.edges.as_slice()),
+        ("EXECUTION_TIMEOUT", [EdgeState::Dead; 4].as_slice())
+    );
+}
+
+#[test]
 fn after_the_grace_a_canceled_execution_ends() {
     let mut run = flow("a", "").start();
     let token = run.duo.outstanding["a"];

@@ -54,6 +54,7 @@ macro_rules! state_store_conformance {
             a_lease_keeps_others_out_until_it_expires
             a_renewed_lease_keeps_others_out
             a_released_shard_is_free_at_once
+            a_lease_tells_whether_the_shard_was_given_up
             a_shard_that_does_not_exist_is_refused
             cursors_never_go_back
             what_was_acknowledged_is_there_after_reopening
@@ -72,6 +73,8 @@ macro_rules! state_store_conformance {
             running_executions_are_paged_in_order_of_id
             heads_never_go_back
             archives_expire_to_tombstones_and_tombstones_expire
+            expiring_twice_and_expiring_what_lives_change_nothing
+            a_quarantine_lasts_until_it_is_taken_back
             a_large_checkpoint_is_there_after_reopening
         }
     };

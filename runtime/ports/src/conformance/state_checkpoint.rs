@@ -185,7 +185,7 @@ pub async fn an_ended_execution_does_not_come_back_to_life(fixture: StateFixture
         Some(ExecutionBase::Ended(archive(id, 8, 10), vec![]))
     );
     store
-        .expire(SHARD, lease.epoch, Timestamp(10), 10)
+        .expire(SHARD, lease.epoch, Timestamp(10), &[id], 10)
         .await
         .expect("the owner can expire");
     checkpoint(&*store, &lease, late).await;
@@ -430,27 +430,30 @@ pub async fn archives_expire_to_tombstones_and_tombstones_expire(fixture: StateF
     )
     .await;
     let expire = async |now, limit| {
-        store
-            .expire(SHARD, lease.epoch, Timestamp(now), limit)
+        let due = store
+            .expired(SHARD, Timestamp(now), limit)
             .await
-            .expect("the owner can expire")
+            .expect("archives can be read");
+        let gone = store
+            .expire(SHARD, lease.epoch, Timestamp(now), &due, limit)
+            .await
+            .expect("the owner can expire");
+        assert_eq!(gone.archives, due.len() as u64);
+        (due, gone.tombstones)
     };
 
-    assert_eq!(expire(999, 10).await, Default::default());
+    assert_eq!(expire(999, 10).await, (vec![], 0));
     assert!(matches!(load(&*store, ids[0]).await, Some(ExecutionBase::Ended(..))));
-    let one = expire(1_005, 1).await;
-    assert_eq!((one.archives, one.tombstones), (vec![ids[0]], 0));
-    let next = expire(1_005, 10).await;
-    assert_eq!((next.archives, next.tombstones), (vec![ids[1]], 0));
+    assert_eq!(expire(1_005, 1).await, (vec![ids[0]], 0));
+    assert_eq!(expire(1_005, 10).await, (vec![ids[1]], 0));
     assert_eq!(
         load(&*store, ids[0]).await,
         Some(ExecutionBase::Tombstone { last: Seq(4) })
     );
     assert!(matches!(load(&*store, ids[2]).await, Some(ExecutionBase::Ended(..))));
 
-    assert_eq!(expire(1_099, 10).await, Default::default());
-    let last = expire(1_100, 10).await;
-    assert_eq!((last.archives, last.tombstones), (vec![], 1));
+    assert_eq!(expire(1_099, 10).await, (vec![], 0));
+    assert_eq!(expire(1_100, 10).await, (vec![], 1));
     assert_eq!(load(&*store, ids[0]).await, None);
     assert_eq!(
         load(&*store, ids[1]).await,
@@ -460,6 +463,73 @@ pub async fn archives_expire_to_tombstones_and_tombstones_expire(fixture: StateF
         matches!(load(&*store, execution(1, 1)).await, Some(ExecutionBase::Ended(..))),
         "another shard's archive"
     );
+}
+
+/// Listing removes nothing; expiring is idempotent and leaves alone what is alive, not yet expired or another shard's.
+pub async fn expiring_twice_and_expiring_what_lives_change_nothing(fixture: StateFixture<'_>) {
+    let store = fixture.open().await;
+    let lease = acquire(&*store, SHARD).await;
+    let other = acquire(&*store, ShardId(1)).await;
+    let (alive, fresh, due, foreign) = (execution(0, 1), execution(0, 2), execution(0, 3), execution(1, 4));
+    checkpoint(&*store, &lease, vec![live(alive, 1, 2, Wait::Running)]).await;
+    let ended = [(fresh, 2_000), (due, 1_000)].map(|(id, at)| CheckpointRow::Ended(archive(id, 4, at)));
+    checkpoint(&*store, &lease, ended.to_vec()).await;
+    checkpoint(&*store, &other, vec![CheckpointRow::Ended(archive(foreign, 4, 1))]).await;
+    let now = Timestamp(1_000);
+    for _ in 0..2 {
+        let listed = store.expired(SHARD, now, 10).await.expect("archives can be read");
+        assert_eq!(listed, [due]);
+    }
+    for expected in [1, 0] {
+        let all = [alive, fresh, due, foreign, execution(0, 99)];
+        let gone = store.expire(SHARD, lease.epoch, now, &all, 10).await;
+        assert_eq!(gone.expect("the owner can expire").archives, expected);
+    }
+    assert_eq!(store.expired(SHARD, now, 10).await.expect("archives can be read"), []);
+    assert!(matches!(load(&*store, alive).await, Some(ExecutionBase::Live { .. })));
+    for kept in [fresh, foreign] {
+        assert!(matches!(load(&*store, kept).await, Some(ExecutionBase::Ended(..))));
+    }
+    assert_eq!(
+        load(&*store, due).await,
+        Some(ExecutionBase::Tombstone { last: Seq(4) })
+    );
+}
+
+/// Whoever is set aside stays so, with the last reason, through a takeover and a reopening, until it is taken back; the
+/// execution itself is as it was, also one that no checkpoint has seen.
+pub async fn a_quarantine_lasts_until_it_is_taken_back(fixture: StateFixture<'_>) {
+    let store = fixture.open().await;
+    let lease = acquire(&*store, SHARD).await;
+    let other = acquire(&*store, ShardId(1)).await;
+    let (one, two, foreign) = (execution(0, 1), execution(0, 2), execution(1, 1));
+    let set = async |epoch, id: troupe_core::ExecutionId, reason| {
+        let set = store.set_quarantine(id.shard(), epoch, id, reason).await;
+        set.expect("the owner can set it aside");
+    };
+    let found = async |shard| store.quarantined(shard).await.expect("it can be read");
+    assert_eq!(found(SHARD).await, []);
+    checkpoint(&*store, &lease, vec![live(one, 1, 2, Wait::Running)]).await;
+    set(lease.epoch, two, Some("unseen")).await;
+    set(lease.epoch, one, Some("first")).await;
+    set(lease.epoch, one, Some("it fails")).await;
+    set(other.epoch, foreign, Some("elsewhere")).await;
+    set(lease.epoch, execution(0, 3), None).await;
+    let both = [(one, "it fails".to_owned()), (two, "unseen".to_owned())];
+    assert_eq!(found(SHARD).await, both);
+    assert_eq!(segments(&*store, one).await, [2]);
+    assert_eq!(store.running(SHARD, None, 10).await.expect("ids can be read"), [one]);
+
+    let next = acquire(&*store, SHARD).await;
+    let fenced = store.set_quarantine(SHARD, lease.epoch, one, None).await;
+    assert!(matches!(fenced, Err(StoreError::Fenced { .. })), "got {fenced:?}");
+    assert_eq!(found(SHARD).await, both);
+    set(next.epoch, one, None).await;
+    assert_eq!(found(SHARD).await, both[1..]);
+    drop(store);
+    let store = fixture.open().await;
+    let found = store.quarantined(SHARD).await.expect("it can be read");
+    assert_eq!(found, both[1..]);
 }
 
 /// A checkpoint of several chunks, the last with the position, survives closing and opening.

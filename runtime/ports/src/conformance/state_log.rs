@@ -264,7 +264,13 @@ pub async fn a_former_owner_is_fenced_from_every_write(fixture: StateFixture<'_>
         owner.epoch,
     );
     is_fenced(
-        store.expire(SHARD, former.epoch, Timestamp(i64::MAX), 10).await,
+        store.expire(SHARD, former.epoch, Timestamp(i64::MAX), &[], 10).await,
+        owner.epoch,
+    );
+    is_fenced(
+        store
+            .set_quarantine(SHARD, former.epoch, super::execution(0, 1), Some("why"))
+            .await,
         owner.epoch,
     );
     let future = Epoch(owner.epoch.0 + 1);
@@ -351,6 +357,23 @@ pub async fn a_released_shard_is_free_at_once(fixture: StateFixture<'_>) {
         .expect("a released shard is free");
     assert!(second.epoch > first.epoch);
     append(&*store, &second, 2, "two").await;
+}
+
+/// A successor knows a shard that was given up from one that was lost or taken; the first owner of all took over nothing.
+pub async fn a_lease_tells_whether_the_shard_was_given_up(fixture: StateFixture<'_>) {
+    let store = fixture.open().await;
+    let first = acquire(&*store, SHARD).await;
+    assert!(!first.released, "nobody had it before");
+    let taken = acquire(&*store, SHARD).await;
+    assert!(!taken.released, "the same owner took it again");
+    store.release(SHARD, taken.epoch).await.expect("the owner can release");
+    drop(store);
+    let store = fixture.open().await;
+    let after = acquire(&*store, SHARD).await;
+    assert!(after.released, "it was given up, also after reopening");
+    assert!(!acquire(&*store, OTHER).await.released, "another shard was not");
+    let again = acquire(&*store, SHARD).await;
+    assert!(!again.released, "its last owner did not give it up");
 }
 
 /// A shard past the fixed number is no shard.

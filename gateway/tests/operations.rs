@@ -1,0 +1,203 @@
+//! What an operator sees of a real server: its metrics, and what it does when a part of its store is damaged.
+#![allow(clippy::unwrap_used)]
+
+mod server;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use server::Server;
+use troupe_backends::{EmbeddedStore, StoreOptions};
+use troupe_core::ShardId;
+use troupe_ports::{CommitId, StateStore};
+
+/// Fails twice, waits, goes on.
+const TRYING: &str = "
+id: trying
+name: Trying
+nodes:
+  - { id: t, type: trigger, data: { triggerType: manual } }
+  - id: a
+    type: function
+    data: { handlerId: fail, code: NO_LUCK, retryPolicy: { maxAttempts: 2, initialDelay: 20, jitter: none } }
+  - { id: w, type: delay, data: { delayType: fixed, delayValue: 600 } }
+  - { id: b, type: function, data: { handlerId: echo } }
+edges:
+  - { id: e1, source: t, target: a }
+  - { id: e2, source: a, target: w, type: failure }
+  - { id: e3, source: w, target: b }
+";
+
+const SLOW: &str = "
+id: slow
+name: Slow
+nodes: [{ id: wait, type: delay, data: { delayType: fixed, delayValue: 86400000 } }]
+edges: []
+";
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn apply(server: &Server, directory: &Path) {
+    for (name, text) in [("trying.yaml", TRYING), ("slow.yaml", SLOW)] {
+        std::fs::write(directory.join(name), text).unwrap();
+    }
+    server.line(&["apply", "-q", &directory.display().to_string()]);
+}
+
+/// The value of one line of the metrics.
+fn metric(text: &str, name: &str) -> Option<f64> {
+    let mut lines = text.lines().filter(|line| !line.starts_with('#'));
+    let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    line.parse().ok()
+}
+
+/// Reads the metrics until these hold: gauges settle a moment after what they tell of.
+fn settles(server: &Server, expected: &[(&str, f64)]) -> String {
+    let begun = Instant::now();
+    loop {
+        let (status, text) = server.get("/metrics");
+        assert_eq!(status, 200);
+        let wrong = expected
+            .iter()
+            .find(|(name, value)| metric(&text, name) != Some(*value));
+        match wrong {
+            None => return text,
+            Some((name, value)) if begun.elapsed() > PATIENCE => {
+                panic!("{name} is {:?}, not {value}\n{text}", metric(&text, name))
+            }
+            Some(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+#[test]
+fn metrics_tell_what_a_server_did_and_how_it_stands() {
+    let (state, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = Server::start(state.path());
+    apply(&server, files.path());
+    server.line(&["start", "slow"]);
+    server.line(&["start", "trying", "--wait"]);
+    server.line(&["start", "trying", "--trigger", "t", "--wait"]);
+    let text = settles(
+        &server,
+        &[
+            (r#"troupe_executions_started_total{workflow="slow",trigger="api"}"#, 1.0),
+            (
+                r#"troupe_executions_started_total{workflow="trying",trigger="api"}"#,
+                1.0,
+            ),
+            (
+                r#"troupe_executions_started_total{workflow="trying",trigger="manual"}"#,
+                1.0,
+            ),
+            (
+                r#"troupe_executions_finished_total{workflow="trying",status="completed"}"#,
+                2.0,
+            ),
+            ("troupe_execution_duration_seconds_count", 2.0),
+            (r#"troupe_executions_active{state="running"}"#, 0.0),
+            (r#"troupe_executions_active{state="waiting"}"#, 1.0),
+            (r#"troupe_executions_active{state="quarantined"}"#, 0.0),
+            (
+                r#"troupe_node_attempts_total{workflow="trying",node_type="function",outcome="failed"}"#,
+                4.0,
+            ),
+            (
+                r#"troupe_node_attempts_total{workflow="trying",node_type="function",outcome="completed"}"#,
+                2.0,
+            ),
+            (r#"troupe_node_duration_seconds_count{node_type="function"}"#, 6.0),
+            ("troupe_retries_total", 2.0),
+            ("troupe_outbox_pending", 0.0),
+            ("troupe_outbox_lag_seconds", 0.0),
+            (r#"troupe_actor_mailbox_depth{kind="execution"}"#, 0.0),
+            (r#"troupe_actor_mailbox_depth{kind="committer"}"#, 0.0),
+            (r#"troupe_actor_mailbox_depth{kind="checkpointer"}"#, 0.0),
+            (r#"troupe_actor_mailbox_depth{kind="events"}"#, 0.0),
+            ("troupe_shards_owned", 8.0),
+            ("troupe_fenced_commits_total", 0.0),
+            (
+                r#"troupe_http_requests_total{method="POST",route="/api/v1/workflows/{id}/executions",status="202"}"#,
+                3.0,
+            ),
+        ],
+    );
+    let at_least = |name: &str, least: f64| {
+        let value = metric(&text, name);
+        assert!(value.is_some_and(|value| value >= least), "{name}: {value:?}\n{text}");
+    };
+    // Two retries and two delays; a timer that its execution found due by itself need not fire.
+    at_least("troupe_timer_lag_seconds_count", 2.0);
+    at_least(r#"troupe_commit_seconds_count{backend="embedded"}"#, 8.0);
+    at_least("troupe_commit_batch_size_sum", 13.0);
+    at_least(
+        r#"troupe_http_request_seconds_count{method="POST",route="/api/v1/workflows/{id}/executions"}"#,
+        3.0,
+    );
+    assert!(text.contains("troupe_build_info{version="), "{text}");
+
+    // What waits is counted again from the store.
+    drop(server);
+    let server = Server::start(state.path());
+    settles(&server, &[(r#"troupe_executions_active{state="waiting"}"#, 1.0)]);
+    let id = server.line(&["ls", "-q", "slow"]);
+    server.line(&["cancel", &id]);
+    settles(&server, &[(r#"troupe_executions_active{state="waiting"}"#, 0.0)]);
+}
+
+/// Appends a record to a shard's log that nobody can read.
+async fn damage(state: &Path, shard: ShardId) {
+    let store = EmbeddedStore::open(
+        state,
+        &StoreOptions {
+            shards: 8,
+            ..StoreOptions::default()
+        },
+    )
+    .unwrap();
+    let lease = store.acquire(shard, "test", Duration::from_secs(5)).await.unwrap();
+    store
+        .append(shard, lease.epoch, lease.next, CommitId(7), "no record".into())
+        .await
+        .unwrap();
+    store.release(shard, lease.epoch).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_shard_halts_alone_until_its_loss_is_accepted() {
+    let (state, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    damage(state.path(), ShardId(3)).await;
+    let server = Server::start(state.path());
+    let ready = |server: &Server| {
+        let (status, body) = server.get("/readyz");
+        (status, serde_json::from_str::<Value>(&body).unwrap())
+    };
+    let (status, body) = ready(&server);
+    assert_eq!(
+        (status, &body["status"], &body["shardsServed"]),
+        (200, &json!("degraded"), &json!(7))
+    );
+    let halted = &body["halted"][0];
+    assert_eq!((&halted["shard"], &halted["code"]), (&json!(3), &json!("DAMAGED")));
+    assert!(halted["hint"].as_str().unwrap().contains("--accept-loss"), "{halted}");
+    apply(&server, files.path());
+    for _ in 0..10 {
+        server.line(&["start", "slow"]);
+    }
+
+    drop(server);
+    let server = Server::with(state.path(), &["--accept-loss", "3"]);
+    let (status, body) = ready(&server);
+    assert_eq!(
+        (status, &body["status"], &body["halted"]),
+        (200, &json!("ok"), &json!([]))
+    );
+    drop(server);
+    let (status, body) = ready(&Server::start(state.path()));
+    assert_eq!(
+        (status, &body["status"]),
+        (200, &json!("ok")),
+        "the loss is accepted once"
+    );
+}

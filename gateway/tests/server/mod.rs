@@ -1,0 +1,98 @@
+//! The real binary as a server.
+#![allow(clippy::unwrap_used, dead_code)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+pub(crate) fn troupe() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_troupe"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TROUPE_")) {
+        command.env_remove(name);
+    }
+    command.env("NO_COLOR", "1");
+    command
+}
+
+/// A server on a port of its own; dropping it kills it.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    url: String,
+}
+
+impl Server {
+    /// Starts on `state` and any free port; the address is the first line of its output.
+    pub(crate) fn start(state: &Path) -> Self {
+        Self::with(state, &[])
+    }
+
+    /// As [`Server::start`], with more arguments.
+    pub(crate) fn with(state: &Path, arguments: &[&str]) -> Self {
+        let mut command = troupe();
+        command
+            .args(["dev", "-q", "--listen", "127.0.0.1:0", "--state"])
+            .arg(state)
+            .args(arguments)
+            .current_dir(state);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut url = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut url)
+            .unwrap();
+        assert!(url.starts_with("http://127.0.0.1:"), "{url:?}");
+        Self {
+            child,
+            url: url.trim().to_owned(),
+        }
+    }
+
+    /// What `GET path` answers: status and body.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let address = self.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+
+    pub(crate) fn call(&self, arguments: &[&str]) -> Output {
+        troupe().args(arguments).args(["--server", &self.url]).output().unwrap()
+    }
+
+    pub(crate) fn exit(&self, arguments: &[&str]) -> i32 {
+        let output = self.call(arguments);
+        let code = output.status.code().unwrap();
+        if code != 0 {
+            assert!(output.stdout.is_empty(), "{arguments:?}: no data where there is none");
+            assert!(!output.stderr.is_empty(), "{arguments:?}: a failure is explained");
+        }
+        code
+    }
+
+    pub(crate) fn line(&self, arguments: &[&str]) -> String {
+        let output = self.call(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

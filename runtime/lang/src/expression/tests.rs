@@ -80,6 +80,7 @@ fn throws_where_javascript_throws() {
         ("'a' in 'b'", "right-hand side of 'in' is not an object"),
         ("[].reduce((a, b) => a)", "reduce of empty array with no initial value"),
         ("'x'.repeat(-1)", "invalid repeat count"),
+        ("''.repeat(2147483648)", "invalid repeat count"),
         ("[...input]", "value is not iterable"),
     ] {
         assert_eq!(eval(source, &input), Err(message.to_owned()), "{source}");

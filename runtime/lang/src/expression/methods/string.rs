@@ -7,6 +7,9 @@ use super::super::text;
 use super::super::value::Text;
 use super::{Eval, EvalError, Js, Machine, Method};
 
+/// Most repetitions of a string, even of an empty one, as in the sandbox: an expression means the same in both.
+const REPEATS_MAX: f64 = i32::MAX as f64;
+
 /// Where a relative index points: negative ones count from the end, all are held within the length.
 pub(super) fn relative(index: f64, length: usize) -> usize {
     let index = to_integer(index);
@@ -130,7 +133,7 @@ impl<'s> Machine<'s> {
             Method::Split => self.split(own, arguments),
             Method::Repeat => {
                 let count = self.integer(arguments, 0, 0.0)?;
-                if count < 0.0 || count.is_infinite() {
+                if !(0.0..=REPEATS_MAX).contains(&count) {
                     return Err(EvalError::new("invalid repeat count"));
                 }
                 let bytes = source.len() as f64 * count;

@@ -21,6 +21,7 @@ use crate::error::EngineError;
 use crate::evaluation::PlanCache;
 use crate::gauges::ShardGauges;
 use crate::handle::EngineParts;
+use crate::lease::LeaseThread;
 use crate::options::EngineOptions;
 use crate::request::Ended;
 use crate::shard::ShardMessage;
@@ -54,6 +55,8 @@ pub struct EngineContext {
     pub shards: Vec<RwLock<Option<Arc<ShardContext>>>>,
     /// Set once nothing new is accepted.
     pub draining: AtomicBool,
+    /// Renews the leases.
+    pub(crate) leases: LeaseThread,
     random: RandomState,
     ids: AtomicU64,
 }
@@ -84,6 +87,7 @@ impl EngineContext {
             halted: DashMap::new(),
             shards: (0..shards).map(|_| RwLock::new(None)).collect(),
             draining: AtomicBool::new(false),
+            leases: LeaseThread::default(),
             random: RandomState::new(),
             ids: AtomicU64::new(0),
             parts,

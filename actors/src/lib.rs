@@ -18,6 +18,7 @@ pub mod evaluation;
 pub mod execution;
 pub mod gauges;
 pub mod handle;
+mod lease;
 pub mod options;
 pub mod record;
 pub mod request;

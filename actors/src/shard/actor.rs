@@ -8,7 +8,6 @@ use std::time::Duration;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use troupe_core::{ExecutionId, ShardId};
-use troupe_ports::StoreError;
 
 use super::machine::{FailureMachine, Verdict};
 use super::open::{lease_ms, open};
@@ -18,6 +17,7 @@ use crate::committer::CommitterMessage;
 use crate::context::{EngineContext, ShardContext};
 use crate::error::EngineError;
 use crate::execution::ExecutionMessage;
+use crate::lease::Renewal;
 
 /// Longest wait for the last commit and checkpoint when a shard is given up.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
@@ -40,8 +40,6 @@ pub const CLOSED: &str = "closed";
 pub enum ShardMessage {
     /// Take the shard.
     Open(oneshot::Sender<Result<(), EngineError>>),
-    /// Renew the lease.
-    Renew,
     /// These executions are due.
     Due(Vec<ExecutionId>),
     /// Another owner has the shard.
@@ -78,6 +76,7 @@ pub struct ShardActor;
 pub struct ShardState {
     arguments: ShardArguments,
     context: Option<Arc<ShardContext>>,
+    renewal: Option<Renewal>,
     beside: HashSet<ActorId>,
     failures: FailureMachine,
 }
@@ -95,6 +94,7 @@ impl Actor for ShardActor {
         Ok(ShardState {
             arguments,
             context: None,
+            renewal: None,
             beside: HashSet::new(),
             failures: FailureMachine::default(),
         })
@@ -108,7 +108,6 @@ impl Actor for ShardActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             ShardMessage::Open(ready) => state.open(&myself, ready).await,
-            ShardMessage::Renew => state.renew(&myself).await,
             ShardMessage::Due(due) => state.wake(due),
             ShardMessage::Fenced => state.fenced(&myself),
             ShardMessage::Halt(why) => state.halt(&myself, why),
@@ -167,8 +166,8 @@ impl ShardState {
             Ok((context, beside)) => {
                 self.beside = beside;
                 *engine.shards[usize::from(shard.0)].write() = Some(Arc::clone(&context));
+                self.renewal = Some(Renewal::start(Arc::clone(&context), lease_ms(engine)));
                 self.context = Some(context);
-                renew_regularly(myself.clone(), engine.options.lease / 3);
                 Ok(())
             }
             Err(EngineError::Damaged(why)) => {
@@ -183,22 +182,6 @@ impl ShardState {
         };
         if ready.send(answer).is_err() {
             tracing::debug!(shard = self.arguments.shard.0, "nobody waited for the shard");
-        }
-    }
-
-    async fn renew(&mut self, myself: &ActorRef<ShardMessage>) {
-        let Some(context) = &self.context else { return };
-        let engine = &context.engine;
-        let (begun, wall) = (context.gate.monotonic_ms(), engine.now());
-        let renewal = engine
-            .parts
-            .state
-            .renew(context.shard, context.epoch, engine.options.lease);
-        match tokio::time::timeout(engine.options.lease, renewal).await {
-            Ok(Ok(_)) => context.gate.renewed(begun, wall, lease_ms(engine)),
-            Ok(Err(StoreError::Fenced { .. } | StoreError::Held(_))) => self.fenced(myself),
-            Ok(Err(error)) => tracing::warn!(shard = context.shard.0, %error, "the lease was not renewed"),
-            Err(_) => tracing::warn!(shard = context.shard.0, "the lease was not renewed in time"),
         }
     }
 
@@ -253,6 +236,7 @@ impl ShardState {
     }
 
     fn withdraw(&mut self) {
+        self.renewal = None;
         let ShardArguments { engine, shard } = &self.arguments;
         *engine.shards[usize::from(shard.0)].write() = None;
         if let Some(context) = self.context.take() {
@@ -378,15 +362,4 @@ impl ShardState {
         }
         myself.stop(Some(CLOSED.to_owned()));
     }
-}
-
-fn renew_regularly(shard: ActorRef<ShardMessage>, every: Duration) {
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(every).await;
-            if shard.send_message(ShardMessage::Renew).is_err() {
-                return;
-            }
-        }
-    });
 }

@@ -1,0 +1,98 @@
+//! Leases are renewed on a thread of their own: an engine whose threads are all busy for a while still owns its shards.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ractor::ActorRef;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::AbortHandle;
+use troupe_ports::StoreError;
+
+use crate::context::ShardContext;
+use crate::shard::ShardMessage;
+
+/// The thread, started when the first shard is served.
+#[derive(Debug, Default)]
+pub(crate) struct LeaseThread(OnceLock<Option<Runtime>>);
+
+impl LeaseThread {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let runtime = self.0.get_or_init(|| {
+            let built = Builder::new_multi_thread()
+                .worker_threads(1)
+                .max_blocking_threads(1)
+                .thread_name("leases")
+                .enable_time()
+                .build();
+            built
+                .inspect_err(
+                    |error| tracing::warn!(%error, "leases have no thread of their own: a busy engine may lose them"),
+                )
+                .ok()
+        });
+        match runtime {
+            Some(runtime) => runtime.spawn(task).abort_handle(),
+            None => tokio::spawn(task).abort_handle(),
+        }
+    }
+}
+
+impl Drop for LeaseThread {
+    fn drop(&mut self) {
+        // Waiting for its thread is not allowed where an engine may be dropped.
+        if let Some(runtime) = self.0.take().flatten() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Renews a shard's lease until it is dropped, or the lease is lost.
+#[derive(Debug)]
+pub(crate) struct Renewal(AbortHandle);
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Renewal {
+    /// Renews every third of the lease; tells the shard when somebody else has it.
+    pub(crate) fn start(context: Arc<ShardContext>, lease_ms: i64) -> Self {
+        let engine = Arc::clone(&context.engine);
+        let shard = context.supervisor.clone();
+        // The engine must not keep itself: its own thread would be its last owner.
+        let context = Arc::downgrade(&context);
+        let every = engine.options.lease / 3;
+        Self(engine.leases.spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                let Some(context) = context.upgrade() else { return };
+                if context.gate.is_closed() || !renew(&context, &shard, lease_ms).await {
+                    return;
+                }
+            }
+        }))
+    }
+}
+
+/// False when the lease is lost for good.
+async fn renew(context: &ShardContext, shard: &ActorRef<ShardMessage>, lease_ms: i64) -> bool {
+    let engine = &context.engine;
+    let (begun, wall) = (context.gate.monotonic_ms(), engine.now());
+    let lease: Duration = engine.options.lease;
+    let renewal = engine.parts.state.renew(context.shard, context.epoch, lease);
+    match tokio::time::timeout(lease, renewal).await {
+        Ok(Ok(_)) => context.gate.renewed(begun, wall, lease_ms),
+        Ok(Err(StoreError::Fenced { .. } | StoreError::Held(_))) => {
+            if shard.send_message(ShardMessage::Fenced).is_err() {
+                tracing::debug!(shard = context.shard.0, "the shard is already gone");
+            }
+            return false;
+        }
+        Ok(Err(error)) => tracing::warn!(shard = context.shard.0, %error, "the lease was not renewed"),
+        Err(_) => tracing::warn!(shard = context.shard.0, "the lease was not renewed in time"),
+    }
+    true
+}

@@ -1,7 +1,9 @@
 //! The `transformation` node type: `map`, `filter`, `reduce`, `enrichment`, or a Jinja `template`.
 //!
-//! Expressions and templates see `input`, `variables` and `execution`; `map`, `filter` and `reduce` also `item`, `index`
-//! and `acc`. What other nodes gave comes in through `inputMapping`.
+//! A `source` without `{{` is an expression; what a template gave is a value and is never compiled.
+//!
+//! Expressions and templates see the names of the scope; the expression of `map`, `filter` and `reduce` also `item`, `index`
+//! and `acc`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -213,27 +215,34 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// What is transformed: `source` (a value that its template gave, or an expression), else the input.
+    /// The expression that the plan has in this field of the configuration. Resolved data is never looked at: what a
+    /// template gave is a value, whatever it says, and must not run.
+    fn written(&self, name: &str) -> Option<&str> {
+        let config = self.task.node().data.get("transformationConfig")?;
+        config.get(name)?.as_str()
+    }
+
+    /// What is transformed: `source` (an expression, or the value that its template gave), else the input.
     async fn source(&self, config: &Map<String, JsonValue>) -> Result<JsonValue, ErrorInfo> {
-        match config.get("source") {
-            None | Some(JsonValue::Null) => Ok(self.given.input.clone()),
-            Some(JsonValue::String(source)) => {
-                let expression = Expression::compile(source).map_err(expression_error)?;
-                match expression.class() {
-                    Class::Sandbox => {
-                        let answer = self.in_sandbox(expression.source(), None, None).await?;
-                        answer.to_value().map_err(expression_error)
-                    }
-                    Class::Safe | Class::JsonPath => expression.evaluate(&self.given.scope()).map_err(expression_error),
+        if let Some(source) = self.written("source").filter(|source| !source.contains("{{")) {
+            let expression = Expression::compile(source).map_err(expression_error)?;
+            return match expression.class() {
+                Class::Sandbox => {
+                    let answer = self.in_sandbox(expression.source(), None, None).await?;
+                    answer.to_value().map_err(expression_error)
                 }
-            }
-            Some(value) => Ok(value.clone()),
+                Class::Safe | Class::JsonPath => expression.evaluate(&self.given.scope()).map_err(expression_error),
+            };
         }
+        Ok(match config.get("source") {
+            None | Some(JsonValue::Null) => self.given.input.clone(),
+            Some(value) => value.clone(),
+        })
     }
 
     /// `map`, `filter` and `reduce`.
     async fn each(&self, kind: &str, config: &Map<String, JsonValue>) -> Result<Json, ErrorInfo> {
-        let written = config.get("expression").and_then(JsonValue::as_str);
+        let written = self.written("expression");
         let written = written.ok_or_else(|| invalid(format!("`{kind}` needs `transformationConfig.expression`")))?;
         let items = match self.source(config).await? {
             JsonValue::Array(items) => items,

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value as JsonValue, json};
 use support::{failure, output, run, task_of};
-use troupe_core::Json;
+use troupe_core::{Json, Value};
 use troupe_executors::{Executors, SandboxOptions, SandboxPool};
 use troupe_ports::Executed;
 
@@ -220,4 +220,35 @@ async fn an_engine_without_a_sandbox_renders_nothing() {
         (failure(&executed).error.code.as_str(), failure(&executed).retryable),
         ("TEMPLATE_ERROR", false)
     );
+}
+
+#[tokio::test]
+async fn what_a_template_gave_is_a_value_and_never_runs() {
+    let executors = with_sandbox().await;
+    // A source with a template, as the engine resolves it: the plan keeps what was written.
+    let resolved = |written: &str, given: JsonValue| {
+        let data = |source: JsonValue| {
+            json!({
+                "transformationType": "enrichment",
+                "transformationConfig": {"source": source, "fields": {"f": 1}},
+            })
+        };
+        let mut task = task_of("w", "transformation", &data(json!(written)), &input());
+        task.data = Some(Value::Inline(Json::of(&data(given))));
+        task
+    };
+    for given in ["input", "(() => ({ stolen: variables }))()", "$.input"] {
+        let ended = run(&executors, resolved("{{ input.s }}", json!(given))).await;
+        let failure = failure(&ended);
+        assert_eq!(failure.error.code, "NODE_DATA_INVALID", "{given}: {failure:?}");
+    }
+    let ended = run(&executors, resolved("{{ input.o }}", json!({"a": 1}))).await;
+    assert_eq!(output(&ended), json!({"a": 1, "f": 1}));
+
+    // Nor does a template that gives the whole configuration make an expression.
+    let data = |config: JsonValue| json!({"transformationType": "map", "transformationConfig": config});
+    let mut task = task_of("w", "transformation", &data(json!("{{ input.config }}")), &input());
+    let config = json!({"source": [1], "expression": "(() => variables)()"});
+    task.data = Some(Value::Inline(Json::of(&data(config))));
+    assert_eq!(failure(&run(&executors, task).await).error.code, "NODE_DATA_INVALID");
 }

@@ -111,6 +111,9 @@ async fn what_code_throws_is_kept() {
             "TypeError: bad",
         ),
         ("function f() { throw {get message() { throw 1 }} }", "[object Object]"),
+        ("function f() { throw new RangeError() }", "RangeError"),
+        ("function f() { throw new Error() }", "Error"),
+        ("function f() { throw {left: 0} }", "{\"left\":0}"),
         (
             "function f(i) { return i.a.b }",
             "TypeError: cannot read property 'a' of null",
@@ -142,6 +145,9 @@ async fn hostile_code_gets_a_code_and_disturbs_nobody() {
         ("await new Promise(() => {})", "FUNCTION_STALLED"),
         ("const a = []; for (;;) a.push(new Array(1000).fill(0))", "MEMORY_LIMIT"),
         ("return 'x'.repeat(2 ** 30 - 1)", "MEMORY_LIMIT"),
+        // QuickJS refuses to make these before it asks for memory.
+        ("return 'x'.repeat(2 ** 30)", "MEMORY_LIMIT"),
+        ("return 'x'.padEnd(2 ** 30)", "MEMORY_LIMIT"),
         ("let s = 'x'; for (;;) s += s; ", "MEMORY_LIMIT"),
         ("const g = () => g() + 1; return g()", "STACK_LIMIT"),
         ("return 10n", "OUTPUT_NOT_JSON"),

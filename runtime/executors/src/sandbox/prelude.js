@@ -129,7 +129,7 @@
       let kind = "";
       if (name === "InternalError" && message === "out of memory") kind = "memory";
       else if (name === "InternalError" && message === "string too long") kind = "memory";
-      else if (name === "RangeError" && message === "Invalid string length") kind = "memory";
+      else if (name === "RangeError" && message === "invalid string length") kind = "memory";
       else if (message === "Maximum call stack size exceeded" || message === "stack overflow") kind = "stack";
       let details = "";
       try {
@@ -137,12 +137,16 @@
       } catch {
         details = "";
       }
-      const plain = typeof message === "string" && message !== "" ? message : show(thrown);
       const known = typeof name === "string" && name !== "" && name !== "Error";
+      const told = typeof message === "string" && message !== "";
+      let shown = told ? message : show(thrown);
+      if (told && known) shown = `${name}: ${message}`;
+      // An error without a message shows its name, not its stack: that has a place of its own.
+      else if (!told && thrown instanceof Error) shown = known ? name : "Error";
       return [
         kind,
         typeof code === "string" ? text(code) : "",
-        text(known ? `${name}: ${plain}` : plain),
+        text(shown),
         details,
         typeof stack === "string" ? text(stack) : "",
         read("retryable") !== false,

@@ -241,18 +241,18 @@ fn compile_node(node: &PlanNode) -> Result<CompiledNode, String> {
     })
 }
 
-/// A transformation evaluates its expression or template while it runs, over the whole scope.
+/// A transformation evaluates its source, its expression or its template while it runs, over the whole scope.
 fn uses_while_running(node: &PlanNode) -> Result<Option<Uses>, String> {
     if node.kind != NodeKind::Transformation {
         return Ok(None);
     }
     let mut uses = Uses::default();
     let config = node.data.get("transformationConfig");
-    if let Some(source) = config
-        .and_then(|config| config.get("expression"))
-        .and_then(serde_json::Value::as_str)
-    {
-        uses.merge(expression(source)?.uses());
+    let written = |name: &str| config.and_then(|config| config.get(name)?.as_str());
+    // A source with a template is resolved before.
+    let source = written("source").filter(|source| !source.contains("{{"));
+    for text in [source, written("expression")].into_iter().flatten() {
+        uses.merge(expression(text)?.uses());
     }
     if let Some(source) = node.data.get("template").and_then(serde_json::Value::as_str) {
         let template = Jinja::compile(source).map_err(|error| format!("`template` of node `{}`: {error}", node.key))?;
@@ -391,5 +391,34 @@ impl LiveEvaluator<'_> {
             fields.insert("delayValue".into(), delay.to_value().map_err(unreadable)?);
         }
         Ok(Value::from(data))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_transformation_is_given_what_its_source_names() {
+        let of = |source: &str| {
+            let config = json!({"source": source, "expression": "item"});
+            let data = json!({"transformationType": "map", "transformationConfig": config});
+            let definition = json!({
+                "id": "w",
+                "nodes": [{"id": "n", "type": "transformation", "data": data}],
+                "edges": [],
+            });
+            let plan = Plan::build(&serde_json::from_value(definition).unwrap()).unwrap();
+            let compiled = CompiledPlan::compile(Arc::new(plan), 1).unwrap();
+            compiled.nodes[0].running.clone().unwrap()
+        };
+        let uses = of("trigger.on ? nodes.first.output : [execution.id]");
+        assert!(uses.trigger && uses.execution && uses.nodes.contains("first"), "{uses:?}");
+        // What its template gave is a value, so nothing is evaluated while the node runs.
+        assert!(of("{{ nodes.first.output }}").nodes.is_none());
     }
 }

@@ -417,7 +417,10 @@ mod tests {
             compiled.nodes[0].running.clone().unwrap()
         };
         let uses = of("trigger.on ? nodes.first.output : [execution.id]");
-        assert!(uses.trigger && uses.execution && uses.nodes.contains("first"), "{uses:?}");
+        assert!(
+            uses.trigger && uses.execution && uses.nodes.contains("first"),
+            "{uses:?}"
+        );
         // What its template gave is a value, so nothing is evaluated while the node runs.
         assert!(of("{{ nodes.first.output }}").nodes.is_none());
     }

@@ -177,7 +177,7 @@ async fn hostile_code_gets_a_code_and_disturbs_nobody() {
     }
     for (code, expected) in [
         ("function f( {", "FUNCTION_CODE_INVALID"),
-        ("const f = 1\nenum Color { Red }", "FUNCTION_CODE_INVALID"),
+        ("const f = 1\nlet a: = 2", "FUNCTION_CODE_INVALID"),
         ("});let leak = 1;(function(){", "FUNCTION_CODE_INVALID"),
         ("const g = 1 // f", "FUNCTION_NOT_DEFINED"),
     ] {
@@ -194,13 +194,20 @@ async fn hostile_code_gets_a_code_and_disturbs_nobody() {
         );
     }
     let error = pool
-        .check_function_code("const f = 1\nenum Color { Red }", "f")
+        .check_function_code("const f = 1\nlet a: = 2", "f")
         .await
         .unwrap_err();
-    assert_eq!(error.details, Some(Json::of(&json!({"line": 2, "column": 1}))));
+    assert_eq!(error.details, Some(Json::of(&json!({"line": 2, "column": 8}))));
     pool.check_function_code("async function f(a: string) {}", "f")
         .await
         .unwrap();
+    let compiled = call(
+        &pool,
+        "enum Color { Red = 'r' }\nfunction f(): Color { return Color.Red }",
+        json!(null),
+    )
+    .await;
+    assert_eq!(output(&compiled), json!("r"));
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Takes the types out of TypeScript, leaving every position as it was.
+//! Takes the types out of TypeScript, leaving every position as it was; what is more than types (`enum`, `namespace`,
+//! parameter properties) is compiled, and then positions move.
 //!
 //! The only user of the compiler crates: a build without TypeScript replaces this file.
 
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use swc_common::errors::{DiagnosticBuilder, Emitter, Handler};
 use swc_common::sync::Lrc;
-use swc_common::{BytePos, SourceMap};
+use swc_common::{BytePos, GLOBALS, Globals, SourceMap};
 use swc_ts_fast_strip::{Mode, Options, operate};
 
 /// Why code cannot be stripped.
@@ -44,16 +45,23 @@ impl Emitter for First {
     }
 }
 
-/// The code with types replaced by spaces.
+/// The code without types: replaced by spaces if that is enough, else compiled.
 pub(crate) fn strip(code: &str) -> Result<String, Problem> {
+    compile(code, Mode::StripOnly).or_else(|problem| compile(code, Mode::Transform).map_err(|_| problem))
+}
+
+fn compile(code: &str, mode: Mode) -> Result<String, Problem> {
     let sources: Lrc<SourceMap> = Lrc::default();
     let first = First::default();
     let handler = Handler::with_emitter(false, false, Box::new(first.clone()));
     let options = Options {
-        mode: Mode::StripOnly,
+        mode,
         ..Options::default()
     };
-    operate(&sources, &handler, code.to_owned(), options)
+    GLOBALS
+        .set(&Globals::new(), || {
+            operate(&sources, &handler, code.to_owned(), options)
+        })
         .map(|output| output.code)
         .map_err(|error| {
             let kept = first.0.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -88,10 +96,20 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_stripped_is_told_with_its_place() {
-        let problem = strip("const a = 1;\nenum Color { Red }").unwrap_err();
-        assert_eq!(problem.position, Some((2, 1)));
-        assert!(problem.message.contains("enum"), "{problem}");
-        assert!(strip("function (").unwrap_err().position.is_some());
+    fn what_is_more_than_a_type_is_compiled() {
+        let code =
+            "enum Color { Red = 'r' }\nnamespace N { export const a = 1 }\nfunction f(x: Color) { return [x, N.a] }";
+        let compiled = strip(code).unwrap();
+        assert!(
+            compiled.contains("Color[\"Red\"] = \"r\"") && !compiled.contains(": Color"),
+            "{compiled}"
+        );
+        assert!(!compiled.contains("namespace"), "{compiled}");
+    }
+
+    #[test]
+    fn what_cannot_be_compiled_is_told_with_its_place() {
+        let problem = strip("const a = 1;\nfunction (").unwrap_err();
+        assert!(problem.position.is_some_and(|(line, _)| line == 2), "{problem}");
     }
 }

@@ -195,6 +195,17 @@ impl Node {
 }
 
 impl WorkflowEdge {
+    /// The condition of a decision that the edge belongs to: its `condition` names it, else its `sourceHandle`, else its
+    /// `label`. `is_id` tells the ids of the decision's conditions.
+    #[must_use]
+    pub fn owner(&self, is_id: impl Fn(&str) -> bool) -> Option<&str> {
+        [&self.condition, &self.source_handle, &self.label]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .find(|name| is_id(name))
+    }
+
     /// The edge's type, if this release knows it; an absent type is [`super::EdgeKind::Default`].
     #[must_use]
     pub fn kind(&self) -> Option<super::EdgeKind> {

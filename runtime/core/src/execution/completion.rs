@@ -31,6 +31,7 @@ impl Tx<'_> {
             ended_at: self.at,
             error,
             output,
+            cut_short: None,
         };
         self.update(ix, |node| node.attempts.push(record));
         if canceling {
@@ -43,7 +44,8 @@ impl Tx<'_> {
         }
     }
 
-    fn attempt_failed(&mut self, ix: NodeIx, failure: &AttemptFailure) -> Result<(), StepError> {
+    /// An attempt failed: its node's policy says whether another one follows.
+    pub(super) fn attempt_failed(&mut self, ix: NodeIx, failure: &AttemptFailure) -> Result<(), StepError> {
         let node = self.node(ix);
         match super::retry::delay_ms(&self.planned(ix).retry, self.state.id, ix, node, failure) {
             Some(delay_ms) => {
@@ -175,9 +177,17 @@ impl Tx<'_> {
         for (place, (_, edges)) in decision.conditions.iter().enumerate() {
             let question = Question::DecisionCondition(ix, u32::try_from(place).unwrap_or(u32::MAX));
             match self.ask_truth(question, Some(input), Some(output), None)? {
-                Ok(true) => chosen.extend_from_slice(edges),
-                Ok(false) => {}
+                Ok(true) => {}
+                Ok(false) => continue,
                 Err(error) => return Ok(Err(error)),
+            }
+            // What an edge asks beyond its condition must hold too.
+            for edge in edges {
+                match self.condition(*edge, input, Some(output), None)? {
+                    Ok(true) => chosen.push(*edge),
+                    Ok(false) => {}
+                    Err(error) => return Ok(Err(error)),
+                }
             }
             if !decision.inclusive && !chosen.is_empty() {
                 return Ok(Ok(Some(chosen)));
@@ -265,7 +275,7 @@ impl Tx<'_> {
         let active: Vec<NodeIx> = self.state.active.iter().copied().collect();
         for ix in active {
             if !self.node(ix).cleanup {
-                self.cancel_node(ix);
+                self.end_open_node(ix);
             }
         }
     }

@@ -3,22 +3,14 @@
 use crate::id::{NodeIx, Timestamp};
 use crate::value::ErrorInfo;
 
-use super::state::{AttemptRecord, Deadline, ExecutionState, INTERRUPTED, Phase, Status};
+use super::event::AttemptFailure;
+use super::state::{AttemptRecord, Deadline, ExecutionState, Phase, Status, Stop};
 use super::step::StepError;
 use super::transition::Verb;
 use super::tx::Tx;
 
-/// How often one node's attempts may be interrupted before it fails.
-const INTERRUPTIONS_MAX: u32 = 10;
-
-/// How the engine that ran the outstanding attempts ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// By itself: perhaps one of the attempts is to blame.
-    Crash,
-    /// On purpose: no attempt is to blame.
-    Planned,
-}
+/// How often crashes may interrupt one attempt before it fails.
+const INTERRUPTIONS_MAX: usize = 10;
 
 /// The earliest deadline in force: none while paused, only the grace while canceling.
 pub(super) fn earliest(state: &ExecutionState) -> Option<(Timestamp, Deadline)> {
@@ -146,11 +138,13 @@ impl Tx<'_> {
         }
     }
 
-    fn end_open_node(&mut self, ix: NodeIx) {
-        if self.node(ix).phase == Phase::Pending {
-            self.skip(ix);
-        } else {
-            self.cancel_node(ix);
+    /// Ends a node with its execution: what never started is skipped, what ran is canceled.
+    pub(super) fn end_open_node(&mut self, ix: NodeIx) {
+        let node = self.node(ix);
+        match node.phase {
+            Phase::Pending => self.skip(ix),
+            Phase::Ready if node.attempts.is_empty() => self.skip(ix),
+            _ => self.cancel_node(ix),
         }
     }
 
@@ -185,8 +179,8 @@ impl Tx<'_> {
         self.finish();
     }
 
-    /// The engine that ran the outstanding attempts is gone. The same attempts are dispatched again, after crashes not for
-    /// ever.
+    /// The engine that ran the outstanding attempts is gone. The same attempts are dispatched again; one that crashes
+    /// interrupted too often has failed, and its policy decides.
     pub(super) fn interrupted(&mut self, stop: Stop) -> Result<(), StepError> {
         let running: Vec<NodeIx> = self.state.running.iter().copied().collect();
         if running.is_empty() {
@@ -201,24 +195,32 @@ impl Tx<'_> {
                 Stop::Crash => "the engine stopped while the attempt ran",
                 Stop::Planned => "the engine was shut down while the attempt ran",
             };
-            let error = ErrorInfo::new(INTERRUPTED, message);
-            let (attempt, at) = (self.node(ix).next_attempt(), self.at);
+            let error = ErrorInfo::new("INTERRUPTED", message);
+            let (node, at) = (self.node(ix), self.at);
+            let is_canceling = matches!(node.phase, Phase::Canceling { .. });
+            let is_too_often = !is_canceling && stop == Stop::Crash && node.crashes_of_attempt() >= INTERRUPTIONS_MAX;
             let record = AttemptRecord {
-                attempt,
-                started_at: at,
+                attempt: node.next_attempt(),
+                started_at: node.dispatched_at.unwrap_or(at),
                 ended_at: at,
                 error: Some(Box::new(error.clone())),
                 output: None,
+                cut_short: (!is_too_often).then_some(stop),
             };
             self.update(ix, |node| {
                 node.attempts.push(record);
                 node.interruptions += u32::from(stop == Stop::Crash);
             });
             self.changed_node(Verb::NodeInterrupted, ix);
-            if let Phase::Canceling { .. } = self.node(ix).phase {
+            if is_canceling {
                 self.end_canceled_node(ix);
-            } else if self.node(ix).interruptions > INTERRUPTIONS_MAX {
-                self.fail(ix, error)?;
+            } else if is_too_often {
+                let failure = AttemptFailure {
+                    error,
+                    retryable: true,
+                    retry_after_ms: None,
+                };
+                self.attempt_failed(ix, &failure)?;
             } else {
                 self.hold(ix);
             }

@@ -20,7 +20,7 @@ pub use effect::{Effect, StartAttempt};
 pub use event::{Answer, AttemptClosed, AttemptFailure, AttemptOutcome, Entry, Event, LogLine, Started};
 pub use scope::{Evaluator, Pending, Question, Recorded, Scope};
 pub use state::{
-    AttemptRecord, Deadline, EdgeState, ExecutionState, Failure, Input, NodeFailure, NodeState, Phase, Status,
+    AttemptRecord, Deadline, EdgeState, ExecutionState, Failure, Input, NodeFailure, NodeState, Phase, Status, Stop,
 };
 pub use step::{StepError, Stepped, next_deadline, replay, resume, step};
 pub use transition::{Transition, Verb};

@@ -105,7 +105,11 @@ impl Tx<'_> {
             nonce: node.times_dispatched_again(),
         };
         let (input, data) = (self.state.input_of(self.plan, ix)?, node.data.clone());
-        self.update(ix, |node| node.phase = Phase::Running { token });
+        let at = self.at;
+        self.update(ix, |node| {
+            node.phase = Phase::Running { token };
+            node.dispatched_at = Some(at);
+        });
         self.changed_node(Verb::NodeScheduled, ix);
         self.start_attempt(StartAttempt { token, input, data });
         Ok(())

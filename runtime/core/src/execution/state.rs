@@ -217,7 +217,7 @@ pub struct NodeState {
     /// Attempts that ended, oldest first.
     #[n(10)]
     pub attempts: Vec<AttemptRecord>,
-    /// How often its attempts were interrupted by a crash of the engine.
+    /// How often its attempts were interrupted by a crash of the engine, all of them together.
     #[n(11)]
     pub interruptions: u32,
     /// When it became ready.
@@ -229,6 +229,9 @@ pub struct NodeState {
     /// When all its attempts and backoffs together must be over.
     #[n(14)]
     pub total_deadline: Option<Timestamp>,
+    /// When its latest attempt was dispatched. Its true start, a little later, comes with its end.
+    #[n(15)]
+    pub dispatched_at: Option<Timestamp>,
     /// Seq of the step that saved this state for a rollback. Never persisted.
     #[cbor(skip)]
     pub(super) stamp: Stamp,
@@ -378,6 +381,21 @@ pub struct AttemptRecord {
     /// Its output, once completed (before `data.output` replaced it).
     #[n(4)]
     pub output: Option<Value>,
+    /// What cut it short, if it did not end by itself: it is no attempt of its own, the same one is dispatched again.
+    #[n(5)]
+    pub cut_short: Option<Stop>,
+}
+
+/// How the engine that ran the outstanding attempts ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Stop {
+    /// By itself: perhaps one of the attempts is to blame.
+    #[n(0)]
+    Crash,
+    /// On purpose: no attempt is to blame.
+    #[n(1)]
+    Planned,
 }
 
 /// What a deadline is for. The order settles ties at one instant.
@@ -520,15 +538,33 @@ impl NodeState {
             scheduled_at: None,
             ended_at: None,
             total_deadline: None,
+            dispatched_at: None,
             stamp: Stamp::default(),
         }
     }
 
-    /// The number of its next attempt: interrupted ones do not count.
+    /// The number of its next attempt: one that was cut short keeps its own.
     #[must_use]
     pub fn next_attempt(&self) -> Attempt {
-        let counted = self.attempts.iter().filter(|record| !record.was_interrupted()).count();
-        Attempt(u32::try_from(counted).unwrap_or(u32::MAX).saturating_add(1))
+        match self.attempts.last() {
+            None => Attempt(1),
+            Some(record) if record.was_interrupted() => record.attempt,
+            Some(record) => Attempt(record.attempt.0.saturating_add(1)),
+        }
+    }
+
+    /// How often crashes of the engine cut its outstanding attempt short.
+    #[must_use]
+    pub(super) fn crashes_of_attempt(&self) -> usize {
+        let attempt = self.next_attempt();
+        let of_attempt = self
+            .attempts
+            .iter()
+            .rev()
+            .take_while(|record| record.attempt == attempt);
+        of_attempt
+            .filter(|record| record.cut_short == Some(Stop::Crash))
+            .count()
     }
 
     /// How often attempts of it were cut short and dispatched again, counted or not.
@@ -554,13 +590,10 @@ impl NodeState {
     }
 }
 
-/// Code of an attempt that a crash of the engine ended.
-pub(super) const INTERRUPTED: &str = "INTERRUPTED";
-
 impl AttemptRecord {
-    /// Whether a crash of the engine ended it: it was dispatched again under the same number.
+    /// Whether the end of an engine cut it short: unless its node was canceled it is dispatched again under the same number.
     #[must_use]
     pub fn was_interrupted(&self) -> bool {
-        self.error.as_ref().is_some_and(|error| error.code == INTERRUPTED)
+        self.cut_short.is_some()
     }
 }

@@ -4,11 +4,10 @@ use crate::id::{NodeIx, Timestamp};
 use crate::plan::Plan;
 use crate::value::{ErrorInfo, Json, Value};
 
-use super::control::Stop;
 use super::effect::Effect;
 use super::event::{Answer, Entry, Event};
 use super::scope::{Evaluator, Question, Recorded};
-use super::state::{ExecutionState, Phase, Status};
+use super::state::{ExecutionState, Phase, Status, Stop};
 use super::transition::{Transition, Verb};
 use super::tx::Tx;
 

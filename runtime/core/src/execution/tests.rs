@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::definition::WorkflowDefinition;
-use crate::id::{ExecutionId, Seq, ShardId, Timestamp, Token};
+use crate::id::{Attempt, ExecutionId, Seq, ShardId, Timestamp, Token};
 use crate::plan::Plan;
 use crate::value::{ErrorInfo, Value};
 
@@ -238,8 +238,11 @@ fn a_crash_repeats_the_attempt_without_counting_it_but_not_for_ever() {
         );
         token = again;
     }
-    assert_eq!(run.step(Event::Interrupted).unwrap(), [Effect::Finish]);
-    assert_eq!(run.state.failure.as_ref().unwrap().error.code, "INTERRUPTED");
+    assert_eq!(run.step(Event::Interrupted).unwrap(), []);
+    assert_eq!(run.state.nodes[0].attempts.last().unwrap().cut_short, None);
+    run.now = next_deadline(&run.state).unwrap();
+    let next = tokens(&run.step(Event::DeadlineReached).unwrap())[0];
+    assert_eq!((next.attempt, next.nonce), (Attempt(token.attempt.0 + 1), token.nonce));
     run.assert_replays();
 }
 

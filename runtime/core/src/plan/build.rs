@@ -265,7 +265,8 @@ fn plan_edge(edge: &WorkflowEdge, by_key: &BTreeMap<NodeKey, NodeIx>) -> Result<
     })
 }
 
-/// Which edges belong to which condition. An edge's `condition` that is a condition's id is no expression.
+/// Which edges belong to which condition. An edge's `condition` that is a condition's id is no expression; another one
+/// must hold besides the condition that the edge belongs to.
 fn plan_decision(node: &PlanNode, written: &Node, definition: &WorkflowDefinition, edges: &mut [PlanEdge]) -> Decision {
     let text = |value: &JsonValue, name: &str| value.get(name).and_then(JsonValue::as_str).map(str::to_owned);
     let listed = written
@@ -292,10 +293,8 @@ fn plan_decision(node: &PlanNode, written: &Node, definition: &WorkflowDefinitio
             EdgeKind::Failure | EdgeKind::Always => continue,
             EdgeKind::Default | EdgeKind::Success => {}
         }
-        let names = [&edge.condition, &edge.source_handle, &edge.label];
-        let owner = ids
-            .iter()
-            .position(|id| names.iter().any(|name| name.as_deref() == Some(id)));
+        let place = |name: &str| ids.iter().position(|id| id == name);
+        let owner = edge.owner(|name| place(name).is_some()).and_then(place);
         if let Some(place) = owner {
             decision.conditions[place].1.push(*ix);
         } else if edges[ix.at()].condition.is_some() {

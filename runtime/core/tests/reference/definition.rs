@@ -86,9 +86,10 @@ pub fn firing_roots(definition: &WorkflowDefinition, trigger: Option<&str>) -> V
     }
 }
 
-/// An edge of a decision belongs to the condition that its condition, handle or label names.
-pub fn belongs_to(edge: &WorkflowEdge, condition: &str) -> bool {
-    [&edge.condition, &edge.source_handle, &edge.label]
-        .into_iter()
-        .any(|name| name.as_deref() == Some(condition))
+/// The condition of a decision that an edge belongs to: its condition names one, else its handle, else its label.
+pub fn owner<'a>(edge: &WorkflowEdge, ids: &[&'a str]) -> Option<&'a str> {
+    let named = |name: &Option<String>| ids.iter().copied().find(|id| name.as_deref() == Some(id));
+    named(&edge.condition)
+        .or_else(|| named(&edge.source_handle))
+        .or_else(|| named(&edge.label))
 }

@@ -77,6 +77,10 @@ pub struct NodeState {
     /// Data with templates resolved.
     pub data: Value,
     pub interruptions: u32,
+    /// Of its outstanding attempt alone.
+    pub interruptions_of_attempt: u32,
+    /// Whether an attempt of it was ever started.
+    pub ran: bool,
     pub first_arrival_at: Option<i64>,
     pub ready_at: Option<i64>,
 }
@@ -136,6 +140,8 @@ impl Reference {
             failed: Vec::new(),
             data: Value::Null,
             interruptions: 0,
+            interruptions_of_attempt: 0,
+            ran: false,
             first_arrival_at: None,
             ready_at: None,
         };
@@ -262,6 +268,7 @@ impl Reference {
         for id in self.ids() {
             match self.nodes[&id].phase {
                 Phase::Pending => self.skip(&id),
+                Phase::Ready if !self.nodes[&id].ran => self.skip(&id),
                 Phase::Ready | Phase::Backoff { .. } | Phase::Delaying { .. } => self.cancel_node(&id),
                 Phase::Running => {
                     self.did.push(Did::Abort { node: id.clone() });
@@ -295,9 +302,9 @@ impl Reference {
                 }
                 Phase::Running => {
                     self.set(&id).interruptions += u32::from(counts);
-                    if self.nodes[&id].interruptions > INTERRUPTIONS_MAX {
-                        let input = self.nodes[&id].input.clone();
-                        self.fail(&id, failure("INTERRUPTED").error(), input);
+                    self.set(&id).interruptions_of_attempt += u32::from(counts);
+                    if self.nodes[&id].interruptions_of_attempt > INTERRUPTIONS_MAX {
+                        self.fail_attempt(&id, failure("INTERRUPTED"));
                     } else {
                         self.hold(&id);
                     }
@@ -376,6 +383,7 @@ impl Reference {
         for id in self.ids() {
             match self.nodes[&id].phase {
                 Phase::Pending => self.skip(&id),
+                Phase::Ready if !self.nodes[&id].ran => self.skip(&id),
                 phase if phase.is_terminal() => {}
                 phase => {
                     if phase == Phase::Running {
@@ -392,6 +400,7 @@ impl Reference {
     fn fail_attempt(&mut self, id: &str, failure: Failure) {
         let at = self.at;
         self.set(id).failed.push(failure.code.clone());
+        self.set(id).interruptions_of_attempt = 0;
         let state = &self.nodes[id];
         match retries::next(node(&self.definition, id), &state.failed, &failure) {
             Some((least, most)) => {
@@ -445,6 +454,10 @@ impl Reference {
         for id in self.ids() {
             let phase = self.nodes[&id].phase;
             if phase == Phase::Pending || phase.is_terminal() || self.is_cleanup(&id) {
+                continue;
+            }
+            if phase == Phase::Ready && !self.nodes[&id].ran {
+                self.skip(&id);
                 continue;
             }
             if phase == Phase::Running {
@@ -528,7 +541,7 @@ impl Reference {
             let Some(id) = self.held.pop_front() else { return };
             assert!(has_attempts(node(&self.definition, &id)), "{id} has no attempts");
             let state = self.set(&id);
-            state.phase = Phase::Running;
+            (state.phase, state.ran) = (Phase::Running, true);
             let (attempt, input, data) = (state.failed.len() as u32 + 1, state.input.clone(), state.data.clone());
             self.did.push(Did::Start {
                 node: id,

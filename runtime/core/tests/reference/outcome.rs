@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 use troupe_core::definition::WorkflowEdge;
 
-use super::definition::{belongs_to, edge_type, field, incoming, node, outgoing, text};
+use super::definition::{edge_type, field, incoming, node, outgoing, owner, text};
 use super::interpreter::{Phase, Reference, Status, expression_error, failure};
 use super::language::{self, Thrown};
 
@@ -150,7 +150,8 @@ impl Reference {
             .into_iter()
             .filter(|&edge| matches!(edge_type(way(edge)), "default" | "success"))
             .collect();
-        let is_own = |edge: &WorkflowEdge| edge.condition.is_some() && !ids.iter().any(|id| belongs_to(edge, id));
+        let belongs_to = |edge: &WorkflowEdge, id: &str| owner(edge, &ids) == Some(id);
+        let is_own = |edge: &WorkflowEdge| edge.condition.is_some() && owner(edge, &ids).is_none();
         let first = text(written, "mode") != Some("all");
         let mut taken = BTreeSet::new();
         for condition in &conditions {
@@ -160,7 +161,13 @@ impl Reference {
             let expression = condition["expression"].as_str().unwrap_or("throw");
             if language::truthy(&language::evaluate(expression, scope).map_err(|Thrown| expression_error())?) {
                 let id = condition["id"].as_str().unwrap_or_default();
-                taken.extend(ways.iter().copied().filter(|&edge| belongs_to(way(edge), id)));
+                for edge in ways.iter().copied().filter(|&edge| belongs_to(way(edge), id)) {
+                    // §1: an edge is taken if its `condition` is absent or true; one that names the condition is no expression.
+                    let named = way(edge).condition.as_deref().is_some_and(|name| ids.contains(&name));
+                    if named || self.holds(edge, scope).map_err(|Thrown| expression_error())? {
+                        taken.insert(edge);
+                    }
+                }
             }
         }
         for edge in ways.iter().copied().filter(|&edge| is_own(way(edge))) {

@@ -395,12 +395,9 @@ impl Duo {
                 &node.interruptions,
                 &expected.interruptions,
             )?;
-            let failed = node
-                .attempts
-                .iter()
-                .filter_map(|attempt| attempt.error.as_ref())
-                .map(|error| &error.code);
-            let failed: Vec<&String> = failed.filter(|code| *code != "INTERRUPTED").collect();
+            let counted = node.attempts.iter().filter(|attempt| !attempt.was_interrupted());
+            let failed = counted.filter_map(|attempt| attempt.error.as_ref());
+            let failed: Vec<&String> = failed.map(|error| &error.code).collect();
             same(
                 &format!("failed attempts of {key}"),
                 &failed,

@@ -195,8 +195,14 @@ pub fn decision(
             // Has an expression of its own, or is the default.
             0 if edge.contains_key("condition") => {}
             _ if used > 0 => {
-                edge.remove("condition");
+                // What it asks beyond its condition stays, and another name may disagree.
+                if !choices.one_in(3) {
+                    edge.remove("condition");
+                }
                 edge.insert(name.into(), json!(choices.pick(&ids[..used])));
+                if choices.one_in(4) {
+                    edge.insert("label".into(), json!(choices.pick(&ids[..used])));
+                }
             }
             _ if default.is_none_or(|known| known == *target) => {
                 edge.remove("condition");

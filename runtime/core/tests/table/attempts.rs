@@ -242,6 +242,24 @@ fn a_crash_does_not_consume_an_attempt() {
 }
 
 #[test]
+fn an_attempt_that_was_cut_short_lasted_from_its_dispatch() {
+    let mut run = flow("a", "")
+        .data("a", json!({"retryPolicy": {"maxAttempts": 2, "jitter": "none"}}))
+        .start();
+    run.fail("a", "E1")
+        .wait(1_000)
+        .due()
+        .wait(30)
+        .apply(Stimulus::Interrupt);
+    run.wait(5).apply(Stimulus::Drain);
+    let times = run.state_of("a").attempts.iter().skip(1).map(|record| {
+        let since = |at: troupe_core::Timestamp| at.0 - crate::support::duo::EPOCH;
+        (record.attempt.0, since(record.started_at), since(record.ended_at))
+    });
+    assert_eq!(times.collect::<Vec<_>>(), [(2, 1_000, 1_030), (2, 1_030, 1_035)]);
+}
+
+#[test]
 fn past_ten_interruptions_the_node_fails() {
     let mut run = flow("a h", "a!>h").start();
     for _ in 0..10 {
@@ -250,6 +268,41 @@ fn past_ten_interruptions_the_node_fails() {
     }
     run.apply(Stimulus::Interrupt);
     assert_eq!((run.error_of("a"), run.node("h")), ("INTERRUPTED", "running"));
+}
+
+#[test]
+fn an_attempt_that_was_interrupted_too_often_is_retried_as_the_policy_says() {
+    let policy = json!({"maxAttempts": 2, "jitter": "none", "initialDelay": 100});
+    let mut run = with(policy);
+    for expected in ["a1", "a2"] {
+        assert_eq!(run.started(), expected, "each attempt has its own ten");
+        for _ in 0..10 {
+            run.apply(Stimulus::Interrupt);
+            assert_eq!(run.started(), expected);
+        }
+        run.apply(Stimulus::Drain);
+        run.apply(Stimulus::Interrupt);
+        if expected == "a1" {
+            assert_eq!((run.node("a"), run.next_due()), ("running", Some(100)));
+            run.wait(100).due();
+        }
+    }
+    assert_eq!((run.status(), run.error()), ("failed", "INTERRUPTED"));
+    assert_eq!(run.state_of("a").interruptions, 22);
+    let mut run = with(json!({"maxAttempts": 9, "doNotRetryOn": ["INTERRUPTED"]}));
+    for _ in 0..11 {
+        run.apply(Stimulus::Interrupt);
+    }
+    assert_eq!((run.status(), run.error()), ("failed", "INTERRUPTED"));
+}
+
+#[test]
+fn a_handler_that_fails_with_our_code_has_used_its_attempt() {
+    let mut run = with(json!({"maxAttempts": 2, "jitter": "none", "initialDelay": 100}));
+    run.fail("a", "INTERRUPTED").wait(100).due();
+    assert_eq!(run.started(), "a2");
+    run.fail("a", "INTERRUPTED");
+    assert_eq!((run.status(), run.error()), ("failed", "INTERRUPTED"));
 }
 
 #[test]

@@ -110,6 +110,64 @@ fn edges_with_an_expression_of_their_own_come_after_the_conditions() {
 }
 
 #[test]
+fn an_edge_belongs_to_its_condition_before_its_handle_and_that_before_its_label() {
+    let run = |fields: Value| {
+        flow("d/decision b c", "d>b d>c")
+            .edge(0, fields)
+            .edge(1, json!({"label": "one"}))
+            .data(
+                "d",
+                json!({"conditions": conditions(&[("one", "true"), ("two", "false")])}),
+            )
+            .start()
+            .nodes()
+    };
+    for fields in [
+        json!({"condition": "two", "label": "one"}),
+        json!({"condition": "two", "sourceHandle": "one"}),
+        json!({"sourceHandle": "two", "label": "one"}),
+    ] {
+        assert_eq!(run(fields.clone()), "d:completed b:skipped c:running", "{fields}");
+    }
+    let handle = json!({"sourceHandle": "one", "label": "two"});
+    assert_eq!(run(handle), "d:completed b:running c:running");
+}
+
+#[test]
+fn an_edge_of_a_condition_has_its_own_expression_met_too() {
+    let run = |own: &str, mode: &str, default: Value| {
+        flow("d/decision b c e", "d>b d>c d>e")
+            .edge(0, json!({"label": "one", "condition": own}))
+            .edge(1, json!({"label": "two"}))
+            .edge(2, json!({"label": "three"}))
+            .data("d", json!({"mode": mode, "defaultPath": default}))
+            .data(
+                "d",
+                json!({"conditions": conditions(&[("one", "true"), ("two", "true"), ("three", "false")])}),
+            )
+            .start()
+    };
+    let nodes = |own: &str, mode: &str| run(own, mode, Value::Null).nodes();
+    assert_eq!(nodes("input.ok", "first"), "d:completed b:running c:skipped e:skipped");
+    assert_eq!(nodes("false", "first"), "d:completed b:skipped c:running e:skipped");
+    assert_eq!(nodes("true", "all"), "d:completed b:running c:running e:skipped");
+    assert_eq!(nodes("false", "all"), "d:completed b:skipped c:running e:skipped");
+    assert_eq!(run("throw", "first", Value::Null).error_of("d"), "EXPRESSION_ERROR");
+    let alone = |own: &str| {
+        flow("d/decision b c", "d>b d>c")
+            .edge(0, json!({"label": "one", "condition": own}))
+            .data(
+                "d",
+                json!({"conditions": conditions(&[("one", "true")]), "defaultPath": "c"}),
+            )
+            .start()
+            .nodes()
+    };
+    assert_eq!(alone("false"), "d:completed b:skipped c:running");
+    assert_eq!(alone("true"), "d:completed b:running c:skipped");
+}
+
+#[test]
 fn a_decision_without_edges_completes() {
     let run = flow("d/decision", "")
         .data("d", json!({"conditions": conditions(&[("one", "false")])}))

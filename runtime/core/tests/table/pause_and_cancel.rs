@@ -118,6 +118,52 @@ fn nothing_comes_over_the_edges_of_what_a_cancel_or_a_timeout_ended() {
 }
 
 #[test]
+fn what_never_started_is_skipped_when_the_execution_ends() {
+    let held = || {
+        flow("a b h", "a>h")
+            .settings(json!({"maxParallelNodes": 1, "timeout": 100}))
+            .start()
+    };
+    let mut canceled = held();
+    assert!(canceled.is_held("b"));
+    canceled.cancel(1_000);
+    assert_eq!(canceled.nodes(), "a:running b:skipped h:skipped");
+    let mut at_once = held();
+    at_once.apply(Stimulus::Cancel {
+        grace_ms: 0,
+        at_once: true,
+    });
+    assert_eq!(at_once.nodes(), "a:canceled b:skipped h:skipped");
+    let mut timed_out = held();
+    timed_out.wait(100).due();
+    assert_eq!(timed_out.nodes(), "a:canceled b:skipped h:skipped");
+    let mut failed = held();
+    failed.fail("a", "E1");
+    assert_eq!(failed.nodes(), "a:failed b:skipped h:skipped");
+    let mut paused = flow("a b", "a>b").start();
+    paused.pause().complete("a", json!(1)).cancel(0);
+    assert_eq!(
+        (paused.nodes().as_str(), paused.status()),
+        ("a:completed b:skipped", "canceled")
+    );
+}
+
+#[test]
+fn what_waits_for_another_dispatch_has_run_and_is_canceled() {
+    let twice = json!({"retryPolicy": {"maxAttempts": 2, "jitter": "none"}});
+    let mut retried = flow("a", "").data("a", twice).start();
+    retried.pause().fail("a", "E1").wait(5_000).cancel(0);
+    assert_eq!(retried.nodes(), "a:canceled");
+    for cut in [Stimulus::Interrupt, Stimulus::Drain] {
+        let mut run = flow("a", "").start();
+        run.pause().apply(cut);
+        assert!(run.is_held("a"));
+        run.cancel(0);
+        assert_eq!(run.nodes(), "a:canceled");
+    }
+}
+
+#[test]
 fn after_the_grace_a_canceled_execution_ends() {
     let mut run = flow("a", "").start();
     let token = run.duo.outstanding["a"];

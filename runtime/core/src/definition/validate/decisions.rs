@@ -68,11 +68,7 @@ fn read_conditions<'a>(node: &'a Node, path: &Path<'_>, problems: &mut Problems)
 
 /// The condition of a decision an edge belongs to.
 pub(super) fn owner<'a>(edge: &'a WorkflowEdge, ids: &HashSet<&str>) -> Option<&'a str> {
-    [&edge.condition, &edge.source_handle, &edge.label]
-        .into_iter()
-        .flatten()
-        .map(String::as_str)
-        .find(|name| ids.contains(name))
+    edge.owner(|name| ids.contains(name))
 }
 
 fn check_edges(context: &mut Context<'_>, at: usize, node: &Node, listed: &[&str]) {

@@ -71,13 +71,14 @@ async fn page(app: &App, params: &Params, workflow_id: Option<String>) -> Result
         id_prefix,
         started_from: at("startedFrom")?,
         started_until: at("startedUntil")?,
-        cursor: params.text("cursor").map(str::to_owned),
+        cursor: params.get("cursor", "what a page gave as `next`")?,
         limit: params.limit(app.settings.limits.page_max)?,
     };
     let page = app.visibility.list(query).await?;
     let of = |summary: &ExecutionSummary| ExecutionSummaryDto::new(summary, app.engine.quarantined(summary.id));
     let items: Vec<ExecutionSummaryDto> = page.items.iter().map(of).collect();
-    Ok(Json(PageDto { items, next: page.next }).into_response())
+    let next = page.next.map(|next| next.to_string());
+    Ok(Json(PageDto { items, next }).into_response())
 }
 
 /// What `activePaths` needs of an analysis.

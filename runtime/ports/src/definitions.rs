@@ -43,11 +43,28 @@ pub enum DefinitionError {
     Damaged(String),
 }
 
+/// Whether two definitions need only one version: all that their authors wrote is equal. The number of the version, the
+/// dates and the carried analysis are not compared.
+#[must_use]
+pub fn says_the_same(one: &WorkflowDefinition, other: &WorkflowDefinition) -> bool {
+    let written = |definition: &WorkflowDefinition| {
+        let mut written = WorkflowDefinition {
+            version: 0,
+            processed_graph: None,
+            ..definition.clone()
+        };
+        written.metadata.created_at = None;
+        written.metadata.updated_at = None;
+        written
+    };
+    written(one) == written(other)
+}
+
 /// Keeps definitions. Versions are immutable.
 #[async_trait]
 pub trait DefinitionStore: Send + Sync + 'static {
-    /// Stores the next version, whatever version the definition names. A definition equal to the latest one (version,
-    /// metadata and carried analysis apart) stores nothing and returns that.
+    /// Stores the next version, whatever version the definition names. A definition that says the same as the latest one
+    /// ([`says_the_same`]) stores nothing and returns that. Either way an archived workflow is restored.
     /// `expected`: the version that must be the latest (0: none yet), if given.
     async fn put(
         &self,

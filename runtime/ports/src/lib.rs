@@ -12,10 +12,10 @@ pub mod visibility;
 
 pub use bus::{BusError, EventBus};
 pub use clock::{Clock, SystemClock};
-pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition};
+pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition, says_the_same};
 pub use executor::{Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, Secrets, Task};
 pub use state::{
     AppendError, Archive, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore, StoreCounters,
     StoreError, Wait,
 };
-pub use visibility::{ExecutionQuery, ExecutionSummary, Page, VisibilityStore};
+pub use visibility::{ExecutionCursor, ExecutionQuery, ExecutionSummary, InvalidCursor, Page, VisibilityStore};

@@ -1,5 +1,8 @@
 //! Lists and searches of executions: a projection of the log, at most 250 ms behind.
 
+use std::fmt;
+use std::str::FromStr;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use troupe_core::{ExecutionId, Seq, ShardId, Timestamp};
@@ -45,10 +48,51 @@ pub struct ExecutionQuery {
     pub started_from: Option<Timestamp>,
     /// Only those started before.
     pub started_until: Option<Timestamp>,
-    /// Continue after this place (opaque, from [`Page::next`]).
-    pub cursor: Option<String>,
+    /// Continue after this place (from [`Page::next`]).
+    pub cursor: Option<ExecutionCursor>,
     /// At most this many.
     pub limit: usize,
+}
+
+/// A place in the list of executions: behind the one that started then. As text it is opaque to clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExecutionCursor {
+    /// When the last one of the page before started.
+    pub started_at: Timestamp,
+    /// Its id: several start in one instant.
+    pub id: ExecutionId,
+}
+
+impl From<&ExecutionSummary> for ExecutionCursor {
+    fn from(last: &ExecutionSummary) -> Self {
+        Self {
+            started_at: last.started_at,
+            id: last.id,
+        }
+    }
+}
+
+impl fmt::Display for ExecutionCursor {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}.{}", self.started_at.0, self.id)
+    }
+}
+
+/// A text that no page has given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no page of this list gave that cursor")]
+pub struct InvalidCursor;
+
+impl FromStr for ExecutionCursor {
+    type Err = InvalidCursor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
+        let (started, id) = text.split_once('.').ok_or(InvalidCursor)?;
+        Ok(Self {
+            started_at: Timestamp(started.parse().map_err(|_| InvalidCursor)?),
+            id: id.parse().map_err(|_| InvalidCursor)?,
+        })
+    }
 }
 
 /// A page of a list.
@@ -57,7 +101,7 @@ pub struct Page<T> {
     /// The items.
     pub items: Vec<T>,
     /// Where the next page starts; none at the end.
-    pub next: Option<String>,
+    pub next: Option<ExecutionCursor>,
 }
 
 /// Keeps summaries of executions for lists and searches.
@@ -80,4 +124,29 @@ pub trait VisibilityStore: Send + Sync + 'static {
 
     /// Removes the summaries of executions whose archives went.
     async fn forget(&self, ids: &[ExecutionId]) -> Result<(), StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_read_back_from_its_text_and_from_nothing_else() {
+        let cursor = ExecutionCursor {
+            started_at: Timestamp(-7),
+            id: ExecutionId([0xab; 16]),
+        };
+        assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        for wrong in [
+            "",
+            "zzz",
+            "7",
+            "7.",
+            ".7",
+            "x.00000000000000000000000000000000",
+            "7.xyz",
+        ] {
+            assert_eq!(wrong.parse::<ExecutionCursor>(), Err(InvalidCursor), "{wrong}");
+        }
+    }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use troupe_core::definition::{DefinitionMetadata, WorkflowDefinition};
+use troupe_core::definition::WorkflowDefinition;
 use troupe_core::{Json, Timestamp, WorkflowId};
-use troupe_ports::{DefinitionError, DefinitionStore, StoredDefinition};
+use troupe_ports::{DefinitionError, DefinitionStore, StoredDefinition, says_the_same};
 
 use super::EmbeddedStore;
 use super::log::integer;
@@ -54,16 +54,6 @@ impl DefinitionRow {
     }
 }
 
-/// What makes a definition a new version.
-fn essence(definition: &WorkflowDefinition) -> WorkflowDefinition {
-    WorkflowDefinition {
-        version: 0,
-        metadata: DefinitionMetadata::default(),
-        processed_graph: None,
-        ..definition.clone()
-    }
-}
-
 fn find(
     connection: &Connection,
     workflow: &str,
@@ -93,11 +83,16 @@ fn put(
     if expected.is_some_and(|expected| expected != version) {
         return Ok(Err(DefinitionError::Conflict { latest: version }));
     }
-    let archived = latest.as_ref().is_some_and(|latest| latest.archived);
     if let Some(latest) = latest
-        && essence(&latest.definition) == essence(&definition)
+        && says_the_same(&latest.definition, &definition)
     {
-        return Ok(Ok(latest));
+        if latest.archived {
+            set_archived(connection, &definition.id, false)?;
+        }
+        return Ok(Ok(StoredDefinition {
+            archived: false,
+            ..latest
+        }));
     }
     let version = version + 1;
     definition.version = version;
@@ -107,7 +102,8 @@ fn put(
     };
     connection
         .prepare_cached(
-            "INSERT INTO workflow (id, latest, archived) VALUES (?1, ?2, 0) ON CONFLICT DO UPDATE SET latest = ?2",
+            "INSERT INTO workflow (id, latest, archived) VALUES (?1, ?2, 0)
+             ON CONFLICT DO UPDATE SET latest = ?2, archived = 0",
         )?
         .execute(params![definition.id, version])?;
     connection
@@ -121,8 +117,16 @@ fn put(
         definition: Arc::new(definition),
         analysis,
         stored_at: now,
-        archived,
+        archived: false,
     }))
+}
+
+/// Says whether there is such a workflow.
+fn set_archived(connection: &Connection, workflow: &str, archived: bool) -> rusqlite::Result<bool> {
+    let changed = connection
+        .prepare_cached("UPDATE workflow SET archived = ?2 WHERE id = ?1")?
+        .execute(params![workflow, archived])?;
+    Ok(changed > 0)
 }
 
 #[async_trait]
@@ -169,12 +173,7 @@ impl DefinitionStore for EmbeddedStore {
     async fn archive(&self, workflow: &str, archived: bool) -> Result<bool, DefinitionError> {
         let workflow = workflow.to_owned();
         self.derived
-            .run(move |derived| {
-                let changed = derived
-                    .prepare_cached("UPDATE workflow SET archived = ?2 WHERE id = ?1")?
-                    .execute(params![workflow, archived])?;
-                Ok(Ok(changed > 0))
-            })
+            .run(move |derived| set_archived(derived, &workflow, archived).map(Ok))
             .await
     }
 }

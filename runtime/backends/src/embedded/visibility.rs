@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
-use troupe_ports::{ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore};
+use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore};
 
 use super::EmbeddedStore;
 use super::log::integer;
@@ -76,16 +76,6 @@ fn id_range(prefix: &str) -> Option<(ExecutionId, ExecutionId)> {
     ))
 }
 
-fn cursor_text(summary: &ExecutionSummary) -> String {
-    format!("{}.{}", summary.started_at, summary.id)
-}
-
-/// A cursor that nobody could have got from a page begins at the start, as an absent one.
-fn parse_cursor(text: &str) -> Option<(i64, ExecutionId)> {
-    let (started, id) = text.split_once('.')?;
-    Some((started.parse().ok()?, id.parse().ok()?))
-}
-
 fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite::Result<Page<ExecutionSummary>> {
     let nothing = Page {
         items: Vec::new(),
@@ -121,9 +111,9 @@ fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite::Result<Pag
         conditions.push("started_ms < ?");
         values.push(Value::Integer(until.0));
     }
-    if let Some((started, id)) = query.cursor.as_deref().and_then(parse_cursor) {
+    if let Some(after) = query.cursor {
         conditions.push("(started_ms, id) < (?, ?)");
-        values.extend([Value::Integer(started), Value::Blob(id.0.to_vec())]);
+        values.extend([Value::Integer(after.started_at.0), Value::Blob(after.id.0.to_vec())]);
     }
     let filter = if conditions.is_empty() {
         String::new()
@@ -141,7 +131,7 @@ fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite::Result<Pag
         .collect::<rusqlite::Result<_>>()?;
     let more = items.len() > limit;
     items.truncate(limit);
-    let next = if more { items.last().map(cursor_text) } else { None };
+    let next = items.last().filter(|_| more).map(ExecutionCursor::from);
     Ok(Page { items, next })
 }
 

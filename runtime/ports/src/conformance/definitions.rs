@@ -66,12 +66,13 @@ pub async fn versions_count_from_one_and_do_not_change(fixture: DefinitionFixtur
     assert!(get(&*store, "orders", Some(0)).await.is_none());
 }
 
-/// Version, metadata and the carried analysis do not make a definition new; going back to an older text does.
+/// Version, dates and the carried analysis do not make a definition new; going back to an older text does.
 pub async fn an_equal_definition_is_no_new_version(fixture: DefinitionFixture<'_>) {
     let store = fixture.open().await;
     put(&*store, "orders", "first").await;
     let mut same = definition("orders", "first");
     same.version = 17;
+    same.metadata.created_at = Some("2026-11-22T00:00:00Z".to_owned());
     same.metadata.updated_at = Some("2026-11-23T00:00:00Z".to_owned());
     same.processed_graph = Some(serde_json::json!({ "levels": [] }));
     let stored = store
@@ -81,6 +82,29 @@ pub async fn an_equal_definition_is_no_new_version(fixture: DefinitionFixture<'_
     assert_eq!((stored.version, stored.stored_at), (1, Timestamp(7)));
     assert_eq!(put(&*store, "orders", "second").await.version, 2);
     assert_eq!(put(&*store, "orders", "first").await.version, 3);
+}
+
+/// Tags, author and foreign metadata are what their authors wrote: a change of them is stored.
+pub async fn edited_metadata_is_a_new_version(fixture: DefinitionFixture<'_>) {
+    let store = fixture.open().await;
+    put(&*store, "orders", "first").await;
+    let mut edited = definition("orders", "first");
+    let mut version = 1;
+    let edits: [fn(&mut WorkflowDefinition); 3] = [
+        |edited| edited.metadata.tags = vec!["billing".to_owned()],
+        |edited| edited.metadata.created_by = Some("somebody".to_owned()),
+        |edited| {
+            edited.metadata.extra.insert("team".to_owned(), "orders".into());
+        },
+    ];
+    for edit in edits {
+        edit(&mut edited);
+        version += 1;
+        let stored = store.put(edited.clone(), analysis("first"), None, Timestamp(8)).await;
+        assert_eq!(stored.expect("a definition can be stored").version, version);
+        let found = get(&*store, "orders", None).await.expect("it is there");
+        assert_eq!(found.definition.metadata, edited.metadata);
+    }
 }
 
 /// The expected version must be the latest; otherwise nothing is stored and the latest is named.
@@ -131,10 +155,32 @@ pub async fn archiving_is_remembered(fixture: DefinitionFixture<'_>) {
     put(&*store, "orders", "first").await;
     assert!(store.archive("orders", true).await.expect("archiving answers"));
     assert!(get(&*store, "orders", Some(1)).await.expect("it is there").archived);
-    assert!(put(&*store, "orders", "second").await.archived);
     assert!(store.list(None, 10).await.expect("lists work")[0].archived);
     assert!(store.archive("orders", false).await.expect("archiving answers"));
     assert!(!get(&*store, "orders", None).await.expect("it is there").archived);
+}
+
+/// A stored definition can be started: storing a new or an equal one restores an archived workflow, a refused one does not.
+pub async fn storing_a_definition_restores_its_workflow(fixture: DefinitionFixture<'_>) {
+    let store = fixture.open().await;
+    put(&*store, "orders", "first").await;
+    for (description, version) in [("second", 2), ("second", 2), ("third", 3)] {
+        assert!(store.archive("orders", true).await.expect("archiving answers"));
+        let conflict = store
+            .put(
+                definition("orders", description),
+                analysis(description),
+                Some(0),
+                Timestamp(7),
+            )
+            .await;
+        assert!(conflict.is_err(), "the workflow is there, if archived: {conflict:?}");
+        assert!(get(&*store, "orders", None).await.expect("it is there").archived);
+        let stored = put(&*store, "orders", description).await;
+        assert_eq!((stored.version, stored.archived), (version, false));
+        assert!(!get(&*store, "orders", None).await.expect("it is there").archived);
+        assert!(!store.list(None, 10).await.expect("lists work")[0].archived);
+    }
 }
 
 /// Pages of latest versions: in order of id, complete, without repetition.

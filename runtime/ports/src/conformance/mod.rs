@@ -87,9 +87,11 @@ macro_rules! definition_store_conformance {
         $crate::conformance_tests! { $fixture, definitions:
             versions_count_from_one_and_do_not_change
             an_equal_definition_is_no_new_version
+            edited_metadata_is_a_new_version
             an_unexpected_version_conflicts
             only_one_of_two_racing_writers_wins
             archiving_is_remembered
+            storing_a_definition_restores_its_workflow
             lists_are_paged_in_order_of_id
             a_definition_without_an_id_is_refused
             definitions_are_there_after_reopening

@@ -1,14 +1,16 @@
 //! The checks that the validator of definitions asks for.
 
 use serde_json::Value;
-use troupe_core::definition::{LanguageChecker, LanguageError};
+use troupe_core::definition::{
+    LanguageChecker, LanguageError, Source, UnknownName, WorkflowDefinition, did_you_mean, each_source,
+};
 
 use crate::cron;
 use crate::error::{LangCode, LangError};
-use crate::expression::Expression;
+use crate::expression::{Class, Expression, SCOPE_NAMES};
 use crate::limits::FUNCTION_CODE_BYTES_MAX;
 use crate::schema::Schema;
-use crate::template::TextTemplate;
+use crate::template::{Jinja, TextTemplate};
 
 /// Checks expressions, templates, schemas and cron patterns.
 ///
@@ -36,12 +38,16 @@ impl Checker {
 }
 
 impl LanguageChecker for Checker {
-    fn expression(&self, source: &str) -> Result<(), LanguageError> {
-        Expression::compile(source).map(drop).map_err(LanguageError::from)
+    fn expression(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError> {
+        Ok(unknown_names([&Expression::compile(source)?]))
     }
 
-    fn template(&self, source: &str) -> Result<(), LanguageError> {
-        TextTemplate::compile(source).map(drop).map_err(LanguageError::from)
+    fn template(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError> {
+        Ok(unknown_names(TextTemplate::compile(source)?.sandbox_sources()))
+    }
+
+    fn jinja(&self, source: &str) -> Result<(), LanguageError> {
+        Jinja::compile(source).map(drop).map_err(LanguageError::from)
     }
 
     fn schema(&self, schema: &Value) -> Result<(), LanguageError> {
@@ -68,6 +74,57 @@ impl LanguageChecker for Checker {
     }
 }
 
+fn unknown_names<'a>(expressions: impl IntoIterator<Item = &'a Expression>) -> Vec<UnknownName> {
+    let names = expressions.into_iter().flat_map(Expression::unknown_names);
+    let unknown = names.map(|name| UnknownName {
+        name: name.to_owned(),
+        hint: did_you_mean(name, SCOPE_NAMES.iter().copied()),
+    });
+    unknown.collect()
+}
+
+/// An expression whose syntax only the sandbox knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxExpression {
+    /// JSON pointer of the string that it is, or is part of.
+    pub pointer: String,
+    /// What the sandbox is given.
+    pub source: String,
+}
+
+/// At most `count_max` expressions of a definition that [`Checker`] leaves to the sandbox; sources that do not compile
+/// are left out.
+#[must_use]
+pub fn sandbox_expressions(definition: &WorkflowDefinition, count_max: usize) -> Vec<SandboxExpression> {
+    let mut found = Vec::new();
+    each_source(definition, &mut |source, path| {
+        if found.len() >= count_max {
+            return;
+        }
+        let mut add = |expression: &Expression| {
+            found.push(SandboxExpression {
+                pointer: path.pointer(),
+                source: expression.source().to_owned(),
+            });
+        };
+        match source {
+            Source::Expression(source) => {
+                let compiled = Expression::compile(source).ok();
+                if let Some(expression) = compiled.filter(|compiled| compiled.class() == Class::Sandbox) {
+                    add(&expression);
+                }
+            }
+            Source::Template(source) => {
+                if let Ok(template) = TextTemplate::compile(source) {
+                    template.sandbox_sources().for_each(add);
+                }
+            }
+            Source::Jinja(_) | Source::NoExpression(_) => {}
+        }
+    });
+    found
+}
+
 impl From<LangError> for LanguageError {
     fn from(error: LangError) -> Self {
         let message = match error.hint {
@@ -89,12 +146,12 @@ mod tests {
     use serde_json::json;
     use troupe_core::definition::LanguageChecker;
 
-    use super::Checker;
+    use super::{Checker, sandbox_expressions};
 
     #[test]
     fn gives_each_fault_its_code_and_offset() {
         let checker = Checker::new().with_handlers(vec!["noop".into()]);
-        assert_eq!(checker.expression("input.a > 1"), Ok(()));
+        assert_eq!(checker.expression("input.a > 1"), Ok(Vec::new()));
         let error = checker.expression("input output").unwrap_err();
         assert_eq!((error.code, error.offset), ("EXPRESSION_SYNTAX", Some(6)));
         assert_eq!(checker.template("{{ input.a").unwrap_err().code, "TEMPLATE_SYNTAX");
@@ -106,5 +163,61 @@ mod tests {
         );
         assert_eq!(checker.function_code("function f() {}", "f"), Ok(()));
         assert_eq!(checker.known_handlers(), Some(vec!["noop".to_owned()]));
+    }
+
+    #[test]
+    fn jinja_has_a_grammar_of_its_own() {
+        let checker = Checker::new();
+        for source in [
+            "{{ input.a is defined }}",
+            "{{ input.a and input.b }}",
+            "{{- input.a -}}",
+            "{{ input.x // 2 }}",
+            "{# {{ #}x",
+            "{% raw %}{{ not closed {% endraw %}",
+        ] {
+            assert_eq!(checker.jinja(source), Ok(()), "{source}");
+        }
+        for source in ["{% for x in %}", "{{ input.a | nofilter }}", "{{ input.a"] {
+            assert_eq!(checker.jinja(source).unwrap_err().code, "TEMPLATE_SYNTAX", "{source}");
+        }
+    }
+
+    #[test]
+    fn names_that_nothing_binds_are_told_with_what_they_may_mean() {
+        let checker = Checker::new();
+        for (unknown, hint) in [
+            (checker.expression("inpt.x > 1").unwrap(), Some("did you mean `input`?")),
+            (
+                checker.template("a {{ variabels.x }}").unwrap(),
+                Some("did you mean `variables`?"),
+            ),
+            (checker.expression("total > 1").unwrap(), None),
+        ] {
+            assert_eq!(unknown.len(), 1);
+            assert_eq!(unknown[0].hint.as_deref(), hint);
+        }
+        assert_eq!(checker.expression("new Date(input.a) > 1"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_only_the_sandbox_knows_is_told_with_its_place() {
+        let definition = json!({
+            "id": "w", "settings": {"output": "(() => { return 1 +})()"},
+            "nodes": [{"id": "a", "type": "http", "data": {"url": "x/{{ input.a }}/{{ new Date() }}", "output": "a+"}}],
+            "edges": [{"source": "a", "target": "a", "condition": "input.a > 1"}],
+        });
+        let definition = serde_json::from_value(definition).unwrap();
+        let found = sandbox_expressions(&definition, 9).into_iter();
+        let found: Vec<_> = found.map(|found| (found.pointer, found.source)).collect();
+        let expected = [
+            ("/settings/output", "(() => { return 1 +})()"),
+            ("/nodes/0/data/url", " new Date() "),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(pointer, source)| (pointer.to_owned(), source.trim().to_owned()))
+        );
+        assert_eq!(sandbox_expressions(&definition, 1).len(), 1);
     }
 }

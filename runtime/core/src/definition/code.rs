@@ -58,6 +58,8 @@ codes! {
     UNKNOWN_EDGE_TYPE,
     /// No handler of that name is registered.
     UNKNOWN_HANDLER,
+    /// An expression uses a name that nothing binds (warning).
+    UNKNOWN_NAME,
     /// No root reaches the node.
     UNREACHABLE_NODE,
     /// A cycle that is no natural loop.

@@ -11,23 +11,39 @@ pub struct LanguageError {
     pub offset: Option<usize>,
 }
 
+/// A name in a source that nothing binds: probably misspelt, certainly an error when it is evaluated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownName {
+    /// The name.
+    pub name: String,
+    /// What it probably means.
+    pub hint: Option<String>,
+}
+
 /// Checks strings and schemas of a definition without running anything.
 ///
 /// A port: the languages live in another crate, and the core stays free of them.
 pub trait LanguageChecker {
-    /// Checks an expression: JavaScript, or JSONPath where it starts with `$`.
+    /// Checks an expression: JavaScript, or JSONPath where it starts with `$`. Gives the names that nothing binds.
     ///
     /// # Errors
     ///
     /// The expression does not parse.
-    fn expression(&self, source: &str) -> Result<(), LanguageError>;
+    fn expression(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError>;
 
-    /// Checks a string that may hold `{{ … }}` parts.
+    /// Checks a string that may hold `{{ … }}` parts. Gives the names in them that nothing binds.
     ///
     /// # Errors
     ///
     /// A part does not parse.
-    fn template(&self, source: &str) -> Result<(), LanguageError>;
+    fn template(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError>;
+
+    /// Checks a Jinja template.
+    ///
+    /// # Errors
+    ///
+    /// The template does not parse, or names a filter or a test that there is not.
+    fn jinja(&self, source: &str) -> Result<(), LanguageError>;
 
     /// Checks a JSON Schema.
     ///

@@ -26,7 +26,7 @@ mod yaml;
 pub use diagnostic::{Diagnostic, Position, Severity};
 pub use join::{JoinMode, JoinModeWord, JoinSettings, LateArrivals, OnJoinTimeout, OnUnsatisfied};
 pub use kind::{EdgeKind, NodeKind};
-pub use language::{LanguageChecker, LanguageError};
+pub use language::{LanguageChecker, LanguageError, UnknownName};
 pub use limits::{Limits, NESTING_HARD_MAX};
 pub use model::{
     DefinitionMetadata, Node, NodeMetadata, NodePosition, Object, WorkflowDefinition, WorkflowEdge, field,
@@ -39,6 +39,6 @@ pub use retry::{
 };
 pub use settings::{ConcurrencySettings, OnFailure, PRIORITY_DEFAULT, PRIORITY_MAX, RetentionSettings, Settings};
 pub use source::SourceMap;
-pub use validate::{Checked, check, validate};
+pub use validate::{Checked, Source, VERBATIM_FIELDS, check, each_source, validate};
 pub use view::{DURATION_MAX_MS, Setting, is_template};
 pub use write::WriteError;

@@ -303,6 +303,8 @@ fn token_soup() -> impl Strategy<Value = String> {
     let tokens = vec![
         "input",
         "a",
+        "f(",
+        ".m(",
         "1",
         "2.5",
         "'s'",

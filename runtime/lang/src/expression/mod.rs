@@ -17,6 +17,7 @@
 mod ast;
 mod convert;
 mod eval;
+mod globals;
 mod methods;
 mod number;
 mod output;
@@ -50,7 +51,7 @@ use self::eval::Machine;
 pub(crate) use self::scan::{Until, scan};
 use self::token::Fault;
 pub(crate) use self::uses::ScopeName;
-pub use self::uses::{Names, Uses};
+pub use self::uses::{Names, SCOPE_NAMES, Uses};
 use self::value::Js;
 use crate::error::{EvalError, LangCode, LangError};
 use crate::jsonpath::JsonPath;
@@ -85,7 +86,7 @@ pub struct Expression {
 enum Compiled {
     Safe(Expr),
     JsonPath(JsonPath),
-    Sandbox { names: Vec<String> },
+    Sandbox { unknown: Vec<Box<str>> },
 }
 
 impl Expression {
@@ -93,7 +94,7 @@ impl Expression {
     ///
     /// # Errors
     /// `EXPRESSION_SYNTAX` for what cannot be an expression, `EXPRESSION_LIMIT` for a source that is too long or
-    /// nested too deeply. Syntax errors inside a source for the sandbox are found there, not here.
+    /// nested too deeply. Most syntax errors inside a source for the sandbox are found there, not here.
     pub fn compile(source: &str) -> Result<Self, LangError> {
         if source.len() > EXPRESSION_SOURCE_BYTES_MAX {
             return Err(LangError::new(
@@ -125,7 +126,12 @@ impl Expression {
             Err(Fault::Error(error)) => Err(error),
             Err(Fault::Outside) => {
                 let found = scan(source, Until::EndOfText)?;
-                let compiled = Compiled::Sandbox { names: found.names };
+                let compiled = match parse::unknown_names(source) {
+                    Ok(unknown) => Compiled::Sandbox { unknown },
+                    Err(Fault::Error(error)) if error.code == LangCode::ExpressionSyntax => return Err(error),
+                    // Its depth is the sandbox's matter, and so is the rest of the language.
+                    Err(Fault::Error(_) | Fault::Outside) => Compiled::Sandbox { unknown: Vec::new() },
+                };
                 Ok(Self {
                     source: source.into(),
                     uses: found.uses,
@@ -157,13 +163,13 @@ impl Expression {
         &self.uses
     }
 
-    /// The plain names that occur in a source for the sandbox, so that unknown ones can be warned of.
-    #[must_use]
-    pub fn sandbox_names(&self) -> &[String] {
-        match &self.compiled {
-            Compiled::Sandbox { names } => names,
+    /// Names that neither the scope nor JavaScript binds, where the source is simple enough to tell.
+    pub fn unknown_names(&self) -> impl Iterator<Item = &str> {
+        let unknown: &[Box<str>] = match &self.compiled {
+            Compiled::Sandbox { unknown } => unknown,
             Compiled::Safe(_) | Compiled::JsonPath(_) => &[],
-        }
+        };
+        unknown.iter().map(|name| &**name)
     }
 
     /// Evaluates to a value. A JSONPath gives null for no match, the value for one, and an array for several.

@@ -336,3 +336,64 @@ fn evaluations_over_one_scope_share_its_steps() {
         assert_eq!(scopes[0].steps_left() == 0, steps_max <= 250);
     }
 }
+
+#[test]
+fn names_that_nothing_binds_are_told_where_that_is_sure() {
+    let unknown = |source: &str| -> Vec<String> {
+        let expression = Expression::compile(source).unwrap();
+        expression.unknown_names().map(str::to_owned).collect()
+    };
+    for (source, expected) in [
+        ("inpt.x > 1", &["inpt"][..]),
+        (
+            "variabels.a + nodse.b.output + inpt.c + inpt.d",
+            &["variabels", "nodse", "inpt"],
+        ),
+        ("inpt.items.sort((a, b) => a - b)[0]", &["inpt"]),
+        ("structuredClon(input.a)", &["structuredClon"]),
+        ("Math.max(inpt.a, Reflect.ownKeys(input).length)", &["inpt"]),
+        ("{total: sum, list: [...itmes]}", &["sum", "itmes"]),
+        ("`${inpt.a}`", &["inpt"]),
+        ("new Date(input.a)", &[]),
+        ("(() => { const x = 1; return x })()", &[]),
+        ("input.items.map(({a}) => a)", &[]),
+        ("((a, b = 2) => a + b)(1)", &[]),
+        ("[1, 2].sort(function (a, b) { return a - b })", &[]),
+        ("input.items.map((item, at) => item.a + at)", &[]),
+        ("new Map([[1, 2]]).get(1)", &[]),
+        ("BigInt(input.a).toString()", &[]),
+        ("undefined === void 0", &[]),
+    ] {
+        assert_eq!(unknown(source), expected, "{source}");
+    }
+    for source in [
+        "x y",
+        "inpt.a + 1 2",
+        "a+",
+        "inpt.",
+        "inpt.(1)",
+        "inpt ? 1",
+        "foo(1, 2",
+        "a['b' 'c']",
+    ] {
+        assert_eq!(code(source), "EXPRESSION_SYNTAX", "{source}");
+    }
+}
+
+/// The sandbox takes these away, or gives them itself; see its `prelude.js`.
+#[test]
+fn the_globals_are_those_of_the_engine() {
+    let runtime = rquickjs::Runtime::new().unwrap();
+    let context = rquickjs::Context::full(&runtime).unwrap();
+    let given: Vec<String> = context.with(|ctx| ctx.eval("Object.getOwnPropertyNames(globalThis)").unwrap());
+    let taken = ["eval", "FinalizationRegistry", "WeakRef"];
+    let mut expected: Vec<&str> = given
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !taken.contains(name))
+        .collect();
+    expected.push("console");
+    expected.sort_unstable();
+    expected.dedup();
+    assert_eq!(super::globals::NAMES, expected);
+}

@@ -147,6 +147,20 @@ impl Uses {
     }
 }
 
+/// The names that the engine may bind.
+pub const SCOPE_NAMES: &[&str] = &[
+    "input",
+    "trigger",
+    "variables",
+    "nodes",
+    "execution",
+    "error",
+    "output",
+    "item",
+    "index",
+    "acc",
+];
+
 /// A name that the engine may bind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ScopeName {

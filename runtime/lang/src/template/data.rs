@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use troupe_core::definition::VERBATIM_FIELDS;
 
 use super::text::{SandboxAnswers, TextTemplate};
 use crate::error::{EvalError, LangError};
@@ -29,33 +30,6 @@ enum Step {
     Member(Arc<str>),
     Element(usize),
 }
-
-/// Fields of `data` that are expressions, code, schemas or templates of another kind, or that belong to nodes
-/// of their own. They are kept as they are. `*` stands for any element.
-const VERBATIM: &[&[&str]] = &[
-    &["condition"],
-    &["inputMapping"],
-    &["outputMapping"],
-    &["output"],
-    &["items"],
-    &["while"],
-    &["filter"],
-    &["correlationKey"],
-    &["conditions", "*", "expression"],
-    &["concurrency", "key"],
-    &["cache", "key"],
-    &["transformationConfig", "expression"],
-    &["functionCode"],
-    &["template"],
-    &["transformationTemplate"],
-    &["inputSchema"],
-    &["outputSchema"],
-    &["payloadSchema"],
-    &["config", "filter"],
-    &["config", "mapping"],
-    &["config", "dedupeKey"],
-    &["compensation"],
-];
 
 /// Characters that a message shows of the place of a template.
 const POINTER_CHARS_SHOWN: usize = 500;
@@ -227,7 +201,7 @@ impl Walk {
             Some(Step::Member(first)) if &**first == "taskDefinition" => &self.path[1..],
             _ => &self.path[..],
         };
-        VERBATIM.iter().any(|field| {
+        VERBATIM_FIELDS.iter().any(|field| {
             field.len() == path.len()
                 && field.iter().zip(path).all(|(name, step)| match step {
                     Step::Member(member) => **member == **name,

@@ -1,7 +1,10 @@
 //! Jinja templates, bounded in memory and output.
 
+use std::collections::BTreeSet;
+
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 
+use super::jinja_names::{Named, filters_and_tests};
 use crate::error::{EvalError, LangCode, LangError};
 use crate::expression::{ScopeName, Uses};
 use crate::limits::{JINJA_FUEL, JINJA_OUTPUT_BYTES_MAX, JINJA_SOURCE_BYTES_MAX};
@@ -23,7 +26,7 @@ impl Jinja {
     /// Compiles a template.
     ///
     /// # Errors
-    /// `TEMPLATE_SYNTAX`, with the line in the message.
+    /// `TEMPLATE_SYNTAX`, with the line in the message; also for a filter or a test that there is not.
     pub fn compile(source: &str) -> Result<Self, LangError> {
         if source.len() > JINJA_SOURCE_BYTES_MAX {
             let message = format!("template is longer than {JINJA_SOURCE_BYTES_MAX} bytes");
@@ -45,6 +48,7 @@ impl Jinja {
                     ..LangError::new(LangCode::TemplateSyntax, format!("{text}{line}"))
                 }
             })?;
+        check_names(&environment, source)?;
         let mut uses = Uses::default();
         if let Ok(template) = environment.get_template(NAME) {
             for path in template.undeclared_variables(true) {
@@ -84,6 +88,35 @@ impl Jinja {
             .map_err(|error| failure(&error))?;
         String::from_utf8(output.bytes).map_err(|_| EvalError::new("template gives no text"))
     }
+}
+
+fn check_names(environment: &Environment<'_>, source: &str) -> Result<(), LangError> {
+    let mut state = environment.empty_state();
+    let mut seen = BTreeSet::new();
+    for (named, span) in filters_and_tests(source) {
+        let name = &source[span.clone()];
+        if !seen.insert((named, name)) {
+            continue;
+        }
+        // Called without a value, one that there is fails in another way, if at all.
+        let (word, outcome) = match named {
+            Named::Filter => ("filter", state.apply_filter(name, &[]).map(drop)),
+            Named::Test => ("test", state.perform_test(name, &[]).map(drop)),
+        };
+        let is_unknown =
+            |error: &minijinja::Error| matches!(error.kind(), ErrorKind::UnknownFilter | ErrorKind::UnknownTest);
+        if outcome.is_err_and(|error| is_unknown(&error)) {
+            let line = source[..span.start].matches('\n').count() + 1;
+            return Err(LangError {
+                span: Some(span.clone()),
+                ..LangError::new(
+                    LangCode::TemplateSyntax,
+                    format!("there is no {word} `{name}`, in line {line}"),
+                )
+            });
+        }
+    }
+    Ok(())
 }
 
 fn failure(error: &minijinja::Error) -> EvalError {

@@ -5,6 +5,7 @@
 
 mod data;
 mod jinja;
+mod jinja_names;
 mod text;
 
 #[cfg(test)]

@@ -180,3 +180,29 @@ fn jinja_renders_within_bounds() {
     let deep = "{% if 1 %}".repeat(10_000);
     assert!(Jinja::compile(&deep).is_err());
 }
+
+#[test]
+fn jinja_names_no_filter_or_test_that_there_is_not() {
+    for (source, unknown) in [
+        ("{{ input.a | nofilter }}", "nofilter"),
+        ("{% if false %}{{ input.a|upper|nofilter(1) }}{% endif %}", "nofilter"),
+        ("{%- filter nofilter -%}x{% endfilter %}", "nofilter"),
+        ("{{ input.a is notest }}", "notest"),
+        ("{{ input.a is not notest }}", "notest"),
+        ("{{ {'a': {}} | nofilter }}", "nofilter"),
+    ] {
+        let error = Jinja::compile(source).unwrap_err();
+        assert_eq!(error.code.as_str(), "TEMPLATE_SYNTAX", "{source}");
+        assert_eq!(&source[error.span.unwrap()], unknown, "{source}");
+    }
+    for source in [
+        "{{ input.a is defined }} {{ input.a and input.b }} {{- input.a -}} {{ input.x // 2 }}",
+        "{# {{ | nofilter #}x, {% raw %}{{ a | nofilter {%  endraw -%} | nofilter",
+        "{{ '}} | nofilter' }} {{ \"is notest\" | upper }} {{ {'a': {'b': 1}} }} | nofilter { | nofilter",
+        "{{ input.is.filter }} {% set filter = 1 %}{{ filter | string }} a is notest",
+        "{{ 1 is not none and 2 is eq 2 and 3 is in [3] }}{% filter upper %}x{% endfilter %}",
+        "{{ input.a | default('x') | tojson }} {{ input.rows | map(attribute='a') | sum }}",
+    ] {
+        assert!(Jinja::compile(source).is_ok(), "{source} {:?}", Jinja::compile(source));
+    }
+}

@@ -70,7 +70,7 @@ fn check_nested(node: &Node, path: &Path<'_>, problems: &mut Problems) {
 fn check_shared(node: &Node, path: &Path<'_>, problems: &mut Problems) {
     RetrySettings::read(node, path, problems);
     word(node, path, "errorMode", &["first", "all"], problems);
-    for name in ["functionCode", "functionName", "handlerId", "output", "defaultPath"] {
+    for name in ["functionCode", "functionName", "handlerId", "defaultPath"] {
         node.with_holder(name, path, |view| view.text(name, problems).map(|_| ()));
     }
     for name in ["inputMapping", "outputMapping"] {

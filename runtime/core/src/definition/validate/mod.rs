@@ -9,6 +9,7 @@ mod identity;
 mod joins;
 mod kinds;
 mod languages;
+mod sources;
 mod support;
 mod variables;
 mod warnings;
@@ -17,6 +18,8 @@ mod warnings;
 mod tests;
 
 use std::collections::HashMap;
+
+pub use self::sources::{Source, VERBATIM_FIELDS, each_source};
 
 use super::parse::{Format, Parsed, parse};
 use super::problems::{Path, Problems, did_you_mean};

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::definition::LanguageError;
+use crate::definition::{LanguageError, UnknownName};
 
 /// A stand-in for the languages: a source that holds `BAD` does not parse.
 struct Strict;
@@ -22,11 +22,18 @@ fn refuse(code: &'static str, source: &str) -> Result<(), LanguageError> {
 }
 
 impl LanguageChecker for Strict {
-    fn expression(&self, source: &str) -> Result<(), LanguageError> {
-        refuse("EXPRESSION", source)
+    fn expression(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError> {
+        let unknown = |name: &str| UnknownName {
+            name: name.to_owned(),
+            hint: Some("did you mean `input`?".to_owned()),
+        };
+        refuse("EXPRESSION", source).map(|()| source.matches("inpt").map(unknown).collect())
     }
-    fn template(&self, source: &str) -> Result<(), LanguageError> {
-        refuse("TEMPLATE", source)
+    fn template(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError> {
+        refuse("TEMPLATE", source).map(|()| Vec::new())
+    }
+    fn jinja(&self, source: &str) -> Result<(), LanguageError> {
+        refuse("JINJA", source)
     }
     fn schema(&self, schema: &Value) -> Result<(), LanguageError> {
         refuse("SCHEMA", &schema.to_string())
@@ -508,15 +515,63 @@ fn every_language_string_is_checked_where_it_stands() {
         "EXPRESSION /settings/output",
         "FIELD_TYPE /nodes/0/data/inputMapping/n",
         "FIELD_TYPE /nodes/0/data/outputSchema",
+        "JINJA /nodes/3/data/template",
         "SCHEMA /nodes/0/data/inputSchema",
         "SCHEMA /settings/inputSchema",
         "TEMPLATE /nodes/0/data/deep/0/x~0",
         "TEMPLATE /nodes/0/data/taskDefinition/config/y",
         "TEMPLATE /nodes/0/data/text",
-        "TEMPLATE /nodes/3/data/template",
         "UNSUPPORTED? /nodes/0/data/cache",
     ];
     assert_eq!(problems(value), expected);
+}
+
+/// Problems of one transformation.
+fn transformation(data: Value) -> Vec<String> {
+    problems(json!({"id": "w", "nodes": [with("t", "transformation", data)], "edges": []}))
+}
+
+#[test]
+fn a_source_is_an_expression_and_an_expression_no_template() {
+    let of = |config| transformation(json!({"transformationType": "map", "transformationConfig": config}));
+    let source = "/nodes/0/data/transformationConfig/source";
+    assert_eq!(
+        of(json!({"source": "BAD", "expression": "item"})),
+        [format!("EXPRESSION {source}")]
+    );
+    assert_eq!(
+        of(json!({"source": "{{ BAD }}", "expression": "item"})),
+        [format!("TEMPLATE {source}")]
+    );
+    assert_eq!(
+        of(json!({"source": ["BAD"], "expression": "item"})),
+        Vec::<String>::new()
+    );
+    // The second is no template, although it has its braces.
+    let expression = "/nodes/0/data/transformationConfig/expression";
+    assert_eq!(
+        of(json!({"expression": "`${{a: BAD}.a}`"})),
+        [format!("EXPRESSION {expression}")]
+    );
+    // What is no string is told once.
+    let value = json!({"id": "w", "nodes": [with("a", "function", json!({"handlerId": "noop", "output": 5}))]});
+    assert_eq!(problems(value), ["FIELD_TYPE /nodes/0/data/output"]);
+}
+
+#[test]
+fn names_that_nothing_binds_are_warned_of() {
+    let value = json!({
+        "id": "w", "settings": {"output": "inpt.x"}, "nodes": [noop("a"), noop("b")],
+        "edges": [{"source": "a", "target": "b", "condition": "inpt.x > 1"}],
+    });
+    assert_eq!(
+        hint_of(value.clone(), "UNKNOWN_NAME").as_deref(),
+        Some("did you mean `input`?")
+    );
+    assert_eq!(
+        problems(value),
+        ["UNKNOWN_NAME? /edges/0/condition", "UNKNOWN_NAME? /settings/output"]
+    );
 }
 
 #[test]

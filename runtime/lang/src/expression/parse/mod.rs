@@ -14,16 +14,20 @@ use crate::limits::EXPRESSION_DEPTH_MAX;
 /// Parses a source and tells which names of the scope it touches.
 pub(crate) fn parse(source: &str) -> Result<(Expr, Uses), Fault> {
     let tokens = tokenize(source)?;
-    let mut parser = Parser {
-        tokens: &tokens,
-        at: 0,
-        end: source.len(),
-        depth: 0,
-        locals: Vec::new(),
-        uses: Uses::default(),
-    };
+    let mut parser = Parser::new(&tokens, source, None);
     let expr = parser.whole()?;
     Ok((expr, parser.uses))
+}
+
+/// The names that nothing binds in a source that is like the safe subset but for such names and unknown functions.
+///
+/// # Errors
+/// Syntax that is wrong whatever the names mean; [`Fault::Outside`] when the source has more than that.
+pub(crate) fn unknown_names(source: &str) -> Result<Vec<Box<str>>, Fault> {
+    let tokens = tokenize(source)?;
+    let mut parser = Parser::new(&tokens, source, Some(Vec::new()));
+    parser.whole()?;
+    Ok(parser.unknown.unwrap_or_default())
 }
 
 /// What an operand is made of, for the two rules on mixing operators without parentheses.
@@ -49,11 +53,25 @@ struct Parser<'t> {
     depth: usize,
     locals: Vec<Box<str>>,
     uses: Uses,
+    /// Names that nothing binds, where they are looked for instead of ending the parse. The tree means nothing then.
+    unknown: Option<Vec<Box<str>>>,
 }
 
 type Parse<T> = Result<T, Fault>;
 
 impl<'t> Parser<'t> {
+    fn new(tokens: &'t [Token], source: &str, unknown: Option<Vec<Box<str>>>) -> Self {
+        Self {
+            tokens,
+            at: 0,
+            end: source.len(),
+            depth: 0,
+            locals: Vec::new(),
+            uses: Uses::default(),
+            unknown,
+        }
+    }
+
     fn whole(&mut self) -> Parse<Expr> {
         if self.tokens.is_empty() {
             return Err(LangError::syntax("expression is empty", 0..self.end).into());

@@ -27,9 +27,13 @@ impl<'t> Parser<'t> {
                     optional,
                 });
             } else if optional || self.eat(".") {
-                let name = self.member_name()?;
-                if self.eat("(") {
-                    let method = Method::parse(&name).ok_or(Fault::Outside)?;
+                let name = self.member_name(optional)?;
+                let method = Method::parse(&name);
+                if self.unknown.is_some() && self.eat("(") {
+                    depth = depth.max(self.arguments(true)?.1 + 1);
+                    links.push(Link::Member { name, optional });
+                } else if self.eat("(") {
+                    let method = method.ok_or(Fault::Outside)?;
                     let (arguments, arguments_depth) = self.arguments(method.takes_callback())?;
                     if !method.accepts(&arguments) {
                         return Err(Fault::Outside);
@@ -69,14 +73,14 @@ impl<'t> Parser<'t> {
         self.checked(Expr::Chain(Box::new(Chain { head, links })), Shape::Plain, depth + 1)
     }
 
-    fn member_name(&mut self) -> Parse<Box<str>> {
+    fn member_name(&mut self, optional: bool) -> Parse<Box<str>> {
         match self.peek().map(|token| &token.kind) {
             Some(Kind::Identifier(name)) => {
                 self.at += 1;
                 Ok(name.clone())
             }
             None => Err(LangError::syntax("a name is missing behind `.`", self.end..self.end).into()),
-            Some(Kind::Punctuator("(")) => Err(Fault::Outside),
+            Some(Kind::Punctuator("(")) if optional => Err(Fault::Outside),
             Some(_) => Err(LangError::syntax("a name is missing behind `.`", self.tokens[self.at].span.clone()).into()),
         }
     }
@@ -277,16 +281,44 @@ impl<'t> Parser<'t> {
             return self.global_call(None, name);
         }
         if methods::is_namespace(name) && self.eat(".") {
-            let member = self.member_name()?;
+            let member = self.member_name(false)?;
             if self.eat("(") {
                 return self.global_call(Some(name), &member);
             }
-            return plain(Expr::Number(methods::constant(name, &member).ok_or(Fault::Outside)?));
+            return match methods::constant(name, &member) {
+                Some(number) => plain(Expr::Number(number)),
+                None if self.unknown.is_some() => plain(Expr::Undefined),
+                None => Err(Fault::Outside),
+            };
         }
-        Err(Fault::Outside)
+        self.note_unknown(name)?;
+        plain(Expr::Undefined)
+    }
+
+    /// Notes a name that is neither of the scope nor of the language.
+    ///
+    /// # Errors
+    /// [`Fault::Outside`] for a keyword, and where nobody looks for such names.
+    fn note_unknown(&mut self, name: &str) -> Parse<()> {
+        match &mut self.unknown {
+            Some(unknown) if !is_keyword(name) => {
+                if !super::super::globals::NAMES.contains(&name) && !unknown.iter().any(|known| &**known == name) {
+                    unknown.push(name.into());
+                }
+                Ok(())
+            }
+            Some(_) | None => Err(Fault::Outside),
+        }
     }
 
     fn global_call(&mut self, namespace: Option<&str>, name: &str) -> Parse<Parsed> {
+        if self.unknown.is_some() {
+            if namespace.is_none() {
+                self.note_unknown(name)?;
+            }
+            let (_, depth) = self.arguments(true)?;
+            return self.checked(Expr::Undefined, Shape::Plain, depth + 1);
+        }
         let global = Global::parse_in(namespace, name).ok_or(Fault::Outside)?;
         let (arguments, depth) = self.arguments(false)?;
         if !global.accepts(&arguments) {

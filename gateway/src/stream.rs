@@ -2,6 +2,8 @@
 //!
 //! The history is the truth and the bus only the alarm clock: whatever the bus loses, the next look at the history finds.
 
+mod position;
+
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use crate::dto::{HistoryEntryDto, date, entry, verb_name};
 use crate::error::ApiError;
 use crate::routes::execution_id;
 use crate::wiring::{EventFilter, Subscription, SubscriptionError};
+use position::Position;
 
 /// Silence after which a ping is sent.
 const PING: Duration = Duration::from_secs(15);
@@ -27,27 +30,44 @@ const ENTRIES_MAX: usize = 200;
 /// Topics of one stream.
 const TOPICS_MAX: usize = 16;
 
-enum Topic {
-    Executions,
-    Execution(ExecutionId),
+/// What a stream follows.
+#[derive(Default)]
+struct Topics {
+    /// The coming and going of all executions.
+    all: bool,
+    /// Executions, each once, in the order asked for.
+    executions: Vec<ExecutionId>,
+}
+
+/// An event before it has its id, which tells how far the *whole* stream was sent.
+struct Event {
+    event: Sse,
+    /// With this event, all entries of that execution up to this one were sent.
+    sent: Option<(ExecutionId, Seq)>,
 }
 
 pub(crate) async fn stream(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
     let topics = topics(&uri)?;
-    let last = last_event_id(&headers)?;
+    let last = last_event_id(&headers, &topics)?;
     let permit = app.stream_permit()?;
-    let mut followed: Vec<BoxStream<'static, Sse>> = Vec::new();
-    for topic in topics {
-        followed.push(match topic {
-            Topic::Executions => executions(&app, last.is_some()),
-            Topic::Execution(id) => {
-                let feed = ExecutionFeed::open(&app, id, last).await?;
-                stream::unfold(feed, ExecutionFeed::next).flat_map(stream::iter).boxed()
-            }
-        });
+    let mut followed: Vec<BoxStream<'static, Event>> = Vec::new();
+    if topics.all {
+        followed.push(executions(&app, last.is_some()));
+    }
+    let mut position = last.unwrap_or_else(|| Position::start(&topics.executions));
+    for id in topics.executions {
+        let feed = ExecutionFeed::open(&app, id, position.of(id)).await?;
+        followed.push(stream::unfold(feed, ExecutionFeed::next).flat_map(stream::iter).boxed());
     }
     let closing = app.closing.clone();
     let events = stream::select_all(followed).take_until(closing.cancelled_owned());
+    let events = events.map(move |Event { event, sent }| match sent {
+        None => event,
+        Some((execution, seq)) => {
+            position.set(execution, seq);
+            event.id(position.to_string())
+        }
+    });
     let events = Holding {
         events: events.boxed(),
         _permit: permit,
@@ -75,23 +95,24 @@ impl stream::Stream for Holding {
     }
 }
 
-fn topics(uri: &Uri) -> Result<Vec<Topic>, ApiError> {
+fn topics(uri: &Uri) -> Result<Topics, ApiError> {
     let wrong = |detail: String| ApiError::new("INVALID_PARAMETER", detail);
     let query = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|error| wrong(error.to_string()))?;
-    let mut topics = Vec::new();
+    let mut topics = Topics::default();
     for (name, value) in &query.0 {
         if name != "topics" {
             return Err(wrong(format!("there is no parameter `{name}` here (one of: topics)")));
         }
         for topic in value.split(',').map(str::trim).filter(|topic| !topic.is_empty()) {
-            topics.push(match topic.strip_prefix("execution:") {
-                Some(id) => Topic::Execution(execution_id(id)?),
-                None if topic == "executions" => Topic::Executions,
+            match topic.strip_prefix("execution:").map(execution_id).transpose()? {
+                Some(id) if topics.executions.contains(&id) => {}
+                Some(id) => topics.executions.push(id),
+                None if topic == "executions" => topics.all = true,
                 None => return Err(wrong(format!("`{topic}` is no topic (execution:ID or executions)"))),
-            });
+            }
         }
     }
-    if topics.is_empty() || topics.len() > TOPICS_MAX {
+    if !(1..=TOPICS_MAX).contains(&(topics.executions.len() + usize::from(topics.all))) {
         return Err(wrong(format!(
             "`topics` takes 1 to {TOPICS_MAX} topics, such as topics=executions"
         )));
@@ -99,18 +120,19 @@ fn topics(uri: &Uri) -> Result<Vec<Topic>, ApiError> {
     Ok(topics)
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<Option<Seq>, ApiError> {
+fn last_event_id(headers: &HeaderMap, topics: &Topics) -> Result<Option<Position>, ApiError> {
     let Some(value) = headers.get("last-event-id") else {
         return Ok(None);
     };
-    let seq = value.to_str().ok().and_then(|text| text.parse().ok());
+    let start = Position::start(&topics.executions);
+    let position = value.to_str().ok().and_then(|text| start.moved_to(text));
     let wrong = || {
         ApiError::new(
             "INVALID_PARAMETER",
-            "Last-Event-ID takes the id of an event of this stream",
+            "Last-Event-ID takes the id of an event of this stream, or 0 for its start",
         )
     };
-    seq.map(|seq| Some(Seq(seq))).ok_or_else(wrong)
+    position.map(Some).ok_or_else(wrong)
 }
 
 /// Follows one execution.
@@ -125,20 +147,15 @@ struct ExecutionFeed {
 }
 
 impl ExecutionFeed {
-    async fn open(app: &App, id: ExecutionId, last: Option<Seq>) -> Result<Self, ApiError> {
+    async fn open(app: &App, id: ExecutionId, last: Seq) -> Result<Self, ApiError> {
         // Listening before looking leaves no gap.
         let bell = app.live.subscribe(EventFilter::Execution(id));
         let view = app.engine.get(id).await?;
-        let ahead = last.is_some_and(|last| last > view.state.seq);
-        let sent = if ahead {
-            view.state.seq
-        } else {
-            last.unwrap_or_default()
-        };
+        let ahead = last > view.state.seq;
         Ok(Self {
             app: app.clone(),
             id,
-            sent,
+            sent: last.min(view.state.seq),
             bell,
             fresh: true,
             reset: ahead,
@@ -146,9 +163,13 @@ impl ExecutionFeed {
     }
 
     /// The next events, at least one; none when there will be no more.
-    async fn next(mut self) -> Option<(Vec<Sse>, Self)> {
+    async fn next(mut self) -> Option<(Vec<Event>, Self)> {
         if std::mem::take(&mut self.reset) {
-            return Some((vec![reset(self.id)], self));
+            let reset = Event {
+                event: reset(self.id),
+                sent: Some((self.id, self.sent)),
+            };
+            return Some((vec![reset], self));
         }
         loop {
             if !std::mem::take(&mut self.fresh) {
@@ -164,24 +185,25 @@ impl ExecutionFeed {
         }
     }
 
-    async fn grown(&mut self) -> Option<Vec<Sse>> {
+    async fn grown(&mut self) -> Option<Vec<Event>> {
         let view = self.app.engine.get(self.id).await.ok()?;
         let entries = self.app.engine.history(self.id, self.sent, ENTRIES_MAX).await.ok()?;
         self.fresh = entries.len() == ENTRIES_MAX;
         let mut events = Vec::new();
         for found in &entries {
             self.sent = found.seq;
-            events.extend(of_entry(
-                self.id,
-                view.state.workflow.as_str(),
-                &entry(found, &view.plan),
-            ));
+            let shown = of_entry(self.id, view.state.workflow.as_str(), &entry(found, &view.plan));
+            events.extend(shown.into_iter().map(|event| Event { event, sent: None }));
+            // Only the last event of an entry counts it as sent, so that a resumed stream never skips the rest of it.
+            if let Some(last) = events.last_mut() {
+                last.sent = Some((self.id, found.seq));
+            }
         }
         Some(events)
     }
 }
 
-/// The events of one entry. Only the last one carries the id, so that a resumed stream never skips the rest of an entry.
+/// The events of one entry, at least one.
 fn of_entry(id: ExecutionId, workflow: &str, entry: &HistoryEntryDto) -> Vec<Sse> {
     let mut events: Vec<Sse> = entry
         .changes
@@ -221,9 +243,6 @@ fn of_entry(id: ExecutionId, workflow: &str, entry: &HistoryEntryDto) -> Vec<Sse
                 .data(json!({"sequence": entry.seq, "type": entry.event}).to_string()),
         );
     }
-    if let Some(last) = events.pop() {
-        events.push(last.id(entry.seq.to_string()));
-    }
     events
 }
 
@@ -233,8 +252,8 @@ fn reset(id: ExecutionId) -> Sse {
         .data(json!({"execution": id.to_string()}).to_string())
 }
 
-/// Every execution's own events. There is no history over all of them: a resumed stream begins with a reset.
-fn executions(app: &App, resumed: bool) -> BoxStream<'static, Sse> {
+/// Every execution's own events, without ids. There is no history over all of them: a resumed stream begins with a reset.
+fn executions(app: &App, resumed: bool) -> BoxStream<'static, Event> {
     let bell = app.live.subscribe(EventFilter::All);
     let all_reset = || Sse::default().event("reset").data("{}");
     let first = stream::iter(resumed.then(all_reset));
@@ -250,7 +269,8 @@ fn executions(app: &App, resumed: bool) -> BoxStream<'static, Sse> {
         };
         Some((events, bell))
     });
-    first.chain(rest.flat_map(stream::iter)).boxed()
+    let events = first.chain(rest.flat_map(stream::iter));
+    events.map(|event| Event { event, sent: None }).boxed()
 }
 
 fn of_lifecycle(event: &LifecycleEvent) -> Sse {

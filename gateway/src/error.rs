@@ -5,15 +5,21 @@ use std::borrow::Cow;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use troupe_actors::EngineError;
+use troupe_core::ErrorInfo;
 use troupe_core::definition::Diagnostic;
 use troupe_ports::{DefinitionError, StoreError};
+
+/// Another process has the store open.
+pub const STORE_IN_USE: &str = "STORE_IN_USE";
 
 /// Code, status and title of everything the API refuses. The only place that maps codes to statuses.
 pub const TABLE: &[(&str, u16, &str)] = &[
     ("INVALID_JSON", 400, "The body is not JSON"),
     ("INVALID_YAML", 400, "The body is not YAML"),
     ("INVALID_UTF8", 400, "The body is not UTF-8"),
+    ("DUPLICATE_KEY", 400, "An object has a key twice"),
     ("NESTING_TOO_DEEP", 400, "The body nests too deep"),
     ("BODY_INCOMPLETE", 400, "The body broke off"),
     ("INVALID_PARAMETER", 400, "A parameter is wrong"),
@@ -41,6 +47,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("TOO_MANY_STREAMS", 429, "Too many event streams are open"),
     ("INTERNAL", 500, "The server failed"),
     ("DAMAGED", 500, "The store is damaged"),
+    (STORE_IN_USE, 503, "Another process has the store"),
     ("UNAVAILABLE", 503, "The server cannot serve now"),
     ("FENCED", 503, "Another member has taken over"),
 ];
@@ -210,16 +217,58 @@ impl From<EngineError> for ApiError {
         api.retry_after_ms = error.retry_after_ms();
         match &error {
             EngineError::KeyConflict { existing } => api.existing = Some(existing.to_string()),
-            EngineError::Refused(info) => api.detail = info.message.clone(),
+            EngineError::Refused(info) => {
+                api.detail = info.message.clone();
+                api.errors = places(info);
+            }
             _ => {}
         }
         api
     }
 }
 
+/// Where in the body of a start what was refused stands.
+fn places(info: &ErrorInfo) -> Vec<ErrorItem> {
+    let item = |pointer: String, detail: &str| ErrorItem {
+        pointer,
+        code: info.code.clone(),
+        detail: detail.to_owned(),
+        hint: None,
+        severity: None,
+        line: None,
+        column: None,
+    };
+    if info.code == "UNKNOWN_TRIGGER" {
+        return vec![item("/trigger".to_owned(), &info.message)];
+    }
+    let details = info.details.as_ref().and_then(|details| details.to_value().ok());
+    let violations = details
+        .as_ref()
+        .and_then(|details| details.get("violations")?.as_array());
+    let text = |violation: &Value, name: &str| {
+        violation
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    violations.map_or_else(Vec::new, |violations| {
+        let places = violations.iter().map(|violation| {
+            item(
+                format!("/input{}", text(violation, "pointer")),
+                &text(violation, "message"),
+            )
+        });
+        places.collect()
+    })
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        EngineError::from(error).into()
+        match error {
+            StoreError::Held(why) => Self::new(STORE_IN_USE, why),
+            other => EngineError::from(other).into(),
+        }
     }
 }
 

@@ -11,6 +11,8 @@ use crate::error::Problem;
 use crate::exit::Exit;
 
 const CONNECT: Duration = Duration::from_secs(3);
+/// Lists follow by at most 250 ms what was acknowledged: an id that is not listed yet is by then.
+const LISTED_AFTER: Duration = Duration::from_millis(300);
 /// Digits of a whole execution id.
 const ID_DIGITS: usize = 32;
 
@@ -109,9 +111,12 @@ impl Client {
         if prefix.len() >= ID_DIGITS || !hexadecimal || prefix.is_empty() {
             return Ok(prefix.to_owned());
         }
-        let request = self.get(&["executions"]).query(&[("idPrefix", prefix), ("limit", "2")]);
-        let page: PageDto<ExecutionSummaryDto> = self.fetch(request).await?;
-        match page.items.as_slice() {
+        let mut found = self.beginning_with(prefix).await?;
+        if found.is_empty() {
+            tokio::time::sleep(LISTED_AFTER).await;
+            found = self.beginning_with(prefix).await?;
+        }
+        match found.as_slice() {
             [one] => Ok(one.id.clone()),
             [] => Err(
                 Failure::new(Exit::NotFound, format!("no execution's id begins with {prefix}"))
@@ -122,5 +127,60 @@ impl Client {
                     .hint("give more digits"),
             ),
         }
+    }
+
+    /// At most two executions whose ids begin so.
+    async fn beginning_with(&self, prefix: &str) -> Result<Vec<ExecutionSummaryDto>, Failure> {
+        let request = self.get(&["executions"]).query(&[("idPrefix", prefix), ("limit", "2")]);
+        let page: PageDto<ExecutionSummaryDto> = self.fetch(request).await?;
+        Ok(page.items)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::routing::get;
+    use axum::{Json, Router};
+
+    use super::*;
+
+    /// A server whose list holds nothing for the first `late` requests.
+    async fn server(late: usize) -> (Client, Arc<AtomicUsize>) {
+        // As `main` does; another test of this process may have been faster.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let list = move || async move {
+            let id = "ab".repeat(16);
+            let item = serde_json::json!({"id": id, "workflowId": "w", "version": 1, "status": "running",
+                "paused": false, "startTime": "2026-11-26T00:00:00.000Z", "sequence": 1});
+            let items = if count.fetch_add(1, Ordering::Relaxed) < late {
+                vec![]
+            } else {
+                vec![item]
+            };
+            Json(serde_json::json!({"items": items}))
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/api/v1/executions", get(list));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (Client::new(&format!("http://{address}")).unwrap(), asked)
+    }
+
+    #[tokio::test]
+    async fn a_beginning_is_looked_up_once_more_before_it_is_not_found() {
+        for (late, requests) in [(0, 1), (1, 2)] {
+            let (client, asked) = server(late).await;
+            assert_eq!(client.execution_id("abab").await.unwrap(), "ab".repeat(16));
+            assert_eq!(asked.load(Ordering::Relaxed), requests);
+        }
+        let (client, asked) = server(usize::MAX).await;
+        assert_eq!(client.execution_id("abab").await.unwrap_err().exit, Exit::NotFound);
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
 }

@@ -2,7 +2,7 @@
 
 use troupe_actors::EngineError;
 
-use crate::error::{ApiError, Problem};
+use crate::error::{ApiError, Problem, STORE_IN_USE};
 use crate::exit::Exit;
 
 /// A failed command.
@@ -35,10 +35,11 @@ impl Failure {
 
     /// A file that cannot be read or written.
     pub(super) fn file(path: &std::path::Path, error: &std::io::Error) -> Self {
-        let exit = if error.kind() == std::io::ErrorKind::NotFound {
-            Exit::NotFound
-        } else {
-            Exit::Failed
+        let exit = match error.kind() {
+            std::io::ErrorKind::NotFound => Exit::NotFound,
+            // Another file was meant.
+            std::io::ErrorKind::IsADirectory | std::io::ErrorKind::NotADirectory => Exit::Usage,
+            _ => Exit::Failed,
         };
         Self::new(exit, format!("{}: {error}", path.display()))
     }
@@ -47,9 +48,12 @@ impl Failure {
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         let exit = match (problem.status, problem.code.as_str()) {
-            (_, "INVALID_DEFINITION" | "NOT_EXECUTABLE") => Exit::InvalidDefinition,
+            (_, "INVALID_DEFINITION" | "NOT_EXECUTABLE" | "DEFINITION_TOO_LARGE") => Exit::InvalidDefinition,
+            (_, STORE_IN_USE) => Exit::Conflict,
             (404, _) => Exit::NotFound,
             (409 | 412, _) => Exit::Conflict,
+            // What the caller gave is wrong: a parameter, an option, the input.
+            (400 | 413 | 422, _) => Exit::Usage,
             (503, _) => Exit::CannotConnect,
             _ => Exit::Failed,
         };
@@ -58,10 +62,11 @@ impl From<Problem> for Failure {
             let hint = error.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
             message.push_str(&format!("\n  {} {}: {}{hint}", error.code, error.pointer, error.detail));
         }
+        let hint = (problem.code == STORE_IN_USE).then(|| "choose another directory with --state DIR".to_owned());
         Self {
             exit,
             message,
-            hint: None,
+            hint,
             code: Some(problem.code),
         }
     }
@@ -76,5 +81,33 @@ impl From<ApiError> for Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         ApiError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_status_tells_whose_fault_it_was() {
+        for (code, exit) in [
+            ("INVALID_PARAMETER", Exit::Usage),
+            ("INVALID_REQUEST", Exit::Usage),
+            ("DUPLICATE_KEY", Exit::Usage),
+            ("UNKNOWN_TRIGGER", Exit::Usage),
+            ("SCHEMA_VIOLATION", Exit::Usage),
+            ("PAYLOAD_TOO_LARGE", Exit::Usage),
+            ("INVALID_DEFINITION", Exit::InvalidDefinition),
+            ("NOT_EXECUTABLE", Exit::InvalidDefinition),
+            ("WORKFLOW_NOT_FOUND", Exit::NotFound),
+            ("KEY_CONFLICT", Exit::Conflict),
+            ("VERSION_CONFLICT", Exit::Conflict),
+            ("STORE_IN_USE", Exit::Conflict),
+            ("UNAVAILABLE", Exit::CannotConnect),
+            ("OVERLOADED", Exit::Failed),
+            ("INTERNAL", Exit::Failed),
+        ] {
+            assert_eq!(Failure::from(ApiError::new(code, "no")).exit, exit, "{code}");
+        }
     }
 }

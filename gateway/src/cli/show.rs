@@ -31,6 +31,10 @@ impl Show {
             out.value(&shown)?;
             return Ok(Exit::Ok);
         }
+        if out.quiet {
+            out.line(&shown.id);
+            return Ok(Exit::Ok);
+        }
         let status = if shown.paused { "paused" } else { &shown.status };
         out.line(&format!("execution  {}", shown.id));
         out.line(&format!("workflow   {} v{}", shown.workflow_id, shown.version));

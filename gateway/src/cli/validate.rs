@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use owo_colors::Style;
 use serde::Serialize;
-use troupe_core::definition::Format;
+use troupe_core::definition::{Diagnostic, Format};
 
 use super::diagnostics::{check_file, show};
 use super::output::paint;
@@ -41,7 +41,14 @@ impl Validate {
             let (bytes, checked) = check_file(&file, &rules).await?;
             let valid = checked.definition.is_some() && (!self.strict || checked.diagnostics.is_empty());
             if !out.json {
-                show(&file, &bytes, &checked.diagnostics, out);
+                let counts = |problem: &Diagnostic| problem.is_error() || self.strict || !out.quiet;
+                let shown: Vec<Diagnostic> = checked
+                    .diagnostics
+                    .iter()
+                    .filter(|problem| counts(problem))
+                    .cloned()
+                    .collect();
+                show(&file, &bytes, &shown, out);
                 let word = if valid {
                     paint("valid", Style::new().green())
                 } else {

@@ -8,6 +8,7 @@ mod demo;
 pub mod dto;
 pub mod error;
 pub mod exit;
+mod named;
 mod pages;
 pub mod routes;
 pub mod rules;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use reqwest::{Method, header};
+use troupe_core::definition::WorkflowDefinition;
+use troupe_ports::says_the_same;
 
 use super::diagnostics::valid_file;
 use super::validate::definition_files;
@@ -52,10 +54,10 @@ impl Apply {
                 (true, _) => out.value(&stored)?,
                 (false, true) => out.line(&stored.id),
                 (false, false) => {
-                    let change = if stored.created == Some(true) {
-                        "stored"
-                    } else {
-                        "unchanged"
+                    let change = match (stored.created, stored.restored) {
+                        (Some(true), _) => "stored",
+                        (_, true) => "restored",
+                        (_, false) => "unchanged",
                     };
                     out.line(&format!("{} version {} {change}", stored.id, stored.version));
                 }
@@ -65,26 +67,13 @@ impl Apply {
     }
 
     /// `create`, `update` or `unchanged`, by the definition that the server has.
-    async fn change(
-        &self,
-        client: &super::Client,
-        definition: &troupe_core::definition::WorkflowDefinition,
-    ) -> Result<&'static str, Failure> {
+    async fn change(&self, client: &super::Client, definition: &WorkflowDefinition) -> Result<&'static str, Failure> {
         let request = client.get(&["workflows", &definition.id]);
-        let stored: serde_json::Value = match client.fetch(request).await {
-            Ok(stored) => stored,
-            Err(failure) if failure.exit == Exit::NotFound => return Ok("create"),
-            Err(failure) => return Err(failure),
-        };
-        let mut ours =
-            serde_json::to_value(definition).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        let mut theirs = stored;
-        for side in [&mut ours, &mut theirs] {
-            if let Some(fields) = side.as_object_mut() {
-                // The store numbers versions and dates them.
-                fields.retain(|name, _| !["version", "metadata", "processedGraph"].contains(&name.as_str()));
-            }
+        match client.fetch::<WorkflowDefinition>(request).await {
+            Ok(stored) if says_the_same(&stored, definition) => Ok("unchanged"),
+            Ok(_) => Ok("update"),
+            Err(failure) if failure.exit == Exit::NotFound => Ok("create"),
+            Err(failure) => Err(failure),
         }
-        Ok(if ours == theirs { "unchanged" } else { "update" })
     }
 }

@@ -67,6 +67,9 @@ pub struct VersionDto {
     /// Whether the request made this version; false when the definition equals the latest one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub created: Option<bool>,
+    /// Whether the request brought the workflow back from the archive.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub restored: bool,
     /// Warnings of the validator.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub warnings: Vec<ErrorItem>,

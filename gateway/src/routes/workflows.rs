@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::body;
 use crate::dto::{PageDto, ValidationDto, VersionDto, WorkflowSummaryDto, date};
 use crate::error::{ApiError, ErrorItem};
-use crate::rules;
+use crate::{named, rules};
 
 pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
     let params = Params::of(&uri, &["limit", "cursor"])?;
@@ -31,11 +31,27 @@ pub(super) async fn create(State(app): State<App>, headers: HeaderMap, body: Bod
     let (definition, warnings) = checked(&app, &headers, body).await?;
     let id = definition.id.clone();
     match rules::store(&*app.definitions, definition, Some(0), app.now()).await {
-        Ok(stored) => Ok(stored_response(&app, &stored, true, warnings)),
-        Err(DefinitionError::Conflict { latest }) => Err(ApiError::new(
-            "WORKFLOW_EXISTS",
-            format!("workflow {id} exists, its latest version is {latest}"),
-        )),
+        Ok(stored) => {
+            let change = Change {
+                created: true,
+                restored: false,
+            };
+            Ok(stored_response(&app, &stored, change, warnings))
+        }
+        Err(DefinitionError::Conflict { latest }) => {
+            let archived = app
+                .definitions
+                .get(&id, None)
+                .await?
+                .is_some_and(|stored| stored.archived);
+            let cure = if archived {
+                "; it is archived, and storing it with PUT restores it"
+            } else {
+                ""
+            };
+            let detail = format!("workflow {id} exists, its latest version is {latest}{cure}");
+            Err(ApiError::new("WORKFLOW_EXISTS", detail))
+        }
         Err(other) => Err(other.into()),
     }
 }
@@ -51,16 +67,20 @@ pub(super) async fn put(
         let detail = format!("the definition calls itself `{}`, the address `{id}`", definition.id);
         return Err(ApiError::new("INVALID_REQUEST", detail));
     }
-    let latest = app.definitions.get(&id, None).await?.map_or(0, |stored| stored.version);
+    let before = app.definitions.get(&id, None).await?;
+    let latest = before.as_ref().map_or(0, |before| before.version);
     let expected = expected_version(&headers, latest)?;
     let stored = rules::store(&*app.definitions, definition, expected, app.now()).await?;
-    let created = stored.version > latest;
-    Ok(stored_response(&app, &stored, created, warnings))
+    let change = Change {
+        created: stored.version > latest,
+        restored: before.is_some_and(|before| before.archived),
+    };
+    Ok(stored_response(&app, &stored, change, warnings))
 }
 
 pub(super) async fn validate(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let bytes = body::read(&headers, body, app.settings.limits.body_bytes).await?;
-    let checked = app.rules.check(&bytes, format_of(&headers)).await?;
+    let checked = named::check(&app.rules, &bytes, format_of(&headers)).await?;
     let problems = checked.diagnostics.iter().map(ErrorItem::from).collect();
     Ok(Json(ValidationDto {
         valid: checked.definition.is_some(),
@@ -178,7 +198,7 @@ fn internal(error: impl std::fmt::Display) -> ApiError {
 
 async fn checked(app: &App, headers: &HeaderMap, body: Body) -> Result<(WorkflowDefinition, Vec<ErrorItem>), ApiError> {
     let bytes = body::read(headers, body, app.settings.limits.body_bytes).await?;
-    let checked = app.rules.check(&bytes, format_of(headers)).await?;
+    let checked = named::check(&app.rules, &bytes, format_of(headers)).await?;
     match checked.definition {
         None => Err(refused(&checked.diagnostics)),
         Some(definition) => Ok((definition, checked.diagnostics.iter().map(ErrorItem::from).collect())),
@@ -240,15 +260,27 @@ fn version_dto(stored: &StoredDefinition) -> VersionDto {
         version: stored.version,
         stored_at: date(stored.stored_at),
         created: None,
+        restored: false,
         warnings: Vec::new(),
     }
 }
 
-fn stored_response(app: &App, stored: &StoredDefinition, created: bool, warnings: Vec<ErrorItem>) -> Response {
+/// What storing a definition changed.
+struct Change {
+    created: bool,
+    restored: bool,
+}
+
+fn stored_response(app: &App, stored: &StoredDefinition, change: Change, warnings: Vec<ErrorItem>) -> Response {
     app.engine.definition_changed(stored.workflow.as_str());
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if change.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     let body = VersionDto {
-        created: Some(created),
+        created: Some(change.created),
+        restored: change.restored,
         warnings,
         ..version_dto(stored)
     };

@@ -266,8 +266,9 @@ pub struct StartedDto {
     pub id: String,
     /// The workflow.
     pub workflow_id: String,
-    /// Where it stands.
-    pub status: String,
+    /// Where it stands; absent where it ended so long ago that its archive is gone.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub status: Option<String>,
     /// Seq of a durable entry of it.
     pub sequence: u64,
     /// Whether it was there before.

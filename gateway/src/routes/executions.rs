@@ -119,15 +119,13 @@ pub(crate) async fn whole(app: &App, view: &ExecutionView, include: bool) -> Res
     let Some(stored) = stored else {
         return Ok(context(view, None));
     };
-    let analysed: Option<Paths> = serde_json::from_str(stored.analysis.as_str()).ok();
-    let lists = analysed.map(|analysed| {
-        let paths: Vec<Vec<String>> = analysed.paths.into_iter().map(|path| path.node_sequence).collect();
-        (paths, analysed.truncated)
-    });
-    let mut shown = context(
-        view,
-        lists.as_ref().map(|(paths, truncated)| (paths.as_slice(), *truncated)),
-    );
+    let analysed: Paths = serde_json::from_str(stored.analysis.as_str()).map_err(|error| {
+        let (workflow, version) = (&stored.workflow, stored.version);
+        let detail = format!("the analysis of workflow {workflow} version {version}: {error}");
+        ApiError::new("DAMAGED", detail)
+    })?;
+    let paths: Vec<Vec<String>> = analysed.paths.into_iter().map(|path| path.node_sequence).collect();
+    let mut shown = context(view, Some((paths.as_slice(), analysed.truncated)));
     shown.processed_workflow = include.then(|| stored.analysis.clone());
     Ok(shown)
 }

@@ -7,13 +7,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use troupe_actors::{EngineError, StartOutcome};
 use troupe_core::WorkflowId;
 
 use super::params::{Path, wrong};
 use super::{LOCAL, header_text, idempotency_key};
 use crate::app::App;
 use crate::body;
-use crate::dto::{StartBody, StartedDto, context};
+use crate::dto::{StartBody, StartedDto, WorkflowContextDto, context};
 use crate::error::ApiError;
 
 pub(super) async fn start(
@@ -30,33 +31,59 @@ pub(super) async fn start(
     let request = start.into_request(WorkflowId::from(workflow.as_str()), key, LOCAL);
     let Some(wait) = wait else {
         let outcome = app.engine.start(request).await?;
-        let body = StartedDto {
-            id: outcome.id.to_string(),
-            workflow_id: workflow,
-            status: "running".into(),
-            sequence: outcome.seq.0,
-            existing: outcome.existing,
-            output: None,
-            error: None,
+        let body = match seen(&app, &outcome).await? {
+            Some(seen) => StartedDto {
+                status: Some(seen.status),
+                sequence: seen.sequence,
+                ..started(&workflow, &outcome)
+            },
+            None => started(&workflow, &outcome),
         };
         return Ok(response(StatusCode::ACCEPTED, body, None));
     };
     let (outcome, watch) = app.engine.start_watched(request).await?;
+    // What is gone has ended: nobody would tell the watch.
+    if outcome.existing && seen(&app, &outcome).await?.is_none() {
+        return Ok(response(StatusCode::OK, started(&workflow, &outcome), Some(wait)));
+    }
     let ended = tokio::time::timeout(wait, watch.ended())
         .await
         .is_ok_and(|ended| ended.is_some());
     let seen = context(&app.engine.get(outcome.id).await?, None);
     let body = StartedDto {
-        id: seen.id,
-        workflow_id: workflow,
-        status: seen.status,
+        status: Some(seen.status),
         sequence: seen.sequence,
-        existing: outcome.existing,
         output: seen.output,
         error: seen.error,
+        ..started(&workflow, &outcome)
     };
     let status = if ended { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(response(status, body, Some(wait)))
+}
+
+/// What is known of a start without a look at the execution: a new one runs.
+fn started(workflow: &str, outcome: &StartOutcome) -> StartedDto {
+    StartedDto {
+        id: outcome.id.to_string(),
+        workflow_id: workflow.to_owned(),
+        status: (!outcome.existing).then(|| "running".to_owned()),
+        sequence: outcome.seq.0,
+        existing: outcome.existing,
+        output: None,
+        error: None,
+    }
+}
+
+/// Where an execution that was there before stands; none for a new one, and for one whose archive is gone.
+async fn seen(app: &App, outcome: &StartOutcome) -> Result<Option<WorkflowContextDto>, ApiError> {
+    if !outcome.existing {
+        return Ok(None);
+    }
+    match app.engine.get(outcome.id).await {
+        Ok(view) => Ok(Some(context(&view, None))),
+        Err(EngineError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn response(status: StatusCode, body: StartedDto, applied: Option<Duration>) -> Response {

@@ -131,6 +131,64 @@ fn files_that_are_not_there_are_not_found() {
     }
 }
 
+const CHECKED: &str = "
+id: checked
+name: Checked
+settings: { onFailure: failFast, inputSchema: { properties: { items: { minItems: 1 } } } }
+nodes: [{ id: a, type: function, data: { handlerId: echo } }]
+edges: []
+";
+
+#[test]
+fn what_the_caller_got_wrong_is_a_usage_error() {
+    let (directory, path) = file("checked.yaml", CHECKED.as_bytes());
+    let directory = directory.path().to_str().unwrap();
+    for (arguments, named) in [
+        (&["run", &path, "--trigger", "zz"][..], "UNKNOWN_TRIGGER"),
+        (&["run", &path, "-i", "items=[]"], "SCHEMA_VIOLATION /input/items"),
+        (&["run", directory], directory),
+        (&["analyze", directory], directory),
+        (&["run", &path, "-i", "@."], "."),
+        (&["run", &path, "--input-json", r#"{"a": 1, "a": 2}"#], "DUPLICATE_KEY"),
+    ] {
+        let output = troupe(arguments);
+        assert_eq!(code(&output), 2, "{arguments:?}: {}", text(&output.stderr));
+        assert!(output.stdout.is_empty());
+        assert!(text(&output.stderr).contains(named), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_definition_without_an_id_is_invalid_in_every_command() {
+    let (_directory, path) = file("nameless.yaml", CHECKED.replace("id: checked\n", "").as_bytes());
+    for command in ["validate", "run", "apply"] {
+        let output = troupe(&[command, &path]);
+        assert_eq!(code(&output), 5, "{command}: {}", text(&output.stderr));
+        let shown = text(&output.stderr);
+        for part in ["MISSING_FIELD", "nameless.yaml:2:"] {
+            assert!(shown.contains(part), "{command}: {part} is not in\n{shown}");
+        }
+    }
+}
+
+#[test]
+fn quiet_validation_is_silent_about_warnings() {
+    let (_directory, path) = file("warned.yaml", CHECKED.replace("onFailure: failFast, ", "").as_bytes());
+    let loud = troupe(&["validate", &path]);
+    assert_eq!(code(&loud), 0);
+    assert!(
+        text(&loud.stderr).contains("UNHANDLED_FAILURE"),
+        "{}",
+        text(&loud.stderr)
+    );
+    let quiet = troupe(&["validate", "-q", &path]);
+    assert_eq!((code(&quiet), text(&quiet.stderr), text(&quiet.stdout)), (0, "", ""));
+    // Here the warning is what is wrong.
+    let strict = troupe(&["validate", "-q", "--strict", &path]);
+    assert_eq!(code(&strict), 5);
+    assert!(text(&strict.stderr).contains("UNHANDLED_FAILURE"));
+}
+
 #[test]
 fn analyze_prints_one_json_object() {
     let output = troupe(&["analyze", examples().join("etl.yaml").to_str().unwrap()]);

@@ -68,6 +68,10 @@ fn commands_have_their_exit_status_and_keep_data_apart_from_talk() {
     assert_eq!(server.exit(&["start", "failing", "--wait"]), 1);
     assert_eq!(server.exit(&["start", "slow", "--wait", "--timeout", "1"]), 124);
     assert_eq!(server.exit(&["show", &"0".repeat(32)]), 3);
+    assert_eq!(server.exit(&["ls", "--since", "yesterday"]), 2);
+    assert_eq!(server.exit(&["ls", "--status", "x"]), 2);
+    assert_eq!(server.exit(&["start", "slow", "--priority", "77"]), 2);
+    assert_eq!(server.exit(&["start", "slow", "--trigger", "zz"]), 2);
 
     let id = server.line(&["start", "slow", "--idempotency-key", "k"]);
     assert_eq!(server.line(&["start", "slow", "--idempotency-key", "k"]), id);
@@ -76,6 +80,7 @@ fn commands_have_their_exit_status_and_keep_data_apart_from_talk() {
     assert_eq!(server.line(&["pause", &id]), id);
     let shown: Value = serde_json::from_str(&server.line(&["show", &id, "--json"])).unwrap();
     assert_eq!((&shown["paused"], &shown["status"]), (&json!(true), &json!("running")));
+    assert_eq!(server.line(&["show", "-q", &id]), id);
     assert_eq!(server.line(&["resume", &id]), id);
     assert_eq!(server.line(&["cancel", &id, "--reason", "enough"]), id);
     let history = server.line(&["history", &id, "--json"]);
@@ -90,6 +95,34 @@ fn commands_have_their_exit_status_and_keep_data_apart_from_talk() {
         .collect();
     assert_eq!(events, ["started", "paused", "resumed", "cancelRequested"]);
     assert_eq!(server.exit(&["pause", &id]), 4);
+}
+
+#[test]
+fn apply_stores_edited_metadata_and_restores_what_was_archived() {
+    let (state, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = Server::start(state.path());
+    let path = files.path().join("echo.yaml");
+    let file = path.display().to_string();
+    std::fs::write(&path, ECHO).unwrap();
+    assert_eq!(server.line(&["apply", &file]), "echo version 1 stored");
+    assert_eq!(server.line(&["apply", &file]), "echo version 1 unchanged");
+    std::fs::write(
+        &path,
+        format!("{ECHO}metadata: {{ tags: [billing], updatedAt: '2026-11-26T00:00:00Z' }}\n"),
+    )
+    .unwrap();
+    assert_eq!(server.line(&["apply", "--dry-run", &file]), "echo update");
+    assert_eq!(server.line(&["apply", &file]), "echo version 2 stored");
+    std::fs::write(
+        &path,
+        format!("{ECHO}metadata: {{ tags: [billing], updatedAt: '2027-01-01T00:00:00Z' }}\n"),
+    )
+    .unwrap();
+    assert_eq!(server.line(&["apply", "--dry-run", &file]), "echo unchanged");
+    assert_eq!(server.delete("/api/v1/workflows/echo"), 204);
+    assert_eq!(server.exit(&["start", "echo"]), 4);
+    assert_eq!(server.line(&["apply", &file]), "echo version 2 restored");
+    assert_eq!(server.exit(&["start", "echo"]), 0);
 }
 
 #[test]
@@ -114,7 +147,9 @@ fn what_was_acknowledged_is_there_after_a_kill_and_a_stop_is_clean() {
         .arg(state.path())
         .output()
         .unwrap();
-    assert!(!busy.status.success(), "the store admits one process");
+    assert_eq!(busy.status.code(), Some(4), "the store admits one process");
+    let said = String::from_utf8_lossy(&busy.stderr);
+    assert!(said.contains("STORE_IN_USE") && said.contains("--state"), "{said}");
 
     let pid = server.child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());

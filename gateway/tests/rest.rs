@@ -5,7 +5,6 @@ mod product;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
-use futures::StreamExt;
 use product::{Product, Reply};
 use serde_json::{Value, json};
 
@@ -149,6 +148,82 @@ async fn workflows_have_versions_tags_and_an_end() {
         (start.status.as_u16(), code(&start).as_str()),
         (409, "WORKFLOW_ARCHIVED")
     );
+    let exists = product.send("POST", "/api/v1/workflows", &[], &changed).await;
+    assert_eq!(code(&exists), "WORKFLOW_EXISTS");
+    assert!(exists.text.contains("archived"), "{exists:?}");
+}
+
+#[tokio::test]
+async fn storing_a_definition_again_restores_an_archived_workflow() {
+    let product = Product::with(&[CHAIN]).await;
+    let (workflow, start) = ("/api/v1/workflows/chain", "/api/v1/workflows/chain/executions");
+    let changed = CHAIN.replace("name: Chain", "name: Longer chain");
+    for (definition, status, version) in [(CHAIN, StatusCode::OK, 1), (&changed, StatusCode::CREATED, 2)] {
+        assert_eq!(
+            product.send("DELETE", workflow, &[], "").await.status,
+            StatusCode::NO_CONTENT
+        );
+        let refused = product.send("POST", start, &[], "").await;
+        assert_eq!(code(&refused), "WORKFLOW_ARCHIVED");
+        let stored = product.send("PUT", workflow, &[], definition).await;
+        assert_eq!(
+            (stored.status, &stored.body["version"], &stored.body["restored"]),
+            (status, &json!(version), &json!(true)),
+            "{stored:?}"
+        );
+        assert_eq!(product.send("POST", start, &[], "").await.status, StatusCode::ACCEPTED);
+        let again = product.send("PUT", workflow, &[], definition).await;
+        assert_eq!(again.body.get("restored"), None, "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn edited_metadata_is_stored() {
+    let product = Product::with(&[CHAIN]).await;
+    let tagged = format!("{CHAIN}metadata: {{ tags: [billing], createdBy: somebody }}\n");
+    let stored = product.send("PUT", "/api/v1/workflows/chain", &[], &tagged).await;
+    assert_eq!(
+        (stored.status, &stored.body["version"]),
+        (StatusCode::CREATED, &json!(2)),
+        "{stored:?}"
+    );
+    let found = product.get("/api/v1/workflows/chain").await;
+    assert_eq!(
+        (&found.body["metadata"]["tags"], &found.body["metadata"]["createdBy"]),
+        (&json!(["billing"]), &json!("somebody"))
+    );
+}
+
+#[tokio::test]
+async fn a_definition_needs_an_id_wherever_it_is_checked() {
+    let product = Product::new().await;
+    let nameless = CHAIN.replace("id: chain\n", "");
+    for (path, problems) in [
+        ("/api/v1/workflows", "errors"),
+        ("/api/v1/workflows/validate", "problems"),
+    ] {
+        let reply = product.send("POST", path, &[], &nameless).await;
+        let found = &reply.body[problems];
+        assert_eq!(
+            (&found[0]["code"], &found[0]["pointer"], &found[0]["line"]),
+            (&json!("MISSING_FIELD"), &json!(""), &json!(2)),
+            "{reply:?}"
+        );
+        assert_eq!(reply.body.get("valid").unwrap_or(&json!(false)), &json!(false));
+        // With whatever else is wrong.
+        let worse = nameless.replace("type: function", "type: functoin");
+        let reply = product.send("POST", path, &[], &worse).await;
+        let codes: Vec<_> = reply.body[problems]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| &item["code"])
+            .collect();
+        assert!(
+            codes.contains(&&json!("MISSING_FIELD")) && codes.contains(&&json!("UNKNOWN_NODE_TYPE")),
+            "{codes:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -202,6 +277,16 @@ async fn starts_wait_repeat_and_collide_as_asked() {
         (&first.body["id"], &json!(true))
     );
     assert_eq!(second.body["output"], 1);
+    let repeated = product.send("POST", start, &key[..1], r#"{"input": 3}"#).await;
+    assert_eq!(
+        (repeated.status, &repeated.body["id"], &repeated.body["existing"]),
+        (StatusCode::ACCEPTED, &first.body["id"], &json!(true))
+    );
+    assert_eq!(
+        (&repeated.body["status"], &repeated.body["sequence"]),
+        (&json!("completed"), &first.body["sequence"]),
+        "where it stands, not where it began"
+    );
 
     let parked = "/api/v1/workflows/parked/executions";
     let open = product
@@ -267,6 +352,12 @@ async fn bad_requests_are_answered_with_codes_and_places() {
     let slip = product.send("POST", start, &[], r#"{"inptu": 1}"#).await;
     assert_eq!((slip.status.as_u16(), code(&slip).as_str()), (422, "INVALID_REQUEST"));
     assert_eq!(slip.body["errors"][0]["hint"], "did you mean `input`?");
+    let twice = product
+        .send("POST", start, &[], "{\n\"input\": 1,\n \"input\": 2}")
+        .await;
+    assert_eq!((twice.status.as_u16(), code(&twice).as_str()), (400, "DUPLICATE_KEY"));
+    let place = &twice.body["errors"][0];
+    assert_eq!((&place["line"], &place["column"]), (&json!(3), &json!(8)), "{twice:?}");
     assert_eq!(
         code(&product.send("POST", start, &[("prefer", "wait=soon")], "").await),
         "INVALID_PARAMETER"
@@ -276,6 +367,7 @@ async fn bad_requests_are_answered_with_codes_and_places() {
         (trigger.status.as_u16(), code(&trigger).as_str()),
         (422, "UNKNOWN_TRIGGER")
     );
+    assert_eq!(trigger.body["errors"][0]["pointer"], "/trigger");
 
     for (path, status, expected) in [
         ("/nowhere", 404, "ROUTE_NOT_FOUND"),
@@ -289,6 +381,12 @@ async fn bad_requests_are_answered_with_codes_and_places() {
         ("/api/v1/executions?status=odd", 400, "INVALID_PARAMETER"),
         ("/api/v1/executions?limit=0", 400, "INVALID_PARAMETER"),
         ("/api/v1/executions?startedFrom=yesterday", 400, "INVALID_PARAMETER"),
+        ("/api/v1/executions?cursor=zzz", 400, "INVALID_PARAMETER"),
+        (
+            "/api/v1/workflows/chain/executions?cursor=7.xyz",
+            400,
+            "INVALID_PARAMETER",
+        ),
         ("/api/v1/stream", 400, "INVALID_PARAMETER"),
         ("/api/v1/stream?topics=weather", 400, "INVALID_PARAMETER"),
     ] {
@@ -314,6 +412,54 @@ async fn bad_requests_are_answered_with_codes_and_places() {
     }
     let page = product.get("/docs/errors/BODY_TOO_LARGE").await;
     assert!(page.text.starts_with("# "), "{}", page.text);
+}
+
+#[tokio::test]
+async fn a_violated_input_schema_names_every_place_in_the_body() {
+    let checked = CHAIN.replace(
+        "onFailure: failFast",
+        "inputSchema: { required: [order], properties: { items: { minItems: 1 } } }",
+    );
+    let product = Product::with(&[&checked]).await;
+    let start = "/api/v1/workflows/chain/executions";
+    let refused = product.send("POST", start, &[], r#"{"input": {"items": []}}"#).await;
+    assert_eq!(
+        (refused.status.as_u16(), code(&refused).as_str()),
+        (422, "SCHEMA_VIOLATION")
+    );
+    let mut pointers: Vec<_> = refused.body["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| {
+            assert_eq!(item["code"], "SCHEMA_VIOLATION");
+            item["pointer"].as_str().unwrap()
+        })
+        .collect();
+    pointers.sort_unstable();
+    assert_eq!(pointers, ["/input", "/input/items"], "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_analysis_is_said() {
+    let product = Product::new().await;
+    let definition = serde_json::json!({"id": "damaged", "name": "d", "edges": [], "nodes": [
+        {"id": "wait", "type": "delay", "data": {"delayType": "fixed", "delayValue": 86_400_000}}]});
+    let definition = serde_json::from_value(definition).unwrap();
+    let analysis = troupe_core::Json::from_trusted(r#"{"paths": 7}"#);
+    let stored = product
+        .app
+        .definitions
+        .put(definition, analysis, None, product.app.now())
+        .await;
+    stored.unwrap();
+    let start = product
+        .send("POST", "/api/v1/workflows/damaged/executions", &[], "")
+        .await;
+    let shown = product
+        .get(&format!("/api/v1/executions/{}", start.body["id"].as_str().unwrap()))
+        .await;
+    assert_eq!((shown.status.as_u16(), code(&shown).as_str()), (500, "DAMAGED"));
 }
 
 #[tokio::test]
@@ -476,97 +622,6 @@ edges: []
     let refused = product.send("POST", start, &[], "").await;
     assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (429, "OVERLOADED"));
     assert!(header(&refused, "retry-after").parse::<u64>().unwrap() >= 1);
-}
-
-/// Reads events until `enough` of them came: name, id and data.
-async fn events(
-    product: &Product,
-    path: &str,
-    last: Option<&str>,
-    enough: usize,
-) -> Vec<(String, Option<String>, Value)> {
-    let mut request = Request::get(path);
-    if let Some(last) = last {
-        request = request.header("last-event-id", last);
-    }
-    let response = product.call(request.body(Body::empty()).unwrap()).await;
-    assert_eq!(response.status(), StatusCode::OK);
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
-    let (mut chunks, mut text) = (response.into_body().into_data_stream(), String::new());
-    loop {
-        let complete: Vec<&str> = text
-            .split_inclusive("\n\n")
-            .filter(|event| event.ends_with("\n\n"))
-            .collect();
-        if complete.len() >= enough {
-            return complete.iter().map(|event| read_event(event)).collect();
-        }
-        let chunk = tokio::time::timeout(std::time::Duration::from_secs(20), chunks.next()).await;
-        text.push_str(std::str::from_utf8(&chunk.expect("an event comes in time").unwrap().unwrap()).unwrap());
-    }
-}
-
-fn read_event(text: &str) -> (String, Option<String>, Value) {
-    let field = |name: &str| {
-        text.lines()
-            .find_map(|line| Some(line.strip_prefix(name)?.trim_start().to_owned()))
-    };
-    let data = serde_json::from_str(&field("data:").unwrap()).unwrap();
-    (field("event:").unwrap(), field("id:"), data)
-}
-
-#[tokio::test]
-async fn a_stream_replays_follows_and_resumes() {
-    let product = Product::with(&[CHAIN, PARKED]).await;
-    let id = product.run("chain", r#"{"input": {"x": 5}}"#).await;
-    let path = format!("/api/v1/stream?topics=execution:{id}");
-    let all = events(&product, &path, Some("0"), 7).await;
-    let names: Vec<&str> = all.iter().map(|(name, ..)| name.as_str()).collect();
-    assert_eq!(
-        names[..3],
-        ["execution.created", "execution.started", "node.scheduled"],
-        "{all:?}"
-    );
-    assert_eq!(names.last(), Some(&"execution.completed"));
-    // Only the last event of an entry has an id, and ids ascend.
-    let ids: Vec<&String> = all.iter().filter_map(|(_, id, _)| id.as_ref()).collect();
-    assert_eq!(ids, ["1", "2", "3"], "{all:?}");
-    let rest = events(&product, &path, Some("2"), 2).await;
-    assert!(rest.iter().all(|(.., data)| data["sequence"] == 3), "{rest:?}");
-    let ahead = events(&product, &path, Some("99"), 1).await;
-    assert_eq!(ahead[0].0, "reset");
-
-    // What happens while somebody listens.
-    let start = product
-        .send("POST", "/api/v1/workflows/parked/executions", &[], "")
-        .await;
-    let parked = start.body["id"].as_str().unwrap().to_owned();
-    let path = format!("/api/v1/stream?topics=execution:{parked}");
-    let cancel = format!("/api/v1/executions/{parked}/cancel");
-    let (heard, _) = tokio::join!(
-        events(&product, &path, Some("1"), 2),
-        product.send("POST", &cancel, &[], "")
-    );
-    assert!(heard.iter().any(|(name, ..)| name == "node.canceled"), "{heard:?}");
-}
-
-#[tokio::test]
-async fn streams_have_a_limit_and_give_their_place_back() {
-    let product = Product::configured(&[], |settings| settings.limits.streams_max = 1).await;
-    let open = || {
-        Request::get("/api/v1/stream?topics=executions")
-            .body(Body::empty())
-            .unwrap()
-    };
-    let first = product.call(open()).await;
-    assert_eq!(first.status(), StatusCode::OK);
-    let second = product.get("/api/v1/stream?topics=executions").await;
-    assert_eq!(
-        (second.status.as_u16(), code(&second).as_str()),
-        (429, "TOO_MANY_STREAMS")
-    );
-    drop(first);
-    assert_eq!(product.call(open()).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]

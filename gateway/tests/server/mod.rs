@@ -49,11 +49,20 @@ impl Server {
 
     /// What `GET path` answers: status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path)
+    }
+
+    /// The status that `DELETE path` answers.
+    pub(crate) fn delete(&self, path: &str) -> u16 {
+        self.ask("DELETE", path).0
+    }
+
+    fn ask(&self, method: &str, path: &str) -> (u16, String) {
         let address = self.url.strip_prefix("http://").unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
         )
         .unwrap();
         let mut answer = String::new();

@@ -13,7 +13,7 @@ use crate::checkpointer::CheckpointerMessage;
 use crate::context::{EngineContext, ShardContext};
 use crate::error::EngineError;
 use crate::evaluation::CompiledPlan;
-use crate::execution::load::{Loaded, load};
+use crate::execution::load::{Loaded, last_seq, load};
 use crate::execution::{ExecutionMessage, Respond, StartInput};
 use crate::request::{OnClosed, OnOpen, StartOutcome, StartRequest};
 use crate::shard::deliver;
@@ -29,17 +29,16 @@ pub(crate) async fn start(
     request: StartRequest,
     chosen: impl FnMut(ExecutionId),
 ) -> Result<StartOutcome, EngineError> {
-    admit(engine, &request)?;
-    let compiled = engine
-        .plans
-        .to_start(request.workflow.as_str(), request.version)
-        .await?;
+    if request.request_key.is_some() && request.execution_key.is_some() {
+        let why = "a start has a request key or an execution key, not both: each decides the execution's id";
+        return Err(EngineError::Refused(Box::new(ErrorInfo::new("INVALID_REQUEST", why))));
+    }
+    let compiled = match plan_of_new(engine, &request).await {
+        Ok(compiled) => compiled,
+        Err(refusal) => return first_of_key(engine, &request, refusal).await,
+    };
     match (&request.request_key, &request.execution_key) {
-        (Some(_), Some(_)) => {
-            let why = "a start has a request key or an execution key, not both: each decides the execution's id";
-            Err(EngineError::Refused(Box::new(ErrorInfo::new("INVALID_REQUEST", why))))
-        }
-        (Some(key), None) => {
+        (Some(key), _) => {
             let id = compiled.key_id(KeySpace::Request, key, 0);
             let shard = engine.shard(id.shard())?;
             begin(&shard, id, &compiled, &request, None, false, chosen).await
@@ -50,6 +49,42 @@ pub(crate) async fn start(
         }
         (None, Some(key)) => start_keyed(engine, &compiled, key, &request, chosen).await,
     }
+}
+
+/// What a new execution would run, unless none may start.
+async fn plan_of_new(engine: &EngineContext, request: &StartRequest) -> Result<Arc<CompiledPlan>, EngineError> {
+    admit(engine, request)?;
+    engine.plans.to_start(request.workflow.as_str(), request.version).await
+}
+
+/// No new execution may start; the first one of the request's key is given all the same, if there is one. Looked for only
+/// here: an ordinary start finds it on its way.
+async fn first_of_key(
+    engine: &EngineContext,
+    request: &StartRequest,
+    refusal: EngineError,
+) -> Result<StartOutcome, EngineError> {
+    let Some(key) = &request.request_key else {
+        return Err(refusal);
+    };
+    let shards = engine.parts.state.shards();
+    let id = ExecutionId::derived(shards, KeySpace::Request, request.workflow.as_str(), key, 0);
+    let shard = engine.shard(id.shard())?;
+    let (reply, answer) = oneshot::channel();
+    let read = ExecutionMessage::Read(Respond::View(reply));
+    let seq = if engine.directory.route(id, read).is_ok()
+        && let Ok(Ok((state, _))) = answer.await
+    {
+        Some(state.seq)
+    } else {
+        last_seq(&shard, id).await?
+    };
+    let existing = seq.map(|seq| StartOutcome {
+        id,
+        seq,
+        existing: true,
+    });
+    existing.ok_or(refusal)
 }
 
 fn admit(engine: &EngineContext, request: &StartRequest) -> Result<(), EngineError> {

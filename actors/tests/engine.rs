@@ -359,6 +359,55 @@ async fn a_request_key_always_gives_the_first_execution() {
     assert_eq!(again.1.ended().await.unwrap().status, "completed");
 }
 
+/// What refuses a new start says nothing of an execution that there is: its request key finds it, open, closed or gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_key_finds_its_execution_where_nothing_new_may_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let (executors, control) = blocking();
+    let options = EngineOptions {
+        executions_max: 1,
+        checkpoint_interval: Duration::from_millis(1),
+        latest_ttl_ms: 0,
+        ..EngineOptions::default()
+    };
+    let world = world(directory.path(), executors, options).await;
+    world.apply(chain("w", 1, "block")).await;
+    let keyed = |key: &str, version| StartRequest {
+        request_key: Some(key.into()),
+        version,
+        ..StartRequest::new("w", Json::null())
+    };
+    let first = world.engine.start(keyed("k", None)).await.unwrap().id;
+    control.started.acquire().await.unwrap().forget();
+    let again = async |version, why: &str| {
+        let outcome = world.engine.start(keyed("k", version)).await;
+        let outcome = outcome.unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(outcome.existing && outcome.id == first, "{why}");
+        let other = world.engine.start(keyed("other", version)).await.unwrap_err();
+        assert_eq!(other.code(), why);
+    };
+    again(None, "OVERLOADED").await;
+    control.release.add_permits(1);
+    world.ended(first).await;
+    until("its actor is gone", || world.engine.status().active == 0).await;
+    again(Some(9), "VERSION_NOT_FOUND").await;
+    assert!(
+        troupe_ports::DefinitionStore::archive(&*world.store, "w", true)
+            .await
+            .unwrap()
+    );
+    world.engine.definition_changed("w");
+    again(None, "WORKFLOW_ARCHIVED").await;
+    until("it is in the store alone", || {
+        world.engine.status().uncheckpointed_bytes == 0
+    })
+    .await;
+    again(None, "WORKFLOW_ARCHIVED").await;
+    let (outcome, watch) = world.engine.start_watched(keyed("k", None)).await.unwrap();
+    assert!(outcome.existing && outcome.id == first);
+    assert_eq!(watch.ended().await.unwrap().status, "completed");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn business_keys_follow_their_policies() {
     let directory = tempfile::tempdir().unwrap();

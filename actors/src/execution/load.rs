@@ -54,6 +54,24 @@ pub async fn pending(shard: &ShardContext, id: ExecutionId) -> Result<Option<Pen
     answer.await.map_err(|_| gone())
 }
 
+/// Seq of the last durable entry of an execution, if there is or was one. Nothing is folded.
+///
+/// # Errors
+/// [`EngineError::Unavailable`].
+pub async fn last_seq(shard: &ShardContext, id: ExecutionId) -> Result<Option<Seq>, EngineError> {
+    let pending = pending(shard, id).await?;
+    let stored = match shard.engine.parts.state.load(id).await? {
+        None => None,
+        Some(ExecutionBase::Tombstone { last }) => Some(last),
+        Some(ExecutionBase::Ended(archive, _)) => Some(archive.last),
+        Some(ExecutionBase::Live { snapshot, segments, .. }) => {
+            let snapshot = snapshot.map(|(seq, _)| seq);
+            snapshot.max(segments.last().map(|(seq, _)| *seq))
+        }
+    };
+    Ok(stored.max(pending.map(|pending| pending.last())))
+}
+
 /// Loads an execution of a shard that is served.
 ///
 /// # Errors

@@ -171,14 +171,42 @@ pub struct WorkflowEdge {
 }
 
 impl Node {
-    /// Looks a configuration field up: `data.<name>`, else `data.taskDefinition.<name>`. A `null` counts as absent.
+    /// Looks a configuration field up: `data.<name>`, else `data.taskDefinition.<name>`, else
+    /// `data.taskDefinition.config.<name>` (see [`Node::config_holds_fields`]). A `null` counts as absent.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&Value> {
-        let present = |value: &&Value| !value.is_null();
-        self.data.get(name).filter(present).or_else(|| {
-            let nested = self.data.get("taskDefinition")?;
-            nested.get(name).filter(present)
-        })
+        let mut found = self.sources().into_iter().flatten().map(|source| source.get(name));
+        found.find_map(|value| value.filter(|value| !value.is_null()))
+    }
+
+    /// Where configuration fields may stand; the first one that has a field wins.
+    pub(crate) fn sources(&self) -> [Option<&Object>; 3] {
+        let task = self.data.get("taskDefinition").and_then(Value::as_object);
+        let config = task.and_then(|task| task.get("config")).and_then(Value::as_object);
+        [Some(&self.data), task, config.filter(|_| self.config_holds_fields())]
+    }
+
+    /// Whether the fields of the node's type may stand in `taskDefinition.config`. A trigger has a field `config`, and what
+    /// a handler finds there is its own affair.
+    #[must_use]
+    pub fn config_holds_fields(&self) -> bool {
+        use super::NodeKind;
+        match self.kind() {
+            Some(NodeKind::Trigger | NodeKind::Function | NodeKind::Custom) | None => false,
+            Some(
+                NodeKind::Http
+                | NodeKind::Webhook
+                | NodeKind::Decision
+                | NodeKind::Transformation
+                | NodeKind::Delay
+                | NodeKind::Subworkflow
+                | NodeKind::ForEach
+                | NodeKind::Loop
+                | NodeKind::Database
+                | NodeKind::Publish
+                | NodeKind::End,
+            ) => true,
+        }
     }
 
     /// Looks a configuration field up as text.

@@ -149,14 +149,17 @@ impl Node {
         errors_or(timeouts, problems)
     }
 
-    /// The object that holds `data.<name>`, direct or nested in `taskDefinition`, with whether it is nested.
+    /// The object that holds `data.<name>`, direct or nested in `taskDefinition` or its `config`, with whether it is nested.
     pub(crate) fn holder(&self, name: &str) -> Option<(&super::Object, bool)> {
+        let (object, depth) = self.source(name)?;
+        Some((object, depth > 0))
+    }
+
+    /// The object that holds `data.<name>`, and its place among [`Node::sources`].
+    pub(crate) fn source(&self, name: &str) -> Option<(&super::Object, usize)> {
         let present = |object: &super::Object| object.get(name).is_some_and(|value| !value.is_null());
-        if present(&self.data) {
-            return Some((&self.data, false));
-        }
-        let nested = self.data.get("taskDefinition")?.as_object()?;
-        present(nested).then_some((nested, true))
+        let mut sources = self.sources().into_iter().enumerate();
+        sources.find_map(|(depth, source)| source.filter(|source| present(source)).map(|source| (source, depth)))
     }
 
     /// Calls `read` with a view of the object that holds `data.<name>`.
@@ -166,10 +169,11 @@ impl Node {
         path: &Path<'_>,
         read: impl FnOnce(&View<'_>) -> Option<T>,
     ) -> Option<T> {
-        let (object, nested) = self.holder(name)?;
+        let (object, depth) = self.source(name)?;
         let data = path.key("data");
         let task = data.key("taskDefinition");
-        read(&View::new(object, if nested { task } else { data }))
+        let config = task.key("config");
+        read(&View::new(object, [data, task, config][depth]))
     }
 }
 

@@ -166,31 +166,19 @@ fn plan_node(node: &Node, by_key: &BTreeMap<NodeKey, NodeIx>) -> Result<PlanNode
     })
 }
 
-/// The node's data with `taskDefinition` (and its `config`) folded in; direct fields win.
+/// The node's data with `taskDefinition` folded in, and its `config` where that holds fields; direct fields win. Its `type`
+/// and `name` say what the task is to whoever wrote it.
 fn folded_data(node: &Node) -> serde_json::Map<String, JsonValue> {
     let mut data = node.data.clone();
-    let Some(JsonValue::Object(task)) = data.shift_remove("taskDefinition") else {
-        if let Some(other) = node.data.get("taskDefinition") {
-            data.insert("taskDefinition".into(), other.clone());
-        }
-        return data;
-    };
-    for name in [
-        "config",
-        "functionName",
-        "handlerId",
-        "timeout",
-        "retryPolicy",
-        "functionCode",
-    ] {
-        match task.get(name) {
-            None | Some(JsonValue::Null) => {}
-            Some(value) => {
-                let slot = data.entry(name).or_insert(JsonValue::Null);
-                if slot.is_null() {
-                    *slot = value.clone();
-                }
-            }
+    let [_, task, config] = node.sources();
+    let Some(task) = task else { return data };
+    data.shift_remove("taskDefinition");
+    let describes = |name: &str| matches!(name, "type" | "name") || (name == "config" && config.is_some());
+    let of_task = task.iter().filter(|(name, _)| !describes(name));
+    for (name, value) in of_task.chain(config.into_iter().flatten()) {
+        let slot = data.entry(name).or_insert(JsonValue::Null);
+        if slot.is_null() {
+            *slot = value.clone();
         }
     }
     data
@@ -359,6 +347,35 @@ mod tests {
             "{between:?}"
         );
         assert!(built(4, &[(3, 1), (1, 2), (3, 2), (2, 0), (2, 0)]).is_ok());
+    }
+
+    #[test]
+    fn a_task_definition_and_its_config_are_folded_into_the_data() {
+        let folded = |kind: &str, data: JsonValue| {
+            let definition = json!({"id": "w", "nodes": [{"id": "a", "type": kind, "data": data}], "edges": []});
+            let plan = Plan::build(&serde_json::from_value(definition).unwrap()).unwrap();
+            (
+                JsonValue::Object(plan.nodes[0].data.clone()),
+                plan.nodes[0].attempt_timeout_ms,
+            )
+        };
+        let task = json!({
+            "type": "http", "name": "call", "timeout": 7,
+            "config": {"url": "https://a.test", "method": "GET", "timeout": 8, "headers": {"x": "1"}},
+        });
+        let data = json!({"method": "PUT", "headers": null, "taskDefinition": task});
+        let expected = json!({"url": "https://a.test", "method": "PUT", "timeout": 7, "headers": {"x": "1"}});
+        assert_eq!(folded("http", data), (expected, 7));
+        let task = json!({"handlerId": "h", "inputMapping": {"a": "input"}, "config": {"timeout": 8}});
+        let expected = json!({"handlerId": "h", "inputMapping": {"a": "input"}, "config": {"timeout": 8}});
+        let default = ATTEMPT_TIMEOUT_DEFAULT_MS;
+        assert_eq!(folded("function", json!({"taskDefinition": task})), (expected, default));
+        let task = json!({"taskDefinition": {"config": {"cron": "* * * * *"}}});
+        assert_eq!(folded("trigger", task).0, json!({"config": {"cron": "* * * * *"}}));
+        assert_eq!(
+            folded("function", json!({"taskDefinition": 5})).0,
+            json!({"taskDefinition": 5})
+        );
     }
 
     #[test]

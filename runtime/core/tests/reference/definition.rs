@@ -3,11 +3,16 @@
 use serde_json::{Map, Value};
 use troupe_core::definition::{Node, WorkflowDefinition, WorkflowEdge};
 
-/// A field of a node's data, direct or under `taskDefinition`.
+/// A field of a node's data, direct or under `taskDefinition`, or under its `config` (§4), which triggers and handlers have
+/// for themselves.
 pub fn field<'a>(node: &'a Node, name: &str) -> Option<&'a Value> {
     let task = node.data.get("taskDefinition").and_then(Value::as_object);
+    let config = task.and_then(|task| task.get("config")).and_then(Value::as_object);
+    let config = config.filter(|_| !matches!(node.node_type.as_str(), "trigger" | "function" | "custom"));
     let present = |object: &'a Map<String, Value>| object.get(name).filter(|value| !value.is_null());
-    present(&node.data).or_else(|| task.and_then(present))
+    present(&node.data)
+        .or_else(|| task.and_then(present))
+        .or_else(|| config.and_then(present))
 }
 
 pub fn text<'a>(node: &'a Node, name: &str) -> Option<&'a str> {

@@ -28,16 +28,14 @@ pub(super) fn check(context: &mut Context<'_>) {
 
 /// The ids of the conditions, in order.
 fn read_conditions<'a>(node: &'a Node, path: &Path<'_>, problems: &mut Problems) -> Vec<&'a str> {
-    let Some((holder, nested)) = node.holder("conditions") else {
+    let Some((holder, place)) = node.source("conditions") else {
         return Vec::new();
     };
     let data = path.key("data");
     let task = data.key("taskDefinition");
-    let at = if nested {
-        task.key("conditions")
-    } else {
-        data.key("conditions")
-    };
+    let config = task.key("config");
+    let holds = [data, task, config][place];
+    let at = holds.key("conditions");
     let Some(items) = holder.get("conditions").and_then(serde_json::Value::as_array) else {
         problems.error(code::FIELD_TYPE, &at, "`conditions` must be a list of {id, expression}");
         return Vec::new();

@@ -339,6 +339,22 @@ fn each_node_type_names_what_it_lacks() {
         ("http", json!({}), vec!["MISSING_FIELD /nodes/0/data"]),
         (
             "http",
+            json!({"taskDefinition": {"type": "http", "config": {"url": "https://a.test", "method": "GET"}}}),
+            vec![],
+        ),
+        (
+            "http",
+            json!({"url": "https://a.test", "taskDefinition": {"config": {"url": 5, "method": "GRAB"}}}),
+            vec!["INVALID_VALUE /nodes/0/data/taskDefinition/config/method"],
+        ),
+        // A handler's configuration is its own.
+        (
+            "function",
+            json!({"taskDefinition": {"config": {"handlerId": "noop"}}}),
+            vec!["MISSING_FIELD /nodes/0/data"],
+        ),
+        (
+            "http",
             json!({"url": "{{ input.url }}", "method": "{{ input.m }}"}),
             vec![],
         ),

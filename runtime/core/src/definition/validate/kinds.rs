@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Context, NODES};
-use crate::definition::problems::did_you_mean;
+use crate::definition::problems::{did_you_mean, did_you_mean_or_list};
 use crate::definition::read::describe;
 use crate::definition::view::{DURATION_MAX_MS, View, is_template};
 use crate::definition::{Node, NodeKind, Path, Problems, RetrySettings, code};
@@ -143,14 +143,7 @@ fn check_http(node: &Node, path: &Path<'_>, problems: &mut Problems) {
     let data = path.key("data");
     if require(node, path, "url", problems) {
         let url = node.with_holder("url", path, |view| view.text("url", problems).map(str::to_owned));
-        let absolute = |url: &str| {
-            let lower = url.to_ascii_lowercase();
-            lower
-                .strip_prefix("http://")
-                .or_else(|| lower.strip_prefix("https://"))
-                .is_some_and(|rest| !rest.is_empty())
-        };
-        if let Some(url) = url.filter(|url| !absolute(url) && !url.contains("{{")) {
+        if let Some(url) = url.filter(|url| !is_absolute(url) && !url.contains("{{")) {
             let message = format!("`{url}` is no absolute http or https address");
             problems.error(code::INVALID_VALUE, &data.key("url"), message);
         }
@@ -169,9 +162,61 @@ fn check_http(node: &Node, path: &Path<'_>, problems: &mut Problems) {
             |text| AUTHENTICATIONS.contains(&text).then_some(()),
             problems,
         );
-        authentication.object("config", problems)?;
+        let config = authentication.value("config");
+        if config.is_some() {
+            authentication.object("config", problems)?;
+        }
+        let kind = authentication.value("type").and_then(Value::as_str)?;
+        check_credentials(kind, config, &authentication.path("config"), problems);
         Some(())
     });
+}
+
+/// What a kind of authentication needs in its `config`; of several names any.
+fn check_credentials(kind: &str, config: Option<&Value>, path: &Path<'_>, problems: &mut Problems) {
+    let needed: &[&[&str]] = match kind {
+        "basic" => &[&["username"]],
+        "bearer" => &[&["token"]],
+        "apiKey" => &[&["key", "value", "apiKey"]],
+        "oauth2" => &[&["tokenUrl"], &["clientId"], &["clientSecret"]],
+        _ => return,
+    };
+    let given = |name: &str| config?.get(name).filter(|value| !value.is_null());
+    for names in needed {
+        let [name, ..] = names else { continue };
+        let Some((name, value)) = names.iter().find_map(|name| Some((name, given(name)?))) else {
+            let message = format!("`{kind}` authentication needs `config.{name}`");
+            problems.error(code::MISSING_FIELD, path, message);
+            continue;
+        };
+        match value.as_str() {
+            None => problems.error(
+                code::FIELD_TYPE,
+                &path.key(name),
+                format!("`{name}` must be a string, this is {}", describe(value)),
+            ),
+            Some("") => problems.error(code::MISSING_FIELD, &path.key(name), format!("`{name}` is empty")),
+            Some(_) => {}
+        }
+    }
+    let text = |name: &str| given(name).and_then(Value::as_str).filter(|text| !is_template(text));
+    if let Some(url) = text("tokenUrl").filter(|url| kind == "oauth2" && !url.is_empty() && !is_absolute(url)) {
+        let message = format!("`{url}` is no absolute http or https address");
+        problems.error(code::INVALID_VALUE, &path.key("tokenUrl"), message);
+    }
+    if let Some(place) = text("in").filter(|place| kind == "apiKey" && !["header", "query", ""].contains(place)) {
+        let message = format!("`{place}` is not a value of `in`");
+        let hint = did_you_mean_or_list(place, &["header", "query"]);
+        problems.error_hint(code::INVALID_VALUE, &path.key("in"), message, hint);
+    }
+}
+
+fn is_absolute(url: &str) -> bool {
+    let lower = url.to_ascii_lowercase();
+    lower
+        .strip_prefix("http://")
+        .or_else(|| lower.strip_prefix("https://"))
+        .is_some_and(|rest| !rest.is_empty())
 }
 
 fn check_delay(node: &Node, path: &Path<'_>, problems: &mut Problems) {

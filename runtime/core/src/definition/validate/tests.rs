@@ -542,6 +542,53 @@ fn every_language_string_is_checked_where_it_stands() {
     assert_eq!(problems(value), expected);
 }
 
+#[test]
+fn authentication_has_what_its_kind_needs() {
+    let of = |authentication: Value| {
+        let data = json!({"url": "https://example.com", "authentication": authentication});
+        problems(json!({"id": "w", "nodes": [with("h", "http", data)], "edges": []}))
+    };
+    let config = "/nodes/0/data/authentication/config";
+    for (authentication, expected) in [
+        (json!({"type": "basic"}), vec![format!("MISSING_FIELD {config}")]),
+        (json!({"type": "basic", "config": {"username": "u"}}), vec![]),
+        (
+            json!({"type": "bearer", "config": {"token": ""}}),
+            vec![format!("MISSING_FIELD {config}/token")],
+        ),
+        (
+            json!({"type": "bearer", "config": {"token": "{{ secrets.T }}"}}),
+            vec![],
+        ),
+        (
+            json!({"type": "apiKey", "config": {"value": 5}}),
+            vec![format!("FIELD_TYPE {config}/value")],
+        ),
+        (
+            json!({"type": "apiKey", "config": {"key": "k", "in": "body"}}),
+            vec![format!("INVALID_VALUE {config}/in")],
+        ),
+        (
+            json!({"type": "oauth2", "config": {}}),
+            vec![format!("MISSING_FIELD {config}"); 3],
+        ),
+        (
+            json!({"type": "oauth2", "config": {"tokenUrl": "x", "clientId": "c", "clientSecret": "s"}}),
+            vec![format!("INVALID_VALUE {config}/tokenUrl")],
+        ),
+        (
+            json!({"type": "oauth2", "config": {"tokenUrl": "{{ input.u }}", "clientId": "c", "clientSecret": "s"}}),
+            vec![],
+        ),
+        (
+            json!({"type": "bearer", "config": 5}),
+            vec![format!("FIELD_TYPE {config}")],
+        ),
+    ] {
+        assert_eq!(of(authentication.clone()), expected, "{authentication}");
+    }
+}
+
 /// Problems of one transformation.
 fn transformation(data: Value) -> Vec<String> {
     problems(json!({"id": "w", "nodes": [with("t", "transformation", data)], "edges": []}))

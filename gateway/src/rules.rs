@@ -1,11 +1,16 @@
 //! What a definition must obey, the same for the command line and the API.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use troupe_core::definition::{Checked, Diagnostic, Format, LanguageChecker, Limits, WorkflowDefinition, check, parse};
+use troupe_core::definition::{
+    Checked, Diagnostic, Format, LanguageChecker, Limits, WorkflowDefinition, parse, validate,
+};
 use troupe_core::graph::{AnalyzeOptions, ProcessedWorkflow, analyze};
 use troupe_core::{Json, Timestamp};
+use troupe_lang::LangCode;
+use troupe_lang::checker::{SandboxExpression, sandbox_expressions};
 use troupe_ports::{DefinitionError, DefinitionStore, StoredDefinition};
 
 use crate::dto::date;
@@ -15,8 +20,14 @@ use crate::wiring::CodeChecker;
 /// Functions whose code is compiled while a definition is checked; code beyond fails when it is called.
 const FUNCTIONS_CHECKED_MAX: usize = 10_000;
 
-/// How long function code is looked at while one definition is checked: the top level of each function may take seconds.
-const FUNCTIONS_TIME_MAX: Duration = Duration::from_secs(15);
+/// Expressions that the sandbox compiles while a definition is checked; those beyond fail when they are evaluated.
+const EXPRESSIONS_CHECKED_MAX: usize = 100_000;
+
+/// Expressions that one call of the sandbox compiles: with each as long as may be, still far from what a frame holds.
+const EXPRESSIONS_AT_ONCE: usize = 200;
+
+/// How long code is looked at while one definition is checked: the top level of each function may take seconds.
+const CODE_TIME_MAX: Duration = Duration::from_secs(15);
 
 /// Checks definitions. Clones share the sandbox that looks at function code.
 #[derive(Clone)]
@@ -40,39 +51,98 @@ impl Rules {
     pub async fn check(&self, bytes: &[u8], format: Option<Format>) -> Result<Checked, ApiError> {
         // A large definition takes long, and the threads of requests must not wait for it.
         let (text, checker, limits) = (bytes.to_vec(), Arc::clone(&self.checker), self.limits);
-        let checking = tokio::task::spawn_blocking(move || check(&text, format, Some(&*checker), &limits)).await;
-        let mut checked = checking.map_err(|error| ApiError::new("INTERNAL", error.to_string()))?;
-        let Some(definition) = &checked.definition else {
-            return Ok(checked);
-        };
-        let mut found = self.check_code(definition).await?;
-        if !found.is_empty() {
-            checked.definition = None;
-            if let Ok(parsed) = parse(bytes, format, &self.limits) {
-                parsed.source.locate(&mut found);
+        let checking = tokio::task::spawn_blocking(move || -> Result<_, Vec<Diagnostic>> {
+            let parsed = parse(&text, format, &limits)?;
+            let found = validate(&parsed.definition, Some(&*checker), &limits);
+            let is_within =
+                parsed.definition.nodes.len() <= limits.nodes_max && parsed.definition.edges.len() <= limits.edges_max;
+            let expressions = if is_within {
+                sandbox_expressions(&parsed.definition, EXPRESSIONS_CHECKED_MAX)
+            } else {
+                Vec::new()
+            };
+            Ok((parsed, found, expressions))
+        });
+        let checked = checking
+            .await
+            .map_err(|error| ApiError::new("INTERNAL", error.to_string()))?;
+        let (parsed, mut found, expressions) = match checked {
+            Ok(checked) => checked,
+            Err(diagnostics) => {
+                return Ok(Checked {
+                    definition: None,
+                    diagnostics,
+                });
             }
-            checked.diagnostics.extend(found);
+        };
+        let known: HashSet<String> = found
+            .iter()
+            .filter(|problem| problem.is_error())
+            .map(|problem| problem.pointer.clone())
+            .collect();
+        let begun = Instant::now();
+        if parsed.definition.nodes.len() <= self.limits.nodes_max {
+            found.extend(self.check_code(&parsed.definition, &known, begun).await?);
         }
-        Ok(checked)
+        found.extend(self.check_expressions(&expressions, begun).await?);
+        parsed.source.locate(&mut found);
+        let mut diagnostics = parsed.diagnostics;
+        diagnostics.append(&mut found);
+        let is_valid = !diagnostics.iter().any(Diagnostic::is_error);
+        Ok(Checked {
+            definition: is_valid.then_some(parsed.definition),
+            diagnostics,
+        })
     }
 
-    async fn check_code(&self, definition: &WorkflowDefinition) -> Result<Vec<Diagnostic>, ApiError> {
+    /// Looks at function code where no error is `known`.
+    async fn check_code(
+        &self,
+        definition: &WorkflowDefinition,
+        known: &HashSet<String>,
+        begun: Instant,
+    ) -> Result<Vec<Diagnostic>, ApiError> {
         let functions = definition.nodes.iter().enumerate().filter_map(|(place, node)| {
-            Some((
-                place,
-                node.text_field("functionCode")?,
-                node.text_field("functionName")?,
-            ))
+            let (source, name) = (node.text_field("functionCode")?, node.text_field("functionName")?);
+            Some((format!("/nodes/{place}/data/functionCode"), source, name))
         });
+        let functions = functions.filter(|(pointer, ..)| !known.contains(pointer));
         let mut found = Vec::new();
-        let begun = Instant::now();
-        for (place, source, name) in functions.take(FUNCTIONS_CHECKED_MAX) {
-            if begun.elapsed() > FUNCTIONS_TIME_MAX {
+        for (pointer, source, name) in functions.take(FUNCTIONS_CHECKED_MAX) {
+            if begun.elapsed() > CODE_TIME_MAX {
                 break;
             }
             if let Some((code, problem)) = self.code.problem(source, name).await? {
-                let pointer = format!("/nodes/{place}/data/functionCode");
                 found.push(Diagnostic::error(code, pointer, problem));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Looks at the syntax of expressions that the engine itself does not parse.
+    async fn check_expressions(
+        &self,
+        expressions: &[SandboxExpression],
+        begun: Instant,
+    ) -> Result<Vec<Diagnostic>, ApiError> {
+        let mut found = Vec::new();
+        for some in expressions.chunks(EXPRESSIONS_AT_ONCE) {
+            if begun.elapsed() > CODE_TIME_MAX {
+                break;
+            }
+            let sources: Vec<&str> = some.iter().map(|expression| expression.source.as_str()).collect();
+            for (expression, problem) in some.iter().zip(self.code.expressions(&sources).await?) {
+                let Some(problem) = problem else { continue };
+                let code = if problem.is_limit {
+                    LangCode::ExpressionLimit
+                } else {
+                    LangCode::ExpressionSyntax
+                };
+                let message = match problem.offset {
+                    Some(offset) => format!("{} (at byte {})", problem.message, expression.offset + offset),
+                    None => problem.message,
+                };
+                found.push(Diagnostic::error(code.as_str(), expression.pointer.clone(), message));
             }
         }
         Ok(found)

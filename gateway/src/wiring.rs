@@ -12,8 +12,8 @@ pub use troupe_backends::{EventFilter, InProcessBus as LiveBus, Subscription, Su
 use troupe_config::Settings;
 use troupe_core::definition::Limits;
 use troupe_executors::{
-    EgressPolicy, EnvSecrets, Executors, ExecutorsBuilder, HttpExecutor, HttpOptions, SandboxOptions, SandboxPool,
-    codes,
+    EgressPolicy, EnvSecrets, Executors, ExecutorsBuilder, ExpressionProblem, HttpExecutor, HttpOptions,
+    SandboxOptions, SandboxPool, codes,
 };
 pub use troupe_executors::{Handler, HandlerCall, HandlerError, HandlerResult, run_child_if_requested};
 use troupe_lang::checker::Checker;
@@ -59,7 +59,7 @@ pub fn rules(settings: &Settings) -> Rules {
     Rules::new(limits(settings), Arc::new(Checker::new()), code)
 }
 
-/// Compiles function code in a sandbox process, without calling it.
+/// Compiles function code and expressions in a sandbox process, without calling them.
 #[derive(Clone)]
 pub struct CodeChecker {
     pool: Arc<OnceCell<SandboxPool>>,
@@ -72,17 +72,48 @@ impl CodeChecker {
     /// # Errors
     /// `UNAVAILABLE` when no sandbox process can be started.
     pub async fn problem(&self, code: &str, name: &str) -> Result<Option<(&'static str, String)>, ApiError> {
-        let start = || SandboxPool::start(self.options.clone());
-        let pool = self.pool.get_or_try_init(start).await.map_err(unavailable)?;
-        let Err(error) = pool.check_function_code(code, name).await else {
+        let Err(error) = self.pool().await?.check_function_code(code, name).await else {
             return Ok(None);
         };
         Ok(Some(match error.code.as_str() {
+            codes::SANDBOX_UNAVAILABLE => return Err(unavailable(error.message)),
             codes::FUNCTION_NOT_DEFINED => (codes::FUNCTION_NOT_DEFINED, error.message),
             codes::FUNCTION_CODE_INVALID => (codes::FUNCTION_CODE_INVALID, error.message),
             // A limit that the code's top level hits.
             limit => (codes::FUNCTION_CODE_INVALID, format!("{limit}: {}", error.message)),
         }))
+    }
+
+    /// What is wrong with each of the expressions.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when no sandbox process can be started.
+    pub async fn expressions(&self, sources: &[&str]) -> Result<Vec<Option<ExpressionProblem>>, ApiError> {
+        let pool = self.pool().await?;
+        match pool.check_expressions(sources).await {
+            Ok(problems) => return Ok(problems),
+            Err(error) if error.code == codes::SANDBOX_UNAVAILABLE => return Err(unavailable(error.message)),
+            // One of them is too much for the process; the others are not to blame.
+            Err(_) => {}
+        }
+        let mut problems = Vec::with_capacity(sources.len());
+        for source in sources {
+            problems.push(match pool.check_expressions(&[source]).await {
+                Ok(mut problem) => problem.pop().flatten(),
+                Err(error) if error.code == codes::SANDBOX_UNAVAILABLE => return Err(unavailable(error.message)),
+                Err(error) => Some(ExpressionProblem {
+                    message: error.message,
+                    offset: None,
+                    is_limit: true,
+                }),
+            });
+        }
+        Ok(problems)
+    }
+
+    async fn pool(&self) -> Result<&SandboxPool, ApiError> {
+        let start = || SandboxPool::start(self.options.clone());
+        self.pool.get_or_try_init(start).await.map_err(unavailable)
     }
 }
 

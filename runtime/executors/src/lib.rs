@@ -18,6 +18,6 @@ pub use function::FunctionExecutor;
 pub use handler::{Handler, HandlerCall, HandlerError, HandlerRegistry, HandlerResult};
 pub use http::{EgressPolicy, HttpExecutor, HttpOptions};
 pub use registry::{Executors, ExecutorsBuilder};
-pub use sandbox::{SandboxOptions, SandboxPool, run_child_if_requested};
+pub use sandbox::{ExpressionProblem, SandboxOptions, SandboxPool, run_child_if_requested};
 pub use secrets::EnvSecrets;
 pub use transformation::TransformationExecutor;

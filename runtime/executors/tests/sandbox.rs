@@ -563,3 +563,34 @@ async fn large_inputs_are_refused_before_they_travel() {
         ("INPUT_TOO_LARGE", false)
     );
 }
+
+#[tokio::test]
+async fn expressions_are_compiled_without_being_run() {
+    let pool = pool().await;
+    let nested = format!("{}1", "!".repeat(60_000));
+    for (source, expected) in [
+        ("(() => { for (;;) {} })()", None),
+        ("inpt.x > 1", None),
+        ("1 +", Some(("expression ends too early", Some(3)))),
+        ("x y", Some(("Unexpected identifier 'y'", Some(2)))),
+        (
+            "(() => { return 1 +})()",
+            Some(("unexpected token in expression: '}'", Some(19))),
+        ),
+        ("input\n .é(\n", Some(("expression ends too early", Some(12)))),
+        ("1); (2", Some(("Unexpected token ')'", Some(1)))),
+        ("1; 2", Some(("Unexpected token ';'", Some(1)))),
+        (&nested, Some(("the code needs more than 1048576 bytes of stack", None))),
+        ("1", None),
+    ] {
+        let found = pool.check_expressions(&[source]).await.unwrap().remove(0);
+        let shown = found.as_ref().map(|problem| (problem.message.as_str(), problem.offset));
+        assert_eq!(shown, expected, "{source:.80}");
+        assert_eq!(found.is_some_and(|problem| problem.is_limit), source.len() > 1_000);
+    }
+    let found = pool.check_expressions(&["1", "1 +", &nested, "2"]).await.unwrap();
+    assert_eq!(
+        found.iter().map(Option::is_some).collect::<Vec<_>>(),
+        [false, true, true, false]
+    );
+}

@@ -90,6 +90,8 @@ pub struct SandboxExpression {
     pub pointer: String,
     /// What the sandbox is given.
     pub source: String,
+    /// Where that begins in the string, in bytes.
+    pub offset: usize,
 }
 
 /// At most `count_max` expressions of a definition that [`Checker`] leaves to the sandbox; sources that do not compile
@@ -101,22 +103,25 @@ pub fn sandbox_expressions(definition: &WorkflowDefinition, count_max: usize) ->
         if found.len() >= count_max {
             return;
         }
-        let mut add = |expression: &Expression| {
+        let mut add = |whole: &str, expression: &Expression| {
             found.push(SandboxExpression {
                 pointer: path.pointer(),
                 source: expression.source().to_owned(),
+                offset: whole.find(expression.source()).unwrap_or(0),
             });
         };
         match source {
             Source::Expression(source) => {
                 let compiled = Expression::compile(source).ok();
                 if let Some(expression) = compiled.filter(|compiled| compiled.class() == Class::Sandbox) {
-                    add(&expression);
+                    add(source, &expression);
                 }
             }
             Source::Template(source) => {
                 if let Ok(template) = TextTemplate::compile(source) {
-                    template.sandbox_sources().for_each(add);
+                    template
+                        .sandbox_sources()
+                        .for_each(|expression| add(source, expression));
                 }
             }
             Source::Jinja(_) | Source::NoExpression(_) => {}
@@ -209,14 +214,14 @@ mod tests {
         });
         let definition = serde_json::from_value(definition).unwrap();
         let found = sandbox_expressions(&definition, 9).into_iter();
-        let found: Vec<_> = found.map(|found| (found.pointer, found.source)).collect();
+        let found: Vec<_> = found.map(|found| (found.pointer, found.source, found.offset)).collect();
         let expected = [
-            ("/settings/output", "(() => { return 1 +})()"),
-            ("/nodes/0/data/url", " new Date() "),
+            ("/settings/output", "(() => { return 1 +})()", 0),
+            ("/nodes/0/data/url", "new Date()", 19),
         ];
         assert_eq!(
             found,
-            expected.map(|(pointer, source)| (pointer.to_owned(), source.trim().to_owned()))
+            expected.map(|(pointer, source, at)| (pointer.to_owned(), source.to_owned(), at))
         );
         assert_eq!(sandbox_expressions(&definition, 1).len(), 1);
     }

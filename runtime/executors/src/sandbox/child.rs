@@ -150,6 +150,11 @@ enum Work {
         name: String,
         source: String,
     },
+    CheckExpressions {
+        call: u64,
+        deadline_ms: u64,
+        sources: String,
+    },
     Probe {
         call: u64,
     },
@@ -158,7 +163,10 @@ enum Work {
 impl Work {
     fn call(&self) -> u64 {
         match self {
-            Self::Call { call, .. } | Self::Check { call, .. } | Self::Probe { call } => *call,
+            Self::Call { call, .. }
+            | Self::Check { call, .. }
+            | Self::CheckExpressions { call, .. }
+            | Self::Probe { call } => *call,
         }
     }
 }
@@ -270,6 +278,15 @@ impl Child {
                     source,
                 });
             }
+            Request::CheckExpressions {
+                call,
+                deadline_ms,
+                sources,
+            } => self.queue.push_back(Work::CheckExpressions {
+                call,
+                deadline_ms,
+                sources: sources.to_owned(),
+            }),
             Request::Probe { call } => self.queue.push_back(Work::Probe { call }),
             Request::Cancel { call } => self.queue.retain(|work| work.call() != call),
             Request::Reset => {
@@ -297,6 +314,13 @@ impl Child {
             } => match self.fresh_realm() {
                 Ok(mut realm) => realm.check(deadline_ms, &name, &source),
                 Err(fault) => failed(fault),
+            },
+            Work::CheckExpressions {
+                deadline_ms, sources, ..
+            } => Outcome {
+                result: self.check_expressions(deadline_ms, &sources),
+                logs: Vec::new(),
+                spent: false,
             },
             Work::Probe { .. } if self.probe => Outcome {
                 result: Ok(lockdown::probe().to_string()),
@@ -372,6 +396,22 @@ impl Child {
             logs: Vec::new(),
             spent: false,
         }
+    }
+
+    /// A problem or null for each of the sources.
+    fn check_expressions(&self, deadline_ms: u64, sources: &str) -> Result<String, Fault> {
+        let broken = |error: serde_json::Error| Fault::new(codes::SANDBOX_CRASHED, error.to_string(), true);
+        let sources: Vec<String> = serde_json::from_str(sources).map_err(broken)?;
+        let mut realm = self.fresh_realm()?;
+        let mut problems = Vec::with_capacity(sources.len());
+        for source in &sources {
+            let problem = realm.check_expression(deadline_ms, source).err();
+            if problem.as_ref().is_some_and(|problem| problem.is_limit) {
+                realm = self.fresh_realm()?;
+            }
+            problems.push(problem);
+        }
+        serde_json::to_string(&problems).map_err(broken)
     }
 
     fn fresh_realm(&self) -> Result<Realm, Fault> {

@@ -9,7 +9,7 @@ use rquickjs::{Array, Context, Ctx, Function, Object, Persistent, Runtime, Value
 
 use super::memory::{Limited, Usage};
 use super::protocol::{Fault, monotonic_ms};
-use super::source;
+use super::source::{self, ExpressionProblem};
 use crate::codes;
 
 /// Promise jobs that may still run after a call has settled.
@@ -249,6 +249,37 @@ impl Realm {
             })
         });
         self.end(result)
+    }
+
+    /// Compiles an expression without running it.
+    pub(crate) fn check_expression(&mut self, deadline_ms: u64, source: &str) -> Result<(), ExpressionProblem> {
+        self.begin(deadline_ms);
+        let program = Program {
+            id: 0,
+            kind: Script::Expression,
+            name: "",
+            source,
+        };
+        let Err(fault) = self.compile(&program) else {
+            return Ok(());
+        };
+        let offset = fault
+            .stack
+            .as_deref()
+            .and_then(|stack| source::offset_in_expression(SCOPE_NAMES, source, stack));
+        let is_limit = LIMITS.contains(&fault.code.as_str());
+        let message = fault.message.strip_prefix("SyntaxError: ").unwrap_or(&fault.message);
+        let message = if offset == Some(source.len()) && message.starts_with("unexpected token") {
+            // The engine names the bracket of the wrapper.
+            "expression ends too early"
+        } else {
+            message
+        };
+        Err(ExpressionProblem {
+            message: message.to_owned(),
+            offset,
+            is_limit,
+        })
     }
 
     fn begin(&self, deadline_ms: u64) {

@@ -21,6 +21,7 @@ use super::options::SandboxOptions;
 use super::process::Spawner;
 use super::programs::{Key, Program, Programs};
 use super::protocol::{Fault, ProgramKind, monotonic_ms};
+use super::source::ExpressionProblem;
 use super::worker;
 use crate::codes;
 use crate::payload;
@@ -143,6 +144,9 @@ pub(super) enum Work {
         name: String,
         source: String,
     },
+    CheckExpressions {
+        sources: String,
+    },
     Probe,
 }
 
@@ -151,7 +155,7 @@ impl Work {
     pub(super) fn workflow(&self) -> &str {
         match self {
             Self::Program { program, .. } => &program.workflow,
-            Self::Check { .. } | Self::Probe => "",
+            Self::Check { .. } | Self::CheckExpressions { .. } | Self::Probe => "",
         }
     }
 
@@ -159,7 +163,7 @@ impl Work {
     pub(super) fn runs_long(&self) -> bool {
         match self {
             Self::Program { program, .. } => program.ran_long(),
-            Self::Check { .. } | Self::Probe => false,
+            Self::Check { .. } | Self::CheckExpressions { .. } | Self::Probe => false,
         }
     }
 
@@ -167,7 +171,7 @@ impl Work {
     pub(super) fn set_runs_long(&self, long: bool) {
         match self {
             Self::Program { program, .. } => program.set_ran_long(long),
-            Self::Check { .. } | Self::Probe => {}
+            Self::Check { .. } | Self::CheckExpressions { .. } | Self::Probe => {}
         }
     }
 }
@@ -401,6 +405,27 @@ impl SandboxPool {
         let shared = Arc::clone(&self.inner.shared);
         let answer = shared.run(work, Time::Running(CHECK_TIMEOUT_MS)).await;
         answer.result.map(drop).map_err(|fault| failure(fault).error)
+    }
+
+    /// Compiles expressions without running any, for the validator; a problem or nothing for each.
+    ///
+    /// # Errors
+    /// `SANDBOX_UNAVAILABLE` and `SANDBOX_CRASHED`, and `TIMEOUT` when they are too many for one call.
+    pub async fn check_expressions(&self, sources: &[&str]) -> Result<Vec<Option<ExpressionProblem>>, ErrorInfo> {
+        let work = Work::CheckExpressions {
+            sources: Json::of(&serde_json::Value::from(sources)).as_str().to_owned(),
+        };
+        let shared = Arc::clone(&self.inner.shared);
+        let answer = shared.run(work, Time::Running(CHECK_TIMEOUT_MS)).await;
+        let text = answer.result.map_err(|fault| failure(fault).error)?;
+        let problems: Vec<Option<ExpressionProblem>> = serde_json::from_str(&text)
+            .map_err(|error| ErrorInfo::new(codes::SANDBOX_CRASHED, format!("its answer cannot be read: {error}")))?;
+        if problems.len() == sources.len() {
+            Ok(problems)
+        } else {
+            let message = "its answer is not of the length of what was asked";
+            Err(ErrorInfo::new(codes::SANDBOX_CRASHED, message))
+        }
     }
 
     /// Lets a process try what its lock must refuse; only with [`SandboxOptions::probe`]. Gives each attempt's outcome.

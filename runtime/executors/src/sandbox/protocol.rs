@@ -60,6 +60,12 @@ pub(crate) enum Request<'a> {
         name: &'a str,
         source: &'a str,
     },
+    /// Compiles expressions, a JSON array of texts, and runs none; answered with an array of problems or nulls.
+    CheckExpressions {
+        call: u64,
+        deadline_ms: u64,
+        sources: &'a str,
+    },
     /// Tries what the lock must refuse; answered only by a child that was started for it.
     Probe { call: u64 },
 }
@@ -219,6 +225,15 @@ impl<'a> Request<'a> {
                 put_text(out, source);
             }),
             Self::Probe { call } => frame(out, 6, |out| put_u64(out, call)),
+            Self::CheckExpressions {
+                call,
+                deadline_ms,
+                sources,
+            } => frame(out, 7, |out| {
+                put_u64(out, call);
+                put_u64(out, deadline_ms);
+                put_text(out, sources);
+            }),
         }
     }
 
@@ -255,6 +270,11 @@ impl<'a> Request<'a> {
                 source: reader.text()?,
             },
             6 => Self::Probe { call: reader.u64()? },
+            7 => Self::CheckExpressions {
+                call: reader.u64()?,
+                deadline_ms: reader.u64()?,
+                sources: reader.text()?,
+            },
             _ => return Err(Malformed),
         })
     }
@@ -363,6 +383,11 @@ mod tests {
                 source: "function f(){}",
             },
             Request::Probe { call: 4 },
+            Request::CheckExpressions {
+                call: 5,
+                deadline_ms: 1,
+                sources: "[\"1\"]",
+            },
         ];
         let mut bytes = Vec::new();
         requests.iter().for_each(|request| request.write(&mut bytes));

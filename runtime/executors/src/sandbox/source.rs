@@ -1,11 +1,24 @@
 //! Wraps user code so that one call builds everything it uses, and finds out whether it is TypeScript.
 
+use serde::{Deserialize, Serialize};
+
 use super::protocol::Fault;
 use super::typescript;
 use crate::codes;
 
 /// The function that code without a name must define.
 const NAME_DEFAULT: &str = "handler";
+
+/// Why an expression does not compile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpressionProblem {
+    /// What is wrong.
+    pub message: String,
+    /// Where in the source, in bytes, if that is known.
+    pub offset: Option<usize>,
+    /// The source is right or wrong, but too much to compile.
+    pub is_limit: bool,
+}
 
 /// Makes the factory that gives the function `name` of `code`; each call of it runs the code's top level anew.
 ///
@@ -59,6 +72,22 @@ pub(crate) fn expression<T>(
     attempt(format!("function({{{names}}}){{return [{source}\n]}}"))
         .and_then(|_| attempt(format!("function({{{names}}}){{return ({source}\n)}}")))
         .map_err(code_invalid)
+}
+
+/// Where in an expression a syntax error is, in bytes, as the stack tells that [`expression`] gave with it.
+pub(crate) fn offset_in_expression(names: &[&str], source: &str, stack: &str) -> Option<usize> {
+    let mut numbers = stack.lines().next()?.trim_end().rsplit(':');
+    let column: usize = numbers.next()?.parse().ok()?;
+    let line: usize = numbers.next()?.parse().ok()?;
+    let wrapper = if line == 1 {
+        format!("(function({{{}}}){{return [", names.join(",")).len()
+    } else {
+        0
+    };
+    let lines = source.split_inclusive('\n').take(line.checked_sub(1)?);
+    let start: usize = lines.map(str::len).sum();
+    let offset = start + column.checked_sub(1)?.checked_sub(wrapper)?;
+    (offset <= source.len() + 1).then_some(offset.min(source.len()))
 }
 
 /// Whether `name` stands in the code as a word of its own.

@@ -303,6 +303,14 @@ impl<'a> Serving<'a> {
                 }
                 .write(&mut self.out);
             }
+            Work::CheckExpressions { sources } => {
+                Request::CheckExpressions {
+                    call: number,
+                    deadline_ms: call.deadline_ms,
+                    sources,
+                }
+                .write(&mut self.out);
+            }
             Work::Probe => Request::Probe { call: number }.write(&mut self.out),
         }
         self.in_flight.push_back(call);

@@ -84,7 +84,7 @@ fn what_is_out_of_stock_is_not_charged() {
 #[test]
 fn an_order_without_items_violates_its_schema() {
     let output = run("order.yaml", &["--demo-server", "-i", "items=[]"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2), "the input is wrong, not the execution");
     assert!(output.stdout.is_empty());
     assert!(String::from_utf8_lossy(&output.stderr).contains("SCHEMA_VIOLATION"));
 }

@@ -3,10 +3,13 @@
 
 mod product;
 
+use std::time::{Duration, Instant};
+
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use product::{Product, Reply};
 use serde_json::{Value, json};
+use troupe_actors::EngineOptions;
 
 const CHAIN: &str = r#"
 id: chain
@@ -315,6 +318,37 @@ async fn starts_wait_repeat_and_collide_as_asked() {
         code(&product.send("POST", "/api/v1/workflows/nope/executions", &[], "").await),
         "WORKFLOW_NOT_FOUND"
     );
+}
+
+#[tokio::test]
+async fn a_start_repeated_after_the_archive_went_is_answered_at_once() {
+    let brief = CHAIN.replace("onFailure: failFast", "retention: { completedMs: 1 }");
+    let engine = EngineOptions {
+        expire_every: Duration::from_millis(20),
+        ..EngineOptions::default()
+    };
+    let product = Product::with_engine(&[&brief], |_| {}, Some(engine)).await;
+    let start = "/api/v1/workflows/chain/executions";
+    let key = [("idempotency-key", "k"), ("prefer", "wait=30")];
+    let first = product.send("POST", start, &key, r#"{"input": 1}"#).await;
+    assert_eq!(first.body["status"], "completed");
+    let execution = header(&first, "location");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while product.get(&execution).await.status != StatusCode::NOT_FOUND {
+        assert!(Instant::now() < deadline, "the archive goes");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for (headers, status) in [(&key[..1], StatusCode::ACCEPTED), (&key, StatusCode::OK)] {
+        let asked = Instant::now();
+        let again = product.send("POST", start, headers, r#"{"input": 2}"#).await;
+        assert_eq!(
+            (again.status, &again.body["id"], &again.body["existing"]),
+            (status, &first.body["id"], &json!(true)),
+            "{again:?}"
+        );
+        assert_eq!(again.body.get("status"), None, "nobody knows how it ended");
+        assert!(asked.elapsed() < Duration::from_secs(10), "nothing is waited for");
+    }
 }
 
 #[tokio::test]

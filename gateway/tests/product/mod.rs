@@ -12,6 +12,7 @@ use tower::ServiceExt;
 use troupe::app::App;
 use troupe::routes::router;
 use troupe::wiring::{self, Extras};
+use troupe_actors::EngineOptions;
 use troupe_config::{Settings, Sources};
 
 /// An open product; dropping it removes its store.
@@ -41,6 +42,14 @@ impl Product {
     }
 
     pub(crate) async fn configured(definitions: &[&str], adjust: impl FnOnce(&mut Settings)) -> Self {
+        Self::with_engine(definitions, adjust, None).await
+    }
+
+    pub(crate) async fn with_engine(
+        definitions: &[&str],
+        adjust: impl FnOnce(&mut Settings),
+        engine: Option<EngineOptions>,
+    ) -> Self {
         let store = tempfile::tempdir().unwrap();
         let mut settings = Sources::default().load().unwrap();
         settings.sandbox.processes = 1;
@@ -48,6 +57,7 @@ impl Product {
         adjust(&mut settings);
         let extras = Extras {
             sandbox_program: Some(env!("CARGO_BIN_EXE_troupe").into()),
+            engine,
             ..Extras::default()
         };
         let app = wiring::open(settings, store.path(), extras).await.unwrap();

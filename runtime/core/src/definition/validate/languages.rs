@@ -83,10 +83,12 @@ impl Language<'_> {
 fn check_node(node: &Node, path: &Path<'_>, language: &mut Language<'_>) {
     let data = path.key("data");
     let task = data.key("taskDefinition");
+    let config = task.key("config");
     for name in SCHEMAS {
-        let holder = match node.holder(name) {
-            Some((_, true)) => &task,
-            Some((_, false)) | None => &data,
+        let holder = match node.source(name) {
+            Some((_, 2)) => &config,
+            Some((_, 1)) => &task,
+            Some(_) | None => &data,
         };
         if let Some(schema) = node.field(name) {
             language.schema(schema, &holder.key(name));

@@ -92,12 +92,11 @@ fn expression_value<'a>(value: &'a Value, path: &Path<'_>, visit: &mut impl FnMu
 fn of_node<'a>(node: &'a Node, path: &Path<'_>, visit: &mut impl FnMut(Source<'a>, &Path<'_>)) {
     let data = path.key("data");
     let task = data.key("taskDefinition");
-    let place = |name: &str| {
-        if node.holder(name).is_some_and(|(_, nested)| nested) {
-            &task
-        } else {
-            &data
-        }
+    let config = task.key("config");
+    let place = |name: &str| match node.source(name) {
+        Some((_, 2)) => &config,
+        Some((_, 1)) => &task,
+        Some(_) | None => &data,
     };
     for keys in EXPRESSIONS {
         let [first, rest @ ..] = keys else { continue };
@@ -161,16 +160,25 @@ fn is_expression_delay(node: &Node) -> bool {
 fn of_data<'a>(node: &'a Node, data: &Path<'_>, visit: &mut impl FnMut(Source<'a>, &Path<'_>)) {
     let has_body = matches!(node.kind(), Some(NodeKind::ForEach | NodeKind::Loop));
     let skipped = |name: &str| (name == "body" && has_body) || (name == "delayValue" && is_expression_delay(node));
+    let mut within = |name: &'a str, value: &'a Value, path: &Path<'_>| {
+        if !skipped(name) {
+            templates_within(value, path, &mut vec![name], visit);
+        }
+    };
+    let members = |value: &'a Value| value.as_object().into_iter().flatten();
     for (name, value) in &node.data {
-        if name == "taskDefinition" {
-            let task = data.key(name);
-            for (name, value) in value.as_object().into_iter().flatten() {
-                if !skipped(name) {
-                    templates_within(value, &task.key(name), &mut vec![name], visit);
-                }
+        let path = data.key(name);
+        if name != "taskDefinition" {
+            within(name, value, &path);
+            continue;
+        }
+        for (name, value) in members(value) {
+            let path = path.key(name);
+            if name == "config" && node.config_holds_fields() {
+                members(value).for_each(|(name, value)| within(name, value, &path.key(name)));
+            } else {
+                within(name, value, &path);
             }
-        } else if !skipped(name) {
-            templates_within(value, &data.key(name), &mut vec![name], visit);
         }
     }
 }

@@ -616,6 +616,21 @@ fn a_source_is_an_expression_and_an_expression_no_template() {
         of(json!({"expression": "`${{a: BAD}.a}`"})),
         [format!("EXPRESSION {expression}")]
     );
+    // The nested form is the same.
+    let nested = |config| transformation(json!({"taskDefinition": {"config": config}}));
+    let at = "/nodes/0/data/taskDefinition/config";
+    assert_eq!(
+        nested(json!({"template": "{{ BAD }}"})),
+        [format!("JINJA {at}/template")]
+    );
+    let config = json!({"expression": "`${{a: BAD}.a}`", "source": "BAD"});
+    let config = json!({"transformationType": "map", "transformationConfig": config, "output": "BAD"});
+    let expected = [
+        "output",
+        "transformationConfig/expression",
+        "transformationConfig/source",
+    ];
+    assert_eq!(nested(config), expected.map(|field| format!("EXPRESSION {at}/{field}")));
     // What is no string is told once.
     let value = json!({"id": "w", "nodes": [with("a", "function", json!({"handlerId": "noop", "output": 5}))]});
     assert_eq!(problems(value), ["FIELD_TYPE /nodes/0/data/output"]);

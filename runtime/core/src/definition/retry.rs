@@ -149,13 +149,7 @@ impl Node {
         errors_or(timeouts, problems)
     }
 
-    /// The object that holds `data.<name>`, direct or nested in `taskDefinition` or its `config`, with whether it is nested.
-    pub(crate) fn holder(&self, name: &str) -> Option<(&super::Object, bool)> {
-        let (object, depth) = self.source(name)?;
-        Some((object, depth > 0))
-    }
-
-    /// The object that holds `data.<name>`, and its place among [`Node::sources`].
+    /// The object that holds `data.<name>`, and its place among [`Node::sources`]: `data`, `taskDefinition` or its `config`.
     pub(crate) fn source(&self, name: &str) -> Option<(&super::Object, usize)> {
         let present = |object: &super::Object| object.get(name).is_some_and(|value| !value.is_null());
         let mut sources = self.sources().into_iter().enumerate();

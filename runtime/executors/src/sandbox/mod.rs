@@ -21,5 +21,5 @@ mod worker;
 pub use child::run_child_if_requested;
 pub use lockdown::Lockdown;
 pub use options::SandboxOptions;
-pub use source::ExpressionProblem;
 pub use pool::{SandboxError, SandboxPool, SandboxStatus};
+pub use source::ExpressionProblem;

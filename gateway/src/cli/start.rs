@@ -31,8 +31,8 @@ pub(super) struct Start {
     /// The same key always gives the same execution.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Business key: one open execution has it at a time.
-    #[arg(long, value_name = "KEY")]
+    /// Business key: one open execution has it at a time. A start has one key or the other.
+    #[arg(long, value_name = "KEY", conflicts_with = "idempotency_key")]
     execution_key: Option<String>,
     /// Version of the workflow; else the latest.
     #[arg(long)]

@@ -294,7 +294,7 @@ pub fn node_execution(view: &ExecutionView, ix: NodeIx) -> NodeExecutionDto {
     if let Phase::Running { token } | Phase::Canceling { token } = &node.phase {
         attempts.push(AttemptDto {
             attempt_number: token.attempt.0,
-            start_time: None,
+            start_time: node.dispatched_at.map(date),
             end_time: None,
             status: "running".into(),
             output: None,

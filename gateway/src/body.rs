@@ -1,14 +1,12 @@
 //! Reading request bodies within limits; every way to fail has a code.
 
-use std::cell::RefCell;
-use std::fmt;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use futures::StreamExt;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use troupe_core::definition::{Limits, parse_json};
 
 use crate::error::{ApiError, ErrorItem};
 
@@ -64,161 +62,26 @@ async fn throw_away(mut chunks: BodyDataStream) {
     }
 }
 
-/// Parses a JSON body; an empty one is none.
+/// Parses a JSON body, as strictly as a definition; an empty one is none.
 ///
 /// # Errors
-/// `INVALID_UTF8`, `NESTING_TOO_DEEP`, `INVALID_JSON` and `DUPLICATE_KEY`, the last two with line and column.
+/// `INVALID_UTF8`, `NESTING_TOO_DEEP`, `INVALID_JSON` and `DUPLICATE_KEY`, with line and column.
 pub(crate) fn parse(bytes: &[u8], nesting_max: usize) -> Result<Option<Value>, ApiError> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let detail = format!("the byte at offset {} is not UTF-8", error.valid_up_to());
-        unreadable("INVALID_UTF8", detail, None)
-    })?;
-    if text.trim().is_empty() {
+    if bytes.trim_ascii().is_empty() {
         return Ok(None);
     }
-    if nesting(bytes) > nesting_max {
-        let detail = format!("lists and objects may nest {nesting_max} deep");
-        return Err(unreadable("NESTING_TOO_DEEP", detail, None));
-    }
-    let trail = RefCell::new(None);
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let read = Strict { trail: &trail }.deserialize(&mut reader);
-    read.and_then(|value| reader.end().map(|()| Some(value)))
-        .map_err(|error| {
-            let place = Some((error.line(), error.column()));
-            match trail.take() {
-                None => unreadable("INVALID_JSON", error.to_string(), place),
-                Some(trail) => twice(&trail, place),
-            }
-        })
-}
-
-/// Reads a value whose objects have no key twice.
-#[derive(Clone, Copy)]
-struct Strict<'a> {
-    /// The way up from a key that came twice.
-    trail: &'a RefCell<Option<Vec<String>>>,
-}
-
-impl Strict<'_> {
-    fn within<T, E>(self, step: impl FnOnce() -> String, read: Result<T, E>) -> Result<T, E> {
-        if read.is_err()
-            && let Some(trail) = &mut *self.trail.borrow_mut()
-        {
-            trail.push(step());
-        }
-        read
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Strict<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict<'_> {
-    type Value = Value;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a JSON value")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = self.within(|| list.len().to_string(), items.next_element_seed(self))? {
-            list.push(item);
-        }
-        Ok(Value::Array(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(key) = members.next_key::<String>()? {
-            if object.contains_key(&key) {
-                self.trail.replace(Some(vec![key]));
-                return Err(A::Error::custom("a key that came before"));
-            }
-            let value = self.within(|| key.clone(), members.next_value_seed(self))?;
-            object.insert(key, value);
-        }
-        Ok(Value::Object(object))
-    }
-}
-
-/// Readers of JSON disagree on which of two equal keys counts, so neither is taken.
-fn twice(trail: &[String], place: Option<(usize, usize)>) -> ApiError {
-    let detail = format!("the key `{}` comes twice", trail.first().map_or("", String::as_str));
-    let steps = trail.iter().rev();
-    let pointer = steps.map(|step| format!("/{}", step.replace('~', "~0").replace('/', "~1")));
-    unreadable_at(pointer.collect(), "DUPLICATE_KEY", detail, place)
-}
-
-/// The body as a whole is at fault.
-fn unreadable(code: &'static str, detail: String, place: Option<(usize, usize)>) -> ApiError {
-    unreadable_at(String::new(), code, detail, place)
-}
-
-fn unreadable_at(pointer: String, code: &'static str, detail: String, place: Option<(usize, usize)>) -> ApiError {
-    let item = ErrorItem {
-        pointer,
-        code: code.into(),
-        detail: detail.clone(),
-        hint: None,
-        severity: None,
-        line: place.and_then(|(line, _)| u32::try_from(line).ok()),
-        column: place.and_then(|(_, column)| u32::try_from(column).ok()),
+    let limits = Limits {
+        bytes_max: usize::MAX,
+        nesting_max,
+        ..Limits::default()
     };
-    ApiError::new(code, detail).with_errors(vec![item])
-}
-
-/// Deepest nesting of brackets outside of strings, without recursion.
-fn nesting(bytes: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
-    for byte in bytes {
-        match (in_text, byte) {
-            (true, _) if escaped => escaped = false,
-            (true, b'\\') => escaped = true,
-            (_, b'"') => in_text = !in_text,
-            (false, b'[' | b'{') => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            (false, b']' | b'}') => depth = depth.saturating_sub(1),
-            _ => {}
+    parse_json(bytes, &limits).map(Some).map_err(|problems| {
+        let items: Vec<ErrorItem> = problems.iter().map(ErrorItem::from).collect();
+        match problems.into_iter().next() {
+            Some(first) => ApiError::new(first.code, first.message).with_errors(items),
+            None => ApiError::new("INVALID_JSON", "it cannot be read"),
         }
-    }
-    deepest
+    })
 }
 
 #[cfg(test)]
@@ -244,7 +107,7 @@ mod tests {
             .problem();
         assert_eq!(error.code, "DUPLICATE_KEY");
         let item = &error.errors[0];
-        assert_eq!((item.line, item.column), (Some(2), Some(6)));
+        assert_eq!((item.line, item.column), (Some(2), Some(9)));
         assert_eq!(item.pointer, "/a/1/b~1c");
         // What breaks off after such a key is another fault; the same key in two objects is none.
         assert_eq!(parse(b"{\"a\": {\"a\": }}", 10).unwrap_err().code(), "INVALID_JSON");
@@ -262,11 +125,6 @@ mod tests {
             let read = parse(text.as_bytes(), 10).unwrap().unwrap();
             assert_eq!(read.to_string(), expected.to_string());
         }
-    }
-
-    #[test]
-    fn brackets_in_strings_do_not_nest() {
-        assert_eq!(nesting(br#"{"a\"[[[": [1, "]]", {}]}"#), 3);
     }
 
     #[tokio::test]

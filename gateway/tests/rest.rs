@@ -7,32 +7,9 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
-use product::{Product, Reply};
+use product::{CHAIN, PARKED, Product, Reply};
 use serde_json::{Value, json};
 use troupe_actors::EngineOptions;
-
-const CHAIN: &str = r#"
-id: chain
-name: Chain
-settings: { onFailure: failFast }
-nodes:
-  - { id: first, type: function, data: { handlerId: echo } }
-  - { id: second, type: function, data: { handlerId: echo, outputMapping: { seen: output.x } } }
-edges:
-  - { id: e1, source: first, target: second }
-"#;
-
-const PARKED: &str = r#"
-id: parked
-name: Parked
-nodes:
-  - { id: wait, type: delay, data: { delayType: fixed, delayValue: 86400000 } }
-  - { id: after, type: delay, data: { delayType: fixed, delayValue: 1 } }
-  - { id: other, type: delay, data: { delayType: fixed, delayValue: 1 } }
-edges:
-  - { id: e1, source: wait, target: after }
-  - { id: e2, source: wait, target: other, condition: "false" }
-"#;
 
 const FAILING: &str = r#"
 id: failing
@@ -391,7 +368,7 @@ async fn bad_requests_are_answered_with_codes_and_places() {
         .await;
     assert_eq!((twice.status.as_u16(), code(&twice).as_str()), (400, "DUPLICATE_KEY"));
     let place = &twice.body["errors"][0];
-    assert_eq!((&place["line"], &place["column"]), (&json!(3), &json!(8)), "{twice:?}");
+    assert_eq!((&place["line"], &place["column"]), (&json!(3), &json!(11)), "{twice:?}");
     assert_eq!(
         code(&product.send("POST", start, &[("prefer", "wait=soon")], "").await),
         "INVALID_PARAMETER"

@@ -8,31 +8,8 @@ use std::collections::BTreeMap;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures::StreamExt;
-use product::Product;
+use product::{CHAIN, PARKED, Product};
 use serde_json::{Value, json};
-
-const CHAIN: &str = r#"
-id: chain
-name: Chain
-settings: { onFailure: failFast }
-nodes:
-  - { id: first, type: function, data: { handlerId: echo } }
-  - { id: second, type: function, data: { handlerId: echo, outputMapping: { seen: output.x } } }
-edges:
-  - { id: e1, source: first, target: second }
-"#;
-
-const PARKED: &str = r#"
-id: parked
-name: Parked
-nodes:
-  - { id: wait, type: delay, data: { delayType: fixed, delayValue: 86400000 } }
-  - { id: after, type: delay, data: { delayType: fixed, delayValue: 1 } }
-  - { id: other, type: delay, data: { delayType: fixed, delayValue: 1 } }
-edges:
-  - { id: e1, source: wait, target: after }
-  - { id: e2, source: wait, target: other, condition: "false" }
-"#;
 
 /// Reads events until `enough` of them came: name, id and data.
 async fn events(

@@ -15,6 +15,31 @@ use troupe::wiring::{self, Extras};
 use troupe_actors::EngineOptions;
 use troupe_config::{Settings, Sources};
 
+/// Two nodes, one after the other.
+pub(crate) const CHAIN: &str = r#"
+id: chain
+name: Chain
+settings: { onFailure: failFast }
+nodes:
+  - { id: first, type: function, data: { handlerId: echo } }
+  - { id: second, type: function, data: { handlerId: echo, outputMapping: { seen: output.x } } }
+edges:
+  - { id: e1, source: first, target: second }
+"#;
+
+/// Waits for a day.
+pub(crate) const PARKED: &str = r#"
+id: parked
+name: Parked
+nodes:
+  - { id: wait, type: delay, data: { delayType: fixed, delayValue: 86400000 } }
+  - { id: after, type: delay, data: { delayType: fixed, delayValue: 1 } }
+  - { id: other, type: delay, data: { delayType: fixed, delayValue: 1 } }
+edges:
+  - { id: e1, source: wait, target: after }
+  - { id: e2, source: wait, target: other, condition: "false" }
+"#;
+
 /// An open product; dropping it removes its store.
 pub(crate) struct Product {
     pub(crate) app: App,

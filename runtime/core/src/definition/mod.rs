@@ -31,7 +31,7 @@ pub use limits::{Limits, NESTING_HARD_MAX};
 pub use model::{
     DefinitionMetadata, Node, NodeMetadata, NodePosition, Object, WorkflowDefinition, WorkflowEdge, field,
 };
-pub use parse::{Format, Parsed, parse};
+pub use parse::{Format, Parsed, parse, parse_json};
 pub use problems::{PROBLEMS_LISTED_MAX, Path, Problems, closest, did_you_mean, did_you_mean_or_list};
 pub use retry::{
     Backoff, BackoffStrategy, INITIAL_DELAY_DEFAULT_MS, Jitter, MAX_ATTEMPTS_DEFAULT, MAX_ATTEMPTS_MOST,

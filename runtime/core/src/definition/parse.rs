@@ -93,6 +93,21 @@ pub fn parse(bytes: &[u8], format: Option<Format>, limits: &Limits) -> Result<Pa
     })
 }
 
+/// Parses a JSON text that is no definition, just as strictly.
+///
+/// # Errors
+///
+/// Every problem, with line and column: those of [`parse`], and `DUPLICATE_KEY`.
+pub fn parse_json(bytes: &[u8], limits: &Limits) -> Result<Value, Vec<Diagnostic>> {
+    let document = document(bytes, Some(Format::Json), limits).map_err(|diagnostic| vec![*diagnostic])?;
+    let mut diagnostics = document.problems.into_diagnostics();
+    if diagnostics.is_empty() {
+        return Ok(document.value);
+    }
+    document.source.locate(&mut diagnostics);
+    Err(diagnostics)
+}
+
 fn document(bytes: &[u8], format: Option<Format>, limits: &Limits) -> Result<Document, Box<Diagnostic>> {
     // Offsets are kept in 32 bits.
     let bytes_max = limits.bytes_max.min(u32::MAX as usize);

@@ -31,7 +31,7 @@ use cursors::{CursorRider, Cursors};
 pub use options::{DurabilityMutant, PowerLoss, Sharing, StoreOptions};
 use reader::Readers;
 use schema::{StoreFile, WalLimit, fixed, fixed_if_any, unavailable};
-use writer::{Callers, NoRider, Writer};
+use writer::{NoRider, Writer};
 
 /// Reader threads of the derived file: lists may scan while executions are loaded.
 const DERIVED_READERS: usize = 2;
@@ -95,15 +95,8 @@ impl EmbeddedStore {
         Ok(Self {
             log_reader: Readers::start("log-reader", vec![log_reader]).map_err(cannot)?,
             derived_readers: Readers::start("store-reader", derived_readers).map_err(cannot)?,
-            log: Writer::start("log-writer", log, log_limit, rider, Callers::Write).map_err(cannot)?,
-            derived: Writer::start(
-                "store-writer",
-                derived,
-                derived_limit,
-                Box::new(NoRider),
-                Callers::Queue,
-            )
-            .map_err(cannot)?,
+            log: Writer::start("log-writer", log, log_limit, rider).map_err(cannot)?,
+            derived: Writer::start("store-writer", derived, derived_limit, Box::new(NoRider)).map_err(cannot)?,
             shards,
             sharing: options.sharing,
             mutant: options.mutant,

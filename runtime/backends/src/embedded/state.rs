@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rusqlite::Connection;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
 use troupe_ports::{
     AppendError, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore, StoreCounters,
@@ -12,6 +13,10 @@ use troupe_ports::{
 };
 
 use super::{DurabilityMutant, EmbeddedStore, derived, log};
+
+/// A record of an entry or two: whoever has one is alone, more or less. Under load records are larger, and a thread that
+/// waits for the disk is missed elsewhere.
+const SMALL_RECORD_BYTES: usize = 512;
 
 fn milliseconds(lease: Duration) -> u64 {
     u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)
@@ -97,9 +102,14 @@ impl StateStore for EmbeddedStore {
         record: Bytes,
     ) -> Result<(), AppendError> {
         let checks_epoch = self.mutant != Some(DurabilityMutant::NoEpochCheck);
-        self.log
-            .run(move |log| log::append(log, shard, checks_epoch.then_some(epoch), position, commit, &record))
-            .await?;
+        let small = record.len() <= SMALL_RECORD_BYTES;
+        let work =
+            move |log: &Connection| log::append(log, shard, checks_epoch.then_some(epoch), position, commit, &record);
+        if small {
+            self.log.run_small(work).await?;
+        } else {
+            self.log.run(work).await?;
+        }
         self.appends.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! One writer a file: everything queued goes into one transaction, which is acknowledged when it is durable.
 //!
 //! While a transaction syncs, the next one gathers; nothing waits on purpose. Transactions run on a thread of their own,
-//! except that a caller who finds the file idle and quick to sync runs its transaction itself: handing a single small
-//! job to another thread and back costs as much as the sync. A job that runs writes either everything
+//! except that a caller with a small job who finds the file idle and quick to sync runs its transaction itself: handing
+//! it to another thread and back costs as much as the sync. A job that runs writes either everything
 //! or, when it answers with an error of its own, nothing. When SQLite itself fails, the whole transaction is rolled back
 //! and every job in it is answered with "unavailable": nothing is acknowledged that might be lost.
 
@@ -92,21 +92,33 @@ where
     }
 }
 
+fn task<T, E, F>(work: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T, E>>)
+where
+    T: Send + 'static,
+    E: Failure,
+    F: FnOnce(&Connection) -> Ran<T, E> + Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    let job = Box::new(Task {
+        work: Some(work),
+        outcome: None,
+        reply,
+    });
+    (job, answer)
+}
+
+async fn answered<T, E: Failure>(answer: oneshot::Receiver<Result<T, E>>) -> Result<T, E> {
+    answer
+        .await
+        .unwrap_or_else(|_| Err(E::unavailable("the writer stopped".to_owned())))
+}
+
 enum Message {
     Job(Box<dyn Job>),
     /// The rider has something: it goes with the next transaction, or gets one of its own soon.
     Nudge,
     /// The write-ahead log has become long.
     Shorten,
-}
-
-/// Who may write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Callers {
-    /// The thread alone: jobs may be large.
-    Queue,
-    /// A caller too that finds the file idle: jobs are small.
-    Write,
 }
 
 /// Work that rides with each transaction, before the jobs, and that nobody waits for.
@@ -140,7 +152,6 @@ pub(super) struct Writer {
     queue: Option<SyncSender<Message>>,
     thread: Option<JoinHandle<()>>,
     file: Arc<Mutex<OpenFile>>,
-    callers: Callers,
     counts: Arc<Counts>,
 }
 
@@ -151,7 +162,6 @@ impl Writer {
         connection: Connection,
         limit: WalLimit,
         rider: Box<dyn Rider>,
-        callers: Callers,
     ) -> std::io::Result<Self> {
         let (queue, received) = sync_channel(QUEUED_JOBS_MAX);
         let counts = Arc::new(Counts::default());
@@ -181,37 +191,42 @@ impl Writer {
             queue: Some(queue),
             thread: Some(thread),
             file,
-            callers,
             counts,
         })
     }
 
-    /// Runs or queues `work` at once (the returned future only waits for the answer), so a dropped future changes nothing.
+    /// Queues `work` at once (the returned future only waits for the answer), so a dropped future changes nothing.
     pub(super) async fn run<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: Failure,
         F: FnOnce(&Connection) -> Ran<T, E> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
-        let job = Box::new(Task {
-            work: Some(work),
-            outcome: None,
-            reply,
-        });
+        let (job, answer) = task(work);
+        self.queue(job).map_err(E::unavailable)?;
+        answered(answer).await
+    }
+
+    /// As [`Writer::run`], but runs small `work` on this thread if the file is idle.
+    pub(super) async fn run_small<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: Failure,
+        F: FnOnce(&Connection) -> Ran<T, E> + Send + 'static,
+    {
+        let (job, answer) = task(work);
         if let Some(job) = self.write_alone(job) {
-            self.send(Message::Job(job)).map_err(E::unavailable)?;
+            self.queue(job).map_err(E::unavailable)?;
         }
-        answer
-            .await
-            .unwrap_or_else(|_| Err(E::unavailable("the writer stopped".to_owned())))
+        answered(answer).await
+    }
+
+    fn queue(&self, job: Box<dyn Job>) -> Result<(), String> {
+        self.send(Message::Job(job))
     }
 
     /// Runs a job on this thread if the file is idle; gives it back otherwise.
     fn write_alone(&self, job: Box<dyn Job>) -> Option<Box<dyn Job>> {
-        if self.callers == Callers::Queue {
-            return Some(job);
-        }
         let Some(mut file) = self.file.try_lock().filter(|file| file.alone) else {
             return Some(job);
         };

@@ -109,6 +109,8 @@ struct Context {
     out: Output,
     server: String,
     config: Option<PathBuf>,
+    /// See [`main`].
+    idle: fn(),
 }
 
 impl Context {
@@ -141,9 +143,9 @@ impl Context {
     }
 }
 
-/// Runs the command line of this process.
+/// Runs the command line of this process. `idle` is called by a thread that has nothing to do for now, often.
 #[must_use]
-pub fn main() -> Exit {
+pub fn main(idle: fn()) -> Exit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -156,21 +158,22 @@ pub fn main() -> Exit {
         out,
         server: cli.global.server,
         config: cli.global.config,
+        idle,
     };
     let done = match cli.command {
-        Command::Run(command) => block_on(command.execute(&context)),
-        Command::Dev(command) => block_on(command.execute(&context)),
-        Command::Validate(command) => block_on(command.execute(&context)),
+        Command::Run(command) => block_on(&context, command.execute(&context)),
+        Command::Dev(command) => block_on(&context, command.execute(&context)),
+        Command::Validate(command) => block_on(&context, command.execute(&context)),
         Command::Analyze(command) => command.execute(&context),
-        Command::Apply(command) => block_on(command.execute(&context)),
-        Command::Start(command) => block_on(command.execute(&context)),
-        Command::Ls(command) => block_on(command.execute(&context)),
-        Command::Show(command) => block_on(command.execute(&context)),
-        Command::History(command) => block_on(command.execute(&context)),
-        Command::Cancel(command) => block_on(command.execute(&context)),
-        Command::Pause(command) => block_on(command.execute(&context)),
-        Command::Resume(command) => block_on(command.execute(&context)),
-        Command::Bench(command) => block_on(command.execute(&context)),
+        Command::Apply(command) => block_on(&context, command.execute(&context)),
+        Command::Start(command) => block_on(&context, command.execute(&context)),
+        Command::Ls(command) => block_on(&context, command.execute(&context)),
+        Command::Show(command) => block_on(&context, command.execute(&context)),
+        Command::History(command) => block_on(&context, command.execute(&context)),
+        Command::Cancel(command) => block_on(&context, command.execute(&context)),
+        Command::Pause(command) => block_on(&context, command.execute(&context)),
+        Command::Resume(command) => block_on(&context, command.execute(&context)),
+        Command::Bench(command) => block_on(&context, command.execute(&context)),
         Command::Completions(command) => command.execute(&context),
     };
     match done {
@@ -182,8 +185,11 @@ pub fn main() -> Exit {
     }
 }
 
-fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+fn block_on(context: &Context, command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_park(context.idle)
+        .build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, format!("no threads to run on: {error}")))?;
     let done = runtime.block_on(command);
     // What still runs belongs to nobody any more.

@@ -8,7 +8,6 @@ mod demo;
 pub mod dto;
 pub mod error;
 pub mod exit;
-mod named;
 mod pages;
 pub mod routes;
 pub mod rules;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use troupe_core::definition::{
-    Checked, Diagnostic, Format, LanguageChecker, Limits, WorkflowDefinition, parse, validate,
+    Checked, Diagnostic, Format, LanguageChecker, Limits, WorkflowDefinition, code, parse, validate,
 };
 use troupe_core::graph::{AnalyzeOptions, ProcessedWorkflow, analyze};
 use troupe_core::{Json, Timestamp};
@@ -44,7 +44,7 @@ impl Rules {
         Self { limits, checker, code }
     }
 
-    /// Parses and validates a text, all problems at once.
+    /// Parses and validates a text, all problems at once; one without an id is invalid too.
     ///
     /// # Errors
     /// When function code cannot be looked at because the sandbox does not start.
@@ -53,7 +53,14 @@ impl Rules {
         let (text, checker, limits) = (bytes.to_vec(), Arc::clone(&self.checker), self.limits);
         let checking = tokio::task::spawn_blocking(move || -> Result<_, Vec<Diagnostic>> {
             let parsed = parse(&text, format, &limits)?;
-            let found = validate(&parsed.definition, Some(&*checker), &limits);
+            let mut found = validate(&parsed.definition, Some(&*checker), &limits);
+            // A definition from outside is to be stored, served or run.
+            if parsed.definition.id.is_empty() {
+                found.insert(
+                    0,
+                    Diagnostic::error(code::MISSING_FIELD, "", "a workflow needs an `id`"),
+                );
+            }
             let is_within =
                 parsed.definition.nodes.len() <= limits.nodes_max && parsed.definition.edges.len() <= limits.edges_max;
             let expressions = if is_within {

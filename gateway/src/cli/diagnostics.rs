@@ -11,7 +11,6 @@ use super::excerpt::{Excerpt, Lines};
 use super::failure::Failure;
 use super::output::Output;
 use crate::exit::Exit;
-use crate::named;
 use crate::rules::Rules;
 
 /// Problems shown with their place in the text; the rest is listed in one line each.
@@ -23,7 +22,7 @@ pub(super) async fn check_file(path: &Path, rules: &Rules) -> Result<(Vec<u8>, C
     let format = path
         .extension()
         .and_then(|extension| Format::of_extension(&extension.to_string_lossy()));
-    let checked = named::check(rules, &bytes, format).await?;
+    let checked = rules.check(&bytes, format).await?;
     Ok((bytes, checked))
 }
 

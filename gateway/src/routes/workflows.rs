@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::body;
 use crate::dto::{PageDto, ValidationDto, VersionDto, WorkflowSummaryDto, date};
 use crate::error::{ApiError, ErrorItem};
-use crate::{named, rules};
+use crate::rules;
 
 pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
     let params = Params::of(&uri, &["limit", "cursor"])?;
@@ -80,7 +80,7 @@ pub(super) async fn put(
 
 pub(super) async fn validate(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let bytes = body::read(&headers, body, app.settings.limits.body_bytes).await?;
-    let checked = named::check(&app.rules, &bytes, format_of(&headers)).await?;
+    let checked = app.rules.check(&bytes, format_of(&headers)).await?;
     let problems = checked.diagnostics.iter().map(ErrorItem::from).collect();
     Ok(Json(ValidationDto {
         valid: checked.definition.is_some(),
@@ -198,7 +198,7 @@ fn internal(error: impl std::fmt::Display) -> ApiError {
 
 async fn checked(app: &App, headers: &HeaderMap, body: Body) -> Result<(WorkflowDefinition, Vec<ErrorItem>), ApiError> {
     let bytes = body::read(headers, body, app.settings.limits.body_bytes).await?;
-    let checked = named::check(&app.rules, &bytes, format_of(headers)).await?;
+    let checked = app.rules.check(&bytes, format_of(headers)).await?;
     match checked.definition {
         None => Err(refused(&checked.diagnostics)),
         Some(definition) => Ok((definition, checked.diagnostics.iter().map(ErrorItem::from).collect())),

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run check test fmt rust
+.PHONY: help run check test soak mutants fmt rust
 
 TARGET ?= $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
@@ -17,6 +17,15 @@ check: ## Formatting, lints and the fast tests: run it before a commit.
 
 test: ## Everything continuous integration runs, with the time of each stage.
 	@.ci/stages test
+
+HOURS ?= 1
+SIMULATE = cargo run --locked --quiet --profile sim -p troupe-chaos --bin troupe-simulate --
+
+soak: rust ## Simulated worlds for HOURS (default 1), each twice, until one fails.
+	$(SIMULATE) soak $(HOURS) $(FROM)
+
+mutants: rust ## Every fault that can be planted in the engine, with the seed that catches it.
+	$(SIMULATE) mutants
 
 fmt: rust ## Formats the sources.
 	cargo fmt --all

@@ -1,5 +1,6 @@
 //! What the actors of one engine, and of one shard, share: ports, options, counters and the routing table.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
@@ -11,20 +12,29 @@ use dashmap::{DashMap, DashSet};
 use parking_lot::RwLock;
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, oneshot};
-use troupe_core::{Epoch, ExecutionId, ShardId, Timestamp};
-use troupe_telemetry::EngineMetrics;
+use troupe_core::definition::NodeKind;
+use troupe_core::{CommandId, Epoch, ExecutionId, ShardId, Timestamp};
+use troupe_telemetry::{CacheMetrics, EngineMetrics};
 
+use crate::attempt::AttemptWaits;
+use crate::attempt::permits::Permits;
+use crate::attempt::slots::Slots;
+use crate::blobs::Blobs;
+use crate::breakers::Breakers;
 use crate::checkpointer::CheckpointerMessage;
 use crate::committer::CommitterMessage;
+use crate::controls::ShardControls;
 use crate::directory::Directory;
 use crate::error::EngineError;
 use crate::evaluation::PlanCache;
 use crate::gauges::ShardGauges;
 use crate::handle::EngineParts;
+use crate::keys::Keys;
 use crate::lease::LeaseThread;
 use crate::options::EngineOptions;
 use crate::request::Ended;
-use crate::shard::ShardMessage;
+use crate::rooms::EngineRooms;
+use crate::shard::{Mail, ShardMessage};
 use crate::timers::TimersMessage;
 
 /// What all actors of an engine share.
@@ -35,10 +45,22 @@ pub struct EngineContext {
     pub options: EngineOptions,
     /// Compiled workflow versions.
     pub plans: PlanCache,
+    /// Large values.
+    pub(crate) blobs: Blobs,
+    /// Counts look-ups of outputs for reuse.
+    pub(crate) cached_outputs: CacheMetrics,
     /// Executions with an actor.
     pub directory: Directory,
     /// Attempts that may run at once.
-    pub attempts: Arc<Semaphore>,
+    pub attempts: Arc<Permits>,
+    /// Attempts that may run at once of node types that have a limit.
+    pub attempts_of: BTreeMap<NodeKind, Arc<Permits>>,
+    /// Attempts that may run at once under a key.
+    pub slots: Arc<Slots>,
+    /// Executions that may run at once of workflows with a limit.
+    pub rooms: EngineRooms,
+    /// Targets that are unwell.
+    pub breakers: Arc<Breakers>,
     /// Checkpoints that may be written at once, over all shards.
     pub checkpoints: Arc<Semaphore>,
     /// Counts.
@@ -49,6 +71,10 @@ pub struct EngineContext {
     pub watches: EndWatches,
     /// Executions set aside, and why: what the store knows of the shards served.
     pub quarantine: DashMap<ExecutionId, String>,
+    /// Business keys of which an execution is being started or reopened.
+    pub(crate) keys: Keys,
+    /// Ended executions whose archives are about to go: nobody reopens them.
+    pub(crate) expiring: DashSet<ExecutionId>,
     /// Shards that an operator must look at, and why.
     pub halted: DashMap<ShardId, String>,
     /// Shards served, by number.
@@ -76,14 +102,24 @@ impl EngineContext {
         let shards = parts.state.shards();
         let latest_ttl = Duration::from_millis(options.latest_ttl_ms);
         Self {
-            plans: PlanCache::new(Arc::clone(&parts.definitions), shards, options.plans_max, latest_ttl),
+            plans: PlanCache::new(Arc::clone(&parts.definitions), shards, options.plans_max, latest_ttl)
+                .with_resume_links(options.resume_links.clone())
+                .with_mutants(options.mutants.core),
+            blobs: Blobs::new(Arc::clone(&parts.state), options.blob_bytes_max),
+            cached_outputs: CacheMetrics::new("output"),
             directory: Directory::default(),
-            attempts: Arc::new(Semaphore::new(options.attempts_max)),
+            attempts: Permits::new(options.attempts_max),
+            attempts_of: limits_of_types(&options),
+            slots: Arc::default(),
+            rooms: EngineRooms::default(),
+            breakers: Breakers::new(options.breakers, Arc::clone(&parts.clock)),
             checkpoints: Arc::new(Semaphore::new(2)),
             counters: Counters::default(),
             metrics: EngineMetrics::new(parts.state.backend()),
             watches: EndWatches::default(),
             quarantine: DashMap::new(),
+            keys: Keys::default(),
+            expiring: DashSet::new(),
             halted: DashMap::new(),
             shards: (0..shards).map(|_| RwLock::new(None)).collect(),
             draining: AtomicBool::new(false),
@@ -116,6 +152,22 @@ impl EngineContext {
         })
     }
 
+    /// Whether every shard that can be served is, and has loaded what has unfinished work.
+    #[must_use]
+    pub fn has_recovered(&self) -> bool {
+        self.shards.iter().zip(0..).all(|(slot, number)| match &*slot.read() {
+            Some(shard) => shard.recovered.load(Ordering::Acquire),
+            None => self.halted.contains_key(&ShardId(number)),
+        })
+    }
+
+    /// An id for a command that came without one.
+    #[must_use]
+    pub fn command_id(&self) -> CommandId {
+        let n = self.ids.fetch_add(1, Ordering::Relaxed);
+        format!("{:x}-{:016x}", self.now().0, self.random.hash_one(n)).into()
+    }
+
     /// A fresh id in some shard that is served.
     ///
     /// # Errors
@@ -134,6 +186,11 @@ impl EngineContext {
     }
 }
 
+fn limits_of_types(options: &EngineOptions) -> BTreeMap<NodeKind, Arc<Permits>> {
+    let limits = options.attempts_max_of.iter();
+    limits.map(|(kind, most)| (*kind, Permits::new(*most))).collect()
+}
+
 /// What the actors of one shard share, under one epoch.
 pub struct ShardContext {
     /// The engine.
@@ -146,8 +203,14 @@ pub struct ShardContext {
     pub gate: LeaseGate,
     /// Whether the last owner gave the shard up on purpose.
     pub released: bool,
+    /// Whether what has unfinished work was loaded.
+    pub recovered: AtomicBool,
     /// Executions whose actor failed under this epoch.
     pub failed: DashSet<ExecutionId>,
+    /// Messages between its executions.
+    pub mail: Mail,
+    /// Controls in force.
+    pub controls: Arc<ShardControls>,
     /// What a scrape wants to know.
     pub gauges: Arc<ShardGauges>,
     /// Routes wake-ups, spawns and retires executions.
@@ -238,6 +301,8 @@ pub struct Counters {
     pub node_actors: AtomicU64,
     /// Attempts that run now.
     pub attempts_running: AtomicU64,
+    /// Attempts that wait for their turn, by what they wait for.
+    pub attempts_waiting: AttemptWaits,
     /// Executions that ended.
     pub ended: AtomicU64,
     /// Reports that came too late.

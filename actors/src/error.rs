@@ -1,5 +1,6 @@
 //! Why the engine refused or failed. Variants follow what the caller does next; codes are stable.
 
+use troupe_core::control::Scope;
 use troupe_core::{ErrorInfo, ExecutionId};
 use troupe_ports::{DefinitionError, StoreError};
 
@@ -9,6 +10,17 @@ pub enum EngineError {
     /// There is no such execution.
     #[error("there is no execution {0}")]
     NotFound(ExecutionId),
+    /// The version that the execution runs has no such node.
+    #[error("execution {id} has no node `{node}`")]
+    NodeNotFound {
+        /// The execution.
+        id: ExecutionId,
+        /// The node asked for.
+        node: String,
+    },
+    /// The execution has no large value with that hash.
+    #[error("execution {0} has no such value")]
+    ValueNotFound(ExecutionId),
     /// The execution is over; nothing can happen to it any more.
     #[error("execution {0} has ended")]
     Ended(ExecutionId),
@@ -26,6 +38,14 @@ pub enum EngineError {
     /// The workflow is archived: it starts nothing.
     #[error("workflow {0} is archived")]
     WorkflowArchived(String),
+    /// An emergency stop refuses starts.
+    #[error("{scope} is stopped{}", .reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default())]
+    Stopped {
+        /// What is stopped.
+        scope: Scope,
+        /// Why, for people.
+        reason: Option<String>,
+    },
     /// The stored definition cannot be executed by this release.
     #[error("workflow {workflow} cannot be executed: {reason}")]
     NotExecutable {
@@ -85,10 +105,13 @@ impl EngineError {
     pub fn code(&self) -> &str {
         match self {
             Self::NotFound(_) => "EXECUTION_NOT_FOUND",
+            Self::NodeNotFound { .. } => "NODE_NOT_FOUND",
+            Self::ValueNotFound(_) => "VALUE_NOT_FOUND",
             Self::Ended(_) => "EXECUTION_ENDED",
             Self::WorkflowNotFound(_) => "WORKFLOW_NOT_FOUND",
             Self::VersionNotFound { .. } => "VERSION_NOT_FOUND",
             Self::WorkflowArchived(_) => "WORKFLOW_ARCHIVED",
+            Self::Stopped { .. } => "STOPPED",
             Self::NotExecutable { .. } => "NOT_EXECUTABLE",
             Self::KeyConflict { .. } => "KEY_CONFLICT",
             Self::Refused(error) => &error.code,
@@ -108,10 +131,13 @@ impl EngineError {
             Self::Overloaded { retry_after_ms } => Some(*retry_after_ms),
             Self::Unavailable(_) | Self::Fenced => Some(1_000),
             Self::NotFound(_)
+            | Self::NodeNotFound { .. }
+            | Self::ValueNotFound(_)
             | Self::Ended(_)
             | Self::WorkflowNotFound(_)
             | Self::VersionNotFound { .. }
             | Self::WorkflowArchived(_)
+            | Self::Stopped { .. }
             | Self::NotExecutable { .. }
             | Self::KeyConflict { .. }
             | Self::Refused(_)

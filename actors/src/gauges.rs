@@ -3,8 +3,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
+use troupe_core::control::ControlKey;
 use troupe_core::{LogPosition, Timestamp};
 
+use crate::attempt::AttemptWait;
+use crate::breakers::{BreakerState, BreakerView};
 use crate::context::EngineContext;
 
 /// Nothing is being sent.
@@ -144,8 +147,30 @@ pub(crate) fn sample(engine: &EngineContext) {
     let metrics = &engine.metrics;
     metrics.shards_owned(shards);
     let (running, quarantined) = (engine.directory.len() as u64, engine.quarantine.len() as u64);
-    metrics.executions_active(running, live.saturating_sub(running + quarantined), quarantined);
+    let queued = engine.rooms.waiting() as u64;
+    let waiting = live.saturating_sub(running + queued + quarantined);
+    metrics.executions_active(running, waiting, queued, quarantined);
+    engine.plans.sample();
+    engine.blobs.sample();
+    let controls = crate::controls::controls(engine);
+    let of = |wanted: fn(&ControlKey) -> bool| controls.iter().filter(|control| wanted(&control.key)).count();
+    metrics.controls(
+        of(|key| matches!(key, ControlKey::Pause(_))),
+        of(|key| matches!(key, ControlKey::Stop(_))),
+        of(|key| matches!(key, ControlKey::Breaker(_))),
+        controls.iter().map(|control| control.draining).sum(),
+    );
     metrics.outbox(pending, lag_ms);
+    for what in AttemptWait::ALL {
+        metrics.attempts_waiting(what.name(), engine.counters.attempts_waiting.count(what));
+    }
+    let breakers = engine.breakers.list();
+    let is_open = |breaker: &BreakerView| breaker.state == BreakerState::Open;
+    metrics.breakers(
+        breakers
+            .iter()
+            .map(|breaker| (breaker.target.as_str(), is_open(breaker))),
+    );
     metrics.mailbox_depth("execution", engine.directory.waiting());
     metrics.mailbox_depth("committer", committer);
     metrics.mailbox_depth("checkpointer", checkpointer);

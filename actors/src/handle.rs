@@ -6,18 +6,25 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorRef};
 use tokio::sync::oneshot;
-use troupe_core::execution::{Entry, Event};
-use troupe_core::{ExecutionId, Seq};
+use troupe_core::control::{Clocks, ControlKey, Setting};
+use troupe_core::execution::{Decision, Entry, Event, Remedy, Status};
+use troupe_core::{ExecutionId, INLINE_BYTES_MAX, Json, Seq, Value};
 use troupe_ports::{Clock, DefinitionStore, EventBus, NodeExecutor, Sandbox, StateStore, VisibilityStore};
 
+use crate::blobs::{Contents, blobs_of};
+use crate::breakers::BreakerView;
 use crate::context::EngineContext;
+use crate::controls;
 use crate::engine::{EngineActor, EngineMessage};
 use crate::error::EngineError;
 use crate::execution::load::{Loaded, history, load};
-use crate::execution::machine::CommandInput;
-use crate::execution::{ExecutionMessage, Respond};
+use crate::execution::machine::{CommandInput, NodeCommand, Wanted};
+use crate::execution::{ExecutionMessage, Respond, Viewed};
 use crate::options::EngineOptions;
-use crate::request::{Command, CommandOutcome, EndWatch, EngineStatus, ExecutionView, StartOutcome, StartRequest};
+use crate::request::{
+    Command, CommandOutcome, ControlOutcome, ControlView, EndWatch, EngineStatus, ExecutionView, ReopenOutcome,
+    ReopenRequest, RerunOutcome, RerunRequest, StartOutcome, StartRequest,
+};
 use crate::shard::{ShardMessage, deliver};
 use crate::start;
 
@@ -101,7 +108,10 @@ impl EngineHandle {
         }
         match damage {
             Some(error) if !serves => Err(error),
-            Some(_) | None => Ok(()),
+            Some(_) | None => {
+                controls::reconcile(&self.context).await;
+                Ok(())
+            }
         }
     }
 
@@ -144,6 +154,16 @@ impl EngineHandle {
         Ok((outcome, EndWatch(watch)))
     }
 
+    /// Runs an execution again from one of its nodes, as a new execution that takes over the results of the others.
+    ///
+    /// # Errors
+    /// [`EngineError::NodeNotFound`]; [`EngineError::Refused`] (`RERUN_IN_LOOP`, `RERUN_EDGES_CHANGED`,
+    /// `RERUN_WITHOUT_INPUT`); see [`EngineError`].
+    pub async fn rerun(&self, id: ExecutionId, request: RerunRequest) -> Result<RerunOutcome, EngineError> {
+        let view = self.get(id).await?;
+        crate::rerun::rerun(&self.context, &view, request).await
+    }
+
     /// Tells watchers of an execution that has ended already.
     async fn settle_watch(&self, id: ExecutionId) -> Result<(), EngineError> {
         let view = match self.get(id).await {
@@ -161,6 +181,14 @@ impl EngineHandle {
         Ok(())
     }
 
+    /// The latest execution of a business key, open or closed; none if the key was never used.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`].
+    pub async fn latest_of_key(&self, workflow: &str, key: &str) -> Result<Option<ExecutionId>, EngineError> {
+        start::latest_of_key(&self.context, workflow, key).await
+    }
+
     /// The execution at a durable entry.
     ///
     /// # Errors
@@ -173,12 +201,15 @@ impl EngineHandle {
         if self.context.directory.route(id, read).is_ok() {
             // An actor that fails or retires drops its readers: then the store answers.
             if let Ok(answer) = answer.await {
-                let (state, plan) = answer?;
+                let Viewed { state, plan, waits } = answer?;
                 self.still_holds(&shard)?;
                 return Ok(ExecutionView {
+                    held: shard.controls.holding(&plan, &state),
                     state: *state,
                     plan,
                     quarantined,
+                    contents: Contents::default(),
+                    waits,
                 });
             }
         }
@@ -188,9 +219,12 @@ impl EngineHandle {
                 let plan = Arc::clone(&found.compiled.plan);
                 self.still_holds(&shard)?;
                 Ok(ExecutionView {
+                    held: shard.controls.holding(&plan, &found.state),
                     state: found.state,
                     plan,
                     quarantined,
+                    contents: Contents::default(),
+                    waits: Vec::new(),
                 })
             }
             Loaded::Missing | Loaded::Tombstone(_) => Err(EngineError::NotFound(id)),
@@ -210,12 +244,17 @@ impl EngineHandle {
         Ok(entries)
     }
 
-    /// No new attempt starts once this returned; the outcome tells how many still run.
+    /// No new attempt starts once this returned; the outcome tells how many still run. With `clocks: freeze` its timers and
+    /// deadlines stand still until it is resumed.
     ///
     /// # Errors
     /// See [`EngineError`].
     pub async fn pause(&self, id: ExecutionId, command: Command) -> Result<CommandOutcome, EngineError> {
-        self.command(id, Event::Paused, command).await
+        let event = match command.clocks {
+            Clocks::Run => Event::Paused,
+            Clocks::Freeze => Event::Frozen,
+        };
+        self.event(id, event, command).await
     }
 
     /// Continues exactly where the execution stood; releases a quarantined one.
@@ -226,7 +265,28 @@ impl EngineHandle {
         if self.context.quarantine.contains_key(&id) {
             self.release(id).await?;
         }
-        self.command(id, Event::Resumed, command).await
+        self.event(id, Event::Resumed, command).await
+    }
+
+    /// Sets a control of a wider scope, or lifts it (`setting` none). `Ok` means that it is durable and in force in every shard that is
+    /// served: after a pause or a stop no attempt starts in its scope. Repeating the command completes one that failed half way.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] when the key has no such setting (`INVALID_REQUEST`) or too many controls are in force
+    /// (`TOO_MANY_CONTROLS`); [`EngineError::Unavailable`] when a shard was lost meanwhile: it may be in force in some.
+    pub async fn control(
+        &self,
+        key: ControlKey,
+        setting: Option<Setting>,
+        command: Command,
+    ) -> Result<ControlOutcome, EngineError> {
+        controls::control(&self.context, key, setting, command).await
+    }
+
+    /// Controls in force, with how many attempts in their scope still run.
+    #[must_use]
+    pub fn controls(&self) -> Vec<ControlView> {
+        controls::controls(&self.context)
     }
 
     /// Why an execution is set aside, if it is.
@@ -257,14 +317,162 @@ impl EngineHandle {
             grace_ms,
             at_once: false,
         };
-        self.command(id, event, command).await
+        self.event(id, event, command).await
     }
 
-    async fn command(&self, id: ExecutionId, event: Event, command: Command) -> Result<CommandOutcome, EngineError> {
+    /// Gives a call to a node that waits for one. One that comes too early is kept until the node waits.
+    ///
+    /// # Errors
+    /// [`EngineError::NodeNotFound`]; [`EngineError::Refused`] when the node waits for no call (`NODE_NOT_WAITING`), its
+    /// `payloadSchema` is violated, or too many calls are kept for it already; see [`EngineError`].
+    pub async fn signal(
+        &self,
+        id: ExecutionId,
+        node: &str,
+        call: Json,
+        command: Command,
+    ) -> Result<CommandOutcome, EngineError> {
+        let call = self.kept(id, call).await?;
+        let wanted = Wanted::OfNode(node.to_owned(), NodeCommand::Signal(call));
+        self.command(id, wanted, command).await
+    }
+
+    /// Says that whoever works on what a node waits for is still alive: its `heartbeatTimeout` begins anew.
+    ///
+    /// # Errors
+    /// [`EngineError::NodeNotFound`], [`EngineError::Refused`] (`NODE_NOT_WAITING`); see [`EngineError`].
+    pub async fn heartbeat(
+        &self,
+        id: ExecutionId,
+        node: &str,
+        command: Command,
+    ) -> Result<CommandOutcome, EngineError> {
+        self.command(id, Wanted::OfNode(node.to_owned(), NodeCommand::Heartbeat), command)
+            .await
+    }
+
+    /// Has a node end as an operator decides: a waiting one completes or fails, one that has not ended is skipped.
+    ///
+    /// # Errors
+    /// [`EngineError::NodeNotFound`]; [`EngineError::Refused`] when the node does not wait (`NODE_NOT_WAITING`) or has ended
+    /// (`NODE_ENDED`); see [`EngineError`].
+    pub async fn decide(
+        &self,
+        id: ExecutionId,
+        node: &str,
+        decision: Decision,
+        command: Command,
+    ) -> Result<CommandOutcome, EngineError> {
+        let decision = match decision {
+            Decision::Complete(Value::Inline(output)) => Decision::Complete(self.kept(id, output).await?),
+            Decision::Skip(Some(Value::Inline(output))) => Decision::Skip(Some(self.kept(id, output).await?)),
+            other => other,
+        };
+        let wanted = Wanted::OfNode(node.to_owned(), NodeCommand::Decide(decision));
+        self.command(id, wanted, command).await
+    }
+
+    /// Runs failed nodes again, or skips one: an execution that has failed or was canceled goes on as its next run, together with
+    /// what its end cut off. A node that has not ended is skipped as [`EngineHandle::decide`] does.
+    ///
+    /// # Errors
+    /// [`EngineError::NodeNotFound`]; [`EngineError::KeyConflict`] when its business key has a newer execution;
+    /// [`EngineError::Refused`] (`NODE_NOT_FAILED`, `NOTHING_TO_RETRY`, `NOT_REOPENABLE`, `CHILD_NOT_REOPENABLE`); see
+    /// [`EngineError`].
+    pub async fn reopen(
+        &self,
+        id: ExecutionId,
+        mut request: ReopenRequest,
+        command: Command,
+    ) -> Result<ReopenOutcome, EngineError> {
+        let view = self.get(id).await?;
+        if let Remedy::Skip(Some(Value::Inline(output))) = &request.remedy {
+            request.remedy = Remedy::Skip(Some(self.kept(id, output.clone()).await?));
+        }
+        crate::reopen::reopen(&self.context, &view, request, command).await
+    }
+
+    /// Sets variables; those that are not named stay.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub async fn set_variables(
+        &self,
+        id: ExecutionId,
+        variables: Vec<(String, Json)>,
+        command: Command,
+    ) -> Result<CommandOutcome, EngineError> {
+        let mut kept = Vec::with_capacity(variables.len());
+        for (name, value) in variables {
+            kept.push((name, self.kept(id, value).await?));
+        }
+        self.event(id, Event::VariablesSet(kept), command).await
+    }
+
+    /// A value that somebody gives an execution, durable apart if it is large.
+    async fn kept(&self, id: ExecutionId, value: Json) -> Result<Value, EngineError> {
+        if value.bytes() <= INLINE_BYTES_MAX {
+            return Ok(value.into());
+        }
+        let shard = self.shard_of(id)?;
+        match self.get(id).await?.state.blob_root() {
+            Some(root) => Ok(self.context.blobs.keep(&shard, root, value).await?),
+            None => Ok(value.into()),
+        }
+    }
+
+    /// Loads the execution's large values for whoever shows them: its output, its input, its variables and what its nodes
+    /// gave, in that order, while they fit into `bytes_max` together.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`]; [`EngineError::Damaged`] when one is not what it was.
+    pub async fn load_values(&self, view: &mut ExecutionView, bytes_max: u64) -> Result<(), EngineError> {
+        let Some(root) = view.state.blob_root() else {
+            return Ok(());
+        };
+        let mut left = bytes_max;
+        for blob in view.blobs() {
+            if let Some(rest) = left.checked_sub(blob.bytes) {
+                view.contents.add(blob, self.context.blobs.get(root, &blob).await?);
+                left = rest;
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the execution's output, whatever its size.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::load_values`].
+    pub async fn load_output(&self, view: &mut ExecutionView) -> Result<(), EngineError> {
+        if let (Status::Completed { output }, Some(root)) = (&view.state.status, view.state.blob_root()) {
+            for blob in blobs_of(output) {
+                view.contents.add(blob, self.context.blobs.get(root, &blob).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// A large value of an execution, by its hash.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] when there is no such execution; [`EngineError::ValueNotFound`] when it has no such value.
+    pub async fn value(&self, id: ExecutionId, hash: [u8; 32]) -> Result<Json, EngineError> {
+        let root = self.get(id).await?.state.blob_root();
+        let missing = || EngineError::ValueNotFound(id);
+        let root = root.ok_or_else(missing)?;
+        self.context.parts.state.blob(root, hash).await?.ok_or_else(missing)
+    }
+
+    async fn event(&self, id: ExecutionId, event: Event, command: Command) -> Result<CommandOutcome, EngineError> {
+        self.command(id, Wanted::Event(event), command).await
+    }
+
+    async fn command(&self, id: ExecutionId, wanted: Wanted, command: Command) -> Result<CommandOutcome, EngineError> {
         let shard = self.shard_of(id)?;
         let (reply, answer) = oneshot::channel();
         let input = CommandInput {
-            event,
+            wanted,
             principal: command.principal,
             command: command.command,
         };
@@ -316,7 +524,7 @@ impl EngineHandle {
     }
 
     fn shard_of(&self, id: ExecutionId) -> Result<Arc<crate::context::ShardContext>, EngineError> {
-        if id.shard().0 >= self.context.parts.state.shards() {
+        if id.shard().0 >= self.context.parts.state.shards() || id.is_controls() {
             return Err(EngineError::NotFound(id));
         }
         self.context.shard(id.shard())
@@ -363,6 +571,12 @@ impl EngineHandle {
             panics: of(&counters.panics),
             uncheckpointed_bytes: of(&counters.uncheckpointed_bytes),
         }
+    }
+
+    /// The breakers of targets that are unwell, were so a moment ago, or are held by an operator, by name.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<BreakerView> {
+        self.context.breakers.list()
     }
 
     /// Sets the gauges to what holds now: call it before metrics are read.

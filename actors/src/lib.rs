@@ -8,9 +8,12 @@
 extern crate self as troupe_actors;
 
 pub mod attempt;
+pub mod blobs;
+pub mod breakers;
 pub mod checkpointer;
 pub mod committer;
 pub mod context;
+pub mod controls;
 pub mod directory;
 pub mod engine;
 pub mod error;
@@ -18,23 +21,35 @@ pub mod evaluation;
 pub mod execution;
 pub mod gauges;
 pub mod handle;
+mod keys;
 mod lease;
 pub mod options;
 pub mod record;
+mod reopen;
 pub mod request;
+mod rerun;
+pub mod resume;
+pub mod rooms;
 pub mod shard;
 pub mod sinks;
 mod start;
 #[cfg(test)]
 mod supervision_tests;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
 pub mod timers;
 
+pub use attempt::AttemptWait;
+pub use blobs::Contents;
+pub use breakers::{BreakerHold, BreakerSettings, BreakerState, BreakerView};
 pub use error::EngineError;
 pub use handle::{Engine, EngineHandle, EngineParts};
 pub use options::{EngineOptions, Mutants};
 pub use request::{
-    Command, CommandOutcome, EndWatch, Ended, EngineStatus, ExecutionView, KeyPolicy, OnClosed, OnOpen, StartOutcome,
-    StartRequest,
+    Command, CommandOutcome, ControlOutcome, ControlView, EndWatch, Ended, EngineStatus, ExecutionView, Held,
+    KeyPolicy, OnClosed, OnOpen, ReopenOutcome, ReopenRequest, RerunOutcome, RerunRequest, StartOutcome, StartRequest,
 };
+pub use resume::{RESUME_SECRET_BYTES, ResumeLinks};
 pub use shard::DAMAGED_HINT;
 pub use troupe_telemetry::StartCause;

@@ -1,8 +1,15 @@
 //! What an operator may tune, with the limits that every queue and retry has.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use troupe_core::ShardId;
+use troupe_core::definition::NodeKind;
+use troupe_core::plan::CoreMutants;
+
+use crate::breakers::BreakerSettings;
+use crate::resume::ResumeLinks;
 
 /// Options of an engine. The defaults suit one small machine.
 #[derive(Clone, Debug)]
@@ -15,6 +22,10 @@ pub struct EngineOptions {
     pub executions_max: usize,
     /// Most attempts that run at once.
     pub attempts_max: usize,
+    /// Most attempts that run at once of a node type; those that are not here have no limit of their own.
+    pub attempts_max_of: BTreeMap<NodeKind, usize>,
+    /// When breakers open and close; none: nothing opens one by itself.
+    pub breakers: Option<BreakerSettings>,
     /// Most bytes of log, over all shards, before a checkpoint.
     pub checkpoint_bytes: usize,
     /// Longest time between an entry and the checkpoint that holds it.
@@ -27,6 +38,12 @@ pub struct EngineOptions {
     pub input_bytes_max: usize,
     /// Largest output of an attempt, in bytes; a larger one fails the node.
     pub output_bytes_max: usize,
+    /// All large values of an execution and its children together, in bytes.
+    pub blob_bytes_max: u64,
+    /// Most outputs that are kept for reuse (`data.cache`).
+    pub cached_outputs_max: u64,
+    /// Most bytes of all outputs kept for reuse.
+    pub cached_bytes_max: u64,
     /// Most timers of waiting executions in memory, per shard.
     pub timers_max: usize,
     /// An execution whose deadline is closer than this keeps its actor, in milliseconds.
@@ -47,6 +64,8 @@ pub struct EngineOptions {
     pub expire_every: Duration,
     /// Shards that open although records of their log cannot be read: what those held is lost, the operator says so.
     pub accept_loss: Vec<ShardId>,
+    /// What `resumeUrls` in expressions gives; none: they fail.
+    pub resume_links: Option<Arc<ResumeLinks>>,
     /// Faults to plant. Tests only.
     pub mutants: Mutants,
 }
@@ -58,12 +77,17 @@ impl Default for EngineOptions {
             lease: Duration::from_secs(5),
             executions_max: 20_000,
             attempts_max: 1_024,
+            attempts_max_of: BTreeMap::new(),
+            breakers: None,
             checkpoint_bytes: 2 * 1024 * 1024,
             checkpoint_interval: Duration::from_secs(5),
             tombstone_ms: 24 * 3_600_000,
             retention_ms: 7 * 24 * 3_600_000,
-            input_bytes_max: 1024 * 1024,
-            output_bytes_max: 4 * 1024 * 1024,
+            input_bytes_max: 16 * 1024 * 1024,
+            output_bytes_max: 16 * 1024 * 1024,
+            blob_bytes_max: 1024 * 1024 * 1024,
+            cached_outputs_max: 100_000,
+            cached_bytes_max: 256 * 1024 * 1024,
             timers_max: 1_024,
             passivate_after_ms: 250,
             abort_grace_ms: 1_000,
@@ -74,6 +98,7 @@ impl Default for EngineOptions {
             evaluation_rounds_max: 1_000,
             expire_every: Duration::from_secs(60),
             accept_loss: Vec::new(),
+            resume_links: None,
             mutants: Mutants::default(),
         }
     }
@@ -96,6 +121,18 @@ pub struct Mutants {
     pub read_before_commit: bool,
     /// The events' cursor moves before the bus has confirmed what it passes.
     pub cursor_before_confirm: bool,
+    /// The engine's core takes a quorum for reached, or a delay for over, too early.
+    pub core: CoreMutants,
+    /// Nobody is set aside, however often its actor fails.
+    pub never_sets_aside: bool,
+    /// An append of which the outcome is unknown counts as done.
+    pub unknown_append_is_done: bool,
+    /// What a checkpoint is writing is forgotten before it is written.
+    pub forgets_what_is_written: bool,
+    /// Timers of executions that give up their actor are left to the store, which may not have them yet.
+    pub timers_left_to_store: bool,
+    /// A takeover does not look after the children of what it resumes.
+    pub children_not_resumed: bool,
     /// Every report of an attempt is delivered again, late. No fault of its own: dedupe makes it harmless.
     pub redeliver_reports: bool,
 }

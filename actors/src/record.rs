@@ -3,7 +3,7 @@
 //! ```text
 //! record = header, frame*
 //! header = version u8, commit u128, count u32, item*, crc32 u32       (crc over everything before it)
-//! item   = execution [16], seq u64, length u32, mark u8, until i64
+//! item   = execution [16], seq u64, length u32, mark u8, until i64    (mark + 4: the entry reopened an ended execution)
 //! frame  = length u32, crc32 u32, entry (CBOR)                        (length of the entry alone)
 //! ```
 //! Integers are little-endian. Frames describe themselves, so a checkpoint segment is a concatenation of them.
@@ -12,14 +12,18 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use minicbor::{Decode, Encode};
+use troupe_core::control::ControlEntry;
 use troupe_core::execution::Entry;
-use troupe_core::{ExecutionId, Seq, Timestamp};
+use troupe_core::{ExecutionId, Seq, ShardId, Timestamp};
 use troupe_ports::{CommitId, Wait};
 
 const VERSION: u8 = 1;
 const ITEM_BYTES: usize = 16 + 8 + 4 + 1 + 8;
 const FIXED_BYTES: usize = 1 + 16 + 4;
 const FRAME_HEAD_BYTES: usize = 8;
+/// Beside the code of a mark.
+const REOPENS: u8 = 4;
 
 /// How an execution stands after an entry, so that recovery need not fold those that wait or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,8 @@ pub struct RecordItem {
     pub seq: Seq,
     /// How the execution stands after it.
     pub mark: Mark,
+    /// Whether the execution had ended before it.
+    pub reopens: bool,
     /// Where its frame lies in the record.
     pub frame: Range<usize>,
 }
@@ -90,13 +96,24 @@ pub struct RecordWriter {
 impl RecordWriter {
     /// Appends an entry; its bytes are encoded here, once.
     pub fn push(&mut self, id: ExecutionId, entry: &Entry, mark: Mark) {
+        self.push_encoded(id, entry.seq, entry, mark, entry.reopens());
+    }
+
+    /// Appends an entry of a shard's controls.
+    pub fn push_control(&mut self, shard: ShardId, entry: &ControlEntry) {
+        self.push_encoded(ExecutionId::controls(shard), entry.seq, entry, Mark::Message, false);
+    }
+
+    fn push_encoded(&mut self, id: ExecutionId, seq: Seq, entry: &impl Encode<()>, mark: Mark, reopens: bool) {
         let start = self.body.len();
         push_frame(&mut self.body, entry);
+        let frame = start..self.body.len();
         self.items.push(RecordItem {
             id,
-            seq: entry.seq,
+            seq,
             mark,
-            frame: start..self.body.len(),
+            reopens,
+            frame,
         });
     }
 
@@ -131,7 +148,7 @@ impl RecordWriter {
             record.extend_from_slice(&item.id.0);
             record.extend_from_slice(&item.seq.0.to_le_bytes());
             record.extend_from_slice(&u32_of(item.frame.len()).to_le_bytes());
-            record.push(code);
+            record.push(code | if item.reopens { REOPENS } else { 0 });
             record.extend_from_slice(&until.to_le_bytes());
             item.frame = item.frame.start + header_bytes..item.frame.end + header_bytes;
         }
@@ -148,7 +165,7 @@ fn u32_of(length: usize) -> u32 {
 }
 
 /// Appends the frame of an entry.
-pub fn push_frame(out: &mut Vec<u8>, entry: &Entry) {
+pub fn push_frame(out: &mut Vec<u8>, entry: &impl Encode<()>) {
     let start = out.len();
     out.extend_from_slice(&[0; FRAME_HEAD_BYTES]);
     minicbor::encode(entry, &mut *out).expect("writing to a vector cannot fail");
@@ -188,7 +205,8 @@ pub fn read_header(record: &[u8]) -> Result<(CommitId, Vec<RecordItem>), RecordE
         let length = u32::from_le_bytes(reader.array().ok_or(SHORT)?) as usize;
         let code = reader.byte().ok_or(SHORT)?;
         let until = Timestamp(i64::from_le_bytes(reader.array().ok_or(SHORT)?));
-        let mark = match code {
+        let reopens = code & REOPENS != 0;
+        let mark = match code & !REOPENS {
             0 => Mark::Running,
             1 => Mark::Until(until),
             2 => Mark::Message,
@@ -200,13 +218,26 @@ pub fn read_header(record: &[u8]) -> Result<(CommitId, Vec<RecordItem>), RecordE
             return Err(SHORT);
         }
         frame_start = frame.end;
-        items.push(RecordItem { id, seq, mark, frame });
+        items.push(RecordItem {
+            id,
+            seq,
+            mark,
+            reopens,
+            frame,
+        });
     }
     Ok((commit, items))
 }
 
 /// Reads the entries of concatenated frames, in order. After an error nothing follows.
-pub fn read_frames(mut frames: &[u8]) -> impl Iterator<Item = Result<Entry, RecordError>> + '_ {
+pub fn read_frames(frames: &[u8]) -> impl Iterator<Item = Result<Entry, RecordError>> + '_ {
+    read_frames_of(frames)
+}
+
+/// Reads concatenated frames of any kind of entry, in order. After an error nothing follows.
+pub fn read_frames_of<'a, T: Decode<'a, ()> + 'a>(
+    mut frames: &'a [u8],
+) -> impl Iterator<Item = Result<T, RecordError>> + 'a {
     std::iter::from_fn(move || {
         if frames.is_empty() {
             return None;
@@ -217,7 +248,7 @@ pub fn read_frames(mut frames: &[u8]) -> impl Iterator<Item = Result<Entry, Reco
     })
 }
 
-fn read_frame(bytes: &[u8]) -> Result<(Entry, &[u8]), RecordError> {
+fn read_frame<'a, T: Decode<'a, ()>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), RecordError> {
     let short = || RecordError::Frame("it is cut short".into());
     let mut reader = Reader(bytes);
     let length = u32::from_le_bytes(reader.array().ok_or_else(short)?) as usize;
@@ -248,7 +279,6 @@ impl Reader<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use troupe_core::ShardId;
     use troupe_core::execution::Event;
 
     fn entry(seq: u64) -> Entry {

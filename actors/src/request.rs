@@ -1,12 +1,17 @@
 //! What callers ask of the engine and what they get.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use troupe_core::execution::ExecutionState;
+use troupe_core::control::{Clocks, ControlKey, Scope, Setting};
+use troupe_core::execution::{ExecutionState, Remedy, Repeated, Status};
 use troupe_core::plan::Plan;
-use troupe_core::{CommandId, ExecutionId, Json, Principal, Seq, ShardId, WorkflowId};
+use troupe_core::{BlobRef, CommandId, ExecutionId, Json, NodeIx, Principal, Run, Seq, ShardId, Timestamp, WorkflowId};
 use troupe_telemetry::StartCause;
+
+use crate::attempt::AttemptWait;
+use crate::blobs::Contents;
 
 /// A start.
 #[derive(Clone, Debug)]
@@ -100,6 +105,64 @@ pub struct StartOutcome {
     pub seq: Seq,
     /// Whether the execution was there before.
     pub existing: bool,
+    /// Whether a new one waits: as many of its workflow as may run at once do.
+    pub pending: bool,
+}
+
+/// A rerun: a new execution that takes over what another one gave, up to a node.
+#[derive(Clone, Debug, Default)]
+pub struct RerunRequest {
+    /// Id of the node from which it runs.
+    pub from: String,
+    /// What that node receives instead of what its edges carry; of a root the start payload.
+    pub input: Option<Json>,
+    /// Version of the workflow; none means that of the other execution.
+    pub version: Option<u32>,
+    /// Variables; they override those of the other execution.
+    pub variables: Vec<(String, Json)>,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// Request key: the same key of the same execution always gives the same rerun.
+    pub request_key: Option<String>,
+    /// Who asks.
+    pub principal: Option<Principal>,
+    /// Only tells what would run again.
+    pub dry_run: bool,
+}
+
+/// A rerun that is durable, or would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RerunOutcome {
+    /// The new execution; none of a dry run.
+    pub started: Option<StartOutcome>,
+    /// What it runs.
+    pub workflow: WorkflowId,
+    /// In which version.
+    pub version: u32,
+    /// The nodes that have run and run again, in definition order.
+    pub repeated: Vec<Repeated>,
+}
+
+/// A retry of failed nodes, or a skip of one.
+#[derive(Clone, Debug)]
+pub struct ReopenRequest {
+    /// Ids of the nodes; none means every one whose failure nothing handled.
+    pub nodes: Vec<String>,
+    /// What becomes of them.
+    pub remedy: Remedy,
+    /// Only tells what would run again.
+    pub dry_run: bool,
+}
+
+/// A retry or a skip that is durable, or would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReopenOutcome {
+    /// The command; none of a dry run.
+    pub command: Option<CommandOutcome>,
+    /// The run that goes on, or would.
+    pub run: Run,
+    /// The nodes that have run and run again, in definition order.
+    pub repeated: Vec<Repeated>,
 }
 
 /// Who commands, and under which id: the same id is applied once.
@@ -109,10 +172,12 @@ pub struct Command {
     pub principal: Option<Principal>,
     /// Identifies the command.
     pub command: Option<CommandId>,
-    /// Why, for people (cancel).
+    /// Why, for people (cancel, retry, skip of a failed node).
     pub reason: Option<String>,
     /// How long running attempts may take to stop, in milliseconds (cancel).
     pub grace_ms: Option<u64>,
+    /// What timers and deadlines do meanwhile (pause).
+    pub clocks: Clocks,
 }
 
 /// A command that is durable.
@@ -126,6 +191,44 @@ pub struct CommandOutcome {
     pub unchanged: bool,
 }
 
+/// A control that is durable and in force in every shard that is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlOutcome {
+    /// Whether it stood there already.
+    pub unchanged: bool,
+    /// Whether it is in force now; a later command may have lifted it.
+    pub in_force: bool,
+    /// In how many shards it is, of [`ControlOutcome::shards_all`]: those that are halted learn of it when they are served again.
+    pub shards: u16,
+    /// See `shards`.
+    pub shards_all: u16,
+    /// Attempts in its scope that still run.
+    pub draining: u32,
+}
+
+/// A control in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlView {
+    /// What is controlled.
+    pub key: ControlKey,
+    /// What it is set to.
+    pub setting: Setting,
+    /// When the command was given.
+    pub at: Timestamp,
+    /// Who gave it.
+    pub principal: Option<Principal>,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// The command.
+    pub command: CommandId,
+    /// In how many shards it is, of [`ControlView::shards_all`].
+    pub shards: u16,
+    /// See `shards`.
+    pub shards_all: u16,
+    /// Attempts in its scope that still run.
+    pub draining: u32,
+}
+
 /// An execution at a durable entry.
 #[derive(Clone, Debug)]
 pub struct ExecutionView {
@@ -135,6 +238,60 @@ pub struct ExecutionView {
     pub plan: Arc<Plan>,
     /// Why it is set aside, if it is.
     pub quarantined: Option<String>,
+    /// What attempts wait for before they start, by node, where they wait for more than the execution itself.
+    pub waits: Vec<(NodeIx, AttemptWait)>,
+    /// Pauses and stops of a wider scope that hold it, or a node of it that has not ended.
+    pub held: Vec<Held>,
+    /// Large values that were loaded for it; see [`crate::EngineHandle::load_values`].
+    pub contents: Contents,
+}
+
+impl ExecutionView {
+    /// References to its large values, each once: those of its output first, then of its input, its variables and its nodes.
+    pub(crate) fn blobs(&self) -> Vec<BlobRef> {
+        let state = &self.state;
+        let output = match &state.status {
+            Status::Completed { output } => Some(output),
+            _ => None,
+        };
+        let nodes = state.nodes.iter().flat_map(|node| {
+            let ended = node.ended.iter().flat_map(|ended| ended.output.iter());
+            node.output.iter().chain(ended)
+        });
+        let attempts = state.nodes.iter().flat_map(|node| &node.attempts);
+        let attempts = attempts.filter_map(|attempt| attempt.output.as_ref());
+        let mut found = Vec::new();
+        let mut seen = BTreeSet::new();
+        for value in output
+            .into_iter()
+            .chain([&state.input])
+            .chain(state.variables.values())
+            .chain(nodes)
+            .chain(attempts)
+        {
+            value.blobs(&mut |blob| {
+                if seen.insert(*blob) {
+                    found.push(*blob);
+                }
+            });
+        }
+        found
+    }
+}
+
+/// A pause or a stop of a wider scope that holds an execution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Whether it is a stop.
+    pub is_stop: bool,
+    /// Its scope.
+    pub scope: Scope,
+    /// When the command was given.
+    pub at: Timestamp,
+    /// Who gave it.
+    pub principal: Option<Principal>,
+    /// Why, for people.
+    pub reason: Option<String>,
 }
 
 /// An execution that ended, durably.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 use troupe_core::execution::{Started, Status};
 use troupe_core::plan::Trigger;
-use troupe_core::{ErrorInfo, ExecutionId, Json, KeySpace, Value};
+use troupe_core::{ErrorInfo, ExecutionId, Json, KeySpace, WorkflowId};
 use troupe_telemetry::StartCause;
 
 use crate::checkpointer::CheckpointerMessage;
@@ -14,7 +14,7 @@ use crate::context::{EngineContext, ShardContext};
 use crate::error::EngineError;
 use crate::evaluation::CompiledPlan;
 use crate::execution::load::{Loaded, last_seq, load};
-use crate::execution::{ExecutionMessage, Respond, StartInput};
+use crate::execution::{ExecutionMessage, Respond, StartInput, Viewed};
 use crate::request::{OnClosed, OnOpen, StartOutcome, StartRequest};
 use crate::shard::deliver;
 
@@ -41,11 +41,13 @@ pub(crate) async fn start(
         (Some(key), _) => {
             let id = compiled.key_id(KeySpace::Request, key, 0);
             let shard = engine.shard(id.shard())?;
-            begin(&shard, id, &compiled, &request, None, false, chosen).await
+            let start = input(&shard, id, &compiled, &request, None, false).await?;
+            begin(&shard, start, cause(&compiled, &request), chosen).await
         }
         (None, None) => {
             let (id, shard) = engine.fresh_id()?;
-            begin(&shard, id, &compiled, &request, None, true, chosen).await
+            let start = input(&shard, id, &compiled, &request, None, true).await?;
+            begin(&shard, start, cause(&compiled, &request), chosen).await
         }
         (None, Some(key)) => start_keyed(engine, &compiled, key, &request, chosen).await,
     }
@@ -54,6 +56,7 @@ pub(crate) async fn start(
 /// What a new execution would run, unless none may start.
 async fn plan_of_new(engine: &EngineContext, request: &StartRequest) -> Result<Arc<CompiledPlan>, EngineError> {
     admit(engine, request)?;
+    refuse_if_stopped(engine, &request.workflow)?;
     engine.plans.to_start(request.workflow.as_str(), request.version).await
 }
 
@@ -73,7 +76,7 @@ async fn first_of_key(
     let (reply, answer) = oneshot::channel();
     let read = ExecutionMessage::Read(Respond::View(reply));
     let seq = if engine.directory.route(id, read).is_ok()
-        && let Ok(Ok((state, _))) = answer.await
+        && let Ok(Ok(Viewed { state, .. })) = answer.await
     {
         Some(state.seq)
     } else {
@@ -83,21 +86,33 @@ async fn first_of_key(
         id,
         seq,
         existing: true,
+        pending: false,
     });
     existing.ok_or(refusal)
 }
 
+/// An emergency stop is in every shard: whichever is asked knows of it.
+pub(crate) fn refuse_if_stopped(engine: &EngineContext, workflow: &WorkflowId) -> Result<(), EngineError> {
+    let mut slots = engine.shards.iter();
+    let stopped = slots.find_map(|slot| slot.read().as_ref()?.controls.stop_of(workflow));
+    stopped.map_or(Ok(()), Err)
+}
+
 fn admit(engine: &EngineContext, request: &StartRequest) -> Result<(), EngineError> {
+    let bytes = request.input.bytes() + bytes_of(&request.variables) + request.metadata.as_ref().map_or(0, Json::bytes);
+    admit_bytes(engine, bytes)
+}
+
+pub(crate) fn bytes_of(variables: &[(String, Json)]) -> usize {
+    let one = |(name, value): &(String, Json)| name.len() + value.bytes();
+    variables.iter().map(one).sum()
+}
+
+/// Whether another execution may start, with a payload of so many bytes.
+pub(crate) fn admit_bytes(engine: &EngineContext, bytes: usize) -> Result<(), EngineError> {
     if engine.draining.load(Ordering::Acquire) {
         return Err(EngineError::Unavailable("the engine is stopping".into()));
     }
-    let bytes = request.input.bytes()
-        + request
-            .variables
-            .iter()
-            .map(|(name, value)| name.len() + value.bytes())
-            .sum::<usize>()
-        + request.metadata.as_ref().map_or(0, Json::bytes);
     let bytes_max = engine.options.input_bytes_max;
     if bytes > bytes_max {
         return Err(EngineError::PayloadTooLarge {
@@ -129,56 +144,96 @@ fn cause(compiled: &CompiledPlan, request: &StartRequest) -> StartCause {
     }
 }
 
-fn input(
+/// The first event. What is large of it is durable before.
+async fn input(
+    shard: &ShardContext,
     id: ExecutionId,
     compiled: &Arc<CompiledPlan>,
     request: &StartRequest,
     key_ordinal: Option<u64>,
     fresh: bool,
-) -> Box<StartInput> {
-    let variables = request
-        .variables
-        .iter()
-        .map(|(name, value)| (name.clone(), Value::Inline(value.clone())));
+) -> Result<Box<StartInput>, EngineError> {
+    let blobs = &shard.engine.blobs;
+    let mut variables = Vec::with_capacity(request.variables.len());
+    for (name, value) in &request.variables {
+        variables.push((name.clone(), blobs.keep(shard, id, value.clone()).await?));
+    }
     let started = Started {
         id,
         workflow: compiled.plan.workflow.clone(),
         version: compiled.plan.version,
-        input: Value::Inline(request.input.clone()),
-        variables: variables.collect(),
+        input: blobs.keep(shard, id, request.input.clone()).await?,
+        variables,
         metadata: request.metadata.clone(),
         trigger: request.trigger.clone(),
         execution_key: request.execution_key.clone(),
         request_key: request.request_key.clone(),
         priority: request.priority,
         key_ordinal,
+        parent: None,
+        rerun: None,
+        controls: None,
+        handles_failure_of: None,
     };
-    Box::new(StartInput {
+    Ok(Box::new(StartInput {
         started,
         principal: request.principal.clone(),
         compiled: Arc::clone(compiled),
         fresh,
-    })
+    }))
 }
 
-async fn begin(
+/// Starts a child execution under its derived id, unless it is there. Its parent was admitted.
+pub(crate) async fn start_child(
     shard: &Arc<ShardContext>,
     id: ExecutionId,
     compiled: &Arc<CompiledPlan>,
-    request: &StartRequest,
-    key_ordinal: Option<u64>,
-    fresh: bool,
+    started: Started,
+) -> Result<StartOutcome, EngineError> {
+    let bytes_max = shard.engine.options.input_bytes_max;
+    let bytes = started.input.bytes_in_place();
+    if bytes > bytes_max {
+        return Err(EngineError::PayloadTooLarge {
+            what: "the start payload",
+            bytes,
+            bytes_max,
+        });
+    }
+    start_derived(shard, id, compiled, started, StartCause::Parent).await
+}
+
+/// Starts an execution that another one wants under its derived id, unless it is there.
+pub(crate) async fn start_derived(
+    shard: &Arc<ShardContext>,
+    id: ExecutionId,
+    compiled: &Arc<CompiledPlan>,
+    started: Started,
+    cause: StartCause,
+) -> Result<StartOutcome, EngineError> {
+    let (reply, answer) = oneshot::channel();
+    let start = Box::new(StartInput {
+        started,
+        principal: None,
+        compiled: Arc::clone(compiled),
+        fresh: false,
+    });
+    deliver(shard, id, ExecutionMessage::Start(start, Respond::Start(reply, cause))).await;
+    answer
+        .await
+        .map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
+}
+
+/// Starts an execution, unless it is there.
+pub(crate) async fn begin(
+    shard: &Arc<ShardContext>,
+    start: Box<StartInput>,
+    cause: StartCause,
     mut chosen: impl FnMut(ExecutionId),
 ) -> Result<StartOutcome, EngineError> {
+    let id = start.started.id;
     chosen(id);
     let (reply, answer) = oneshot::channel();
-    let start = input(id, compiled, request, key_ordinal, fresh);
-    deliver(
-        shard,
-        id,
-        ExecutionMessage::Start(start, Respond::Start(reply, cause(compiled, request))),
-    )
-    .await;
+    deliver(shard, id, ExecutionMessage::Start(start, Respond::Start(reply, cause))).await;
     answer
         .await
         .map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
@@ -195,6 +250,9 @@ async fn start_keyed(
 ) -> Result<StartOutcome, EngineError> {
     let head = compiled.key_id(KeySpace::Business, key, 0);
     let shard = engine.shard(head.shard())?;
+    let _claim = engine.keys.start(head).ok_or(EngineError::Overloaded {
+        retry_after_ms: RETRY_AFTER_MS,
+    })?;
     let mut latest = latest_ordinal(&shard, head).await?;
     for _ in 0..KEY_TRIES {
         let next = latest.map_or(0, |ordinal| ordinal + 1);
@@ -207,7 +265,7 @@ async fn start_keyed(
                 Decision::Supersede => {
                     chosen(id);
                     let (reply, answer) = oneshot::channel();
-                    let start = input(id, compiled, request, Some(next), true);
+                    let start = input(&shard, id, compiled, request, Some(next), true).await?;
                     deliver(
                         &shard,
                         existing,
@@ -227,7 +285,8 @@ async fn start_keyed(
                 }
             }
         }
-        let outcome = begin(&shard, id, compiled, request, Some(next), false, &mut chosen).await?;
+        let start = input(&shard, id, compiled, request, Some(next), false).await?;
+        let outcome = begin(&shard, start, cause(compiled, request), &mut chosen).await?;
         if !outcome.existing {
             return Ok(outcome);
         }
@@ -236,6 +295,18 @@ async fn start_keyed(
     Err(EngineError::Overloaded {
         retry_after_ms: RETRY_AFTER_MS,
     })
+}
+
+/// The latest execution of a business key, open or closed.
+pub(crate) async fn latest_of_key(
+    engine: &Arc<EngineContext>,
+    workflow: &str,
+    key: &str,
+) -> Result<Option<ExecutionId>, EngineError> {
+    let shards = engine.parts.state.shards();
+    let id = |ordinal| ExecutionId::derived(shards, KeySpace::Business, workflow, key, ordinal);
+    let shard = engine.shard(id(0).shard())?;
+    Ok(latest_ordinal(&shard, id(0)).await?.map(id))
 }
 
 enum Decision {
@@ -260,7 +331,12 @@ async fn decide(
     let completed = match status {
         Status::Completed { .. } => Some(true),
         Status::Failed | Status::Canceled { .. } => Some(false),
-        Status::Pending | Status::Running | Status::Failing | Status::Canceling { .. } => None,
+        Status::Pending
+        | Status::Running
+        | Status::Failing
+        | Status::Canceling { .. }
+        | Status::Compensating(_)
+        | Status::Reporting => None,
     };
     match (completed, request.key_policy.on_open, request.key_policy.on_closed) {
         (None, OnOpen::Fail, _) => conflict,
@@ -268,6 +344,7 @@ async fn decide(
             id: existing,
             seq,
             existing: true,
+            pending: false,
         })),
         (None, OnOpen::TerminateExisting, _) => Ok(Decision::Supersede),
         (Some(_), _, OnClosed::Allow) | (Some(false), _, OnClosed::AllowFailedOnly) => Ok(Decision::Next),
@@ -287,7 +364,7 @@ async fn status_of(
         .is_ok()
         && let Ok(answer) = answer.await
     {
-        let (state, _) = answer?;
+        let Viewed { state, .. } = answer?;
         return Ok(Some((state.status, state.seq)));
     }
     match load(shard, id).await? {
@@ -296,7 +373,7 @@ async fn status_of(
     }
 }
 
-async fn latest_ordinal(shard: &Arc<ShardContext>, head: ExecutionId) -> Result<Option<u64>, EngineError> {
+pub(crate) async fn latest_ordinal(shard: &Arc<ShardContext>, head: ExecutionId) -> Result<Option<u64>, EngineError> {
     let gone = || EngineError::Unavailable(format!("shard {} is gone", shard.shard));
     let (reply, answer) = oneshot::channel();
     shard

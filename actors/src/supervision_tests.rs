@@ -1,20 +1,19 @@
 //! What happens when actors end in the wrong order or not at all by themselves.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
 use tokio::sync::Semaphore;
-use troupe_core::execution::Status;
-use troupe_core::{ExecutionId, Json};
+use troupe_core::execution::{ChildId, Status};
+use troupe_core::{ExecutionId, Json, NodeIx, Run, Visit};
 use troupe_executors::HandlerCall;
 
+use crate::execution::ExecutionMessage;
+use crate::shard::send_to_relative;
+use crate::support::{Gate, World, builtins, chain, world};
 use crate::{EngineOptions, ExecutionView};
-use support::{Gate, World, builtins, chain, world};
 
 fn actor_of(world: &World, id: ExecutionId) -> ractor::ActorRef<crate::execution::ExecutionMessage> {
     let directory = &world.engine.context.directory;
@@ -74,8 +73,8 @@ async fn a_termination_that_overtakes_its_result_loses_nothing() {
             Ok(Json::from_trusted("\"b\""))
         }
     });
-    let world = support::with_sandbox(
-        support::store(directory.path(), 4),
+    let world = crate::support::with_sandbox(
+        crate::support::store(directory.path(), 4),
         executors,
         EngineOptions::default(),
         gate.clone(),
@@ -116,8 +115,8 @@ async fn an_execution_whose_actor_panics_is_rebuilt_and_then_set_aside() {
     let gate = Arc::new(Gate::default());
     gate.open();
     gate.panics.store(2, Ordering::SeqCst);
-    let store = support::store(directory.path(), 4);
-    let world = support::with_sandbox(store, builtins(), EngineOptions::default(), gate.clone()).await;
+    let store = crate::support::store(directory.path(), 4);
+    let world = crate::support::with_sandbox(store, builtins(), EngineOptions::default(), gate.clone()).await;
     let mut definition = chain("w", 2, "noop");
     definition["edges"][0]["condition"] = "(() => { return 42 })()".into();
     world.apply(definition).await;
@@ -146,4 +145,32 @@ async fn an_execution_whose_actor_panics_is_rebuilt_and_then_set_aside() {
     gate.panics.store(0, Ordering::SeqCst);
     world.engine.resume(poisoned, crate::Command::default()).await.unwrap();
     assert!(is_completed(&world.ended(poisoned).await));
+}
+
+/// A child asks a parent of which nothing is left, as after the parent's archive has expired.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_whose_parent_is_unknown_is_canceled() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = world(directory.path(), builtins(), EngineOptions::default()).await;
+    world
+        .apply(json!({"id": "w", "name": "w", "version": 1, "edges": [], "nodes": [
+            {"id": "n", "type": "delay", "data": {"delayType": "fixed", "delayValue": 3_600_000}}]}))
+        .await;
+    let id = world.start("w", json!({})).await;
+    let place = &world.engine.context.shards[usize::from(id.shard().0)];
+    let shard = place.read().clone().expect("it is served");
+    let parent = ExecutionId::fresh(id.shard(), world.engine.context.now(), 7);
+    let child = ChildId {
+        run: Run(1),
+        node: NodeIx(0),
+        visit: Visit(1),
+        index: 0,
+    };
+    send_to_relative(&shard, parent, ExecutionMessage::ChildAlive(child, id));
+    let view = world.ended(id).await;
+    assert!(
+        matches!(view.state.status, Status::Canceled { .. }),
+        "{:?}",
+        view.state.status
+    );
 }

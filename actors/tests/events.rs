@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use troupe_actors::{Command, Engine, EngineHandle, EngineOptions, EngineParts, StartRequest};
 use troupe_backends::embedded::EmbeddedStore;
 use troupe_core::execution::Verb;
-use troupe_core::lifecycle::LifecycleEvent;
+use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_core::{Json, ShardId};
 use troupe_executors::HandlerCall;
 use troupe_ports::{BusError, DefinitionStore, EventBus, StateStore, SystemClock};
@@ -45,6 +45,10 @@ impl EventBus for Valve {
             return Err(BusError::Unavailable("closed".into()));
         }
         self.taken.lock().unwrap().extend(events.iter().cloned());
+        Ok(())
+    }
+
+    async fn announce(&self, _: &[SystemEvent]) -> Result<(), BusError> {
         Ok(())
     }
 }

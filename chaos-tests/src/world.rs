@@ -13,18 +13,25 @@ mod attempts;
 mod checkpoints;
 mod clients;
 mod commits;
+pub mod coverage;
+mod drawn;
 mod events;
 mod evidence;
 mod executions;
+mod family;
 mod faults;
 mod keys;
+mod language;
+mod lists;
 mod parts;
 mod process;
 mod random;
+pub mod scenario;
 mod schedule;
 mod shards;
 pub mod store;
 mod timing;
+mod workflows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Arguments, Write as _};
@@ -34,12 +41,16 @@ use futures::FutureExt;
 use troupe_actors::Mutants;
 use troupe_actors::context::EngineContext;
 use troupe_actors::evaluation::CompiledPlan;
+use troupe_core::definition::WorkflowDefinition;
 use troupe_core::{ExecutionId, ShardId, Timestamp};
 
 use crate::crash::{Evidence, Record, Violation};
 use clients::Client;
+use language::Translation;
+use lists::SimulatedLists;
 use process::{Address, Process, ProcessNo};
 use random::Random;
+use scenario::Scenario;
 use schedule::{Schedule, Timed};
 use store::{SimulatedClock, SimulatedStore};
 
@@ -74,6 +85,8 @@ pub struct Outcome {
     pub violations: Vec<Violation>,
     /// How often what happened.
     pub counts: BTreeMap<&'static str, u64>,
+    /// How often a feature was in use when a fault hit.
+    pub coverage: BTreeMap<(&'static str, &'static str), u64>,
     /// Hash of every step in order: equal for equal seeds.
     pub trace_hash: u64,
 }
@@ -81,10 +94,24 @@ pub struct Outcome {
 /// Runs the world of a seed to its end and checks what it left behind.
 #[must_use]
 pub fn run(seed: u64, options: Options) -> Outcome {
-    let mut world = World::new(seed, options);
+    play(&Scenario::of(seed), options)
+}
+
+/// Plays a scenario to its end and checks what it left behind.
+#[must_use]
+pub fn play(scenario: &Scenario, options: Options) -> Outcome {
+    let mut world = World::new(scenario.clone(), options);
     world.begin();
     world.live();
     world.judge()
+}
+
+fn definitions(scenario: &Scenario) -> Vec<WorkflowDefinition> {
+    let mut definitions = workflows::known();
+    let own = scenario.definitions.iter();
+    definitions
+        .extend(own.map(|own| serde_json::from_value(own.clone()).expect("a scenario's definitions can be read")));
+    definitions
 }
 
 struct World {
@@ -93,10 +120,11 @@ struct World {
     now: Timestamp,
     clock: Arc<SimulatedClock>,
     store: Arc<SimulatedStore>,
+    lists: Arc<SimulatedLists>,
     context: EngineContext,
-    remote: bool,
-    /// Outputs are so large that snapshots become due.
-    large: bool,
+    /// What the engine is given for what the reference interpreter reads.
+    translation: Translation,
+    scenario: Scenario,
     schedule: Schedule,
     processes: BTreeMap<ProcessNo, Process>,
     clients: Vec<Client>,
@@ -106,33 +134,44 @@ struct World {
     unhealthy_since: Option<Timestamp>,
     evidence: Evidence,
     counts: BTreeMap<&'static str, u64>,
+    coverage: BTreeMap<(&'static str, &'static str), u64>,
+    parked: coverage::Parked,
     open: BTreeSet<ExecutionId>,
     /// What executions run that somebody asked for.
     workflows: BTreeMap<ExecutionId, String>,
+    /// Executions that panic whenever they hear something.
+    poisoned: BTreeSet<ExecutionId>,
+    /// Executions whose actor is gone or that are set aside, and since when.
+    sick: BTreeMap<ExecutionId, Timestamp>,
     seen: Vec<usize>,
     hash: u64,
     line: String,
 }
 
 impl World {
-    fn new(seed: u64, options: Options) -> Self {
-        let mut random = Random::new(seed);
+    fn new(scenario: Scenario, options: Options) -> Self {
+        let random = Random::new(scenario.seed);
         let clock = Arc::new(SimulatedClock::new(BEGINNING));
         let store = Arc::new(SimulatedStore::new(SHARDS, Arc::clone(&clock)));
         let mut engine_options = parts::options();
         engine_options.mutants = options.mutants;
-        let context = parts::context(&store, &clock, engine_options);
-        let remote = random.once_in(2);
-        let large = random.once_in(4);
+        let lists = Arc::new(SimulatedLists::new());
+        let mut translation = Translation::default();
+        let definitions: Vec<WorkflowDefinition> = definitions(&scenario)
+            .iter()
+            .map(|definition| translation.for_engine(definition))
+            .collect();
+        let context = parts::context(&store, &clock, &lists, &definitions, engine_options);
         Self {
             options,
             random,
             now: BEGINNING,
             clock,
             store,
+            lists,
             context,
-            remote,
-            large,
+            translation,
+            scenario,
             schedule: Schedule::default(),
             processes: BTreeMap::new(),
             clients: Vec::new(),
@@ -142,8 +181,12 @@ impl World {
             unhealthy_since: Some(BEGINNING),
             evidence: Evidence::default(),
             counts: BTreeMap::new(),
+            coverage: BTreeMap::new(),
+            parked: BTreeMap::new(),
             open: BTreeSet::new(),
             workflows: BTreeMap::new(),
+            poisoned: BTreeSet::new(),
+            sick: BTreeMap::new(),
             seen: vec![0; usize::from(SHARDS)],
             hash: 0xCBF2_9CE4_8422_2325,
             line: String::new(),
@@ -151,11 +194,16 @@ impl World {
     }
 
     fn begin(&mut self) {
-        for host in 0..if self.remote { 2 } else { 1 } {
+        for host in 0..if self.scenario.remote { 2 } else { 1 } {
             self.start_process(format!("host-{host}"));
         }
-        self.plan_clients();
-        self.after(20, Timed::Fault);
+        for (number, plan) in self.scenario.clients.clone().iter().enumerate() {
+            self.clients.push(Client::new(plan));
+            self.after(plan.begins_ms, Timed::Client(number));
+        }
+        for fault in self.scenario.faults.clone() {
+            self.after(fault.at_ms, Timed::Fault(fault));
+        }
         self.after(FAULTS_MS, Timed::Heal);
     }
 
@@ -208,6 +256,7 @@ impl World {
             Address::Writer(shard) => self.writer_step(process, shard),
             Address::Timers(shard) => self.timers_step(process, shard),
             Address::Events(shard) => self.events_step(process, shard),
+            Address::Lists(shard) => self.lists_step(process, shard),
             Address::Execution(actor) => self.execution_step(process, actor),
             Address::Attempt(attempt) => self.attempt_step(process, attempt),
         }
@@ -235,7 +284,10 @@ impl World {
             Timed::Confirmed(caller, confirmed) => self.confirmed(caller, confirmed),
             Timed::SinkRetry(caller) => self.sink_retry(caller),
             Timed::SinkTick(caller) => self.sink_tick(caller),
+            Timed::ListsTick(caller) => self.lists_tick(caller),
             Timed::CommitterRetry(caller) => self.committer_retry(caller),
+            Timed::Go(caller) => self.go(caller),
+            Timed::Mail(caller, id) => self.mail(caller, id),
             Timed::WriterRetry(caller) => self.writer_retry(caller),
             Timed::CheckpointTick(caller) => self.checkpoint_tick(caller),
             Timed::TimersTick(caller) => self.timers_tick(caller),
@@ -244,15 +296,19 @@ impl World {
             Timed::Acquire(process, shard) => self.acquire(process, shard),
             Timed::LoadRetry(process, actor) => self.load_retry(process, actor),
             Timed::Deliver(process, id, message) => self.deliver(process, id, message),
+            Timed::StartAgain(process, number, tries) => self.try_start(process, number, tries),
             Timed::AttemptEnds(process, attempt, ending) => self.attempt_ends(process, attempt, ending),
             Timed::AttemptPoll(process, attempt) => self.attempt_poll(process, attempt),
             Timed::Redelivered(id, report) => self.redelivered(id, report),
             Timed::Evaluated(process, actor) => self.evaluated(process, actor),
             Timed::Client(client) => self.client_acts(client),
             Timed::GiveUp(client, request) => self.client_gives_up(client, request),
-            Timed::Fault => self.fault(),
+            Timed::Fault(fault) => self.fault(fault),
             Timed::Repair(repair) => self.repair(repair),
+            Timed::SaveQuarantine(process, id) => self.save_quarantine(process, id),
             Timed::Heal => self.heal(),
+            Timed::Release => self.take_back(),
+            Timed::Nudge => self.nudge(),
         }
     }
 

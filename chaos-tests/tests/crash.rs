@@ -7,7 +7,7 @@ use std::path::Path;
 use troupe_chaos::crash::child::Fault;
 use troupe_core::execution::{Entry, Event};
 
-use troupe_chaos::crash::{Campaign, Outcome, Record, Takeovers, Violation, check};
+use troupe_chaos::crash::{Campaign, Outcome, Record, Takeovers, Violation, check, parked};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_troupe-crash-engine");
 
@@ -95,6 +95,19 @@ fn crash_nothing_acknowledged_is_lost() {
     let often = ["found again", "commands", "reads", "effects", "started under a key"];
     assert_happened(&counts, &often, 100);
     assert_happened(&counts, &["found under a key", "superseded"], 10);
+}
+
+/// Three hundred children wait when their engine is killed: what the next one tells their parent reaches each of them.
+#[test]
+fn crash_children_that_wait_go_with_their_parent() {
+    let outcome = completed(parked::run(Path::new(PROGRAM), 300));
+    let everyone = parked::Outcome {
+        children: 300,
+        paused: 300,
+        resumed: 300,
+        canceled: 300,
+    };
+    assert_eq!(outcome, everyone);
 }
 
 /// Owners are frozen under load and replaced; thawed, each is fenced, and nothing of it is found behind its successor.

@@ -1,249 +1,260 @@
 //! Simulated worlds: the engine's machines under a seeded clock, store and scheduler keep every promise.
 //!
-//! `TROUPE_SEEDS` says how many seeds to run, `TROUPE_SEED` runs only that one and prints its trace.
+//! `TROUPE_SEEDS` says how many seeds to run. `troupe-simulate` runs one with its trace, and makes a failing one small.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use troupe_actors::Mutants;
+use troupe_chaos::campaign::{Tally, play_seeds};
+use troupe_chaos::crash::Violation;
+use troupe_chaos::mutants::MUTANTS;
+use troupe_chaos::shrink::shrink;
+use troupe_chaos::world::scenario::{FaultKind, Scenario};
 use troupe_chaos::world::store::{SimulatedClock, SimulatedStore};
-use troupe_chaos::world::{Options, Outcome, run};
+use troupe_chaos::world::{Options, coverage, play};
 use troupe_core::Timestamp;
 use troupe_ports::StateStore;
 use troupe_ports::conformance::Fixture;
 
-/// Seeds run by default: about 25 seconds of one core in a debug build.
-const SEEDS: u64 = 120;
+/// Seeds of a run by default: what a debug build has time for. `make test` runs 10,000 in the profile `sim`.
+const SEEDS: u64 = 150;
 /// Seeds within which every planted fault must be seen.
-const SEEDS_TO_CATCH: u64 = 120;
+const SEEDS_TO_CATCH: u64 = 10_000;
+/// One seed in so many is played twice.
+const TWICE_EACH: u64 = 8;
+/// Other draws of chance that a kept scenario is played with.
+const DRAWS: u64 = 16;
+/// A feature must have met each fault so often in a whole run.
+const COVERED: u64 = 2;
 
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap())
+fn seeds() -> u64 {
+    std::env::var("TROUPE_SEEDS").map_or(SEEDS, |text| text.parse().unwrap())
 }
 
-fn reproduce(seed: u64, test: &str) -> String {
-    format!("reproduce with: TROUPE_SEED={seed} cargo nextest run -p troupe-chaos {test} --no-capture")
-}
-
-fn keeps_every_promise(seed: u64, outcome: &Outcome) {
-    let first: Vec<_> = outcome.violations.iter().take(5).collect();
-    assert!(
-        outcome.violations.is_empty(),
-        "seed {seed}: {} violations, first {first:#?}\n{:?}\n{}",
-        outcome.violations.len(),
-        outcome.counts,
-        reproduce(seed, "simulation_seeds_keep_every_promise"),
-    );
+/// What a failing seed is, made small, and how to see it again.
+fn shown(seed: u64, violations: &[Violation]) -> String {
+    let small = shrink(&Scenario::of(seed), Options::default(), violations[0].invariant);
+    let first: Vec<_> = violations.iter().take(3).collect();
+    format!(
+        "seed {seed}: {first:#?}\nmade small: {}\nsee it: cargo run --profile sim -p troupe-chaos --bin troupe-simulate \
+         -- seed {seed}\nkeep it: … shrink {seed} > chaos-tests/corpus/<what it is>.json",
+        serde_json::to_string(&small).unwrap(),
+    )
 }
 
 #[test]
 fn simulation_seeds_keep_every_promise() {
-    if let Some(seed) = number("TROUPE_SEED") {
-        let outcome = run(
-            seed,
-            Options {
-                trace: true,
-                ..Options::default()
-            },
-        );
-        println!("{:?}", outcome.counts);
-        return keeps_every_promise(seed, &outcome);
+    let (begun, seeds) = (Instant::now(), seeds());
+    let tally = play_seeds(0..seeds, Scenario::of, Options::default(), TWICE_EACH, 1);
+    if let Some((seed, violations)) = tally.failures.first_key_value() {
+        panic!("{}", shown(*seed, violations));
     }
-    let seeds = number("TROUPE_SEEDS").unwrap_or(SEEDS);
-    let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let begun = Instant::now();
-    for seed in 0..seeds {
-        let outcome = run(seed, Options::default());
-        keeps_every_promise(seed, &outcome);
-        for (what, times) in outcome.counts {
-            *counts.entry(what).or_default() += times;
-        }
-    }
-    println!("{seeds} seeds in {:?}: {counts:#?}", begun.elapsed());
+    assert_eq!(tally.unequal, Vec::<u64>::new(), "these seeds give two runs");
+    println!("{seeds} seeds in {:?}: {:#?}", begun.elapsed(), tally.counts);
+    enough_happened(&tally);
+    every_feature_met_every_fault(&tally);
+}
+
+fn enough_happened(tally: &Tally) {
+    // Of each so many in a hundred worlds: about half of what there is.
     let floors = [
-        ("starts", 20),
-        ("found again", 5),
-        ("commands", 5),
-        ("reads", 30),
-        ("effects", 60),
-        ("entries", 150),
-        ("crashes", 2),
-        ("recoveries", 5),
-        ("panics", 1),
-        ("rebuilt", 1),
-        ("unknown appends", 3),
-        ("repeated reports", 10),
-        ("checkpoints", 5),
-        ("timers fired", 5),
-        ("events published", 200),
-        ("runs of a key", 2),
-        ("unconfirmed publishes", 5),
-        ("cursors saved", 5),
-        ("sinks behind", 1),
+        ("starts", 200),
+        ("found again", 80),
+        ("commands", 100),
+        ("refused commands", 5),
+        ("reads", 150),
+        ("effects", 1_000),
+        ("entries", 2_000),
+        ("crashes", 50),
+        ("recoveries", 200),
+        ("panics", 10),
+        ("rebuilt", 20),
+        ("quarantined", 1),
+        ("released", 1),
+        ("unknown appends", 50),
+        ("repeated reports", 200),
+        ("checkpoints", 300),
+        ("timers fired", 200),
+        ("events published", 6_000),
+        ("runs of a key", 60),
+        ("unconfirmed publishes", 500),
+        ("cursors saved", 200),
+        ("lists written", 600),
+        ("sinks behind", 80),
+        ("children born", 150),
+        ("children started", 50),
+        ("children told", 50),
+        ("parents told", 150),
+        ("parents asked", 50),
+        ("fenced", 5),
+        ("fenced appends", 1),
+        ("power losses", 20),
+        ("freezes", 40),
+        ("partitions", 10),
+        ("outages of the store", 20),
+        ("lost attempts", 10),
+        ("held attempts", 1),
+        ("probes", 50),
+        ("signal", 3),
+        ("heartbeat", 3),
+        ("complete", 1),
+        ("fail", 1),
+        ("skip", 5),
+        ("set", 10),
+        ("loads of a snapshot", 1),
+        ("archives after a takeover", 20),
+        ("unanswered requests", 50),
+        ("found under a key", 10),
     ];
-    for (what, a_seed) in floors {
-        let times = counts.get(what).copied().unwrap_or(0);
+    for (what, in_a_hundred) in floors {
+        let times = tally.counts.get(what).copied().unwrap_or(0);
         assert!(
-            times >= a_seed * seeds,
-            "too little happened: {times} {what} in {seeds} seeds, {counts:#?}"
+            times * 100 >= in_a_hundred * tally.seeds || tally.seeds < 100,
+            "too little happened: {times} {what} in {} seeds, {:#?}",
+            tally.seeds,
+            tally.counts
         );
     }
-    let rare = [
-        "fenced",
-        "fenced appends",
-        "power losses",
-        "records lost unsynced",
-        "freezes",
-        "partitions",
-    ];
-    let rarer = [
-        "outages of the store",
-        "lost attempts",
-        "held attempts",
+    for what in [
         "timeouts",
-        "probes",
         "evaluations",
-    ];
-    let rarest = [
-        "loads of a snapshot",
-        "archives after a takeover",
-        "unanswered requests",
+        "records lost unsynced",
         "commands without effect",
-        "found under a key",
-    ];
-    for what in rare.iter().chain(&rarer).chain(&rarest).filter(|_| seeds >= SEEDS) {
+    ] {
+        let times = tally.counts.get(what).copied().unwrap_or(0);
         assert!(
-            counts.get(what).is_some_and(|times| *times > 0),
-            "{what} never happened: {counts:#?}"
+            times > 0 || tally.seeds < 1_000,
+            "{what} never happened: {:#?}",
+            tally.counts
         );
     }
 }
 
-#[test]
-fn simulation_of_equal_seeds_is_equal() {
-    let hashes: Vec<u64> = (0..12)
-        .map(|seed| {
-            let (first, second) = (run(seed, Options::default()), run(seed, Options::default()));
-            assert_eq!(first, second, "seed {seed} gives two runs");
-            first.trace_hash
-        })
-        .collect();
-    let mut distinct = hashes.clone();
-    distinct.sort_unstable();
-    distinct.dedup();
-    assert_eq!(distinct.len(), hashes.len(), "seeds give different runs");
-}
-
-/// A planted fault is seen as a breach of what it breaks, within a bounded number of seeds.
-fn caught(name: &str, options: Options, as_any_of: &[&str]) {
-    // What a mutant's machine panics with is not news.
-    std::panic::set_hook(Box::new(|_| {}));
-    let seen = (0..SEEDS_TO_CATCH).find_map(|seed| {
-        let outcome = run(seed, options);
-        let breach = outcome
-            .violations
-            .into_iter()
-            .find(|violation| as_any_of.contains(&violation.invariant));
-        breach.map(|breach| (seed, breach))
-    });
-    drop(std::panic::take_hook());
-    let (seed, breach) = seen.unwrap_or_else(|| panic!("{name} went unnoticed in {SEEDS_TO_CATCH} seeds"));
-    println!("{name} is caught by seed {seed}: {breach:?}");
-}
-
-fn mutant(mutants: Mutants) -> Options {
-    Options {
-        mutants,
-        ..Options::default()
+/// The table of features and faults, with a floor where the run is long enough to tell.
+fn every_feature_met_every_fault(tally: &Tally) {
+    print!("{:<20}", "");
+    FaultKind::NAMES.iter().for_each(|fault| print!("{fault:>12}"));
+    println!();
+    let mut missed = Vec::new();
+    for feature in coverage::FEATURES {
+        print!("{feature:<20}");
+        for fault in FaultKind::NAMES {
+            let times = tally.coverage.get(&(feature, fault)).copied().unwrap_or(0);
+            print!("{times:>12}");
+            if times < COVERED {
+                missed.push((feature, fault, times));
+            }
+        }
+        println!();
     }
-}
-
-#[test]
-fn simulation_catches_an_acknowledgement_before_the_commit() {
-    let options = mutant(Mutants {
-        acknowledge_before_commit: true,
-        ..Mutants::default()
-    });
-    caught("acknowledge_before_commit", options, &["C1"]);
-}
-
-#[test]
-fn simulation_catches_a_report_that_is_applied_twice() {
-    let options = mutant(Mutants {
-        no_completion_dedupe: true,
-        ..Mutants::default()
-    });
-    caught("no_completion_dedupe", options, &["C2"]);
-}
-
-#[test]
-fn simulation_catches_a_join_counter_saved_apart() {
-    let options = mutant(Mutants {
-        non_atomic_join_counter: true,
-        ..Mutants::default()
-    });
-    caught("non_atomic_join_counter", options, &["C2", "C6", "C12"]);
-}
-
-#[test]
-fn simulation_catches_a_timer_removed_before_its_commit() {
-    let options = mutant(Mutants {
-        timer_removed_before_commit: true,
-        ..Mutants::default()
-    });
-    caught("timer_removed_before_commit", options, &["C8", "C12"]);
-}
-
-#[test]
-fn simulation_catches_an_effect_before_its_commit() {
-    let options = mutant(Mutants {
-        effect_before_commit: true,
-        ..Mutants::default()
-    });
-    caught("effect_before_commit", options, &["C3", "C4"]);
-}
-
-#[test]
-fn simulation_catches_a_read_before_its_commit() {
-    let options = mutant(Mutants {
-        read_before_commit: true,
-        ..Mutants::default()
-    });
-    caught("read_before_commit", options, &["C11"]);
-}
-
-#[test]
-fn simulation_catches_a_cursor_before_its_events() {
-    let options = mutant(Mutants {
-        cursor_before_confirm: true,
-        ..Mutants::default()
-    });
-    caught("cursor_before_confirm", options, &["C7"]);
-}
-
-#[test]
-fn simulation_catches_an_answer_before_the_sync() {
-    caught(
-        "answers_unsynced",
-        Options {
-            answers_unsynced: true,
-            ..Options::default()
-        },
-        &["C1"],
+    assert!(
+        tally.seeds < 10_000 || missed.is_empty(),
+        "these met less than {COVERED} times: {missed:?}"
     );
 }
 
 #[test]
-fn simulation_catches_an_append_without_its_epoch() {
+fn simulation_of_other_seeds_is_another_one() {
+    let hashes = (0..12).map(|seed| play(&Scenario::of(seed), Options::default()).trace_hash);
+    let mut distinct: Vec<u64> = hashes.collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), 12);
+}
+
+/// Scenarios that once failed, under several draws of chance each.
+#[test]
+fn simulation_of_kept_scenarios_keeps_every_promise() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let mut played = 0;
+    for entry in std::fs::read_dir(&corpus).unwrap() {
+        let path = entry.unwrap().path();
+        let kept: Scenario = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        for draw in 0..DRAWS {
+            let drawn = Scenario {
+                seed: kept.seed ^ draw,
+                ..kept.clone()
+            };
+            let violations = play(&drawn, Options::default()).violations;
+            assert!(
+                violations.is_empty(),
+                "{} with seed {}: {violations:#?}",
+                path.display(),
+                drawn.seed
+            );
+            played += 1;
+        }
+    }
+    assert!(played >= DRAWS, "there is nothing in {}", corpus.display());
+}
+
+/// Each planted fault is seen as a breach of what it breaks.
+#[test]
+fn simulation_catches_every_planted_fault() {
+    // What a mutant's machine panics with is not news.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut missed = Vec::new();
+    let mut lines = Vec::new();
+    for mutant in MUTANTS {
+        match mutant.hunt(SEEDS_TO_CATCH) {
+            Some((seed, breach)) => lines.push(format!(
+                "{:<28} {:<13} seed {seed:<6} {} {}",
+                mutant.name, mutant.room, breach.invariant, breach.what
+            )),
+            None => missed.push(mutant.name),
+        }
+    }
+    drop(std::panic::take_hook());
+    lines.iter().for_each(|line| println!("{line}"));
+    assert_eq!(
+        missed,
+        Vec::<&str>::new(),
+        "nobody noticed these in {SEEDS_TO_CATCH} seeds"
+    );
+    let rooms = ["core", "Shard", "Committer", "Checkpointer", "sinks", "Timers", "store"];
+    for room in rooms {
+        assert!(
+            MUTANTS.iter().any(|mutant| mutant.room == room),
+            "{room} has no planted fault"
+        );
+    }
+    assert!(MUTANTS.len() >= 16);
+}
+
+#[test]
+fn a_scenario_is_read_back_from_its_text() {
+    for seed in 0..50 {
+        let scenario = Scenario::of(seed);
+        let text = serde_json::to_string(&scenario).unwrap();
+        assert_eq!(serde_json::from_str::<Scenario>(&text).unwrap(), scenario);
+    }
+}
+
+/// A planted fault is made small: what is left still shows it, and is no more than it takes.
+#[test]
+fn a_failing_scenario_is_made_small() {
     let options = Options {
-        no_epoch_check: true,
+        answers_unsynced: true,
         ..Options::default()
     };
-    caught("no_epoch_check", options, &["C5"]);
+    let (seed, invariant) = (0..5_000)
+        .find_map(|seed| {
+            let violations = play(&Scenario::of(seed), options).violations;
+            let breach = violations.iter().find(|violation| violation.invariant == "C1");
+            breach.map(|breach| (seed, breach.invariant))
+        })
+        .unwrap();
+    let whole = Scenario::of(seed);
+    let small = shrink(&whole, options, invariant);
+    let violations = play(&small, options).violations;
+    assert!(violations.iter().any(|violation| violation.invariant == invariant));
+    assert!(small.clients.len() < whole.clients.len() || whole.clients.len() == 1);
+    assert!(small.faults.len() <= whole.faults.len());
+    assert!(small.faults.len() <= 3, "{small:?}");
 }
 
 /// The simulated store is no kinder than a real one: it passes the same suite.

@@ -6,9 +6,11 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Raw {
     pub(crate) listen: String,
+    pub(crate) public_url: String,
     pub(crate) state_dir: String,
     pub(crate) drain_ms: u64,
     pub(crate) engine: RawEngine,
+    pub(crate) breakers: RawBreakers,
     pub(crate) store: RawStore,
     pub(crate) sandbox: RawSandbox,
     pub(crate) http: RawHttp,
@@ -22,6 +24,28 @@ pub(crate) struct RawEngine {
     pub(crate) shards: u64,
     pub(crate) running_max: u64,
     pub(crate) attempts_max: u64,
+    pub(crate) node_types: RawNodeTypes,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawNodeTypes {
+    pub(crate) function: u64,
+    pub(crate) http: u64,
+    pub(crate) transformation: u64,
+    pub(crate) custom: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawBreakers {
+    pub(crate) enabled: bool,
+    pub(crate) window_ms: u64,
+    pub(crate) calls_min: u64,
+    pub(crate) failures_percent: u64,
+    pub(crate) open_ms: u64,
+    pub(crate) open_max_ms: u64,
+    pub(crate) successes_min: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,6 +74,10 @@ pub(crate) struct RawHttp {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawLimits {
     pub(crate) body_kib: u64,
+    pub(crate) output_kib: u64,
+    pub(crate) execution_mib: u64,
+    pub(crate) cached_outputs: u64,
+    pub(crate) cached_mib: u64,
     pub(crate) nesting_max: u64,
     pub(crate) nodes_max: u64,
     pub(crate) edges_max: u64,

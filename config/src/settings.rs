@@ -6,19 +6,23 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::raw::Raw;
+use crate::raw::{Raw, RawBreakers, RawNodeTypes};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Address of the REST API.
     pub listen: SocketAddr,
+    /// What the server is called from outside, if not as it listens.
+    pub public_url: Option<PublicUrl>,
     /// Directory of the embedded store.
     pub state_dir: PathBuf,
     /// How long a shutdown waits for running attempts.
     pub drain: Duration,
     /// The engine.
     pub engine: EngineSettings,
+    /// When attempts on a target are parked; none: never by themselves.
+    pub breakers: Option<BreakerSettings>,
     /// The store.
     pub store: StoreSettings,
     /// Function code.
@@ -31,6 +35,35 @@ pub struct Settings {
     pub log: LogSettings,
 }
 
+/// What a server is called from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicUrl(String);
+
+impl PublicUrl {
+    /// Reads `http(s)://name[:port][/path]`; a slash at its end is dropped.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim_end_matches('/');
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+        let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '@' | '"' | '<' | '>' | '\\');
+        let has_name = !rest.is_empty() && !rest.starts_with(['/', ':']);
+        (has_name && rest.chars().all(plain)).then(|| Self(text.to_owned()))
+    }
+
+    /// The address, without a slash at its end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Name and port.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        let rest = self.0.split_once("://").map_or("", |(_, rest)| rest);
+        rest.split('/').next().unwrap_or_default()
+    }
+}
+
 /// The engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineSettings {
@@ -40,6 +73,38 @@ pub struct EngineSettings {
     pub running_max: usize,
     /// Attempts that run at once.
     pub attempts_max: usize,
+    /// Of those, how many of a node type.
+    pub node_types: NodeTypeLimits,
+}
+
+/// Attempts that run at once of a node type; none: no limit of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeTypeLimits {
+    /// `function`.
+    pub function: Option<usize>,
+    /// `http`.
+    pub http: Option<usize>,
+    /// `transformation`.
+    pub transformation: Option<usize>,
+    /// `custom`.
+    pub custom: Option<usize>,
+}
+
+/// When the breaker of a target opens and closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// For how long a call that ended counts.
+    pub window: Duration,
+    /// Calls in the window that it takes.
+    pub calls_min: u64,
+    /// Failed calls among them, in percent.
+    pub failures_percent: u64,
+    /// How long it stays open at first.
+    pub open: Duration,
+    /// How long it stays open at most.
+    pub open_max: Duration,
+    /// Calls that must succeed before it closes.
+    pub successes_min: u64,
 }
 
 /// The store.
@@ -101,6 +166,14 @@ pub enum AllowedHost {
 pub struct LimitSettings {
     /// Largest body.
     pub body_bytes: usize,
+    /// Largest output of a node.
+    pub output_bytes: usize,
+    /// All large values of an execution and its children together.
+    pub execution_bytes: u64,
+    /// Outputs that are kept for reuse.
+    pub cached_outputs: u64,
+    /// All outputs that are kept for reuse together.
+    pub cached_bytes: u64,
     /// Deepest nesting.
     pub nesting_max: usize,
     /// Nodes of a definition.
@@ -136,13 +209,16 @@ impl Settings {
         let mut check = Checks(Vec::new());
         let settings = Self {
             listen: check.listen(&raw.listen),
+            public_url: check.public_url(&raw.public_url),
             state_dir: check.path("state_dir", &raw.state_dir),
             drain: Duration::from_millis(check.range("drain_ms", raw.drain_ms, 0, 600_000)),
             engine: EngineSettings {
                 shards: check.range("engine.shards", raw.engine.shards, 1, 1_024) as u16,
                 running_max: check.range("engine.running_max", raw.engine.running_max, 1, 10_000_000) as usize,
                 attempts_max: check.range("engine.attempts_max", raw.engine.attempts_max, 1, 1_000_000) as usize,
+                node_types: check.node_types(&raw.engine.node_types),
             },
+            breakers: check.breakers(&raw.breakers),
             store: StoreSettings {
                 durability: check.durability(&raw.store.durability),
             },
@@ -161,6 +237,10 @@ impl Settings {
             },
             limits: LimitSettings {
                 body_bytes: (check.range("limits.body_kib", raw.limits.body_kib, 1, 65_536) as usize) << 10,
+                output_bytes: (check.range("limits.output_kib", raw.limits.output_kib, 1, 65_536) as usize) << 10,
+                execution_bytes: check.range("limits.execution_mib", raw.limits.execution_mib, 1, 1_048_576) << 20,
+                cached_outputs: check.range("limits.cached_outputs", raw.limits.cached_outputs, 0, 100_000_000),
+                cached_bytes: check.range("limits.cached_mib", raw.limits.cached_mib, 0, 1_048_576) << 20,
                 nesting_max: check.range("limits.nesting_max", raw.limits.nesting_max, 1, NESTING_HARD_MAX) as usize,
                 nodes_max: check.range("limits.nodes_max", raw.limits.nodes_max, 1, 1_000_000) as usize,
                 edges_max: check.range("limits.edges_max", raw.limits.edges_max, 1, 3_000_000) as usize,
@@ -193,6 +273,32 @@ impl Checks {
             );
         }
         value.clamp(least, most)
+    }
+
+    fn node_types(&mut self, raw: &RawNodeTypes) -> NodeTypeLimits {
+        let mut limit = |key, value| match self.range(key, value, 0, 1_000_000) as usize {
+            0 => None,
+            most => Some(most),
+        };
+        NodeTypeLimits {
+            function: limit("engine.node_types.function", raw.function),
+            http: limit("engine.node_types.http", raw.http),
+            transformation: limit("engine.node_types.transformation", raw.transformation),
+            custom: limit("engine.node_types.custom", raw.custom),
+        }
+    }
+
+    fn breakers(&mut self, raw: &RawBreakers) -> Option<BreakerSettings> {
+        const HOUR_MS: u64 = 3_600_000;
+        let settings = BreakerSettings {
+            window: Duration::from_millis(self.range("breakers.window_ms", raw.window_ms, 100, HOUR_MS)),
+            calls_min: self.range("breakers.calls_min", raw.calls_min, 1, 1_000_000),
+            failures_percent: self.range("breakers.failures_percent", raw.failures_percent, 1, 100),
+            open: Duration::from_millis(self.range("breakers.open_ms", raw.open_ms, 1, HOUR_MS)),
+            open_max: Duration::from_millis(self.range("breakers.open_max_ms", raw.open_max_ms, 1, 24 * HOUR_MS)),
+            successes_min: self.range("breakers.successes_min", raw.successes_min, 1, 1_000_000),
+        };
+        raw.enabled.then_some(settings)
     }
 
     fn path(&mut self, key: &'static str, text: &str) -> PathBuf {
@@ -229,6 +335,15 @@ impl Checks {
                 fallback
             }
         }
+    }
+
+    fn public_url(&mut self, text: &str) -> Option<PublicUrl> {
+        let parsed = PublicUrl::parse(text);
+        if parsed.is_none() && !text.is_empty() {
+            let hint = "give scheme, name and perhaps port and path, such as \"https://hooks.example.com\"".to_owned();
+            self.complain("public_url", format!("`{text}` is no address of a server"), hint);
+        }
+        parsed
     }
 
     fn durability(&mut self, text: &str) -> Durability {

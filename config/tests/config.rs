@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use troupe_config::env::{Sets, VARIABLES};
-use troupe_config::{AllowedHost, AllowedTarget, ConfigError, DEFAULTS, Sources};
+use troupe_config::{AllowedHost, AllowedTarget, ConfigError, DEFAULTS, NodeTypeLimits, Sources};
 
 fn file(text: &str) -> (tempfile::TempDir, Sources) {
     let directory = tempfile::tempdir().unwrap();
@@ -25,6 +25,7 @@ fn the_defaults_are_valid_and_typed_by_unit() {
     let settings = Sources::default().load().unwrap();
     assert_eq!(settings.listen.to_string(), "127.0.0.1:7654");
     assert_eq!(settings.drain, Duration::from_secs(10));
+    assert_eq!(settings.engine.node_types, NodeTypeLimits::default());
     assert_eq!(settings.sandbox.memory_bytes, 64 << 20);
     assert!(settings.sandbox.processes >= 1);
     assert!(settings.http.allow.is_empty());
@@ -50,6 +51,51 @@ fn later_sources_win() {
     assert_eq!(settings.http.allow.len(), 2);
     assert!(settings.log.json);
     assert_eq!(sources.load().unwrap().drain, Duration::from_millis(1));
+}
+
+#[test]
+fn a_node_type_may_have_a_limit() {
+    let (_directory, sources) = file("[engine.node_types]\nhttp = 7\n");
+    let limits = sources.load().unwrap().engine.node_types;
+    assert_eq!((limits.http, limits.function), (Some(7), None));
+    let problem = &problems_of("[engine.node_types]\nhttp = 9_999_999\n").problems[0];
+    assert_eq!(problem.key, "engine.node_types.http");
+    let problem = &problems_of("[engine.node_types]\nhtpp = 1\n").problems[0];
+    assert_eq!(problem.hint.as_deref(), Some("did you mean `http`?"));
+}
+
+#[test]
+fn breakers_are_on_and_can_be_turned_off() {
+    let breakers = Sources::default().load().unwrap().breakers.unwrap();
+    assert_eq!((breakers.calls_min, breakers.open), (20, Duration::from_secs(5)));
+    let (_directory, sources) = file("[breakers]\nenabled = false\n");
+    assert_eq!(sources.load().unwrap().breakers, None);
+    let problem = &problems_of("[breakers]\nfailures_percent = 0\n").problems[0];
+    assert_eq!(problem.key, "breakers.failures_percent");
+}
+
+#[test]
+fn a_public_address_has_a_scheme_and_a_name() {
+    assert_eq!(Sources::default().load().unwrap().public_url, None);
+    let (_directory, sources) = file("public_url = 'https://hooks.example.com:8443/troupe/'\n");
+    let public = sources.load().unwrap().public_url.unwrap();
+    assert_eq!(
+        (public.as_str(), public.authority()),
+        ("https://hooks.example.com:8443/troupe", "hooks.example.com:8443")
+    );
+    for wrong in [
+        "hooks.example.com",
+        "ftp://x",
+        "https://",
+        "https:///x",
+        "https://a b",
+        "https://x?y",
+        "https://u@x",
+    ] {
+        let problem = &problems_of(&format!("public_url = '{wrong}'\n")).problems[0];
+        assert_eq!(problem.key, "public_url", "{wrong}");
+        assert!(problem.hint.is_some());
+    }
 }
 
 #[test]

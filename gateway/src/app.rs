@@ -4,15 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
-use troupe_actors::EngineHandle;
+use troupe_actors::{EngineHandle, ExecutionView, ResumeLinks};
 use troupe_config::Settings;
-use troupe_core::Timestamp;
-use troupe_ports::{Clock, DefinitionStore, StateStore, VisibilityStore};
+use troupe_core::{ExecutionId, Timestamp};
+use troupe_ports::{Clock, DefinitionStore, Sandbox, Secrets, StateStore, StoredDefinition, VisibilityStore};
 use troupe_telemetry::Exposition;
 
+use crate::analyses::Analyses;
 use crate::error::ApiError;
+use crate::hooks::HookIndex;
 use crate::rules::Rules;
 use crate::wiring::LiveBus;
+
+/// Large values that an answer shows whole, in bytes; of the others it shows references.
+const VALUES_BYTES_MAX: u64 = 4 << 20;
 
 /// A running product. Clones are cheap and share it.
 #[derive(Clone)]
@@ -32,6 +37,16 @@ pub struct Parts {
     pub visibility: Arc<dyn VisibilityStore>,
     /// Events as they become durable.
     pub live: LiveBus,
+    /// Analyses that were shown lately.
+    pub(crate) analyses: Analyses,
+    /// Which nodes take calls.
+    pub(crate) hooks: HookIndex,
+    /// Addresses at which waiting nodes are called.
+    pub resume_links: Arc<ResumeLinks>,
+    /// What calls are signed with.
+    pub secrets: Arc<dyn Secrets>,
+    /// Who evaluates expressions beyond the safe subset.
+    pub sandbox: Arc<dyn Sandbox>,
     /// What a definition must obey.
     pub rules: Rules,
     /// Settings in force.
@@ -61,10 +76,32 @@ impl App {
         Self { inner: Arc::new(parts) }
     }
 
+    /// An execution as it is shown: with its large values while they fit into an answer.
+    ///
+    /// # Errors
+    /// As [`troupe_actors::EngineHandle::get`].
+    pub async fn view(&self, id: ExecutionId) -> Result<ExecutionView, ApiError> {
+        let mut view = self.engine.get(id).await?;
+        self.engine.load_values(&mut view, VALUES_BYTES_MAX).await?;
+        Ok(view)
+    }
+
     /// The current time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// A definition was stored, or restored: call it before it is acknowledged.
+    pub fn stored(&self, stored: &StoredDefinition) {
+        self.engine.definition_changed(stored.workflow.as_str());
+        self.hooks.stored(stored);
+    }
+
+    /// A workflow was archived: call it before it is acknowledged.
+    pub fn archived(&self, workflow: &str) {
+        self.engine.definition_changed(workflow);
+        self.hooks.archived(workflow);
     }
 
     /// Ends event streams, lets running attempts end within the drain time, and gives the store up.

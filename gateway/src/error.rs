@@ -7,8 +7,9 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use troupe_actors::EngineError;
-use troupe_core::ErrorInfo;
+use troupe_core::control::Scope;
 use troupe_core::definition::Diagnostic;
+use troupe_core::{ErrorInfo, ExecutionId};
 use troupe_ports::{DefinitionError, StoreError};
 
 /// Another process has the store open.
@@ -23,18 +24,30 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("NESTING_TOO_DEEP", 400, "The body nests too deep"),
     ("BODY_INCOMPLETE", 400, "The body broke off"),
     ("INVALID_PARAMETER", 400, "A parameter is wrong"),
+    ("SIGNATURE_INVALID", 401, "The call is not signed as the hook asks"),
     ("HOST_NOT_ALLOWED", 403, "The request was not meant for this server"),
     ("ROUTE_NOT_FOUND", 404, "There is no such resource"),
     ("WORKFLOW_NOT_FOUND", 404, "There is no such workflow"),
     ("VERSION_NOT_FOUND", 404, "The workflow has no such version"),
     ("EXECUTION_NOT_FOUND", 404, "There is no such execution"),
+    ("VALUE_NOT_FOUND", 404, "The execution has no such value"),
     ("NODE_NOT_FOUND", 404, "The workflow has no such node"),
+    ("HOOK_NOT_FOUND", 404, "Nothing takes calls at this address"),
+    ("HOOK_NO_EXECUTION", 404, "No execution waits for the call"),
     ("METHOD_NOT_ALLOWED", 405, "The resource knows no such method"),
     ("WORKFLOW_EXISTS", 409, "The workflow exists already"),
     ("WORKFLOW_ARCHIVED", 409, "The workflow is archived"),
     ("EXECUTION_ENDED", 409, "The execution has ended"),
     ("KEY_CONFLICT", 409, "Another execution has the key"),
+    ("NODE_NOT_WAITING", 409, "The node does not wait"),
+    ("NODE_ENDED", 409, "The node has ended"),
+    ("NODE_NOT_FAILED", 409, "The node has not failed"),
+    ("NOTHING_TO_RETRY", 409, "Nothing has failed"),
+    ("NOT_REOPENABLE", 409, "The execution cannot go on"),
+    ("CHILD_NOT_REOPENABLE", 409, "The parent has gone on without it"),
+    ("HOOK_AMBIGUOUS", 409, "The call could be meant for several"),
     ("QUARANTINED", 409, "The execution is quarantined"),
+    ("TOO_MANY_CONTROLS", 409, "Too many controls are in force"),
     ("VERSION_CONFLICT", 412, "The workflow has changed"),
     ("BODY_TOO_LARGE", 413, "The body is too large"),
     ("PAYLOAD_TOO_LARGE", 413, "The payload is too large"),
@@ -43,11 +56,22 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("INVALID_DEFINITION", 422, "The definition is invalid"),
     ("NOT_EXECUTABLE", 422, "The definition cannot be executed"),
     ("SCHEMA_VIOLATION", 422, "The input violates its schema"),
+    ("RERUN_IN_LOOP", 422, "A rerun cannot begin within a loop"),
+    ("RERUN_EDGES_CHANGED", 422, "The other version has other edges"),
+    ("RERUN_WITHOUT_INPUT", 422, "Nothing led to the node"),
+    ("CORRELATION_FAILED", 422, "The call does not say what it is meant for"),
     ("OVERLOADED", 429, "Too much is going on"),
     ("TOO_MANY_STREAMS", 429, "Too many event streams are open"),
+    ("TOO_MANY_CALLS", 429, "Too many calls are kept for the node"),
     ("INTERNAL", 500, "The server failed"),
     ("DAMAGED", 500, "The store is damaged"),
+    (
+        "HOOK_SECRET_UNUSABLE",
+        503,
+        "The server has no secret to check the call with",
+    ),
     (STORE_IN_USE, 503, "Another process has the store"),
+    ("STOPPED", 503, "An emergency stop is in force"),
     ("UNAVAILABLE", 503, "The server cannot serve now"),
     ("FENCED", 503, "Another member has taken over"),
 ];
@@ -87,6 +111,9 @@ pub struct Problem {
     pub status: u16,
     /// What happened this time.
     pub detail: String,
+    /// How to put it right.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hint: Option<String>,
     /// Stable code.
     pub code: String,
     /// The problems behind it, if there are several or they have places.
@@ -101,9 +128,10 @@ pub struct Problem {
 #[derive(Clone, Debug)]
 pub struct ApiError {
     code: Cow<'static, str>,
-    detail: String,
+    detail: Box<str>,
+    hint: Option<Box<str>>,
     errors: Vec<ErrorItem>,
-    existing: Option<String>,
+    existing: Option<ExecutionId>,
     retry_after_ms: Option<u64>,
 }
 
@@ -113,7 +141,8 @@ impl ApiError {
     pub fn new(code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         Self {
             code: code.into(),
-            detail: detail.into(),
+            detail: detail.into().into_boxed_str(),
+            hint: None,
             errors: Vec::new(),
             existing: None,
             retry_after_ms: None,
@@ -125,6 +154,28 @@ impl ApiError {
     pub fn with_errors(mut self, errors: Vec<ErrorItem>) -> Self {
         self.errors = errors;
         self
+    }
+
+    /// Says how to put it right.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into().into_boxed_str());
+        self
+    }
+
+    /// What the engine refused of a call: places are those in its body.
+    #[must_use]
+    pub fn of_call(error: EngineError) -> Self {
+        let places = match &error {
+            EngineError::Refused(info) => places(info, ""),
+            _ => Vec::new(),
+        };
+        let mut api = Self::from(error);
+        api.errors = places;
+        if api.code == "TOO_MANY_CALLS" {
+            api.retry_after_ms = Some(1_000);
+        }
+        api
     }
 
     /// Tells when another try makes sense.
@@ -153,6 +204,12 @@ impl ApiError {
         &self.code
     }
 
+    /// What happened this time.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     fn row(&self) -> (u16, &'static str) {
         let known = TABLE.iter().find(|(code, ..)| *code == self.code);
         // Codes of refused inputs come from the languages and are many: the request was understood, and wrong.
@@ -167,10 +224,11 @@ impl ApiError {
             kind: format!("/docs/errors/{}", self.code),
             title: title.to_owned(),
             status,
-            detail: self.detail.clone(),
+            detail: self.detail.to_string(),
+            hint: self.hint.as_deref().map(str::to_owned),
             code: self.code.to_string(),
             errors: self.errors.clone(),
-            existing: self.existing.clone(),
+            existing: self.existing.map(|existing| existing.to_string()),
         }
     }
 }
@@ -216,10 +274,19 @@ impl From<EngineError> for ApiError {
         let mut api = Self::new(error.code().to_owned(), error.to_string());
         api.retry_after_ms = error.retry_after_ms();
         match &error {
-            EngineError::KeyConflict { existing } => api.existing = Some(existing.to_string()),
+            EngineError::KeyConflict { existing } => api.existing = Some(*existing),
+            EngineError::Stopped { scope, .. } => {
+                let what = match scope {
+                    Scope::Workflow(workflow) => format!("--workflow {workflow}"),
+                    Scope::All | Scope::Node { .. } | Scope::NodeType(_) => "--all".to_owned(),
+                };
+                api.hint = Some(
+                    format!("`troupe controls` tells who stopped it; `troupe release {what}` lifts the stop").into(),
+                );
+            }
             EngineError::Refused(info) => {
-                api.detail = info.message.clone();
-                api.errors = places(info);
+                api.detail = info.message.clone().into_boxed_str();
+                api.errors = places(info, "/input");
             }
             _ => {}
         }
@@ -227,8 +294,8 @@ impl From<EngineError> for ApiError {
     }
 }
 
-/// Where in the body of a start what was refused stands.
-fn places(info: &ErrorInfo) -> Vec<ErrorItem> {
+/// Where in the body what was refused stands; the value that was checked is at `root` there.
+fn places(info: &ErrorInfo, root: &str) -> Vec<ErrorItem> {
     let item = |pointer: String, detail: &str| ErrorItem {
         pointer,
         code: info.code.clone(),
@@ -255,7 +322,7 @@ fn places(info: &ErrorInfo) -> Vec<ErrorItem> {
     violations.map_or_else(Vec::new, |violations| {
         let places = violations.iter().map(|violation| {
             item(
-                format!("/input{}", text(violation, "pointer")),
+                format!("{root}{}", text(violation, "pointer")),
                 &text(violation, "message"),
             )
         });

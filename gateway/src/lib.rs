@@ -1,5 +1,6 @@
 //! The product: command line, REST API, event streams, and the wiring of backends. Nothing else knows the wire.
 
+mod analyses;
 pub mod app;
 mod bench;
 mod body;
@@ -8,6 +9,7 @@ mod demo;
 pub mod dto;
 pub mod error;
 pub mod exit;
+mod hooks;
 mod pages;
 pub mod routes;
 pub mod rules;

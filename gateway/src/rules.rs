@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use troupe_core::definition::{
-    Checked, Diagnostic, Format, LanguageChecker, Limits, WorkflowDefinition, code, parse, validate,
+    Checked, Diagnostic, Format, LanguageChecker, Limits, Node, WorkflowDefinition, code, parse, validate,
 };
 use troupe_core::graph::{AnalyzeOptions, ProcessedWorkflow, analyze};
 use troupe_core::{Json, Timestamp};
@@ -109,9 +109,10 @@ impl Rules {
         known: &HashSet<String>,
         begun: Instant,
     ) -> Result<Vec<Diagnostic>, ApiError> {
-        let functions = definition.nodes.iter().enumerate().filter_map(|(place, node)| {
-            let (source, name) = (node.text_field("functionCode")?, node.text_field("functionName")?);
-            Some((format!("/nodes/{place}/data/functionCode"), source, name))
+        let functions = definition.nodes.iter().enumerate().flat_map(|(place, node)| {
+            let data = format!("/nodes/{place}/data");
+            let undoes = function_of(&format!("{data}/compensation/data"), node.compensation().as_ref());
+            [function_of(&data, Some(node)), undoes].into_iter().flatten()
         });
         let functions = functions.filter(|(pointer, ..)| !known.contains(pointer));
         let mut found = Vec::new();
@@ -119,7 +120,7 @@ impl Rules {
             if begun.elapsed() > CODE_TIME_MAX {
                 break;
             }
-            if let Some((code, problem)) = self.code.problem(source, name).await? {
+            if let Some((code, problem)) = self.code.problem(&source, &name).await? {
                 found.push(Diagnostic::error(code, pointer, problem));
             }
         }
@@ -154,6 +155,16 @@ impl Rules {
         }
         Ok(found)
     }
+}
+
+/// A node's code with its place, and the function that it defines.
+fn function_of(data: &str, node: Option<&Node>) -> Option<(String, String, String)> {
+    let text = |name: &str| node?.text_field(name).map(str::to_owned);
+    Some((
+        format!("{data}/functionCode"),
+        text("functionCode")?,
+        text("functionName")?,
+    ))
 }
 
 /// The graph analysis of a definition.

@@ -13,14 +13,14 @@ use axum::response::sse::{Event as Sse, KeepAlive};
 use axum::response::{IntoResponse, Response, Sse as SseResponse};
 use futures::stream::{self, BoxStream, StreamExt};
 use serde_json::json;
-use troupe_core::lifecycle::LifecycleEvent;
+use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_core::{ExecutionId, Seq};
 
 use crate::app::{App, StreamPermit};
 use crate::dto::{HistoryEntryDto, date, entry, verb_name};
 use crate::error::ApiError;
 use crate::routes::execution_id;
-use crate::wiring::{EventFilter, Subscription, SubscriptionError};
+use crate::wiring::{EventFilter, Subscription, SubscriptionError, SystemSubscription};
 use position::Position;
 
 /// Silence after which a ping is sent.
@@ -35,6 +35,8 @@ const TOPICS_MAX: usize = 16;
 struct Topics {
     /// The coming and going of all executions.
     all: bool,
+    /// What happens to the system.
+    system: bool,
     /// Executions, each once, in the order asked for.
     executions: Vec<ExecutionId>,
 }
@@ -53,6 +55,9 @@ pub(crate) async fn stream(State(app): State<App>, uri: Uri, headers: HeaderMap)
     let mut followed: Vec<BoxStream<'static, Event>> = Vec::new();
     if topics.all {
         followed.push(executions(&app, last.is_some()));
+    }
+    if topics.system {
+        followed.push(system(&app, last.is_some()));
     }
     let mut position = last.unwrap_or_else(|| Position::start(&topics.executions));
     for id in topics.executions {
@@ -108,11 +113,16 @@ fn topics(uri: &Uri) -> Result<Topics, ApiError> {
                 Some(id) if topics.executions.contains(&id) => {}
                 Some(id) => topics.executions.push(id),
                 None if topic == "executions" => topics.all = true,
-                None => return Err(wrong(format!("`{topic}` is no topic (execution:ID or executions)"))),
+                None if topic == "system" => topics.system = true,
+                None => {
+                    let detail = format!("`{topic}` is no topic (execution:ID, executions or system)");
+                    return Err(wrong(detail));
+                }
             }
         }
     }
-    if !(1..=TOPICS_MAX).contains(&(topics.executions.len() + usize::from(topics.all))) {
+    let wide = usize::from(topics.all) + usize::from(topics.system);
+    if !(1..=TOPICS_MAX).contains(&(topics.executions.len() + wide)) {
         return Err(wrong(format!(
             "`topics` takes 1 to {TOPICS_MAX} topics, such as topics=executions"
         )));
@@ -271,6 +281,29 @@ fn executions(app: &App, resumed: bool) -> BoxStream<'static, Event> {
     });
     let events = first.chain(rest.flat_map(stream::iter));
     events.map(|event| Event { event, sent: None }).boxed()
+}
+
+/// What happens to the system, without ids; a resumed stream begins with a reset.
+fn system(app: &App, resumed: bool) -> BoxStream<'static, Event> {
+    let bell = app.live.subscribe_system();
+    let reset = || Sse::default().event("reset").data("{}");
+    let first = stream::iter(resumed.then(reset));
+    let rest = stream::unfold(bell, move |mut bell: SystemSubscription| async move {
+        let event = match bell.next().await {
+            Ok(event) => of_system(&event),
+            Err(SubscriptionError::Lagged { .. }) => reset(),
+            Err(SubscriptionError::Closed) => return None,
+        };
+        Some((event, bell))
+    });
+    let events = first.chain(rest);
+    events.map(|event| Event { event, sent: None }).boxed()
+}
+
+fn of_system(event: &SystemEvent) -> Sse {
+    let kind = format!("system.{}.{}", event.entity, event.verb);
+    let data = json!({"command": event.command.as_str(), "time": date(event.at), "type": kind, "data": event.data});
+    Sse::default().event(kind).data(data.to_string())
 }
 
 fn of_lifecycle(event: &LifecycleEvent) -> Sse {

@@ -1,31 +1,36 @@
 //! Chooses backends and executors and puts the product together. The only file that names them.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
-use troupe_actors::{Engine, EngineOptions, EngineParts};
+use troupe_actors::{BreakerSettings, Engine, EngineOptions, EngineParts, ResumeLinks};
 use troupe_backends::{EmbeddedStore, StoreOptions};
-pub use troupe_backends::{EventFilter, InProcessBus as LiveBus, Subscription, SubscriptionError};
+pub use troupe_backends::{EventFilter, InProcessBus as LiveBus, Subscription, SubscriptionError, SystemSubscription};
 use troupe_config::Settings;
-use troupe_core::definition::Limits;
+use troupe_core::definition::{Limits, NodeKind};
 use troupe_executors::{
     EgressPolicy, EnvSecrets, Executors, ExecutorsBuilder, ExpressionProblem, HttpExecutor, HttpOptions,
     SandboxOptions, SandboxPool, codes,
 };
 pub use troupe_executors::{Handler, HandlerCall, HandlerError, HandlerResult, run_child_if_requested};
 use troupe_lang::checker::Checker;
-use troupe_ports::{NodeExecutor, SystemClock};
+use troupe_ports::{NodeExecutor, Secrets, SystemClock};
 use troupe_telemetry::Exposition;
 
+use crate::analyses::Analyses;
 use crate::app::{App, Parts};
 use crate::error::ApiError;
+use crate::hooks::{HookIndex, server_secret};
 use crate::rules::Rules;
 
 /// What an embedding program adds.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Extras {
     /// Executors to build on, with handlers of the program's own.
     pub executors: ExecutorsBuilder,
@@ -35,6 +40,17 @@ pub struct Extras {
     pub sandbox_program: Option<PathBuf>,
     /// What differs from the engine's defaults; none: only what the settings say.
     pub engine: Option<EngineOptions>,
+    /// Where `{{ secrets.NAME }}` is looked up; none: in the environment.
+    pub secrets: Option<Arc<dyn Secrets>>,
+}
+
+impl fmt::Debug for Extras {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Extras")
+            .field("executors", &self.executors)
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Executors to add handlers to.
@@ -43,10 +59,16 @@ pub fn executors() -> ExecutorsBuilder {
     Executors::builder()
 }
 
-/// Rules for definitions, with these settings' limits. Handlers of a server are not known here; the sandbox starts
-/// when there is function code to look at.
+/// Names of the handlers that every engine has, in order.
 #[must_use]
-pub fn rules(settings: &Settings) -> Rules {
+pub fn built_in_handlers() -> Vec<String> {
+    executors().build().handlers()
+}
+
+/// Rules for definitions, with these settings' limits. `handlers`: those of the engine that is to run them, where they
+/// are known. The sandbox starts when there is function code to look at.
+#[must_use]
+pub fn rules(settings: &Settings, handlers: Option<Vec<String>>) -> Rules {
     let options = SandboxOptions {
         processes: 1,
         processes_max: 1,
@@ -56,7 +78,8 @@ pub fn rules(settings: &Settings) -> Rules {
         pool: Arc::new(OnceCell::new()),
         options,
     };
-    Rules::new(limits(settings), Arc::new(Checker::new()), code)
+    let checker = handlers.map_or_else(Checker::new, |handlers| Checker::new().with_handlers(handlers));
+    Rules::new(limits(settings), Arc::new(checker), code)
 }
 
 /// Compiles function code and expressions in a sandbox process, without calling them.
@@ -147,7 +170,8 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     let store = Arc::new(store);
     let options = sandbox_options(&settings, extras.sandbox_program);
     let sandbox = SandboxPool::start(options.clone()).await.map_err(unavailable)?;
-    let http = HttpExecutor::new(&http_options(&settings)?, Arc::new(EnvSecrets)).map_err(unavailable)?;
+    let secrets = extras.secrets.unwrap_or_else(|| Arc::new(EnvSecrets));
+    let http = HttpExecutor::new(&http_options(&settings)?, secrets.clone()).map_err(unavailable)?;
     let executors = extras.executors.sandbox(sandbox.clone()).http(http).build();
     let code = CodeChecker {
         pool: Arc::new(OnceCell::new_with(Some(sandbox.clone()))),
@@ -158,6 +182,12 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         Arc::new(Checker::new().with_handlers(executors.handlers())),
         code,
     );
+    let secret = server_secret(directory).map_err(|error| {
+        let detail = format!("the server's secret in {}: {error}", directory.display());
+        ApiError::new("UNAVAILABLE", detail)
+    })?;
+    let resume_links = Arc::new(ResumeLinks::new(resume_base(&settings), &secret));
+    let sandbox = Arc::new(sandbox);
     let live = LiveBus::new();
     let clock = Arc::new(SystemClock);
     let parts = EngineParts {
@@ -166,13 +196,20 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         visibility: store.clone(),
         bus: Arc::new(live.clone()),
         executor: Arc::new(executors),
-        sandbox: Arc::new(sandbox),
+        sandbox: sandbox.clone(),
         clock: clock.clone(),
     };
     let engine = EngineOptions {
         executions_max: settings.engine.running_max,
         attempts_max: settings.engine.attempts_max,
+        attempts_max_of: limits_of_types(&settings),
+        breakers: settings.breakers.map(breaker_settings),
         input_bytes_max: settings.limits.body_bytes,
+        output_bytes_max: settings.limits.output_bytes,
+        blob_bytes_max: settings.limits.execution_bytes,
+        cached_outputs_max: settings.limits.cached_outputs,
+        cached_bytes_max: settings.limits.cached_bytes,
+        resume_links: Some(Arc::clone(&resume_links)),
         ..extras.engine.unwrap_or_default()
     };
     let engine = Engine::spawn(parts, engine).await?;
@@ -182,6 +219,11 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         definitions: store.clone(),
         visibility: store,
         live,
+        analyses: Analyses::default(),
+        hooks: HookIndex::default(),
+        resume_links,
+        secrets,
+        sandbox,
         rules,
         settings,
         clock,
@@ -189,6 +231,39 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         closing: CancellationToken::new(),
         streams: Arc::new(AtomicUsize::new(0)),
     }))
+}
+
+fn breaker_settings(settings: troupe_config::BreakerSettings) -> BreakerSettings {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    BreakerSettings {
+        window_ms: ms(settings.window),
+        calls_min: settings.calls_min,
+        failures_percent: settings.failures_percent,
+        open_ms: ms(settings.open),
+        open_max_ms: ms(settings.open_max),
+        successes_min: settings.successes_min,
+    }
+}
+
+fn limits_of_types(settings: &Settings) -> BTreeMap<NodeKind, usize> {
+    let limits = settings.engine.node_types;
+    let limits = [
+        (NodeKind::Function, limits.function),
+        (NodeKind::Http, limits.http),
+        (NodeKind::Transformation, limits.transformation),
+        (NodeKind::Custom, limits.custom),
+    ];
+    let given = limits.into_iter().filter_map(|(kind, most)| Some((kind, most?)));
+    given.collect()
+}
+
+/// What the address of a waiting node begins with.
+fn resume_base(settings: &Settings) -> String {
+    let base = settings.public_url.as_ref().map_or_else(
+        || format!("http://{}", settings.listen),
+        |public| public.as_str().to_owned(),
+    );
+    format!("{base}/api/v1/hooks/resume/")
 }
 
 fn http_options(settings: &Settings) -> Result<HttpOptions, ApiError> {

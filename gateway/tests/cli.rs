@@ -100,6 +100,20 @@ fn an_invalid_definition_names_every_problem_in_its_place() {
     assert_eq!(report["files"][0]["problems"][0]["line"], 5);
 }
 
+/// `run` is its own engine, so it knows every handler; what a server has is the server's to say.
+#[test]
+fn a_handler_that_the_engine_does_not_have_is_refused_before_anything_runs() {
+    let definition = b"id: misspelt\nnodes: [{ id: a, type: function, data: { handlerId: nop } }]";
+    let (_directory, path) = file("misspelt.yaml", definition);
+    let output = troupe(&["run", &path]);
+    assert_eq!(code(&output), 5);
+    let shown = text(&output.stderr);
+    for part in ["UNKNOWN_HANDLER", "misspelt.yaml:2:", "did you mean `noop`?"] {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
+    assert_eq!(code(&troupe(&["validate", &path])), 0);
+}
+
 #[test]
 fn what_is_no_text_at_all_is_named_too() {
     for (content, named) in [

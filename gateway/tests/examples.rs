@@ -144,8 +144,68 @@ fn retries_succeed_at_the_third_attempt() {
 }
 
 #[test]
+fn bookings_of_one_account_wait_for_one_another() {
+    let begun = std::time::Instant::now();
+    assert_eq!(result("mutex.yaml", &[]), json!(6));
+    assert!(
+        begun.elapsed() >= std::time::Duration::from_millis(400),
+        "four of alice's"
+    );
+}
+
+#[test]
+fn calls_of_a_service_that_is_down_wait_until_it_is_well() {
+    assert_eq!(result("breaker.yaml", &["--demo-server"]), json!(40));
+}
+
+#[test]
+fn without_an_answer_the_purchase_is_given_up() {
+    let arguments = [
+        "--demo-server",
+        "-i",
+        "item=desk",
+        "-i",
+        "amount=900",
+        "-i",
+        "patienceMs=100",
+    ];
+    assert_eq!(result("approval.yaml", &arguments), "Nobody answered in time: no desk.");
+}
+
+#[test]
 fn without_the_allow_list_loopback_is_refused() {
     let output = run("etl.yaml", &["--variable", "demo=http://127.0.0.1:9"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("EGRESS_DENIED"));
+}
+
+#[test]
+fn a_trip_is_booked_whole_or_given_back_in_reverse_order() {
+    let booked = result("trip.yaml", &["-i", "cars=2"]);
+    assert_eq!(booked["booking"], "a small car");
+    let output = run("trip.yaml", &["--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let mut lines = output.stdout.split(|byte| *byte == b'\n');
+    let ended: Value = serde_json::from_slice(lines.rfind(|line| !line.is_empty()).unwrap()).unwrap();
+    assert_eq!(
+        (&ended["status"], &ended["error"]["code"]),
+        (&json!("failed"), &json!("NO_CAR"))
+    );
+    let undone = |node: &str| ended["nodeResults"][node]["compensation"].clone();
+    assert_eq!(
+        (&undone("hotel")["status"], &undone("hotel")["output"]),
+        (&json!("completed"), &json!({"refund": 300}))
+    );
+    assert_eq!(undone("flight")["output"], json!({"refund": 400}), "less the fee");
+    assert_eq!(undone("car"), Value::Null, "it never was booked");
+    assert!(undone("flight")["endTime"].as_str() <= undone("hotel")["startTime"].as_str());
+    assert_eq!(ended["variables"]["refunded"], 700);
+    // `run` knows this one workflow: that the other one is missing is told, not hidden.
+    assert_eq!(ended["errorWorkflow"]["error"]["code"], "WORKFLOW_NOT_FOUND");
+}
+
+#[test]
+fn an_error_workflow_has_a_sample_of_what_it_is_given() {
+    let letter = result("trip-failed.yaml", &[]);
+    assert!(letter.as_str().unwrap().contains("failed at car: NO_CAR"), "{letter}");
 }

@@ -9,7 +9,9 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use product::{CHAIN, PARKED, Product, Reply};
 use serde_json::{Value, json};
+use troupe::wiring::{self, Extras, HandlerCall};
 use troupe_actors::EngineOptions;
+use troupe_core::Json;
 
 const FAILING: &str = r#"
 id: failing
@@ -231,6 +233,30 @@ async fn an_invalid_definition_is_refused_with_every_problem() {
 }
 
 #[tokio::test]
+async fn a_server_knows_its_handlers_and_refuses_others() {
+    let greet = |_: HandlerCall| async { Ok(Json::of(&json!("hello"))) };
+    let extras = Extras {
+        executors: wiring::executors().handler("greet", greet),
+        ..Extras::default()
+    };
+    let product = Product::with_extras(&[], |_| {}, extras).await;
+    let using = |handler: &str| {
+        format!(
+            "id: uses-{handler}\nname: Uses\nnodes: [{{ id: a, type: function, data: {{ handlerId: {handler} }} }}]"
+        )
+    };
+    for handler in ["greet", "noop"] {
+        let stored = product.send("POST", "/api/v1/workflows", &[], &using(handler)).await;
+        assert!(stored.status.is_success(), "{stored:?}");
+    }
+    let refused = product.send("POST", "/api/v1/workflows", &[], &using("gret")).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(refused.body["errors"][0]["code"], "UNKNOWN_HANDLER");
+    assert_eq!(refused.body["errors"][0]["pointer"], "/nodes/0/data/handlerId");
+    assert!(refused.text.contains("did you mean `greet`?"), "{}", refused.text);
+}
+
+#[tokio::test]
 async fn starts_wait_repeat_and_collide_as_asked() {
     let product = Product::with(&[CHAIN, PARKED]).await;
     let start = "/api/v1/workflows/chain/executions";
@@ -357,7 +383,7 @@ async fn bad_requests_are_answered_with_codes_and_places() {
         "INVALID_UTF8"
     );
     let huge = product
-        .send("POST", start, &[], &format!("\"{}\"", "x".repeat(5 << 20)))
+        .send("POST", start, &[], &format!("\"{}\"", "x".repeat(17 << 20)))
         .await;
     assert_eq!((huge.status.as_u16(), code(&huge).as_str()), (413, "BODY_TOO_LARGE"));
     let slip = product.send("POST", start, &[], r#"{"inptu": 1}"#).await;

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,15 +11,18 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use troupe_core::execution::{AttemptClosed, AttemptFailure, AttemptOutcome};
-use troupe_core::{ErrorInfo, Timestamp, Token, Value};
+use troupe_core::{ErrorInfo, ExecutionId, Timestamp, Token};
 use troupe_ports::{Executed, Task};
 
-use super::machine::{AttemptGate, Turn};
+use super::machine::AttemptGate;
+use super::payloads::{keep_output, load_payloads};
+use super::permits::Rank;
+use super::slots::SlotWanted;
+use super::turn::{AttemptWait, Needs, Wait, my_turn};
+use crate::breakers::Guard;
 use crate::context::ShardContext;
+use crate::evaluation::RunningAttempts;
 use crate::execution::ExecutionMessage;
-
-/// Pause before a lease that has lapsed is looked at again.
-const LEASE_POLL: Duration = Duration::from_millis(20);
 
 /// What an execution keeps of an attempt.
 #[derive(Debug)]
@@ -40,11 +42,18 @@ pub struct AttemptHandle {
 pub struct Shared {
     /// Where the attempt stands.
     pub gate: AttemptGate,
-    wake: Notify,
-    cancel: CancellationToken,
+    pub(super) wake: Notify,
+    pub(super) cancel: CancellationToken,
+    pub(super) wait: Wait,
 }
 
 impl AttemptHandle {
+    /// What the attempt waits for before it starts; none when it runs, or is held.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<AttemptWait> {
+        self.shared.wait.get()
+    }
+
     /// The execution goes on.
     pub fn release(&self) {
         if self.shared.gate.release() {
@@ -66,8 +75,16 @@ pub struct AttemptArguments {
     pub shard: Arc<ShardContext>,
     /// Where the report goes.
     pub execution: ActorRef<ExecutionMessage>,
+    /// Where large values of it are kept, if they are.
+    pub root: Option<ExecutionId>,
     /// What to do; its deadline is set when it starts.
     pub task: Task,
+    /// How urgent it is.
+    pub rank: Rank,
+    /// The slot that it needs.
+    pub slot: Option<Box<SlotWanted>>,
+    /// Counts it while it runs.
+    pub running: Arc<RunningAttempts>,
     /// What it shares with its execution.
     pub shared: Arc<Shared>,
 }
@@ -113,25 +130,51 @@ impl AttemptArguments {
         let Self {
             shard,
             execution,
+            root,
             mut task,
+            rank,
+            slot,
+            running,
             shared,
         } = self;
         let token = task.token;
-        let (started_at, executed) = match my_turn(&shard, &shared).await {
-            Some(permit) => {
+        let kind = task.node().kind;
+        let guard = Guard::of(&engine, &task);
+        let needs = Needs {
+            rank,
+            kind,
+            slot,
+            guard,
+            plan: Arc::clone(&task.plan),
+            node: token.node,
+            running,
+        };
+        let queue_timeout_ms = task.node().queue_timeout_ms(task.data.as_ref());
+        let turn = in_time(queue_timeout_ms, my_turn(&shard, &needs, &shared)).await;
+        let (started_at, executed) = match turn {
+            Ok(Some((leave, admitted, running))) => {
+                let loaded = load_payloads(&shard, root, &mut task).await;
                 let started_at = engine.now();
                 let timeout_ms = task.node().timeout_ms(task.data.as_ref());
                 task.deadline = started_at.plus_ms(timeout_ms);
-                let kind = task.node().kind.as_str();
                 let timeout = Duration::from_millis(timeout_ms);
-                let running = Running::new(&engine.counters.attempts_running);
-                let executed = execute(&shard, task, timeout, &shared.cancel).await;
+                let executed = match loaded {
+                    Ok(()) => execute(&shard, task, timeout, &shared.cancel).await,
+                    Err(error) => Executed::failed(error, false),
+                };
                 drop(running);
-                engine.metrics.attempt_ended(kind, engine.now().since_ms(started_at));
-                drop(permit);
-                (started_at, bounded(executed, engine.options.output_bytes_max))
+                engine
+                    .metrics
+                    .attempt_ended(kind.as_str(), engine.now().since_ms(started_at));
+                drop(leave);
+                if let Some(guard) = &needs.guard {
+                    guard.ended(&engine, admitted, &executed.outcome);
+                }
+                let executed = bounded(executed, engine.options.output_bytes_max);
+                (started_at, keep_output(&shard, root, executed).await)
             }
-            None => (engine.now(), canceled()),
+            Ok(None) => (engine.now(), canceled()),
+            Err(too_long) => (engine.now(), too_long),
         };
         let logs = if executed.logs.is_empty() {
             None
@@ -154,49 +197,16 @@ impl AttemptArguments {
     }
 }
 
-/// Counts an attempt that runs, also when it is dropped.
-struct Running<'a>(&'a AtomicU64);
-
-impl<'a> Running<'a> {
-    fn new(count: &'a AtomicU64) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Waits for a permit, for the execution not to be paused, and for the lease; none when the attempt was aborted.
-async fn my_turn(shard: &ShardContext, shared: &Shared) -> Option<tokio::sync::OwnedSemaphorePermit> {
-    loop {
-        let attempts = Arc::clone(&shard.engine.attempts);
-        let permit = match Arc::clone(&attempts).try_acquire_owned() {
-            Ok(permit) => Some(permit),
-            Err(_) => tokio::select! {
-                permit = attempts.acquire_owned() => permit.ok(),
-                () = shared.cancel.cancelled() => None,
-            },
-        }?;
-        while !shard.gate.is_open(shard.engine.now()) {
-            tokio::time::sleep(LEASE_POLL).await;
-        }
-        if shard.engine.draining.load(Ordering::Acquire) {
-            // Whoever takes the shard next dispatches it; this actor is about to be dropped.
-            return std::future::pending().await;
-        }
-        match shared.gate.start() {
-            Turn::Start => return Some(permit),
-            Turn::Aborted => return None,
-            Turn::Hold => {
-                drop(permit);
-                shared.wake.notified().await;
-            }
-        }
-    }
+/// Waits for a turn no longer than the node allows.
+async fn in_time<T>(timeout_ms: Option<u64>, turn: impl Future<Output = T>) -> Result<T, Executed> {
+    let Some(timeout_ms) = timeout_ms else {
+        return Ok(turn.await);
+    };
+    let in_time = tokio::time::timeout(Duration::from_millis(timeout_ms), turn).await;
+    in_time.map_err(|_| {
+        let message = format!("the attempt waited longer than {timeout_ms} ms for its turn");
+        Executed::failed(ErrorInfo::new("QUEUE_TIMEOUT", message), false)
+    })
 }
 
 async fn execute(shard: &ShardContext, task: Task, timeout: Duration, cancel: &CancellationToken) -> Executed {
@@ -241,8 +251,7 @@ fn canceled() -> Executed {
 /// An output or a failure beyond the limit never enters the log.
 fn bounded(mut executed: Executed, bytes_max: usize) -> Executed {
     let bytes = match &executed.outcome {
-        AttemptOutcome::Completed(Value::Inline(output)) => output.bytes(),
-        AttemptOutcome::Completed(Value::Blob(_)) => 0,
+        AttemptOutcome::Completed(output) => usize::try_from(output.bytes()).unwrap_or(usize::MAX),
         AttemptOutcome::Failed(failure) => failure_bytes(failure),
     };
     if bytes <= bytes_max {

@@ -2,5 +2,10 @@
 
 mod actor;
 pub mod machine;
+mod payloads;
+pub mod permits;
+pub mod slots;
+mod turn;
 
 pub use actor::{AttemptArguments, AttemptHandle, NodeAttemptActor};
+pub use turn::{AttemptWait, AttemptWaits};

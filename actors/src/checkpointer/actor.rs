@@ -1,5 +1,6 @@
 //! The checkpointer's shell.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub enum CheckpointerMessage {
     },
     /// What may the store lack of this execution?
     Lookup(ExecutionId, oneshot::Sender<Option<Pending>>),
+    /// Of which of these may the store lack something?
+    Held(Vec<ExecutionId>, oneshot::Sender<HashSet<ExecutionId>>),
     /// The latest ordinal of a business key, if the store may lack it.
     Head(ExecutionId, oneshot::Sender<Option<u64>>),
     /// A checkpoint may be due.
@@ -98,14 +101,14 @@ impl Actor for CheckpointerActor {
 
     async fn pre_start(
         &self,
-        _: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         arguments: CheckpointerArguments,
     ) -> Result<CheckpointerState, ActorProcessingErr> {
         let options = &arguments.engine.options;
         let bytes_max = (options.checkpoint_bytes / arguments.engine.shards.len().max(1)).max(BYTES_MIN);
         let interval_ms = u64::try_from(options.checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
-        let machine = CheckpointerMachine::new(bytes_max, interval_ms);
-        let expiring = tokio::spawn(expire_regularly(arguments.clone()));
+        let machine = CheckpointerMachine::new(bytes_max, interval_ms).with(options.mutants);
+        let expiring = tokio::spawn(expire_regularly(arguments.clone(), myself));
         Ok(CheckpointerState {
             arguments,
             machine,
@@ -140,6 +143,10 @@ impl Actor for CheckpointerActor {
             }
             // Whoever asked may be gone; nothing depends on the answer.
             CheckpointerMessage::Lookup(id, reply) => drop(reply.send(state.machine.pending(id))),
+            CheckpointerMessage::Held(mut ids, reply) => {
+                ids.retain(|id| state.machine.holds(*id));
+                drop(reply.send(ids.into_iter().collect()));
+            }
             CheckpointerMessage::Head(key, reply) => drop(reply.send(state.machine.head(key))),
             CheckpointerMessage::Tick => state.tick = None,
             CheckpointerMessage::Written => state.written().await?,

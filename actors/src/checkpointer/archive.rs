@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use troupe_core::execution::Entry;
+use troupe_ports::{Archive, CheckpointRow};
 
+use super::machine::Pending;
 use crate::record::read_frames;
 
 const VERSION: u8 = 1;
@@ -110,6 +112,24 @@ impl Unpacked {
             .collect::<Result<_, _>>()
             .map_err(|error| ArchiveError(error.to_string()))
     }
+}
+
+/// The row with which an archive gives way to what is pending of its execution, which has been reopened since; none where the
+/// archive is as new as that.
+///
+/// # Errors
+/// [`ArchiveError`] when it cannot be read.
+pub fn give_way(archive: &Archive, pending: &Pending) -> Result<Option<CheckpointRow>, ArchiveError> {
+    if archive.last >= pending.last() {
+        return Ok(None);
+    }
+    let Unpacked { state, frames } = Unpacked::read(&archive.bytes)?;
+    Ok(Some(CheckpointRow::Reopened {
+        id: archive.id,
+        ended: archive.last,
+        segment: frames,
+        snapshot: state,
+    }))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use troupe_core::{ExecutionId, LogPosition, Seq, Timestamp};
 
 use crate::execution::machine::EndMark;
+use crate::options::Mutants;
 use crate::record::{Mark, RecordItem};
 
 /// A durable entry and what belongs to it.
@@ -34,6 +35,8 @@ pub struct Pending {
     pub snapshot: Option<(Seq, Bytes)>,
     /// The end, if this engine saw it; recovery finds only the mark.
     pub end: Option<Box<EndMark>>,
+    /// Whether one of them reopened the execution: what the store holds may be an archive.
+    pub reopens: bool,
 }
 
 impl Pending {
@@ -47,7 +50,9 @@ impl Pending {
         self.frames.extend(later.frames);
         self.mark = later.mark;
         self.snapshot = later.snapshot.or(self.snapshot.take());
-        self.end = later.end.or(self.end.take());
+        // An end before a later entry is none any more.
+        self.end = later.end;
+        self.reopens |= later.reopens;
     }
 }
 
@@ -62,7 +67,7 @@ pub struct Generation {
     pub reached: LogPosition,
     /// Bytes of log in it.
     pub bytes: usize,
-    /// How many more executions began than ended in it.
+    /// How many more executions began, or were reopened, than ended in it.
     pub live: i64,
     /// When its first entry came.
     pub since: Option<Timestamp>,
@@ -75,6 +80,7 @@ pub struct CheckpointerMachine {
     writing: Option<Arc<Generation>>,
     bytes_max: usize,
     interval_ms: u64,
+    mutants: Mutants,
 }
 
 impl CheckpointerMachine {
@@ -86,7 +92,14 @@ impl CheckpointerMachine {
             writing: None,
             bytes_max,
             interval_ms,
+            mutants: Mutants::default(),
         }
+    }
+
+    /// Plants faults. Tests only.
+    #[must_use]
+    pub fn with(self, mutants: Mutants) -> Self {
+        Self { mutants, ..self }
     }
 
     /// Takes a durable record in; how many more executions began than ended with it.
@@ -110,7 +123,9 @@ impl CheckpointerMachine {
         } in items
         {
             gathering.heads.extend(head);
-            live += i64::from(item.seq == Seq(1)) - i64::from(item.mark == Mark::Ended);
+            if !item.id.is_controls() {
+                live += i64::from(item.seq == Seq(1) || item.reopens) - i64::from(item.mark == Mark::Ended);
+            }
             let mut frames = SmallVec::new();
             frames.push((item.seq, record.slice(item.frame)));
             let snapshot = snapshot.map(|bytes| (item.seq, bytes));
@@ -119,6 +134,7 @@ impl CheckpointerMachine {
                 mark: item.mark,
                 snapshot,
                 end,
+                reopens: item.reopens,
             };
             match gathering.executions.entry(item.id) {
                 std::collections::hash_map::Entry::Occupied(mut known) => known.get_mut().append(later),
@@ -178,6 +194,7 @@ impl CheckpointerMachine {
         let writing = self
             .writing
             .as_ref()
+            .filter(|_| !self.mutants.forgets_what_is_written)
             .and_then(|generation| generation.executions.get(&id))
             .cloned();
         let gathering = self.gathering.executions.get(&id).cloned();
@@ -188,6 +205,14 @@ impl CheckpointerMachine {
             }
             (first, later) => first.or(later),
         }
+    }
+
+    /// Whether the store may lack something of an execution.
+    #[must_use]
+    pub fn holds(&self, id: ExecutionId) -> bool {
+        let written = self.writing.as_ref();
+        self.gathering.executions.contains_key(&id)
+            || written.is_some_and(|generation| generation.executions.contains_key(&id))
     }
 
     /// The latest ordinal of a business key, if the store may lack it.
@@ -221,6 +246,7 @@ mod tests {
             id: id(),
             seq: Seq(seq),
             mark,
+            reopens: false,
             frame: 0..4,
         };
         CheckpointItem {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use troupe_core::{ExecutionId, Seq};
-use troupe_ports::{Archive, CheckpointRow, StoreError, Wait};
+use troupe_ports::{Archive, CheckpointRow, ExecutionBase, StoreError, Wait};
 
 use super::actor::CheckpointerArguments;
-use super::archive::Packer;
+use super::archive::{Packer, give_way};
 use super::machine::{Generation, Pending};
 use crate::error::EngineError;
 use crate::execution::load::final_state;
@@ -86,6 +86,14 @@ async fn rows(
     pending: &Pending,
     chunk: &mut Chunk,
 ) -> Result<(), Failed> {
+    if pending.reopens
+        && let Some(row) = reopened(arguments, id, pending).await?
+    {
+        if let CheckpointRow::Reopened { segment, snapshot, .. } = &row {
+            chunk.bytes += segment.len() + snapshot.len();
+        }
+        chunk.rows.push(row);
+    }
     let Some(wait) = pending.mark.wait() else {
         // A damaged execution is left as it is: its row stays, so that nothing is lost, and loading quarantines it.
         match archive(arguments, packer, id, pending).await? {
@@ -99,6 +107,20 @@ async fn rows(
     };
     live(id, pending, wait, chunk);
     Ok(())
+}
+
+/// What makes an archive give way, where the store holds one that the execution has gone on from.
+async fn reopened(
+    arguments: &CheckpointerArguments,
+    id: ExecutionId,
+    pending: &Pending,
+) -> Result<Option<CheckpointRow>, Failed> {
+    match repeat(|| arguments.engine.parts.state.load(id)).await? {
+        Some(ExecutionBase::Ended(archive, _)) => {
+            give_way(&archive, pending).map_err(|error| Failed::Damaged(error.to_string()))
+        }
+        Some(ExecutionBase::Live { .. } | ExecutionBase::Tombstone { .. }) | None => Ok(None),
+    }
 }
 
 /// A live execution's rows: the entries up to a snapshot with it, then the rest.

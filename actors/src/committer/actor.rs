@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
+use troupe_core::control::ControlEntry;
 use troupe_core::{Epoch, LogPosition, ShardId};
 use troupe_ports::{CommitId, StoreError};
 
 use super::machine::{Action, Append, Batch, CommitterMachine};
 use crate::checkpointer::{CheckpointItem, CheckpointerMessage};
 use crate::context::EngineContext;
+use crate::controls::ShardControls;
 use crate::evaluation::CompiledPlan;
 use crate::execution::ExecutionMessage;
 use crate::gauges::ShardGauges;
@@ -26,15 +29,54 @@ pub struct Notify {
     pub compiled: Arc<CompiledPlan>,
 }
 
+/// Who is told of a durable control, and what the checkpoint keeps of it.
+#[derive(Debug)]
+pub struct ControlNotify {
+    /// Every control of the shard with this one, encoded.
+    pub set: Bytes,
+    /// Told once the control is in force.
+    pub reply: oneshot::Sender<()>,
+}
+
 /// What a committer hears.
 #[derive(Debug)]
 pub enum CommitterMessage {
     /// Entries of one step; they go into one record.
     Append(smallvec::SmallVec<[Append<Notify>; 1]>),
+    /// Entries that may wait for those of another execution; whoever sends them makes a [`HeldCommit`] right after.
+    Held(smallvec::SmallVec<[Append<Notify>; 1]>),
+    /// Entries that were held wait no longer.
+    Go,
+    /// An entry of the shard's controls.
+    Control(Box<ControlEntry>, ControlNotify),
     /// Append what has gathered. Queues behind what arrived while the last append was in flight.
     Flush,
     /// Answer once everything that was handed over before is durable.
     Barrier(oneshot::Sender<()>),
+}
+
+/// Keeps a committer from writing entries that were just handed over, so that what another actor makes of them can go into
+/// the same record. Dropped, wherever that is, it lets them go; whatever else is written takes them along.
+#[derive(Debug)]
+pub struct HeldCommit(ActorRef<CommitterMessage>);
+
+impl HeldCommit {
+    /// Hands over entries and holds them; none when the shard is lost.
+    #[must_use]
+    pub fn new(
+        committer: &ActorRef<CommitterMessage>,
+        appends: smallvec::SmallVec<[Append<Notify>; 1]>,
+    ) -> Option<Self> {
+        committer.send_message(CommitterMessage::Held(appends)).ok()?;
+        Some(Self(committer.clone()))
+    }
+}
+
+impl Drop for HeldCommit {
+    fn drop(&mut self) {
+        // A shard that is lost writes nothing.
+        self.0.send_message(CommitterMessage::Go).ok();
+    }
 }
 
 /// What a committer is made of.
@@ -54,6 +96,8 @@ pub struct CommitterArguments {
     pub checkpointer: ActorRef<CheckpointerMessage>,
     /// Told of each record.
     pub events: SinkFeed<EventSinkMessage>,
+    /// Controls in force.
+    pub controls: Arc<ShardControls>,
     /// Told of changed summaries.
     pub visibility: ActorRef<VisibilityMessage>,
     /// Counts.
@@ -68,7 +112,7 @@ pub struct CommitterActor;
 #[derive(Debug)]
 pub struct CommitterState {
     arguments: CommitterArguments,
-    machine: CommitterMachine<Notify>,
+    machine: CommitterMachine<Notify, ControlNotify>,
     stopped: bool,
 }
 
@@ -82,7 +126,8 @@ impl Actor for CommitterActor {
         _: ActorRef<Self::Msg>,
         arguments: CommitterArguments,
     ) -> Result<CommitterState, ActorProcessingErr> {
-        let machine = CommitterMachine::new(arguments.shard, arguments.epoch, arguments.next);
+        let mutants = arguments.engine.options.mutants;
+        let machine = CommitterMachine::new(arguments.shard, arguments.epoch, arguments.next).with(mutants);
         Ok(CommitterState {
             arguments,
             machine,
@@ -96,7 +141,7 @@ impl Actor for CommitterActor {
         message: CommitterMessage,
         state: &mut CommitterState,
     ) -> Result<(), ActorProcessingErr> {
-        if let CommitterMessage::Append(_) = message {
+        if let CommitterMessage::Append(_) | CommitterMessage::Held(_) = message {
             state.arguments.gauges.committer.taken();
         }
         if state.stopped {
@@ -105,6 +150,17 @@ impl Actor for CommitterActor {
         match message {
             CommitterMessage::Append(appends) => {
                 if state.machine.gather(appends) {
+                    myself.send_message(CommitterMessage::Flush)?;
+                }
+            }
+            CommitterMessage::Control(entry, notify) => {
+                if state.machine.gather_control(*entry, notify) {
+                    myself.send_message(CommitterMessage::Flush)?;
+                }
+            }
+            CommitterMessage::Held(appends) => state.machine.hold(appends),
+            CommitterMessage::Go => {
+                if state.machine.go() {
                     myself.send_message(CommitterMessage::Flush)?;
                 }
             }
@@ -187,7 +243,7 @@ impl CommitterState {
     }
 
     /// Hands a durable batch to everyone who waited: first those who keep it, then those who act on it.
-    fn release(&mut self, batch: Batch<Notify>, took: Duration) {
+    fn release(&mut self, batch: Batch<Notify, ControlNotify>, took: Duration) {
         let arguments = &self.arguments;
         let engine = &arguments.engine;
         engine.counters.committed(batch.items.len());
@@ -197,12 +253,14 @@ impl CommitterState {
             record,
             items,
             appends,
+            controls,
         } = batch;
+        let mut items = items.into_iter();
         let mut kept = Vec::with_capacity(items.len());
         let mut summaries = Vec::new();
         let mut events = Vec::with_capacity(items.len());
         let mut told: Vec<(ActorRef<ExecutionMessage>, troupe_core::Seq)> = Vec::with_capacity(items.len());
-        for (item, append) in items.into_iter().zip(appends) {
+        for (item, append) in items.by_ref().take(appends.len()).zip(appends) {
             let draft = *append.draft;
             let seq = draft.entry.seq;
             kept.push(CheckpointItem {
@@ -222,6 +280,19 @@ impl CommitterState {
                 _ => told.push((append.notify.actor, seq)),
             }
         }
+        let mut changed = Vec::with_capacity(controls.len());
+        for (item, (entry, notify)) in items.zip(controls) {
+            kept.push(CheckpointItem {
+                item,
+                snapshot: Some(notify.set),
+                end: None,
+                head: None,
+            });
+            arguments.controls.apply(&entry);
+            changed.push(entry);
+            // Whoever asked may be gone; nothing depends on the answer.
+            notify.reply.send(()).ok();
+        }
         // The projection hears first: the checkpointer asks it to catch up before it trims.
         let mut lost = false;
         if !summaries.is_empty() {
@@ -240,6 +311,7 @@ impl CommitterState {
         lost |= !arguments.events.offer(position, || EventSinkMessage::Committed {
             position,
             items: events,
+            controls: changed,
         });
         for (actor, seq) in told {
             // An execution that was killed meanwhile is rebuilt from the store, which has the entry.

@@ -1,10 +1,12 @@
 //! What the committer decides: one append in flight, positions, commit ids, and what an unknown outcome means.
 
 use bytes::Bytes;
+use troupe_core::control::ControlEntry;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
 use troupe_ports::{AppendError, CommitId, StoreError};
 
 use crate::execution::machine::Draft;
+use crate::options::Mutants;
 use crate::record::{RecordItem, RecordWriter};
 
 /// First pause before an append is repeated, in milliseconds; it doubles up to [`RETRY_MAX_MS`].
@@ -25,20 +27,22 @@ pub struct Append<T> {
 
 /// A batch that is durable.
 #[derive(Debug)]
-pub struct Batch<T> {
+pub struct Batch<T, C = ()> {
     /// Where its record stands.
     pub position: LogPosition,
     /// The record.
     pub record: Bytes,
-    /// Places of the entries in the record, in the order of `appends`.
+    /// Places of the entries in the record, in the order of `appends` and then of `controls`.
     pub items: Vec<RecordItem>,
     /// What was committed.
     pub appends: Vec<Append<T>>,
+    /// Controls that were committed, and who is told.
+    pub controls: Vec<(ControlEntry, C)>,
 }
 
 /// What the shell does next.
 #[derive(Debug)]
-pub enum Action<T> {
+pub enum Action<T, C = ()> {
     /// Nothing until something is gathered.
     Idle,
     /// Append this record; then [`CommitterMachine::appended`].
@@ -55,7 +59,7 @@ pub enum Action<T> {
     /// Wait this long, then [`CommitterMachine::retry`].
     Wait(u64),
     /// The batch is durable: release everything that waited for it.
-    Committed(Batch<T>),
+    Committed(Batch<T, C>),
     /// Another owner has the shard: drop everything at once.
     Fenced,
     /// The store went backwards or is damaged: stop, an operator must look.
@@ -63,25 +67,29 @@ pub enum Action<T> {
 }
 
 #[derive(Debug)]
-struct InFlight<T> {
+struct InFlight<T, C> {
     commit: CommitId,
-    batch: Batch<T>,
+    batch: Batch<T, C>,
     retry_ms: u64,
 }
 
 /// The committer of one shard under one epoch.
 #[derive(Debug)]
-pub struct CommitterMachine<T> {
+pub struct CommitterMachine<T, C = ()> {
     shard: ShardId,
     epoch: Epoch,
     next: LogPosition,
     commits: u64,
     writer: RecordWriter,
     gathered: Vec<Append<T>>,
-    in_flight: Option<InFlight<T>>,
+    controls: Vec<(ControlEntry, C)>,
+    /// A call of [`Self::begin`] is on its way.
+    asked: bool,
+    in_flight: Option<InFlight<T, C>>,
+    mutants: Mutants,
 }
 
-impl<T> CommitterMachine<T> {
+impl<T, C> CommitterMachine<T, C> {
     /// A committer that appends at `next` first.
     #[must_use]
     pub fn new(shard: ShardId, epoch: Epoch, next: LogPosition) -> Self {
@@ -93,24 +101,60 @@ impl<T> CommitterMachine<T> {
             commits: 0,
             writer,
             gathered: Vec::new(),
+            asked: false,
+            controls: Vec::new(),
             in_flight: None,
+            mutants: Mutants::default(),
         }
     }
 
-    /// Adds entries to the batch that gathers; all of one call go into one record. True if nothing had gathered before.
+    /// Plants faults. Tests only.
+    #[must_use]
+    pub fn with(self, mutants: Mutants) -> Self {
+        Self { mutants, ..self }
+    }
+
+    /// Adds entries to the batch that gathers; all of one call go into one record. True if [`Self::begin`] is to be
+    /// called, once whatever else is there has been gathered.
+    #[must_use]
     pub fn gather(&mut self, appends: impl IntoIterator<Item = Append<T>>) -> bool {
-        let was_empty = self.gathered.is_empty();
+        self.hold(appends);
+        self.go()
+    }
+
+    /// Adds entries that may wait for others: whoever hands them over sees to it that [`Self::go`] is called.
+    pub fn hold(&mut self, appends: impl IntoIterator<Item = Append<T>>) {
         for append in appends {
             self.writer.push(append.id, &append.draft.entry, append.draft.mark);
             self.gathered.push(append);
         }
-        was_empty
+    }
+
+    /// What was held waits no longer. True if [`Self::begin`] is to be called.
+    #[must_use]
+    pub fn go(&mut self) -> bool {
+        !self.is_empty() && !std::mem::replace(&mut self.asked, true)
+    }
+
+    /// Adds an entry of the shard's controls to the batch that gathers. True if [`Self::begin`] is to be called.
+    #[must_use]
+    pub fn gather_control(&mut self, entry: ControlEntry, notify: C) -> bool {
+        self.controls.push((entry, notify));
+        self.go()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.gathered.is_empty() && self.controls.is_empty()
     }
 
     /// Starts the next append, if something gathered and none is in flight.
-    pub fn begin(&mut self) -> Action<T> {
-        if self.in_flight.is_some() || self.gathered.is_empty() {
+    pub fn begin(&mut self) -> Action<T, C> {
+        self.asked = false;
+        if self.in_flight.is_some() || self.is_empty() {
             return Action::Idle;
+        }
+        for (entry, _) in &self.controls {
+            self.writer.push_control(self.shard, entry);
         }
         self.commits += 1;
         let owner = u128::from(self.shard.0) << 112 | u128::from(self.epoch.0) << 56;
@@ -121,6 +165,7 @@ impl<T> CommitterMachine<T> {
             record,
             items,
             appends: std::mem::take(&mut self.gathered),
+            controls: std::mem::take(&mut self.controls),
         };
         self.in_flight = Some(InFlight {
             commit,
@@ -131,7 +176,7 @@ impl<T> CommitterMachine<T> {
     }
 
     /// The append is to be repeated.
-    pub fn retry(&mut self) -> Action<T> {
+    pub fn retry(&mut self) -> Action<T, C> {
         // An append whose outcome is unknown may have happened: look before repeating it.
         self.in_flight
             .as_ref()
@@ -139,9 +184,10 @@ impl<T> CommitterMachine<T> {
     }
 
     /// What the append answered.
-    pub fn appended(&mut self, answer: Result<(), AppendError>) -> Action<T> {
+    pub fn appended(&mut self, answer: Result<(), AppendError>) -> Action<T, C> {
         match answer {
             Ok(()) => self.committed(),
+            Err(_) if self.mutants.unknown_append_is_done => self.committed(),
             Err(AppendError::Conflict { next }) => self.conflict(next),
             Err(AppendError::Store(StoreError::Fenced { .. } | StoreError::Held(_))) => Action::Fenced,
             Err(AppendError::Store(StoreError::Unavailable(_))) => self.back_off(),
@@ -150,7 +196,7 @@ impl<T> CommitterMachine<T> {
     }
 
     /// Which commit wrote the position that was probed; none if it is still free.
-    pub fn probed(&mut self, answer: Result<Option<CommitId>, StoreError>) -> Action<T> {
+    pub fn probed(&mut self, answer: Result<Option<CommitId>, StoreError>) -> Action<T, C> {
         let Some(flight) = &self.in_flight else {
             return Action::Idle;
         };
@@ -164,7 +210,7 @@ impl<T> CommitterMachine<T> {
         }
     }
 
-    fn append(&self) -> Action<T> {
+    fn append(&self) -> Action<T, C> {
         self.in_flight.as_ref().map_or(Action::Idle, |flight| Action::Append {
             position: flight.batch.position,
             commit: flight.commit,
@@ -172,7 +218,7 @@ impl<T> CommitterMachine<T> {
         })
     }
 
-    fn conflict(&self, next: LogPosition) -> Action<T> {
+    fn conflict(&self, next: LogPosition) -> Action<T, C> {
         match &self.in_flight {
             Some(flight) if next > flight.batch.position => Action::Probe(flight.batch.position),
             Some(flight) => {
@@ -186,7 +232,7 @@ impl<T> CommitterMachine<T> {
         }
     }
 
-    fn back_off(&mut self) -> Action<T> {
+    fn back_off(&mut self) -> Action<T, C> {
         let Some(flight) = &mut self.in_flight else {
             return Action::Idle;
         };
@@ -195,7 +241,7 @@ impl<T> CommitterMachine<T> {
         Action::Wait(wait_ms)
     }
 
-    fn committed(&mut self) -> Action<T> {
+    fn committed(&mut self) -> Action<T, C> {
         let Some(flight) = self.in_flight.take() else {
             return Action::Idle;
         };
@@ -268,6 +314,7 @@ mod tests {
         assert!(machine.gather([append(2)]));
         assert!(!machine.gather([append(3)]));
         assert!(matches!(machine.begin(), Action::Idle), "one append at a time");
+        assert!(machine.go(), "the call that found one in flight did not take them");
         assert_eq!(committed(machine.appended(Ok(()))), [1]);
         let (second, _) = appending(machine.begin());
         assert_eq!((first, second), (LogPosition(7), LogPosition(8)));
@@ -275,9 +322,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_goes_with_what_comes_behind_it() {
+        let mut machine = machine();
+        machine.hold([append(1)]);
+        assert!(machine.gather([append(2)]), "held entries do not ask for themselves");
+        assert!(!machine.go(), "it is asked already");
+        appending(machine.begin());
+        assert_eq!(committed(machine.appended(Ok(()))), [1, 2]);
+        assert!(!machine.go(), "nothing is left");
+        machine.hold([append(3)]);
+        assert!(machine.go());
+        appending(machine.begin());
+        assert_eq!(committed(machine.appended(Ok(()))), [3]);
+    }
+
+    #[test]
     fn an_unknown_outcome_is_settled_by_the_commit_id() {
         let mut machine = machine();
-        machine.gather([append(1)]);
+        assert!(machine.gather([append(1)]));
         let (position, commit) = appending(machine.begin());
         assert!(matches!(machine.appended(unavailable()), Action::Wait(10)));
         assert!(matches!(machine.retry(), Action::Probe(at) if at == position));
@@ -289,14 +351,14 @@ mod tests {
         assert!(matches!(machine.appended(unavailable()), Action::Wait(20)));
         machine.retry();
         assert_eq!(committed(machine.probed(Ok(Some(commit)))), [1], "it had happened");
-        machine.gather([append(2)]);
+        assert!(machine.gather([append(2)]));
         assert_eq!(appending(machine.begin()).0, position.next());
     }
 
     #[test]
     fn a_record_of_somebody_else_fences() {
         let mut machine = machine();
-        machine.gather([append(1)]);
+        assert!(machine.gather([append(1)]));
         let (position, _) = appending(machine.begin());
         let conflict = AppendError::Conflict { next: position.next() };
         assert!(matches!(machine.appended(Err(conflict)), Action::Probe(at) if at == position));
@@ -306,7 +368,7 @@ mod tests {
     #[test]
     fn a_store_that_went_back_halts_the_shard() {
         let mut machine = machine();
-        machine.gather([append(1)]);
+        assert!(machine.gather([append(1)]));
         machine.begin();
         let answer = machine.appended(Err(AppendError::Conflict { next: LogPosition(3) }));
         assert!(matches!(answer, Action::Halt(_)));

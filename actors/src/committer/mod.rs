@@ -3,4 +3,4 @@
 mod actor;
 pub mod machine;
 
-pub use actor::{CommitterActor, CommitterArguments, CommitterMessage, Notify};
+pub use actor::{CommitterActor, CommitterArguments, CommitterMessage, ControlNotify, HeldCommit, Notify};

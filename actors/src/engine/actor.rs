@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use troupe_core::ShardId;
 
 use crate::context::EngineContext;
+use crate::controls;
 use crate::error::EngineError;
 use crate::shard::{CLOSED, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage};
 
@@ -96,12 +97,15 @@ impl Actor for EngineActor {
         }
         tracing::error!(shard = shard.0, why, "the shard failed and is opened again");
         engine.metrics.actor_restarted("shard");
+        let engine = Arc::clone(engine);
         tokio::spawn(async move {
             tokio::time::sleep(REOPEN_AFTER).await;
             let (ready, opened) = oneshot::channel();
             if myself.send_message(EngineMessage::Serve(shard, ready)).is_ok() {
                 // A shard that cannot be opened ends its actor, which brings us back here.
-                opened.await.ok();
+                if let Ok(Ok(())) = opened.await {
+                    controls::reconcile(&engine).await;
+                }
             }
         });
         Ok(())

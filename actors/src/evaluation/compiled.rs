@@ -5,16 +5,21 @@ use std::sync::{Arc, OnceLock};
 use troupe_core::definition::NodeKind;
 use troupe_core::execution::{Answer, ExecutionState, Question, Scope};
 use troupe_core::plan::{Plan, PlanNode};
-use troupe_core::{EdgeIx, ErrorInfo, ExecutionId, Json, KeySpace, NodeIx, Timestamp, Value};
+use troupe_core::{BlobRef, EdgeIx, ErrorInfo, ExecutionId, Json, KeySpace, NodeIx, Timestamp, Value};
 use troupe_lang::schema::{Schema, SchemaViolation};
 use troupe_lang::template::{DataTemplate, Jinja};
 use troupe_lang::{Expression, Names, Uses};
 use troupe_telemetry::{EngineMetrics, WorkflowMetrics};
 
-use super::{EXPRESSION_ERROR, LiveEvaluator, NoValue, Part, scope, uses};
+use super::reuse::CacheKey;
+use super::running::RunningAttempts;
+use super::{EXPRESSION_ERROR, LiveEvaluator, NoScope, NoValue, Part, scope, uses};
+use crate::blobs::Contents;
+use crate::resume::ResumeLinks;
 
 /// Fields that nobody reads from resolved data: the plan or the compiled form has them. They would only cost log.
-const PLAN_ONLY: [&str; 12] = [
+const PLAN_ONLY: [&str; 16] = [
+    "compensation",
     "functionCode",
     "inputMapping",
     "outputMapping",
@@ -22,13 +27,20 @@ const PLAN_ONLY: [&str; 12] = [
     "inputSchema",
     "outputSchema",
     "payloadSchema",
+    "transformationTemplate",
+    "correlationKey",
     "retryPolicy",
     "taskDefinition",
     "join",
     "conditions",
+    "concurrency",
     "metadata",
 ];
+/// The same of nodes with children; elsewhere a field of such a name is one like any other, such as the body of a request.
+const CHILDREN_ONLY: [&str; 3] = ["items", "while", "body"];
 
+/// What a node that takes calls makes of one.
+const CALL_TEMPLATE: &str = "transformationTemplate";
 /// Characters that a message shows of a value of the wrong type.
 const GIVEN_CHARS_SHOWN: usize = 100;
 
@@ -39,10 +51,13 @@ pub struct CompiledPlan {
     pub plan: Arc<Plan>,
     shards: u16,
     output: Option<Expression>,
+    room_key: Option<Expression>,
     input_schema: Option<Schema>,
     nodes: Vec<CompiledNode>,
     edges: Vec<Option<Expression>>,
     metrics: OnceLock<Arc<WorkflowMetrics>>,
+    running: Arc<RunningAttempts>,
+    pub(super) resume_links: Option<Arc<ResumeLinks>>,
 }
 
 /// What a node evaluates.
@@ -52,16 +67,26 @@ pub(super) struct CompiledNode {
     pub(super) output: Option<Expression>,
     pub(super) output_mapping: Vec<(String, Expression)>,
     pub(super) decision: Vec<Expression>,
+    /// `items` of a `forEach`.
+    pub(super) items: Option<Expression>,
+    /// `while` of a `loop`.
+    pub(super) holds_on: Option<Expression>,
+    pub(super) concurrency_key: Option<Expression>,
     template: Option<Template>,
     delay: Option<Expression>,
-    input_schema: Option<Schema>,
-    output_schema: Option<Schema>,
+    pub(super) input_schema: Option<Schema>,
+    pub(super) output_schema: Option<Schema>,
+    payload_schema: Option<Schema>,
+    /// What it makes of a call.
+    pub(super) call: Option<Template>,
+    /// Under which key its outputs are reused.
+    pub(super) cache: Option<CacheKey>,
     /// What the node's own expressions name while it runs.
     running: Option<Uses>,
 }
 
 #[derive(Debug)]
-struct Template {
+pub(super) struct Template {
     data: DataTemplate,
     uses: Uses,
 }
@@ -72,13 +97,21 @@ impl CompiledPlan {
     /// # Errors
     /// What cannot be compiled, for people; the validator refuses such definitions earlier, with a position.
     pub fn compile(plan: Arc<Plan>, shards: u16) -> Result<Self, String> {
-        let nodes = plan.nodes.iter().map(compile_node).collect::<Result<Vec<_>, _>>()?;
+        let nodes = plan.nodes.iter().chain(&plan.compensations);
+        let nodes = nodes.map(|node| compile_node(&plan, node));
+        let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
         let edges = plan
             .edges
             .iter()
             .map(|edge| edge.condition.as_deref().map(expression).transpose());
         let edges = edges.collect::<Result<Vec<_>, _>>()?;
         let output = plan.settings.output.as_deref().map(expression).transpose()?;
+        let room_key = plan
+            .settings
+            .concurrency
+            .as_ref()
+            .and_then(|limit| limit.key.as_deref());
+        let room_key = room_key.map(expression).transpose()?;
         let input_schema = match &plan.settings.input_schema {
             Some(json) => Some(schema(&json.to_value().map_err(|error| error.to_string())?)?),
             None => None,
@@ -86,12 +119,27 @@ impl CompiledPlan {
         Ok(Self {
             shards,
             output,
+            room_key,
             input_schema,
             nodes,
             edges,
+            running: Arc::new(RunningAttempts::new(Arc::clone(&plan))),
             plan,
             metrics: OnceLock::new(),
+            resume_links: None,
         })
+    }
+
+    /// Gives expressions the addresses of waiting nodes.
+    #[must_use]
+    pub fn with_resume_links(self, resume_links: Option<Arc<ResumeLinks>>) -> Self {
+        Self { resume_links, ..self }
+    }
+
+    /// Attempts of it that run.
+    #[must_use]
+    pub fn running(&self) -> &Arc<RunningAttempts> {
+        &self.running
     }
 
     /// What counts for this workflow; looked up once.
@@ -107,23 +155,35 @@ impl CompiledPlan {
     }
 
     /// What the node's own expressions see while an attempt runs, beyond what a task carries anyway.
-    #[must_use]
-    pub fn scope_of_attempt(&self, ix: NodeIx, state: &ExecutionState, at: Timestamp) -> Option<Json> {
-        let uses = self.node(ix).running.as_ref()?;
+    ///
+    /// # Errors
+    /// Large values that are to be loaded first.
+    pub fn scope_of_attempt(
+        &self,
+        ix: NodeIx,
+        state: &ExecutionState,
+        at: Timestamp,
+        contents: &Contents,
+    ) -> Result<Option<Json>, Vec<BlobRef>> {
+        let Some(uses) = self.node(ix).running.as_ref() else {
+            return Ok(None);
+        };
         let scope = Scope {
             plan: &self.plan,
             state,
+            node: Some(ix),
             input: None,
             output: None,
             error: None,
             at,
         };
-        match scope::object(uses, &scope) {
-            Ok(object) => Some(object),
-            Err(error) => {
+        match scope::object(uses, &scope, self.resume_links.as_deref(), contents) {
+            Ok(object) => Ok(Some(object)),
+            Err(NoScope::Needs(blobs)) => Err(blobs),
+            Err(NoScope::Unreadable(error)) => {
                 // The expression sees `undefined` there, and its error names what is missing.
                 tracing::warn!(id = %state.id, %ix, code = error.code, "part of an attempt's scope cannot be given");
-                None
+                Ok(None)
             }
         }
     }
@@ -136,20 +196,16 @@ impl CompiledPlan {
         self.edges[ix.at()].as_ref()
     }
 
+    pub(super) fn room_key(&self) -> Option<&Expression> {
+        self.room_key.as_ref()
+    }
+
     pub(super) fn output(&self) -> Option<&Expression> {
         self.output.as_ref()
     }
 
-    pub(super) fn check_start(&self, scope: &Scope<'_>) -> Result<(), ErrorInfo> {
-        check(self.input_schema.as_ref(), Some(&scope.state.input))
-    }
-
-    pub(super) fn check_input(&self, node: NodeIx, input: Option<&Value>) -> Result<(), ErrorInfo> {
-        check(self.node(node).input_schema.as_ref(), input)
-    }
-
-    pub(super) fn check_output(&self, node: NodeIx, output: Option<&Value>) -> Result<(), ErrorInfo> {
-        check(self.node(node).output_schema.as_ref(), output)
+    pub(super) fn start_schema(&self) -> Option<&Schema> {
+        self.input_schema.as_ref()
     }
 }
 
@@ -180,20 +236,10 @@ fn violated(violation: &SchemaViolation) -> ErrorInfo {
     }
 }
 
-fn check(schema: Option<&Schema>, value: Option<&Value>) -> Result<(), ErrorInfo> {
-    let Some(schema) = schema else { return Ok(()) };
-    let value = match value {
-        Some(Value::Inline(json)) => json
-            .to_value()
-            .map_err(|error| ErrorInfo::new(SchemaViolation::CODE, error.to_string()))?,
-        Some(Value::Blob(_)) => {
-            return Err(ErrorInfo::new(
-                SchemaViolation::CODE,
-                "the value is too large to be checked",
-            ));
-        }
-        None => serde_json::Value::Null,
-    };
+/// Whether a document meets a schema; none is null.
+pub(super) fn check(schema: &Schema, document: Option<&Json>) -> Result<(), ErrorInfo> {
+    let value = document.map_or(Ok(serde_json::Value::Null), Json::to_value);
+    let value = value.map_err(|error| ErrorInfo::new(SchemaViolation::CODE, error.to_string()))?;
     schema.validate(&value).map_err(|violation| violated(&violation))
 }
 
@@ -205,7 +251,7 @@ fn expression(source: &str) -> Result<Expression, String> {
     Expression::compile(source).map_err(|error| format!("{source:?}: {}", error.message))
 }
 
-fn compile_node(node: &PlanNode) -> Result<CompiledNode, String> {
+fn compile_node(plan: &Plan, node: &PlanNode) -> Result<CompiledNode, String> {
     let mapping = |name: &str| match node.data.get(name) {
         None | Some(serde_json::Value::Null) => Ok(Vec::new()),
         Some(serde_json::Value::Object(fields)) => fields
@@ -233,12 +279,32 @@ fn compile_node(node: &PlanNode) -> Result<CompiledNode, String> {
         decision: decision
             .map(|(source, _)| expression(source))
             .collect::<Result<Vec<_>, _>>()?,
+        items: own_expression(node, NodeKind::ForEach, "items")?,
+        holds_on: own_expression(node, NodeKind::Loop, "while")?,
+        concurrency_key: concurrency_key(node)?,
         template: if node.prepares { template(node)? } else { None },
         delay: delay(node)?,
         input_schema: node_schema(node, "inputSchema", node.checks_input)?,
         output_schema: node_schema(node, "outputSchema", node.checks_output)?,
+        payload_schema: node_schema(node, "payloadSchema", node.checks_payload)?,
+        call: call_template(node)?,
+        cache: CacheKey::compile(plan, node)?,
         running: uses_while_running(node)?,
     })
+}
+
+/// An expression that nodes of one type have; a list or another constant stands for itself.
+fn own_expression(node: &PlanNode, kind: NodeKind, name: &str) -> Result<Option<Expression>, String> {
+    match node.data.get(name).filter(|_| node.kind == kind) {
+        None | Some(serde_json::Value::Null) => Ok(None),
+        Some(serde_json::Value::String(source)) => expression(source).map(Some),
+        Some(constant) => expression(&constant.to_string()).map(Some),
+    }
+}
+
+fn concurrency_key(node: &PlanNode) -> Result<Option<Expression>, String> {
+    let limit = node.concurrency.as_ref();
+    limit.and_then(|limit| limit.key.as_deref()).map(expression).transpose()
 }
 
 /// A transformation evaluates its source, its expression or its template while it runs, over the whole scope.
@@ -271,7 +337,9 @@ fn node_schema(node: &PlanNode, name: &str, used: bool) -> Result<Option<Schema>
 }
 
 fn template(node: &PlanNode) -> Result<Option<Template>, String> {
-    let fields = node.data.iter().filter(|(name, _)| !PLAN_ONLY.contains(&name.as_str()));
+    let has_children = matches!(node.kind, NodeKind::ForEach | NodeKind::Loop);
+    let is_read = |name: &str| !(PLAN_ONLY.contains(&name) || has_children && CHILDREN_ONLY.contains(&name));
+    let fields = node.data.iter().filter(|(name, _)| is_read(name));
     let fields = fields.map(|(name, value)| (name.clone(), value.clone()));
     let data = DataTemplate::compile(&serde_json::Value::Object(fields.collect())).map_err(|errors| {
         let texts = errors
@@ -281,6 +349,21 @@ fn template(node: &PlanNode) -> Result<Option<Template>, String> {
     })?;
     let uses = data.uses();
     Ok((!data.is_static() || node.kind == NodeKind::Delay).then_some(Template { data, uses }))
+}
+
+/// What a node that waits for a call makes of it.
+fn call_template(node: &PlanNode) -> Result<Option<Template>, String> {
+    let source = node.data.get(CALL_TEMPLATE).filter(|_| node.transforms_call);
+    let Some(source) = source else { return Ok(None) };
+    // Within its field: a member named like a field of expressions, such as `output`, is none.
+    let data = DataTemplate::compile(&serde_json::json!({ CALL_TEMPLATE: source })).map_err(|errors| {
+        let texts = errors
+            .iter()
+            .map(|(pointer, error)| format!("`{}{pointer}`: {}", node.key, error.message));
+        texts.collect::<Vec<_>>().join("; ")
+    })?;
+    let uses = data.uses();
+    Ok(Some(Template { data, uses }))
 }
 
 /// `delayValue` is an expression where `delayType` says so.
@@ -298,7 +381,7 @@ fn delay(node: &PlanNode) -> Result<Option<Expression>, String> {
 
 /// A timeout that is a template must give milliseconds: the default would hide the mistake.
 fn check_timeouts(written: &serde_json::Value, resolved: &serde_json::Value) -> Result<(), ErrorInfo> {
-    for name in ["timeout", "totalTimeout"] {
+    for name in ["timeout", "queueTimeout", "totalTimeout", "heartbeatTimeout"] {
         let is_template = |text: &str| text.contains("{{");
         if !written
             .get(name)
@@ -338,14 +421,39 @@ impl LiveEvaluator<'_> {
             (Ok(mapped), Ok(data)) => (mapped, data),
             (_, _) => return Err(NoValue::Pending),
         };
+        let mapped = self.recorded_all(mapped, scope)?;
         let input = (!mapping.is_empty()).then(|| {
             let members = mapping
                 .iter()
                 .zip(&mapped)
                 .map(|((name, _), value)| (name.as_str(), value));
-            Value::Inline(Json::object(members))
+            Value::object(members)
         });
+        let data = match data {
+            Some(data) => Some(self.recorded_in_parts(Json::of(&data), scope)?),
+            None => None,
+        };
         Ok(Answer::Prepared { input, data })
+    }
+
+    /// Whether the body of a call meets the node's schema.
+    pub(super) fn check_payload(&mut self, node: NodeIx, scope: &Scope<'_>) -> Result<Answer, NoValue> {
+        let unreadable = |error: serde_json::Error| ErrorInfo::new(SchemaViolation::CODE, error.to_string());
+        let schema = self.compiled.node(node).payload_schema.as_ref();
+        if let (Some(schema), Some(call)) = (schema, scope.output) {
+            let call = self.document(call)?.to_value().map_err(unreadable)?;
+            check(schema, Some(&Json::of(&call["body"])))?;
+        }
+        Ok(Answer::Valid)
+    }
+
+    /// What a call's template gives.
+    pub(super) fn of_call(&mut self, question: Question, node: NodeIx, scope: &Scope<'_>) -> Result<Answer, NoValue> {
+        let missing = || ErrorInfo::new(EXPRESSION_ERROR, "the definition has no such template");
+        let template = self.compiled.node(node).call.as_ref().ok_or_else(missing)?;
+        let mut data = self.data(question, 0, template, None, scope)?;
+        let made = Json::of(&data[CALL_TEMPLATE].take());
+        Ok(Answer::Value(self.recorded(made, scope)?))
     }
 
     fn data(
@@ -355,7 +463,7 @@ impl LiveEvaluator<'_> {
         template: &Template,
         delay: Option<&Expression>,
         scope: &Scope<'_>,
-    ) -> Result<Value, NoValue> {
+    ) -> Result<serde_json::Value, NoValue> {
         let part = |index: usize| Part {
             question,
             index: u32::try_from(index).unwrap_or(u32::MAX),
@@ -390,7 +498,7 @@ impl LiveEvaluator<'_> {
         if let (Some(delay), Some(fields)) = (delay, data.as_object_mut()) {
             fields.insert("delayValue".into(), delay.to_value().map_err(unreadable)?);
         }
-        Ok(Value::from(data))
+        Ok(data)
     }
 }
 

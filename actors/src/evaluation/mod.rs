@@ -4,16 +4,24 @@
 //! step changes nothing, the shell has the jobs evaluated, and the same event is stepped again with their answers.
 
 mod compiled;
+mod large;
 mod plans;
+mod reuse;
+mod running;
 mod scope;
 
 pub use compiled::CompiledPlan;
+pub(crate) use plans::BODY_OF;
 pub use plans::PlanCache;
+pub use running::RunningAttempts;
 
 use troupe_core::execution::{Answer, Evaluator, Pending, Question, Scope};
-use troupe_core::{ErrorInfo, Json};
+use troupe_core::{BlobRef, ErrorInfo, Json};
 use troupe_lang::{Class, Expression, Uses};
 use troupe_ports::SandboxJob;
+
+use crate::blobs::Contents;
+use crate::resume::ResumeLinks;
 
 /// Values up to this many bytes are kept with a condition's answer, to explain it.
 const SEEN_BYTES_MAX: usize = 128;
@@ -24,13 +32,17 @@ const QUESTION_STEPS_MAX: u64 = 1_000_000;
 const STEPS_MAX: u64 = 4_000_000;
 const EXPRESSION_ERROR: &str = "EXPRESSION_ERROR";
 
-/// Something for the sandbox to evaluate.
+/// Something that must be done before the step is tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Job {
-    /// What the answer is for.
-    pub part: Part,
-    /// The expression and what it sees.
-    pub job: SandboxJob,
+pub enum Job {
+    /// The sandbox evaluates an expression over what it sees.
+    Evaluate(Part, SandboxJob),
+    /// A large value is read.
+    Load(BlobRef),
+    /// A large value is kept apart.
+    Keep(BlobRef, Json),
+    /// An output for reuse is looked up.
+    LookUp([u8; 32]),
 }
 
 /// One expression of a question: its place in the mapping or template.
@@ -51,30 +63,76 @@ pub struct PartAnswer {
     pub answer: Result<Json, ErrorInfo>,
 }
 
-/// Sandbox answers gathered for one event.
+/// What came of a [`Job`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobAnswer {
+    /// The sandbox answered.
+    Evaluated(PartAnswer),
+    /// The large value.
+    Loaded(BlobRef, Json),
+    /// It is durable, or why it is not kept.
+    Kept(BlobRef, Result<(), ErrorInfo>),
+    /// What is known under the key.
+    LookedUp([u8; 32], Option<Json>),
+}
+
+/// Answers gathered for one event.
 #[derive(Debug, Default)]
-pub struct Answers(Vec<PartAnswer>);
+pub struct Answers {
+    parts: Vec<PartAnswer>,
+    contents: Contents,
+    kept: Vec<(BlobRef, Result<(), ErrorInfo>)>,
+    looked_up: Vec<([u8; 32], Option<Json>)>,
+}
 
 impl Answers {
     /// Adds the answers of one round.
-    pub fn add(&mut self, answers: Vec<PartAnswer>) {
-        self.0.extend(answers);
+    pub fn add(&mut self, answers: Vec<JobAnswer>) {
+        for answer in answers {
+            match answer {
+                JobAnswer::Evaluated(part) => self.parts.push(part),
+                JobAnswer::Loaded(blob, content) => self.contents.add(blob, content),
+                JobAnswer::Kept(blob, kept) => self.kept.push((blob, kept)),
+                JobAnswer::LookedUp(key, found) => self.looked_up.push((key, found)),
+            }
+        }
     }
 
     fn get(&self, part: Part) -> Option<&Result<Json, ErrorInfo>> {
-        self.0
-            .iter()
-            .find(|known| known.part == part)
-            .map(|known| &known.answer)
+        let known = self.parts.iter().find(|known| known.part == part);
+        known.map(|known| &known.answer)
+    }
+
+    /// Whether a large value is durable, if that is known.
+    fn kept(&self, blob: &BlobRef) -> Option<Result<(), ErrorInfo>> {
+        if self.contents.get(blob).is_some() {
+            return Some(Ok(()));
+        }
+        let known = self.kept.iter().find(|(known, _)| known == blob);
+        known.map(|(_, kept)| kept.clone())
     }
 }
 
 /// Why an expression has no value.
 enum NoValue {
-    /// It waits for the sandbox.
+    /// It waits for the sandbox or the store.
     Pending,
     /// It threw.
     Threw(ErrorInfo),
+}
+
+/// Why what an expression sees cannot be told.
+pub(super) enum NoScope {
+    /// Some of it is to be loaded.
+    Needs(Vec<BlobRef>),
+    /// Some of it cannot be read.
+    Unreadable(ErrorInfo),
+}
+
+impl From<ErrorInfo> for NoScope {
+    fn from(error: ErrorInfo) -> Self {
+        Self::Unreadable(error)
+    }
 }
 
 impl From<ErrorInfo> for NoValue {
@@ -86,6 +144,8 @@ impl From<ErrorInfo> for NoValue {
 /// What the expressions of one question see, bound once for all of them.
 struct Seen<'s, 'a> {
     scope: &'s Scope<'a>,
+    links: Option<&'a ResumeLinks>,
+    contents: &'a Contents,
     bound: troupe_lang::Scope<'a>,
     /// What those for the sandbox use, and the object of it once one is asked for.
     sandbox: (Uses, Option<Json>),
@@ -93,20 +153,29 @@ struct Seen<'s, 'a> {
 
 impl<'s, 'a> Seen<'s, 'a> {
     /// `engine` is what expressions use that are evaluated here, `sandbox` what the others use.
-    fn new(engine: &Uses, sandbox: Uses, scope: &'s Scope<'a>, steps_max: u64) -> Result<Self, ErrorInfo> {
+    fn new(
+        engine: &Uses,
+        sandbox: Uses,
+        scope: &'s Scope<'a>,
+        (links, contents): (Option<&'a ResumeLinks>, &'a Contents),
+        steps_max: u64,
+    ) -> Result<Self, NoScope> {
         Ok(Self {
             scope,
-            bound: scope::bind(engine, scope)?.with_steps_max(steps_max),
+            links,
+            contents,
+            bound: scope::bind(engine, scope, links, contents)?.with_steps_max(steps_max),
             sandbox: (sandbox, None),
         })
     }
 
-    fn object(&mut self) -> Result<Json, ErrorInfo> {
+    fn object(&mut self) -> Result<Json, NoScope> {
         let (uses, object) = &mut self.sandbox;
         if let Some(object) = object {
             return Ok(object.clone());
         }
-        Ok(object.insert(scope::object(uses, self.scope)?).clone())
+        let seen = scope::object(uses, self.scope, self.links, self.contents)?;
+        Ok(object.insert(seen).clone())
     }
 }
 
@@ -133,7 +202,7 @@ impl<'a> LiveEvaluator<'a> {
         }
     }
 
-    /// What the sandbox must answer before the step is tried again.
+    /// What must be done before the step is tried again.
     #[must_use]
     pub fn into_jobs(self) -> Vec<Job> {
         self.jobs
@@ -147,7 +216,10 @@ impl<'a> LiveEvaluator<'a> {
         evaluate: impl FnOnce(&mut Self, &mut Seen<'_, '_>) -> Result<T, NoValue>,
     ) -> Result<T, NoValue> {
         let steps_max = self.steps_left.min(QUESTION_STEPS_MAX);
-        let mut seen = Seen::new(engine, sandbox, scope, steps_max)?;
+        let links = self.compiled.resume_links.as_deref();
+        let answers = self.answers;
+        let seen = Seen::new(engine, sandbox, scope, (links, &answers.contents), steps_max);
+        let mut seen = seen.map_err(|none| self.without_scope(none))?;
         let result = evaluate(self, &mut seen);
         self.steps_left -= steps_max - seen.bound.steps_left();
         result
@@ -175,18 +247,24 @@ impl<'a> LiveEvaluator<'a> {
         if let Some(answer) = self.answers.get(part) {
             return Ok(answer.clone()?);
         }
-        if self.exhausted {
-            return Err(ErrorInfo::new(EXPRESSION_ERROR, "one event needs too many rounds of evaluation").into());
-        }
+        let object = seen.object().map_err(|none| self.without_scope(none))?;
         let plan = &self.compiled.plan;
         let job = SandboxJob {
             workflow: plan.workflow.clone(),
             version: plan.version,
             source: expression.source().into(),
-            scope: seen.object()?,
+            scope: object,
         };
-        self.jobs.push(Job { part, job });
-        Err(NoValue::Pending)
+        Err(self.after(Job::Evaluate(part, job)))
+    }
+
+    /// The step is tried again after this.
+    fn after(&mut self, job: Job) -> NoValue {
+        if self.exhausted {
+            return ErrorInfo::new(EXPRESSION_ERROR, "one event needs too many rounds of evaluation").into();
+        }
+        self.jobs.push(job);
+        NoValue::Pending
     }
 
     fn truth(&mut self, part: Part, expression: &Expression, scope: &Scope<'_>) -> Result<Answer, NoValue> {
@@ -223,31 +301,40 @@ impl<'a> LiveEvaluator<'a> {
             ))
         };
         match question {
-            Question::StartSchema => compiled
-                .check_start(scope)
-                .map(|()| Answer::Valid)
-                .map_err(NoValue::Threw),
-            Question::InputSchema(node) => compiled
-                .check_input(node, scope.input)
-                .map(|()| Answer::Valid)
-                .map_err(NoValue::Threw),
-            Question::OutputSchema(node) => compiled
-                .check_output(node, scope.output)
-                .map(|()| Answer::Valid)
-                .map_err(NoValue::Threw),
+            Question::StartSchema => self.check(compiled.start_schema(), Some(&scope.state.input)),
+            Question::InputSchema(node) => self.check(compiled.node(node).input_schema.as_ref(), scope.input),
+            Question::OutputSchema(node) => self.check(compiled.node(node).output_schema.as_ref(), scope.output),
             Question::Prepare(node) => self.prepare(question, node, scope),
             Question::Output(node) => {
                 let expression = compiled.node(node).output.as_ref().ok_or_else(missing)?;
-                Ok(Answer::Value(self.value(part(0), expression, scope)?.into()))
+                let output = self.value(part(0), expression, scope)?;
+                Ok(Answer::Value(self.recorded(output, scope)?))
             }
             Question::OutputMapping(node) => {
                 let mapping = &compiled.node(node).output_mapping;
                 let values = self.all(question, mapping.iter().map(|(_, expression)| expression), scope)?;
-                let written = mapping
-                    .iter()
-                    .zip(values)
-                    .map(|((name, _), value)| (name.clone(), value.into()));
-                Ok(Answer::Variables(written.collect()))
+                let values = self.recorded_all(values, scope)?;
+                let names = mapping.iter().map(|(name, _)| name.clone());
+                Ok(Answer::Variables(names.zip(values).collect()))
+            }
+            Question::PayloadSchema(node) => self.check_payload(node, scope),
+            Question::CallOutput(node) => self.of_call(question, node, scope),
+            Question::Items(node) => {
+                let expression = compiled.node(node).items.as_ref().ok_or_else(missing)?;
+                let items = self.value(part(0), expression, scope)?;
+                Ok(Answer::Value(self.recorded_items(items, scope)?))
+            }
+            Question::While(node) => {
+                let expression = compiled.node(node).holds_on.as_ref().ok_or_else(missing)?;
+                self.truth(part(0), expression, scope)
+            }
+            Question::RoomKey => {
+                let expression = compiled.room_key().ok_or_else(missing)?;
+                Ok(Answer::Value(self.value(part(0), expression, scope)?.into()))
+            }
+            Question::ConcurrencyKey(node) => {
+                let expression = compiled.node(node).concurrency_key.as_ref().ok_or_else(missing)?;
+                Ok(Answer::Value(self.value(part(0), expression, scope)?.into()))
             }
             Question::Condition(edge) => {
                 let expression = compiled.condition(edge).ok_or_else(missing)?;
@@ -257,9 +344,15 @@ impl<'a> LiveEvaluator<'a> {
                 let expression = compiled.node(node).decision.get(n as usize).ok_or_else(missing)?;
                 self.truth(part(0), expression, scope)
             }
+            Question::Keep(_) => match scope.output {
+                Some(value) => self.keep(value, scope),
+                None => Err(missing()),
+            },
+            Question::Cache(node) => self.cached(node, scope),
             Question::ExecutionOutput => {
                 let expression = compiled.output().ok_or_else(missing)?;
-                Ok(Answer::Value(self.value(part(0), expression, scope)?.into()))
+                let output = self.value(part(0), expression, scope)?;
+                Ok(Answer::Value(self.recorded(output, scope)?))
             }
         }
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use troupe_core::execution::{Entry, Event, ExecutionState, Status, replay};
+use troupe_core::execution::{Entry, ExecutionState, Status, replay};
 use troupe_core::{ExecutionId, Seq, Timestamp};
-use troupe_ports::{Archive, ExecutionBase};
+use troupe_ports::ExecutionBase;
 
 use super::machine::{EndMark, encode_state};
 use crate::checkpointer::archive::Unpacked;
@@ -94,12 +94,22 @@ pub async fn load_over(
     let base = engine.parts.state.load(id).await?;
     let (snapshot, mut frames) = match base {
         Some(ExecutionBase::Tombstone { last }) => return Ok(Loaded::Tombstone(last)),
-        Some(ExecutionBase::Ended(archive, _)) => return ended(engine, &archive).await,
+        Some(ExecutionBase::Ended(archive, _)) => {
+            let unpacked = Unpacked::read(&archive.bytes).map_err(|error| EngineError::Damaged(error.to_string()))?;
+            if pending.is_none_or(|pending| pending.last() <= archive.last) {
+                let (state, compiled) = decode(engine, &unpacked.state).await?;
+                return Ok(found(state, compiled, Timestamp(i64::MIN), 0));
+            }
+            // It was reopened since.
+            (Some((archive.last, unpacked.state)), Vec::new())
+        }
         Some(ExecutionBase::Live { snapshot, segments, .. }) => (snapshot, segments),
         None => (None, Vec::new()),
     };
     if let Some(pending) = pending {
-        if let Some(end) = &pending.end {
+        // What the store holds may be newer by now: an end that was overtaken by a reopening.
+        let stored = frames.last().map_or(Seq(0), |(last, _)| *last);
+        if let Some(end) = pending.end.as_ref().filter(|_| pending.last() >= stored) {
             let (state, compiled) = decode(engine, &end.state).await?;
             return Ok(found(state, compiled, Timestamp(i64::MIN), 0));
         }
@@ -119,12 +129,6 @@ fn found(state: ExecutionState, compiled: Arc<CompiledPlan>, last_at: Timestamp,
         last_at,
         segment_bytes,
     }))
-}
-
-async fn ended(engine: &EngineContext, archive: &Archive) -> Result<Loaded, EngineError> {
-    let unpacked = Unpacked::read(&archive.bytes).map_err(|error| EngineError::Damaged(error.to_string()))?;
-    let (state, compiled) = decode(engine, &unpacked.state).await?;
-    Ok(found(state, compiled, Timestamp(i64::MIN), 0))
 }
 
 async fn decode(engine: &EngineContext, bytes: &[u8]) -> Result<(ExecutionState, Arc<CompiledPlan>), EngineError> {
@@ -179,9 +183,8 @@ async fn begin(
     id: ExecutionId,
     entry: &Entry,
 ) -> Result<(ExecutionState, Arc<CompiledPlan>), EngineError> {
-    let Event::Started(started) = &entry.event else {
-        return Err(EngineError::Damaged("the first entry is no start".into()));
-    };
+    let no_start = || EngineError::Damaged("the first entry is no start".into());
+    let started = entry.event.start().ok_or_else(no_start)?;
     let compiled = engine.plans.version(started.workflow.as_str(), started.version).await?;
     Ok((ExecutionState::new(&compiled.plan, id), compiled))
 }
@@ -204,7 +207,12 @@ pub async fn final_state(engine: &EngineContext, id: ExecutionId, pending: &Pend
     let retention_ms = match found.state.status {
         Status::Failed => settings.retention_failed_ms,
         Status::Completed { .. } | Status::Canceled { .. } => settings.retention_completed_ms,
-        Status::Pending | Status::Running | Status::Failing | Status::Canceling { .. } => {
+        Status::Pending
+        | Status::Running
+        | Status::Failing
+        | Status::Canceling { .. }
+        | Status::Compensating(_)
+        | Status::Reporting => {
             return Err(EngineError::Damaged(format!("execution {id} has not ended")));
         }
     };

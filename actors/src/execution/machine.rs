@@ -8,145 +8,27 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use troupe_core::execution::{
-    Answer, AttemptClosed, Effect, Entry, Event, ExecutionState, Phase, StartAttempt, Started, Status, StepError,
-    next_deadline, resume, step,
+    Answer, AttemptClosed, ChildCommand, ChildId, ChildOutcome, ChildReport, Decision, Effect, Entry, ErrorWorkflow,
+    Event, ExecutionState, Phase, Remedy, Reopened, Reopening, Started, Status, StepError, next_deadline, reopening,
+    resume, step,
 };
-use troupe_core::{CommandId, ErrorInfo, ExecutionId, Principal, Seq, Timestamp, Token, Value};
-use troupe_ports::ExecutionSummary;
+use troupe_core::{CommandId, ErrorInfo, ExecutionId, NodeIx, Principal, Seq, Timestamp, Token, Value};
 
+pub use super::protocol::{
+    Action, CommandInput, Dispatch, Draft, EndMark, Input, MachineOptions, NodeCommand, Reopen, Reply, Wanted,
+};
 use super::view::{changes_summary, summary};
 use crate::error::EngineError;
-use crate::evaluation::{Answers, CompiledPlan, Job, LiveEvaluator, PartAnswer};
-use crate::options::Mutants;
+use crate::evaluation::{Answers, CompiledPlan, JobAnswer, LiveEvaluator};
 use crate::record::Mark;
 use crate::request::{CommandOutcome, Ended, StartOutcome};
 
 /// Bytes of entries below which no snapshot is worth its bytes.
 const SNAPSHOT_BYTES_MIN: usize = 16 * 1024;
+/// Reports of children that are recorded without waiting for the commit under way.
+const REPORTS_MAX: usize = 1_000;
 /// What an entry costs beyond its payloads, about.
 const ENTRY_BYTES: usize = 64;
-
-/// What an execution's machine must know of its engine.
-#[derive(Clone, Copy, Debug)]
-pub struct MachineOptions {
-    /// See [`crate::EngineOptions::passivate_after_ms`].
-    pub passivate_after_ms: u64,
-    /// See [`crate::EngineOptions::retention_ms`].
-    pub retention_ms: u64,
-    /// See [`crate::EngineOptions::evaluation_rounds_max`].
-    pub evaluation_rounds_max: u32,
-    /// Faults to plant.
-    pub mutants: Mutants,
-}
-
-/// What happens to the machine. `R` is whatever the shell replies through.
-#[derive(Debug)]
-pub enum Input<R> {
-    /// The first event of a new execution.
-    Start(Box<Started>, Option<Principal>, R),
-    /// An attempt ended.
-    Report(Box<AttemptClosed>),
-    /// An attempt's actor is gone and never reported.
-    NodeGone(Token, Timestamp, Box<ErrorInfo>),
-    /// A command of an operator.
-    Command(Box<CommandInput>, R),
-    /// A deadline may be due.
-    Wake,
-    /// Continue after a takeover: what was outstanding is dispatched again. `drained`: the engine that ran it was stopped on
-    /// purpose, so nobody counts that.
-    TakeOver {
-        /// See [`Input::TakeOver`].
-        drained: bool,
-    },
-    /// Everything up to this seq is durable.
-    Durable(Seq),
-    /// Somebody wants to see the execution.
-    Read(R),
-    /// Answers to [`Action::Evaluate`], in its order.
-    Evaluated(Vec<PartAnswer>),
-}
-
-/// A command with who gave it.
-#[derive(Clone, Debug)]
-pub struct CommandInput {
-    /// Pause, resume or cancel.
-    pub event: Event,
-    /// Who.
-    pub principal: Option<Principal>,
-    /// Its id.
-    pub command: Option<CommandId>,
-}
-
-/// What the shell must do, in order.
-#[derive(Debug)]
-pub enum Action<R> {
-    /// Hand an entry to the committer.
-    Commit(Box<Draft>),
-    /// Evaluate these in the sandbox, then give [`Input::Evaluated`] before anything else.
-    Evaluate(Vec<Job>),
-    /// Start an attempt.
-    Start(Dispatch),
-    /// Abort an attempt.
-    Abort(Token),
-    /// Attempts that wait for their turn must not start: the execution is paused.
-    HoldQueued,
-    /// They may start again.
-    ReleaseQueued,
-    /// Answer.
-    Reply(R, Reply),
-    /// The earliest deadline is now this one.
-    Deadline(Option<Timestamp>),
-    /// The end is durable: tell whoever waits for it.
-    Finished(Ended),
-}
-
-/// An attempt to start, with what its handler may see.
-#[derive(Clone, Debug)]
-pub struct Dispatch {
-    /// The attempt.
-    pub start: StartAttempt,
-    /// Variables as they were when it was dispatched.
-    pub variables: Arc<BTreeMap<String, Value>>,
-}
-
-/// An answer to whoever asked.
-#[derive(Debug)]
-pub enum Reply {
-    /// The execution exists, durably.
-    Started(StartOutcome),
-    /// The command is durable. `draining` counts outstanding attempts; the shell knows which of them truly run.
-    Commanded(CommandOutcome),
-    /// The execution at a durable entry.
-    View(Box<ExecutionState>),
-    /// It was refused.
-    Refused(EngineError),
-}
-
-/// An entry with what the checkpoint and the projections need beside it.
-#[derive(Debug)]
-pub struct Draft {
-    /// The entry.
-    pub entry: Entry,
-    /// How the execution stands after it.
-    pub mark: Mark,
-    /// The state at this entry, encoded, when segments outgrew the last snapshot.
-    pub snapshot: Option<Bytes>,
-    /// What lists show, where this entry changed that.
-    pub summary: Option<Box<ExecutionSummary>>,
-    /// The end, on the last entry.
-    pub end: Option<Box<EndMark>>,
-    /// Business key's derived id and ordinal, on the first entry of a keyed execution.
-    pub head: Option<(ExecutionId, u64)>,
-}
-
-/// What an archive needs of an execution that ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndMark {
-    /// The final state, encoded.
-    pub state: Bytes,
-    /// When the archive may go.
-    pub expires_at: Timestamp,
-}
 
 #[derive(Debug)]
 enum Release<R> {
@@ -163,6 +45,8 @@ struct Stepping<R> {
     principal: Option<Principal>,
     command: Option<CommandId>,
     reply: Option<R>,
+    /// What a retry runs again, for its answer.
+    reopening: Option<Box<Reopening>>,
     answers: Answers,
     rounds: u32,
 }
@@ -183,6 +67,13 @@ pub struct ExecutionMachine<R> {
     segment_bytes: usize,
     snapshot_bytes: usize,
     stale_reports: u64,
+    /// Reports of children that wait for the commit under way.
+    reported: Vec<ChildReport>,
+    /// After the last deadline another one was due at once: a loop goes round. It goes on when what it did is durable, so
+    /// that it neither runs ahead of the log nor keeps the mailbox from being read.
+    turning: bool,
+    /// When it would go on if no wider scope held it, as the shell was told.
+    held_back: Option<Timestamp>,
 }
 
 impl<R> ExecutionMachine<R> {
@@ -222,6 +113,9 @@ impl<R> ExecutionMachine<R> {
             segment_bytes,
             snapshot_bytes,
             stale_reports: 0,
+            reported: Vec::new(),
+            turning: false,
+            held_back: None,
         }
     }
 
@@ -229,6 +123,15 @@ impl<R> ExecutionMachine<R> {
     #[must_use]
     pub fn state(&self) -> &ExecutionState {
         &self.state
+    }
+
+    /// Where its large values are kept, also while its start waits for some.
+    #[must_use]
+    pub fn blob_root(&self) -> Option<ExecutionId> {
+        match self.stepping.as_deref().map(|stepping| &stepping.event) {
+            Some(Event::Started(started)) => started.blob_root(),
+            _ => self.state.blob_root(),
+        }
     }
 
     /// The plan it runs.
@@ -253,7 +156,12 @@ impl<R> ExecutionMachine<R> {
             return true;
         }
         let soon = now.plus_ms(self.options.passivate_after_ms);
-        self.state.running.is_empty() && self.held.is_empty() && next_deadline(&self.state).is_none_or(|at| at > soon)
+        self.state.running.is_empty()
+            && !self.has_relatives_to_hear_of()
+            && !self.has_room()
+            && self.reported.is_empty()
+            && self.held.is_empty()
+            && next_deadline(&self.state).is_none_or(|at| at > soon)
     }
 
     /// How the execution stands.
@@ -261,11 +169,26 @@ impl<R> ExecutionMachine<R> {
     pub fn mark(&self) -> Mark {
         if self.state.status.is_terminal() {
             Mark::Ended
-        } else if !self.state.running.is_empty() {
+        } else if !self.state.running.is_empty()
+            || self.has_relatives_to_hear_of()
+            || self.state.room.is_some()
+            || self.state.held_back().is_some()
+        {
+            // What a wider scope holds back is unfinished: whoever lifts that, or recovers the shard, must find it.
             Mark::Running
         } else {
             next_deadline(&self.state).map_or(Mark::Message, Mark::Until)
         }
+    }
+
+    /// Whether it runs where only so many may: it keeps its actor, so that whoever takes over hears of it.
+    fn has_room(&self) -> bool {
+        self.state.room.is_some() && self.state.status != Status::Pending
+    }
+
+    /// Whether what happens next comes from another execution: a child, or the error workflow that is being started.
+    fn has_relatives_to_hear_of(&self) -> bool {
+        self.state.has_open_children() || self.state.status == Status::Reporting
     }
 
     /// What the log and the checkpoint are told. The planted fault "timer removed before commit" keeps timers in memory
@@ -289,18 +212,71 @@ impl<R> ExecutionMachine<R> {
             Input::Report(report) => self.report(*report, at, out),
             Input::NodeGone(token, started_at, error) => self.node_gone(token, started_at, *error, at, out),
             Input::Command(command, reply) => self.command(*command, reply, at, out),
-            Input::Wake => self.fire_due(at, out),
+            // Whatever is due is fired when this call settles.
+            Input::Wake => (self.deadline, self.held_back) = (None, None),
             Input::TakeOver { drained } => {
                 if let Some(event) = resume(&self.state) {
                     let event = if drained { Event::Drained } else { event };
                     self.begin(event, at, None, None, None, out);
                 }
+                self.resume_family(out);
             }
+            Input::Admitted if self.state.status == Status::Pending && self.state.seq > Seq(0) => {
+                self.begin(Event::Admitted, at, None, None, None, out);
+            }
+            Input::Admitted => {}
+            Input::Controls(seen) => self.begin(Event::ControlsChanged(seen), at, None, None, None, out),
             Input::Durable(seq) => self.release(seq, out),
             Input::Read(reply) => self.read(reply, out),
+            Input::ChildReported(report) => self.reported.push(report),
+            Input::ChildAlive(child) => self.child_alive(child, out),
+            Input::Unborn(starts) => {
+                let seq = self.state.seq;
+                let effects = starts
+                    .into_iter()
+                    .map(|start| Release::Effect(Effect::StartChild(start), None));
+                self.waiting.extend(effects.map(|effect| (seq, effect)));
+            }
+            Input::ErrorWorkflow(outcome) => self.begin(Event::ErrorWorkflow(outcome), at, None, None, None, out),
+            Input::UnbornErrorWorkflow(start) => {
+                let release = Release::Effect(Effect::StartErrorWorkflow(start), None);
+                self.waiting.push_back((self.state.seq, release));
+            }
             Input::Evaluated(answers) => self.evaluated(answers, out),
         }
         self.settle(now, out);
+    }
+
+    /// After a takeover: open children and the error workflow are started again, and the parent is asked whether it still waits.
+    fn resume_family(&self, out: &mut Vec<Action<R>>) {
+        if self.state.status.is_terminal() || self.options.mutants.children_not_resumed {
+            return;
+        }
+        if self.state.room.is_some() {
+            let pending = self.state.status == Status::Pending;
+            out.push(if pending { Action::AskForRoom } else { Action::HasRoom });
+        }
+        for child in self.state.open_children() {
+            let start = self.state.start_of_child(&self.compiled.plan, child.node, child.index);
+            out.push(Action::StartChild(start));
+        }
+        if let Some(start) = self.state.error_workflow_to_start(&self.compiled.plan) {
+            out.push(Action::StartErrorWorkflow(start));
+        }
+        if let Some(parent) = self.state.parent.filter(|parent| parent.attached) {
+            out.push(Action::AskParent(parent));
+        }
+    }
+
+    /// A child that nobody waits for is canceled; one that is awaited is paused if its parent is, and else goes on.
+    fn child_alive(&self, child: ChildId, out: &mut Vec<Action<R>>) {
+        if !self.state.awaits(child) {
+            out.push(Action::TellChild(child, ChildCommand::Cancel));
+        } else if self.state.paused {
+            out.push(Action::TellChild(child, self.state.command_of_pause()));
+        } else {
+            out.push(Action::TellChild(child, ChildCommand::Resume));
+        }
     }
 
     fn start(
@@ -316,10 +292,17 @@ impl<R> ExecutionMachine<R> {
                 id: self.state.id,
                 seq: self.state.seq,
                 existing: true,
+                pending: false,
             };
             return self.reply(reply, Reply::Started(outcome), out);
         }
-        self.begin(Event::Started(started), at, principal, None, Some(reply), out);
+        // A rerun is an operator's word: it does not wait.
+        let event = if self.compiled.plan.settings.concurrency.is_some() && started.rerun.is_none() {
+            Event::Queued(started)
+        } else {
+            Event::Started(started)
+        };
+        self.begin(event, at, principal, None, Some(reply), out);
     }
 
     fn report(&mut self, mut report: AttemptClosed, at: Timestamp, out: &mut Vec<Action<R>>) {
@@ -331,7 +314,7 @@ impl<R> ExecutionMachine<R> {
 
     /// The planted fault "no completion dedupe": whatever reports on a node counts as its current attempt.
     fn forge_token(&self, report: &mut AttemptClosed) {
-        let Some(node) = self.state.nodes.get(report.token.node.at()) else {
+        let Some(node) = self.state.node(report.token.node) else {
             return;
         };
         if let Phase::Running { token } = node.phase {
@@ -374,14 +357,80 @@ impl<R> ExecutionMachine<R> {
         {
             return self.reply_unchanged(reply, out);
         }
-        self.begin(input.event, at, input.principal, input.command, Some(reply), out);
+        let wanted = match input.wanted {
+            Wanted::Reopen(wanted) => self.reopen(wanted),
+            wanted => self.event_of(wanted).map(|event| (event, None)),
+        };
+        match wanted {
+            Ok((event, reopening)) => self.advance(
+                Stepping {
+                    event,
+                    at,
+                    principal: input.principal,
+                    command: input.command,
+                    reply: Some(reply),
+                    reopening,
+                    answers: Answers::default(),
+                    rounds: 0,
+                },
+                out,
+            ),
+            // What it was refused for may not be durable yet.
+            Err(refusal) => self.reply(reply, Reply::Refused(refusal), out),
+        }
     }
 
-    fn fire_due(&mut self, at: Timestamp, out: &mut Vec<Action<R>>) {
-        self.deadline = None;
-        if next_deadline(&self.state).is_some_and(|due| due <= at) {
-            self.begin(Event::DeadlineReached, at, None, None, None, out);
+    /// The event of a retry or a skip, and what it runs again. A skip of a node that has not ended is a decision like others.
+    fn reopen(&self, wanted: Reopen) -> Result<(Event, Option<Box<Reopening>>), EngineError> {
+        if self.state.status.is_terminal() && self.durable < self.state.seq {
+            // Whoever waits for the end hears of it first.
+            return Err(EngineError::Unavailable(
+                "the end is being written: try again in a moment".into(),
+            ));
         }
+        let nodes = wanted.nodes.iter().map(|key| self.node_ix(key));
+        let nodes = nodes.collect::<Result<Vec<NodeIx>, _>>()?;
+        if let (Remedy::Skip(output), [node]) = (&wanted.remedy, nodes.as_slice()) {
+            let held = &self.state.nodes[node.at()];
+            let may_be_reopened =
+                held.phase == Phase::Failed || (self.state.status.is_terminal() && held.cut_off.is_some());
+            if !may_be_reopened {
+                let decision = Decision::Skip(output.clone());
+                return Ok((Event::Decided { node: *node, decision }, None));
+            }
+        }
+        let mut reopened = Reopened {
+            run: self.state.run,
+            nodes,
+            remedy: wanted.remedy,
+            reason: wanted.reason,
+        };
+        let reopening = reopening(&self.compiled.plan, &self.state, &reopened);
+        let reopening = reopening.map_err(|refusal| EngineError::Refused(Box::new(refusal)))?;
+        reopened.run = reopening.run;
+        Ok((Event::Reopened(Box::new(reopened)), Some(Box::new(reopening))))
+    }
+
+    fn node_ix(&self, key: &str) -> Result<NodeIx, EngineError> {
+        let missing = || EngineError::NodeNotFound {
+            id: self.state.id,
+            node: key.to_owned(),
+        };
+        self.compiled.plan.node_ix(key).ok_or_else(missing)
+    }
+
+    fn event_of(&self, wanted: Wanted) -> Result<Event, EngineError> {
+        let (key, command) = match wanted {
+            Wanted::Event(event) => return Ok(event),
+            Wanted::OfNode(key, command) => (key, command),
+            Wanted::Reopen(wanted) => return self.reopen(wanted).map(|(event, _)| event),
+        };
+        let node = self.node_ix(&key)?;
+        Ok(match command {
+            NodeCommand::Signal(call) => Event::Signaled { node, call },
+            NodeCommand::Heartbeat => Event::Heartbeat(node),
+            NodeCommand::Decide(decision) => Event::Decided { node, decision },
+        })
     }
 
     fn read(&mut self, reply: R, out: &mut Vec<Action<R>>) {
@@ -414,6 +463,7 @@ impl<R> ExecutionMachine<R> {
                 principal,
                 command,
                 reply,
+                reopening: None,
                 answers,
                 rounds: 0,
             },
@@ -421,7 +471,7 @@ impl<R> ExecutionMachine<R> {
         );
     }
 
-    fn evaluated(&mut self, answers: Vec<PartAnswer>, out: &mut Vec<Action<R>>) {
+    fn evaluated(&mut self, answers: Vec<JobAnswer>, out: &mut Vec<Action<R>>) {
         let Some(mut stepping) = self.stepping.take() else {
             return;
         };
@@ -433,6 +483,7 @@ impl<R> ExecutionMachine<R> {
         let plan = Arc::clone(&self.compiled);
         let over = stepping.rounds >= self.options.evaluation_rounds_max;
         let mut evaluator = LiveEvaluator::new(&plan, &stepping.answers, over);
+        let was_held = self.state.is_held();
         let stepped = step(
             &plan.plan,
             &mut self.state,
@@ -446,7 +497,7 @@ impl<R> ExecutionMachine<R> {
                 if let Some(command) = &stepping.command {
                     self.state.note_command(command.clone());
                 }
-                self.stepped(stepping, stepped, out);
+                self.stepped(stepping, stepped, was_held, out);
             }
             Err(StepError::Pending) => {
                 stepping.rounds += 1;
@@ -458,8 +509,13 @@ impl<R> ExecutionMachine<R> {
                 if matches!(stepping.event, Event::AttemptClosed(_)) {
                     self.stale_reports += 1;
                 }
-                if let Some(reply) = stepping.reply {
-                    self.refuse(reply, error, out);
+                match stepping.reply {
+                    Some(reply) => self.refuse(reply, error, out),
+                    // Nobody would send it again, and without it the execution cannot go on.
+                    None if matches!(error, StepError::Corrupt(_) | StepError::Refused(_)) => {
+                        out.push(Action::SetAside(format!("an event could not be applied: {error}")));
+                    }
+                    None => {}
                 }
             }
         }
@@ -492,30 +548,36 @@ impl<R> ExecutionMachine<R> {
         u32::try_from(self.state.running.len()).unwrap_or(u32::MAX)
     }
 
-    fn stepped(&mut self, stepping: Stepping<R>, stepped: troupe_core::execution::Stepped, out: &mut Vec<Action<R>>) {
+    fn stepped(
+        &mut self,
+        stepping: Stepping<R>,
+        stepped: troupe_core::execution::Stepped,
+        was_held: bool,
+        out: &mut Vec<Action<R>>,
+    ) {
         let Stepping {
             event,
             at,
             principal,
             command,
             reply,
+            reopening,
             ..
         } = stepping;
         self.last_at = at;
         let seq = self.state.seq;
         let first = seq == Seq(1);
-        if first
-            || stepped
-                .answers
-                .iter()
-                .any(|answer| matches!(answer, Answer::Variables(_)))
-        {
+        let writes = |answer: &Answer| matches!(answer, Answer::Variables(_));
+        if first || matches!(event, Event::VariablesSet(_)) || stepped.answers.iter().any(writes) {
             self.variables = Arc::new(self.state.variables.clone());
         }
-        if matches!(event, Event::Paused) {
+        if matches!(event, Event::Reopened(_)) && self.state.room.is_some() {
+            out.push(Action::HasRoom);
+        }
+        if !was_held && self.state.is_held() {
             out.push(Action::HoldQueued);
         }
-        let resumed = matches!(event, Event::Resumed);
+        let resumed = was_held && !self.state.is_held();
         let draft = self.draft(Entry {
             seq,
             at,
@@ -539,13 +601,18 @@ impl<R> ExecutionMachine<R> {
                     id: self.state.id,
                     seq,
                     existing: false,
+                    pending: self.state.status == Status::Pending,
                 })
             } else {
-                Reply::Commanded(CommandOutcome {
+                let outcome = CommandOutcome {
                     seq,
                     draining: self.draining(),
                     unchanged: false,
-                })
+                };
+                match reopening {
+                    Some(reopening) => Reply::Reopened(outcome, reopening),
+                    None => Reply::Commanded(outcome),
+                }
             };
             self.reply(reply, answer, out);
         }
@@ -557,13 +624,30 @@ impl<R> ExecutionMachine<R> {
                 ));
             }
         }
+        let mut births = Vec::new();
         for effect in effects {
             let release = match effect {
-                Effect::Finish => Release::Finished,
+                Effect::Finish => {
+                    self.tell_parent(out);
+                    Release::Finished
+                }
+                Effect::StartChild(start) => {
+                    births.push(start);
+                    continue;
+                }
+                Effect::StartErrorWorkflow(start) => {
+                    out.push(Action::BearErrorWorkflow(start));
+                    continue;
+                }
                 Effect::StartAttempt(_) => Release::Effect(effect, Some(Arc::clone(&self.variables))),
-                Effect::AbortAttempt(_) => Release::Effect(effect, None),
+                Effect::AbortAttempt(_) | Effect::TellChild(..) | Effect::OfferOutput(_) | Effect::AskForRoom => {
+                    Release::Effect(effect, None)
+                }
             };
             self.waiting.push_back((seq, release));
+        }
+        if !births.is_empty() {
+            out.push(Action::Bear(births));
         }
         if resumed {
             self.waiting.push_back((seq, Release::Queued));
@@ -644,28 +728,46 @@ impl<R> ExecutionMachine<R> {
                     self.dispatch(Dispatch { start, variables }, out);
                 }
                 Release::Effect(Effect::AbortAttempt(token), _) => self.abort(token, out),
-                Release::Effect(Effect::Finish, _) | Release::Finished => out.push(Action::Finished(Ended {
-                    id: self.state.id,
-                    seq: self.state.seq,
-                    status: self.state.status.name(),
-                })),
+                // One that was given up meanwhile never begins; that it is told so comes behind.
+                Release::Effect(Effect::StartChild(start), _) if !self.state.awaits(start.child) => {}
+                Release::Effect(Effect::StartChild(start), _) => out.push(Action::StartChild(start)),
+                Release::Effect(Effect::StartErrorWorkflow(start), _) => out.push(Action::StartErrorWorkflow(start)),
+                Release::Effect(Effect::TellChild(child, command), _) => out.push(Action::TellChild(child, command)),
+                Release::Effect(Effect::OfferOutput(offer), _) => out.push(Action::OfferOutput(offer)),
+                Release::Effect(Effect::AskForRoom, _) => out.push(Action::AskForRoom),
+                Release::Effect(Effect::Finish, _) | Release::Finished => {
+                    out.push(Action::Finished(Ended {
+                        id: self.state.id,
+                        seq: self.state.seq,
+                        status: self.state.status.name(),
+                    }));
+                }
                 Release::Reply(reply, answer) => out.push(Action::Reply(reply, answer)),
-                Release::Queued if self.state.paused => {}
+                Release::Queued if self.state.is_held() => {}
                 Release::Queued => out.push(Action::ReleaseQueued),
             }
+        }
+    }
+
+    /// The parent hears of the end before that is durable: its own entry follows this one in the log of their shard.
+    fn tell_parent(&self, out: &mut Vec<Action<R>>) {
+        if let Some(parent) = self.state.parent.filter(|parent| parent.attached)
+            && let Some(outcome) = outcome_of(&self.state)
+        {
+            out.push(Action::TellParent(parent, outcome));
         }
     }
 
     /// An attempt whose node has moved on meanwhile is not started: its abort is behind it in the queue.
     fn dispatch(&mut self, dispatch: Dispatch, out: &mut Vec<Action<R>>) {
         let token = dispatch.start.token;
-        let phase = self.state.nodes.get(token.node.at()).map(|node| &node.phase);
+        let phase = self.state.node(token.node).map(|node| &node.phase);
         match phase {
             Some(Phase::Running { token: current }) if *current == token => {}
             Some(Phase::Canceling { token: current }) if *current == token => {}
             _ => return,
         }
-        if self.state.paused {
+        if self.state.is_held() {
             self.held.push(dispatch);
         } else {
             out.push(Action::Start(dispatch));
@@ -679,18 +781,55 @@ impl<R> ExecutionMachine<R> {
 
     /// Fires whatever else is due, and tells the timers of a changed deadline.
     fn settle(&mut self, now: Timestamp, out: &mut Vec<Action<R>>) {
-        while self.stepping.is_none() && next_deadline(&self.state).is_some_and(|due| due <= now) {
-            let seq = self.state.seq;
+        let idle = self.stepping.is_none() && (self.durable == self.state.seq || self.reported.len() >= REPORTS_MAX);
+        if idle && !self.reported.is_empty() {
+            let reports = std::mem::take(&mut self.reported);
+            self.begin(Event::Children(reports), now.max(self.last_at), None, None, None, out);
+        }
+        let is_due = |state: &ExecutionState| next_deadline(state).is_some_and(|due| due <= now);
+        self.turning &= is_due(&self.state);
+        if self.stepping.is_none() && is_due(&self.state) && !self.waits_to_turn() {
             self.begin(Event::DeadlineReached, now.max(self.last_at), None, None, None, out);
-            if self.state.seq == seq {
-                break;
-            }
+            self.turning = is_due(&self.state);
+        }
+        let held_back = self.state.held_back();
+        let held_back = held_back.map(|due| due.or(self.held_back).unwrap_or(now));
+        if self.stepping.is_none() && held_back != self.held_back {
+            self.held_back = held_back;
+            out.push(Action::HeldBack(held_back));
         }
         let deadline = next_deadline(&self.state);
-        if self.stepping.is_none() && deadline != self.deadline {
+        if self.stepping.is_none() && !self.waits_to_turn() && deadline != self.deadline {
             self.deadline = deadline;
             out.push(Action::Deadline(deadline));
         }
+    }
+
+    fn waits_to_turn(&self) -> bool {
+        self.turning && self.durable < self.state.seq
+    }
+}
+
+/// What an execution that has ended is to its parent.
+#[must_use]
+pub fn outcome_of(state: &ExecutionState) -> Option<ChildOutcome> {
+    match &state.status {
+        Status::Completed { output } => Some(ChildOutcome::Completed(output.clone())),
+        Status::Failed => {
+            let error = state.failure.as_ref().map(|failure| failure.error.clone());
+            let unknown = || ErrorInfo::new("CHILD_FAILED", "the child failed");
+            Some(ChildOutcome::Failed(error.unwrap_or_else(unknown)))
+        }
+        Status::Canceled { reason } => {
+            let message = reason.clone().unwrap_or_else(|| "the child was canceled".to_owned());
+            Some(ChildOutcome::Failed(ErrorInfo::new("CANCELED", message)))
+        }
+        Status::Pending
+        | Status::Running
+        | Status::Failing
+        | Status::Canceling { .. }
+        | Status::Compensating(_)
+        | Status::Reporting => None,
     }
 }
 
@@ -710,29 +849,59 @@ pub fn encode_state(state: &ExecutionState) -> Bytes {
 
 fn payload_bytes(entry: &Entry) -> usize {
     use troupe_core::execution::AttemptOutcome;
-    let value = |value: &Value| match value {
-        Value::Inline(json) => json.bytes(),
-        Value::Blob(_) => 40,
-    };
+    let value = Value::bytes_in_place;
     let event = match &entry.event {
-        Event::Started(started) => value(&started.input),
+        Event::Started(started) | Event::Queued(started) => {
+            let reused = started.rerun.iter().flat_map(|rerun| &rerun.reused);
+            value(&started.input) + reused.map(crate::rerun::reused_bytes).sum::<usize>()
+        }
         Event::AttemptClosed(closed) => match &closed.outcome {
             AttemptOutcome::Completed(output) => value(output),
             AttemptOutcome::Failed(failure) => failure.error.message.len() + 64,
         },
+        Event::Children(reports) => {
+            let outcome = |report: &ChildReport| match &report.outcome {
+                ChildOutcome::Began(_) => 64,
+                ChildOutcome::Completed(output) => 16 + value(output),
+                ChildOutcome::Failed(error) => error.message.len() + 64,
+            };
+            reports.iter().map(outcome).sum()
+        }
+        Event::ErrorWorkflow(ErrorWorkflow::Began(_)) => 16,
+        Event::ErrorWorkflow(ErrorWorkflow::Refused(error)) => error.message.len() + 64,
+        Event::Signaled { call, .. } => value(call),
+        Event::VariablesSet(written) => written.iter().map(|(name, written)| name.len() + value(written)).sum(),
+        Event::Decided { decision, .. } => match decision {
+            Decision::Complete(output) | Decision::Skip(Some(output)) => value(output),
+            Decision::Fail(error) => error.message.len() + 64,
+            Decision::Skip(None) => 0,
+        },
+        Event::ControlsChanged(seen) => 16 + 16 * (seen.spans.len() + seen.node_spans.len()) + 4 * seen.nodes.len(),
         Event::DeadlineReached
+        | Event::Frozen
+        | Event::FrozenWithParent
         | Event::Paused
         | Event::Resumed
         | Event::CancelRequested { .. }
         | Event::Interrupted
-        | Event::Drained => 0,
+        | Event::Drained
+        | Event::Heartbeat(_)
+        | Event::PausedWithParent
+        | Event::ResumedWithParent
+        | Event::Admitted => 0,
+        Event::Reopened(reopened) => match &reopened.remedy {
+            Remedy::Skip(Some(output)) => value(output),
+            Remedy::Skip(None) | Remedy::Retry => 0,
+        },
     };
     let answers = entry.answers.iter().map(|answer| match answer {
         Answer::Valid | Answer::Truth { .. } => 4,
         Answer::Value(answer) => value(answer),
         Answer::Variables(written) => written.iter().map(|(name, written)| name.len() + value(written)).sum(),
         Answer::Prepared { input, data } => input.as_ref().map_or(0, value) + data.as_ref().map_or(0, value),
-        Answer::Threw(error) => error.message.len() + 64,
+        Answer::Kept(kept) => value(kept),
+        Answer::Threw(error) | Answer::NotKept(error) => error.message.len() + 64,
+        Answer::Cached(cached) => 48 + cached.output.as_ref().map_or(0, value),
     });
     event + answers.sum::<usize>()
 }

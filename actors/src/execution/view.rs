@@ -17,7 +17,8 @@ pub fn changes_summary(entry: &Entry) -> bool {
             | Verb::ExecutionCanceled,
         ) => true,
         Some(
-            Verb::NodeScheduled
+            Verb::ExecutionCompensating
+            | Verb::NodeScheduled
             | Verb::NodeStarted
             | Verb::NodeWaiting
             | Verb::NodeRetrying
@@ -44,6 +45,7 @@ pub fn summary(state: &ExecutionState) -> ExecutionSummary {
         ended_at: state.ended_at,
         error_code: state.failure.as_ref().map(|failure| failure.error.code.clone()),
         execution_key: state.execution_key.clone(),
+        parent: state.parent.map(|parent| parent.execution),
         seq: state.seq,
     }
 }

@@ -7,17 +7,20 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
+use troupe_core::control::{ControlKey, Setting};
 use troupe_core::{ExecutionId, ShardId};
 
 use super::machine::{FailureMachine, Verdict};
 use super::open::{lease_ms, open};
 use super::route::deliver;
 use crate::checkpointer::CheckpointerMessage;
-use crate::committer::CommitterMessage;
+use crate::committer::{CommitterMessage, ControlNotify};
 use crate::context::{EngineContext, ShardContext};
+use crate::controls::{ControlRequest, ControlsMachine, Decided, cancel_stopped, stopped};
 use crate::error::EngineError;
 use crate::execution::ExecutionMessage;
 use crate::lease::Renewal;
+use crate::timers::TimersMessage;
 
 /// Longest wait for the last commit and checkpoint when a shard is given up.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
@@ -54,6 +57,8 @@ pub enum ShardMessage {
     Release(ExecutionId, oneshot::Sender<Result<(), EngineError>>),
     /// Everything that a failed actor had handed over is durable: replace it.
     Rebuild(ActorId, ExecutionId),
+    /// Set or lift a control. Answers once it is in force: whether it was news.
+    Control(Box<ControlRequest>, oneshot::Sender<Result<bool, EngineError>>),
     /// Give the shard up.
     Close(oneshot::Sender<()>),
 }
@@ -79,6 +84,7 @@ pub struct ShardState {
     renewal: Option<Renewal>,
     beside: HashSet<ActorId>,
     failures: FailureMachine,
+    controls: ControlsMachine,
 }
 
 impl Actor for ShardActor {
@@ -91,12 +97,14 @@ impl Actor for ShardActor {
         _: ActorRef<ShardMessage>,
         arguments: ShardArguments,
     ) -> Result<ShardState, ActorProcessingErr> {
+        let failures = FailureMachine::new(arguments.engine.options.mutants);
         Ok(ShardState {
             arguments,
             context: None,
             renewal: None,
             beside: HashSet::new(),
-            failures: FailureMachine::default(),
+            failures,
+            controls: ControlsMachine::default(),
         })
     }
 
@@ -119,6 +127,7 @@ impl Actor for ShardActor {
                 reply.send(released).ok();
             }
             ShardMessage::Rebuild(actor, id) => state.rebuild(actor, id),
+            ShardMessage::Control(request, reply) => state.control(*request, reply),
             ShardMessage::Close(done) => {
                 state.close(&myself).await;
                 // Whoever asked may be gone; nothing depends on the answer.
@@ -165,6 +174,10 @@ impl ShardState {
         let answer = match opened {
             Ok((context, beside)) => {
                 self.beside = beside;
+                if !stopped(&context).is_empty() {
+                    tokio::spawn(cancel_stopped(Arc::clone(&context)));
+                }
+                self.controls = ControlsMachine::new((*context.controls.set()).clone());
                 *engine.shards[usize::from(shard.0)].write() = Some(Arc::clone(&context));
                 self.renewal = Some(Renewal::start(Arc::clone(&context), lease_ms(engine)));
                 self.context = Some(context);
@@ -243,6 +256,7 @@ impl ShardState {
             context.gate.close();
         }
         engine.directory.remove_shard(*shard);
+        engine.rooms.forget_shard(*shard);
         engine.quarantine.retain(|id, _| id.shard() != *shard);
     }
 
@@ -292,6 +306,55 @@ impl ShardState {
         store.set_quarantine(context.shard, context.epoch, id, None).await?;
         context.engine.quarantine.remove(&id);
         Ok(())
+    }
+
+    /// Saves a control and answers once it is in force; the shard does other things meanwhile.
+    fn control(&mut self, request: ControlRequest, reply: oneshot::Sender<Result<bool, EngineError>>) {
+        let gone = |shard: ShardId| EngineError::Unavailable(format!("shard {shard} is gone"));
+        let shard = self.arguments.shard;
+        let Some(context) = &self.context else {
+            // Whoever asked may be gone; nothing depends on the answer.
+            reply.send(Err(gone(shard))).ok();
+            return;
+        };
+        let (told, in_force) = oneshot::channel();
+        let lifted = match &request.key {
+            ControlKey::Pause(scope) | ControlKey::Stop(scope) if request.setting.is_none() => Some(scope.clone()),
+            ControlKey::Pause(_) | ControlKey::Stop(_) | ControlKey::Breaker(_) => None,
+        };
+        let cancels = request.setting == Some(Setting::Stopped { cancel_running: true });
+        let context = Arc::clone(context);
+        let timers = context.timers.clone();
+        let (message, is_news) = match self.controls.decide(request) {
+            Decided::Refused(error) => {
+                reply.send(Err(error)).ok();
+                return;
+            }
+            // What it repeats may not be durable yet.
+            Decided::Unchanged => (CommitterMessage::Barrier(told), false),
+            Decided::Append(entry) => {
+                let set = minicbor::to_vec(self.controls.set()).expect("writing to a vector cannot fail");
+                let notify = ControlNotify {
+                    set: set.into(),
+                    reply: told,
+                };
+                (CommitterMessage::Control(Box::new(entry), notify), true)
+            }
+        };
+        // A committer that is gone drops the message, and with it whoever would answer.
+        context.committer.send_message(message).ok();
+        tokio::spawn(async move {
+            let answer = in_force.await.map(|()| is_news).map_err(|_| gone(shard));
+            if let (Ok(_), Some(scope)) = (&answer, lifted) {
+                // A stopped shard holds nothing back.
+                timers.send_message(TimersMessage::Lifted(scope)).ok();
+            }
+            let is_in_force = answer.is_ok();
+            reply.send(answer).ok();
+            if cancels && is_in_force {
+                cancel_stopped(context).await;
+            }
+        });
     }
 
     async fn execution_failed(&mut self, myself: &ActorRef<ShardMessage>, actor: ActorId, why: &str) {

@@ -53,6 +53,11 @@ pub(super) async fn cut(
     }
     let mut found = Torn::default();
     for (id, why) in torn {
+        if id.is_controls() {
+            // Other shards have them and give them back.
+            tracing::error!(shard = id.shard().0, why, "controls of the shard are lost");
+            continue;
+        }
         if known.contains_key(&id) || last_stored(store, id).await? > Seq(0) {
             found.set_aside.insert(id, why);
         } else {

@@ -4,6 +4,8 @@ use std::collections::{HashMap, VecDeque};
 
 use troupe_core::{ExecutionId, Timestamp};
 
+use crate::options::Mutants;
+
 /// An execution that fails more often than this within [`WINDOW_MS`] is set aside.
 const FAILURES_MAX: usize = 3;
 /// See [`FAILURES_MAX`].
@@ -24,9 +26,17 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct FailureMachine {
     failures: HashMap<ExecutionId, VecDeque<Timestamp>>,
+    mutants: Mutants,
 }
 
 impl FailureMachine {
+    /// No failures yet.
+    #[must_use]
+    pub fn new(mutants: Mutants) -> Self {
+        let failures = HashMap::new();
+        Self { failures, mutants }
+    }
+
     /// An execution's actor failed.
     pub fn failed(&mut self, id: ExecutionId, now: Timestamp) -> Verdict {
         if self.failures.len() >= REMEMBERED_MAX {
@@ -38,7 +48,7 @@ impl FailureMachine {
         while times.front().is_some_and(|first| now.since_ms(*first) >= WINDOW_MS) {
             times.pop_front();
         }
-        if times.len() > FAILURES_MAX {
+        if times.len() > FAILURES_MAX && !self.mutants.never_sets_aside {
             self.failures.remove(&id);
             return Verdict::Quarantine;
         }

@@ -3,8 +3,10 @@
 mod actor;
 mod loss;
 pub mod machine;
+mod mail;
 mod open;
 mod route;
 
 pub use actor::{CLOSED, DAMAGED_HINT, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage};
+pub use mail::{Mail, send_to_relative};
 pub use route::{deliver, spawn_execution};

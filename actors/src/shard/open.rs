@@ -2,21 +2,23 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashmap::DashSet;
 use ractor::{Actor, ActorId, ActorRef};
 use tokio::sync::{Semaphore, oneshot};
 use troupe_core::{ExecutionId, LogPosition, ShardId};
-use troupe_ports::{ExecutionSummary, Lease, LogRecord};
+use troupe_ports::{ExecutionQuery, ExecutionSummary, Lease, LogRecord};
 
 use super::actor::ShardMessage;
 use super::loss::{Torn, cut};
+use super::mail::Mail;
 use super::route::deliver;
 use crate::checkpointer::{CheckpointItem, CheckpointerActor, CheckpointerArguments, CheckpointerMessage};
 use crate::committer::{CommitterActor, CommitterArguments};
 use crate::context::{EngineContext, LeaseGate, ShardContext};
+use crate::controls::{self, ShardControls};
 use crate::error::EngineError;
 use crate::execution::ExecutionMessage;
 use crate::execution::load::{Loaded, load};
@@ -31,6 +33,8 @@ use crate::timers::{TimersActor, TimersArguments, TimersMessage};
 
 /// Bytes of log read at once.
 const READ_BYTES: usize = 4 * 1024 * 1024;
+/// Pause before a store that did not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Executions listed at once.
 const LIST_ROWS: usize = 1_000;
 /// Longest wait for the checkpoint that leaves lost records behind.
@@ -55,6 +59,10 @@ pub(super) async fn open(
     let set_aside = store.quarantined(shard).await?;
     let context = spawn_beside(engine, myself, &lease, gate, sink).await?;
     let mut resumed = tail.hand_over(&context).await?;
+    context
+        .context
+        .controls
+        .restore(controls::load(&context.context).await?);
     engine.quarantine.retain(|id, _| id.shard() != shard);
     set_aside
         .into_iter()
@@ -73,12 +81,23 @@ pub(super) async fn open(
         .recovering
         .fetch_add(resumed.running.len() as u64, Ordering::Relaxed);
     let summaries = project(&context.context, &resumed.changed).await?;
+    let is_open_child = |summary: &&ExecutionSummary| summary.parent.is_some() && summary.ended_at.is_none();
+    let children = summaries
+        .iter()
+        .filter(is_open_child)
+        .map(|summary| summary.id)
+        .collect();
     if !summaries.is_empty() {
         let position = resumed.last;
         let changed = VisibilityMessage::Changed { position, summaries };
         context.visibility.send_message(changed).map_err(|_| gone(shard))?;
     }
-    tokio::spawn(resume(Arc::clone(&context.context), resumed.running, resumed.settled));
+    tokio::spawn(resume(
+        Arc::clone(&context.context),
+        resumed.running,
+        resumed.settled,
+        children,
+    ));
     Ok((context.context, context.actors))
 }
 
@@ -172,7 +191,7 @@ impl Tail {
         let mut changed = HashSet::new();
         for (record, items) in self.records {
             if record.position > self.projected {
-                for item in &items {
+                for item in items.iter().filter(|item| !item.id.is_controls()) {
                     let entry = read_frames(&record.bytes[item.frame.clone()]).next();
                     if entry.is_some_and(|entry| entry.is_ok_and(|entry| changes_summary(&entry))) {
                         changed.insert(item.id);
@@ -182,7 +201,8 @@ impl Tail {
             if record.position <= self.checkpointed {
                 continue;
             }
-            marks.extend(items.iter().map(|item| (item.id, item.mark)));
+            let executions = items.iter().filter(|item| !item.id.is_controls());
+            marks.extend(executions.map(|item| (item.id, item.mark)));
             let items = items.into_iter();
             let items = items.map(|item| {
                 let head = head_of(&record.bytes, &item, beside);
@@ -234,19 +254,16 @@ impl Tail {
 
 /// Business key and ordinal of a first entry.
 fn head_of(record: &[u8], item: &RecordItem, beside: &Beside) -> Option<(ExecutionId, u64)> {
-    use troupe_core::execution::Event;
-    if item.seq != troupe_core::Seq(1) {
+    if item.seq != troupe_core::Seq(1) || item.id.is_controls() {
         return None;
     }
     let entry = read_frames(&record[item.frame.clone()]).next()?.ok()?;
-    let Event::Started(started) = entry.event else {
-        return None;
-    };
-    let (key, ordinal) = (started.execution_key?, started.key_ordinal?);
+    let started = entry.event.start()?;
+    let (key, ordinal) = (started.execution_key.as_deref()?, started.key_ordinal?);
     let shards = beside.context.engine.parts.state.shards();
     let space = troupe_core::KeySpace::Business;
     Some((
-        ExecutionId::derived(shards, space, started.workflow.as_str(), &key, 0),
+        ExecutionId::derived(shards, space, started.workflow.as_str(), key, 0),
         ordinal,
     ))
 }
@@ -271,10 +288,12 @@ async fn spawn_beside(
     let gauges = Arc::new(ShardGauges::new(running + waiting, progress));
     let spawn_failed = |error: ractor::SpawnErr| EngineError::Unavailable(error.to_string());
     let cell = myself.get_cell();
+    let controls = Arc::new(ShardControls::default());
     let arguments = TimersArguments {
         engine: Arc::clone(engine),
         shard,
         epoch,
+        controls: Arc::clone(&controls),
         supervisor: myself.clone(),
     };
     let (timers, _) = TimersActor::spawn_linked(None, TimersActor, arguments, cell.clone())
@@ -314,6 +333,7 @@ async fn spawn_beside(
         engine: Arc::clone(engine),
         shard,
         epoch,
+        controls: Arc::clone(&controls),
         next: lease.next,
         supervisor: myself.clone(),
         checkpointer: checkpointer.clone(),
@@ -339,7 +359,10 @@ async fn spawn_beside(
         epoch,
         gate,
         released: lease.released,
+        recovered: AtomicBool::new(false),
         failed: DashSet::new(),
+        mail: Mail::default(),
+        controls,
         gauges,
         supervisor,
         committer,
@@ -405,12 +428,16 @@ async fn project(context: &Arc<ShardContext>, changed: &[ExecutionId]) -> Result
 }
 
 /// Resumes what has unfinished work, a bounded number at once.
-async fn resume(context: Arc<ShardContext>, running: Vec<ExecutionId>, settled: HashSet<ExecutionId>) {
+async fn resume(
+    context: Arc<ShardContext>,
+    running: Vec<ExecutionId>,
+    settled: HashSet<ExecutionId>,
+    children: Vec<ExecutionId>,
+) {
     let engine = &context.engine;
     let known: HashSet<ExecutionId> = running.iter().copied().collect();
-    let budget = Arc::new(Semaphore::new(
-        (engine.options.recovery_max / engine.shards.len().max(1)).max(2),
-    ));
+    let permits = (engine.options.recovery_max / engine.shards.len().max(1)).max(2);
+    let budget = Arc::new(Semaphore::new(permits));
     for id in running {
         if !resume_one(&context, &budget, id).await {
             return;
@@ -423,14 +450,14 @@ async fn resume(context: Arc<ShardContext>, running: Vec<ExecutionId>, settled: 
             Ok(listed) => listed,
             Err(error) => {
                 tracing::warn!(shard = context.shard.0, %error, "recovery waits for the store");
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                tokio::time::sleep(ASK_AGAIN).await;
                 if context.gate.is_closed() {
                     return;
                 }
                 continue;
             }
         };
-        let Some(last) = listed.last() else { return };
+        let Some(last) = listed.last() else { break };
         after = Some(*last);
         let resumed: Vec<_> = listed
             .into_iter()
@@ -445,6 +472,50 @@ async fn resume(context: Arc<ShardContext>, running: Vec<ExecutionId>, settled: 
                 return;
             }
             engine.counters.recovering.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    // Whoever is being loaded holds a permit.
+    let all = u32::try_from(permits).unwrap_or(u32::MAX);
+    drop(budget.acquire_many(all).await);
+    context.recovered.store(true, Ordering::Release);
+    resume_children(&context, &budget, children).await;
+}
+
+/// Children that only wait are loaded too, and ask their parents: what those told them last may be lost. `changed` are those
+/// that lists do not show yet.
+async fn resume_children(context: &Arc<ShardContext>, budget: &Arc<Semaphore>, changed: Vec<ExecutionId>) {
+    for id in changed {
+        if !resume_one(context, budget, id).await {
+            return;
+        }
+    }
+    let mut query = ExecutionQuery {
+        status: Some("running".to_owned()),
+        id_prefix: Some(format!("{:04x}", context.shard.0)),
+        children: true,
+        limit: LIST_ROWS,
+        ..ExecutionQuery::default()
+    };
+    loop {
+        let page = match context.engine.parts.visibility.list(query.clone()).await {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::warn!(shard = context.shard.0, %error, "children wait for the lists");
+                tokio::time::sleep(ASK_AGAIN).await;
+                if context.gate.is_closed() {
+                    return;
+                }
+                continue;
+            }
+        };
+        for child in page.items {
+            if !resume_one(context, budget, child.id).await {
+                return;
+            }
+        }
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => return,
         }
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
+use troupe_core::control::ControlEntry;
 use troupe_core::execution::Entry;
-use troupe_core::lifecycle::{self, LifecycleEvent};
+use troupe_core::lifecycle::{self, LifecycleEvent, SystemEvent};
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
 
 use super::machine::{CursorMachine, Offer};
@@ -18,7 +19,7 @@ use crate::error::EngineError;
 use crate::evaluation::CompiledPlan;
 use crate::execution::load::{Loaded, load_over};
 use crate::gauges::{ShardGauges, SinkProgress};
-use crate::record::{read_frames, read_header};
+use crate::record::{read_frames, read_frames_of, read_header};
 
 /// Name of the cursor.
 const SINK: &str = "events";
@@ -54,6 +55,8 @@ pub enum EventSinkMessage {
         position: LogPosition,
         /// Its entries.
         items: Vec<EventItem>,
+        /// Its controls.
+        controls: Vec<ControlEntry>,
     },
     /// Records are in the log that were not offered.
     Behind,
@@ -149,11 +152,18 @@ impl Actor for EventSinkActor {
         state: &mut EventSinkState,
     ) -> Result<(), ActorProcessingErr> {
         let full = match message {
-            EventSinkMessage::Committed { position, items } => {
+            EventSinkMessage::Committed {
+                position,
+                items,
+                controls,
+            } => {
                 state.progress().backlog.fetch_sub(1, Ordering::Relaxed);
                 match state.machine.offered(position) {
                     Offer::Skip => false,
-                    Offer::Send => state.send(position, &items).await,
+                    Offer::Send => {
+                        state.announce(&controls).await;
+                        state.send(position, &items).await
+                    }
                     Offer::CatchUp(from) => {
                         state.catch_up(from).await;
                         false
@@ -220,6 +230,20 @@ impl EventSinkState {
         self.machine.sent(position)
     }
 
+    /// Publishes controls. They are in every shard: the first one speaks for all.
+    async fn announce(&self, controls: &[ControlEntry]) {
+        if self.arguments.shard != ShardId(0) || controls.is_empty() {
+            return;
+        }
+        let events: Vec<SystemEvent> = controls.iter().map(lifecycle::derive_control).collect();
+        let mut pause = RETRY_FIRST;
+        while let Err(error) = self.arguments.engine.parts.bus.announce(&events).await {
+            tracing::warn!(shard = self.arguments.shard.0, %error, "events of the system wait for the bus");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
     /// Repeats until the bus has confirmed all of them.
     async fn publish(&self, events: &[LifecycleEvent]) {
         let mut pause = RETRY_FIRST;
@@ -270,6 +294,12 @@ impl EventSinkState {
                     continue;
                 };
                 let mut found = Vec::with_capacity(items.len());
+                let (controls, items): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.id.is_controls());
+                let controls = controls.into_iter().filter_map(|item| {
+                    // Those that cannot be read halt the shard when it is opened.
+                    read_frames_of::<ControlEntry>(&record.bytes[item.frame]).next()?.ok()
+                });
+                self.announce(&controls.collect::<Vec<_>>()).await;
                 for item in items {
                     let Some(Ok(entry)) = read_frames(&record.bytes[item.frame]).next() else {
                         continue;
@@ -299,13 +329,13 @@ impl EventSinkState {
         let engine = Arc::clone(&self.arguments.engine);
         let mut pause = RETRY_FIRST;
         let compiled = loop {
-            let found = match &entry.event {
-                troupe_core::execution::Event::Started(started) => engine
+            let found = match entry.event.start() {
+                Some(started) => engine
                     .plans
                     .version(started.workflow.as_str(), started.version)
                     .await
                     .map(Some),
-                _ => self.load(id).await.map(|loaded| match loaded {
+                None => self.load(id).await.map(|loaded| match loaded {
                     Loaded::Found(found) => Some(found.compiled),
                     Loaded::Missing | Loaded::Tombstone(_) => {
                         tracing::error!(%id, "events of an execution that is gone cannot be derived");

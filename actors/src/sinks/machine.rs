@@ -128,6 +128,7 @@ mod tests {
             ended_at: None,
             error_code: None,
             execution_key: None,
+            parent: None,
             seq: Seq(seq),
         }
     }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::task::AbortHandle;
-use troupe_core::{Epoch, ExecutionId, ShardId, Timestamp};
+use troupe_core::control::Scope;
+use troupe_core::{Epoch, ExecutionId, ShardId, Timestamp, WorkflowId};
 
 use super::machine::TimersMachine;
 use crate::context::EngineContext;
+use crate::controls::ShardControls;
 use crate::shard::ShardMessage;
 
 /// Longest sleep: clocks may be set, so none is trusted for longer.
@@ -25,6 +27,10 @@ pub enum TimersMessage {
     Set(ExecutionId, Option<Timestamp>),
     /// An execution gives up its actor until then.
     Park(ExecutionId, Timestamp),
+    /// A wider scope keeps an execution of this workflow from going on, which it would at this time; or no longer.
+    HeldBack(ExecutionId, WorkflowId, Option<Timestamp>),
+    /// A scope is held no longer.
+    Lifted(Scope),
     /// The tail of the log holds executions that wait.
     Recovered(Vec<(Timestamp, ExecutionId)>),
     /// A checkpoint was written.
@@ -42,6 +48,8 @@ pub struct TimersArguments {
     pub shard: ShardId,
     /// Its epoch.
     pub epoch: Epoch,
+    /// Controls in force.
+    pub controls: Arc<ShardControls>,
     /// Routes the wake-ups.
     pub supervisor: ActorRef<ShardMessage>,
 }
@@ -69,7 +77,7 @@ impl Actor for TimersActor {
         arguments: TimersArguments,
     ) -> Result<TimersState, ActorProcessingErr> {
         myself.send_message(TimersMessage::Tick)?;
-        let machine = TimersMachine::new(arguments.engine.options.timers_max);
+        let machine = TimersMachine::new(arguments.engine.options.timers_max).with(arguments.engine.options.mutants);
         Ok(TimersState {
             arguments,
             machine,
@@ -86,6 +94,8 @@ impl Actor for TimersActor {
         match message {
             TimersMessage::Set(id, at) => state.machine.set(id, at),
             TimersMessage::Park(id, at) => state.machine.park(id, at),
+            TimersMessage::HeldBack(id, workflow, at) => state.machine.hold_back(id, workflow, at),
+            TimersMessage::Lifted(scope) => state.machine.lifted(&scope, state.arguments.engine.now()),
             TimersMessage::Recovered(parked) => {
                 parked.into_iter().for_each(|(at, id)| state.machine.park(id, at));
             }
@@ -137,13 +147,17 @@ impl TimersState {
     fn fire(&mut self) -> Result<Option<u64>, ActorProcessingErr> {
         let engine = &self.arguments.engine;
         let now = engine.now();
+        self.machine.hold_everything(self.arguments.controls.hold_everything());
         if self.machine.next().is_none_or(|first| first > now) {
             return Ok(None);
         }
         let room = engine.options.executions_max.saturating_sub(engine.directory.len());
         let due = self.machine.due(now, room.max(1));
         for (at, _) in &due {
-            engine.metrics.timer_fired(now.since_ms(*at));
+            // What was held back is not late by the time it was held.
+            engine
+                .metrics
+                .timer_fired(now.since_ms((*at).max(self.machine.lifted_at())));
         }
         self.arguments
             .supervisor

@@ -1,21 +1,39 @@
 //! Which executions are due.
 //!
+//! Beside them are executions that a control of a wider scope holds back: they wake when it is lifted, in due order.
+//!
 //! Three kinds of timers are in memory: those of executions with an actor (`live`, exact), those of waiting executions
 //! up to the *horizon* (the window), and those beyond it that no checkpoint holds yet. Everything else is in the store,
 //! and is read when the window runs low. A timer that fires for nothing is harmless: the execution finds nothing due.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use troupe_core::{ExecutionId, Timestamp};
+use troupe_core::control::Scope;
+use troupe_core::{ExecutionId, Timestamp, WorkflowId};
+
+use crate::options::Mutants;
 
 type Timer = (Timestamp, ExecutionId);
+
+/// Comes before every other id.
+const FIRST_ID: ExecutionId = ExecutionId([0; 16]);
 
 /// The timers of one shard.
 #[derive(Debug)]
 pub struct TimersMachine {
-    /// Live timers and the window, in order.
+    /// The window, in order.
     order: BTreeSet<Timer>,
     live: HashMap<ExecutionId, Timestamp>,
+    /// The same of live ones.
+    live_order: BTreeSet<Timer>,
+    /// Executions that are held back, by workflow and in due order.
+    held_back: BTreeMap<WorkflowId, BTreeSet<Timer>>,
+    held_since: HashMap<ExecutionId, (WorkflowId, Timestamp)>,
+    /// Those that are held back no longer and have yet to be woken.
+    lifted: BTreeSet<Timer>,
+    lifted_at: Timestamp,
+    /// Everything is held: executions without an actor are not woken at all.
+    everything: bool,
     /// Timers beyond the horizon, by age in checkpoints: this one, the one before.
     unsaved: [Vec<Timer>; 2],
     /// Store rows fired since those checkpoints: the store still lists them.
@@ -23,6 +41,7 @@ pub struct TimersMachine {
     /// Every timer of the store at or before it is in the window.
     horizon: Timestamp,
     window_max: usize,
+    mutants: Mutants,
 }
 
 impl TimersMachine {
@@ -32,11 +51,24 @@ impl TimersMachine {
         Self {
             order: BTreeSet::new(),
             live: HashMap::new(),
+            live_order: BTreeSet::new(),
+            held_back: BTreeMap::new(),
+            held_since: HashMap::new(),
+            lifted: BTreeSet::new(),
+            lifted_at: Timestamp(i64::MIN),
+            everything: false,
             unsaved: Default::default(),
             fired: Default::default(),
             horizon: Timestamp(i64::MIN),
             window_max: window_max.max(2),
+            mutants: Mutants::default(),
         }
+    }
+
+    /// Plants faults. Tests only.
+    #[must_use]
+    pub fn with(self, mutants: Mutants) -> Self {
+        Self { mutants, ..self }
     }
 
     /// An execution with an actor has this deadline now, or none.
@@ -46,22 +78,70 @@ impl TimersMachine {
             None => self.live.remove(&id),
         };
         if let Some(before) = before.filter(|before| Some(*before) != at) {
+            self.live_order.remove(&(before, id));
             self.order.remove(&(before, id));
         }
         if let Some(at) = at {
-            self.order.insert((at, id));
+            self.live_order.insert((at, id));
         }
     }
 
     /// An execution gives up its actor until `at`.
     pub fn park(&mut self, id: ExecutionId, at: Timestamp) {
         self.set(id, None);
+        if self.mutants.timers_left_to_store {
+            return;
+        }
         if at <= self.horizon {
             self.order.insert((at, id));
             self.shrink();
         } else {
             self.unsaved[0].push((at, id));
         }
+    }
+
+    /// A control of a wider scope keeps an execution from going on, which it would at `at`; or no longer does.
+    pub fn hold_back(&mut self, id: ExecutionId, workflow: WorkflowId, at: Option<Timestamp>) {
+        if let Some((workflow, since)) = self.held_since.remove(&id)
+            && let Some(of_workflow) = self.held_back.get_mut(&workflow)
+        {
+            of_workflow.remove(&(since, id));
+            if of_workflow.is_empty() {
+                self.held_back.remove(&workflow);
+            }
+        }
+        if let Some(at) = at {
+            self.held_since.insert(id, (workflow.clone(), at));
+            self.held_back.entry(workflow).or_default().insert((at, id));
+        }
+    }
+
+    /// A control of this scope was lifted: whoever it may have held back wakes, in due order.
+    pub fn lifted(&mut self, scope: &Scope, now: Timestamp) {
+        let concerns = |workflow: &WorkflowId| match scope {
+            Scope::All | Scope::NodeType(_) => true,
+            Scope::Workflow(_) => scope.covers(workflow),
+            Scope::Node { workflow: named, .. } => named == workflow || scope.covers(workflow),
+        };
+        let workflows: Vec<WorkflowId> = self.held_back.keys().filter(|id| concerns(id)).cloned().collect();
+        for workflow in workflows {
+            for timer in self.held_back.remove(&workflow).unwrap_or_default() {
+                self.held_since.remove(&timer.1);
+                self.lifted.insert(timer);
+            }
+        }
+        self.lifted_at = now;
+    }
+
+    /// When a control was lifted last.
+    #[must_use]
+    pub fn lifted_at(&self) -> Timestamp {
+        self.lifted_at
+    }
+
+    /// Whether everything is held: then only executions with an actor hear that they are due.
+    pub fn hold_everything(&mut self, everything: bool) {
+        self.everything = everything;
     }
 
     /// A checkpoint was written. What was parked before the one before it began is in the store for sure.
@@ -75,13 +155,20 @@ impl TimersMachine {
     /// Removes and returns at most `limit` timers that are due.
     pub fn due(&mut self, now: Timestamp, limit: usize) -> Vec<Timer> {
         let mut due = Vec::new();
-        while due.len() < limit
-            && let Some(timer) = self.order.first().copied().filter(|(at, _)| *at <= now)
-        {
-            self.order.pop_first();
-            if self.live.get(&timer.1) == Some(&timer.0) {
+        while due.len() < limit {
+            let is_due = |timer: &Timer| timer.0 <= now;
+            let parked = self.order.first().copied().filter(|_| !self.everything).filter(is_due);
+            let live = self.live_order.first().copied().filter(is_due);
+            let lifted = self.lifted.first().copied();
+            let Some(timer) = parked.into_iter().chain(live).chain(lifted).min() else {
+                break;
+            };
+            self.lifted.remove(&timer);
+            if self.live_order.remove(&timer) {
                 self.live.remove(&timer.1);
             }
+            // The store's rows of executions with an actor are in the window too.
+            self.order.remove(&timer);
             self.fired[0].insert(timer);
             due.push(timer);
         }
@@ -91,14 +178,15 @@ impl TimersMachine {
     /// When to look again: the earliest timer.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
-        self.order.first().map(|(at, _)| *at)
+        let parked = self.order.first().filter(|_| !self.everything);
+        let timed = parked.into_iter().chain(self.live_order.first()).map(|(at, _)| *at);
+        timed.chain(self.lifted.first().map(|_| Timestamp(i64::MIN))).min()
     }
 
     /// How many rows to read from the store, if the window runs low; then [`TimersMachine::refill`] at once.
     #[must_use]
     pub fn wants(&self) -> Option<usize> {
-        let window = self.order.len().saturating_sub(self.live.len());
-        let low = self.horizon < Timestamp(i64::MAX) && window < self.window_max / 2;
+        let low = self.horizon < Timestamp(i64::MAX) && self.order.len() < self.window_max / 2;
         low.then(|| self.window_max + self.fired.iter().map(HashSet::len).sum::<usize>())
     }
 
@@ -142,21 +230,19 @@ impl TimersMachine {
     /// The window is bounded: at twice its size the horizon moves back, and what lies beyond waits for its checkpoint
     /// like any other timer beyond the horizon. Timers of one instant stay together.
     fn shrink(&mut self) {
-        if self.order.len().saturating_sub(self.live.len()) < self.window_max * 2 {
+        if self.order.len() < self.window_max * 2 {
             return;
         }
-        let window = self.order.iter().filter(|(at, id)| self.live.get(id) != Some(at));
-        let Some((last, _)) = window.clone().nth(self.window_max) else {
+        let Some((last, _)) = self.order.iter().nth(self.window_max) else {
             return;
         };
         let horizon = Timestamp(last.0.saturating_sub(1));
         if self.order.first().is_none_or(|(first, _)| *first > horizon) {
             return;
         }
-        let beyond: Vec<Timer> = window.filter(|(at, _)| *at > horizon).copied().collect();
-        for timer in &beyond {
-            self.order.remove(timer);
-        }
+        let beyond = self
+            .order
+            .split_off(&(Timestamp(horizon.0.saturating_add(1)), FIRST_ID));
         self.unsaved[0].extend(beyond);
         self.horizon = horizon;
     }
@@ -164,7 +250,7 @@ impl TimersMachine {
     /// Timers in memory.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.order.len() + self.unsaved.iter().map(Vec::len).sum::<usize>()
+        self.order.len() + self.live.len() + self.unsaved.iter().map(Vec::len).sum::<usize>()
     }
 
     /// Whether no timer is in memory.
@@ -252,5 +338,46 @@ mod tests {
         timers.checkpointed();
         assert!(timers.len() <= 8);
         assert!(!TimersMachine::new(2).refill(&[(Timestamp(5), id(1)), (Timestamp(5), id(2))], 2));
+    }
+
+    #[test]
+    fn whoever_is_held_back_wakes_in_due_order_when_its_scope_is_lifted() {
+        let mut timers = TimersMachine::new(8);
+        assert!(timers.refill(&[], 8));
+        let workflow = |name: &str| WorkflowId::from(name);
+        timers.hold_back(id(1), workflow("w"), Some(Timestamp(50)));
+        timers.hold_back(id(2), workflow("w#each"), Some(Timestamp(10)));
+        timers.hold_back(id(3), workflow("v"), Some(Timestamp(20)));
+        timers.hold_back(id(4), workflow("w"), Some(Timestamp(30)));
+        timers.hold_back(id(4), workflow("w"), None);
+        timers.hold_back(id(1), workflow("w"), Some(Timestamp(40)));
+        assert_eq!((timers.next(), timers.due(Timestamp(100), 9)), (None, vec![]));
+        timers.park(id(5), Timestamp(30));
+        timers.lifted(&Scope::Workflow(workflow("w")), Timestamp(60));
+        let due = timers.due(Timestamp(60), 9);
+        assert_eq!(
+            due,
+            [(Timestamp(10), id(2)), (Timestamp(30), id(5)), (Timestamp(40), id(1)),]
+        );
+        timers.lifted(&Scope::NodeType("http".into()), Timestamp(61));
+        assert_eq!(
+            timers.due(Timestamp(0), 9),
+            [(Timestamp(20), id(3))],
+            "whatever the time is"
+        );
+    }
+
+    #[test]
+    fn under_a_pause_of_everything_only_those_with_an_actor_hear_that_they_are_due() {
+        let mut timers = TimersMachine::new(8);
+        assert!(timers.refill(&[], 8));
+        timers.park(id(1), Timestamp(10));
+        timers.set(id(2), Some(Timestamp(20)));
+        timers.hold_everything(true);
+        assert_eq!(timers.next(), Some(Timestamp(20)));
+        assert_eq!(timers.due(Timestamp(30), 9), [(Timestamp(20), id(2))]);
+        assert_eq!(timers.next(), None);
+        timers.hold_everything(false);
+        assert_eq!(timers.due(Timestamp(30), 9), [(Timestamp(10), id(1))]);
     }
 }

@@ -16,7 +16,7 @@ use troupe_backends::bus::InProcessBus;
 use troupe_backends::embedded::{EmbeddedStore, Sharing, StoreOptions};
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::{ErrorInfo, ExecutionId, Json, Timestamp};
-use troupe_executors::{Executors, ExecutorsBuilder};
+use troupe_executors::{Executors, ExecutorsBuilder, Handler, HandlerCall, HandlerError};
 use troupe_ports::{Clock, DefinitionStore, Rendered, Sandbox, SandboxJob, SystemClock};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -180,6 +180,22 @@ impl World {
             .await
             .unwrap()
             .expect("it ends in time")
+    }
+}
+
+/// A handler that fails while some failures are left, and then gives its input.
+pub fn failing(left: &Arc<AtomicU32>) -> impl Handler + use<> {
+    let left = Arc::clone(left);
+    move |call: HandlerCall| {
+        let take = |left: u32| left.checked_sub(1);
+        let fails = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok();
+        async move {
+            if fails {
+                Err(HandlerError::new("E1", "not yet"))
+            } else {
+                call.input_json().cloned()
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use troupe_core::lifecycle::LifecycleEvent;
+use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_ports::{BusError, EventBus};
 
 use super::child::random;
@@ -39,6 +39,10 @@ impl EventBus for RecordingBus {
         }
         Ok(())
     }
+
+    async fn announce(&self, _: &[SystemEvent]) -> Result<(), BusError> {
+        Ok(())
+    }
 }
 
 /// Keeps what it was given.
@@ -58,6 +62,10 @@ impl EventBus for KeepingBus {
     async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.extend(events.iter().map(Sighting::of));
+        Ok(())
+    }
+
+    async fn announce(&self, _: &[SystemEvent]) -> Result<(), BusError> {
         Ok(())
     }
 }

@@ -2,16 +2,22 @@
 
 mod epochs;
 mod events;
+mod failures;
+mod family;
 mod keys;
+mod lists;
 mod semantics;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use troupe_core::definition::WorkflowDefinition;
-use troupe_core::execution::{Entry, ExecutionState, Phase, Verb, invariants, replay};
+use troupe_core::execution::{Entry, Event, ExecutionState, Phase, Verb, invariants, replay};
 use troupe_core::plan::Plan;
-use troupe_core::{ExecutionId, Timestamp, Value};
+use troupe_core::{ExecutionId, NodeIx, Timestamp};
+use troupe_ports::ExecutionSummary;
 
 use super::record::Record;
 use super::workload::DELAYS_MS;
@@ -31,6 +37,10 @@ pub struct Evidence {
     pub definitions: BTreeMap<String, WorkflowDefinition>,
     /// When the engine was down or recovering: from the kill to one second after the next readiness.
     pub outages: Vec<(Timestamp, Timestamp)>,
+    /// When one execution alone could not act, as with outages: its actor had failed, or it was set aside.
+    pub own_outages: BTreeMap<ExecutionId, Vec<(Timestamp, Timestamp)>>,
+    /// What lists show in the end, where that is known.
+    pub listed: Option<BTreeMap<ExecutionId, ExecutionSummary>>,
 }
 
 /// A broken promise.
@@ -63,12 +73,14 @@ pub fn check(evidence: &Evidence) -> Vec<Violation> {
     acknowledged_survives(evidence, &mut findings);
     for (id, (state, plan, entries)) in &evidence.executions {
         applied_exactly_once(*id, state, plan, entries, &mut findings);
-        timers_fire_in_time(*id, plan, entries, &evidence.outages, &mut findings);
+        timers_fire_in_time(*id, plan, entries, evidence, &mut findings);
     }
     semantics::follows_the_reference(evidence, &mut findings);
     events::are_published(evidence, &mut findings);
     epochs::only_grow(evidence, &mut findings);
     keys::are_unique(evidence, &mut findings);
+    lists::show_the_end(evidence, &mut findings);
+    failures::are_bounded(evidence, &mut findings);
     effects_follow_commits(evidence, &mut findings);
     paused_means_paused(evidence, &mut findings);
     reads_never_go_back(evidence, &mut findings);
@@ -121,6 +133,8 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
             | Record::Appended { .. }
             | Record::Refused { .. }
             | Record::Fenced { .. }
+            | Record::Restarted { .. }
+            | Record::SetAside { .. }
             | Record::KeyedAcked { .. } => {}
         }
     }
@@ -170,14 +184,18 @@ fn applied_exactly_once(
         }
     }
     for (node, times) in ends {
-        findings.expect(times == 1, "C2", || format!("{id}: node {node} ended {times} times"));
+        let visits = state.nodes.get(node as usize).map_or(1, |node| node.visit.0);
+        findings.expect(times == visits, "C2", || {
+            format!("{id}: node {node} ended {times} times in {visits} visits")
+        });
     }
     for (place, node) in state.nodes.iter().enumerate() {
         let scheduled = first_attempts
             .get(&u32::try_from(place).unwrap_or(u32::MAX))
             .copied()
             .unwrap_or(0);
-        let attempts = u32::try_from(node.attempts.len()).unwrap_or(u32::MAX);
+        let ix = NodeIx(u32::try_from(place).unwrap_or(u32::MAX));
+        let attempts = attempts_of(ix, entries);
         let fails_first = plan.nodes[place]
             .data
             .get("failFirst")
@@ -205,6 +223,21 @@ fn applied_exactly_once(
     }
 }
 
+/// Attempts of a node that ended or were interrupted, in all its visits.
+fn attempts_of(ix: NodeIx, entries: &[Entry]) -> u32 {
+    let ended = entries.iter().map(|entry| {
+        let closed = matches!(&entry.event, Event::AttemptClosed(closed) if closed.token.node == ix);
+        let interrupted = entry
+            .transitions
+            .iter()
+            .filter(|change| change.node_ix() == Some(ix) && change.verb() == Some(Verb::NodeInterrupted));
+        // An operator's decision may end a node while its attempt runs.
+        let decided = matches!(&entry.event, Event::Decided { node, .. } if *node == ix);
+        u32::from(closed) + u32::from(decided) + u32::try_from(interrupted.count()).unwrap_or(u32::MAX)
+    });
+    ended.sum()
+}
+
 /// C3 and C4: an effect happens once a dispatch, with the input that the log gives its node.
 fn effects_follow_commits(evidence: &Evidence, findings: &mut Findings) {
     let mut seen: BTreeSet<(ExecutionId, &str, [u32; 4])> = BTreeSet::new();
@@ -225,10 +258,11 @@ fn effects_follow_commits(evidence: &Evidence, findings: &mut Findings) {
                     continue;
                 };
                 let Some(ix) = plan.node_ix(node) else { continue };
-                let given = match state.input_of(plan, ix) {
-                    Ok(Value::Inline(json)) => json.as_str().to_owned(),
-                    other => format!("{other:?}"),
-                };
+                // What earlier visits were given is the affair of C6: the state has only the last one.
+                if state.nodes[ix.at()].visit.0 != token[1] {
+                    continue;
+                }
+                let given = state.input_of(plan, ix).shown().as_str().to_owned();
                 findings.expect(given == *input, "C4", || {
                     format!("{id}: {node} took effect with {input}, the log gives it {given}")
                 });
@@ -254,13 +288,7 @@ fn effects_follow_commits(evidence: &Evidence, findings: &mut Findings) {
 }
 
 /// C8: a delay never ends early, and late only around an outage.
-fn timers_fire_in_time(
-    id: ExecutionId,
-    plan: &Plan,
-    entries: &[Entry],
-    outages: &[(Timestamp, Timestamp)],
-    findings: &mut Findings,
-) {
+fn timers_fire_in_time(id: ExecutionId, plan: &Plan, entries: &[Entry], evidence: &Evidence, findings: &mut Findings) {
     let Some(wait) = plan.node_ix("wait") else { return };
     let at = |verb: Verb| {
         let found = entries.iter().find(|entry| {
@@ -283,8 +311,11 @@ fn timers_fire_in_time(
     findings.expect(fired >= due, "C8", || {
         format!("{id}: a timer fired {} ms early", due.since_ms(fired))
     });
-    let excused = outages
+    let own = evidence.own_outages.get(&id).into_iter().flatten();
+    let excused = evidence
+        .outages
         .iter()
+        .chain(own)
         .any(|(from, until)| due.plus_ms(LATE_HEALTHY_MS) >= *from && due <= *until);
     let late_ms = fired.since_ms(due);
     findings.expect(excused || late_ms <= LATE_HEALTHY_MS, "C8", || {

@@ -12,12 +12,14 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use troupe_actors::{Engine, EngineHandle, EngineOptions, EngineParts, Mutants};
 use troupe_backends::embedded::{DurabilityMutant, EmbeddedStore, PowerLoss, Sharing, StoreOptions};
-use troupe_core::{ErrorInfo, Json};
+use troupe_core::definition::WorkflowDefinition;
+use troupe_core::{ErrorInfo, Json, Timestamp};
 use troupe_ports::{EventBus, NodeExecutor, Rendered, Sandbox, SandboxJob, StateStore, SystemClock};
 
 use super::bus::RecordingBus;
 use super::clients::{ask_again, client};
 use super::effects::EffectSink;
+use super::parked;
 use super::record::Record;
 use super::witness::Witness;
 use super::workload;
@@ -36,6 +38,8 @@ pub struct Orders {
     pub asked_before: Vec<String>,
     /// Clients that load the engine at once.
     pub clients: u32,
+    /// Starts one execution with so many children that wait, before it is ready.
+    pub parked: Option<u32>,
 }
 
 /// A store and what befalls those who use it.
@@ -113,6 +117,7 @@ pub fn engine_options(end: End, fault: Option<Fault>) -> EngineOptions {
             cursor_before_confirm: fault == Some(Fault::CursorBeforeConfirm),
             // Without a repetition nobody would notice that it is not recognised.
             redeliver_reports: fault == Some(Fault::NoCompletionDedupe),
+            ..Mutants::default()
         },
         ..defaults
     }
@@ -193,13 +198,11 @@ pub fn random() -> u64 {
 /// When the store or the engine does not open.
 pub async fn run(orders: Orders) -> anyhow::Result<()> {
     let engine = open(&orders.setting, Arc::new(EffectSink::default()), Arc::new(RecordingBus)).await?;
-    for definition in workload::definitions() {
-        let analysis = Json::from_trusted("{}");
-        engine
-            .definitions()
-            .put(definition, analysis, None, troupe_core::Timestamp(0))
-            .await
-            .context("a definition is not stored")?;
+    for definition in workload::all() {
+        put(&engine, definition).await?;
+    }
+    if let Some(children) = orders.parked {
+        parked::park(&engine, children).await?;
     }
     Record::Ready.emit();
     if orders.setting.end == End::TakenOver {
@@ -212,6 +215,14 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
         client.await.context("a client panicked")?;
     }
     repeat.await.context("the repeating client panicked")
+}
+
+pub(super) async fn put(engine: &EngineHandle, definition: WorkflowDefinition) -> anyhow::Result<()> {
+    let analysis = Json::from_trusted("{}");
+    let definitions = engine.definitions();
+    let stored = definitions.put(definition, analysis, None, Timestamp(0)).await;
+    stored.context("a definition is not stored")?;
+    Ok(())
 }
 
 /// Tells of every shard that the engine loses.

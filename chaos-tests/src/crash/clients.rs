@@ -31,7 +31,20 @@ pub(super) async fn client(engine: EngineHandle, incarnation: u32, next: Arc<Ato
         let workflows = workload::definitions();
         let workflow = &workflows[usize::try_from(random() % workflows.len() as u64).unwrap_or(0)].id;
         if random().is_multiple_of(KEYED_ONE_IN) {
-            if let Some(id) = start_keyed(&engine, workflow).await {
+            let key = format!("key-{}", random() % BUSINESS_KEYS);
+            if let Some(id) = start_keyed(&engine, workflow, &key, any_policy()).await {
+                // Asked at once it is most likely open still: it is found again, or gives way to the next one.
+                let on_open = [OnOpen::UseExisting, OnOpen::TerminateExisting][usize::from(random().is_multiple_of(3))];
+                start_keyed(
+                    &engine,
+                    workflow,
+                    &key,
+                    KeyPolicy {
+                        on_open,
+                        ..KeyPolicy::default()
+                    },
+                )
+                .await;
                 read_some(&engine, client, id).await;
             }
             continue;
@@ -77,12 +90,8 @@ async fn start(engine: &EngineHandle, key: String) -> Option<ExecutionId> {
     }
 }
 
-/// Starts a workflow under one of a few business keys. Others may be given the same execution, so nobody interferes with it.
-async fn start_keyed(engine: &EngineHandle, workflow: &str) -> Option<ExecutionId> {
-    let key = format!("key-{}", random() % BUSINESS_KEYS);
-    let mut request = StartRequest::new(workflow, Json::from_trusted("{\"n\":1}"));
-    request.execution_key = Some(key.clone());
-    request.key_policy = KeyPolicy {
+fn any_policy() -> KeyPolicy {
+    KeyPolicy {
         on_open: match random() % 3 {
             0 => OnOpen::Fail,
             1 => OnOpen::UseExisting,
@@ -93,7 +102,14 @@ async fn start_keyed(engine: &EngineHandle, workflow: &str) -> Option<ExecutionI
         } else {
             OnClosed::Allow
         },
-    };
+    }
+}
+
+/// Starts a workflow under a business key. Others may be given the same execution, so nobody interferes with it.
+async fn start_keyed(engine: &EngineHandle, workflow: &str, key: &str, key_policy: KeyPolicy) -> Option<ExecutionId> {
+    let mut request = StartRequest::new(workflow, Json::from_trusted("{\"n\":1}"));
+    request.execution_key = Some(key.to_owned());
+    request.key_policy = key_policy;
     match engine.start(request).await {
         Ok(outcome) => {
             let (key, id, existing) = (format!("{workflow}/{key}"), outcome.id, outcome.existing);

@@ -68,6 +68,7 @@ impl Campaign {
                 incarnation,
                 asked_before: asked_before(&evidence.records),
                 clients: self.clients,
+                parked: None,
             };
             let mut engine = Incarnation::spawn(program, &orders)?;
             let ready_at = engine

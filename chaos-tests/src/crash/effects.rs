@@ -22,10 +22,7 @@ pub struct EffectSink {
 impl NodeExecutor for EffectSink {
     fn execute(&self, task: Task, _: CancellationToken) -> BoxFuture<'static, Executed> {
         if !self.silent {
-            let input = match &task.input {
-                troupe_core::Value::Inline(json) => json.as_str().to_owned(),
-                troupe_core::Value::Blob(blob) => format!("{blob:?}"),
-            };
+            let input = task.input.shown().as_str().to_owned();
             let token = [
                 task.token.run.0,
                 task.token.visit.0,

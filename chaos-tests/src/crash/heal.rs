@@ -36,7 +36,7 @@ pub(super) async fn heal(
     if let Some(since) = down_since {
         evidence.outages.push((since, SystemClock.now().plus_ms(1_000)));
     }
-    for definition in workload::definitions() {
+    for definition in workload::all() {
         evidence.definitions.insert(definition.id.clone(), definition);
     }
     // What was started and never acknowledged may show up only in the events that are published now.

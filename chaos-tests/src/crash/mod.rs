@@ -9,6 +9,7 @@ pub mod driver;
 pub mod effects;
 mod heal;
 mod incarnation;
+pub mod parked;
 pub mod record;
 pub mod takeover;
 mod witness;

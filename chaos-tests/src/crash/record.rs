@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use serde::{Deserialize, Serialize};
-use troupe_core::ExecutionId;
 use troupe_core::lifecycle::LifecycleEvent;
+use troupe_core::{ExecutionId, Timestamp};
 
 /// One observation, in the order in which it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +118,18 @@ pub enum Record {
         id: ExecutionId,
         /// Whether it was there before.
         existing: bool,
+    },
+    /// An execution's actor failed and was built again.
+    Restarted {
+        /// The execution.
+        id: ExecutionId,
+        /// When.
+        at: Timestamp,
+    },
+    /// An execution was set aside until an operator resumes it.
+    SetAside {
+        /// The execution.
+        id: ExecutionId,
     },
     /// Something failed that should not have.
     Trouble {

@@ -54,6 +54,7 @@ impl Takeovers {
             incarnation,
             asked_before: asked_before(records),
             clients: self.clients,
+            parked: None,
         };
         let mut owner = Incarnation::spawn(program, &orders(0, &[]))?;
         owner.ready()?;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
+use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, Timestamp};
 use troupe_ports::{
-    AppendError, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore, StoreCounters,
-    StoreError,
+    AppendError, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore,
+    StoreCounters, StoreError,
 };
 
 use super::record::Record;
@@ -146,6 +146,56 @@ impl StateStore for Witness {
 
     async fn quarantined(&self, shard: ShardId) -> Result<Vec<(ExecutionId, String)>, StoreError> {
         self.0.quarantined(shard).await
+    }
+
+    async fn put_blobs(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        root: ExecutionId,
+        now: Timestamp,
+        blobs: Vec<(BlobRef, Json)>,
+        bytes_max: u64,
+    ) -> Result<BlobsPut, StoreError> {
+        self.0.put_blobs(shard, epoch, root, now, blobs, bytes_max).await
+    }
+
+    async fn blob(&self, root: ExecutionId, hash: [u8; 32]) -> Result<Option<Json>, StoreError> {
+        self.0.blob(root, hash).await
+    }
+
+    async fn unconfirmed_blobs(
+        &self,
+        shard: ShardId,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError> {
+        self.0.unconfirmed_blobs(shard, before, limit).await
+    }
+
+    async fn settle_blobs(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        root: ExecutionId,
+        exists: bool,
+    ) -> Result<(), StoreError> {
+        self.0.settle_blobs(shard, epoch, root, exists).await
+    }
+
+    async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError> {
+        self.0.cached_output(key, now).await
+    }
+
+    async fn cache_output(
+        &self,
+        key: [u8; 32],
+        output: Json,
+        now: Timestamp,
+        expires_at: Timestamp,
+        most: CacheLimits,
+    ) -> Result<(), StoreError> {
+        self.0.cache_output(key, output, now, expires_at, most).await
     }
 
     fn counters(&self) -> StoreCounters {

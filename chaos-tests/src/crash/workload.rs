@@ -5,6 +5,8 @@ use troupe_core::definition::WorkflowDefinition;
 
 /// Delay of the waiting workflows' delay nodes, in milliseconds: shorter and longer than passivation takes.
 pub const DELAYS_MS: [u64; 2] = [60, 400];
+/// How long nodes wait for a call, in milliseconds.
+const CALLED_WITHIN_MS: u64 = 700;
 
 /// Every workflow of the load.
 ///
@@ -20,10 +22,57 @@ pub fn definitions() -> Vec<WorkflowDefinition> {
         waiting("wait-long", DELAYS_MS[1]),
         rescue(),
         slow(),
+        rounds(),
+        race(),
+        early_end(),
     ];
     all.into_iter()
         .map(|definition| serde_json::from_value(definition).expect("a constant definition"))
         .collect()
+}
+
+/// Workflows with child executions and with nodes that wait for a call.
+///
+/// # Panics
+/// Never: the definitions are constants.
+#[must_use]
+pub fn families() -> Vec<WorkflowDefinition> {
+    let all = [each(), spin(), nested(), loose(), called()];
+    all.into_iter()
+        .map(|definition| serde_json::from_value(definition).expect("a constant definition"))
+        .collect()
+}
+
+/// Everything that an engine of the crash test knows.
+///
+/// # Panics
+/// Never: the definitions are constants.
+#[must_use]
+pub fn all() -> Vec<WorkflowDefinition> {
+    definitions().into_iter().chain(families()).collect()
+}
+
+/// So many child executions that do nothing but wait, every other one for a call, the rest for an hour.
+///
+/// # Panics
+/// Never: the definition is a constant but for the number.
+#[must_use]
+pub fn parked(children: u32) -> WorkflowDefinition {
+    let decide = json!({"conditions": [{"id": "even", "expression": "input.item.kind == 0"}], "defaultPath": "odd"});
+    let mut even = edge("kind", "call", "default");
+    even["label"] = "even".into();
+    let mut odd = edge("kind", "long", "default");
+    odd["id"] = "odd".into();
+    let body = json!({"nodes": [
+        {"id": "kind", "type": "decision", "data": decide},
+        {"id": "call", "type": "webhook", "data": {"webhookId": "call"}},
+        {"id": "long", "type": "delay", "data": {"delayType": "fixed", "delayValue": 3_600_000}},
+    ], "edges": [even, odd]});
+    let items: Vec<Value> = (0..children).map(|item| json!({"kind": item % 2})).collect();
+    let all = json!({"items": "variables.items", "maxConcurrency": children, "body": body});
+    let definition = json!({"id": "parked", "settings": {"variables": {"items": items}},
+        "nodes": [{"id": "all", "type": "forEach", "data": all}], "edges": []});
+    serde_json::from_value(definition).expect("a constant definition")
 }
 
 fn work(id: &str, data: Value) -> Value {
@@ -88,4 +137,96 @@ fn slow() -> Value {
     json!({"id": "slow", "nodes": [
         work("a", json!({"sleepMs": 25})), work("b", json!({"sleepMs": 25})), work("c", json!({"sleepMs": 25})),
     ], "edges": [edge("a", "b", "default"), edge("b", "c", "default")]})
+}
+
+/// Three passes of a loop, with a retry in each.
+fn rounds() -> Value {
+    let again =
+        json!({"conditions": [{"id": "again", "expression": "execution.iteration != 3"}], "defaultPath": "done"});
+    let mut back = edge("d", "h", "default");
+    back["label"] = "again".into();
+    let mut done = edge("d", "t", "default");
+    done["id"] = "done".into();
+    json!({"id": "rounds", "nodes": [
+        work("s", json!({})), work("h", json!({})), work("b", json!({"failFirst": 1})),
+        {"id": "d", "type": "decision", "data": again}, work("t", json!({})),
+    ], "edges": [edge("s", "h", "default"), edge("h", "b", "default"), edge("b", "d", "default"), back, done]})
+}
+
+/// One node cancels a wait and what follows it; a join cancels the branch that comes too late.
+fn race() -> Value {
+    let delay =
+        |id: &str| json!({"id": id, "type": "delay", "data": {"delayType": "fixed", "delayValue": DELAYS_MS[1]}});
+    json!({"id": "race", "nodes": [
+        work("s", json!({})), work("quick", json!({"cancels": ["slow", "after"]})), delay("slow"), work("after", json!({})),
+        work("q1", json!({})), delay("q2"), work("first", json!({"join": {"mode": "any", "lateArrivals": "cancel"}})),
+    ], "edges": [
+        edge("s", "quick", "default"), edge("s", "slow", "default"), edge("slow", "after", "default"),
+        edge("s", "q1", "default"), edge("s", "q2", "default"), edge("q1", "first", "default"), edge("q2", "first", "default"),
+    ]})
+}
+
+/// An `end` while a delay waits.
+fn early_end() -> Value {
+    json!({"id": "early-end", "nodes": [
+        work("s", json!({})), work("q", json!({})), {"id": "over", "type": "end", "data": {}},
+        {"id": "long", "type": "delay", "data": {"delayType": "fixed", "delayValue": 3_600_000}},
+    ], "edges": [edge("s", "q", "default"), edge("s", "long", "default"), edge("q", "over", "default")]})
+}
+
+/// Child executions of some items, with retries in them, three at once.
+fn each() -> Value {
+    let body = json!({"nodes": [work("w", json!({"failFirst": 1})), work("v", json!({"sleepMs": 1}))], "edges": [edge("w", "v", "default")]});
+    json!({"id": "each", "settings": {"variables": {"items": [1, 2, 3, 4, 5, 6, 7]}}, "nodes": [
+        work("s", json!({})),
+        {"id": "all", "type": "forEach", "data": {"items": "variables.items", "maxConcurrency": 3, "body": body}},
+        work("t", json!({})),
+    ], "edges": [edge("s", "all", "default"), edge("all", "t", "default")]})
+}
+
+/// Three iterations, each a child execution.
+fn spin() -> Value {
+    let body = json!({"nodes": [work("w", json!({"output": "input.iteration"}))], "edges": []});
+    json!({"id": "spin", "nodes": [
+        {"id": "round", "type": "loop", "data": {"while": "output != 3", "maxIterations": 9, "body": body}}, work("t", json!({})),
+    ], "edges": [edge("round", "t", "default")]})
+}
+
+/// Children of children: a list of workflows of the load, one of which fails for good and is tolerated; the last ones are canceled.
+fn nested() -> Value {
+    let fails = json!({"maxAttempts": 1});
+    let mut risky = work("risky", json!({"failFirst": 1_000}));
+    risky["data"]["retryPolicy"] = fails;
+    let pick = json!({"conditions": [{"id": "bad", "expression": "input.item == 2"}], "defaultPath": "good"});
+    let mut bad = edge("d", "risky", "default");
+    bad["label"] = "bad".into();
+    let mut good = edge("d", "sub", "default");
+    good["id"] = "good".into();
+    let body = json!({"nodes": [
+        {"id": "d", "type": "decision", "data": pick}, risky,
+        {"id": "sub", "type": "subworkflow", "data": {"workflowId": "chain"}},
+    ], "edges": [bad, good]});
+    json!({"id": "nested", "settings": {"variables": {"items": [1, 2, 3, 4, 5]}}, "nodes": [
+        {"id": "all", "type": "forEach", "data": {"items": "variables.items", "toleratedFailures": 1, "succeedAfter": 3, "body": body}},
+        work("t", json!({})),
+    ], "edges": [edge("all", "t", "default")]})
+}
+
+/// Children that nobody waits for.
+fn loose() -> Value {
+    json!({"id": "loose", "settings": {"variables": {"items": [1, 2, 3]}}, "nodes": [
+        {"id": "off", "type": "subworkflow", "data": {"workflowId": "rescue", "mode": "detached", "outputMapping": {"off": "output"}}},
+        {"id": "many", "type": "forEach", "data": {"items": "variables.items", "wait": false, "workflowId": "chain"}},
+    ], "edges": [edge("off", "many", "default")]})
+}
+
+/// Waits for a call, once before work and once in each of two children, and gives up after a while where none comes.
+fn called() -> Value {
+    let wait = |id: &str| json!({"id": id, "type": "webhook", "data": {"webhookId": id, "timeout": CALLED_WITHIN_MS}});
+    let body = json!({"nodes": [work("v", json!({})), wait("inner"), work("w", json!({}))],
+        "edges": [edge("v", "inner", "default"), edge("inner", "w", "always")]});
+    json!({"id": "called", "settings": {"variables": {"items": [1, 2]}, "onFailure": "continue"}, "nodes": [
+        work("s", json!({})), wait("call"), work("a", json!({})),
+        {"id": "all", "type": "forEach", "data": {"items": "variables.items", "toleratedFailures": 2, "body": body}},
+    ], "edges": [edge("s", "call", "default"), edge("call", "a", "always"), edge("s", "all", "default")]})
 }

@@ -3,7 +3,7 @@
 use troupe_actors::attempt::machine::Turn;
 use troupe_actors::execution::machine::Dispatch;
 use troupe_core::execution::{AttemptClosed, AttemptFailure, AttemptOutcome};
-use troupe_core::{ErrorInfo, Json, Token, Value};
+use troupe_core::{ErrorInfo, Json, Token};
 
 use super::World;
 use super::process::{ActorNo, Attempt, ExecutionMessage, ProcessNo, Stage};
@@ -30,10 +30,7 @@ impl World {
         let token = dispatch.start.token;
         let planned = machine.compiled().plan.node(token.node);
         let data = |name: &str| planned.data.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
-        let input = match &dispatch.start.input {
-            Value::Inline(json) => json.as_str().to_owned(),
-            Value::Blob(blob) => format!("{blob:?}"),
-        };
+        let input = dispatch.start.input.shown().as_str().to_owned();
         let attempt = Attempt {
             actor,
             id: execution.id,
@@ -41,6 +38,7 @@ impl World {
             node: planned.key.to_string(),
             sleep_ms: data("sleepMs"),
             fail_first: data("failFirst"),
+            fail_odds: data("failOdds"),
             timeout_ms: planned.attempt_timeout_ms,
             input,
             gate: Default::default(),
@@ -196,14 +194,19 @@ impl World {
         else {
             return;
         };
-        let (fails, token, actor) = (
-            u64::from(attempt.token.attempt.0) <= attempt.fail_first,
-            attempt.token,
-            attempt.actor,
-        );
+        let fails = u64::from(attempt.token.attempt.0) <= attempt.fail_first;
+        let (token, actor, odds) = (attempt.token, attempt.actor, attempt.fail_odds);
+        let workflow = self.workflows.get(&attempt.id);
+        let drawn = workflow.is_some_and(|workflow| workflow.starts_with("drawn"));
+        let breaks = odds > 0 && self.random.once_in(odds);
         let outcome = match ending {
             Ending::Settled if fails => failed("FLAKY", &format!("failure {number}"), true),
-            Ending::Settled => self.output(),
+            Ending::Settled if breaks => failed("E1", &format!("failure {number}"), false),
+            Ending::Settled if drawn && self.random.once_in(5) => {
+                let code = if self.random.once_in(2) { "E1" } else { "E2" };
+                failed(code, &format!("failure {number}"), !self.random.once_in(4))
+            }
+            Ending::Settled => self.output(drawn),
             Ending::TimedOut => {
                 self.count("timeouts");
                 failed("TIMEOUT", "the attempt ran too long", true)
@@ -223,9 +226,15 @@ impl World {
     }
 
     /// Every output is unlike any other, so that a repeated attempt cannot pass for the first one.
-    fn output(&mut self) -> AttemptOutcome {
-        let padding = if self.large { LARGE_BYTES } else { 0 };
-        let text = format!("\"{:016x}{}\"", self.random.next(), ".".repeat(padding));
+    fn output(&mut self, drawn: bool) -> AttemptOutcome {
+        let padding = if self.scenario.large { LARGE_BYTES } else { 0 };
+        let (unique, ok) = (self.random.next(), !self.random.once_in(4));
+        let padding = ".".repeat(padding);
+        let text = if drawn {
+            format!("{{\"ok\":{ok},\"u\":\"{unique:016x}{padding}\"}}")
+        } else {
+            format!("\"{unique:016x}{padding}\"")
+        };
         AttemptOutcome::Completed(Json::from_trusted(text).into())
     }
 

@@ -11,7 +11,7 @@ use troupe_core::{ExecutionId, ShardId};
 use troupe_ports::{Archive, CheckpointRow, StoreError, Wait};
 
 use super::process::{
-    ActorNo, CheckpointerMessage, ProcessNo, ShardMessage, TimersMessage, Waiting, Writer, WriterStage,
+    ActorNo, CheckpointerMessage, ListsMessage, ProcessNo, ShardMessage, TimersMessage, Waiting, Writer, WriterStage,
 };
 use super::schedule::{Call, Caller, Timed};
 use super::{World, at_once};
@@ -33,9 +33,7 @@ impl World {
                 position,
                 record,
                 items,
-            }) => {
-                checkpointer.machine.committed(position, &record, items, now);
-            }
+            }) => drop(checkpointer.machine.committed(position, &record, items, now)),
             Some(CheckpointerMessage::Lookup(id, actor)) => {
                 let pending = checkpointer.machine.pending(id);
                 self.looked_up(process, actor, pending);
@@ -124,6 +122,11 @@ impl World {
                 let rows = writer.chunk.iter().cloned().chain(heads).collect();
                 let reached = writer.generation.reached;
                 self.call(caller, Call::Checkpoint(rows, Some(reached)));
+            }
+            WriterStage::Project => {
+                writer.busy = true;
+                let reached = writer.generation.reached;
+                serving.lists.inbox.push_back(ListsMessage::Flush(reached));
             }
             WriterStage::Trim => {
                 writer.busy = true;
@@ -220,8 +223,8 @@ impl World {
                 writer.busy = false;
                 match writer.stage {
                     WriterStage::Rows => writer.chunk.clear(),
-                    WriterStage::Last => writer.stage = WriterStage::Trim,
-                    WriterStage::Trim | WriterStage::Done => writer.stage = WriterStage::Done,
+                    WriterStage::Last => writer.stage = WriterStage::Project,
+                    WriterStage::Project | WriterStage::Trim | WriterStage::Done => writer.stage = WriterStage::Done,
                 }
             }
             Err(StoreError::Unavailable(_)) => self.pause_writer(caller),

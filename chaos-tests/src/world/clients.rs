@@ -3,44 +3,20 @@
 use std::collections::VecDeque;
 
 use troupe_actors::EngineError;
-use troupe_actors::execution::machine::CommandInput;
-use troupe_core::execution::{Event, Started};
-use troupe_core::{CommandId, ExecutionId, Json, KeySpace, ShardId};
+use troupe_actors::execution::machine::{CommandInput, NodeCommand, Wanted};
+use troupe_core::execution::{Decision, Event, Started};
+use troupe_core::{CommandId, ErrorInfo, ExecutionId, Json, KeySpace, ShardId};
 
 use super::process::{ExecutionMessage, ProcessNo, Respond};
+use super::scenario::{Act, ClientPlan, KeyKind};
 use super::schedule::Timed;
-use super::{FAULTS_MS, SHARDS, World};
+use super::{SHARDS, World, workflows};
 use crate::crash::Record;
 
-/// Clients of a busy world.
-const CLIENTS: usize = 36;
-/// Clients of a quiet world: a shard may have nothing to write for a while.
-const FEW_CLIENTS: usize = 5;
-/// Business keys a workflow: one, so that clients meet.
-const BUSINESS_KEYS: u64 = 1;
 /// How long a client waits for an answer.
 const PATIENCE_MS: u64 = 120;
 /// Grace that a cancel gives.
-const GRACE_MS: u64 = 20;
-
-/// What a client does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Act {
-    Start,
-    Read,
-    Pause,
-    Resume,
-    Cancel,
-}
-
-/// What a client's key is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KeyKind {
-    None,
-    Request,
-    /// Other clients have the same one: it gives the execution that is open, or the next one.
-    Business,
-}
+const GRACE_MS: u64 = 60;
 
 /// What a client is answered.
 #[derive(Debug)]
@@ -56,71 +32,37 @@ pub(super) enum Answer {
 pub(super) struct Client {
     workflow: String,
     key: String,
-    /// What the key is: without any an unanswered start cannot be repeated.
     kind: KeyKind,
     id: Option<ExecutionId>,
     plan: VecDeque<(u64, Act)>,
     /// Number of the request that is not answered yet.
     waiting: Option<u64>,
-    /// Id of the command, the same for every repetition.
-    command: String,
+    /// Acts done: what makes the ids of commands, the same for every repetition.
+    done: u64,
+}
+
+impl Client {
+    pub(super) fn new(plan: &ClientPlan) -> Self {
+        Self {
+            workflow: plan.workflow.clone(),
+            key: plan.key.clone(),
+            kind: plan.kind,
+            id: None,
+            plan: plan.acts.iter().cloned().collect(),
+            waiting: None,
+            done: 0,
+        }
+    }
 }
 
 impl World {
-    pub(super) fn plan_clients(&mut self) {
-        let workflows = super::parts::definitions();
-        let clients = if self.random.once_in(4) { FEW_CLIENTS } else { CLIENTS };
-        for number in 0..clients {
-            let workflow = workflows[self.random.place(workflows.len())].id.clone();
-            let mut plan = VecDeque::from([(0, Act::Start)]);
-            let kind = match self.random.below(10) {
-                0 | 1 => KeyKind::None,
-                2 | 3 => KeyKind::Business,
-                _ => KeyKind::Request,
-            };
-            match self.random.below(8) {
-                // Others may be given the same execution, so nobody interferes with it.
-                _ if kind == KeyKind::Business => {
-                    plan.extend((0..3).map(|_| (self.random.below(60), Act::Read)).collect::<Vec<_>>());
-                    plan.push_back((self.random.below(200), Act::Start));
-                }
-                0 | 1 => {
-                    plan.push_back((self.random.below(30), Act::Pause));
-                    plan.push_back((self.random.below(80), Act::Resume));
-                }
-                2 => plan.push_back((self.random.below(40), Act::Cancel)),
-                3..=5 => plan.extend((0..6).map(|_| (self.random.below(15), Act::Read)).collect::<Vec<_>>()),
-                _ => {}
-            }
-            if kind == KeyKind::Request && self.random.once_in(2) {
-                plan.push_back((self.random.below(400), Act::Start));
-            }
-            let key = if kind == KeyKind::Business {
-                format!("{workflow}/key-{}", self.random.below(BUSINESS_KEYS))
-            } else {
-                format!("{workflow}/{number}")
-            };
-            self.clients.push(Client {
-                workflow,
-                key,
-                kind,
-                id: None,
-                plan,
-                waiting: None,
-                command: String::new(),
-            });
-            let begins_ms = self.random.below(FAULTS_MS * 4 / 5);
-            self.after(begins_ms, Timed::Client(number));
-        }
-    }
-
     pub(super) fn clients_are_done(&self) -> bool {
         self.clients.iter().all(|client| client.plan.is_empty())
     }
 
     /// A client asks for what is next on its plan.
     pub(super) fn client_acts(&mut self, number: usize) {
-        let Some((_, act)) = self.clients[number].plan.front().copied() else {
+        let Some((_, act)) = self.clients[number].plan.front().cloned() else {
             return;
         };
         let request = self.number();
@@ -136,32 +78,29 @@ impl World {
             return self.clients[number].plan.clear();
         };
         let reply = Respond::Client(number, request);
-        let message = match act {
-            Act::Start => {
-                let client = &self.clients[number];
-                if client.kind == KeyKind::Business {
-                    self.after(PATIENCE_MS, Timed::GiveUp(number, request));
-                    return self.start_under_key(number, request, id.shard());
-                }
-                let (fresh, started) = (client.kind == KeyKind::None, Box::new(client.started(id, None)));
-                self.workflows.insert(id, client.workflow.clone());
-                self.record(Record::StartAsked { key });
-                ExecutionMessage::Start { started, fresh, reply }
+        let message = if act == Act::Start {
+            let client = &self.clients[number];
+            if client.kind == KeyKind::Business {
+                self.after(PATIENCE_MS, Timed::GiveUp(number, request));
+                return self.start_under_key(number, request, id.shard());
             }
-            Act::Read => ExecutionMessage::Read(reply),
-            Act::Pause => self.command(number, "pause", Event::Paused, reply),
-            Act::Resume => {
+            let (fresh, started) = (client.kind == KeyKind::None, Box::new(client.started(id, None)));
+            self.workflows.insert(id, client.workflow.clone());
+            self.record(Record::StartAsked { key });
+            ExecutionMessage::Start { started, fresh, reply }
+        } else if let Some(wanted) = wanted(&act, number) {
+            if act == Act::Resume {
                 self.record(Record::ResumeAsked { id });
-                self.command(number, "resume", Event::Resumed, reply)
             }
-            Act::Cancel => {
-                let event = Event::CancelRequested {
-                    reason: None,
-                    grace_ms: GRACE_MS,
-                    at_once: false,
-                };
-                self.command(number, "cancel", event, reply)
-            }
+            let command = Some(CommandId::from(self.command_id(number, &act).as_str()));
+            let input = CommandInput {
+                wanted,
+                principal: None,
+                command,
+            };
+            ExecutionMessage::Command(Box::new(input), reply)
+        } else {
+            ExecutionMessage::Read(reply)
         };
         self.after(PATIENCE_MS, Timed::GiveUp(number, request));
         match self.server(id.shard()) {
@@ -170,18 +109,8 @@ impl World {
         }
     }
 
-    fn command(&mut self, number: usize, verb: &str, event: Event, reply: Respond) -> ExecutionMessage {
-        let client = &mut self.clients[number];
-        client.command = format!("{verb}-{number}");
-        let command = Some(CommandId::from(client.command.as_str()));
-        ExecutionMessage::Command(
-            Box::new(CommandInput {
-                event,
-                principal: None,
-                command,
-            }),
-            reply,
-        )
+    fn command_id(&self, number: usize, act: &Act) -> String {
+        format!("{}-{number}-{}", act.name(), self.clients[number].done)
     }
 
     fn id_to_start(&mut self, number: usize) -> Option<ExecutionId> {
@@ -219,10 +148,10 @@ impl World {
             return self.count("answers that came too late");
         }
         client.waiting = None;
-        let Some((_, act)) = client.plan.front().copied() else {
+        let Some((_, act)) = client.plan.front().cloned() else {
             return;
         };
-        let (key, command) = (client.key.clone(), client.command.clone());
+        let key = client.key.clone();
         match (answer, client.id) {
             (Answer::Started { id, existing }, _) => {
                 client.id = Some(id);
@@ -235,7 +164,7 @@ impl World {
                 self.count(if existing { "found again" } else { "starts" });
             }
             (Answer::Commanded { draining, unchanged }, Some(id)) => {
-                let verb = verb(act).to_owned();
+                let (verb, command) = (act.name().to_owned(), self.command_id(number, &act));
                 self.record(Record::CommandAcked {
                     verb,
                     id,
@@ -248,6 +177,7 @@ impl World {
                 } else {
                     "commands"
                 });
+                self.count(act.name());
             }
             (Answer::View { seq, fingerprint }, Some(id)) => {
                 self.record(Record::Read {
@@ -262,6 +192,7 @@ impl World {
                 return self.trouble(format!("client {number} is answered before it asked"));
             }
             (Answer::Refused(EngineError::Ended(_)), _) => self.count("ended before"),
+            (Answer::Refused(EngineError::Refused(_)), _) if act != Act::Start => self.count("refused commands"),
             (Answer::Refused(EngineError::NotFound(id)), _) => {
                 // It was acknowledged, so it must be there.
                 return self.trouble(format!("{act:?} of {id}: not found"));
@@ -276,7 +207,9 @@ impl World {
         }
         let client = &mut self.clients[number];
         client.plan.pop_front();
-        if let Some((pause_ms, _)) = client.plan.front().copied() {
+        client.done += 1;
+        if let Some((pause_ms, _)) = client.plan.front() {
+            let pause_ms = *pause_ms;
             self.after(pause_ms, Timed::Client(number));
         }
     }
@@ -300,14 +233,35 @@ impl World {
     }
 }
 
-fn verb(act: Act) -> &'static str {
-    match act {
-        Act::Start => "start",
-        Act::Read => "read",
-        Act::Pause => "pause",
-        Act::Resume => "resume",
-        Act::Cancel => "cancel",
-    }
+/// What a command of a client wants; a start and a read are no commands.
+fn wanted(act: &Act, number: usize) -> Option<Wanted> {
+    let json = |text: String| Json::from_trusted(text).into();
+    let of_node = |node: &String, command: NodeCommand| Wanted::OfNode(node.clone(), command);
+    Some(match act {
+        Act::Start | Act::Read => return None,
+        Act::Pause => Wanted::Event(Event::Paused),
+        Act::Resume => Wanted::Event(Event::Resumed),
+        Act::Cancel => Wanted::Event(Event::CancelRequested {
+            reason: None,
+            grace_ms: GRACE_MS,
+            at_once: false,
+        }),
+        Act::Signal(node) => {
+            let call = format!(r#"{{"body":{{"from":{number}}},"headers":{{}},"query":{{}},"method":"POST"}}"#);
+            of_node(node, NodeCommand::Signal(json(call)))
+        }
+        Act::Heartbeat(node) => of_node(node, NodeCommand::Heartbeat),
+        Act::Complete(node) => {
+            let output = json(format!(r#"{{"by":{number}}}"#));
+            of_node(node, NodeCommand::Decide(Decision::Complete(output)))
+        }
+        Act::Fail(node) => {
+            let error = ErrorInfo::new("DECLINED", "an operator says so");
+            of_node(node, NodeCommand::Decide(Decision::Fail(error)))
+        }
+        Act::Skip(node) => of_node(node, NodeCommand::Decide(Decision::Skip(None))),
+        Act::SetVariables => Wanted::Event(Event::VariablesSet(vec![("set".into(), json(number.to_string()))])),
+    })
 }
 
 impl Client {
@@ -330,7 +284,7 @@ impl Client {
             id,
             workflow: self.workflow.as_str().into(),
             version: 1,
-            input: Json::from_trusted("{\"n\":1}").into(),
+            input: Json::from_trusted(workflows::INPUT).into(),
             variables: Vec::new(),
             metadata: None,
             trigger: None,
@@ -338,6 +292,10 @@ impl Client {
             request_key: (self.kind == KeyKind::Request).then(|| self.key.clone()),
             priority: None,
             key_ordinal: ordinal,
+            parent: None,
+            rerun: None,
+            controls: None,
+            handles_failure_of: None,
         }
     }
 }

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use troupe_actors::checkpointer::CheckpointItem;
 use troupe_actors::committer::machine::{Action, Batch};
 use troupe_core::{LogPosition, ShardId};
-use troupe_ports::{AppendError, CommitId, StateStore, StoreError};
+use troupe_ports::{AppendError, CommitId, StateStore, StoreError, VisibilityStore};
 
-use super::process::{ActorNo, CheckpointerMessage, CommitterMessage, ExecutionMessage, ProcessNo, ShardMessage};
+use super::process::{
+    ActorNo, CheckpointerMessage, CommitterMessage, ExecutionMessage, ListsMessage, ProcessNo, ShardMessage,
+};
 use super::schedule::{Answer, Call, Caller, Timed};
 use super::{World, at_once};
 use crate::crash::Record;
@@ -21,6 +23,13 @@ impl World {
             None => return,
             Some(CommitterMessage::Append(appends)) => {
                 if committer.machine.gather(appends) {
+                    committer.inbox.push_back(CommitterMessage::Flush);
+                }
+                return;
+            }
+            Some(CommitterMessage::Held(appends)) => return committer.machine.hold(appends),
+            Some(CommitterMessage::Go) => {
+                if committer.machine.go() {
                     committer.inbox.push_back(CommitterMessage::Flush);
                 }
                 return;
@@ -83,6 +92,13 @@ impl World {
         }
     }
 
+    /// Entries that were held wait no longer.
+    pub(super) fn go(&mut self, caller: Caller) {
+        if let Some(serving) = self.serving(caller) {
+            serving.committer.inbox.push_back(CommitterMessage::Go);
+        }
+    }
+
     pub(super) fn committer_retry(&mut self, caller: Caller) {
         if let Some(serving) = self.serving(caller) {
             let action = serving.committer.machine.retry();
@@ -97,13 +113,16 @@ impl World {
             record,
             items,
             appends,
+            ..
         } = batch;
         self.count("commits");
         *self.counts.entry("entries").or_default() += items.len() as u64;
         let mut told: Vec<(ActorNo, troupe_core::Seq)> = Vec::new();
         let mut kept = Vec::with_capacity(items.len());
+        let mut summaries = Vec::new();
         for (item, append) in items.into_iter().zip(appends) {
             let draft = *append.draft;
+            summaries.extend(draft.summary.map(|summary| *summary));
             match told.last_mut() {
                 Some((actor, last)) if *actor == append.notify => *last = draft.entry.seq,
                 _ => told.push((append.notify, draft.entry.seq)),
@@ -116,6 +135,12 @@ impl World {
             });
         }
         if let Some(serving) = self.serving(caller) {
+            if !summaries.is_empty() {
+                serving
+                    .lists
+                    .inbox
+                    .push_back(ListsMessage::Changed(position, summaries));
+            }
             let committed = CheckpointerMessage::Committed {
                 position,
                 record: record.clone(),
@@ -164,9 +189,13 @@ impl World {
         let arrives_after_ms = match self.random.below(3) {
             0 => None,
             1 => Some(travel_ms),
-            _ => Some(if self.remote { self.random.below(200) } else { travel_ms }),
+            _ => Some(if self.scenario.remote {
+                self.random.below(200)
+            } else {
+                travel_ms
+            }),
         };
-        let lost = !reaches && !self.remote;
+        let lost = !reaches && !self.scenario.remote;
         if let Some(after_ms) = arrives_after_ms.filter(|_| !lost) {
             self.after(
                 after_ms,
@@ -196,7 +225,7 @@ impl World {
                     Answer::Appended(Ok(()))
                 }
                 Ok(()) => {
-                    let sync_ms = if self.remote { 0 } else { self.random.below(3) };
+                    let sync_ms = if self.scenario.remote { 0 } else { self.random.below(3) };
                     return self.after(sync_ms, Timed::Synced { caller, answered });
                 }
                 Err(error) => Answer::Appended(Err(error)),
@@ -228,6 +257,7 @@ impl World {
                 let set = at_once(self.store.set_cursor(shard, epoch, super::events::SINK, to));
                 Answer::CursorSet(to, set)
             }
+            Call::Project(summaries, up_to) => Answer::Projected(at_once(self.lists.project(shard, summaries, up_to))),
             Call::Trim(up_to) => Answer::Written(at_once(self.store.trim(shard, epoch, up_to))),
         };
         self.send_back(caller, answer, answered);
@@ -272,6 +302,7 @@ impl World {
             Answer::Renewed(renewed) => self.renewed(caller, renewed),
             Answer::Written(written) => self.written(caller, written),
             Answer::CursorSet(to, set) => self.cursor_set(caller, to, set),
+            Answer::Projected(written) => self.lists_written(caller, written),
             Answer::Appended(appended) => {
                 if let Some(serving) = self.serving(caller) {
                     let action = serving.committer.machine.appended(appended);
@@ -297,5 +328,6 @@ fn unavailable(call: &Call) -> Answer {
         Call::Probe(_) => Answer::Probed(Err(error)),
         Call::Checkpoint(..) | Call::Trim(_) => Answer::Written(Err(error)),
         Call::SetCursor(to) => Answer::CursorSet(*to, Err(error)),
+        Call::Project(..) => Answer::Projected(Err(error)),
     }
 }

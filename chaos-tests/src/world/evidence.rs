@@ -10,7 +10,7 @@ use troupe_core::execution::{AttemptOutcome, Entry, Event, ExecutionState};
 use troupe_core::{ExecutionId, Seq};
 use troupe_ports::{ExecutionBase, StateStore};
 
-use super::{BEGINNING, FAULTS_MS, HEALED_MS, Outcome, World, at_once, shards};
+use super::{BEGINNING, FAULTS_MS, HEALED_MS, Outcome, World, at_once, definitions, shards};
 use crate::crash::{Record, check};
 
 impl World {
@@ -25,9 +25,17 @@ impl World {
         self.follow_log();
         let serving = self.processes.values().flat_map(|process| process.shards.values());
         let mut clean = serving.map(|serving| {
-            !serving.committer.busy && serving.checkpointer.machine.is_clean() && serving.events.is_idle()
+            !serving.committer.busy
+                && serving.checkpointer.machine.is_clean()
+                && serving.events.is_idle()
+                && serving.lists.is_idle()
         });
-        self.open.is_empty() && self.clients_are_done() && self.unhealthy_since.is_none() && clean.all(|clean| clean)
+        let set_aside = self.processes.values().any(|process| !process.quarantine.is_empty());
+        self.open.is_empty()
+            && self.clients_are_done()
+            && self.unhealthy_since.is_none()
+            && !set_aside
+            && clean.all(|clean| clean)
     }
 
     /// Reads what was appended meanwhile, to know what is open.
@@ -58,11 +66,7 @@ impl World {
         if !self.clients_are_done() {
             self.trouble("a client was never answered".into());
         }
-        for mut definition in super::parts::definitions() {
-            for edge in definition.edges.iter_mut().filter(|edge| edge.condition.is_some()) {
-                // The only expression of a world, and what the world's sandbox answers, in the reference's language.
-                edge.condition = Some("true".into());
-            }
+        for definition in definitions(&self.scenario) {
             self.evidence.definitions.insert(definition.id.clone(), definition);
         }
         self.note_epochs();
@@ -88,10 +92,12 @@ impl World {
             }
         }
         self.counts.insert("executions", self.evidence.executions.len() as u64);
+        self.evidence.listed = Some(self.lists.rows());
         let violations = check(&self.evidence);
         Outcome {
             violations,
             counts: self.counts,
+            coverage: self.coverage,
             trace_hash: self.hash,
         }
     }

@@ -4,11 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use troupe_actors::EngineError;
 use troupe_actors::committer::machine::Append;
-use troupe_actors::evaluation::{Job, PartAnswer};
+use troupe_actors::evaluation::{Job, JobAnswer};
 use troupe_actors::execution::load::{Loaded, load_over};
 use troupe_actors::execution::machine::{Action, ExecutionMachine, Input, MachineOptions, Reply};
 use troupe_actors::record::Mark;
-use troupe_core::{ErrorInfo, ExecutionId, Json};
+use troupe_core::{ErrorInfo, ExecutionId};
+use troupe_ports::{CacheLimits, StateStore, StoreError};
 
 use super::clients::Answer;
 use super::process::{
@@ -47,12 +48,16 @@ impl World {
     }
 
     pub(super) fn refuse(&mut self, reply: Respond, error: EngineError) {
-        if let Respond::Client(client, request) | Respond::Key(client, request, _) = reply {
-            self.answer(client, request, Answer::Refused(error));
+        match reply {
+            Respond::Client(client, request) | Respond::Key(client, request, _) => {
+                self.answer(client, request, Answer::Refused(error));
+            }
+            Respond::Starter(number, tries) => self.starter_refused(number, tries, error),
+            Respond::Nobody => {}
         }
     }
 
-    fn execution(&mut self, process: ProcessNo, actor: ActorNo) -> Option<&mut Execution> {
+    pub(super) fn execution(&mut self, process: ProcessNo, actor: ActorNo) -> Option<&mut Execution> {
         self.processes.get_mut(&process)?.executions.get_mut(&actor)
     }
 
@@ -79,6 +84,12 @@ impl World {
             return;
         };
         let id = execution.id;
+        if self.poisoned.contains(&id) {
+            return self.kill_actor(process, actor, id.shard());
+        }
+        let Some(execution) = self.execution(process, actor) else {
+            return;
+        };
         if execution.machine.is_none() {
             match &message {
                 ExecutionMessage::Start {
@@ -92,11 +103,14 @@ impl World {
                     execution.machine = Some(Box::new(ExecutionMachine::new(compiled, id, options)));
                 }
                 ExecutionMessage::Durable(_) | ExecutionMessage::Report(_) | ExecutionMessage::NodeGone(_) => return,
+                ExecutionMessage::Adopt(..) => {}
                 ExecutionMessage::Start { .. }
                 | ExecutionMessage::Command(..)
                 | ExecutionMessage::Read(_)
                 | ExecutionMessage::Wake
-                | ExecutionMessage::Recover => {
+                | ExecutionMessage::Recover
+                | ExecutionMessage::ChildReported(_)
+                | ExecutionMessage::ChildAlive(..) => {
                     execution.then = Some(message);
                     return self.look_up(process, actor);
                 }
@@ -104,10 +118,19 @@ impl World {
         }
         let input = match message {
             ExecutionMessage::Start { started, reply, .. } => Input::Start(started, None, reply),
+            ExecutionMessage::Adopt(machine, actions) => {
+                if let Some(execution) = self.execution(process, actor) {
+                    execution.machine = Some(machine);
+                    execution.todo.extend(actions);
+                }
+                return;
+            }
             ExecutionMessage::Command(command, reply) => Input::Command(command, reply),
             ExecutionMessage::Read(reply) => Input::Read(reply),
             ExecutionMessage::Wake => Input::Wake,
             ExecutionMessage::Recover => return,
+            ExecutionMessage::ChildReported(report) => Input::ChildReported(*report),
+            ExecutionMessage::ChildAlive(child, _) => Input::ChildAlive(child),
             ExecutionMessage::Durable(seq) => Input::Durable(seq),
             ExecutionMessage::Report(report) => {
                 let Some(execution) = self.execution(process, actor) else {
@@ -134,7 +157,7 @@ impl World {
         self.give(process, actor, input);
     }
 
-    fn machine_options(&self) -> MachineOptions {
+    pub(super) fn machine_options(&self) -> MachineOptions {
         let options = &self.context.options;
         MachineOptions {
             passivate_after_ms: options.passivate_after_ms,
@@ -223,6 +246,7 @@ impl World {
                 }
                 self.give(process, actor, Input::Start(started, None, reply));
             }
+            Some(ExecutionMessage::ChildAlive(_, child)) => self.cancel_orphan(process, child),
             Some(message) => self.refuse(message.reply(), EngineError::NotFound(id)),
             None => {}
         }
@@ -289,7 +313,36 @@ impl World {
                     serving.timers.inbox.push_back(TimersMessage::Set(id, at));
                 }
             }
-            Action::Finished(_) => self.count("ends"),
+            Action::SetAside(why) => self.trouble(format!("{id}: {why}")),
+            Action::OfferOutput(offer) => {
+                let most = CacheLimits {
+                    entries: 100,
+                    bytes: 1 << 20,
+                };
+                if let Some(output) = offer.output.as_inline() {
+                    let until = self.now.plus_ms(offer.ttl_ms);
+                    let put = self
+                        .store
+                        .cache_output(offer.key, output.clone(), self.now, until, most);
+                    at_once(put).expect("the simulated store takes it");
+                }
+            }
+            Action::HeldBack(_) => panic!("the simulation has no controls of a wider scope"),
+            Action::BearErrorWorkflow(_) | Action::StartErrorWorkflow(_) => {
+                panic!("no workflow of the simulation names an error workflow")
+            }
+            Action::AskForRoom | Action::HasRoom => {
+                panic!("no workflow of the simulation limits how many of it run")
+            }
+            Action::Finished(_) => {
+                self.parked.remove(&id);
+                self.count("ends");
+            }
+            Action::Bear(births) => self.bear(process, actor, births),
+            Action::StartChild(start) => self.start_child(process, actor, &start),
+            Action::TellChild(child, command) => self.tell_child(process, actor, child, command),
+            Action::TellParent(parent, outcome) => execution.ended = Some((parent, outcome)),
+            Action::AskParent(parent) => self.ask_parent(process, id, parent),
         }
     }
 
@@ -297,6 +350,7 @@ impl World {
         let (client, request) = match reply {
             Respond::Client(client, request) => (client, request),
             Respond::Key(client, request, ordinal) => return self.latest_is(process, client, request, ordinal, answer),
+            Respond::Starter(number, tries) => return self.starter_hears(process, number, tries, answer),
             Respond::Nobody => return,
         };
         let answer = match answer {
@@ -304,7 +358,7 @@ impl World {
                 id: outcome.id,
                 existing: outcome.existing,
             },
-            Reply::Commanded(outcome) => {
+            Reply::Commanded(outcome) | Reply::Reopened(outcome, _) => {
                 let draining = self.running_attempts(process, actor);
                 Answer::Commanded {
                     draining,
@@ -332,14 +386,22 @@ impl World {
             return;
         }
         let appends = std::mem::take(&mut execution.appends);
+        if let Some(ended) = execution.ended.take() {
+            self.tell_parent(process, ended, appends);
+            return self.end_of_batch(process, actor);
+        }
         if !appends.is_empty()
             && let Some(serving) = state.shards.get_mut(&execution.id.shard())
         {
             serving.committer.inbox.push_back(CommitterMessage::Append(appends));
         }
+        if !execution.unborn.is_empty() {
+            let unborn = std::mem::take(&mut execution.unborn);
+            return self.give(process, actor, Input::Unborn(unborn));
+        }
         if execution.jobs.is_some() && matches!(execution.waiting, Waiting::No) {
             execution.waiting = Waiting::Evaluation;
-            let after = self.random.below(4);
+            let after = self.random.below(40);
             return self.after(after, Timed::Evaluated(process, actor));
         }
         if matches!(execution.waiting, Waiting::No) && execution.then.is_none() {
@@ -353,14 +415,57 @@ impl World {
         };
         let Some(jobs) = execution.jobs.take() else { return };
         execution.waiting = Waiting::No;
-        let yes = || Ok(Json::from_trusted("true"));
-        let answers = jobs
-            .into_iter()
-            .map(|Job { part, .. }| PartAnswer { part, answer: yes() })
-            .collect();
-        self.count("evaluations");
-        self.give(process, actor, Input::Evaluated(answers));
-        self.end_of_batch(process, actor);
+        let reachable = self.reaches(process);
+        self.store.set_reachable(reachable);
+        let answers: Result<Vec<_>, StoreError> = jobs.iter().map(|job| self.answer_job(process, actor, job)).collect();
+        self.store.set_reachable(true);
+        match answers {
+            Ok(answers) => {
+                self.count("evaluations");
+                self.give(process, actor, Input::Evaluated(answers));
+                self.end_of_batch(process, actor);
+            }
+            Err(_) => {
+                if let Some(execution) = self.execution(process, actor) {
+                    execution.jobs = Some(jobs);
+                    execution.waiting = Waiting::Evaluation;
+                    self.after(LOAD_RETRY_MS, Timed::Evaluated(process, actor));
+                }
+            }
+        }
+    }
+
+    /// What the sandbox or the store makes of a job.
+    fn answer_job(&self, process: ProcessNo, actor: ActorNo, job: &Job) -> Result<JobAnswer, StoreError> {
+        let gone = || StoreError::Unavailable("nobody asks any more".into());
+        let state = self.processes.get(&process).ok_or_else(gone)?;
+        let machine = state
+            .executions
+            .get(&actor)
+            .and_then(|execution| execution.machine.as_ref());
+        let root = machine.and_then(|machine| machine.blob_root());
+        match job {
+            Job::Evaluate(part, evaluated) => Ok(JobAnswer::Evaluated(self.translation.answer(*part, evaluated))),
+            Job::LookUp(key) => {
+                let found = at_once(self.store.cached_output(*key, self.now))?;
+                Ok(JobAnswer::LookedUp(*key, found))
+            }
+            Job::Load(blob) => {
+                let content = at_once(self.store.blob(root.ok_or_else(gone)?, blob.hash))?;
+                Ok(JobAnswer::Loaded(
+                    *blob,
+                    content.expect("what an entry refers to was kept before"),
+                ))
+            }
+            Job::Keep(blob, content) => {
+                let root = root.ok_or_else(gone)?;
+                let shard = root.shard();
+                let epoch = state.shards.get(&shard).ok_or_else(gone)?.epoch;
+                let blobs = vec![(*blob, content.clone())];
+                at_once(self.store.put_blobs(shard, epoch, root, self.now, blobs, u64::MAX))?;
+                Ok(JobAnswer::Kept(*blob, Ok(())))
+            }
+        }
     }
 
     fn retire_if_idle(&mut self, process: ProcessNo, actor: ActorNo) {
@@ -389,6 +494,7 @@ impl World {
         }
         if execution.routed == execution.received {
             state.directory.remove(&id);
+            self.note_parked(process, actor);
             self.drop_actor(process, actor);
             self.count("retired");
         } else if let Some(at) = parked {

@@ -1,15 +1,30 @@
 //! What breaks, and how it is repaired.
 
-use troupe_core::{ExecutionId, ShardId};
+use std::collections::BTreeSet;
 
-use super::process::{ActorNo, ExecutionMessage, LEASE_MS, Process, ProcessNo, ShardMessage};
+use troupe_actors::execution::machine::{CommandInput, NodeCommand, Wanted};
+use troupe_core::definition::NodeKind;
+use troupe_core::execution::Decision;
+use troupe_core::{ExecutionId, Json, ShardId};
+
+use super::process::{ActorNo, ExecutionMessage, Process, ProcessNo, Respond, ShardMessage};
+use super::scenario::{Fault, FaultKind};
 use super::schedule::{Repair, Timed};
-use super::{FAULTS_MS, World, shards};
+use super::{World, shards};
 
 /// Attempts that run at once in a process: few, so that some wait for their turn.
 const PERMITS: usize = 8;
 /// How long after a repair the world may still be late.
 const AFTERMATH_MS: u64 = 1_000;
+/// Pause before operators look again for what is set aside.
+const TAKE_BACK_MS: u64 = 200;
+/// Pause before operators look again for who waits for a call.
+const NUDGE_MS: u64 = 3_000;
+
+fn round<T: Copy>(those: &[T], which: u64) -> Option<T> {
+    let place = usize::try_from(which).unwrap_or(0).checked_rem(those.len())?;
+    those.get(place).copied()
+}
 
 impl World {
     pub(super) fn start_process(&mut self, owner: String) {
@@ -21,52 +36,61 @@ impl World {
         }
     }
 
-    pub(super) fn fault(&mut self) {
+    /// What the plan breaks; whoever is not there cannot be hit.
+    pub(super) fn fault(&mut self, fault: Fault) {
         if self.healed {
             return;
         }
-        let next_ms = self.random.between(15, FAULTS_MS / 10);
-        self.after(next_ms, Timed::Fault);
         let numbers: Vec<ProcessNo> = self.processes.keys().copied().collect();
-        if numbers.is_empty() {
+        let Some(victim) = round(&numbers, fault.victim) else {
             return;
-        }
-        let victim = numbers[self.random.place(numbers.len())];
-        match self.random.below(9) {
-            0..=2 => self.crash(victim),
-            3 | 4 => self.freeze(victim),
-            5 if self.store_up => {
+        };
+        let everybody = matches!(fault.kind, FaultKind::Outage | FaultKind::Poison);
+        self.cover(fault.kind.name(), (!everybody).then_some(victim));
+        match fault.kind {
+            FaultKind::Crash => self.crash(victim, None, fault.lasts_ms),
+            FaultKind::PowerLoss(kept) => self.crash(victim, Some(kept), fault.lasts_ms),
+            FaultKind::Freeze => self.freeze(victim, fault.lasts_ms),
+            FaultKind::Outage if self.store_up => {
                 self.count("outages of the store");
                 self.store_up = false;
-                let down_ms = self.random.between(5, 150);
-                self.after(down_ms, Timed::Repair(Repair::Reach));
+                self.after(fault.lasts_ms, Timed::Repair(Repair::Reach));
             }
-            6 if self.remote => self.partition(victim),
-            _ => self.panic_somewhere(victim),
+            FaultKind::Outage => {}
+            FaultKind::Partition => self.partition(victim, fault.lasts_ms),
+            FaultKind::Panic => self.panic_somewhere(victim, fault.victim),
+            FaultKind::Poison => self.poison(fault.victim),
         }
     }
 
-    /// The process ends at this instant, whatever it was doing.
-    fn crash(&mut self, victim: ProcessNo) {
+    /// One of the executions that were ever routed panics from now on whenever it hears something.
+    fn poison(&mut self, which: u64) {
+        let known: Vec<ExecutionId> = self.workflows.keys().copied().collect();
+        let Some(id) = round(&known, which) else { return };
+        if self.poisoned.insert(id) {
+            self.count("poisoned");
+        }
+    }
+
+    /// The process ends at this instant, whatever it was doing; the power may go with it.
+    fn crash(&mut self, victim: ProcessNo, power: Option<u16>, down_ms: u64) {
         let Some(process) = self.processes.remove(&victim) else {
             return;
         };
         self.count("crashes");
         self.schedule.forget(victim);
-        if !self.remote {
+        if !self.scenario.remote {
             self.schedule.forget_calls(victim);
-            if self.random.once_in(2) {
-                let kept = self.random.place(1_001);
-                let lost = self.store.lose_power(kept);
+            if let Some(kept) = power {
+                let lost = self.store.lose_power(usize::from(kept));
                 self.count("power losses");
                 *self.counts.entry("records lost unsynced").or_default() += lost as u64;
             }
         }
-        let down_ms = self.random.between(2, if self.remote { LEASE_MS * 2 } else { 80 });
         self.after(down_ms, Timed::Repair(Repair::Restart(process.owner)));
     }
 
-    fn freeze(&mut self, victim: ProcessNo) {
+    fn freeze(&mut self, victim: ProcessNo, frozen_ms: u64) {
         let Some(process) = self.processes.get_mut(&victim) else {
             return;
         };
@@ -75,11 +99,10 @@ impl World {
         }
         process.frozen = true;
         self.count("freezes");
-        let frozen_ms = self.random.between(10, LEASE_MS * 5 / 2);
         self.after(frozen_ms, Timed::Repair(Repair::Thaw(victim)));
     }
 
-    fn partition(&mut self, victim: ProcessNo) {
+    fn partition(&mut self, victim: ProcessNo, apart_ms: u64) {
         let Some(process) = self.processes.get_mut(&victim) else {
             return;
         };
@@ -88,21 +111,23 @@ impl World {
         }
         process.partitioned = true;
         self.count("partitions");
-        let apart_ms = self.random.between(10, LEASE_MS * 5 / 2);
         self.after(apart_ms, Timed::Repair(Repair::Rejoin(victim)));
     }
 
     /// An execution's actor panics, and its attempts go with it.
-    fn panic_somewhere(&mut self, victim: ProcessNo) {
+    fn panic_somewhere(&mut self, victim: ProcessNo, which: u64) {
         let Some(process) = self.processes.get(&victim) else {
             return;
         };
-        let alive = process.executions.iter().filter(|(_, execution)| !execution.dead);
+        // A machine panics while it decides: what it decided before was carried out.
+        let alive = process
+            .executions
+            .iter()
+            .filter(|(_, execution)| execution.is_between_messages());
         let actors: Vec<(u64, ShardId)> = alive.map(|(actor, execution)| (*actor, execution.id.shard())).collect();
-        if actors.is_empty() {
+        let Some((actor, shard)) = round(&actors, which / 7) else {
             return;
-        }
-        let (actor, shard) = actors[self.random.place(actors.len())];
+        };
         self.count("panics");
         self.kill_actor(victim, actor, shard);
     }
@@ -142,23 +167,55 @@ impl World {
         }
     }
 
-    /// No fault happens from here on; those that last are repaired in their time, quarantined executions at once.
+    /// No fault happens from here on; those that last are repaired in their time, and operators take back what is set aside.
     pub(super) fn heal(&mut self) {
         self.healed = true;
-        let mut released: Vec<(ProcessNo, ExecutionId)> = Vec::new();
-        for (number, process) in &mut self.processes {
-            let ids = std::mem::take(&mut process.quarantine);
-            released.extend(ids.into_keys().map(|id| (*number, id)));
-        }
-        for (number, id) in released {
-            self.deliver(number, id, ExecutionMessage::Wake);
-        }
+        self.poisoned.clear();
+        self.after(0, Timed::Release);
+        self.after(NUDGE_MS, Timed::Nudge);
     }
 
-    /// Keeps account of when timers may be late: while something is broken, and for a while after.
+    /// Some nodes wait for a call for ever: that is a named cause to wait, and here operators remove it.
+    pub(super) fn nudge(&mut self) {
+        let open: Vec<ExecutionId> = self.open.iter().copied().collect();
+        for id in open {
+            let Some(workflow) = self.workflows.get(&id) else {
+                continue;
+            };
+            let plan = self.plan(workflow);
+            let webhooks = plan.plan.nodes.iter().filter(|node| node.kind == NodeKind::Webhook);
+            let nodes: Vec<String> = webhooks.map(|node| node.key.to_string()).collect();
+            for node in nodes {
+                let decision = NodeCommand::Decide(Decision::Complete(Json::null().into()));
+                let input = CommandInput {
+                    wanted: Wanted::OfNode(node, decision),
+                    principal: None,
+                    command: None,
+                };
+                if let Some(process) = self.server(id.shard()) {
+                    self.deliver(process, id, ExecutionMessage::Command(Box::new(input), Respond::Nobody));
+                }
+            }
+        }
+        self.after(NUDGE_MS, Timed::Nudge);
+    }
+
+    /// Takes back what is set aside, again and again: a takeover finds in the store what was set aside before.
+    pub(super) fn take_back(&mut self) {
+        let mut set_aside: Vec<(ProcessNo, ExecutionId)> = Vec::new();
+        for (number, process) in self.processes.iter().filter(|(_, process)| !process.frozen) {
+            set_aside.extend(process.quarantine.keys().map(|id| (*number, *id)));
+        }
+        for (number, id) in set_aside {
+            self.take_one_back(number, id);
+        }
+        self.after(TAKE_BACK_MS, Timed::Release);
+    }
+
+    /// Keeps account of when timers may be late: while something is broken, and for a while after. What is wrong with one
+    /// execution excuses none of the others.
     pub(super) fn observe_health(&mut self) {
-        let healthy = self.is_healthy();
-        match (healthy, self.unhealthy_since) {
+        match (self.is_healthy(), self.unhealthy_since) {
             (false, None) => self.unhealthy_since = Some(self.now),
             (true, Some(since)) => {
                 self.unhealthy_since = None;
@@ -166,6 +223,27 @@ impl World {
             }
             (true, None) | (false, Some(_)) => {}
         }
+        let mut sick: BTreeSet<ExecutionId> = BTreeSet::new();
+        for process in self.processes.values() {
+            sick.extend(process.quarantine.keys());
+            let dead = process.executions.values().filter(|execution| execution.dead);
+            sick.extend(dead.map(|execution| execution.id));
+        }
+        if sick.is_empty() && self.sick.is_empty() {
+            return;
+        }
+        for id in &sick {
+            self.sick.entry(*id).or_insert(self.now);
+        }
+        let until = self.now.plus_ms(AFTERMATH_MS);
+        let own_outages = &mut self.evidence.own_outages;
+        self.sick.retain(|id, since| {
+            let still = sick.contains(id);
+            if !still {
+                own_outages.entry(*id).or_default().push((*since, until));
+            }
+            still
+        });
     }
 
     fn is_healthy(&self) -> bool {
@@ -173,12 +251,10 @@ impl World {
             let resumed = |serving: &super::process::Serving| serving.resume.done && self.now < serving.lease_until;
             process.shards.get(&shard).is_some_and(resumed)
         };
-        let sound = self.processes.values().all(|process| {
-            !process.frozen
-                && !process.partitioned
-                && process.quarantine.is_empty()
-                && process.executions.values().all(|execution| !execution.dead)
-        });
+        let sound = self
+            .processes
+            .values()
+            .all(|process| !process.frozen && !process.partitioned);
         self.store_up && sound && shards().all(|shard| self.processes.values().any(|process| serves(process, shard)))
     }
 }

@@ -60,7 +60,9 @@ impl World {
                 self.count("found under a key");
             }
             Reply::Refused(error) => self.refuse(Respond::Client(client, request), error),
-            Reply::Started(_) | Reply::Commanded(_) => self.trouble("a read was answered with something else".into()),
+            Reply::Started(_) | Reply::Commanded(_) | Reply::Reopened(..) => {
+                self.trouble("a read was answered with something else".into());
+            }
         }
     }
 

@@ -9,26 +9,28 @@ use tokio_util::sync::CancellationToken;
 use troupe_actors::context::EngineContext;
 use troupe_actors::{EngineOptions, EngineParts};
 use troupe_core::definition::WorkflowDefinition;
-use troupe_core::lifecycle::LifecycleEvent;
-use troupe_core::{ErrorInfo, ExecutionId, Json, LogPosition, ShardId, Timestamp, WorkflowId};
+use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
+use troupe_core::{ErrorInfo, Json, Timestamp, WorkflowId};
 use troupe_ports::{
-    BusError, DefinitionError, DefinitionStore, EventBus, Executed, ExecutionQuery, ExecutionSummary, NodeExecutor,
-    Page, Rendered, Sandbox, SandboxJob, StoreError, StoredDefinition, Task, VisibilityStore,
+    BusError, DefinitionError, DefinitionStore, EventBus, Executed, NodeExecutor, Rendered, Sandbox, SandboxJob,
+    StoredDefinition, Task,
 };
 
+use super::lists::SimulatedLists;
 use super::store::{SimulatedClock, SimulatedStore};
-use crate::crash::workload;
 
 /// A context over the simulated store, for the parts of recovery that are plain functions of it.
 pub(super) fn context(
     store: &Arc<SimulatedStore>,
     clock: &Arc<SimulatedClock>,
+    lists: &Arc<SimulatedLists>,
+    definitions: &[WorkflowDefinition],
     options: EngineOptions,
 ) -> EngineContext {
     let parts = EngineParts {
         state: Arc::clone(store) as _,
-        definitions: Arc::new(Definitions(definitions().into_iter().map(Arc::new).collect())),
-        visibility: Arc::new(Unused),
+        definitions: Arc::new(Definitions(definitions.iter().cloned().map(Arc::new).collect())),
+        visibility: Arc::clone(lists) as _,
         bus: Arc::new(Unused),
         executor: Arc::new(Unused),
         sandbox: Arc::new(Unused),
@@ -45,17 +47,6 @@ pub(super) fn options() -> EngineOptions {
         passivate_after_ms: 30,
         ..EngineOptions::default()
     }
-}
-
-/// The load of the crash test, and what needs the sandbox to evaluate.
-pub(super) fn definitions() -> Vec<WorkflowDefinition> {
-    let asks = serde_json::json!({"id": "asks", "nodes": [
-        {"id": "a", "type": "function", "data": {"handlerId": "work"}},
-        {"id": "b", "type": "function", "data": {"handlerId": "work"}},
-    ], "edges": [{"source": "a", "target": "b", "type": "success", "condition": "(() => true)()"}]});
-    let mut definitions = workload::definitions();
-    definitions.push(serde_json::from_value(asks).expect("a constant definition"));
-    definitions
 }
 
 struct Definitions(Vec<Arc<WorkflowDefinition>>);
@@ -101,33 +92,14 @@ impl DefinitionStore for Definitions {
 /// Refuses whatever the world does itself.
 struct Unused;
 
-fn unused() -> StoreError {
-    StoreError::Unavailable("a world has none".into())
-}
-
-#[async_trait]
-impl VisibilityStore for Unused {
-    async fn project(&self, _: ShardId, _: Vec<ExecutionSummary>, _: LogPosition) -> Result<(), StoreError> {
-        Err(unused())
-    }
-
-    async fn projected(&self, _: ShardId) -> Result<LogPosition, StoreError> {
-        Err(unused())
-    }
-
-    async fn list(&self, _: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError> {
-        Err(unused())
-    }
-
-    async fn forget(&self, _: &[ExecutionId]) -> Result<(), StoreError> {
-        Err(unused())
-    }
-}
-
 #[async_trait]
 impl EventBus for Unused {
     async fn publish(&self, _: &[LifecycleEvent]) -> Result<(), BusError> {
         Err(BusError::Unavailable("a world has none".into()))
+    }
+
+    async fn announce(&self, _: &[SystemEvent]) -> Result<(), BusError> {
+        Ok(())
     }
 }
 

@@ -11,12 +11,13 @@ use troupe_actors::committer::machine::{Append, CommitterMachine};
 use troupe_actors::evaluation::Job;
 use troupe_actors::execution::machine::{Action, CommandInput, ExecutionMachine};
 use troupe_actors::shard::machine::FailureMachine;
-use troupe_actors::sinks::machine::CursorMachine;
+use troupe_actors::sinks::machine::{CursorMachine, ProjectionMachine};
 use troupe_actors::timers::machine::TimersMachine;
-use troupe_core::execution::{AttemptClosed, Started};
+use troupe_core::execution::{AttemptClosed, ChildId, ChildOutcome, ChildReport, Parent, StartChild, Started};
 use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp, Token};
-use troupe_ports::{CheckpointRow, LogRecord};
+use troupe_ports::{CheckpointRow, ExecutionCursor, ExecutionSummary, LogRecord};
 
+use super::family::Starter;
 use crate::crash::record::Sighting;
 
 /// How long a shard's lease lasts.
@@ -34,6 +35,8 @@ pub(super) enum Respond {
     Client(usize, u64),
     /// To a start under a business key, which looks at the key's latest execution; see [`super::keys`].
     Key(usize, u64, u64),
+    /// To the task that starts a child, and its which try this was.
+    Starter(u64, u64),
     /// To nobody.
     Nobody,
 }
@@ -46,10 +49,15 @@ pub(super) enum ExecutionMessage {
         fresh: bool,
         reply: Respond,
     },
+    /// Go on with a machine that has stepped already.
+    Adopt(Box<ExecutionMachine<Respond>>, Vec<Action<Respond>>),
     Command(Box<CommandInput>, Respond),
     Read(Respond),
     Wake,
     Recover,
+    ChildReported(Box<ChildReport>),
+    /// A child is there, under this id.
+    ChildAlive(ChildId, ExecutionId),
     Durable(Seq),
     Report(Box<AttemptClosed>),
     NodeGone(Token),
@@ -59,20 +67,41 @@ impl ExecutionMessage {
     /// Whether it is counted: the actor retires only when it has received everything that was routed.
     pub(super) fn is_routed(&self) -> bool {
         match self {
-            Self::Start { .. } | Self::Command(..) | Self::Read(_) | Self::Wake | Self::Recover => true,
+            Self::Start { .. }
+            | Self::Adopt(..)
+            | Self::Command(..)
+            | Self::Read(_)
+            | Self::Wake
+            | Self::Recover
+            | Self::ChildReported(_)
+            | Self::ChildAlive(..) => true,
             Self::Durable(_) | Self::Report(_) | Self::NodeGone(_) => false,
         }
     }
 
     /// Whether nobody would ask again if it were refused.
     pub(super) fn is_patient(&self) -> bool {
-        matches!(self, Self::Wake | Self::Recover)
+        matches!(
+            self,
+            Self::Wake
+                | Self::Recover
+                | Self::ChildReported(_)
+                | Self::ChildAlive(..)
+                | Self::Command(_, Respond::Nobody)
+        )
     }
 
     pub(super) fn reply(&self) -> Respond {
         match self {
             Self::Start { reply, .. } | Self::Command(_, reply) | Self::Read(reply) => *reply,
-            Self::Wake | Self::Recover | Self::Durable(_) | Self::Report(_) | Self::NodeGone(_) => Respond::Nobody,
+            Self::Adopt(..)
+            | Self::Wake
+            | Self::Recover
+            | Self::ChildReported(_)
+            | Self::ChildAlive(..)
+            | Self::Durable(_)
+            | Self::Report(_)
+            | Self::NodeGone(_) => Respond::Nobody,
         }
     }
 }
@@ -101,6 +130,10 @@ pub(super) struct Execution {
     pub(super) todo: VecDeque<Action<Respond>>,
     pub(super) appends: Vec<Append<ActorNo>>,
     pub(super) jobs: Option<Vec<Job>>,
+    /// Children that could not begin in the record of the batch.
+    pub(super) unborn: Vec<StartChild>,
+    /// It has ended: its parent is told behind the entries of the batch.
+    pub(super) ended: Option<(Parent, ChildOutcome)>,
     pub(super) waiting: Waiting,
     /// The message for which it was loaded.
     pub(super) then: Option<ExecutionMessage>,
@@ -120,6 +153,8 @@ impl Execution {
             todo: VecDeque::new(),
             appends: Vec::new(),
             jobs: None,
+            unborn: Vec::new(),
+            ended: None,
             waiting: Waiting::No,
             then: None,
             attempts: Vec::new(),
@@ -127,6 +162,11 @@ impl Execution {
             received: 0,
             dead: false,
         }
+    }
+
+    /// Whether it lives and has carried out everything that its machine decided.
+    pub(super) fn is_between_messages(&self) -> bool {
+        !self.dead && self.todo.is_empty() && self.appends.is_empty() && self.unborn.is_empty() && self.ended.is_none()
     }
 
     fn is_runnable(&self) -> bool {
@@ -163,6 +203,8 @@ pub(super) struct Attempt {
     pub(super) node: String,
     pub(super) sleep_ms: u64,
     pub(super) fail_first: u64,
+    /// It fails for good once in so many times; 0: never.
+    pub(super) fail_odds: u64,
     pub(super) timeout_ms: u64,
     pub(super) input: String,
     pub(super) gate: AttemptGate,
@@ -176,6 +218,9 @@ pub(super) struct Attempt {
 #[derive(Debug)]
 pub(super) enum CommitterMessage {
     Append(Vec<Append<ActorNo>>),
+    /// Entries that may wait for what the parent makes of them.
+    Held(Vec<Append<ActorNo>>),
+    Go,
     Flush,
     Barrier(ActorNo, ExecutionId),
 }
@@ -225,11 +270,28 @@ pub(super) struct Writer {
     pub(super) busy: bool,
 }
 
+impl Writer {
+    /// Lists show everything up to the checkpoint: the log may be trimmed.
+    pub(super) fn projected(&mut self) {
+        if self.stage == WriterStage::Project {
+            (self.stage, self.busy) = (WriterStage::Trim, false);
+        }
+    }
+
+    /// The next checkpoint trims what this one leaves.
+    pub(super) fn not_projected(&mut self) {
+        if self.stage == WriterStage::Project {
+            (self.stage, self.busy) = (WriterStage::Done, false);
+        }
+    }
+}
+
 /// How far a checkpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WriterStage {
     Rows,
     Last,
+    Project,
     Trim,
     Done,
 }
@@ -304,6 +366,45 @@ impl EventSink {
     }
 }
 
+/// What the projection for lists hears.
+#[derive(Debug)]
+pub(super) enum ListsMessage {
+    Changed(LogPosition, Vec<ExecutionSummary>),
+    Write,
+    Flush(LogPosition),
+}
+
+/// The projection's actor.
+#[derive(Debug)]
+pub(super) struct Lists {
+    pub(super) machine: ProjectionMachine,
+    pub(super) inbox: VecDeque<ListsMessage>,
+    pub(super) armed: bool,
+    /// It awaits the store.
+    pub(super) busy: bool,
+    pub(super) writing: Vec<ExecutionSummary>,
+    /// The checkpoint waits for this write.
+    pub(super) flushing: bool,
+}
+
+impl Lists {
+    pub(super) fn new() -> Self {
+        Self {
+            machine: ProjectionMachine::default(),
+            inbox: VecDeque::new(),
+            armed: false,
+            busy: false,
+            writing: Vec::new(),
+            flushing: false,
+        }
+    }
+
+    /// Whether there is nothing left to write.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.busy && !self.armed && self.inbox.is_empty()
+    }
+}
+
 /// What a shard hears.
 #[derive(Debug)]
 pub(super) enum ShardMessage {
@@ -321,8 +422,34 @@ pub(super) struct Resume {
     /// What the tail says, whatever the checkpoint says.
     pub(super) known: BTreeSet<ExecutionId>,
     pub(super) after: Option<ExecutionId>,
+    /// Open children that lists do not show yet, and how far those that they show are listed.
+    pub(super) children: VecDeque<ExecutionId>,
+    pub(super) sweep: Sweep,
+    /// Every child is listed.
+    pub(super) swept: bool,
     pub(super) paused: bool,
     pub(super) done: bool,
+}
+
+impl Resume {
+    /// The next child that only waits: those that run went before.
+    pub(super) fn next_child(&mut self) -> Option<ExecutionId> {
+        if self.sweep == Sweep::NotYet {
+            return None;
+        }
+        let next = self.children.pop_front();
+        self.done = self.swept && self.children.is_empty();
+        next
+    }
+}
+
+/// How far recovery has looked for children that only wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sweep {
+    /// What runs comes first.
+    NotYet,
+    /// It lists them, after this one.
+    Listing(Option<ExecutionCursor>),
 }
 
 /// A shard that is served.
@@ -335,6 +462,9 @@ pub(super) struct Serving {
     pub(super) checkpointer: Checkpointer,
     pub(super) timers: Timers,
     pub(super) events: EventSink,
+    pub(super) lists: Lists,
+    /// What is on its way to executions without an actor, in the order in which it was sent.
+    pub(super) mail: BTreeMap<ExecutionId, VecDeque<ExecutionMessage>>,
     pub(super) resume: Resume,
     pub(super) failures: FailureMachine,
 }
@@ -349,6 +479,7 @@ pub(super) enum Address {
     Writer(ShardId),
     Timers(ShardId),
     Events(ShardId),
+    Lists(ShardId),
     Execution(ActorNo),
     Attempt(u64),
 }
@@ -364,6 +495,8 @@ pub(super) struct Process {
     pub(super) directory: BTreeMap<ExecutionId, ActorNo>,
     pub(super) attempts: BTreeMap<u64, Attempt>,
     pub(super) permits: usize,
+    /// Tasks that start children.
+    pub(super) starters: BTreeMap<u64, Starter>,
     pub(super) quarantine: BTreeMap<ExecutionId, EngineError>,
     /// What happened while it was frozen.
     pub(super) deferred: Vec<super::schedule::Timed>,
@@ -380,6 +513,7 @@ impl Process {
             directory: BTreeMap::new(),
             attempts: BTreeMap::new(),
             permits,
+            starters: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             deferred: Vec::new(),
         }
@@ -412,6 +546,10 @@ impl Process {
             offer(
                 !serving.events.busy && serving.events.can_go_on(),
                 Address::Events(*shard),
+            );
+            offer(
+                !serving.lists.busy && !serving.lists.inbox.is_empty(),
+                Address::Lists(*shard),
             );
         }
         let ready = self.executions.iter().filter(|(_, execution)| execution.is_runnable());

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use troupe_core::execution::AttemptClosed;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
-use troupe_ports::{AppendError, CheckpointRow, CommitId, Lease, StoreError};
+use troupe_ports::{AppendError, CheckpointRow, CommitId, ExecutionSummary, Lease, StoreError};
 
 use super::process::{ActorNo, ExecutionMessage, ProcessNo};
 use super::random::Random;
+use super::scenario::Fault;
 use crate::crash::record::Sighting;
 
 /// Who called the store, for its answer.
@@ -35,6 +36,7 @@ pub(super) enum Call {
     Checkpoint(Vec<CheckpointRow>, Option<LogPosition>),
     Trim(LogPosition),
     SetCursor(LogPosition),
+    Project(Vec<ExecutionSummary>, LogPosition),
 }
 
 /// What the store answers.
@@ -46,6 +48,7 @@ pub(super) enum Answer {
     Probed(Result<Option<CommitId>, StoreError>),
     Written(Result<(), StoreError>),
     CursorSet(LogPosition, Result<(), StoreError>),
+    Projected(Result<(), StoreError>),
 }
 
 /// How a running attempt ends.
@@ -90,7 +93,12 @@ pub(super) enum Timed {
     Confirmed(Caller, bool),
     SinkRetry(Caller),
     SinkTick(Caller),
+    ListsTick(Caller),
     CommitterRetry(Caller),
+    /// Whatever held entries back has seen to them, or is gone.
+    Go(Caller),
+    /// The next message to an execution without an actor is delivered.
+    Mail(Caller, ExecutionId),
     WriterRetry(Caller),
     CheckpointTick(Caller),
     TimersTick(Caller),
@@ -99,6 +107,9 @@ pub(super) enum Timed {
     Acquire(ProcessNo, ShardId),
     LoadRetry(ProcessNo, ActorNo),
     Deliver(ProcessNo, ExecutionId, ExecutionMessage),
+    SaveQuarantine(ProcessNo, ExecutionId),
+    /// A child's start was refused or not answered: the task tries again, unless it has moved on.
+    StartAgain(ProcessNo, u64, u64),
     AttemptEnds(ProcessNo, u64, Ending),
     AttemptPoll(ProcessNo, u64),
     /// A report arrives once more, or late.
@@ -106,9 +117,13 @@ pub(super) enum Timed {
     Evaluated(ProcessNo, ActorNo),
     Client(usize),
     GiveUp(usize, u64),
-    Fault,
+    Fault(Fault),
     Repair(Repair),
     Heal,
+    /// Whoever still waits for a call in a healed world is answered by an operator.
+    Nudge,
+    /// What was set aside in a healed world is taken back.
+    Release,
 }
 
 impl Timed {
@@ -119,7 +134,10 @@ impl Timed {
             | Self::Confirmed(caller, _)
             | Self::SinkRetry(caller)
             | Self::SinkTick(caller)
+            | Self::ListsTick(caller)
             | Self::CommitterRetry(caller)
+            | Self::Go(caller)
+            | Self::Mail(caller, _)
             | Self::WriterRetry(caller)
             | Self::CheckpointTick(caller)
             | Self::TimersTick(caller)
@@ -128,6 +146,8 @@ impl Timed {
             Self::Acquire(process, _)
             | Self::LoadRetry(process, _)
             | Self::Deliver(process, ..)
+            | Self::StartAgain(process, ..)
+            | Self::SaveQuarantine(process, _)
             | Self::AttemptEnds(process, ..)
             | Self::AttemptPoll(process, _)
             | Self::Evaluated(process, _) => Some(*process),
@@ -137,9 +157,11 @@ impl Timed {
             | Self::Redelivered(..)
             | Self::Client(_)
             | Self::GiveUp(..)
-            | Self::Fault
+            | Self::Fault(_)
             | Self::Repair(_)
-            | Self::Heal => None,
+            | Self::Heal
+            | Self::Release
+            | Self::Nudge => None,
         }
     }
 
@@ -152,7 +174,10 @@ impl Timed {
             Self::Confirmed(..) => "confirmed",
             Self::SinkRetry(_) => "sink retry",
             Self::SinkTick(_) => "sink tick",
+            Self::ListsTick(_) => "lists tick",
             Self::CommitterRetry(_) => "committer retry",
+            Self::Go(_) => "go",
+            Self::Mail(..) => "mail",
             Self::WriterRetry(_) => "writer retry",
             Self::CheckpointTick(_) => "checkpoint tick",
             Self::TimersTick(_) => "timers tick",
@@ -161,15 +186,19 @@ impl Timed {
             Self::Acquire(..) => "acquire",
             Self::LoadRetry(..) => "load retry",
             Self::Deliver(..) => "deliver",
+            Self::StartAgain(..) => "start again",
+            Self::SaveQuarantine(..) => "save quarantine",
             Self::AttemptEnds(..) => "attempt ends",
             Self::AttemptPoll(..) => "attempt poll",
             Self::Redelivered(..) => "redelivered",
             Self::Evaluated(..) => "evaluated",
             Self::Client(_) => "client",
             Self::GiveUp(..) => "give up",
-            Self::Fault => "fault",
+            Self::Fault(_) => "fault",
             Self::Repair(_) => "repair",
             Self::Heal => "heal",
+            Self::Release => "release",
+            Self::Nudge => "nudge",
         }
     }
 }

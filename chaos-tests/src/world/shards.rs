@@ -9,21 +9,25 @@ use troupe_actors::committer::machine::CommitterMachine;
 use troupe_actors::record::{Mark, read_header};
 use troupe_actors::shard::machine::{FailureMachine, Verdict};
 use troupe_actors::timers::machine::TimersMachine;
-use troupe_core::{Epoch, ExecutionId, ShardId, Timestamp};
-use troupe_ports::{Lease, LogRecord, StateStore, StoreError};
+use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
+use troupe_ports::{ExecutionCursor, ExecutionQuery, Lease, LogRecord, StateStore, StoreError, VisibilityStore};
 
 use super::events::{SAVE_AFTER, SINK};
 use super::keys::head_of;
+use super::lists::changes_lists;
 use super::process::{
     ActorNo, Checkpointer, CheckpointerMessage, Committer, CommitterMessage, EventSink, ExecutionMessage, LEASE_MS,
-    ProcessNo, Resume, Serving, ShardMessage, Timers, TimersMessage,
+    Lists, ListsMessage, ProcessNo, Resume, Serving, ShardMessage, Sweep, Timers, TimersMessage,
 };
 use super::schedule::{Call, Caller, Timed};
 use super::{World, at_once};
+use crate::crash::Record;
 
 /// Rows that recovery lists at once: few, so that it pages.
 const LIST_ROWS: usize = 3;
 const RETRY_MS: u64 = 40;
+/// Pause before the store is asked again to remember that an execution is set aside.
+const SAVE_AGAIN_MS: u64 = 100;
 /// Timers in memory: few, so that the window slides.
 const TIMERS_MAX: usize = 4;
 /// Bytes of log and milliseconds after which a checkpoint is due.
@@ -98,22 +102,34 @@ impl World {
         if !self.reaches(process) {
             return Err(StoreError::Unavailable("the tail of the log".into()));
         }
+        let mutants = self.options.mutants;
         let cursor = at_once(self.store.cursor(shard, SINK))?;
         at_once(self.store.set_cursor(shard, lease.epoch, SINK, cursor))?;
-        let tail = at_once(self.store.read(shard, lease.checkpointed.next(), usize::MAX))?;
+        let projected = at_once(self.lists.projected(shard))?;
+        let from = lease.checkpointed.min(projected).next();
+        let tail = at_once(self.store.read(shard, from, usize::MAX))?;
         let expected = lease.next.0.saturating_sub(1);
         let found = tail.last().map_or(lease.checkpointed.0, |record| record.position.0);
-        if found < expected {
+        if found < expected && lease.checkpointed.0 < expected {
             // Whoever was slow may have lost the shard meanwhile to an owner that checkpointed and trimmed it.
             at_once(self.store.renew(shard, lease.epoch, self.context.options.lease))?;
             return Err(StoreError::Damaged(format!(
                 "the log ends at {found} instead of {expected}"
             )));
         }
-        let mut checkpointer = VecDeque::new();
+        let set_aside = at_once(self.store.quarantined(shard))?;
+        let mut checkpointer = CheckpointerMachine::new(CHECKPOINT.0, CHECKPOINT.1).with(mutants);
         let mut marks: BTreeMap<ExecutionId, Mark> = BTreeMap::new();
+        let mut changed = BTreeSet::new();
         for LogRecord { position, bytes, .. } in tail {
             let (_, items) = read_header(&bytes).map_err(|error| StoreError::Damaged(error.to_string()))?;
+            if position > projected {
+                let listed = items.iter().filter(|item| changes_lists(&bytes, item));
+                changed.extend(listed.map(|item| item.id));
+            }
+            if position <= lease.checkpointed {
+                continue;
+            }
             marks.extend(items.iter().map(|item| (item.id, item.mark)));
             let items = items.into_iter().map(|item| CheckpointItem {
                 head: head_of(&bytes, &item),
@@ -121,12 +137,7 @@ impl World {
                 snapshot: None,
                 end: None,
             });
-            let items = items.collect();
-            checkpointer.push_back(CheckpointerMessage::Committed {
-                position,
-                record: bytes,
-                items,
-            });
+            checkpointer.committed(position, &bytes, items.collect(), self.now);
         }
         let parked = marks.iter().filter_map(|(id, mark)| match mark {
             Mark::Until(at) => Some((*at, *id)),
@@ -144,32 +155,37 @@ impl World {
             lease_until: lease_until(begun),
             inbox: VecDeque::new(),
             committer: Committer {
-                machine: CommitterMachine::new(shard, lease.epoch, lease.next),
+                machine: CommitterMachine::new(shard, lease.epoch, lease.next).with(mutants),
                 inbox: VecDeque::new(),
                 busy: false,
                 stopped: false,
                 barriers: Vec::new(),
             },
             checkpointer: Checkpointer {
-                machine: CheckpointerMachine::new(CHECKPOINT.0, CHECKPOINT.1),
-                inbox: checkpointer,
+                machine: checkpointer,
+                inbox: [CheckpointerMessage::Tick].into(),
                 ticking: false,
                 writer: None,
             },
             timers: Timers {
-                machine: TimersMachine::new(TIMERS_MAX),
+                machine: TimersMachine::new(TIMERS_MAX).with(mutants),
                 inbox: timers,
                 armed: None,
             },
             events: EventSink::new(cursor, SAVE_AFTER),
+            lists: Lists::new(),
+            mail: BTreeMap::new(),
             resume: Resume {
                 tail,
                 known,
                 after: None,
+                children: VecDeque::new(),
+                sweep: Sweep::NotYet,
+                swept: false,
                 paused: false,
                 done: false,
             },
-            failures: FailureMachine::default(),
+            failures: FailureMachine::new(mutants),
         };
         let caller = Caller {
             epoch: lease.epoch,
@@ -177,7 +193,11 @@ impl World {
         };
         if let Some(state) = self.processes.get_mut(&process) {
             state.shards.insert(shard, serving);
+            let quarantined = |(id, reason)| (id, EngineError::Quarantined { id, reason });
+            state.quarantine.retain(|id, _| id.shard() != shard);
+            state.quarantine.extend(set_aside.into_iter().map(quarantined));
         }
+        self.list_anew(caller, LogPosition(expected), changed)?;
         self.count("recoveries");
         self.after(LEASE_MS / 3, Timed::RenewTick(caller));
         Ok(())
@@ -191,22 +211,82 @@ impl World {
             return;
         };
         let resume = &mut serving.resume;
-        if let Some(id) = resume.tail.pop_front() {
+        if let Some(id) = resume.tail.pop_front().or_else(|| resume.next_child()) {
             return self.deliver(process, id, ExecutionMessage::Recover);
         }
         if !reachable {
             resume.paused = true;
             return self.after(RETRY_MS, Timed::ResumeRetry(caller));
         }
+        if let Sweep::Listing(after) = resume.sweep {
+            return self.sweep_children(caller, after);
+        }
         match at_once(store.running(shard, resume.after, LIST_ROWS)) {
             Ok(listed) => {
-                resume.done = listed.is_empty();
+                if listed.is_empty() {
+                    resume.sweep = Sweep::Listing(None);
+                }
                 resume.after = listed.last().copied().or(resume.after);
                 resume
                     .tail
                     .extend(listed.into_iter().filter(|id| !resume.known.contains(id)));
             }
             Err(error) => self.trouble(format!("recovery cannot list: {error}")),
+        }
+    }
+
+    /// What lists lack of the tail, before anything goes on.
+    fn list_anew(
+        &mut self,
+        caller: Caller,
+        last: LogPosition,
+        changed: BTreeSet<ExecutionId>,
+    ) -> Result<(), StoreError> {
+        let summaries = match self.summaries_of(caller, changed) {
+            Ok(summaries) => summaries,
+            Err(error) => {
+                if let Some(state) = self.processes.get_mut(&caller.process) {
+                    state.shards.remove(&caller.shard);
+                }
+                return Err(error);
+            }
+        };
+        let Some(serving) = self.serving(caller) else {
+            return Ok(());
+        };
+        let open = summaries
+            .iter()
+            .filter(|summary| summary.parent.is_some() && summary.ended_at.is_none());
+        serving.resume.children = open.map(|summary| summary.id).collect();
+        if !summaries.is_empty() {
+            serving.lists.inbox.push_back(ListsMessage::Changed(last, summaries));
+        }
+        Ok(())
+    }
+
+    /// Children that only wait are loaded too, and ask their parents: what those told them last may be lost.
+    fn sweep_children(&mut self, caller: Caller, after: Option<ExecutionCursor>) {
+        let query = ExecutionQuery {
+            status: Some("running".to_owned()),
+            id_prefix: Some(format!("{:04x}", caller.shard.0)),
+            children: true,
+            cursor: after,
+            limit: LIST_ROWS,
+            ..ExecutionQuery::default()
+        };
+        let listed = at_once(self.lists.list(query));
+        let Some(serving) = self.serving(caller) else { return };
+        let resume = &mut serving.resume;
+        match listed {
+            Ok(page) => {
+                resume.children.extend(page.items.iter().map(|child| child.id));
+                match page.next {
+                    Some(next) => resume.sweep = Sweep::Listing(Some(next)),
+                    None => resume.swept = true,
+                }
+                resume.done = resume.swept && resume.children.is_empty();
+            }
+            Err(error) => self.trouble(format!("children cannot be listed: {error}")),
         }
     }
 
@@ -281,6 +361,41 @@ impl World {
         state.quarantine.insert(id, EngineError::Quarantined { id, reason });
         state.directory.remove(&id);
         self.drop_actor(process, actor);
+        self.record(Record::SetAside { id });
+        self.save_quarantine(process, id);
+    }
+
+    /// Until the store has it, a restart would try the execution again.
+    pub(super) fn save_quarantine(&mut self, process: ProcessNo, id: ExecutionId) {
+        let reachable = self.reaches(process);
+        let Some((caller, _)) = self.caller(process, id.shard()) else {
+            return;
+        };
+        let Some(EngineError::Quarantined { reason, .. }) =
+            self.processes.get(&process).and_then(|state| state.quarantine.get(&id))
+        else {
+            return;
+        };
+        let reason = Some(reason.as_str());
+        let saved = reachable && at_once(self.store.set_quarantine(caller.shard, caller.epoch, id, reason)).is_ok();
+        if !saved {
+            self.after(SAVE_AGAIN_MS, Timed::SaveQuarantine(process, id));
+        }
+    }
+
+    /// An operator takes back what is set aside.
+    pub(super) fn take_one_back(&mut self, process: ProcessNo, id: ExecutionId) {
+        let Some((caller, _)) = self.caller(process, id.shard()) else {
+            return;
+        };
+        if at_once(self.store.set_quarantine(caller.shard, caller.epoch, id, None)).is_err() {
+            return;
+        }
+        if let Some(state) = self.processes.get_mut(&process) {
+            state.quarantine.remove(&id);
+        }
+        self.count("released");
+        self.deliver(process, id, ExecutionMessage::Wake);
     }
 
     fn rebuild(&mut self, process: ProcessNo, actor: ActorNo, id: ExecutionId) {
@@ -293,6 +408,8 @@ impl World {
         state.directory.remove(&id);
         self.drop_actor(process, actor);
         self.count("rebuilt");
+        let at = self.now;
+        self.record(Record::Restarted { id, at });
         self.deliver(process, id, ExecutionMessage::Wake);
     }
 
@@ -302,6 +419,7 @@ impl World {
             return;
         };
         state.shards.remove(&shard);
+        state.quarantine.retain(|id, _| id.shard() != shard);
         let ours = state
             .executions
             .iter()

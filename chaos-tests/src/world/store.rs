@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
+use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{
-    AppendError, Archive, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore,
-    StoreCounters, StoreError, Wait,
+    AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Lease,
+    LogRecord, StateStore, StoreCounters, StoreError, Wait,
 };
 
 /// Time that only the world moves.
@@ -65,11 +65,29 @@ struct ShardStore {
     heads: BTreeMap<ExecutionId, u64>,
     cursors: BTreeMap<String, LogPosition>,
     quarantined: BTreeMap<ExecutionId, String>,
+    blobs: BTreeMap<ExecutionId, Family>,
+}
+
+/// Large values of one root.
+#[derive(Debug)]
+struct Family {
+    since: Timestamp,
+    confirmed: bool,
+    blobs: BTreeMap<BlobRef, Json>,
+}
+
+/// An output that may be reused.
+#[derive(Debug)]
+struct Cached {
+    output: Json,
+    used: Timestamp,
+    expires_at: Timestamp,
 }
 
 /// The store of a world.
 #[derive(Debug)]
 pub struct SimulatedStore {
+    cached: Mutex<BTreeMap<[u8; 32], Cached>>,
     clock: Arc<SimulatedClock>,
     shards: Mutex<Vec<ShardStore>>,
     reachable: AtomicBool,
@@ -81,6 +99,7 @@ impl SimulatedStore {
     pub fn new(shards: u16, clock: Arc<SimulatedClock>) -> Self {
         let shards = (0..shards).map(|_| ShardStore::default()).collect();
         Self {
+            cached: Mutex::default(),
             clock,
             shards: Mutex::new(shards),
             reachable: AtomicBool::new(true),
@@ -216,9 +235,30 @@ fn apply(known: Option<Row>, row: CheckpointRow) -> Result<Option<Row>, StoreErr
         CheckpointRow::Ended(archive) => {
             return Ok(Some(match known {
                 None => Row::Ended(archive, Vec::new()),
+                // It was reopened since.
+                Some(lives @ Row::Live { last, .. }) if last > archive.last => lives,
                 Some(Row::Live { segments, .. }) => Row::Ended(archive, segments),
                 Some(ended @ (Row::Ended(..) | Row::Tombstone { .. })) => ended,
             }));
+        }
+        CheckpointRow::Reopened {
+            ended,
+            segment,
+            snapshot,
+            ..
+        } => {
+            return Ok(match known {
+                Some(Row::Ended(archive, mut segments)) if archive.last == ended => {
+                    segments.push((ended, segment));
+                    Some(Row::Live {
+                        snapshot: Some((ended, snapshot)),
+                        segments,
+                        wait: Wait::Message,
+                        last: ended,
+                    })
+                }
+                other => other,
+            });
         }
         CheckpointRow::Head { .. } => return Ok(known),
     };
@@ -353,7 +393,9 @@ impl StateStore for SimulatedStore {
             let mut heads = Vec::new();
             for row in rows {
                 let id = match &row {
-                    CheckpointRow::Live { id, .. } | CheckpointRow::Ended(Archive { id, .. }) => *id,
+                    CheckpointRow::Live { id, .. }
+                    | CheckpointRow::Reopened { id, .. }
+                    | CheckpointRow::Ended(Archive { id, .. }) => *id,
                     CheckpointRow::Head { key, ordinal } => {
                         heads.push((*key, *ordinal));
                         continue;
@@ -525,6 +567,7 @@ impl StateStore for SimulatedStore {
                     && archive.expires_at <= now
                 {
                     expired.archives += 1;
+                    store.blobs.remove(id);
                     *row = Row::Tombstone {
                         last: archive.last,
                         until: archive.expires_at.plus_ms(archive.tombstone_ms),
@@ -557,6 +600,116 @@ impl StateStore for SimulatedStore {
             let all = store.quarantined.iter();
             Ok(all.map(|(id, reason)| (*id, reason.clone())).collect())
         })
+    }
+
+    async fn put_blobs(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        root: ExecutionId,
+        now: Timestamp,
+        blobs: Vec<(BlobRef, Json)>,
+        bytes_max: u64,
+    ) -> Result<BlobsPut, StoreError> {
+        self.lookup()?;
+        self.owned(shard, epoch, |store| {
+            let known = store.blobs.get(&root).map(|family| family.blobs.clone());
+            let mut all = known.unwrap_or_default();
+            let before = all.len();
+            all.extend(blobs);
+            let bytes = all.keys().map(|blob| blob.bytes).sum();
+            if all.len() > before && bytes > bytes_max {
+                return Ok(BlobsPut::Full { bytes });
+            }
+            if all.len() > before {
+                let fresh = Family {
+                    since: now,
+                    confirmed: false,
+                    blobs: BTreeMap::new(),
+                };
+                store.blobs.entry(root).or_insert(fresh).blobs = all;
+            }
+            Ok(BlobsPut::Kept)
+        })
+    }
+
+    async fn blob(&self, root: ExecutionId, hash: [u8; 32]) -> Result<Option<Json>, StoreError> {
+        self.lookup()?;
+        self.with(root.shard(), |store| {
+            let kept = store.blobs.get(&root).map(|family| &family.blobs);
+            let found = kept.and_then(|blobs| blobs.iter().find(|(blob, _)| blob.hash == hash));
+            Ok(found.map(|(_, content)| content.clone()))
+        })
+    }
+
+    async fn unconfirmed_blobs(
+        &self,
+        shard: ShardId,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError> {
+        self.lookup()?;
+        self.with(shard, |store| {
+            let waiting = store.blobs.iter();
+            let waiting = waiting.filter(|(_, family)| !family.confirmed && family.since < before);
+            let mut waiting: Vec<_> = waiting.map(|(id, family)| (family.since, *id)).collect();
+            waiting.sort_unstable();
+            Ok(waiting.into_iter().map(|(_, id)| id).take(limit).collect())
+        })
+    }
+
+    async fn settle_blobs(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        root: ExecutionId,
+        exists: bool,
+    ) -> Result<(), StoreError> {
+        self.owned(shard, epoch, |store| {
+            if !exists {
+                store.blobs.remove(&root);
+            } else if let Some(family) = store.blobs.get_mut(&root) {
+                family.confirmed = true;
+            }
+            Ok(())
+        })
+    }
+
+    async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError> {
+        self.lookup()?;
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = cached.get_mut(&key).filter(|found| found.expires_at > now);
+        Ok(found.map(|found| {
+            found.used = now;
+            found.output.clone()
+        }))
+    }
+
+    async fn cache_output(
+        &self,
+        key: [u8; 32],
+        output: Json,
+        now: Timestamp,
+        expires_at: Timestamp,
+        most: CacheLimits,
+    ) -> Result<(), StoreError> {
+        self.lookup()?;
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.retain(|_, known| known.expires_at > now);
+        let fresh = Cached {
+            output,
+            used: now,
+            expires_at,
+        };
+        cached.insert(key, fresh);
+        let bytes =
+            |all: &BTreeMap<[u8; 32], Cached>| all.values().map(|known| known.output.bytes() as u64).sum::<u64>();
+        while cached.len() as u64 > most.entries || bytes(&cached) > most.bytes {
+            let others = cached.iter().filter(|(other, _)| **other != key);
+            let oldest = others.min_by_key(|(_, known)| known.used).map(|(oldest, _)| *oldest);
+            cached.remove(&oldest.unwrap_or(key));
+        }
+        Ok(())
     }
 
     fn counters(&self) -> StoreCounters {

@@ -14,7 +14,7 @@ pub(crate) struct Place {
     pub(crate) imports: &'static [&'static str],
 }
 
-pub(crate) const PLACES: [Place; 10] = [
+pub(crate) const PLACES: [Place; 11] = [
     Place {
         name: "troupe-core",
         floor: 0,
@@ -68,6 +68,11 @@ pub(crate) const PLACES: [Place; 10] = [
         imports: &["troupe-core", "troupe-telemetry", "troupe-lang", "troupe-ports"],
     },
     Place {
+        name: "troupe-verify",
+        floor: 2,
+        imports: &["troupe-core", "troupe-lang"],
+    },
+    Place {
         name: "troupe",
         floor: 3,
         imports: &[
@@ -79,6 +84,7 @@ pub(crate) const PLACES: [Place; 10] = [
             "troupe-backends",
             "troupe-executors",
             "troupe-actors",
+            "troupe-verify",
         ],
     },
     Place {
@@ -93,6 +99,7 @@ pub(crate) const PLACES: [Place; 10] = [
             "troupe-backends",
             "troupe-executors",
             "troupe-actors",
+            "troupe-verify",
             "troupe",
         ],
     },

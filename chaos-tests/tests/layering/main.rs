@@ -60,6 +60,15 @@ fn the_core_is_pure() {
 }
 
 #[test]
+fn the_verifier_is_pure() {
+    assert_none(
+        "the verifier is pure",
+        &sources::rust_files("runtime/verify/src"),
+        purity_violations,
+    );
+}
+
+#[test]
 fn the_reference_interpreter_is_independent() {
     let files = sources::rust_files("runtime/core/tests/reference");
     assert_none(

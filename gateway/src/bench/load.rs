@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use futures::future::try_join_all;
 use parking_lot::Mutex;
 use troupe_actors::{EngineError, StartRequest};
-use troupe_core::{ExecutionId, Json};
+use troupe_core::execution::Event;
+use troupe_core::{ExecutionId, Json, Seq, Timestamp};
 
 use super::measure::{cpu_seconds, latency, round, rss_bytes};
 use super::workload::{self, Workload};
@@ -17,6 +18,8 @@ use crate::{rules, wiring};
 
 /// How long nothing may move before a run is given up.
 const STUCK: Duration = Duration::from_secs(60);
+/// Entries of a history read at once.
+const HISTORY_ENTRIES: usize = 100_000;
 /// How often progress is looked at where nothing announces it.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -57,17 +60,27 @@ pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
 async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
     let definition = match job.workload {
         Workload::Parked => workload::parked()?,
+        Workload::Each | Workload::Loop => workload::children(job.workload, job.nodes, job.concurrency)?,
         other => workload::running(other, job.nodes, job.handler)?,
     };
-    let nodes_each = definition.nodes.len() as u64;
+    let parents = matches!(job.workload, Workload::Each | Workload::Loop);
+    let nodes_each = if parents {
+        job.nodes as u64
+    } else {
+        definition.nodes.len() as u64
+    };
     let workflow = definition.id.clone();
     store(app, definition).await?;
     let until = match job.workload {
         Workload::Parked | Workload::Start => Until::Acknowledged,
-        Workload::Chain | Workload::Fan | Workload::Recover => Until::Ended,
+        Workload::Chain | Workload::Fan | Workload::Recover | Workload::Each | Workload::Loop => Until::Ended,
     };
     // Threads, caches and sandbox processes get warm on executions that do not count.
-    let warm = job.concurrency.min(job.executions).min(64);
+    let warm = if parents {
+        0
+    } else {
+        job.concurrency.min(job.executions).min(64)
+    };
     let warmed = Seen::of(warm);
     drive(app, &workflow, warm, warm, until, &warmed).await?;
     if job.workload == Workload::Start {
@@ -95,6 +108,12 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
     let (warmed_ids, seen_ids) = (warmed.lock().ids.clone(), seen.lock().ids.clone());
     check::all(app, warmed_ids.iter().chain(&seen_ids), expected).await?;
 
+    let (mut thousand_ms, mut parent_entries) = (None, None);
+    if let Some(parent) = seen_ids.first().filter(|_| parents) {
+        let (thousand, entries) = children_in_time(app, *parent).await?;
+        (thousand_ms, parent_entries) = (Some(thousand), Some(entries));
+    }
+
     let executions = job.executions as u64;
     let steps = if job.workload == Workload::Parked {
         0
@@ -117,7 +136,40 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
         commit_batch_mean: round((after.entries - status.entries) as f64 / appended.max(1) as f64),
         fsyncs: commits.fsyncs - counters.fsyncs,
         node_actors: after.node_actors - status.node_actors,
+        rss_per_child_bytes: parents.then(|| round(rss_after.saturating_sub(rss) as f64 / steps.max(1) as f64)),
+        thousand_ms,
+        parent_entries,
     })
+}
+
+/// When the first and the last thousand children of an execution were heard of, and how many entries that took.
+async fn children_in_time(app: &App, id: ExecutionId) -> Result<([f64; 2], u64), BenchError> {
+    let mut heard: Vec<Timestamp> = Vec::new();
+    let (mut after, mut started_at) = (Seq(0), None);
+    loop {
+        let entries = app.engine.history(id, after, HISTORY_ENTRIES).await?;
+        let Some(last) = entries.last() else { break };
+        after = last.seq;
+        for entry in &entries {
+            started_at = started_at.or(Some(entry.at));
+            if let Event::Children(reports) = &entry.event {
+                heard.extend(reports.iter().map(|_| entry.at));
+            }
+        }
+    }
+    let of = |from: usize, to: usize| {
+        let begun = if from == 0 {
+            started_at
+        } else {
+            heard.get(from - 1).copied()
+        };
+        let ended = heard.get(to.saturating_sub(1)).copied();
+        begun
+            .zip(ended)
+            .map_or(0.0, |(begun, ended)| ended.since_ms(begun) as f64)
+    };
+    let all = heard.len();
+    Ok(([of(0, all.min(1_000)), of(all.saturating_sub(1_000), all)], after.0))
 }
 
 pub(super) fn setup(error: crate::error::ApiError) -> BenchError {

@@ -45,6 +45,15 @@ pub(crate) struct Report {
     pub(crate) commit_batch_mean: f64,
     pub(crate) fsyncs: u64,
     pub(crate) node_actors: u64,
+    /// Memory a child execution, where children are the work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rss_per_child_bytes: Option<f64>,
+    /// How long the first and the last thousand children took, in milliseconds, where children are the work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) thousand_ms: Option<[f64; 2]>,
+    /// Entries in the history of the parent, where children are the work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) parent_entries: Option<u64>,
 }
 
 /// Percentiles in milliseconds.
@@ -90,6 +99,8 @@ pub(crate) enum BenchError {
 pub(crate) async fn run(job: &Job) -> Result<Report, BenchError> {
     match job.workload {
         Workload::Recover => recover::run(job).await,
-        Workload::Chain | Workload::Fan | Workload::Parked | Workload::Start => load::run(job).await,
+        Workload::Chain | Workload::Fan | Workload::Parked | Workload::Start | Workload::Each | Workload::Loop => {
+            load::run(job).await
+        }
     }
 }

@@ -93,6 +93,9 @@ pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
         commit_batch_mean: round(status.entries as f64 / counters.commits.max(1) as f64),
         fsyncs: counters.fsyncs,
         node_actors: status.node_actors,
+        rss_per_child_bytes: None,
+        thousand_ms: None,
+        parent_entries: None,
     })
 }
 

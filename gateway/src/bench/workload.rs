@@ -19,6 +19,10 @@ pub(crate) enum Workload {
     Start,
     /// A restart after `kill -9` with waiting and running executions.
     Recover,
+    /// One `forEach` with `--nodes` items, `--concurrency` of them at once.
+    Each,
+    /// One `loop` of `--nodes` iterations.
+    Loop,
 }
 
 /// What function nodes do.
@@ -43,17 +47,21 @@ impl Workload {
             Self::Parked => "parked",
             Self::Start => "start",
             Self::Recover => "recover",
+            Self::Each => "each",
+            Self::Loop => "loop",
         }
     }
 
     /// Executions, nodes and concurrency unless the command line says otherwise.
     pub(crate) fn defaults(self) -> (usize, usize, usize) {
         match self {
-            Self::Chain => (20_000, 10, 256),
+            Self::Chain => (30_000, 10, 1_024),
             Self::Fan => (2_000, 50, 64),
             Self::Parked => (100_000, 1, 256),
             Self::Start => (50_000, 1, 256),
             Self::Recover => (100_000, 1, 256),
+            Self::Each => (1, 100_000, 512),
+            Self::Loop => (1, 100_000, 1),
         }
     }
 }
@@ -72,6 +80,34 @@ pub(super) fn held() -> Result<WorkflowDefinition, BenchError> {
         "bench-held",
         json!([node("a", "noop"), node("b", HOLD), node("c", "noop")]),
         edges,
+    )
+}
+
+/// The workflow whose children are the work.
+pub(super) fn children(workload: Workload, count: usize, at_once: usize) -> Result<WorkflowDefinition, BenchError> {
+    let body = |data: Value| json!({"nodes": [{"id": "n", "type": "function", "data": data}], "edges": []});
+    let noop = json!({"handlerId": "noop"});
+    let (kind, data) = match workload {
+        Workload::Loop => (
+            "loop",
+            json!({
+                "while": format!("(output || 0) < {count}"),
+                "maxIterations": count,
+                "body": body(json!({"handlerId": "noop", "output": "input.iteration"})),
+            }),
+        ),
+        _ => {
+            let items = format!("Array.from({{length: {count}}}, (_, index) => index)");
+            (
+                "forEach",
+                json!({"items": items, "maxConcurrency": at_once, "body": body(noop)}),
+            )
+        }
+    };
+    definition(
+        "bench-children",
+        json!([{"id": "all", "type": kind, "data": data}]),
+        json!([]),
     )
 }
 
@@ -100,7 +136,7 @@ pub(super) fn running(workload: Workload, nodes: usize, handler: Handler) -> Res
                 .collect();
             definition("bench-fan", Value::from(all), Value::from(edges))
         }
-        Workload::Chain | Workload::Start | Workload::Parked | Workload::Recover => {
+        Workload::Chain | Workload::Start | Workload::Parked | Workload::Recover | Workload::Each | Workload::Loop => {
             let ids: Vec<String> = (0..nodes).map(|number| format!("n{number}")).collect();
             let edges: Vec<Value> = ids.windows(2).map(|pair| edge(&pair[0], &pair[1])).collect();
             let nodes: Vec<Value> = ids.into_iter().map(node).collect();

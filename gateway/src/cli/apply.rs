@@ -27,7 +27,7 @@ pub(super) struct Apply {
 impl Apply {
     pub(super) async fn execute(self, context: &Context) -> Result<Exit, Failure> {
         let settings = context.settings(&context.sources())?;
-        let rules = wiring::rules(&settings);
+        let rules = wiring::rules(&settings, None);
         let client = context.client()?;
         let out = &context.out;
         let mut definitions = Vec::new();

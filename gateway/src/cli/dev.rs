@@ -51,6 +51,8 @@ impl Dev {
         let address = listener
             .local_addr()
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        // The port may have been any.
+        settings.listen = address;
         let demo_server = if self.demo {
             Some(demo_server(&mut settings).await?)
         } else {
@@ -129,7 +131,7 @@ async fn show(app: &App, server: &demo::Server, url: &str, context: &Context) ->
         let definition = example.definition(&app.rules, &server.url()).await?;
         let stored = rules::store(&*app.definitions, definition, None, app.now()).await;
         let stored = stored.map_err(crate::error::ApiError::from)?;
-        app.engine.definition_changed(stored.workflow.as_str());
+        app.stored(&stored);
         let name = paint(&format!("{:<16}", stored.workflow.as_str()), Style::new().bold());
         out.say(format!("  {name} {}", stored.definition.description));
     }

@@ -62,7 +62,8 @@ impl From<Problem> for Failure {
             let hint = error.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
             message.push_str(&format!("\n  {} {}: {}{hint}", error.code, error.pointer, error.detail));
         }
-        let hint = (problem.code == STORE_IN_USE).then(|| "choose another directory with --state DIR".to_owned());
+        let elsewhere = || "choose another directory with --state DIR".to_owned();
+        let hint = problem.hint.or_else(|| (problem.code == STORE_IN_USE).then(elsewhere));
         Self {
             exit,
             message,

@@ -50,7 +50,8 @@ fn line(entry: &HistoryEntryDto) -> String {
         entry.event
     );
     if let Some(node) = &entry.node_id {
-        text.push_str(&format!(" {node}"));
+        let undo = if entry.compensation { " (undo)" } else { "" };
+        text.push_str(&format!(" {node}{undo}"));
     }
     if let Some(attempt) = entry.attempt.filter(|attempt| *attempt > 1) {
         text.push_str(&format!(" (attempt {attempt})"));

@@ -23,8 +23,18 @@ pub(super) struct InputArgs {
 }
 
 impl InputArgs {
-    /// The payload; null if nothing is given. Later members win.
+    /// Whether there is a payload at all.
+    pub(super) fn is_given(&self) -> bool {
+        self.input_json.is_some() || !self.input.is_empty()
+    }
+
+    /// The payload; null if nothing is given.
     pub(super) fn read(&self) -> Result<Json, Failure> {
+        Ok(Json::of(&self.value()?))
+    }
+
+    /// The payload; null if nothing is given. Later members win.
+    pub(super) fn value(&self) -> Result<Value, Failure> {
         let mut whole = match &self.input_json {
             None => Value::Null,
             Some(text) => parse(text.as_bytes(), "--input-json")?,
@@ -35,16 +45,22 @@ impl InputArgs {
                 let bytes = std::fs::read(path).map_err(|error| Failure::file(path, &error))?;
                 whole = merged(whole, parse(&bytes, &path.display().to_string())?);
             } else {
-                let Some((key, value)) = given.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-                    let failure = Failure::new(Exit::Usage, format!("`{given}` is no input"));
-                    return Err(failure.hint("write -i key=value, -i @file.json or --input-json '{…}'"));
-                };
-                let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-                whole = merged(whole, Value::Object(Map::from_iter([(key.to_owned(), value)])));
+                let (key, value) = named(given, "input")
+                    .map_err(|failure| failure.hint("write -i key=value, -i @file.json or --input-json '{…}'"))?;
+                whole = merged(whole, Value::Object(Map::from_iter([(key, value)])));
             }
         }
-        Ok(Json::of(&whole))
+        Ok(whole)
     }
+}
+
+/// Reads `name=value`; the value is JSON if it parses, else text.
+pub(super) fn named(given: &str, what: &str) -> Result<(String, Value), Failure> {
+    let Some((name, value)) = given.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+        return Err(Failure::new(Exit::Usage, format!("`{given}` is no {what}")).hint("write name=value"));
+    };
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    Ok((name.to_owned(), value))
 }
 
 fn parse(bytes: &[u8], source: &str) -> Result<Value, Failure> {

@@ -15,6 +15,9 @@ pub(super) struct Ls {
     /// Only this status: pending, running, completed, failed or canceled.
     #[arg(long)]
     status: Option<String>,
+    /// Only children of this execution.
+    #[arg(long, value_name = "ID")]
+    parent: Option<String>,
     /// Only those started at or after (RFC 3339).
     #[arg(long, value_name = "DATE")]
     since: Option<String>,
@@ -27,12 +30,17 @@ impl Ls {
     pub(super) async fn execute(self, context: &Context) -> Result<Exit, Failure> {
         let client = context.client()?;
         let out = &context.out;
+        let parent = match &self.parent {
+            Some(parent) => Some(client.execution_id(parent).await?),
+            None => None,
+        };
         let mut items: Vec<ExecutionSummaryDto> = Vec::new();
         let mut cursor: Option<String> = None;
         while items.len() < self.limit {
             let mut query = vec![("limit", (self.limit - items.len()).min(100).to_string())];
             query.extend(self.workflow.clone().map(|workflow| ("workflow", workflow)));
             query.extend(self.status.clone().map(|status| ("status", status)));
+            query.extend(parent.clone().map(|parent| ("parent", parent)));
             query.extend(self.since.clone().map(|since| ("startedFrom", since)));
             query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
             let page: PageDto<ExecutionSummaryDto> = client.fetch(client.get(&["executions"]).query(&query)).await?;

@@ -3,13 +3,17 @@
 mod analyze;
 mod apply;
 mod bench;
+mod breaker;
 mod cancel;
 mod client;
+mod complete;
 mod completions;
 mod control;
+mod controls;
 mod dev;
 mod diagnostics;
 mod excerpt;
+mod fail;
 mod failure;
 mod follow;
 mod history;
@@ -18,12 +22,21 @@ mod ls;
 mod output;
 mod pause;
 mod progress;
+mod release;
+mod rerun;
 mod resume;
+mod retry;
 mod run;
+mod scope;
+mod set;
 mod show;
+mod skip;
 mod start;
+mod stop;
 mod tree;
 mod validate;
+mod verify;
+mod why;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -80,6 +93,8 @@ enum Command {
     Dev(dev::Dev),
     /// Checks definitions and shows every problem in its place.
     Validate(validate::Validate),
+    /// Explores every outcome of definitions and shows what is wrong, each with the shortest example.
+    Verify(verify::Verify),
     /// Prints the graph analysis of a definition.
     Analyze(analyze::Analyze),
     /// Stores definitions on a server, each as its next version.
@@ -92,12 +107,34 @@ enum Command {
     Show(show::Show),
     /// Shows what happened to an execution, entry by entry.
     History(history::History),
+    /// Tells what an execution waits for.
+    Why(why::Why),
+    /// Shows the breakers of targets that are unwell.
+    Breaker(breaker::Breaker),
     /// Cancels an execution.
     Cancel(cancel::Cancel),
-    /// Pauses an execution: nothing new starts.
+    /// Pauses executions, a workflow, a node, a node type or everything: nothing new starts.
     Pause(pause::Pause),
-    /// Resumes a paused execution.
+    /// Resumes what was paused.
     Resume(resume::Resume),
+    /// Stops a workflow or everything in an emergency: starts are refused, nothing new starts.
+    Stop(stop::Stop),
+    /// Lifts an emergency stop.
+    Release(release::Release),
+    /// Lists what is paused, stopped or overridden.
+    Controls(controls::Controls),
+    /// Has a waiting node complete, as if what it waits for had come.
+    Complete(complete::Complete),
+    /// Has a waiting node fail.
+    Fail(fail::Fail),
+    /// Skips a node that has not ended, or one that has failed.
+    Skip(skip::Skip),
+    /// Runs what has failed again: the execution goes on as its next run.
+    Retry(retry::Retry),
+    /// Runs an execution again from one of its nodes, as a new execution.
+    Rerun(rerun::Rerun),
+    /// Sets variables of an execution.
+    Set(set::Set),
     /// Measures a named workload in this process and prints one JSON object.
     Bench(bench::Bench),
     /// Prints a completion script for a shell.
@@ -164,15 +201,27 @@ pub fn main(idle: fn()) -> Exit {
         Command::Run(command) => block_on(&context, command.execute(&context)),
         Command::Dev(command) => block_on(&context, command.execute(&context)),
         Command::Validate(command) => block_on(&context, command.execute(&context)),
+        Command::Verify(command) => block_on(&context, command.execute(&context)),
         Command::Analyze(command) => command.execute(&context),
         Command::Apply(command) => block_on(&context, command.execute(&context)),
         Command::Start(command) => block_on(&context, command.execute(&context)),
         Command::Ls(command) => block_on(&context, command.execute(&context)),
         Command::Show(command) => block_on(&context, command.execute(&context)),
         Command::History(command) => block_on(&context, command.execute(&context)),
+        Command::Why(command) => block_on(&context, command.execute(&context)),
+        Command::Breaker(command) => block_on(&context, command.execute(&context)),
         Command::Cancel(command) => block_on(&context, command.execute(&context)),
         Command::Pause(command) => block_on(&context, command.execute(&context)),
         Command::Resume(command) => block_on(&context, command.execute(&context)),
+        Command::Stop(command) => block_on(&context, command.execute(&context)),
+        Command::Release(command) => block_on(&context, command.execute(&context)),
+        Command::Controls(command) => block_on(&context, command.execute(&context)),
+        Command::Complete(command) => block_on(&context, command.execute(&context)),
+        Command::Fail(command) => block_on(&context, command.execute(&context)),
+        Command::Skip(command) => block_on(&context, command.execute(&context)),
+        Command::Retry(command) => block_on(&context, command.execute(&context)),
+        Command::Rerun(command) => block_on(&context, command.execute(&context)),
+        Command::Set(command) => block_on(&context, command.execute(&context)),
         Command::Bench(command) => block_on(&context, command.execute(&context)),
         Command::Completions(command) => command.execute(&context),
     };

@@ -122,17 +122,24 @@ async fn lines(
     }
 }
 
+/// A node, or what undoes it.
+fn named(node: &str, undoes: bool) -> String {
+    let undo = if undoes { " (undo)" } else { "" };
+    format!("{node}{undo}")
+}
+
 /// The changes of one entry, for people.
 fn changes(entry: &crate::dto::HistoryEntryDto) -> Vec<String> {
     let clock = entry.time.get(11..23).unwrap_or(&entry.time);
     let mut lines = Vec::new();
     for log in &entry.logs {
-        let node = entry.node_id.as_deref().unwrap_or_default();
+        let node = named(entry.node_id.as_deref().unwrap_or_default(), entry.compensation);
         lines.push(format!("{clock}  {node:<24} [{}] {}", log.level, log.message));
     }
     for change in &entry.changes {
         let verb = change.kind.rsplit('.').next().unwrap_or(&change.kind);
-        let who = change.node_id.as_deref().unwrap_or("execution");
+        let undoes = change.kind.starts_with("compensation.");
+        let who = named(change.node_id.as_deref().unwrap_or("execution"), undoes);
         let own = change.node_id.is_some() && change.node_id == entry.node_id;
         let why = entry
             .error

@@ -10,7 +10,7 @@ use troupe_config::AllowedTarget;
 use troupe_core::{ExecutionId, Json, Principal};
 
 use super::diagnostics::valid_file;
-use super::input::InputArgs;
+use super::input::{InputArgs, named};
 use super::start::conclude;
 use super::{Context, Failure, progress};
 use crate::app::App;
@@ -64,7 +64,8 @@ impl Run {
             variables.push((demo::VARIABLE.to_owned(), Json::of(&Value::from(server.url()))));
             demo_server = Some(server);
         }
-        let definition = valid_file(&self.file, &wiring::rules(&settings), out).await?;
+        let rules = wiring::rules(&settings, Some(wiring::built_in_handlers()));
+        let definition = valid_file(&self.file, &rules, out).await?;
         let input = self.input.read()?;
         let scratch = tempfile::tempdir().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let app = wiring::open(settings, scratch.path(), wiring::Extras::default()).await?;
@@ -79,7 +80,10 @@ impl Run {
             cause: Some(StartCause::Manual),
             ..StartRequest::new(workflow, input)
         };
-        let ended = self.run_to_end(&app, request, context).await;
+        let mut ended = self.run_to_end(&app, request, context).await;
+        if let Ok((view, _)) = &mut ended {
+            app.engine.load_output(view).await?;
+        }
         app.shutdown().await;
         drop(demo_server);
         let (view, late) = ended?;
@@ -114,13 +118,7 @@ impl Run {
     }
 
     fn given_variables(&self) -> Result<Vec<(String, Json)>, Failure> {
-        let read = |given: &String| {
-            let Some((name, value)) = given.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-                return Err(Failure::new(Exit::Usage, format!("`{given}` is no variable")).hint("write name=value"));
-            };
-            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-            Ok((name.to_owned(), Json::of(&value)))
-        };
+        let read = |given: &String| named(given, "variable").map(|(name, value)| (name, Json::of(&value)));
         self.variables.iter().map(read).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use comfy_table::{Cell, Table, presets};
+use troupe_core::Json;
 
 use super::output::{duration, paint_out, status_cell, status_style};
 use super::{Context, Failure};
@@ -15,6 +16,9 @@ pub(super) struct Show {
     /// Adds the graph analysis (JSON only).
     #[arg(long)]
     analysis: bool,
+    /// Prints one large value instead, by the hash that is shown under `$blob`.
+    #[arg(long, value_name = "HASH")]
+    value: Option<String>,
 }
 
 impl Show {
@@ -22,6 +26,11 @@ impl Show {
         let client = context.client()?;
         let out = &context.out;
         let id = client.execution_id(&self.execution).await?;
+        if let Some(hash) = &self.value {
+            let document: Json = client.fetch(client.get(&["executions", &id, "values", hash])).await?;
+            out.document(document.as_str());
+            return Ok(Exit::Ok);
+        }
         let mut request = client.get(&["executions", &id]);
         if self.analysis {
             request = request.query(&[("include", "processedWorkflow")]);
@@ -35,7 +44,11 @@ impl Show {
             out.line(&shown.id);
             return Ok(Exit::Ok);
         }
-        let status = if shown.paused { "paused" } else { &shown.status };
+        let status = match (shown.paused, shown.compensating) {
+            (true, _) => "paused",
+            (false, true) => "compensating",
+            (false, false) => &shown.status,
+        };
         out.line(&format!("execution  {}", shown.id));
         out.line(&format!("workflow   {} v{}", shown.workflow_id, shown.version));
         out.line(&format!("status     {}", paint_out(status, status_style(status))));
@@ -54,6 +67,21 @@ impl Show {
                 .unwrap_or_default();
             out.line(&format!("error      {}{node}: {}", error.code, error.message));
         }
+        for error in shown.error.iter().flat_map(|error| &error.compensation_errors) {
+            let line = format!("not undone {}: {} {}", error.node_id, error.code, error.message);
+            out.line(&line);
+        }
+        if let Some(workflow) = &shown.error_workflow {
+            let became = match (&workflow.execution_id, &workflow.error) {
+                (Some(id), _) => format!("as {id}"),
+                (None, Some(error)) => format!("not started: {} {}", error.code, error.message),
+                (None, None) => "is being started".to_owned(),
+            };
+            out.line(&format!("told       {} {became}", workflow.workflow_id));
+        }
+        if let Some(failed) = &shown.handles_failure_of {
+            out.line(&format!("handles    the failure of {failed}"));
+        }
         let mut table = Table::new();
         table
             .load_style(presets::NOTHING)
@@ -65,7 +93,12 @@ impl Show {
                     .until
                     .as_ref()
                     .map_or_else(|| wait.reason.clone(), |until| format!("{} until {until}", wait.reason)),
+                (None, None) if result.cached => "reused".to_owned(),
                 (None, None) => String::new(),
+            };
+            let note = match &result.compensation {
+                Some(undo) => format!("{note} undo {}", undo.status).trim_start().to_owned(),
+                None => note,
             };
             table.add_row([
                 Cell::new(node),

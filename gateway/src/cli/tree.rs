@@ -68,7 +68,11 @@ impl Tree {
             let style = status_style(node.phase.name());
             let mark = paint(mark(&node.phase, spinner), style);
             let kind = paint(&format!("{:<14}", planned.kind.as_str()), Style::new().dimmed());
-            format!("{mark} {name}{pad}  {kind} {}", note(node, view.state.paused, now))
+            let undo = undoing(view, *ix);
+            format!(
+                "{mark} {name}{pad}  {kind} {}{undo}",
+                note(node, view.state.paused, now)
+            )
         };
         if self.rows.len() <= rows_max {
             return self.rows.iter().map(line).collect();
@@ -76,7 +80,11 @@ impl Tree {
         let rank = |(ix, _): &&(NodeIx, String)| match view.state.nodes[ix.at()].phase {
             Phase::Running { .. } | Phase::Backoff { .. } | Phase::Canceling { .. } => 0,
             Phase::Failed => 1,
-            Phase::Ready | Phase::Delaying { .. } => 2,
+            Phase::Ready
+            | Phase::Delaying { .. }
+            | Phase::Turning { .. }
+            | Phase::Waiting { .. }
+            | Phase::Parenting => 2,
             Phase::Completed | Phase::Canceled => 3,
             Phase::Pending => 4,
             Phase::Skipped => 5,
@@ -96,7 +104,12 @@ impl Tree {
 fn mark<'a>(phase: &Phase, spinner: &'a str) -> &'a str {
     match phase {
         Phase::Pending => "·",
-        Phase::Ready | Phase::Delaying { .. } | Phase::Backoff { .. } => "◷",
+        Phase::Ready
+        | Phase::Delaying { .. }
+        | Phase::Backoff { .. }
+        | Phase::Turning { .. }
+        | Phase::Waiting { .. }
+        | Phase::Parenting => "◷",
         Phase::Running { .. } | Phase::Canceling { .. } => spinner,
         Phase::Completed => "✔",
         Phase::Failed => "✘",
@@ -105,8 +118,35 @@ fn mark<'a>(phase: &Phase, spinner: &'a str) -> &'a str {
     }
 }
 
+/// What there is to say of the compensation of a node's latest visit, once that has begun.
+fn undoing(view: &ExecutionView, ix: NodeIx) -> String {
+    let visit = view.state.compensations.as_ref().and_then(|all| all.of_node(ix));
+    let Some(undo) = visit.and_then(|visit| visit.compensation.as_deref()) else {
+        return String::new();
+    };
+    let text = match (&undo.phase, &undo.failure) {
+        (Phase::Completed, _) => paint("undone", Style::new().yellow()),
+        (_, Some(failure)) => {
+            let text = format!("not undone: {} {}", failure.error.code, failure.error.message);
+            paint(&text.chars().take(80).collect::<String>(), Style::new().red())
+        }
+        (Phase::Canceled, None) => paint("not undone", Style::new().red()),
+        (_, None) => "is being undone".to_owned(),
+    };
+    format!("  {text}")
+}
+
 /// What there is to say of a node.
 fn note(node: &NodeState, paused: bool, now: Timestamp) -> String {
+    let stands = standing(node, paused, now);
+    if node.visit.0 > 1 {
+        format!("{stands}  visit {}", node.visit)
+    } else {
+        stands
+    }
+}
+
+fn standing(node: &NodeState, paused: bool, now: Timestamp) -> String {
     let took = || {
         let took = node
             .ended_at
@@ -124,7 +164,7 @@ fn note(node: &NodeState, paused: bool, now: Timestamp) -> String {
     match &node.phase {
         Phase::Pending => String::new(),
         Phase::Ready if paused => "paused".into(),
-        Phase::Ready => "waits for its turn".into(),
+        Phase::Ready | Phase::Turning { .. } => "waits for its turn".into(),
         Phase::Running { token } if token.attempt.0 > 1 => format!("attempt {}", token.attempt),
         Phase::Running { .. } => "running".into(),
         Phase::Backoff { until, next } => {
@@ -133,6 +173,9 @@ fn note(node: &NodeState, paused: bool, now: Timestamp) -> String {
             format!("{why}attempt {next} in {}", left(until))
         }
         Phase::Delaying { until } => format!("waits {}", left(until)),
+        Phase::Waiting { until: Some(until), .. } => format!("waits for a call, {} left", left(until)),
+        Phase::Waiting { .. } => "waits for a call".into(),
+        Phase::Parenting => "waits for its children".into(),
         Phase::Canceling { .. } => "stopping".into(),
         Phase::Completed => took(),
         Phase::Failed => {

@@ -34,7 +34,7 @@ struct FileReport {
 impl Validate {
     pub(super) async fn execute(self, context: &Context) -> Result<Exit, Failure> {
         let settings = context.settings(&context.sources())?;
-        let rules = wiring::rules(&settings);
+        let rules = wiring::rules(&settings, None);
         let out = &context.out;
         let mut reports = Vec::new();
         for file in definition_files(&self.paths)? {

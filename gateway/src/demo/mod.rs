@@ -42,6 +42,9 @@ pub(crate) const EXAMPLES: &[Example] = &[
     Example {
         text: include_str!("../../../examples/retries.yaml"),
     },
+    Example {
+        text: include_str!("../../../examples/approval.yaml"),
+    },
 ];
 
 impl Example {

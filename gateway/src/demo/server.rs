@@ -1,9 +1,9 @@
-//! A small local server with a shop, a payment service, suppliers and sites, for the examples to call.
+//! A small local server with a shop, a payment service, suppliers, sites and a post office, for the examples to call.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -40,6 +40,8 @@ impl Server {
             .route("/sites/{site}", get(site))
             .route("/sales/{region}", get(sales))
             .route("/flaky", get(flaky))
+            .route("/mails", post(mail))
+            .route("/recovering/{parcel}", get(recovering))
             .with_state(Calls::default());
         let serving = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, routes).await {
@@ -111,6 +113,15 @@ async fn site(Path(site): Path<String>) -> Response {
     Json(json!({"status": "up", "site": site})).into_response()
 }
 
+/// Is down for three seconds from its first call.
+async fn recovering(Path(parcel): Path<String>) -> Response {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    if FIRST.get_or_init(Instant::now).elapsed() < Duration::from_secs(3) {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "down"}))).into_response();
+    }
+    Json(json!({"parcel": parcel})).into_response()
+}
+
 async fn sales(Path(region): Path<String>) -> Json<Value> {
     let rows: Vec<Value> = (1..=4)
         .map(
@@ -118,6 +129,11 @@ async fn sales(Path(region): Path<String>) -> Json<Value> {
         )
         .collect();
     Json(json!({"rows": rows}))
+}
+
+/// Takes a mail; what is in it is nobody else's business.
+async fn mail(Json(_): Json<Value>) -> Json<Value> {
+    Json(json!({"accepted": true}))
 }
 
 /// Fails the first two calls of each key with 503 and a `Retry-After` of nothing.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use troupe_actors::{Command, KeyPolicy, OnClosed, OnOpen, StartRequest};
+use troupe_core::control::Clocks;
 use troupe_core::definition::{Path, Problems, code, did_you_mean_or_list};
 use troupe_core::{CommandId, Json, Principal, WorkflowId};
 
@@ -48,20 +49,12 @@ impl StartBody {
     /// `INVALID_REQUEST` with every wrong field.
     pub fn read(body: Option<Value>) -> Result<Self, ApiError> {
         let Some(body) = body else { return Ok(Self::default()) };
-        let mut reader = Reader {
-            problems: Problems::default(),
-        };
+        let mut reader = Reader::default();
         let mut read = Self::default();
         if let Some(mut fields) = reader.object(body, &Path::root(), FIELDS) {
             read.input = fields.remove("input").map(|value| Json::of(&value));
             let root = Path::root();
-            if let Some(value) = present(&mut fields, "variables") {
-                let object = reader.any_object(value, &root.key("variables")).unwrap_or_default();
-                read.variables = object
-                    .into_iter()
-                    .map(|(name, value)| (name, Json::of(&value)))
-                    .collect();
-            }
+            read.variables = reader.members(&mut fields, "variables");
             if let Some(value) = present(&mut fields, "metadata") {
                 let object = reader.any_object(value, &root.key("metadata"));
                 read.metadata = object.map(|object| Json::of(&Value::Object(object)));
@@ -117,9 +110,7 @@ impl CommandBody {
     /// `INVALID_REQUEST` with every wrong field.
     pub fn read(body: Option<Value>) -> Result<Self, ApiError> {
         let Some(body) = body else { return Ok(Self::default()) };
-        let mut reader = Reader {
-            problems: Problems::default(),
-        };
+        let mut reader = Reader::default();
         let mut read = Self::default();
         if let Some(mut fields) = reader.object(body, &Path::root(), &["reason", "graceMs"]) {
             let root = Path::root();
@@ -141,26 +132,74 @@ impl CommandBody {
             command: id.map(CommandId::from),
             reason: self.reason,
             grace_ms: self.grace_ms,
+            clocks: Clocks::Run,
+        }
+    }
+}
+
+/// What a pause of one execution takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PauseBody {
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// What timers and deadlines do meanwhile.
+    pub clocks: Clocks,
+}
+
+/// The words of `clocks`.
+pub(super) const CLOCKS: [(&str, Clocks); 2] = [("run", Clocks::Run), ("freeze", Clocks::Freeze)];
+
+impl PauseBody {
+    /// Reads a body; an absent one lets the clocks run.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` with every wrong field.
+    pub fn read(body: Option<Value>) -> Result<Self, ApiError> {
+        let Some(body) = body else { return Ok(Self::default()) };
+        let mut reader = Reader::default();
+        let mut read = Self::default();
+        if let Some(mut fields) = reader.object(body, &Path::root(), &["reason", "clocks"]) {
+            let root = Path::root();
+            let reason = present(&mut fields, "reason");
+            read.reason = reason.and_then(|value| reader.text(value, &root.key("reason")));
+            if let Some(value) = present(&mut fields, "clocks") {
+                read.clocks = reader.word(value, &root.key("clocks"), &CLOCKS).unwrap_or_default();
+            }
+        }
+        reader.finish(read)
+    }
+
+    /// The engine's command.
+    #[must_use]
+    pub fn into_command(self, id: Option<String>, principal: &str) -> Command {
+        Command {
+            clocks: self.clocks,
+            ..CommandBody {
+                reason: self.reason,
+                grace_ms: None,
+            }
+            .into_command(id, principal)
         }
     }
 }
 
 /// Takes a member that is there and not null.
-fn present(fields: &mut Map<String, Value>, name: &str) -> Option<Value> {
+pub(super) fn present(fields: &mut Map<String, Value>, name: &str) -> Option<Value> {
     fields.remove(name).filter(|value| !value.is_null())
 }
 
-struct Reader {
+#[derive(Default)]
+pub(super) struct Reader {
     problems: Problems,
 }
 
 impl Reader {
-    fn wrong(&mut self, path: &Path<'_>, expected: &str) {
+    pub(super) fn wrong(&mut self, path: &Path<'_>, expected: &str) {
         self.problems
             .error(code::FIELD_TYPE, path, format!("{expected} is expected"));
     }
 
-    fn any_object(&mut self, value: Value, path: &Path<'_>) -> Option<Map<String, Value>> {
+    pub(super) fn any_object(&mut self, value: Value, path: &Path<'_>) -> Option<Map<String, Value>> {
         match value {
             Value::Object(fields) => Some(fields),
             _ => {
@@ -170,7 +209,7 @@ impl Reader {
         }
     }
 
-    fn object(&mut self, value: Value, path: &Path<'_>, known: &[&str]) -> Option<Map<String, Value>> {
+    pub(super) fn object(&mut self, value: Value, path: &Path<'_>, known: &[&str]) -> Option<Map<String, Value>> {
         let fields = self.any_object(value, path)?;
         for name in fields.keys().filter(|name| !known.contains(&name.as_str())) {
             let hint = did_you_mean_or_list(name, known);
@@ -184,7 +223,7 @@ impl Reader {
         Some(fields)
     }
 
-    fn text(&mut self, value: Value, path: &Path<'_>) -> Option<String> {
+    pub(super) fn text(&mut self, value: Value, path: &Path<'_>) -> Option<String> {
         match value {
             Value::String(text) if !text.is_empty() => Some(text),
             _ => {
@@ -194,7 +233,7 @@ impl Reader {
         }
     }
 
-    fn whole(&mut self, value: &Value, path: &Path<'_>, least: u32, most: u32) -> Option<u32> {
+    pub(super) fn whole(&mut self, value: &Value, path: &Path<'_>, least: u32, most: u32) -> Option<u32> {
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
         let fits = number.filter(|number| (least..=most).contains(number));
         if fits.is_none() {
@@ -204,7 +243,15 @@ impl Reader {
         fits
     }
 
-    fn word<T: Copy>(&mut self, value: Value, path: &Path<'_>, words: &[(&str, T)]) -> Option<T> {
+    pub(super) fn truth(&mut self, value: &Value, path: &Path<'_>) -> bool {
+        let truth = value.as_bool();
+        if truth.is_none() {
+            self.wrong(path, "true or false");
+        }
+        truth.unwrap_or_default()
+    }
+
+    pub(super) fn word<T: Copy>(&mut self, value: Value, path: &Path<'_>, words: &[(&str, T)]) -> Option<T> {
         let found = value
             .as_str()
             .and_then(|word| words.iter().find(|(known, _)| *known == word));
@@ -217,6 +264,28 @@ impl Reader {
             );
         }
         found.map(|(_, meaning)| *meaning)
+    }
+
+    /// A member that may be absent, true or false; false unless it says otherwise.
+    pub(super) fn flag(&mut self, fields: &mut Map<String, Value>, name: &'static str) -> bool {
+        match present(fields, name) {
+            None => false,
+            Some(Value::Bool(flag)) => flag,
+            Some(_) => {
+                self.wrong(&Path::root().key(name), "true or false");
+                false
+            }
+        }
+    }
+
+    /// Members by name, of a member that may be absent.
+    pub(super) fn members(&mut self, fields: &mut Map<String, Value>, name: &'static str) -> Vec<(String, Json)> {
+        let Some(value) = present(fields, name) else {
+            return Vec::new();
+        };
+        let object = self.any_object(value, &Path::root().key(name)).unwrap_or_default();
+        let member = |(name, value): (String, Value)| (name, Json::of(&value));
+        object.into_iter().map(member).collect()
     }
 
     fn key_policy(&mut self, value: Value, path: &Path<'_>) -> KeyPolicy {
@@ -243,7 +312,7 @@ impl Reader {
         policy
     }
 
-    fn finish<T>(self, read: T) -> Result<T, ApiError> {
+    pub(super) fn finish<T>(self, read: T) -> Result<T, ApiError> {
         if self.problems.is_empty() {
             return Ok(read);
         }

@@ -115,6 +115,9 @@ pub struct ExecutionSummaryDto {
     /// Business key.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub execution_key: Option<String>,
+    /// The execution that it is a child of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parent: Option<String>,
     /// Seq of the entry that this reflects.
     pub sequence: u64,
 }
@@ -135,6 +138,7 @@ impl ExecutionSummaryDto {
             duration_ms: summary.ended_at.map(|end| end.since_ms(summary.started_at)),
             error_code: summary.error_code.clone(),
             execution_key: summary.execution_key.clone(),
+            parent: summary.parent.map(|parent| parent.to_string()),
             sequence: summary.seq.0,
         }
     }

@@ -1,13 +1,15 @@
 //! Executions: lists, one with everything, and commands.
 
+use std::collections::VecDeque;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use troupe_actors::{Command, CommandOutcome, ExecutionView};
-use troupe_core::{ExecutionId, NodeIx, Seq};
+use troupe_core::execution::{Event, Phase};
+use troupe_core::{BlobRef, ExecutionId, NodeIx, Seq};
 use troupe_ports::{ExecutionQuery, ExecutionSummary};
 
 use super::params::{Params, Path, wrong};
@@ -15,19 +17,26 @@ use super::{LOCAL, idempotency_key};
 use crate::app::App;
 use crate::body;
 use crate::dto::{
-    CommandBody, CommandDto, ExecutionSummaryDto, PageDto, WorkflowContextDto, context, entry, instant, node_execution,
+    AttemptDto, CommandBody, CommandDto, ExecutionSummaryDto, PageDto, PauseBody, WorkflowContextDto, attempt_of,
+    context, entry, instant, node_execution,
 };
 use crate::error::ApiError;
 
-const LIST: [&str; 7] = [
+/// Attempts of earlier visits that are shown with a node; the history has the others.
+const EARLIER_ATTEMPTS_MAX: usize = 1_000;
+
+const LIST: [&str; 8] = [
     "workflow",
     "status",
     "idPrefix",
+    "parent",
     "startedFrom",
     "startedUntil",
     "cursor",
     "limit",
 ];
+/// What may be asked for beside an execution.
+const INCLUDED: [&str; 2] = ["processedWorkflow", "resumeUrls"];
 const STATUSES: [&str; 5] = ["pending", "running", "completed", "failed", "canceled"];
 
 pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
@@ -65,10 +74,16 @@ async fn page(app: &App, params: &Params, workflow_id: Option<String>) -> Result
     {
         return Err(wrong(format!("`idPrefix` takes hexadecimal digits, not `{prefix}`")));
     }
+    let parent = match params.text("parent") {
+        Some(parent) => Some(parent.parse().map_err(|error| wrong(format!("`parent`: {error}")))?),
+        None => None,
+    };
     let query = ExecutionQuery {
         workflow_id,
         status,
         id_prefix,
+        parent,
+        children: false,
         started_from: at("startedFrom")?,
         started_until: at("startedUntil")?,
         cursor: params.get("cursor", "what a page gave as `next`")?,
@@ -81,29 +96,37 @@ async fn page(app: &App, params: &Params, workflow_id: Option<String>) -> Result
     Ok(Json(PageDto { items, next }).into_response())
 }
 
-/// What `activePaths` needs of an analysis.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Paths {
-    paths: Vec<AnalysedPath>,
-    truncated: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct AnalysedPath {
-    node_sequence: Vec<String>,
-}
-
 pub(super) async fn get(State(app): State<App>, Path(id): Path<String>, uri: Uri) -> Result<Response, ApiError> {
     let params = Params::of(&uri, &["include"])?;
-    let include = match params.text("include") {
-        None => false,
-        Some("processedWorkflow") => true,
-        Some(other) => return Err(wrong(format!("`include` takes processedWorkflow, not `{other}`"))),
-    };
-    let view = app.engine.get(execution_id(&id)?).await?;
-    Ok(Json(whole(&app, &view, include).await?).into_response())
+    let included: Vec<&str> = params
+        .text("include")
+        .map_or_else(Vec::new, |text| text.split(',').collect());
+    if let Some(other) = included.iter().find(|name| !INCLUDED.contains(name)) {
+        return Err(wrong(format!(
+            "`include` takes {}, not `{other}`",
+            INCLUDED.join(" and ")
+        )));
+    }
+    let view = app.view(execution_id(&id)?).await?;
+    let mut shown = whole(&app, &view, included.contains(&"processedWorkflow")).await?;
+    if included.contains(&"resumeUrls") {
+        show_resume_urls(&app, &view, &mut shown);
+    }
+    Ok(Json(shown).into_response())
+}
+
+/// Whoever has such an address may call the node: they are shown only on request.
+fn show_resume_urls(app: &App, view: &ExecutionView, shown: &mut WorkflowContextDto) {
+    for (planned, node) in view.plan.nodes.iter().zip(&view.state.nodes) {
+        if let Phase::Waiting { .. } = node.phase
+            && let Some(waiting) = shown
+                .node_results
+                .get_mut(planned.key.as_str())
+                .and_then(|it| it.waiting.as_mut())
+        {
+            waiting.resume_url = Some(app.resume_links.url(view.state.id, planned.key.as_str()));
+        }
+    }
 }
 
 /// The whole context, with active paths where the execution is open.
@@ -112,21 +135,13 @@ pub(crate) async fn whole(app: &App, view: &ExecutionView, include: bool) -> Res
     if !open && !include {
         return Ok(context(view, None));
     }
-    let stored = app
-        .definitions
-        .get(view.state.workflow.as_str(), Some(view.state.version))
-        .await?;
-    let Some(stored) = stored else {
+    let (workflow, version) = (view.state.workflow.as_str(), view.state.version);
+    let analysis = app.analyses.of(&*app.definitions, workflow, version).await?;
+    let Some(analysis) = analysis else {
         return Ok(context(view, None));
     };
-    let analysed: Paths = serde_json::from_str(stored.analysis.as_str()).map_err(|error| {
-        let (workflow, version) = (&stored.workflow, stored.version);
-        let detail = format!("the analysis of workflow {workflow} version {version}: {error}");
-        ApiError::new("DAMAGED", detail)
-    })?;
-    let paths: Vec<Vec<String>> = analysed.paths.into_iter().map(|path| path.node_sequence).collect();
-    let mut shown = context(view, Some((paths.as_slice(), analysed.truncated)));
-    shown.processed_workflow = include.then(|| stored.analysis.clone());
+    let mut shown = context(view, Some((analysis.paths.as_slice(), analysis.truncated)));
+    shown.processed_workflow = include.then(|| analysis.text.clone());
     Ok(shown)
 }
 
@@ -134,19 +149,46 @@ pub(super) async fn node(
     State(app): State<App>,
     Path((id, node)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    let view = app.engine.get(execution_id(&id)?).await?;
+    let view = app.view(execution_id(&id)?).await?;
     let ix = node_ix(&view, &node)?;
-    Ok(Json(node_execution(&view, ix)).into_response())
+    let earlier = earlier_attempts(&app, &view, ix).await?;
+    Ok(Json(node_execution(&view, ix, earlier)).into_response())
+}
+
+/// Attempts of the node's earlier visits, oldest first, and whether older ones were left out.
+async fn earlier_attempts(app: &App, view: &ExecutionView, ix: NodeIx) -> Result<(Vec<AttemptDto>, bool), ApiError> {
+    let (id, visit) = (view.state.id, view.state.nodes[ix.at()].visit);
+    let mut found = VecDeque::new();
+    let mut truncated = false;
+    let mut after = Seq(0);
+    while visit.0 > 1 && after < view.state.seq {
+        let entries = app.engine.history(id, after, app.settings.limits.page_max).await?;
+        let Some(last) = entries.last() else { break };
+        after = last.seq;
+        for entry in &entries {
+            if let Event::AttemptClosed(closed) = &entry.event
+                && closed.token.node == ix
+                && closed.token.visit < visit
+            {
+                found.push_back(attempt_of(view, closed, entry.at));
+            }
+            if found.len() > EARLIER_ATTEMPTS_MAX {
+                found.pop_front();
+                truncated = true;
+            }
+        }
+    }
+    Ok((found.into(), truncated))
 }
 
 pub(super) async fn attempts(
     State(app): State<App>,
     Path((id, node)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    let view = app.engine.get(execution_id(&id)?).await?;
+    let view = app.view(execution_id(&id)?).await?;
     let ix = node_ix(&view, &node)?;
     Ok(Json(PageDto {
-        items: node_execution(&view, ix).attempts,
+        items: node_execution(&view, ix, earlier_attempts(&app, &view, ix).await?).attempts,
         next: None,
     })
     .into_response())
@@ -179,6 +221,24 @@ pub(super) async fn history(State(app): State<App>, Path(id): Path<String>, uri:
     Ok(Json(PageDto { items, next }).into_response())
 }
 
+/// One large value, as the document itself.
+pub(super) async fn value(
+    State(app): State<App>,
+    Path((id, hash)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let id = execution_id(&id)?;
+    let missing = || {
+        ApiError::new(
+            "VALUE_NOT_FOUND",
+            format!("`{hash}` is no SHA-256 in hexadecimal digits"),
+        )
+    };
+    let hash = BlobRef::hash_of_hex(&hash).ok_or_else(missing)?;
+    let document = app.engine.value(id, hash).await?;
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    Ok((json, document.as_str().to_owned()).into_response())
+}
+
 pub(super) async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -195,8 +255,13 @@ pub(super) async fn pause(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (id, command) = command(&app, &id, &headers, body).await?;
-    Ok(commanded(id, app.engine.pause(id, command).await?))
+    let id = execution_id(&id)?;
+    let key = idempotency_key(&headers)?;
+    let limits = app.settings.limits;
+    let bytes = body::read(&headers, body, limits.body_bytes).await?;
+    let read = PauseBody::read(body::parse(&bytes, limits.nesting_max)?)?;
+    let outcome = app.engine.pause(id, read.into_command(key, LOCAL)).await?;
+    Ok(commanded(id, outcome))
 }
 
 pub(super) async fn resume(
@@ -218,14 +283,17 @@ async fn command(app: &App, id: &str, headers: &HeaderMap, body: Body) -> Result
     Ok((id, read.into_command(key, LOCAL)))
 }
 
-fn commanded(id: ExecutionId, outcome: CommandOutcome) -> Response {
-    let body = CommandDto {
+pub(super) fn commanded(id: ExecutionId, outcome: CommandOutcome) -> Response {
+    Json(command_dto(id, outcome)).into_response()
+}
+
+pub(super) fn command_dto(id: ExecutionId, outcome: CommandOutcome) -> CommandDto {
+    CommandDto {
         id: id.to_string(),
         sequence: outcome.seq.0,
         draining: outcome.draining,
         unchanged: outcome.unchanged,
-    };
-    Json(body).into_response()
+    }
 }
 
 /// An id from an address; what is none cannot exist.

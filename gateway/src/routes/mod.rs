@@ -1,8 +1,13 @@
 //! The REST API. A module a resource; each route reads, asks, and writes, nothing else.
 
+mod breakers;
+mod controls;
 pub(crate) mod executions;
 mod health;
+mod hooks;
+mod interventions;
 mod params;
+mod reopen;
 mod start;
 mod workflows;
 
@@ -12,12 +17,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, Method, Uri, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
+use troupe_config::PublicUrl;
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -40,14 +46,37 @@ pub fn router(app: App) -> Router {
             "/workflows/{id}/executions",
             get(executions::list_of_workflow).post(start::start),
         )
+        .route("/workflows/{id}/pause", post(controls::pause_workflow))
+        .route("/workflows/{id}/resume", post(controls::resume_workflow))
+        .route("/workflows/{id}/stop", post(controls::stop_workflow))
+        .route("/workflows/{id}/release", post(controls::release_workflow))
+        .route("/controls", get(controls::list))
+        .route("/controls/pause", post(controls::pause))
+        .route("/controls/resume", post(controls::resume))
+        .route("/controls/stop", post(controls::stop))
+        .route("/controls/release", post(controls::release))
         .route("/executions", get(executions::list))
         .route("/executions/{id}", get(executions::get))
         .route("/executions/{id}/history", get(executions::history))
+        .route("/executions/{id}/values/{hash}", get(executions::value))
         .route("/executions/{id}/nodes/{node}", get(executions::node))
         .route("/executions/{id}/nodes/{node}/attempts", get(executions::attempts))
         .route("/executions/{id}/cancel", post(executions::cancel))
         .route("/executions/{id}/pause", post(executions::pause))
         .route("/executions/{id}/resume", post(executions::resume))
+        .route("/executions/{id}/rerun", post(reopen::rerun))
+        .route("/executions/{id}/retry", post(interventions::retry))
+        .route("/executions/{id}/variables", post(interventions::variables))
+        .route("/executions/{id}/nodes/{node}/complete", post(interventions::complete))
+        .route("/executions/{id}/nodes/{node}/fail", post(interventions::fail))
+        .route("/executions/{id}/nodes/{node}/skip", post(interventions::skip))
+        .route(
+            "/executions/{id}/nodes/{node}/heartbeat",
+            post(interventions::heartbeat),
+        )
+        .route("/hooks/{id}", get(hooks::call).post(hooks::call).put(hooks::call))
+        .route("/hooks/resume/{token}", post(hooks::resume).put(hooks::resume))
+        .route("/breakers", get(breakers::list))
         .route("/stream", get(stream::stream));
     Router::new()
         .nest("/api/v1", api)
@@ -58,7 +87,7 @@ pub fn router(app: App) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(only_local))
+        .layer(from_fn_with_state(app.clone(), only_local))
         .layer(from_fn(measured))
         .with_state(app)
 }
@@ -84,13 +113,25 @@ fn panicked(payload: Box<dyn Any + Send>) -> Response {
     .into_response()
 }
 
+/// Under its public name only hooks are answered: they have signatures and addresses of their own.
+const PUBLIC: &str = "/api/v1/hooks/";
+
 /// A server without a login must not be reachable through a browser on foreign pages: a rebound name shows in `Host`,
 /// a foreign page in `Origin`.
-async fn only_local(request: Request, next: Next) -> Response {
+async fn only_local(State(app): State<App>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let authority = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let authority = authority.or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str));
-    if !authority.is_none_or(is_local) || !origin_is_local(headers) {
+    let public = app.settings.public_url.as_ref().map(PublicUrl::authority);
+    let is_called_so = authority
+        .zip(public)
+        .is_some_and(|(called, public)| called.eq_ignore_ascii_case(public));
+    if is_called_so && request.uri().path().starts_with(PUBLIC) {
+        return next.run(request).await;
+    }
+    // An image on a foreign page is fetched without an `Origin`, and a hook may be called so.
+    let is_foreign_fetch = request.uri().path().starts_with(PUBLIC) && is_fetched_by_another_site(headers);
+    if !authority.is_none_or(is_local) || !origin_is_local(headers) || is_foreign_fetch {
         return ApiError::new("HOST_NOT_ALLOWED", "only loopback names are answered").into_response();
     }
     next.run(request).await
@@ -104,6 +145,12 @@ fn origin_is_local(headers: &HeaderMap) -> bool {
     origin
         .split_once("://")
         .is_some_and(|(_, authority)| is_local(authority))
+}
+
+/// Whether a browser fetches it for a page of another site (`Sec-Fetch-Site`).
+fn is_fetched_by_another_site(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(header::HeaderValue::as_bytes);
+    site.is_some_and(|site| site != b"same-origin" && site != b"none")
 }
 
 fn is_local(authority: &str) -> bool {

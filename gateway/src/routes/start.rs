@@ -31,15 +31,7 @@ pub(super) async fn start(
     let request = start.into_request(WorkflowId::from(workflow.as_str()), key, LOCAL);
     let Some(wait) = wait else {
         let outcome = app.engine.start(request).await?;
-        let body = match seen(&app, &outcome).await? {
-            Some(seen) => StartedDto {
-                status: Some(seen.status),
-                sequence: seen.sequence,
-                ..started(&workflow, &outcome)
-            },
-            None => started(&workflow, &outcome),
-        };
-        return Ok(response(StatusCode::ACCEPTED, body, None));
+        return accepted(&app, &workflow, &outcome).await;
     };
     let (outcome, watch) = app.engine.start_watched(request).await?;
     // What is gone has ended: nobody would tell the watch.
@@ -49,7 +41,9 @@ pub(super) async fn start(
     let ended = tokio::time::timeout(wait, watch.ended())
         .await
         .is_ok_and(|ended| ended.is_some());
-    let seen = context(&app.engine.get(outcome.id).await?, None);
+    let mut view = app.engine.get(outcome.id).await?;
+    app.engine.load_output(&mut view).await?;
+    let seen = context(&view, None);
     let body = StartedDto {
         status: Some(seen.status),
         sequence: seen.sequence,
@@ -61,12 +55,25 @@ pub(super) async fn start(
     Ok(response(status, body, Some(wait)))
 }
 
-/// What is known of a start without a look at the execution: a new one runs.
+/// The answer to a start that nobody waits for.
+pub(super) async fn accepted(app: &App, workflow: &str, outcome: &StartOutcome) -> Result<Response, ApiError> {
+    let body = match seen(app, outcome).await? {
+        Some(seen) => StartedDto {
+            status: Some(seen.status),
+            sequence: seen.sequence,
+            ..started(workflow, outcome)
+        },
+        None => started(workflow, outcome),
+    };
+    Ok(response(StatusCode::ACCEPTED, body, None))
+}
+
+/// What is known of a start without a look at the execution: a new one runs, or waits for others of its workflow.
 fn started(workflow: &str, outcome: &StartOutcome) -> StartedDto {
     StartedDto {
         id: outcome.id.to_string(),
         workflow_id: workflow.to_owned(),
-        status: (!outcome.existing).then(|| "running".to_owned()),
+        status: (!outcome.existing).then(|| if outcome.pending { "pending" } else { "running" }.to_owned()),
         sequence: outcome.seq.0,
         existing: outcome.existing,
         output: None,

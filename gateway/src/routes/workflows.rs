@@ -138,7 +138,7 @@ pub(super) async fn archive(State(app): State<App>, Path(id): Path<String>) -> R
     if !app.definitions.archive(&id, true).await? {
         return Err(not_found(&id));
     }
-    app.engine.definition_changed(&id);
+    app.archived(&id);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -272,7 +272,7 @@ struct Change {
 }
 
 fn stored_response(app: &App, stored: &StoredDefinition, change: Change, warnings: Vec<ErrorItem>) -> Response {
-    app.engine.definition_changed(stored.workflow.as_str());
+    app.stored(stored);
     let status = if change.created {
         StatusCode::CREATED
     } else {

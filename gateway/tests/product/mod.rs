@@ -75,6 +75,14 @@ impl Product {
         adjust: impl FnOnce(&mut Settings),
         engine: Option<EngineOptions>,
     ) -> Self {
+        let extras = Extras {
+            engine,
+            ..Extras::default()
+        };
+        Self::with_extras(definitions, adjust, extras).await
+    }
+
+    pub(crate) async fn with_extras(definitions: &[&str], adjust: impl FnOnce(&mut Settings), extras: Extras) -> Self {
         let store = tempfile::tempdir().unwrap();
         let mut settings = Sources::default().load().unwrap();
         settings.sandbox.processes = 1;
@@ -82,8 +90,7 @@ impl Product {
         adjust(&mut settings);
         let extras = Extras {
             sandbox_program: Some(env!("CARGO_BIN_EXE_troupe").into()),
-            engine,
-            ..Extras::default()
+            ..extras
         };
         let app = wiring::open(settings, store.path(), extras).await.unwrap();
         let product = Self {

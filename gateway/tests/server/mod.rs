@@ -29,8 +29,17 @@ impl Server {
 
     /// As [`Server::start`], with more arguments.
     pub(crate) fn with(state: &Path, arguments: &[&str]) -> Self {
+        Self::with_secrets(state, arguments, &[])
+    }
+
+    /// As [`Server::with`], with secrets for `{{ secrets.NAME }}`.
+    pub(crate) fn with_secrets(state: &Path, arguments: &[&str], secrets: &[(&str, &str)]) -> Self {
         let mut command = troupe();
+        let secrets = secrets
+            .iter()
+            .map(|(name, value)| (format!("TROUPE_SECRET_{name}"), value));
         command
+            .envs(secrets)
             .args(["dev", "-q", "--listen", "127.0.0.1:0", "--state"])
             .arg(state)
             .args(arguments)
@@ -49,20 +58,42 @@ impl Server {
 
     /// What `GET path` answers: status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
-        self.ask("GET", path)
+        self.ask("GET", path, &[], "")
+    }
+
+    /// What `POST path` answers to a JSON body: status and body.
+    pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+        self.ask("POST", path, headers, body)
+    }
+
+    /// Its address.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// SIGKILL: nothing is flushed, nothing is said.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// The status that `DELETE path` answers.
     pub(crate) fn delete(&self, path: &str) -> u16 {
-        self.ask("DELETE", path).0
+        self.ask("DELETE", path, &[], "").0
     }
 
-    fn ask(&self, method: &str, path: &str) -> (u16, String) {
+    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
         let address = self.url.strip_prefix("http://").unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
+        let more: String = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n{more}\r\n{body}",
+            body.len()
         )
         .unwrap();
         let mut answer = String::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use troupe_core::ExecutionId;
-use troupe_core::lifecycle::LifecycleEvent;
+use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_ports::{BusError, EventBus};
 
 /// Batches that a slow subscriber may be behind before it is told that it lagged.
@@ -24,6 +24,7 @@ pub enum EventFilter {
 #[derive(Clone, Debug)]
 pub struct InProcessBus {
     batches: broadcast::Sender<Arc<[LifecycleEvent]>>,
+    system: broadcast::Sender<SystemEvent>,
 }
 
 impl InProcessBus {
@@ -38,6 +39,7 @@ impl InProcessBus {
     pub fn with_capacity(batches: usize) -> Self {
         Self {
             batches: broadcast::Sender::new(batches.max(1)),
+            system: broadcast::Sender::new(batches.max(1)),
         }
     }
 
@@ -48,6 +50,14 @@ impl InProcessBus {
             batches: self.batches.subscribe(),
             filter,
         }
+    }
+}
+
+impl InProcessBus {
+    /// Follows events of the system that are published from now on.
+    #[must_use]
+    pub fn subscribe_system(&self) -> SystemSubscription {
+        SystemSubscription(self.system.subscribe())
     }
 }
 
@@ -67,6 +77,14 @@ impl EventBus for InProcessBus {
         }
         Ok(())
     }
+
+    async fn announce(&self, events: &[SystemEvent]) -> Result<(), BusError> {
+        for event in events.iter().filter(|_| self.system.receiver_count() > 0) {
+            // The error says that the last subscriber just left.
+            drop(self.system.send(event.clone()));
+        }
+        Ok(())
+    }
 }
 
 /// Why a subscription has no next batch.
@@ -81,6 +99,24 @@ pub enum SubscriptionError {
     /// The bus is gone; no more will come.
     #[error("the event bus is closed")]
     Closed,
+}
+
+/// Follows the events of the system.
+#[derive(Debug)]
+pub struct SystemSubscription(broadcast::Receiver<SystemEvent>);
+
+impl SystemSubscription {
+    /// Waits for the next event. Cancel-safe: a dropped future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscriptionError::Lagged`] once for each gap, [`SubscriptionError::Closed`] at the end.
+    pub async fn next(&mut self) -> Result<SystemEvent, SubscriptionError> {
+        self.0.recv().await.map_err(|error| match error {
+            broadcast::error::RecvError::Lagged(batches) => SubscriptionError::Lagged { batches },
+            broadcast::error::RecvError::Closed => SubscriptionError::Closed,
+        })
+    }
 }
 
 /// Follows the bus.
@@ -132,6 +168,7 @@ mod tests {
             at: Timestamp(1),
             verb: Verb::ExecutionStarted,
             node: None,
+            compensates: false,
             data: Json::null(),
         }
     }

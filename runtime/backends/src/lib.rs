@@ -5,5 +5,5 @@
 pub mod bus;
 pub mod embedded;
 
-pub use bus::{EventFilter, InProcessBus, Subscription, SubscriptionError};
+pub use bus::{EventFilter, InProcessBus, Subscription, SubscriptionError, SystemSubscription};
 pub use embedded::{DurabilityMutant, EmbeddedStore, PowerLoss, Sharing, StoreOptions};

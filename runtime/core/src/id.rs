@@ -36,6 +36,10 @@ number! {
     EdgeIx(u32)
 }
 number! {
+    /// Dense index of a loop in a [`crate::plan::Plan`].
+    LoopIx(u32)
+}
+number! {
     /// Position of an entry in its execution's history, from 1 without gaps. 0 is "before the first".
     Seq(u64)
 }
@@ -86,6 +90,14 @@ impl Seq {
     }
 }
 
+impl Run {
+    /// The next run.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
 impl LogPosition {
     /// The next position.
     #[must_use]
@@ -103,6 +115,14 @@ impl NodeIx {
 }
 
 impl EdgeIx {
+    /// The index as an array index.
+    #[must_use]
+    pub fn at(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl LoopIx {
     /// The index as an array index.
     #[must_use]
     pub fn at(self) -> usize {
@@ -145,12 +165,44 @@ impl ExecutionId {
         Self(bytes)
     }
 
+    /// The id that a child execution of `parent` always has: `name` tells the groups of its children apart, `index` the children of
+    /// one group. It begins like the parent's, so both are in one shard and lost and found together, and what begins together
+    /// is near in every table; the children of a group are neighbours, in order.
+    ///
+    /// Source: the parent's first 48 bits, then 80 bits of XXH3-128 of the parent's id and the name, plus the index.
+    #[must_use]
+    pub fn of_child(parent: Self, name: &str, index: u32) -> Self {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::with_seed(CHILD_SEED);
+        hasher.update(&parent.0);
+        hasher.update(name.as_bytes());
+        let mut bytes = hasher.digest128().wrapping_add(u128::from(index)).to_be_bytes();
+        bytes[..6].copy_from_slice(&parent.0[..6]);
+        Self(bytes)
+    }
+
+    /// Names the controls of a shard in its log: no execution has this id.
+    #[must_use]
+    pub fn controls(shard: ShardId) -> Self {
+        let mut bytes = [0xff; 16];
+        bytes[..2].copy_from_slice(&shard.0.to_be_bytes());
+        Self(bytes)
+    }
+
+    /// Whether it names the controls of a shard, and no execution.
+    #[must_use]
+    pub fn is_controls(self) -> bool {
+        self.0[2..] == [0xff; 14]
+    }
+
     /// The shard that owns this execution.
     #[must_use]
     pub fn shard(self) -> ShardId {
         ShardId(u16::from_be_bytes([self.0[0], self.0[1]]))
     }
 }
+
+/// Keeps the ids of children apart from those of keys.
+const CHILD_SEED: u64 = 3;
 
 /// What a derived execution id was derived from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,6 +373,26 @@ mod tests {
         assert_eq!(id.to_string().parse::<ExecutionId>().unwrap(), id);
         assert!("xyz".parse::<ExecutionId>().is_err());
         assert!("é".repeat(16).parse::<ExecutionId>().is_err());
+    }
+
+    #[test]
+    fn children_of_a_group_are_neighbours_in_their_parents_shard() {
+        let parent = ExecutionId::fresh(ShardId(7), Timestamp(1_790_000_000_123), 42);
+        let child = |name: &str, index: u32| ExecutionId::of_child(parent, name, index);
+        assert_eq!(child("a", 0).shard(), ShardId(7));
+        assert_eq!(child("a", 5), child("a", 5));
+        let last = |id: ExecutionId| u64::from_be_bytes(id.0[8..].try_into().unwrap());
+        assert_eq!(last(child("a", 7)).wrapping_sub(last(child("a", 3))), 4);
+        let all = [
+            child("a", 0),
+            child("a", 1),
+            child("b", 0),
+            ExecutionId::of_child(child("a", 0), "a", 0),
+            parent,
+        ];
+        for (place, id) in all.iter().enumerate() {
+            assert!(!all[..place].contains(id), "{id}");
+        }
     }
 
     #[test]

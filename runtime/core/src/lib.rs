@@ -4,6 +4,7 @@
 
 #![warn(clippy::iter_over_hash_type)]
 
+pub mod control;
 pub mod definition;
 pub mod execution;
 pub mod graph;
@@ -13,4 +14,4 @@ pub mod plan;
 pub mod value;
 
 pub use id::*;
-pub use value::{BlobRef, ErrorInfo, Json, Value};
+pub use value::{BlobRef, Composed, ErrorInfo, INLINE_BYTES_MAX, Json, Parts, Value};

@@ -1,9 +1,10 @@
 //! Lifecycle events as sinks publish them, derived from log entries by a pure function.
 
-use crate::execution::{AttemptClosed, AttemptOutcome, Entry, Event, Verb};
-use crate::id::{ExecutionId, NodeIx, NodeKey, Seq, Timestamp, WorkflowId};
+use crate::control::{BreakerOverride, Clocks, ControlEntry, ControlKey, Scope, Setting};
+use crate::execution::{Answer, AttemptClosed, AttemptOutcome, Entry, Event, Verb};
+use crate::id::{CommandId, ExecutionId, NodeIx, NodeKey, Seq, Timestamp, WorkflowId};
 use crate::plan::Plan;
-use crate::value::{Json, Value};
+use crate::value::Json;
 
 /// Something that happened to an execution or one of its nodes, ready to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +23,79 @@ pub struct LifecycleEvent {
     pub verb: Verb,
     /// The node's id and type, for verbs of nodes.
     pub node: Option<(NodeKey, &'static str)>,
+    /// Whether it is about what undoes the node, whose type is given then.
+    pub compensates: bool,
     /// More about it: `attempt`, `output`, `error`; a JSON object.
     pub data: Json,
+}
+
+/// Something that happened to the system rather than to one execution: `system.<entity>.<verb>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemEvent {
+    /// The command that did it: the same event has the same one, however often it is published.
+    pub command: CommandId,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What it happened to: `engine`, `workflow`, `node`, `nodeType` or `breaker`.
+    pub entity: &'static str,
+    /// What happened: `paused`, `resumed`, `stopped`, `released`, `overridden` or `restored`.
+    pub verb: &'static str,
+    /// More about it: `workflow`, `node`, `nodeType`, `target`, `clocks`, `cancelRunning`, `state`, `by`, `reason`; a JSON object.
+    pub data: Json,
+}
+
+/// The event of a control. A pure function, as [`derive`].
+#[must_use]
+pub fn derive_control(entry: &ControlEntry) -> SystemEvent {
+    let text = |text: &str| Json::of(&serde_json::Value::from(text));
+    let mut members: Vec<(&str, Json)> = Vec::new();
+    let (entity, verbs) = match &entry.key {
+        ControlKey::Pause(scope) => (entity_of(scope, &mut members), ["paused", "resumed"]),
+        ControlKey::Stop(scope) => (entity_of(scope, &mut members), ["stopped", "released"]),
+        ControlKey::Breaker(target) => {
+            members.push(("target", text(target)));
+            ("breaker", ["overridden", "restored"])
+        }
+    };
+    match entry.setting {
+        None | Some(Setting::Stopped { cancel_running: false }) => {}
+        Some(Setting::Stopped { cancel_running: true }) => {
+            members.push(("cancelRunning", Json::from_trusted("true")));
+        }
+        Some(Setting::Paused { clocks: Clocks::Run }) => members.push(("clocks", text("run"))),
+        Some(Setting::Paused { clocks: Clocks::Freeze }) => members.push(("clocks", text("freeze"))),
+        Some(Setting::Breaker(BreakerOverride::Open)) => members.push(("state", text("open"))),
+        Some(Setting::Breaker(BreakerOverride::Closed)) => members.push(("state", text("closed"))),
+    }
+    members.extend(entry.principal.as_ref().map(|by| ("by", text(by.as_str()))));
+    members.extend(entry.reason.as_ref().map(|reason| ("reason", text(reason))));
+    SystemEvent {
+        command: entry.command.clone(),
+        at: entry.at,
+        entity,
+        verb: verbs[usize::from(entry.setting.is_none())],
+        data: Json::object(members.iter().map(|(name, value)| (*name, value))),
+    }
+}
+
+fn entity_of(scope: &Scope, members: &mut Vec<(&str, Json)>) -> &'static str {
+    let text = |text: &str| Json::of(&serde_json::Value::from(text));
+    match scope {
+        Scope::All => "engine",
+        Scope::Workflow(workflow) => {
+            members.push(("workflow", text(workflow.as_str())));
+            "workflow"
+        }
+        Scope::Node { workflow, node } => {
+            members.push(("workflow", text(workflow.as_str())));
+            members.push(("node", text(node.as_str())));
+            "node"
+        }
+        Scope::NodeType(kind) => {
+            members.push(("nodeType", text(kind)));
+            "nodeType"
+        }
+    }
 }
 
 /// The events of one entry, in order. A pure function: publishing is never a second write.
@@ -40,13 +112,28 @@ pub fn derive(plan: &Plan, execution: ExecutionId, entry: &Entry) -> Vec<Lifecyc
         | Event::Resumed
         | Event::CancelRequested { .. }
         | Event::Interrupted
-        | Event::Drained => None,
+        | Event::Drained
+        | Event::Signaled { .. }
+        | Event::Heartbeat(_)
+        | Event::Decided { .. }
+        | Event::Children(_)
+        | Event::PausedWithParent
+        | Event::ResumedWithParent
+        | Event::Reopened(_)
+        | Event::Queued(_)
+        | Event::Admitted
+        | Event::Frozen
+        | Event::FrozenWithParent
+        | Event::ControlsChanged(_)
+        | Event::ErrorWorkflow(_)
+        | Event::VariablesSet(_) => None,
     };
     let mut events = Vec::with_capacity(entry.transitions.len() + 1);
     let mut push = |at: Timestamp, verb: Verb, node: Option<NodeIx>, data: Json| {
         let part = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        let compensates = node.is_some_and(|ix| plan.is_compensation(ix));
         let node = node
-            .and_then(|ix| plan.nodes.get(ix.at()))
+            .and_then(|ix| plan.get(ix))
             .map(|node| (node.key.clone(), node.kind.as_str()));
         let workflow = plan.workflow.clone();
         events.push(LifecycleEvent {
@@ -57,6 +144,7 @@ pub fn derive(plan: &Plan, execution: ExecutionId, entry: &Entry) -> Vec<Lifecyc
             at,
             verb,
             node,
+            compensates,
             data,
         });
     };
@@ -74,19 +162,35 @@ pub fn derive(plan: &Plan, execution: ExecutionId, entry: &Entry) -> Vec<Lifecyc
         let node = transition.node_ix();
         let data = match closed {
             Some(closed) if node == Some(closed.token.node) => attempt_data(closed, true),
-            _ => Json::object([]),
+            _ => match (&entry.event, verb) {
+                (Event::Reopened(reopened), Verb::ExecutionStarted) => {
+                    Json::object([("run", &Json::from_trusted(reopened.run.to_string()))])
+                }
+                _ => reused_data(entry, verb, node),
+            },
         };
         push(entry.at, verb, node, data);
     }
     events
 }
 
+/// A node that completed without an attempt because an output was reused says so.
+fn reused_data(entry: &Entry, verb: Verb, node: Option<NodeIx>) -> Json {
+    let reused = entry.answers.iter().find_map(|answer| match answer {
+        Answer::Cached(cached) if Some(cached.node) == node => cached.output.as_ref(),
+        _ => None,
+    });
+    match reused.filter(|_| verb == Verb::NodeCompleted) {
+        Some(output) => Json::object([("cached", &Json::from_trusted("true")), ("output", &output.shown())]),
+        None => Json::object([]),
+    }
+}
+
 /// What the report of an attempt tells: its number, and once it ended its output or error.
 fn attempt_data(closed: &AttemptClosed, ended: bool) -> Json {
     let attempt = Json::from_trusted(closed.token.attempt.to_string());
     let result = match &closed.outcome {
-        AttemptOutcome::Completed(Value::Inline(output)) => Some(("output", output.clone())),
-        AttemptOutcome::Completed(Value::Blob(_)) => None,
+        AttemptOutcome::Completed(output) => Some(("output", output.shown())),
         AttemptOutcome::Failed(failure) => Some(("error", failure.error.to_json())),
     };
     let result = result.as_ref().filter(|_| ended).map(|(name, value)| (*name, value));

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde_json::Value as JsonValue;
 use tokio_util::sync::CancellationToken;
-use troupe_core::ErrorInfo;
+use troupe_core::plan::PlanNode;
+use troupe_core::{ErrorInfo, Value};
 use troupe_ports::{Executed, NodeExecutor, Secrets, Task};
 
 use crate::codes;
@@ -74,6 +75,16 @@ impl NodeExecutor for FunctionExecutor {
         }
         self.handle(task, cancel)
             .unwrap_or_else(|error| Box::pin(std::future::ready(Executed::failed(error, false))))
+    }
+
+    /// Function code calls nothing: only handlers do.
+    fn target(&self, node: &PlanNode, data: Option<&Value>) -> Option<String> {
+        if text(&node.data, "functionCode").is_some() {
+            return None;
+        }
+        let data = payload::data_of(node, data).ok()?;
+        let name = text(&data, "handlerId").or_else(|| text(&data, "functionName"))?;
+        Some(format!("handler:{name}"))
     }
 
     fn handlers(&self) -> Vec<String> {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use serde_json::{Map, Value as JsonValue};
+use troupe_core::plan::PlanNode;
 use troupe_core::{ErrorInfo, Json, Value};
 use troupe_ports::Task;
 
@@ -13,16 +14,11 @@ use crate::codes;
 /// # Errors
 /// `PAYLOAD_NOT_LOADED` when it is a reference.
 pub(crate) fn inline(value: &Value) -> Result<&Json, ErrorInfo> {
-    match value {
-        Value::Inline(json) => Ok(json),
-        Value::Blob(blob) => Err(ErrorInfo::new(
-            codes::PAYLOAD_NOT_LOADED,
-            format!(
-                "a payload of {} bytes was not loaded before the attempt started",
-                blob.bytes
-            ),
-        )),
-    }
+    value.as_inline().ok_or_else(|| {
+        let bytes = value.bytes();
+        let message = format!("a payload of {bytes} bytes was not loaded before the attempt started");
+        ErrorInfo::new(codes::PAYLOAD_NOT_LOADED, message)
+    })
 }
 
 /// The node's data: with templates resolved where it has any, else as the plan has it.
@@ -30,8 +26,16 @@ pub(crate) fn inline(value: &Value) -> Result<&Json, ErrorInfo> {
 /// # Errors
 /// `PAYLOAD_NOT_LOADED`, or `NODE_DATA_INVALID` when the resolved data is no object.
 pub(crate) fn data(task: &Task) -> Result<Cow<'_, Map<String, JsonValue>>, ErrorInfo> {
-    let Some(resolved) = &task.data else {
-        return Ok(Cow::Borrowed(&task.node().data));
+    data_of(task.node(), task.data.as_ref())
+}
+
+/// A node's data, `resolved` where it has templates.
+pub(crate) fn data_of<'a>(
+    node: &'a PlanNode,
+    resolved: Option<&Value>,
+) -> Result<Cow<'a, Map<String, JsonValue>>, ErrorInfo> {
+    let Some(resolved) = resolved else {
+        return Ok(Cow::Borrowed(&node.data));
     };
     match inline(resolved)?.to_value() {
         Ok(JsonValue::Object(object)) => Ok(Cow::Owned(object)),

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
-use troupe_core::ErrorInfo;
 use troupe_core::definition::NodeKind;
+use troupe_core::plan::PlanNode;
+use troupe_core::{ErrorInfo, Value};
 use troupe_ports::{Executed, NodeExecutor, Sandbox, Secrets, Task};
 
 use crate::codes;
@@ -54,6 +55,10 @@ impl NodeExecutor for Executors {
                 Box::pin(std::future::ready(Executed::failed(error, false)))
             }
         }
+    }
+
+    fn target(&self, node: &PlanNode, data: Option<&Value>) -> Option<String> {
+        self.by_kind.get(&node.kind)?.target(node, data)
     }
 
     fn handlers(&self) -> Vec<String> {

@@ -186,7 +186,10 @@ impl Redactor {
             AttemptOutcome::Completed(Value::Inline(json)) => {
                 AttemptOutcome::Completed(Value::Inline(self.json(&json)))
             }
-            AttemptOutcome::Completed(blob @ Value::Blob(_)) => AttemptOutcome::Completed(blob),
+            // An executor gives its output in place.
+            AttemptOutcome::Completed(other @ (Value::Blob(_) | Value::Composed(_))) => {
+                AttemptOutcome::Completed(other)
+            }
             AttemptOutcome::Failed(mut failure) => {
                 failure.error = self.error(failure.error);
                 AttemptOutcome::Failed(failure)

@@ -133,7 +133,7 @@ async fn what_cannot_run_is_refused_for_good() {
         );
     }
     let mut task = task_of("w", "function", &json!({"handlerId": "echo"}), &json!(null));
-    task.input = Value::Blob(BlobRef {
+    task.input = Value::from(BlobRef {
         hash: [0; 32],
         bytes: 70_000,
     });

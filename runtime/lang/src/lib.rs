@@ -21,5 +21,5 @@ mod scope;
 pub mod template;
 
 pub use error::{EvalError, LangCode, LangError};
-pub use expression::{Class, Expression, Names, Uses, truthy};
+pub use expression::{Class, Comparison, Expression, MemberAccess, Names, Outline, ScopePath, Uses, truthy};
 pub use scope::{Binding, Record, Scope};

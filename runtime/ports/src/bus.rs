@@ -1,7 +1,7 @@
 //! Where lifecycle events go.
 
 use async_trait::async_trait;
-use troupe_core::lifecycle::LifecycleEvent;
+use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 
 /// Why a publish failed; the sink rewinds and repeats.
 #[derive(Debug, thiserror::Error)]
@@ -16,4 +16,7 @@ pub enum BusError {
 pub trait EventBus: Send + Sync + 'static {
     /// Publishes events in order; `Ok` means that the bus has confirmed all of them.
     async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError>;
+
+    /// Publishes events of the system in order; `Ok` means that the bus has confirmed all of them.
+    async fn announce(&self, events: &[SystemEvent]) -> Result<(), BusError>;
 }

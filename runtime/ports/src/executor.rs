@@ -38,11 +38,16 @@ impl Task {
         self.plan.node(self.token.node)
     }
 
-    /// `execution/run/node/visit`: the same for every attempt of a visit.
+    /// `execution/run/node/visit`: the same for every attempt of a visit. What undoes the visit ends with `/compensation`.
     #[must_use]
     pub fn idempotency_key(&self) -> String {
+        let undoes = if self.plan.is_compensation(self.token.node) {
+            "/compensation"
+        } else {
+            ""
+        };
         format!(
-            "{}/{}/{}/{}",
+            "{}/{}/{}/{}{undoes}",
             self.execution,
             self.token.run,
             self.node().key,
@@ -92,6 +97,12 @@ impl Executed {
 pub trait NodeExecutor: Send + Sync + 'static {
     /// Carries out one attempt. `cancel` fires when the attempt is aborted; its report is stale from then on.
     fn execute(&self, task: Task, cancel: CancellationToken) -> BoxFuture<'static, Executed>;
+
+    /// What a node calls with this data (none: the plan's), where that may be unwell on its own: `http:<host>[:<port>]`,
+    /// `handler:<name>`. Attempts on one target share a circuit breaker.
+    fn target(&self, _node: &PlanNode, _data: Option<&Value>) -> Option<String> {
+        None
+    }
 
     /// Names of the handlers that `handlerId` may use, where this executor has such.
     fn handlers(&self) -> Vec<String> {

@@ -15,7 +15,7 @@ pub use clock::{Clock, SystemClock};
 pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition, says_the_same};
 pub use executor::{Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, Secrets, Task};
 pub use state::{
-    AppendError, Archive, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore, StoreCounters,
-    StoreError, Wait,
+    AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord,
+    StateStore, StoreCounters, StoreError, Wait,
 };
 pub use visibility::{ExecutionCursor, ExecutionQuery, ExecutionSummary, InvalidCursor, Page, VisibilityStore};

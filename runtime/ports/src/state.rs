@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
+use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, Timestamp};
 
 /// Identifies one commit, so that an unknown outcome can be settled by reading the tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,8 +107,21 @@ pub enum CheckpointRow {
         /// What wakes it.
         wait: Wait,
     },
-    /// An execution that ended: everything it had becomes one archive row.
+    /// An execution that ended: everything it had becomes one archive row. Where it is stored beyond the archive's last entry it
+    /// was reopened since, and nothing changes.
     Ended(Archive),
+    /// An execution whose archive ends at `ended` lives again: the archive gives way to what it held. Changes nothing where the
+    /// stored archive has another end, or is gone.
+    Reopened {
+        /// The execution.
+        id: ExecutionId,
+        /// Seq of the archive's last entry.
+        ended: Seq,
+        /// The history that was in the archive, as a segment up to `ended`.
+        segment: Bytes,
+        /// Its final state, as a snapshot at `ended`.
+        snapshot: Bytes,
+    },
     /// The latest execution of a business key, by the key's derived id (ordinal 0).
     Head {
         /// Derived id of the key.
@@ -230,7 +243,7 @@ pub trait StateStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<ExecutionId>, StoreError>;
 
-    /// Number of live executions: with unfinished work, and only waiting.
+    /// Number of live executions: with unfinished work, and only waiting. The shard's controls are none.
     async fn live_counts(&self, shard: ShardId) -> Result<(u64, u64), StoreError>;
 
     /// Position up to which `sink` has sent everything; 0 if it was never set.
@@ -244,7 +257,7 @@ pub trait StateStore: Send + Sync + 'static {
     /// [`StateStore::expire`]: then a crash in between leaves nothing behind that nobody will look at again.
     async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError>;
 
-    /// Turns those of `archives` that have expired at `now` into tombstones, and removes at most `limit` tombstones that
+    /// Turns those of `archives` that have expired at `now` into tombstones, removes the blobs kept under them, and removes at most `limit` tombstones that
     /// had expired before. Idempotent.
     async fn expire(
         &self,
@@ -268,8 +281,78 @@ pub trait StateStore: Send + Sync + 'static {
     /// Executions of a shard that are set aside, and why, in order of id.
     async fn quarantined(&self, shard: ShardId) -> Result<Vec<(ExecutionId, String)>, StoreError>;
 
+    /// Keeps large values of an execution and its children apart, by content, under the root of the family: they go with its
+    /// archive. `Ok` with [`BlobsPut::Kept`] means durable, those that were there already included; else none was kept.
+    /// `now` is when; `bytes_max` bounds all blobs of the root together.
+    async fn put_blobs(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        root: ExecutionId,
+        now: Timestamp,
+        blobs: Vec<(BlobRef, Json)>,
+        bytes_max: u64,
+    ) -> Result<BlobsPut, StoreError>;
+
+    /// A value that was kept under this root.
+    async fn blob(&self, root: ExecutionId, hash: [u8; 32]) -> Result<Option<Json>, StoreError>;
+
+    /// Roots that nobody has confirmed, of which the first blob was kept before `before`, earliest first: a crash may have
+    /// come between a blob and the entry that would have begun the execution.
+    async fn unconfirmed_blobs(
+        &self,
+        shard: ShardId,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError>;
+
+    /// Confirms that the execution exists, or removes all its blobs because it does not.
+    async fn settle_blobs(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        root: ExecutionId,
+        exists: bool,
+    ) -> Result<(), StoreError>;
+
+    /// An output that was kept for reuse under this key and has not expired at `now`.
+    async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError>;
+
+    /// Keeps an output for reuse until `expires_at`; a later one of the same key replaces it. Outputs for reuse are kept for
+    /// the whole deployment and may be forgotten at any time: first those that have expired at `now`, then, beyond `most`, those
+    /// that were not used for longest.
+    async fn cache_output(
+        &self,
+        key: [u8; 32],
+        output: Json,
+        now: Timestamp,
+        expires_at: Timestamp,
+        most: CacheLimits,
+    ) -> Result<(), StoreError>;
+
     /// Number of durable commits and of fsyncs (or their like) since the store was opened, for measurements.
     fn counters(&self) -> StoreCounters;
+}
+
+/// How much is kept for reuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// Most outputs.
+    pub entries: u64,
+    /// Most bytes of all outputs together.
+    pub bytes: u64,
+}
+
+/// What became of blobs to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlobsPut {
+    /// All of them are durable.
+    Kept,
+    /// None was kept: with them the root would have this many bytes.
+    Full {
+        /// See [`BlobsPut::Full`].
+        bytes: u64,
+    },
 }
 
 /// What [`StateStore::expire`] removed.

@@ -31,6 +31,9 @@ pub struct ExecutionSummary {
     pub error_code: Option<String>,
     /// Business key.
     pub execution_key: Option<String>,
+    /// The execution that it is a child of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parent: Option<ExecutionId>,
     /// Seq of the entry that this summary reflects; a lower one never overwrites a higher one.
     pub seq: Seq,
 }
@@ -44,6 +47,10 @@ pub struct ExecutionQuery {
     pub status: Option<String>,
     /// Only ids that begin with these hexadecimal digits.
     pub id_prefix: Option<String>,
+    /// Only children of this execution.
+    pub parent: Option<ExecutionId>,
+    /// Only children, of whatever execution.
+    pub children: bool,
     /// Only those started at or after.
     pub started_from: Option<Timestamp>,
     /// Only those started before.

@@ -57,9 +57,11 @@ catalogue! {
     EXECUTIONS_STARTED = "troupe_executions_started_total", Kind::Counter, Count, ["workflow", "trigger"], "Executions started.";
     EXECUTIONS_FINISHED = "troupe_executions_finished_total", Kind::Counter, Count, ["workflow", "status"], "Executions that ended, by final status.";
     EXECUTION_DURATION = "troupe_execution_duration_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, [], "Time from start to end of an execution.";
-    EXECUTIONS_ACTIVE = "troupe_executions_active", Kind::Gauge, Count, ["state"], "Executions that have not ended: running ones hold an actor, waiting ones none; quarantined ones are set aside.";
+    EXECUTIONS_ACTIVE = "troupe_executions_active", Kind::Gauge, Count, ["state"], "Executions that have not ended: running ones hold an actor, waiting ones none; pending ones wait until fewer of their workflow run; quarantined ones are set aside.";
     NODE_ATTEMPTS = "troupe_node_attempts_total", Kind::Counter, Count, ["workflow", "node_type", "outcome"], "Attempts of nodes that ended.";
     NODE_DURATION = "troupe_node_duration_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["node_type"], "Time from start to end of an attempt.";
+    ATTEMPTS_WAITING = "troupe_attempts_waiting", Kind::Gauge, Count, ["for"], "Attempts that have not started: they wait for a slot of their key, for a permit of their node type or of the engine, or for a target that is unwell.";
+    BREAKER_OPEN = "troupe_breaker_open", Kind::Gauge, Count, ["target"], "1 while attempts on a target are parked since it is unwell, 0 once it is well again.";
     RETRIES = "troupe_retries_total", Kind::Counter, Count, [], "Attempts that another one follows.";
     COMMIT_SECONDS = "troupe_commit_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["backend"], "Time that a durable commit takes.";
     COMMIT_BATCH_SIZE = "troupe_commit_batch_size", Kind::Histogram(BATCH_SIZES), Count, [], "Entries packed into one commit.";
@@ -69,7 +71,11 @@ catalogue! {
     ACTOR_MAILBOX_DEPTH = "troupe_actor_mailbox_depth", Kind::Gauge, Count, ["kind"], "Messages that wait in mailboxes.";
     ACTOR_RESTARTS = "troupe_actor_restarts_total", Kind::Counter, Count, ["kind"], "Actors that failed and were built again.";
     SHARDS_OWNED = "troupe_shards_owned", Kind::Gauge, Count, [], "Shards that this member owns.";
+    CONTROLS = "troupe_controls", Kind::Gauge, Count, ["kind"], "Pauses and emergency stops of a wider scope, and overrides of breakers, in force.";
+    CONTROLS_DRAINING = "troupe_controls_draining", Kind::Gauge, Count, [], "Attempts that still run in a paused or stopped scope, counted once a control.";
     FENCED_COMMITS = "troupe_fenced_commits_total", Kind::Counter, Count, [], "Commits and renewals refused because another member owns the shard.";
+    CACHE_LOOKUPS = "troupe_cache_lookups_total", Kind::Counter, Count, ["cache", "outcome"], "Look-ups in caches: of compiled plans, analyses, large values, and outputs of nodes with data.cache.";
+    CACHE_ENTRIES = "troupe_cache_entries", Kind::Gauge, Count, ["cache"], "Entries of caches in memory.";
     HTTP_REQUESTS = "troupe_http_requests_total", Kind::Counter, Count, ["method", "route", "status"], "Requests that the gateway answered.";
     HTTP_REQUEST_SECONDS = "troupe_http_request_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["method", "route"], "Time to answer a request.";
     BUILD_INFO = "troupe_build_info", Kind::Gauge, Count, ["version"], "Always 1; the label tells the version.";

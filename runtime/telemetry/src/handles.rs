@@ -3,8 +3,8 @@
 //! A handle belongs to the recorder that was installed when it was made: make them when an engine starts, after
 //! [`crate::Exposition::install`].
 
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -13,6 +13,9 @@ use crate::catalogue as name;
 
 /// Workflows that get a label of their own; those beyond share `other`, so that hostile names cost no memory.
 pub const WORKFLOW_LABELS_MAX: usize = 1_000;
+
+/// Targets that get a label of their own once their breaker opens; those beyond are only listed by the API.
+const TARGET_LABELS_MAX: usize = 200;
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +67,14 @@ pub enum StartCause {
     Event,
     /// A webhook.
     Webhook,
+    /// Another execution, as its child.
+    Parent,
+    /// An operator, as a rerun of another execution.
+    Rerun,
+    /// An operator, as the next run of an execution that had ended.
+    Retry,
+    /// The failure of another execution, as its error workflow.
+    Failure,
 }
 
 /// Handles that one engine counts with.
@@ -77,13 +88,20 @@ pub struct EngineMetrics {
     retries: Counter,
     fenced_commits: Counter,
     shards_owned: Gauge,
+    controls_pause: Gauge,
+    controls_stop: Gauge,
+    controls_breaker: Gauge,
+    controls_draining: Gauge,
     active_running: Gauge,
     active_waiting: Gauge,
+    active_pending: Gauge,
     active_quarantined: Gauge,
     outbox_lag_seconds: Gauge,
     outbox_pending: Gauge,
     node_seconds: Lazily<Histogram>,
     workflows: RwLock<HashMap<Box<str>, Arc<WorkflowMetrics>>>,
+    /// Targets whose breaker was open once.
+    targets: Mutex<HashSet<Arc<str>>>,
 }
 
 impl EngineMetrics {
@@ -98,13 +116,19 @@ impl EngineMetrics {
             retries: counter!(name::RETRIES),
             fenced_commits: counter!(name::FENCED_COMMITS),
             shards_owned: gauge!(name::SHARDS_OWNED),
+            controls_pause: gauge!(name::CONTROLS, "kind" => "pause"),
+            controls_stop: gauge!(name::CONTROLS, "kind" => "stop"),
+            controls_breaker: gauge!(name::CONTROLS, "kind" => "breaker"),
+            controls_draining: gauge!(name::CONTROLS_DRAINING),
             active_running: gauge!(name::EXECUTIONS_ACTIVE, "state" => "running"),
+            active_pending: gauge!(name::EXECUTIONS_ACTIVE, "state" => "pending"),
             active_waiting: gauge!(name::EXECUTIONS_ACTIVE, "state" => "waiting"),
             active_quarantined: gauge!(name::EXECUTIONS_ACTIVE, "state" => "quarantined"),
             outbox_lag_seconds: gauge!(name::OUTBOX_LAG),
             outbox_pending: gauge!(name::OUTBOX_PENDING),
             node_seconds: Lazily::default(),
             workflows: RwLock::default(),
+            targets: Mutex::default(),
         }
     }
 
@@ -157,13 +181,23 @@ impl EngineMetrics {
         self.timer_lag_seconds.record(seconds(lag_ms));
     }
 
+    /// So many pauses, emergency stops and overrides of breakers are in force, and so many attempts still run in their scopes.
+    pub fn controls(&self, pauses: usize, stops: usize, breakers: usize, draining: u32) {
+        self.controls_pause.set(pauses as f64);
+        self.controls_stop.set(stops as f64);
+        self.controls_breaker.set(breakers as f64);
+        self.controls_draining.set(f64::from(draining));
+    }
+
     /// This member owns so many shards.
     pub fn shards_owned(&self, shards: usize) {
         self.shards_owned.set(shards as f64);
     }
 
-    /// So many executions run (they hold an actor), so many only wait, and so many are set aside.
-    pub fn executions_active(&self, running: u64, waiting: u64, quarantined: u64) {
+    /// So many executions run (they hold an actor), so many only wait, so many have not begun since others of their workflow
+    /// run, and so many are set aside.
+    pub fn executions_active(&self, running: u64, waiting: u64, pending: u64, quarantined: u64) {
+        self.active_pending.set(pending as f64);
         self.active_quarantined.set(quarantined as f64);
         self.active_running.set(running as f64);
         self.active_waiting.set(waiting as f64);
@@ -173,6 +207,28 @@ impl EngineMetrics {
     pub fn outbox(&self, pending: u64, lag_ms: u64) {
         self.outbox_pending.set(pending as f64);
         self.outbox_lag_seconds.set(seconds(lag_ms));
+    }
+
+    /// So many attempts wait for this before they start.
+    pub fn attempts_waiting(&self, what: &'static str, attempts: u64) {
+        gauge!(name::ATTEMPTS_WAITING, "for" => what).set(attempts as f64);
+    }
+
+    /// These targets are all that have a breaker, and whether each is open. One that is no longer among them is closed.
+    pub fn breakers<'a>(&self, targets: impl Iterator<Item = (&'a str, bool)>) {
+        let mut shown = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open: HashMap<&str, bool> = targets.collect();
+        for target in shown.iter() {
+            let is_open = open.remove(&**target).unwrap_or(false);
+            gauge!(name::BREAKER_OPEN, "target" => Arc::clone(target)).set(f64::from(u8::from(is_open)));
+        }
+        for (target, _) in open.into_iter().filter(|(_, is_open)| *is_open) {
+            if shown.len() < TARGET_LABELS_MAX {
+                let target: Arc<str> = target.into();
+                gauge!(name::BREAKER_OPEN, "target" => Arc::clone(&target)).set(1.0);
+                shown.insert(target);
+            }
+        }
     }
 
     /// Messages that wait in the mailboxes of one kind of actor.
@@ -190,7 +246,7 @@ impl EngineMetrics {
 #[derive(Debug)]
 pub struct WorkflowMetrics {
     label: Arc<str>,
-    started: [OnceLock<Counter>; 5],
+    started: [OnceLock<Counter>; 9],
     finished: [OnceLock<Counter>; 3],
     attempts: [Lazily<Counter>; AttemptEnd::COUNT],
 }
@@ -213,6 +269,10 @@ impl WorkflowMetrics {
             StartCause::Scheduled => (2, "scheduled"),
             StartCause::Event => (3, "event"),
             StartCause::Webhook => (4, "webhook"),
+            StartCause::Parent => (5, "parent"),
+            StartCause::Rerun => (6, "rerun"),
+            StartCause::Retry => (7, "retry"),
+            StartCause::Failure => (8, "failure"),
         };
         let made = || counter!(name::EXECUTIONS_STARTED, "workflow" => Arc::clone(&self.label), "trigger" => trigger);
         self.started[slot].get_or_init(made).increment(1);
@@ -264,6 +324,36 @@ impl<T> Lazily<T> {
     }
 }
 
+/// Counts what a cache is asked for.
+#[derive(Debug)]
+pub struct CacheMetrics {
+    hits: Counter,
+    misses: Counter,
+    entries: Gauge,
+}
+
+impl CacheMetrics {
+    /// Handles of the cache of this name, on the recorder installed now.
+    #[must_use]
+    pub fn new(cache: &'static str) -> Self {
+        Self {
+            hits: counter!(name::CACHE_LOOKUPS, "cache" => cache, "outcome" => "hit"),
+            misses: counter!(name::CACHE_LOOKUPS, "cache" => cache, "outcome" => "miss"),
+            entries: gauge!(name::CACHE_ENTRIES, "cache" => cache),
+        }
+    }
+
+    /// Somebody looked something up.
+    pub fn looked_up(&self, found: bool) {
+        if found { &self.hits } else { &self.misses }.increment(1);
+    }
+
+    /// So many entries are held.
+    pub fn entries(&self, entries: usize) {
+        self.entries.set(entries as f64);
+    }
+}
+
 /// One request was answered.
 pub fn http_answered(method: &'static str, route: Arc<str>, status: u16, took: Duration) {
     let seconds = took.as_secs_f64();
@@ -301,7 +391,15 @@ mod tests {
             orders.attempt("http", AttemptEnd::TimedOut);
             engine.attempt_ended("http", 30);
             engine.committed(Duration::from_micros(180), 3);
-            engine.executions_active(2, 7, 1);
+            engine.executions_active(2, 7, 4, 1);
+            engine.attempts_waiting("slot", 3);
+            engine.breakers([("handler:a", true), ("handler:b", true), ("handler:c", false)].into_iter());
+            engine.breakers([("handler:a", true)].into_iter());
+            let cache = CacheMetrics::new("plan");
+            for found in [true, false, true] {
+                cache.looked_up(found);
+            }
+            cache.entries(5);
         });
         let text = handle.render();
         for line in [
@@ -314,7 +412,14 @@ mod tests {
             r#"troupe_commit_seconds_bucket{backend="embedded",le="0.00025"} 1"#,
             r#"troupe_commit_batch_size_sum 3"#,
             r#"troupe_executions_active{state="waiting"} 7"#,
+            r#"troupe_cache_lookups_total{cache="plan",outcome="hit"} 2"#,
+            r#"troupe_cache_lookups_total{cache="plan",outcome="miss"} 1"#,
+            r#"troupe_cache_entries{cache="plan"} 5"#,
+            r#"troupe_executions_active{state="pending"} 4"#,
             r#"troupe_executions_active{state="quarantined"} 1"#,
+            r#"troupe_attempts_waiting{for="slot"} 3"#,
+            r#"troupe_breaker_open{target="handler:a"} 1"#,
+            r#"troupe_breaker_open{target="handler:b"} 0"#,
         ] {
             assert!(
                 text.lines().any(|candidate| candidate == line),

@@ -4,43 +4,63 @@
 //! that follows from it (which joins fire and with which inputs, which nodes end how, what the execution gives) the
 //! reference works out by itself, from the definition.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::{Value as JsonValue, json};
 use troupe_core::definition::WorkflowDefinition;
-use troupe_core::execution::{AttemptOutcome, EdgeState, Entry, Event, ExecutionState, Phase, Status, Verb, replay};
+use troupe_core::execution::{
+    AttemptOutcome, ChildId, ChildOutcome, ChildReport, Decision, EdgeState, Effect, Entry, Event, ExecutionState,
+    Phase, Status, Verb, replay,
+};
 use troupe_core::plan::Plan;
-use troupe_core::{ExecutionId, Value};
+use troupe_core::{ErrorInfo, ExecutionId, Value, Visit};
 
+use super::family::{self, Birth, Family};
 use super::{Evidence, Findings};
 use crate::crash::record::Record;
-use crate::reference::{self, Did, Failure, Reference, Refusal};
+use crate::reference::{self, ChildEnd, Did, Failure, Reference, Refusal};
 
-/// Inputs of attempts, by node and number of the attempt, as the reference gives them.
-type Inputs = BTreeMap<(String, u32), JsonValue>;
+/// Inputs of attempts, by node, visit and number of the attempt, as the reference gives them.
+type Inputs = BTreeMap<(String, u32, u32), JsonValue>;
 
-/// Every execution against the reference, and the inputs that attempts were seen with.
+/// Between a workflow's id and the node whose body is meant.
+const BODY_OF: char = '#';
+
+/// What the reference makes of one history.
+#[derive(Default)]
+struct Course {
+    inputs: Inputs,
+    family: Family,
+}
+
+/// Every execution against the reference, the inputs that attempts were seen with, and parents against their children.
 pub(super) fn follows_the_reference(evidence: &Evidence, findings: &mut Findings) {
     let mut inputs: BTreeMap<ExecutionId, Inputs> = BTreeMap::new();
+    let mut families: BTreeMap<ExecutionId, Family> = BTreeMap::new();
     for (id, (state, plan, entries)) in &evidence.executions {
-        let Some(definition) = evidence.definitions.get(state.workflow.as_str()) else {
+        let Some(definition) = definition_of(&evidence.definitions, state.workflow.as_str()) else {
             findings.expect(false, "C6", || {
                 format!("{id}: nobody knows workflow {}", state.workflow)
             });
             continue;
         };
-        match agree(definition, state, plan, entries) {
-            Ok(given) => drop(inputs.insert(*id, given)),
+        match agree(&definition, state, plan, entries) {
+            Ok(course) => {
+                inputs.insert(*id, course.inputs);
+                families.insert(*id, course.family);
+            }
             Err(why) => findings.expect(false, "C6", || format!("{id}: {why}")),
         }
     }
+    family::agree(evidence, &families, findings);
     for record in &evidence.records {
         let Record::Effect { id, node, token, input } = record else {
             continue;
         };
         // Where the reference already disagreed, and where an effect has no execution, was said before.
         let Some(given) = inputs.get(id) else { continue };
-        let expected = given.get(&(node.clone(), token[2]));
+        let expected = given.get(&(node.clone(), token[1], token[2]));
         let seen = serde_json::from_str(input).ok();
         findings.expect(expected.map(normal) == seen.as_ref().map(normal), "C6", || {
             format!(
@@ -51,40 +71,104 @@ pub(super) fn follows_the_reference(evidence: &Evidence, findings: &mut Findings
     }
 }
 
-/// Plays a history to the reference and compares after each entry; the inputs of the attempts it starts.
+/// A workflow, or the body of a node of one.
+fn definition_of<'a>(
+    known: &'a BTreeMap<String, WorkflowDefinition>,
+    workflow: &str,
+) -> Option<Cow<'a, WorkflowDefinition>> {
+    let Some((around, node)) = workflow.rsplit_once(BODY_OF) else {
+        return known.get(workflow).map(Cow::Borrowed);
+    };
+    let mut body = definition_of(known, around)?.body_of(node)?;
+    workflow.clone_into(&mut body.id);
+    Some(Cow::Owned(body))
+}
+
+/// Plays a history to the reference and compares after each entry.
 fn agree(
     definition: &WorkflowDefinition,
     state: &ExecutionState,
     plan: &Plan,
     entries: &[Entry],
-) -> Result<Inputs, String> {
+) -> Result<Course, String> {
     let mut reference = Reference::new(definition);
+    reference.depth = state.parent.map_or(0, |parent| parent.depth);
     let mut folded = ExecutionState::new(plan, state.id);
-    let mut inputs = Inputs::new();
+    let mut course = Course::default();
     for entry in entries {
         let what = |why: String| format!("entry {} ({}): {why}", entry.seq, name(&entry.event));
-        let before: Vec<reference::Phase> = phases(&reference);
-        let done = stimulate(&mut reference, plan, entry).map_err(what)?;
-        if replay(plan, &mut folded, entry).is_err() {
-            // That is C2's affair, and nothing can be compared from here on.
-            return Ok(inputs);
+        let before = latest_ends(&reference);
+        if let Event::Children(reports) = &entry.event {
+            course.family.hear(&folded, reports);
         }
+        let done = stimulate(&mut reference, plan, entry).map_err(what)?;
+        let Ok(effects) = replay(plan, &mut folded, entry) else {
+            // That is C2's affair, and nothing can be compared from here on.
+            return Ok(course);
+        };
         settle_backoffs(&mut reference, plan, &folded).map_err(what)?;
-        let mut started = Vec::new();
+        let (mut started, mut begun) = (Vec::new(), Vec::new());
         for did in done {
-            if let Did::Start {
-                node, attempt, input, ..
-            } = did
-            {
-                started.push(node.clone());
-                inputs.insert((node, attempt), input);
+            match did {
+                Did::Start {
+                    node,
+                    visit,
+                    attempt,
+                    input,
+                    ..
+                } => {
+                    started.push(node.clone());
+                    course.inputs.insert((node, visit, attempt), input);
+                }
+                Did::Begin {
+                    node,
+                    visit,
+                    index,
+                    input,
+                    attached,
+                } => {
+                    let child = child_of(&folded, plan, &node, visit, index)?;
+                    begun.push(child);
+                    course.family.begun.insert(child, Birth { input, attached });
+                }
+                Did::Abort { .. } | Did::Tell { .. } | Did::Finish => {}
             }
         }
+        let starts = effects.iter().filter_map(|effect| match effect {
+            Effect::StartChild(start) => Some(start.child),
+            _ => None,
+        });
+        same("children begun", &sorted(starts.collect()), &sorted(begun)).map_err(what)?;
+        let awaited = awaited(&folded, &reference, plan).map_err(what)?;
+        same("children awaited", &sorted(folded.open_children()), &awaited).map_err(what)?;
         same("attempts dispatched", &dispatched(plan, entry), &sorted(started)).map_err(what)?;
         same("nodes ended", &ended(plan, entry), &newly_ended(&reference, &before)).map_err(what)?;
     }
     compare(&reference, plan, state)?;
-    Ok(inputs)
+    Ok(course)
+}
+
+/// A child as the core names it.
+fn child_of(folded: &ExecutionState, plan: &Plan, node: &str, visit: u32, index: usize) -> Result<ChildId, String> {
+    Ok(ChildId {
+        run: folded.run,
+        node: plan
+            .node_ix(node)
+            .ok_or_else(|| format!("the plan has no node {node}"))?,
+        visit: Visit(visit),
+        index: u32::try_from(index).map_err(|error| error.to_string())?,
+    })
+}
+
+/// The children that were begun and of which the end is not known, by the reference.
+fn awaited(folded: &ExecutionState, reference: &Reference, plan: &Plan) -> Result<Vec<ChildId>, String> {
+    let mut awaited = Vec::new();
+    for (id, node) in &reference.nodes {
+        for index in node.children.iter().flat_map(|children| children.open()) {
+            awaited.push(child_of(folded, plan, id, node.visit, index)?);
+        }
+    }
+    Ok(sorted(awaited))
 }
 
 fn name(event: &Event) -> &'static str {
@@ -97,6 +181,20 @@ fn name(event: &Event) -> &'static str {
         Event::CancelRequested { .. } => "cancel",
         Event::Interrupted => "interruption",
         Event::Drained => "planned stop",
+        Event::Signaled { .. } => "call",
+        Event::Heartbeat(_) => "heartbeat",
+        Event::Decided { .. } => "decision",
+        Event::VariablesSet(_) => "variables",
+        Event::Children(_) => "children",
+        Event::PausedWithParent => "pause of the parent",
+        Event::ResumedWithParent => "resume of the parent",
+        Event::Reopened(_) => "retry",
+        Event::Queued(_) => "start that waits",
+        Event::Admitted => "admission",
+        Event::Frozen => "freeze",
+        Event::FrozenWithParent => "freeze of the parent",
+        Event::ControlsChanged(_) => "change of controls",
+        Event::ErrorWorkflow(_) => "error workflow",
     }
 }
 
@@ -120,17 +218,7 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry) -> Result<Ve
             }
             let outcome = match &closed.outcome {
                 AttemptOutcome::Completed(output) => Ok(parsed(output)),
-                AttemptOutcome::Failed(failure) => Err(Failure {
-                    code: failure.error.code.to_string(),
-                    message: failure.error.message.to_string(),
-                    details: failure
-                        .error
-                        .details
-                        .as_ref()
-                        .and_then(|details| details.to_value().ok()),
-                    retryable: failure.retryable,
-                    retry_after_ms: failure.retry_after_ms.and_then(|ms| i64::try_from(ms).ok()),
-                }),
+                AttemptOutcome::Failed(failed) => Err(failure(&failed.error, failed.retryable, failed.retry_after_ms)),
             };
             reference.report(at, node, outcome)
         }
@@ -142,8 +230,64 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry) -> Result<Ve
         }
         Event::Interrupted => reference.interrupted(at, true),
         Event::Drained => reference.interrupted(at, false),
+        Event::Signaled { node, call } => reference.signal(at, plan.node(*node).key.as_str(), parsed(call)),
+        Event::Heartbeat(node) => reference.heartbeat(at, plan.node(*node).key.as_str()),
+        Event::Decided { node, decision } => {
+            let decision = match decision {
+                Decision::Complete(output) => reference::Decision::Complete(parsed(output)),
+                Decision::Fail(error) => reference::Decision::Fail(failure(error, false, None)),
+                Decision::Skip(output) => reference::Decision::Skip(output.as_ref().map(parsed)),
+            };
+            reference.decided(at, plan.node(*node).key.as_str(), decision)
+        }
+        Event::VariablesSet(variables) => {
+            let variables: Vec<(String, JsonValue)> = variables
+                .iter()
+                .map(|(name, value)| (name.clone(), parsed(value)))
+                .collect();
+            reference.variables_set(at, &variables)
+        }
+        event @ (Event::Reopened(_)
+        | Event::Queued(_)
+        | Event::Admitted
+        | Event::Frozen
+        | Event::FrozenWithParent
+        | Event::ErrorWorkflow(_)
+        | Event::ControlsChanged(_)) => {
+            return Err(format!("the reference knows no {}", name(event)));
+        }
+        Event::Children(reports) => {
+            let reports: Vec<_> = reports.iter().map(|report| child_report(plan, report)).collect();
+            reference.children_reported(at, &reports)
+        }
+        Event::PausedWithParent => reference.pause_with_parent(at),
+        Event::ResumedWithParent => reference.resume_with_parent(at),
     };
     answer.map_err(|refusal| format!("the reference refuses it: {refusal:?}"))
+}
+
+fn child_report(plan: &Plan, report: &ChildReport) -> reference::ChildReport {
+    let ChildReport { child, outcome } = report;
+    reference::ChildReport {
+        node: plan.node(child.node).key.to_string(),
+        visit: child.visit.0,
+        index: child.index as usize,
+        end: match outcome {
+            ChildOutcome::Began(id) => ChildEnd::Began(id.to_string()),
+            ChildOutcome::Completed(output) => ChildEnd::Completed(parsed(output)),
+            ChildOutcome::Failed(error) => ChildEnd::Failed(failure(error, false, None)),
+        },
+    }
+}
+
+fn failure(error: &ErrorInfo, retryable: bool, retry_after_ms: Option<u64>) -> Failure {
+    Failure {
+        code: error.code.clone(),
+        message: error.message.clone(),
+        details: error.details.as_ref().and_then(|details| details.to_value().ok()),
+        retryable,
+        retry_after_ms: retry_after_ms.and_then(|ms| i64::try_from(ms).ok()),
+    }
 }
 
 /// The core draws the jitter; the reference says only within which bounds.
@@ -186,14 +330,24 @@ fn ended(plan: &Plan, entry: &Entry) -> Vec<(String, &'static str)> {
     sorted(ends.collect())
 }
 
-fn phases(reference: &Reference) -> Vec<reference::Phase> {
-    reference.nodes.values().map(|node| node.phase).collect()
+/// The latest visit of each node that has ended, and how; none before the first end.
+fn latest_ends(reference: &Reference) -> Vec<Option<(u32, reference::Phase)>> {
+    let latest = reference.nodes.values().map(|node| match &node.ended {
+        _ if node.phase.is_terminal() => Some((node.visit, node.phase)),
+        Some(ended) => Some((ended.visit, ended.phase)),
+        None => None,
+    });
+    latest.collect()
 }
 
-fn newly_ended(reference: &Reference, before: &[reference::Phase]) -> Vec<(String, &'static str)> {
-    let nodes = reference.nodes.iter().zip(before);
-    let ended = nodes.filter(|((_, node), before)| node.phase.is_terminal() && !before.is_terminal());
-    sorted(ended.map(|((id, node), _)| (id.clone(), phase(node.phase))).collect())
+fn newly_ended(reference: &Reference, before: &[Option<(u32, reference::Phase)>]) -> Vec<(String, &'static str)> {
+    let now = latest_ends(reference);
+    let nodes = reference.nodes.keys().zip(now).zip(before);
+    let ended = nodes.filter_map(|((id, now), before)| {
+        let (_, how) = now.filter(|_| now != *before)?;
+        Some((id.clone(), phase(how)))
+    });
+    sorted(ended.collect())
 }
 
 fn phase(phase: reference::Phase) -> &'static str {
@@ -203,6 +357,8 @@ fn phase(phase: reference::Phase) -> &'static str {
         reference::Phase::Running => "running",
         reference::Phase::Backoff { .. } => "backoff",
         reference::Phase::Delaying { .. } => "delaying",
+        reference::Phase::Waiting { .. } => "waiting",
+        reference::Phase::Parenting => "parenting",
         reference::Phase::Canceling => "canceling",
         reference::Phase::Completed => "completed",
         reference::Phase::Failed => "failed",
@@ -231,9 +387,11 @@ fn compare(reference: &Reference, plan: &Plan, state: &ExecutionState) -> Result
         let resolved = match edge {
             // What ends at one stroke leaves edges open that are dead by the letter.
             EdgeState::Open if canceled => continue,
-            EdgeState::Open => None,
-            EdgeState::Taken => Some(true),
-            EdgeState::Dead => Some(false),
+            EdgeState::Open => reference::Edge::Open,
+            EdgeState::Taken => reference::Edge::Resolved(true),
+            EdgeState::Dead => reference::Edge::Resolved(false),
+            EdgeState::HeldTaken => reference::Edge::Held(true),
+            EdgeState::HeldDead => reference::Edge::Held(false),
         };
         same(
             &format!("edge {}", plan.edges[place].id),
@@ -271,18 +429,14 @@ fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
     items
 }
 
-/// A value as JSON; none of the workload is large enough for a blob.
-fn parsed(value: &Value) -> JsonValue {
-    match value {
-        Value::Inline(json) => json
-            .to_value()
-            .unwrap_or_else(|error| json!({"unreadable": error.to_string()})),
-        Value::Blob(blob) => json!({"blob": format!("{blob:?}")}),
-    }
+/// A value as JSON, a large one by its hash.
+pub(super) fn parsed(value: &Value) -> JsonValue {
+    let read = value.shown().to_value();
+    read.unwrap_or_else(|error| json!({"unreadable": error.to_string()}))
 }
 
 /// A value without the words that errors carry for people.
-fn normal(value: &JsonValue) -> JsonValue {
+pub(super) fn normal(value: &JsonValue) -> JsonValue {
     match value {
         JsonValue::Array(items) => items.iter().map(normal).collect(),
         JsonValue::Object(fields) => {
@@ -294,139 +448,5 @@ fn normal(value: &JsonValue) -> JsonValue {
             JsonValue::Object(fields.iter().map(one).collect())
         }
         other => other.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use std::sync::Arc;
-    use troupe_core::execution::{AttemptClosed, Effect, Evaluator, Pending, Question, Scope, Started, step};
-    use troupe_core::{Json, ShardId, Timestamp};
-
-    use crate::crash::workload;
-
-    /// The workload asks nothing but to prepare nodes that map and template nothing.
-    struct Nothing;
-
-    impl Evaluator for Nothing {
-        fn evaluate(&mut self, question: Question, _: &Scope<'_>) -> Result<troupe_core::execution::Answer, Pending> {
-            panic!("{question:?}")
-        }
-    }
-
-    fn definition(id: &str) -> WorkflowDefinition {
-        workload::definitions()
-            .into_iter()
-            .find(|known| known.id == id)
-            .unwrap()
-    }
-
-    /// Runs a workflow in which every attempt succeeds at once, one after the other.
-    fn run(id: &str) -> Evidence {
-        let definition = definition(id);
-        let plan = Arc::new(Plan::build(&definition).unwrap());
-        let execution = ExecutionId::fresh(ShardId(0), Timestamp(1_000), 1);
-        let mut state = ExecutionState::new(&plan, execution);
-        let started = Started {
-            id: execution,
-            workflow: plan.workflow.clone(),
-            version: plan.version,
-            input: Json::from_trusted("{\"n\":1}").into(),
-            variables: Vec::new(),
-            metadata: None,
-            trigger: None,
-            execution_key: None,
-            request_key: None,
-            priority: None,
-            key_ordinal: None,
-        };
-        let mut evidence = Evidence::default();
-        let (mut entries, mut outstanding) = (Vec::new(), std::collections::VecDeque::new());
-        let mut event = Event::Started(Box::new(started));
-        for at in 1_000.. {
-            let at = Timestamp(at);
-            let stepped = step(&plan, &mut state, at, &event, &mut Nothing).unwrap();
-            entries.push(Entry {
-                seq: state.seq,
-                at,
-                event,
-                answers: stepped.answers,
-                transitions: stepped.transitions,
-                principal: None,
-                command: None,
-            });
-            for effect in stepped.effects {
-                if let Effect::StartAttempt(start) = effect {
-                    let token = start.token;
-                    evidence.records.push(Record::Effect {
-                        id: execution,
-                        node: plan.node(token.node).key.to_string(),
-                        token: [token.run.0, token.visit.0, token.attempt.0, token.nonce],
-                        input: parsed(&start.input).to_string(),
-                    });
-                    outstanding.push_back(token);
-                }
-            }
-            let Some(token) = outstanding.pop_front() else { break };
-            event = Event::AttemptClosed(Box::new(AttemptClosed {
-                token,
-                started_at: at,
-                outcome: AttemptOutcome::Completed(Json::from_trusted(format!("\"{at}\"")).into()),
-                logs: None,
-            }));
-        }
-        assert!(state.status.is_terminal(), "{:?}", state.status);
-        evidence.definitions.insert(id.to_owned(), definition);
-        evidence.executions.insert(execution, (state, plan, entries));
-        evidence
-    }
-
-    fn found(evidence: &Evidence) -> Vec<String> {
-        let mut findings = Findings(Vec::new());
-        follows_the_reference(evidence, &mut findings);
-        findings.0.into_iter().map(|violation| violation.what).collect()
-    }
-
-    #[test]
-    fn what_the_core_does_is_what_the_reference_does() {
-        for workflow in ["fan", "quorum"] {
-            assert_eq!(found(&run(workflow)), Vec::<String>::new(), "{workflow}");
-        }
-    }
-
-    #[test]
-    fn a_join_that_fires_at_another_moment_is_found() {
-        let mut evidence = run("quorum");
-        let quorum = evidence.definitions.get_mut("quorum").unwrap();
-        let join = quorum.nodes.iter_mut().find(|node| node.id == "join").unwrap();
-        join.data.insert("join".into(), json!({"mode": "quorum", "count": 3}));
-        let found = found(&evidence);
-        assert!(found[0].contains("attempts dispatched"), "{found:?}");
-    }
-
-    #[test]
-    fn a_join_that_ran_with_other_inputs_is_found() {
-        let mut evidence = run("fan");
-        for record in &mut evidence.records {
-            if let Record::Effect { node, input, .. } = record
-                && node == "join"
-            {
-                *input = input.replace("f4", "f9");
-            }
-        }
-        let found = found(&evidence);
-        assert!(found.len() == 1 && found[0].contains("of join ran with"), "{found:?}");
-    }
-
-    #[test]
-    fn a_report_that_is_applied_twice_is_found() {
-        let mut evidence = run("fan");
-        let (_, _, entries) = evidence.executions.values_mut().next().unwrap();
-        let again = entries[1].clone();
-        entries.insert(2, again);
-        let found = found(&evidence);
-        assert!(found[0].contains("which is Completed"), "{found:?}");
     }
 }

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{Archive, CheckpointRow, ExecutionBase, Expired, StoreError, Wait};
 
+use super::blobs;
 use super::log::integer;
 use super::writer::Ran;
 
@@ -32,7 +33,7 @@ pub(super) fn checkpointed(connection: &Connection, shard: ShardId) -> rusqlite:
     Ok(LogPosition(position.unwrap_or(0)))
 }
 
-fn fence(connection: &Connection, shard: ShardId, epoch: Epoch) -> Ran<(), StoreError> {
+pub(super) fn fence(connection: &Connection, shard: ShardId, epoch: Epoch) -> Ran<(), StoreError> {
     let owner: Option<u64> = connection
         .prepare_cached("SELECT epoch FROM shard WHERE shard = ?1")?
         .query_row([shard.0], |row| row.get(0))
@@ -73,6 +74,15 @@ pub(super) fn checkpoint(
             } => live(connection, *id, (*first, *last), segment, snapshot.as_ref(), *wait)?,
             CheckpointRow::Ended(archive) => {
                 ended(connection, archive)?;
+                Ok(())
+            }
+            CheckpointRow::Reopened {
+                id,
+                ended,
+                segment,
+                snapshot,
+            } => {
+                reopened(connection, *id, *ended, segment, snapshot)?;
                 Ok(())
             }
             CheckpointRow::Head { key, ordinal } => {
@@ -165,15 +175,15 @@ fn ended_at(connection: &Connection, id: ExecutionId) -> rusqlite::Result<Option
 
 fn ended(connection: &Connection, archive: &Archive) -> rusqlite::Result<()> {
     let id = &archive.id.0[..];
-    if connection
-        .prepare_cached("DELETE FROM live WHERE id = ?1")?
-        .execute([id])?
-        > 0
-    {
+    let lived = connection
+        .prepare_cached("DELETE FROM live WHERE id = ?1 AND last <= ?2")?
+        .execute(params![id, integer(archive.last.0)])?;
+    if lived > 0 {
         connection
             .prepare_cached("DELETE FROM snapshot WHERE id = ?1")?
             .execute([id])?;
-    } else if ended_at(connection, archive.id)?.is_some() {
+    } else if is_known(connection, archive.id)? {
+        // It ended before, or was reopened since.
         return Ok(());
     }
     connection
@@ -188,6 +198,41 @@ fn ended(connection: &Connection, archive: &Archive) -> rusqlite::Result<()> {
             integer(archive.tombstone_ms),
             &archive.bytes[..]
         ])?;
+    Ok(())
+}
+
+fn is_known(connection: &Connection, id: ExecutionId) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM archive WHERE id = ?1) OR EXISTS (SELECT 1 FROM live WHERE id = ?1)
+                 OR EXISTS (SELECT 1 FROM tombstone WHERE id = ?1)",
+        )?
+        .query_row([&id.0[..]], |row| row.get(0))
+}
+
+/// The entry that reopened it follows in the next row, or is still in the log: until then it waits for a message.
+fn reopened(
+    connection: &Connection,
+    id: ExecutionId,
+    ended: Seq,
+    segment: &Bytes,
+    snapshot: &Bytes,
+) -> rusqlite::Result<()> {
+    let archived = connection
+        .prepare_cached("DELETE FROM archive WHERE id = ?1 AND last = ?2")?
+        .execute(params![&id.0[..], integer(ended.0)])?;
+    if archived == 0 {
+        return Ok(());
+    }
+    connection
+        .prepare_cached("INSERT INTO live (id, shard, last, wait, due_ms) VALUES (?1, ?2, ?3, ?4, NULL)")?
+        .execute(params![&id.0[..], id.shard().0, integer(ended.0), MESSAGE])?;
+    connection
+        .prepare_cached("INSERT INTO segment (id, last, bytes) VALUES (?1, ?2, ?3)")?
+        .execute(params![&id.0[..], integer(ended.0), &segment[..]])?;
+    connection
+        .prepare_cached("INSERT INTO snapshot (id, seq, bytes) VALUES (?1, ?2, ?3)")?
+        .execute(params![&id.0[..], integer(ended.0), &snapshot[..]])?;
     Ok(())
 }
 
@@ -308,7 +353,10 @@ pub(super) fn live_counts(connection: &Connection, shard: ShardId) -> rusqlite::
     };
     let running = count("SELECT count(*) FROM live WHERE wait = 0 AND shard = ?1")?;
     let timed = count("SELECT count(*) FROM live WHERE wait = 1 AND shard = ?1")?;
-    let messages = count("SELECT count(*) FROM live WHERE wait = 2 AND shard = ?1")?;
+    let controls = connection
+        .prepare_cached("SELECT count(*) FROM live WHERE id = ?1")?
+        .query_row([ExecutionId::controls(shard).0], |row| row.get::<_, u64>(0))?;
+    let messages = count("SELECT count(*) FROM live WHERE wait = 2 AND shard = ?1")? - controls;
     Ok((running, timed + messages))
 }
 
@@ -348,8 +396,8 @@ pub(super) fn expire(
         )?
         .execute(params![shard.0, now.0, integer(limit as u64)])?;
     let mut gone = 0;
-    for id in archives {
-        let id = &id.0[..];
+    for root in archives {
+        let id = &root.0[..];
         let archive: Option<(u64, i64, u64)> = connection
             .prepare_cached(
                 "DELETE FROM archive WHERE id = ?1 AND shard = ?2 AND expires_ms <= ?3
@@ -365,6 +413,7 @@ pub(super) fn expire(
         connection
             .prepare_cached("DELETE FROM segment WHERE id = ?1")?
             .execute([id])?;
+        blobs::remove(connection, *root)?;
         connection
             .prepare_cached("INSERT INTO tombstone (id, shard, last, expires_ms) VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![

@@ -5,6 +5,8 @@
 //! A crash between the files loses nothing: a checkpoint is durable in `store.db` before the log is trimmed, and an epoch
 //! is in force in both files before `acquire` returns it.
 
+mod blobs;
+mod cached;
 mod cursors;
 mod definitions;
 mod derived;

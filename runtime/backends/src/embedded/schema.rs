@@ -80,6 +80,28 @@ const ADDED_TABLES: &str = "
 -- Executions that are set aside, and why.
 CREATE TABLE IF NOT EXISTS quarantine (id BLOB PRIMARY KEY, shard INTEGER NOT NULL, reason TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS quarantine_shard ON quarantine (shard, id);
+-- Large values. A table with a rowid: rows of megabytes do not belong into the tree of a key.
+CREATE TABLE IF NOT EXISTS blob (root BLOB NOT NULL, hash BLOB NOT NULL, bytes BLOB NOT NULL, UNIQUE (root, hash)) STRICT;
+-- Bytes of all blobs of a root; `confirmed`: whether its execution is known to exist.
+CREATE TABLE IF NOT EXISTS blob_root (
+    root BLOB PRIMARY KEY, shard INTEGER NOT NULL, bytes INTEGER NOT NULL, since_ms INTEGER NOT NULL, confirmed INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+-- Outputs that may be reused, and how many and how large they are together.
+CREATE TABLE IF NOT EXISTS cached_output (
+    key BLOB PRIMARY KEY, output BLOB NOT NULL, used_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS cached_used ON cached_output (used_ms);
+CREATE INDEX IF NOT EXISTS cached_expiry ON cached_output (expires_ms);
+CREATE TABLE IF NOT EXISTS cached_total (one INTEGER PRIMARY KEY CHECK (one = 1), entries INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+INSERT INTO cached_total (one, entries, bytes) VALUES (1, 0, 0) ON CONFLICT DO NOTHING;
+CREATE INDEX IF NOT EXISTS blob_unconfirmed ON blob_root (shard, since_ms, root) WHERE confirmed = 0;
+";
+
+/// A column that came later, as [`ADDED_TABLES`] did. The parent of a child execution.
+const HAS_PARENT: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('summary') WHERE name = 'parent')";
+const ADD_PARENT: &str = "
+ALTER TABLE summary ADD COLUMN parent BLOB;
+CREATE INDEX summary_parent ON summary (parent, started_ms, id) WHERE parent IS NOT NULL;
 ";
 
 impl StoreFile {
@@ -174,6 +196,9 @@ impl StoreFile {
             }
             if self == Self::Derived && version <= VERSION {
                 connection.execute_batch(ADDED_TABLES)?;
+                if !connection.query_row(HAS_PARENT, [], |row| row.get::<_, bool>(0))? {
+                    connection.execute_batch(ADD_PARENT)?;
+                }
             }
             connection.execute_batch("COMMIT")?;
             Ok(if version == 0 { VERSION } else { version })

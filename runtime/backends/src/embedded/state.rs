@@ -6,13 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::Connection;
-use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
+use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, Timestamp};
 use troupe_ports::{
-    AppendError, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore, StoreCounters,
-    StoreError, SystemClock,
+    AppendError, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Lease, LogRecord,
+    StateStore, StoreCounters, StoreError, SystemClock,
 };
 
-use super::{DurabilityMutant, EmbeddedStore, derived, log};
+use super::{DurabilityMutant, EmbeddedStore, blobs, cached, derived, log};
 
 /// A record of an entry or two: whoever has one is alone, more or less. Under load records are larger, and a thread that
 /// waits for the disk is missed elsewhere.
@@ -234,6 +234,76 @@ impl StateStore for EmbeddedStore {
     async fn quarantined(&self, shard: ShardId) -> Result<Vec<(ExecutionId, String)>, StoreError> {
         self.derived_readers
             .read(move |derived| derived::quarantined(derived, shard))
+            .await
+    }
+
+    async fn put_blobs(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        root: ExecutionId,
+        now: Timestamp,
+        blobs: Vec<(BlobRef, Json)>,
+        bytes_max: u64,
+    ) -> Result<BlobsPut, StoreError> {
+        self.derived
+            .run(move |derived| blobs::put(derived, (shard, epoch), root, now, &blobs, bytes_max))
+            .await
+    }
+
+    async fn blob(&self, root: ExecutionId, hash: [u8; 32]) -> Result<Option<Json>, StoreError> {
+        self.derived_readers
+            .run(move |derived| blobs::get(derived, root, hash))
+            .await
+    }
+
+    async fn unconfirmed_blobs(
+        &self,
+        shard: ShardId,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, StoreError> {
+        self.derived_readers
+            .read(move |derived| blobs::unconfirmed(derived, shard, before, limit))
+            .await
+    }
+
+    async fn settle_blobs(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        root: ExecutionId,
+        exists: bool,
+    ) -> Result<(), StoreError> {
+        self.derived
+            .run(move |derived| blobs::settle(derived, (shard, epoch), root, exists))
+            .await
+    }
+
+    async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError> {
+        let found = self
+            .derived_readers
+            .run(move |derived| cached::get(derived, key, now))
+            .await?;
+        let Some((output, note)) = found else { return Ok(None) };
+        if note {
+            self.derived
+                .run(move |derived| cached::note_use(derived, key, now).map(Ok::<_, StoreError>))
+                .await?;
+        }
+        Ok(Some(output))
+    }
+
+    async fn cache_output(
+        &self,
+        key: [u8; 32],
+        output: Json,
+        now: Timestamp,
+        expires_at: Timestamp,
+        most: CacheLimits,
+    ) -> Result<(), StoreError> {
+        self.derived
+            .run(move |derived| cached::put(derived, key, &output, (now, expires_at), most).map(Ok))
             .await
     }
 

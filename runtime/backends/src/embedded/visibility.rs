@@ -21,10 +21,10 @@ fn project(
 ) -> rusqlite::Result<()> {
     let mut write = connection.prepare_cached(
         "INSERT INTO summary
-            (id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+            (id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT DO UPDATE SET workflow = ?2, version = ?3, status = ?4, paused = ?5, started_ms = ?6, ended_ms = ?7,
-            error_code = ?8, execution_key = ?9, seq = ?10
+            error_code = ?8, execution_key = ?9, seq = ?10, parent = ?11
          WHERE seq < ?10",
     )?;
     for summary in summaries {
@@ -38,7 +38,8 @@ fn project(
             summary.ended_at.map(|at| at.0),
             summary.error_code,
             summary.execution_key,
-            integer(summary.seq.0)
+            integer(summary.seq.0),
+            summary.parent.as_ref().map(|parent| &parent.0[..])
         ])?;
     }
     connection
@@ -62,6 +63,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<ExecutionSummary> {
         error_code: row.get(7)?,
         execution_key: row.get(8)?,
         seq: Seq(row.get::<_, i64>(9)?.unsigned_abs()),
+        parent: row.get::<_, Option<[u8; 16]>>(10)?.map(ExecutionId),
     })
 }
 
@@ -96,6 +98,13 @@ fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite::Result<Pag
             conditions.push("status <> 'completed'");
         }
     }
+    if let Some(parent) = query.parent {
+        conditions.push("parent = ?");
+        values.push(Value::Blob(parent.0.to_vec()));
+    }
+    if query.children {
+        conditions.push("parent IS NOT NULL");
+    }
     if let Some(prefix) = &query.id_prefix {
         let Some((first, last)) = id_range(&prefix.to_ascii_lowercase()) else {
             return Ok(nothing);
@@ -121,7 +130,7 @@ fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite::Result<Pag
         format!("WHERE {}", conditions.join(" AND "))
     };
     let sql = format!(
-        "SELECT id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq
+        "SELECT id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent
          FROM summary {filter} ORDER BY started_ms DESC, id DESC LIMIT ?"
     );
     values.push(Value::Integer(integer(limit as u64 + 1)));

@@ -56,6 +56,10 @@ codes! {
     UNKNOWN_NODE_TYPE,
     /// The edge type does not exist.
     UNKNOWN_EDGE_TYPE,
+    /// Two nodes wait for calls at the same address.
+    DUPLICATE_WEBHOOK_ID,
+    /// A secret stands in the definition itself (warning).
+    LITERAL_SECRET,
     /// No handler of that name is registered.
     UNKNOWN_HANDLER,
     /// An expression uses a name that nothing binds (warning).
@@ -66,6 +70,8 @@ codes! {
     IRREDUCIBLE_CYCLE,
     /// A cycle that nothing leaves.
     LOOP_WITHOUT_EXIT,
+    /// An exit of a loop that can be taken while the loop goes on (warning).
+    LOOP_EXIT_DROPPED,
     /// A decision edge that belongs to no condition and is no default.
     DECISION_EDGE_UNMATCHED,
     /// Two conditions of a decision have the same id.
@@ -80,6 +86,8 @@ codes! {
     UNHANDLED_FAILURE,
     /// Parallel branches write the same variable (warning).
     PARALLEL_VARIABLE_WRITE,
+    /// A compensation that nothing runs, or a workflow that compensates nothing (warning).
+    COMPENSATION_UNUSED,
     /// A timer is longer than the execution may take (warning).
     TIMER_BEYOND_TIMEOUT,
 }

@@ -81,4 +81,20 @@ impl NodeKind {
     pub const fn has_attempts(self) -> bool {
         !matches!(self, Self::Decision | Self::Trigger | Self::Delay | Self::End)
     }
+
+    /// Whether the node may change something outside its execution, as far as its type tells.
+    #[must_use]
+    pub const fn has_side_effects(self) -> bool {
+        match self {
+            Self::Function
+            | Self::Http
+            | Self::Custom
+            | Self::Subworkflow
+            | Self::ForEach
+            | Self::Loop
+            | Self::Database
+            | Self::Publish => true,
+            Self::Decision | Self::Webhook | Self::Trigger | Self::Delay | Self::Transformation | Self::End => false,
+        }
+    }
 }

@@ -3,6 +3,8 @@
 //! Knows nothing of any expression language: what needs one asks a [`LanguageChecker`].
 
 pub mod code;
+mod compensation;
+mod concurrency;
 mod diagnostic;
 mod join;
 mod json;
@@ -20,9 +22,12 @@ mod source;
 mod tests;
 mod validate;
 mod view;
+mod webhook;
 mod write;
 mod yaml;
 
+pub use compensation::COMPENSATION_KINDS;
+pub use concurrency::{ConcurrencyLimit, ConcurrencyScope};
 pub use diagnostic::{Diagnostic, Position, Severity};
 pub use join::{JoinMode, JoinModeWord, JoinSettings, LateArrivals, OnJoinTimeout, OnUnsatisfied};
 pub use kind::{EdgeKind, NodeKind};
@@ -41,4 +46,5 @@ pub use settings::{ConcurrencySettings, OnFailure, PRIORITY_DEFAULT, PRIORITY_MA
 pub use source::SourceMap;
 pub use validate::{Checked, Source, VERBATIM_FIELDS, check, each_source, validate};
 pub use view::{DURATION_MAX_MS, Setting, is_template};
+pub use webhook::{SignatureAlgorithm, SignatureEncoding, SignatureSettings, WebhookProvider, WebhookSettings};
 pub use write::WriteError;

@@ -41,6 +41,19 @@ pub struct WorkflowDefinition {
     pub extra: Object,
 }
 
+impl WorkflowDefinition {
+    /// The body of a node as a definition of its own, of this one's version; none where the node has no readable body.
+    #[must_use]
+    pub fn body_of(&self, node: &str) -> Option<Self> {
+        let node = self.nodes.iter().find(|known| known.id == node)?;
+        let mut body = node.field("body")?.as_object()?.clone();
+        body.insert("id".into(), node.id.as_str().into());
+        body.insert("name".into(), node.name.as_str().into());
+        body.insert("version".into(), self.version.into());
+        serde_json::from_value(Value::Object(body)).ok()
+    }
+}
+
 /// Provenance of a definition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

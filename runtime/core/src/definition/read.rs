@@ -3,6 +3,7 @@
 //! Reading never fails: what has the wrong shape is kept in `extra` under its own name, so nothing is lost and a second
 //! reading reports the same.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use serde_json::Value;
@@ -305,14 +306,14 @@ pub(crate) fn whole(number: f64) -> Option<u64> {
     (number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number)).then_some(number as u64)
 }
 
-/// Names the shape of a value for a message.
-pub(crate) fn describe(value: &Value) -> &'static str {
+/// Names a value for a message: a number itself, else its shape.
+pub(crate) fn describe(value: &Value) -> Cow<'static, str> {
     match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+        Value::Null => "null".into(),
+        Value::Bool(_) => "a boolean".into(),
+        Value::Number(number) => number.to_string().into(),
+        Value::String(_) => "a string".into(),
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "an object".into(),
     }
 }

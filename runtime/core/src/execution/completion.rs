@@ -2,7 +2,7 @@
 
 use crate::definition::EdgeKind;
 use crate::id::{EdgeIx, NodeIx};
-use crate::value::{ErrorInfo, Json, Value};
+use crate::value::{COMPOSED_DEPTH_MAX, ErrorInfo, Value};
 
 use super::event::{Answer, AttemptClosed, AttemptFailure, AttemptOutcome};
 use super::scope::Question;
@@ -15,7 +15,7 @@ impl Tx<'_> {
     /// An attempt reported its end.
     pub(super) fn attempt_closed(&mut self, closed: &AttemptClosed) -> Result<(), StepError> {
         let ix = closed.token.node;
-        let canceling = match self.state.nodes.get(ix.at()).map(|node| &node.phase) {
+        let canceling = match self.state.node(ix).map(|node| &node.phase) {
             Some(Phase::Running { token }) if *token == closed.token => false,
             Some(Phase::Canceling { token }) if *token == closed.token => true,
             _ => return Err(StepError::Stale),
@@ -39,7 +39,11 @@ impl Tx<'_> {
             return Ok(());
         }
         match &closed.outcome {
-            AttemptOutcome::Completed(output) => self.complete(ix, output.clone()),
+            AttemptOutcome::Completed(output) => {
+                self.complete(ix, output.clone())?;
+                self.offer_for_reuse(ix, output);
+                Ok(())
+            }
             AttemptOutcome::Failed(failure) => self.attempt_failed(ix, failure),
         }
     }
@@ -49,7 +53,7 @@ impl Tx<'_> {
         let node = self.node(ix);
         match super::retry::delay_ms(&self.planned(ix).retry, self.state.id, ix, node, failure) {
             Some(delay_ms) => {
-                let (until, next) = (self.at.plus_ms(delay_ms), node.next_attempt());
+                let (until, next) = (self.clock_of(ix).plus_ms(delay_ms), node.next_attempt());
                 self.update(ix, |node| node.phase = Phase::Backoff { until, next });
                 self.changed_node(Verb::NodeRetrying, ix);
                 Ok(())
@@ -64,8 +68,12 @@ impl Tx<'_> {
         match self.try_complete(ix, output)? {
             Ok(edges) => {
                 self.changed_node(Verb::NodeCompleted, ix);
+                if self.planned(ix).compensation.is_some() {
+                    self.note_completion(ix);
+                }
+                self.cancel_region(ix);
                 for (edge, taken) in edges {
-                    self.resolve_edge(edge, if taken { EdgeState::Taken } else { EdgeState::Dead });
+                    self.decide_edge(edge, taken);
                 }
                 Ok(())
             }
@@ -90,7 +98,7 @@ impl Tx<'_> {
             || planned.decision.is_some()
             || planned.outgoing.iter().any(conditional);
         let input = if reads {
-            self.state.input_of(self.plan, ix)?
+            self.state.input_of(self.plan, ix)
         } else {
             Value::null()
         };
@@ -113,7 +121,13 @@ impl Tx<'_> {
                     }
                 }
                 Answer::Threw(error) => return Ok(Err(*error)),
-                Answer::Valid | Answer::Truth { .. } | Answer::Value(_) | Answer::Prepared { .. } => {
+                Answer::Valid
+                | Answer::Truth { .. }
+                | Answer::Value(_)
+                | Answer::Prepared { .. }
+                | Answer::Kept(_)
+                | Answer::NotKept(_)
+                | Answer::Cached(_) => {
                     return Err(StepError::Corrupt("an output mapping was answered with something else"));
                 }
             }
@@ -221,8 +235,12 @@ impl Tx<'_> {
 
     /// The node failed for good.
     pub(super) fn fail(&mut self, ix: NodeIx, error: ErrorInfo) -> Result<(), StepError> {
+        if self.plan.is_compensation(ix) {
+            self.fail_compensation(ix, error);
+            return Ok(());
+        }
         let planned = self.planned(ix);
-        let input = self.state.input_of(self.plan, ix)?;
+        let input = self.state.input_of(self.plan, ix);
         let failure = Box::new(NodeFailure {
             error: error.clone(),
             payload: None,
@@ -231,8 +249,10 @@ impl Tx<'_> {
         self.end_node(ix, Phase::Failed, Verb::NodeFailed);
         let mut handled = false;
         let mut edges = Vec::with_capacity(planned.outgoing.len());
-        for ix in &planned.outgoing {
-            let edge = self.plan.edge(*ix);
+        // A header beyond its limit fails anew: its edges within the loop were resolved in the generation before.
+        let undecided = |ix: &&EdgeIx| self.state.edges[ix.at()] == EdgeState::Open;
+        for ix in planned.outgoing.iter().filter(undecided).copied().collect::<Vec<_>>() {
+            let edge = self.plan.edge(ix);
             let catches =
                 || edge.errors.is_empty() || edge.errors.iter().any(|code| *code == error.code || code == "*");
             let taken = match edge.kind {
@@ -240,25 +260,28 @@ impl Tx<'_> {
                 EdgeKind::Failure if (handled && planned.first_failure_edge_only) || !catches() => false,
                 // A condition that throws leaves the edge dead and the first error in place.
                 EdgeKind::Failure | EdgeKind::Always => {
-                    self.condition(*ix, &input, None, Some(&error))?.unwrap_or(false)
+                    self.condition(ix, &input, None, Some(&error))?.unwrap_or(false)
                 }
             };
             handled |= taken && edge.kind == EdgeKind::Failure;
-            edges.push((*ix, taken));
+            edges.push((ix, taken));
         }
         if edges.iter().any(|(_, taken)| *taken) {
-            let payload = match &input {
-                Value::Inline(input) => Json::object([("error", &error.to_json()), ("input", input)]),
-                Value::Blob(_) => return Err(StepError::Corrupt("a blob cannot be part of an error's payload")),
+            // What nests too deep was never given to the node either.
+            let input = if input.depth() > COMPOSED_DEPTH_MAX {
+                Value::null()
+            } else {
+                input
             };
+            let payload = Value::object([("error", &error.to_json().into()), ("input", &input)]);
             self.update(ix, |node| {
                 if let Some(failure) = &mut node.failure {
-                    failure.payload = Some(Value::Inline(payload));
+                    failure.payload = Some(payload);
                 }
             });
         }
         for (edge, taken) in edges {
-            self.resolve_edge(edge, if taken { EdgeState::Taken } else { EdgeState::Dead });
+            self.decide_edge(edge, taken);
         }
         if !handled {
             self.note_failure(Some(ix), error);
@@ -285,6 +308,7 @@ impl Tx<'_> {
         if let Phase::Running { token } | Phase::Canceling { token } = self.node(ix).phase {
             self.abort_attempt(token);
         }
+        self.cancel_children(ix);
         self.end_canceled_node(ix);
     }
 

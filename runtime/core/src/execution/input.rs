@@ -2,32 +2,57 @@
 
 use crate::id::{EdgeIx, NodeIx};
 use crate::plan::Plan;
-use crate::value::{Json, Value};
+use crate::value::Value;
 
 use super::state::{EdgeState, ExecutionState, Input};
-use super::step::StepError;
 
 impl ExecutionState {
     /// The node's input: the mapped one, else what its taken edges carried; null before it is ready.
-    ///
-    /// # Errors
-    /// [`StepError::Corrupt`] when several values must be composed and one of them is a blob.
-    pub fn input_of(&self, plan: &Plan, ix: NodeIx) -> Result<Value, StepError> {
+    #[must_use]
+    pub fn input_of(&self, plan: &Plan, ix: NodeIx) -> Value {
+        let Some(node) = self.node(ix) else {
+            return Value::null();
+        };
+        match &node.input {
+            Input::Compensated => self.compensated_input(),
+            Input::None => Value::null(),
+            Input::Start => self.input.clone(),
+            Input::Edge(edge) => self.carried(plan, *edge).clone(),
+            Input::Mapped(value) | Input::Carried(value) => value.clone(),
+            Input::Edges(edges) => self.composed(plan, edges),
+        }
+    }
+
+    /// How often the node's input is composed of composed ones.
+    pub(super) fn input_depth(&self, plan: &Plan, ix: NodeIx) -> u32 {
         match &self.nodes[ix.at()].input {
-            Input::None => Ok(Value::null()),
-            Input::Start => Ok(self.input.clone()),
-            Input::Edge(edge) => Ok(self.carried(plan, *edge).clone()),
-            Input::Mapped(value) => Ok(value.clone()),
+            Input::None | Input::Compensated => 0,
+            Input::Start => self.input.depth(),
+            Input::Edge(edge) => self.carried(plan, *edge).depth(),
+            Input::Mapped(value) | Input::Carried(value) => value.depth(),
             Input::Edges(edges) => {
-                let mut members = Vec::with_capacity(edges.len());
-                for edge in edges {
-                    match self.carried(plan, *edge) {
-                        Value::Inline(json) => members.push((plan.node(plan.edge(*edge).source).key.as_str(), json)),
-                        Value::Blob(_) => return Err(StepError::Corrupt("a blob cannot be part of a composed input")),
-                    }
-                }
-                Ok(Value::Inline(Json::object(members)))
+                let parts = edges.iter().map(|edge| self.carried(plan, *edge).depth());
+                1 + parts.max().unwrap_or(0)
             }
+        }
+    }
+
+    /// An object keyed by source, of what these edges carry, in their order.
+    fn composed(&self, plan: &Plan, edges: &[EdgeIx]) -> Value {
+        let member = |edge: &EdgeIx| {
+            (
+                plan.node(plan.edge(*edge).source).key.as_str(),
+                self.carried(plan, *edge),
+            )
+        };
+        Value::object(edges.iter().map(member))
+    }
+
+    /// What taken back edges give the header of the next generation: one edge its own, several an object.
+    pub(super) fn carried_back(&self, plan: &Plan, edges: &[EdgeIx]) -> Value {
+        match edges {
+            [only] => self.carried(plan, *only).clone(),
+            several => self.composed(plan, several),
         }
     }
 

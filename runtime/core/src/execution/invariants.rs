@@ -3,7 +3,7 @@
 use crate::id::NodeIx;
 use crate::plan::Plan;
 
-use super::state::{EdgeState, ExecutionState, Phase};
+use super::state::{EdgeState, ExecutionState, Input, Phase};
 
 /// Graphs up to this many nodes are checked after every step of a debug build.
 const SMALL_NODES_MAX: usize = 64;
@@ -37,6 +37,16 @@ pub fn check(plan: &Plan, state: &ExecutionState) -> Result<(), String> {
     ensure(derived.deadlines == state.deadlines, || {
         format!("deadlines {:?}", state.deadlines)
     })?;
+    ensure(derived.loops == state.loops, || format!("loops {:?}", state.loops))?;
+    for (place, one) in state.loops.iter().enumerate() {
+        let held =
+            |edge: &crate::id::EdgeIx| matches!(state.edges[edge.at()], EdgeState::HeldTaken | EdgeState::HeldDead);
+        ensure(one.held.iter().all(held), || {
+            format!("loop {place} holds {:?}", one.held)
+        })?;
+        let whole = !one.finished || (one.open == 0 && one.held.is_empty());
+        ensure(whole, || format!("loop {place} finished with {} open", one.open))?;
+    }
     ensure(!state.status.is_terminal() || state.open_nodes == 0, || {
         "an ended execution has open nodes".into()
     })?;
@@ -47,13 +57,17 @@ pub fn check(plan: &Plan, state: &ExecutionState) -> Result<(), String> {
             planned
                 .incoming
                 .iter()
-                .filter(|e| state.edges[e.at()] == wanted)
+                .filter(|e| state.edges[e.at()] == wanted && !plan.is_back_edge(**e))
                 .count()
         };
-        ensure(count(EdgeState::Taken) == node.taken as usize, || {
+        // In a later generation a header has counted nothing: its back edges started it.
+        let headed = planned.within.filter(|within| plan.loops[within.at()].header == ix);
+        let again = headed.is_some_and(|within| state.loops[within.at()].iteration > 1);
+        let counts = !again && !matches!(node.input, Input::Carried(_));
+        ensure(!counts || count(EdgeState::Taken) == node.taken as usize, || {
             format!("{}: {} taken", planned.key, node.taken)
         })?;
-        ensure(count(EdgeState::Dead) == node.dead as usize, || {
+        ensure(!counts || count(EdgeState::Dead) == node.dead as usize, || {
             format!("{}: {} dead", planned.key, node.dead)
         })?;
         let resolved = planned
@@ -71,6 +85,10 @@ pub fn check(plan: &Plan, state: &ExecutionState) -> Result<(), String> {
         })?;
         ensure((node.phase == Phase::Completed) == node.output.is_some(), || {
             format!("{}: output", planned.key)
+        })?;
+        let is_parent = state.children.contains_key(&ix);
+        ensure(node.phase != Phase::Parenting || is_parent, || {
+            format!("{}: it waits for children and has none", planned.key)
         })?;
         ensure(node.phase != Phase::Ready || state.held.contains(&ix), || {
             format!("{}: ready, not held", planned.key)

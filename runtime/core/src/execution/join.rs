@@ -29,7 +29,7 @@ impl Tx<'_> {
         }
         match self.verdict(ix) {
             Verdict::Wait => Ok(()),
-            Verdict::Ready => self.ready(ix),
+            Verdict::Ready => self.fire(ix),
             Verdict::Skip => {
                 self.skip(ix);
                 Ok(())
@@ -46,7 +46,7 @@ impl Tx<'_> {
                 self.skip(ix);
                 Ok(())
             }
-            OnJoinTimeout::Proceed if self.node(ix).taken > 0 && self.required(ix) == Required::Met => self.ready(ix),
+            OnJoinTimeout::Proceed if self.node(ix).taken > 0 && self.required(ix) == Required::Met => self.fire(ix),
             OnJoinTimeout::Proceed => self.unsatisfied(ix),
         }
     }
@@ -78,14 +78,14 @@ impl Tx<'_> {
     pub(super) fn kill_edges(&mut self, ix: NodeIx) {
         let planned = self.planned(ix);
         for edge in &planned.outgoing {
-            self.resolve_edge(*edge, EdgeState::Dead);
+            self.decide_edge(*edge, false);
         }
     }
 
     fn verdict(&self, ix: NodeIx) -> Verdict {
         let join = &self.planned(ix).join;
         let node = self.node(ix);
-        let all = u32::try_from(self.planned(ix).incoming.len()).unwrap_or(u32::MAX);
+        let all = self.planned(ix).entries;
         let open = all - node.taken - node.dead;
         if node.dead == all {
             return Verdict::Skip;
@@ -98,7 +98,10 @@ impl Tx<'_> {
             JoinMode::All => (open == 0, true),
             JoinMode::AllSuccess => (node.taken == all, node.dead == 0),
             JoinMode::Any => (true, true),
-            JoinMode::Quorum { count } => (node.taken >= count, node.taken + open >= count),
+            JoinMode::Quorum { count } => {
+                let enough = node.taken + u32::from(self.plan.mutants.quorum_one_short) >= count;
+                (enough, node.taken + open >= count)
+            }
         };
         if !possible || required == Required::Lost {
             Verdict::Unsatisfied
@@ -117,13 +120,15 @@ impl Tx<'_> {
             let edges = planned
                 .incoming
                 .iter()
-                .filter(|edge| self.plan.edge(**edge).source == *source);
+                .filter(|edge| self.plan.edge(**edge).source == *source && !self.plan.is_back_edge(**edge));
             let mut one = Required::Lost;
             for edge in edges {
                 match self.state.edges[edge.at()] {
                     EdgeState::Taken => one = Required::Met,
-                    EdgeState::Open if one == Required::Lost => one = Required::Open,
-                    EdgeState::Open | EdgeState::Dead => {}
+                    EdgeState::Open | EdgeState::HeldTaken | EdgeState::HeldDead if one == Required::Lost => {
+                        one = Required::Open;
+                    }
+                    EdgeState::Open | EdgeState::HeldTaken | EdgeState::HeldDead | EdgeState::Dead => {}
                 }
             }
             match one {

@@ -28,6 +28,47 @@ pub enum Question {
     DecisionCondition(NodeIx, u32),
     /// `settings.output`: value or threw.
     ExecutionOutput,
+    /// `payloadSchema` over the body of a call, which is the scope's output: valid or threw.
+    PayloadSchema(NodeIx),
+    /// `transformationTemplate` over a call, which is the scope's output: value or threw.
+    CallOutput(NodeIx),
+    /// `items` of a node with a child for each: value or threw.
+    Items(NodeIx),
+    /// `while` of a loop of children; the scope's output is that of the last one: truth or threw.
+    While(NodeIx),
+    /// What becomes of a large value that the core has composed, which is the scope's output: [`Answer::Kept`],
+    /// [`Answer::NotKept`], or [`Answer::Valid`] where it stays as it is.
+    Keep(NodeIx),
+    /// `cache.key`, and what is known under it: [`Answer::Cached`] or threw, or [`Answer::Valid`] where nothing is reused.
+    Cache(NodeIx),
+    /// `concurrency.key` over the node's input: value or threw.
+    ConcurrencyKey(NodeIx),
+    /// `settings.concurrency.key` over the start payload: value or threw.
+    RoomKey,
+}
+
+impl Question {
+    /// The node it is about: of an edge its source.
+    #[must_use]
+    pub fn node(self, plan: &Plan) -> Option<NodeIx> {
+        match self {
+            Self::StartSchema | Self::ExecutionOutput | Self::RoomKey => None,
+            Self::InputSchema(ix)
+            | Self::OutputSchema(ix)
+            | Self::Prepare(ix)
+            | Self::Output(ix)
+            | Self::OutputMapping(ix)
+            | Self::PayloadSchema(ix)
+            | Self::CallOutput(ix)
+            | Self::Items(ix)
+            | Self::While(ix)
+            | Self::Keep(ix)
+            | Self::Cache(ix)
+            | Self::ConcurrencyKey(ix)
+            | Self::DecisionCondition(ix, _) => Some(ix),
+            Self::Condition(edge) => Some(plan.edge(edge).source),
+        }
+    }
 }
 
 /// The evaluator has no answer yet (it needs the sandbox, or a blob). The step changes nothing and is tried again.
@@ -52,6 +93,8 @@ pub struct Scope<'a> {
     pub plan: &'a Plan,
     /// The state, with what this step has written so far.
     pub state: &'a ExecutionState,
+    /// The node that is evaluated for; none for the execution itself.
+    pub node: Option<NodeIx>,
     /// `input`: the node's (unmapped while it is being mapped); none for questions without a node.
     pub input: Option<&'a Value>,
     /// `output`, once there is one.
@@ -62,27 +105,39 @@ pub struct Scope<'a> {
     pub at: Timestamp,
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
     /// `nodes.<id>` of the latest ended visit: status, output and error.
     #[must_use]
-    pub fn node(&self, key: &str) -> Option<(&'static str, Option<&Value>, Option<&ErrorInfo>)> {
+    pub fn latest(&self, key: &str) -> Option<(&'static str, Option<&'a Value>, Option<&'a ErrorInfo>)> {
         let node = self.state.nodes.get(self.plan.node_ix(key)?.at())?;
-        let error = node.failure.as_ref().map(|failure| &failure.error);
-        Some((node.phase.name(), node.output.as_ref(), error))
+        let shown = node.latest_ended().unwrap_or(node);
+        let error = shown.failure.as_ref().map(|failure| &failure.error);
+        Some((shown.phase.name(), shown.output.as_ref(), error))
     }
 
-    /// `execution`: `{id, workflowId, version, startTime}`.
+    /// `execution.iteration`: the generation of the innermost loop around the node; none outside loops.
+    #[must_use]
+    pub fn iteration(&self) -> Option<u64> {
+        let within = self.plan.node(self.node?).within?;
+        self.state.loops.get(within.at()).map(|one| one.iteration)
+    }
+
+    /// `execution`: `{id, workflowId, version, startTime}`, in a loop also `iteration`.
     #[must_use]
     pub fn execution(&self) -> Json {
         let state = self.state;
         let started = chrono::DateTime::from_timestamp_millis(state.started_at.0)
             .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true));
-        Json::of(&serde_json::json!({
+        let mut execution = serde_json::json!({
             "id": state.id.to_string(),
             "workflowId": state.workflow.as_str(),
             "version": state.version,
             "startTime": started,
-        }))
+        });
+        if let Some(iteration) = self.iteration() {
+            execution["iteration"] = iteration.into();
+        }
+        Json::of(&execution)
     }
 }
 
@@ -105,7 +160,11 @@ impl<'a> Recorded<'a> {
 }
 
 impl Evaluator for Recorded<'_> {
-    fn evaluate(&mut self, _: Question, _: &Scope<'_>) -> Result<Answer, Pending> {
+    fn evaluate(&mut self, question: Question, _: &Scope<'_>) -> Result<Answer, Pending> {
+        let kept = || matches!(self.0.as_slice().first(), Some(Answer::Kept(_) | Answer::NotKept(_)));
+        if matches!(question, Question::Keep(_)) && !kept() {
+            return Ok(Answer::Valid);
+        }
         self.0.next().cloned().ok_or(Pending)
     }
 }

@@ -8,6 +8,13 @@ use crate::id::{Attempt, CommandId, EdgeIx, ExecutionId, NodeIx, Run, Seq, Times
 use crate::plan::Plan;
 use crate::value::{ErrorInfo, Json, Value};
 
+use super::children::Children;
+use super::compensation::Compensations;
+use super::error_workflow::ErrorWorkflow;
+use super::event::Parent;
+use super::hold::Holds;
+use super::rerun::RerunOf;
+
 /// Everything that is known of an execution. Folding the same entries gives an equal state.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ExecutionState {
@@ -77,6 +84,43 @@ pub struct ExecutionState {
     /// Deadline of the whole execution.
     #[n(21)]
     pub execution_deadline: Option<Timestamp>,
+    /// By [`crate::LoopIx`].
+    #[n(22)]
+    #[cbor(default)]
+    pub loops: Vec<LoopState>,
+    /// Calls that came before their node waited, oldest first.
+    #[n(23)]
+    #[cbor(default)]
+    pub signals: BTreeMap<NodeIx, VecDeque<Value>>,
+    /// Child executions of nodes that have some, in their latest visit.
+    #[n(24)]
+    #[cbor(default)]
+    pub children: BTreeMap<NodeIx, Children>,
+    /// Who started it, if another execution did.
+    #[n(25)]
+    pub parent: Option<Parent>,
+    /// It is paused because its parent is, not because an operator said so.
+    #[n(26)]
+    #[cbor(default)]
+    pub paused_with_parent: bool,
+    /// Which execution it runs again, if it does.
+    #[n(36)]
+    pub rerun_of: Option<Box<RerunOf>>,
+    /// What it waits for, or waited for, before it ran, where only so many of its workflow run at once.
+    #[n(31)]
+    pub room: Option<Box<Room>>,
+    /// What it knows of pauses of a wider scope, and of clocks that stand still; none where none ever concerned it.
+    #[n(27)]
+    pub holds: Option<Box<Holds>>,
+    /// What can be undone and what was; none where nothing can.
+    #[n(41)]
+    pub compensations: Option<Box<Compensations>>,
+    /// The failed execution that it was started for, as its error workflow or as a child of one: its own failure starts none.
+    #[n(42)]
+    pub handles_failure_of: Option<ExecutionId>,
+    /// What became of its error workflow.
+    #[n(43)]
+    pub error_workflow: Option<Box<ErrorWorkflow>>,
     /// How many nodes have not ended. Derived; see [`ExecutionState::reindex`].
     #[cbor(skip)]
     pub open_nodes: u32,
@@ -89,6 +133,17 @@ pub struct ExecutionState {
     /// Every deadline of a node, earliest first. Derived.
     #[cbor(skip)]
     pub deadlines: BTreeSet<(Timestamp, Deadline)>,
+}
+
+/// What an execution needs of those that run beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Room {
+    /// What `settings.concurrency.key` gave; `null` without one.
+    #[n(0)]
+    pub key: Json,
+    /// The trigger that its start named.
+    #[n(1)]
+    pub trigger: Option<String>,
 }
 
 /// Where an execution stands.
@@ -130,6 +185,27 @@ pub enum Status {
         #[n(0)]
         reason: Option<String>,
     },
+    /// Nothing runs but what undoes what completed; then it ends.
+    #[n(7)]
+    Compensating(#[n(0)] Ending),
+    /// It has failed, and its error workflow is being started; then it ends.
+    #[n(8)]
+    Reporting,
+}
+
+/// How an execution ends that does not complete.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Ending {
+    /// With the error of [`ExecutionState::failure`].
+    #[n(0)]
+    Failed,
+    /// By a cancellation.
+    #[n(1)]
+    Canceled {
+        /// Why, for people.
+        #[n(0)]
+        reason: Option<String>,
+    },
 }
 
 impl Status {
@@ -137,7 +213,12 @@ impl Status {
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         match self {
-            Self::Pending | Self::Running | Self::Failing | Self::Canceling { .. } => false,
+            Self::Pending
+            | Self::Running
+            | Self::Failing
+            | Self::Canceling { .. }
+            | Self::Compensating(_)
+            | Self::Reporting => false,
             Self::Completed { .. } | Self::Failed | Self::Canceled { .. } => true,
         }
     }
@@ -147,7 +228,9 @@ impl Status {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Pending => "pending",
-            Self::Running | Self::Failing | Self::Canceling { .. } => "running",
+            Self::Running | Self::Failing | Self::Canceling { .. } | Self::Compensating(_) | Self::Reporting => {
+                "running"
+            }
             Self::Completed { .. } => "completed",
             Self::Failed => "failed",
             Self::Canceled { .. } => "canceled",
@@ -179,12 +262,39 @@ pub enum EdgeState {
     /// Nothing will come over it.
     #[n(2)]
     Dead,
+    /// It will be taken if the generation of the loop that it leads out of, or back in, is the last.
+    #[n(3)]
+    HeldTaken,
+    /// Nothing will come over it, once the generation of its loop ends.
+    #[n(4)]
+    HeldDead,
+}
+
+/// What is known of a loop, in its latest entry.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct LoopState {
+    /// Which generation this is, from 1.
+    #[n(0)]
+    pub iteration: u64,
+    /// Whether it has ended: its exits are resolved, or held by the loop around it.
+    #[n(1)]
+    pub finished: bool,
+    /// Edges out of it and back to its header that are decided in this generation, in the order of their decision.
+    #[n(2)]
+    pub held: Vec<EdgeIx>,
+    /// Back edges that were decided as taken in the generation after which it ended all the same.
+    #[n(3)]
+    #[cbor(default)]
+    pub dropped: Vec<EdgeIx>,
+    /// How many nodes of it and in no inner loop have not ended, and how many inner loops. Derived.
+    #[cbor(skip)]
+    pub open: u32,
 }
 
 /// What is known of a node, in its latest visit.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct NodeState {
-    /// Which visit this is, from 1.
+    /// Which visit this is, from 1; 0 where the result is that of another execution (a rerun).
     #[n(0)]
     pub visit: Visit,
     /// Where it stands.
@@ -232,9 +342,32 @@ pub struct NodeState {
     /// When its latest attempt was dispatched. Its true start, a little later, comes with its end.
     #[n(15)]
     pub dispatched_at: Option<Timestamp>,
+    /// The visit before this one, without its input and data.
+    #[n(16)]
+    pub ended: Option<Box<NodeState>>,
+    /// It was skipped or canceled only because the whole execution came to its end.
+    #[n(20)]
+    pub cut_off: Option<CutOff>,
+    /// Whether its output was reused or may be, where it has `data.cache`.
+    #[n(17)]
+    pub cache: Option<Box<CacheUse>>,
+    /// What `concurrency.key` gave when it became ready.
+    #[n(18)]
+    pub concurrency_key: Option<Json>,
     /// Seq of the step that saved this state for a rollback. Never persisted.
     #[cbor(skip)]
     pub(super) stamp: Stamp,
+}
+
+/// What a node's cache key found.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum CacheUse {
+    /// Its output was reused: no attempt ran.
+    #[n(0)]
+    Hit,
+    /// Nothing: its output is offered under this key.
+    #[n(1)]
+    Miss(#[cbor(n(0), with = "minicbor::bytes")] [u8; 32]),
 }
 
 /// Bookkeeping of one process: it never tells two states apart.
@@ -312,6 +445,26 @@ pub enum Phase {
     /// Was canceled.
     #[n(9)]
     Canceled,
+    /// A loop's header waits for the next step: its loop has gone round too often in one.
+    #[n(10)]
+    Turning {
+        /// When the next generation starts: at once.
+        #[n(0)]
+        at: Timestamp,
+    },
+    /// It waits for a call.
+    #[n(11)]
+    Waiting {
+        /// When it has waited long enough.
+        #[n(0)]
+        until: Option<Timestamp>,
+        /// When the next heartbeat must have come.
+        #[n(1)]
+        heartbeat_by: Option<Timestamp>,
+    },
+    /// It waits for its child executions.
+    #[n(12)]
+    Parenting,
 }
 
 impl Phase {
@@ -324,6 +477,9 @@ impl Phase {
             | Self::Running { .. }
             | Self::Backoff { .. }
             | Self::Delaying { .. }
+            | Self::Turning { .. }
+            | Self::Waiting { .. }
+            | Self::Parenting
             | Self::Canceling { .. } => false,
             Self::Completed | Self::Failed | Self::Skipped | Self::Canceled => true,
         }
@@ -333,14 +489,28 @@ impl Phase {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Pending | Self::Ready => "pending",
-            Self::Running { .. } | Self::Backoff { .. } | Self::Delaying { .. } | Self::Canceling { .. } => "running",
+            Self::Pending | Self::Ready | Self::Turning { .. } => "pending",
+            Self::Running { .. }
+            | Self::Backoff { .. }
+            | Self::Delaying { .. }
+            | Self::Waiting { .. }
+            | Self::Parenting
+            | Self::Canceling { .. } => "running",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Skipped => "skipped",
             Self::Canceled => "canceled",
         }
     }
+}
+
+/// Why a node was skipped or canceled that might have gone on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum CutOff {
+    /// Its execution failed, was canceled, or was ended by another node.
+    #[n(0)]
+    WithExecution,
 }
 
 /// Where a node's input comes from. Only a mapped one costs bytes.
@@ -361,6 +531,13 @@ pub enum Input {
     /// What `inputMapping` gave, fixed for the visit.
     #[n(4)]
     Mapped(#[n(0)] Value),
+    /// What the back edges carried that began this generation of the loop: their sources have moved on. Or what a rerun was
+    /// given for the node from which it runs.
+    #[n(5)]
+    Carried(#[n(0)] Value),
+    /// `{input, output}` of the visit that is undone.
+    #[n(6)]
+    Compensated,
 }
 
 /// An attempt that ended.
@@ -413,12 +590,47 @@ pub enum Deadline {
     Retry(NodeIx),
     /// All attempts and backoffs of a node together.
     NodeTotal(NodeIx),
+    /// The next generation of a loop starts, at its header.
+    Turn(NodeIx),
+    /// A node has waited long enough for a call, or for a heartbeat.
+    Wait(NodeIx),
+}
+
+impl Deadline {
+    /// The node that it is of; none of the execution itself.
+    #[must_use]
+    pub fn node(self) -> Option<NodeIx> {
+        match self {
+            Self::Execution | Self::CancelGrace => None,
+            Self::Join(ix)
+            | Self::Delay(ix)
+            | Self::Retry(ix)
+            | Self::NodeTotal(ix)
+            | Self::Turn(ix)
+            | Self::Wait(ix) => Some(ix),
+        }
+    }
 }
 
 /// How many command ids an execution remembers.
 const RECENT_COMMANDS_MAX: usize = 32;
 
+/// Where an execution's large values are kept; see [`ExecutionState::blob_root`].
+pub(super) fn blob_root(id: ExecutionId, parent: Option<&Parent>) -> Option<ExecutionId> {
+    match parent {
+        Some(parent) if parent.attached => parent.root.or((parent.depth == 1).then_some(parent.execution)),
+        Some(_) | None => Some(id),
+    }
+}
+
 impl ExecutionState {
+    /// The execution under which its large values are kept: the topmost one that waits for it. None where that is not known,
+    /// because it began before there were such values: then they stay in place.
+    #[must_use]
+    pub fn blob_root(&self) -> Option<ExecutionId> {
+        blob_root(self.id, self.parent.as_ref())
+    }
+
     /// The state before the first entry.
     #[must_use]
     pub fn new(plan: &Plan, id: ExecutionId) -> Self {
@@ -445,6 +657,17 @@ impl ExecutionState {
             request_key: None,
             key_ordinal: None,
             execution_deadline: None,
+            loops: vec![LoopState::new(); plan.loops.len()],
+            signals: BTreeMap::new(),
+            children: BTreeMap::new(),
+            parent: None,
+            paused_with_parent: false,
+            rerun_of: None,
+            room: None,
+            holds: None,
+            compensations: None,
+            handles_failure_of: None,
+            error_workflow: None,
             open_nodes: 0,
             active: BTreeSet::new(),
             running: BTreeSet::new(),
@@ -460,8 +683,32 @@ impl ExecutionState {
         self.active.clear();
         self.running.clear();
         self.deadlines.clear();
+        for one in &mut self.loops {
+            one.open = 0;
+        }
+        for (planned, place) in plan.loops.iter().zip(0..self.loops.len()) {
+            if let Some(parent) = planned.parent.filter(|_| !self.loops[place].finished) {
+                self.loops[parent.at()].open += 1;
+            }
+        }
         for place in 0..self.nodes.len() {
             self.index(plan, NodeIx(u32::try_from(place).unwrap_or(u32::MAX)));
+        }
+        if let Some(ix) = self.open_compensation(plan) {
+            self.index(plan, ix);
+        }
+    }
+
+    /// The node, or the compensation that is under way.
+    #[must_use]
+    pub fn node(&self, ix: NodeIx) -> Option<&NodeState> {
+        held(&self.nodes, self.compensations.as_deref(), ix)
+    }
+
+    pub(super) fn node_mut(&mut self, ix: NodeIx) -> Option<&mut NodeState> {
+        match self.nodes.get_mut(ix.at()) {
+            Some(node) => Some(node),
+            None => self.compensations.as_deref_mut()?.current_mut(),
         }
     }
 
@@ -482,18 +729,28 @@ impl ExecutionState {
 
     /// Adds a node to what is derived.
     pub(super) fn index(&mut self, plan: &Plan, ix: NodeIx) {
-        let node = &self.nodes[ix.at()];
+        let Some(node) = held(&self.nodes, self.compensations.as_deref(), ix) else {
+            return;
+        };
         if node.phase.is_terminal() {
             return;
         }
         self.open_nodes += 1;
+        if let Some(within) = plan.node(ix).within {
+            self.loops[within.at()].open += 1;
+        }
         match node.phase {
             Phase::Pending => {}
             Phase::Running { .. } | Phase::Canceling { .. } => {
                 self.active.insert(ix);
                 self.running.insert(ix);
             }
-            Phase::Ready | Phase::Backoff { .. } | Phase::Delaying { .. } => {
+            Phase::Ready
+            | Phase::Backoff { .. }
+            | Phase::Delaying { .. }
+            | Phase::Waiting { .. }
+            | Phase::Parenting
+            | Phase::Turning { .. } => {
                 self.active.insert(ix);
             }
             Phase::Completed | Phase::Failed | Phase::Skipped | Phase::Canceled => {}
@@ -505,11 +762,16 @@ impl ExecutionState {
 
     /// Takes a node out of what is derived.
     pub(super) fn unindex(&mut self, plan: &Plan, ix: NodeIx) {
-        let node = &self.nodes[ix.at()];
+        let Some(node) = held(&self.nodes, self.compensations.as_deref(), ix) else {
+            return;
+        };
         if node.phase.is_terminal() {
             return;
         }
         self.open_nodes -= 1;
+        if let Some(within) = plan.node(ix).within {
+            self.loops[within.at()].open -= 1;
+        }
         if node.phase != Phase::Pending {
             self.active.remove(&ix);
             self.running.remove(&ix);
@@ -520,7 +782,66 @@ impl ExecutionState {
     }
 }
 
+/// The node, or the compensation that is under way.
+fn held<'a>(nodes: &'a [NodeState], compensations: Option<&'a Compensations>, ix: NodeIx) -> Option<&'a NodeState> {
+    match nodes.get(ix.at()) {
+        Some(node) => Some(node),
+        None => compensations?.current(),
+    }
+}
+
+impl LoopState {
+    /// The loop is entered anew.
+    pub(super) fn restart(&mut self) {
+        *self = Self {
+            open: self.open,
+            ..Self::new()
+        };
+    }
+
+    fn new() -> Self {
+        Self {
+            iteration: 1,
+            finished: false,
+            held: Vec::new(),
+            dropped: Vec::new(),
+            open: 0,
+        }
+    }
+}
+
 impl NodeState {
+    /// The node as it begins its next visit: nothing of this one is left but its result.
+    pub(super) fn next_visit(&self) -> Self {
+        let ended = Self {
+            input: Input::None,
+            data: None,
+            ended: None,
+            concurrency_key: None,
+            ..self.clone()
+        };
+        Self {
+            visit: Visit(self.visit.0.saturating_add(1)),
+            ended: Some(Box::new(ended)),
+            stamp: self.stamp,
+            ..Self::new()
+        }
+    }
+
+    /// The node in its latest visit that has ended; none before the first end.
+    #[must_use]
+    pub fn latest_ended(&self) -> Option<&Self> {
+        if self.phase.is_terminal() {
+            return Some(self);
+        }
+        self.ended.as_deref()
+    }
+
+    /// A node of which this visit begins.
+    pub(super) fn of_visit(visit: Visit) -> Self {
+        Self { visit, ..Self::new() }
+    }
+
     fn new() -> Self {
         Self {
             visit: Visit(1),
@@ -539,6 +860,10 @@ impl NodeState {
             ended_at: None,
             total_deadline: None,
             dispatched_at: None,
+            ended: None,
+            cut_off: None,
+            cache: None,
+            concurrency_key: None,
             stamp: Stamp::default(),
         }
     }
@@ -583,7 +908,12 @@ impl NodeState {
             }),
             Phase::Backoff { until, .. } => Some((until, Deadline::Retry(ix))),
             Phase::Delaying { until } => Some((until, Deadline::Delay(ix))),
-            Phase::Ready | Phase::Running { .. } | Phase::Canceling { .. } => None,
+            Phase::Turning { at } => Some((at, Deadline::Turn(ix))),
+            Phase::Waiting { until, heartbeat_by } => {
+                let earliest = until.into_iter().chain(heartbeat_by).min();
+                earliest.map(|at| (at, Deadline::Wait(ix)))
+            }
+            Phase::Ready | Phase::Running { .. } | Phase::Parenting | Phase::Canceling { .. } => None,
             Phase::Completed | Phase::Failed | Phase::Skipped | Phase::Canceled => None,
         };
         [of_phase, self.total_deadline.map(|at| (at, Deadline::NodeTotal(ix)))]

@@ -1,13 +1,14 @@
 //! The one entry point: routes an event to its concern, and undoes everything if that fails.
 
+use crate::control::Clocks;
 use crate::id::{NodeIx, Timestamp};
 use crate::plan::Plan;
-use crate::value::{ErrorInfo, Json, Value};
+use crate::value::{ErrorInfo, Value};
 
 use super::effect::Effect;
 use super::event::{Answer, Entry, Event};
 use super::scope::{Evaluator, Question, Recorded};
-use super::state::{ExecutionState, Phase, Status, Stop};
+use super::state::{Ending, ExecutionState, Phase, Status, Stop};
 use super::transition::{Transition, Verb};
 use super::tx::Tx;
 
@@ -29,7 +30,8 @@ pub enum StepError {
     /// Nothing is due.
     #[error("nothing is due")]
     NotDue,
-    /// The start payload violates `settings.inputSchema`, or names an unknown trigger.
+    /// The start payload violates `settings.inputSchema` or names an unknown trigger; a call or an intervention does not fit the
+    /// node.
     #[error("{code}: {message}", code = .0.code, message = .0.message)]
     Refused(Box<ErrorInfo>),
     /// The entry does not fit the state: wrong seq, another plan, a record that does not replay.
@@ -122,15 +124,23 @@ fn advance(
 impl Tx<'_> {
     /// Routes the event, then carries its consequences to their end.
     fn apply(&mut self, event: &Event) -> Result<(), StepError> {
-        if self.state.status.is_terminal() {
+        if self.state.status.is_terminal() && !matches!(event, Event::Reopened(_)) {
             return Err(StepError::Ended);
         }
         match event {
+            Event::Reopened(reopened) => self.reopened(reopened)?,
             Event::Started(started) => self.started(started)?,
+            Event::Queued(started) => self.queued(started)?,
+            Event::Admitted => self.admitted()?,
             Event::AttemptClosed(closed) => self.attempt_closed(closed)?,
             Event::DeadlineReached => self.deadline_reached()?,
-            Event::Paused => self.pause()?,
+            Event::Paused => self.pause(Clocks::Run)?,
             Event::Resumed => self.resume()?,
+            Event::PausedWithParent => self.pause_with_parent(Clocks::Run)?,
+            Event::ResumedWithParent => self.resume_with_parent()?,
+            Event::Frozen => self.pause(Clocks::Freeze)?,
+            Event::FrozenWithParent => self.pause_with_parent(Clocks::Freeze)?,
+            Event::ControlsChanged(seen) => self.controls_changed(seen)?,
             Event::CancelRequested {
                 reason,
                 grace_ms,
@@ -140,18 +150,34 @@ impl Tx<'_> {
             }
             Event::Interrupted => self.interrupted(Stop::Crash)?,
             Event::Drained => self.interrupted(Stop::Planned)?,
+            Event::Signaled { node, call } => self.signaled(*node, call)?,
+            Event::Heartbeat(node) => self.heartbeat(*node)?,
+            Event::Decided { node, decision } => self.decided(*node, decision)?,
+            Event::Children(reports) => self.children_reported(reports)?,
+            Event::ErrorWorkflow(outcome) => self.reported(outcome)?,
+            Event::VariablesSet(variables) => {
+                for (name, value) in variables {
+                    self.set_variable(name.clone(), value.clone());
+                }
+            }
         }
         self.settle()?;
+        self.begin_children()?;
         self.dispatch()?;
         self.finish_if_done()
     }
 
-    /// Looks at every node that a message arrived at, until none is left.
+    /// Looks at every node that a message arrived at, and then at every loop that may have ended, until none is left.
     pub(super) fn settle(&mut self) -> Result<(), StepError> {
-        while let Some(ix) = self.arrivals.pop_front() {
-            self.arrive(ix)?;
+        loop {
+            if let Some(ix) = self.arrivals.pop_front() {
+                self.arrive(ix)?;
+            } else if let Some(ix) = self.closing.pop_front() {
+                self.close(ix)?;
+            } else {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Ends the execution when no node is open.
@@ -164,14 +190,15 @@ impl Tx<'_> {
                 Ok(output) => self.end(Status::Completed { output }, Verb::ExecutionCompleted),
                 Err(error) => {
                     self.note_failure(None, error);
-                    self.end(Status::Failed, Verb::ExecutionFailed);
+                    self.end_as(Ending::Failed)?;
                 }
             },
-            Status::Running | Status::Failing => self.end(Status::Failed, Verb::ExecutionFailed),
-            Status::Canceling { .. } => self.end_canceled(),
+            Status::Running | Status::Failing => self.end_as(Ending::Failed)?,
+            Status::Canceling { .. } => self.end_canceled()?,
+            Status::Compensating(_) | Status::Reporting => {}
             Status::Pending | Status::Completed { .. } | Status::Failed | Status::Canceled { .. } => {}
         }
-        Ok(())
+        self.go_on_compensating()
     }
 
     /// The execution's output: `settings.output`, else the single completed leaf's, else an object keyed by leaf.
@@ -186,16 +213,8 @@ impl Tx<'_> {
             [] => Ok(Ok(Value::null())),
             [only] => Ok(Ok(self.node(*only).output.clone().unwrap_or_else(Value::null))),
             several => {
-                let mut members = Vec::with_capacity(several.len());
-                for ix in several {
-                    match &self.node(*ix).output {
-                        Some(Value::Inline(json)) => members.push((self.planned(*ix).key.as_str(), json)),
-                        Some(Value::Blob(_)) | None => {
-                            return Err(StepError::Corrupt("a leaf's output cannot be part of the execution's"));
-                        }
-                    }
-                }
-                Ok(Ok(Value::Inline(Json::object(members))))
+                let member = |ix: &NodeIx| Some((self.planned(*ix).key.as_str(), self.node(*ix).output.as_ref()?));
+                Ok(Ok(Value::object(several.iter().filter_map(member))))
             }
         }
     }
@@ -208,7 +227,7 @@ pub fn resume(state: &ExecutionState) -> Option<Event> {
     (!state.running.is_empty()).then_some(Event::Interrupted)
 }
 
-/// When the next deadline is due; none while paused. O(log n).
+/// When the next deadline is due; none while it is held. O(log n), and past deadlines of nodes that are held by themselves.
 #[must_use]
 pub fn next_deadline(state: &ExecutionState) -> Option<Timestamp> {
     super::control::earliest(state).map(|(at, _)| at)

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::control::ControlsSeen;
 use crate::definition::WorkflowDefinition;
 use crate::id::{Attempt, ExecutionId, Seq, ShardId, Timestamp, Token};
 use crate::plan::Plan;
@@ -17,15 +18,19 @@ impl Evaluator for NoExpressions {
     }
 }
 
-struct Run {
-    plan: Plan,
-    state: ExecutionState,
-    now: Timestamp,
+pub(super) struct Run {
+    pub(super) plan: Plan,
+    pub(super) state: ExecutionState,
+    pub(super) now: Timestamp,
     entries: Vec<Entry>,
 }
 
 impl Run {
-    fn start(definition: serde_json::Value) -> (Self, Vec<Effect>) {
+    pub(super) fn start(definition: serde_json::Value) -> (Self, Vec<Effect>) {
+        Self::start_under(definition, None)
+    }
+
+    pub(super) fn start_under(definition: serde_json::Value, controls: Option<ControlsSeen>) -> (Self, Vec<Effect>) {
         let definition: WorkflowDefinition = serde_json::from_value(definition).unwrap();
         let plan = Plan::build(&definition).unwrap();
         let id = ExecutionId::fresh(ShardId(0), Timestamp(1), 1);
@@ -42,6 +47,10 @@ impl Run {
             request_key: None,
             priority: None,
             key_ordinal: None,
+            parent: None,
+            rerun: None,
+            controls: controls.map(Box::new),
+            handles_failure_of: None,
         };
         let mut run = Self {
             plan,
@@ -49,11 +58,18 @@ impl Run {
             now: Timestamp(1_000),
             entries: Vec::new(),
         };
-        let effects = run.step(Event::Started(Box::new(started))).unwrap();
+        let started = Box::new(started);
+        let queued = run.plan.settings.concurrency.is_some();
+        let event = if queued {
+            Event::Queued(started)
+        } else {
+            Event::Started(started)
+        };
+        let effects = run.step(event).unwrap();
         (run, effects)
     }
 
-    fn step(&mut self, event: Event) -> Result<Vec<Effect>, StepError> {
+    pub(super) fn step(&mut self, event: Event) -> Result<Vec<Effect>, StepError> {
         let stepped = step(&self.plan, &mut self.state, self.now, &event, &mut NoExpressions)?;
         self.entries.push(Entry {
             seq: self.state.seq,
@@ -77,11 +93,11 @@ impl Run {
         })))
     }
 
-    fn complete(&mut self, token: Token, output: serde_json::Value) -> Vec<Effect> {
+    pub(super) fn complete(&mut self, token: Token, output: serde_json::Value) -> Vec<Effect> {
         self.close(token, AttemptOutcome::Completed(output.into())).unwrap()
     }
 
-    fn fail(&mut self, token: Token, retryable: bool) -> Vec<Effect> {
+    pub(super) fn fail(&mut self, token: Token, retryable: bool) -> Vec<Effect> {
         let failure = AttemptFailure {
             error: ErrorInfo::new("BOOM", "it broke"),
             retryable,
@@ -91,7 +107,7 @@ impl Run {
     }
 
     /// Folding the entries from nothing gives the same state, through its encoding too.
-    fn assert_replays(&self) {
+    pub(super) fn assert_replays(&self) {
         let mut folded = ExecutionState::new(&self.plan, self.state.id);
         for entry in &self.entries {
             let bytes = minicbor::to_vec(entry).unwrap();
@@ -110,7 +126,13 @@ impl Run {
 fn tokens(effects: &[Effect]) -> Vec<Token> {
     let started = effects.iter().filter_map(|effect| match effect {
         Effect::StartAttempt(attempt) => Some(attempt.token),
-        Effect::AbortAttempt(_) | Effect::Finish => None,
+        Effect::AbortAttempt(_)
+        | Effect::StartChild(_)
+        | Effect::TellChild(..)
+        | Effect::OfferOutput(_)
+        | Effect::AskForRoom
+        | Effect::StartErrorWorkflow(_)
+        | Effect::Finish => None,
     });
     started.collect()
 }
@@ -306,4 +328,48 @@ fn lifecycle_events_come_from_the_entry_alone() {
             "2 b scheduled {}"
         ]
     );
+}
+
+/// One node, and an execution that waits before it runs.
+fn queued() -> Run {
+    let settings = json!({"concurrency": {"limit": 1}, "timeout": 500});
+    let (run, effects) = Run::start(json!({"id": "w", "nodes": [node("a")], "edges": [], "settings": settings}));
+    assert_eq!(effects, [Effect::AskForRoom]);
+    assert_eq!((run.state.status.name(), next_deadline(&run.state)), ("pending", None));
+    run
+}
+
+#[test]
+fn a_queued_execution_runs_once_it_is_admitted_and_its_timeout_begins_then() {
+    let mut run = queued();
+    run.now = Timestamp(9_000);
+    let effects = run.step(Event::Admitted).unwrap();
+    let started = tokens(&effects);
+    assert_eq!(started.len(), 1);
+    assert_eq!(next_deadline(&run.state), Some(Timestamp(9_500)));
+    assert_eq!(run.step(Event::Admitted), Err(StepError::Unchanged));
+    assert_eq!(run.complete(started[0], json!(1)), [Effect::Finish]);
+    run.assert_replays();
+}
+
+#[test]
+fn a_queued_execution_can_be_paused_and_canceled_but_no_node_of_it_decided() {
+    let mut run = queued();
+    let skip = Event::Decided {
+        node: crate::id::NodeIx(0),
+        decision: Decision::Skip(None),
+    };
+    assert!(matches!(run.step(skip), Err(StepError::Refused(error)) if error.code == "NODE_NOT_WAITING"));
+    run.step(Event::Paused).unwrap();
+    assert_eq!(run.step(Event::Admitted).unwrap(), []);
+    assert_eq!(tokens(&run.step(Event::Resumed).unwrap()).len(), 1);
+    let mut run = queued();
+    let cancel = Event::CancelRequested {
+        reason: None,
+        grace_ms: 1_000,
+        at_once: false,
+    };
+    assert_eq!(run.step(cancel).unwrap(), [Effect::Finish]);
+    assert_eq!(run.state.status.name(), "canceled");
+    run.assert_replays();
 }

@@ -27,6 +27,8 @@ pub enum Verb {
     ExecutionFailed = 5,
     /// It was canceled.
     ExecutionCanceled = 6,
+    /// What completed is being undone.
+    ExecutionCompensating = 7,
     /// An attempt of the node was dispatched.
     NodeScheduled = 8,
     /// The node waits for time or for a signal.
@@ -47,7 +49,7 @@ pub enum Verb {
     NodeStarted = 16,
 }
 
-const VERBS: [Verb; 16] = [
+const VERBS: [Verb; 17] = [
     Verb::ExecutionCreated,
     Verb::ExecutionStarted,
     Verb::ExecutionPaused,
@@ -55,6 +57,7 @@ const VERBS: [Verb; 16] = [
     Verb::ExecutionCompleted,
     Verb::ExecutionFailed,
     Verb::ExecutionCanceled,
+    Verb::ExecutionCompensating,
     Verb::NodeScheduled,
     Verb::NodeWaiting,
     Verb::NodeRetrying,
@@ -78,6 +81,7 @@ impl Verb {
             Self::ExecutionCompleted | Self::NodeCompleted => "completed",
             Self::ExecutionFailed | Self::NodeFailed => "failed",
             Self::ExecutionCanceled | Self::NodeCanceled => "canceled",
+            Self::ExecutionCompensating => "compensating",
             Self::NodeScheduled => "scheduled",
             Self::NodeWaiting => "waiting",
             Self::NodeRetrying => "retrying",
@@ -115,7 +119,7 @@ impl Transition {
         VERBS.into_iter().find(|verb| *verb as u32 == self.0 & 31)
     }
 
-    /// The node, for verbs of nodes.
+    /// The node, for verbs of nodes; beyond the plan's nodes it is what undoes one.
     #[must_use]
     pub fn node_ix(self) -> Option<NodeIx> {
         (self.0 & 31 >= 8).then_some(NodeIx(self.0 >> 5))

@@ -8,6 +8,7 @@ mod components;
 mod dominators;
 mod groups;
 mod index;
+mod loops;
 mod paths;
 mod processed;
 mod rank;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 use components::Components;
 use index::{Graph, KeyOrder};
+pub(crate) use loops::LoopForest;
 pub use processed::{
     ConditionalBranch, CriticalPath, ExecutionAnalysis, ExecutionGroups, ExecutionMetadata, Forest, GraphAnalysis,
     GraphNodeRelationship, Id, ProcessedEdge, ProcessedNode, ProcessedWorkflow, Record, WorkflowPath,
@@ -30,28 +32,6 @@ pub use processed::{
 use serde_json::Value;
 
 use crate::definition::{EdgeKind, Node, NodeMetadata, WorkflowDefinition, WorkflowEdge, read};
-
-/// The bare structure of a graph, for checks that need no whole analysis.
-pub(crate) struct Structure {
-    graph: Graph,
-    components: Components,
-}
-
-impl Structure {
-    pub(crate) fn new(nodes: &[Node], edges: &[WorkflowEdge]) -> Self {
-        let graph = Graph::new(nodes, edges);
-        let components = Components::new(&graph);
-        Self { graph, components }
-    }
-
-    /// The strongly connected components that hold a cycle.
-    pub(crate) fn cycles(&self) -> impl Iterator<Item = Vec<Id>> + '_ {
-        self.components
-            .cycles()
-            .into_iter()
-            .map(|members| self.graph.id_list(members))
-    }
-}
 
 /// Bounds and inputs of an analysis.
 #[derive(Clone, Debug)]

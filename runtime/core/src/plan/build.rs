@@ -2,21 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use petgraph::algo::toposort;
-use petgraph::graph::DiGraph;
 use serde_json::Value as JsonValue;
 
 use crate::definition::{
-    EdgeKind, Node, NodeKind, OnFailure, OnUnsatisfied, Setting, Settings, WorkflowDefinition, WorkflowEdge,
-    is_template,
+    COMPENSATION_KINDS, EdgeKind, LateArrivals, Node, NodeKind, OnFailure, OnUnsatisfied, Setting, Settings,
+    WorkflowDefinition, WorkflowEdge, is_template,
 };
-use crate::id::{EdgeIx, NodeIx, NodeKey};
+use crate::graph::LoopForest;
+use crate::id::{EdgeIx, LoopIx, NodeIx, NodeKey, WorkflowId};
 use crate::value::{Json, Value};
 
-use super::{Decision, Join, Plan, PlanEdge, PlanNode, PlanSettings, Trigger};
+use super::{CoreMutants, Decision, Join, LOOP_DEPTH_MAX, Plan, PlanEdge, PlanLoop, PlanNode, PlanSettings, Trigger};
 
 /// Attempt timeout of a node that runs in process and names none, in milliseconds.
 const ATTEMPT_TIMEOUT_DEFAULT_MS: u64 = 30_000;
+/// For how long an output may be reused where the definition does not say, in milliseconds.
+const CACHE_TTL_DEFAULT_MS: u64 = 3_600_000;
+/// Generations of a loop whose header names no limit.
+const ITERATIONS_MAX_DEFAULT: u64 = 1_000;
 
 /// Why a definition gives no plan. The validator reports the same, and more, with positions.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,9 +33,12 @@ pub enum PlanError {
     /// An edge names a node that is none.
     #[error("edge `{0}` has an unknown end")]
     UnknownEnd(String),
-    /// The graph has a cycle.
-    #[error("node `{0}` is on a cycle")]
+    /// The graph has a cycle with several entries, or with none.
+    #[error("node `{0}` is on a cycle that has not one entry, or behind one")]
     Cycle(String),
+    /// Loops nest too deep.
+    #[error("the loop of node `{0}` is nested too deep")]
+    LoopDepth(String),
     /// A section has the wrong shape.
     #[error("{0}")]
     Invalid(String),
@@ -67,23 +73,38 @@ impl Plan {
             nodes[planned.target.at()].incoming.push(ix);
             edges.push(planned);
         }
-        for (node, written) in nodes.iter_mut().zip(&definition.nodes) {
+        for (place, (node, written)) in nodes.iter_mut().zip(&definition.nodes).enumerate() {
+            let from_elsewhere = |edge: &EdgeIx| edges[edge.at()].source.at() != place;
+            if node.kind == NodeKind::Webhook && node.incoming.iter().any(from_elsewhere) {
+                // It waits for a call; as a root it starts executions.
+                node.trigger = None;
+            }
             if node.kind == NodeKind::Decision {
                 node.decision = Some(plan_decision(node, written, definition, &mut edges));
             }
         }
-        let pick = |wanted: fn(&PlanNode) -> bool| {
-            let places = nodes.iter().enumerate().filter(move |(_, node)| wanted(node));
-            places
+        // An edge that leads back to its own node makes no other one of it.
+        let from_elsewhere = |(place, node): (usize, &PlanNode)| {
+            let from_itself = |edge: &EdgeIx| edges[edge.at()].source.at() == place;
+            !node.incoming.iter().all(from_itself)
+        };
+        let places = |wanted: &dyn Fn((usize, &PlanNode)) -> bool| {
+            let found = nodes.iter().enumerate().filter(|node| wanted(*node));
+            found
                 .map(|(place, _)| index(place).map(NodeIx))
                 .collect::<Result<Vec<_>, _>>()
         };
         let (roots, leaves) = (
-            pick(|node| node.incoming.is_empty())?,
-            pick(|node| node.outgoing.is_empty())?,
+            places(&|node| !from_elsewhere(node))?,
+            places(&|(_, node)| node.outgoing.is_empty())?,
         );
         let settings = definition.settings().map_err(|problems| invalid(&problems))?;
-        let plan = Self {
+        let compensations = if settings.compensate {
+            plan_compensations(&mut nodes, definition)?
+        } else {
+            Vec::new()
+        };
+        let mut plan = Self {
             workflow: definition.id.as_str().into(),
             version: definition.version,
             settings: plan_settings(settings),
@@ -91,18 +112,93 @@ impl Plan {
             leaves,
             nodes,
             edges,
+            compensations,
+            loops: Vec::new(),
+            mutants: CoreMutants::default(),
             by_key,
         };
-        plan.refuse_cycles()?;
+        plan.find_loops()?;
+        plan.rank();
         Ok(plan)
     }
 
-    fn refuse_cycles(&self) -> Result<(), PlanError> {
-        let ends = self.edges.iter().map(|edge| (edge.source.0, edge.target.0));
-        match toposort(&DiGraph::<(), ()>::from_edges(ends), None) {
-            Ok(_) => Ok(()),
-            Err(cycle) => Err(PlanError::Cycle(self.nodes[cycle.node_id().index()].key.to_string())),
+    /// Longest ways, in topological order of the edges that are no back edges (Kahn 1962).
+    fn rank(&mut self) {
+        let mut missing: Vec<u32> = self.nodes.iter().map(|node| node.entries).collect();
+        let mut order: Vec<NodeIx> = self.roots.clone();
+        let mut next = 0;
+        while let Some(&at) = order.get(next) {
+            next += 1;
+            for edge in self.nodes[at.at()].outgoing.clone() {
+                if self.is_back_edge(edge) {
+                    continue;
+                }
+                let target = self.edge(edge).target;
+                self.nodes[target.at()].depth = self.nodes[target.at()].depth.max(self.nodes[at.at()].depth + 1);
+                missing[target.at()] -= 1;
+                if missing[target.at()] == 0 {
+                    order.push(target);
+                }
+            }
         }
+        for at in order.into_iter().rev() {
+            let ways = self.nodes[at.at()]
+                .outgoing
+                .iter()
+                .filter(|edge| !self.is_back_edge(**edge));
+            let longest = ways
+                .map(|edge| self.node(self.edge(*edge).target).criticality + 1)
+                .max();
+            self.nodes[at.at()].criticality = longest.unwrap_or(0);
+        }
+    }
+
+    fn find_loops(&mut self) -> Result<(), PlanError> {
+        let ends: Vec<(u32, u32)> = self.edges.iter().map(|edge| (edge.source.0, edge.target.0)).collect();
+        let roots: Vec<u32> = self.roots.iter().map(|root| root.0).collect();
+        let forest = LoopForest::new(self.nodes.len(), &ends, &roots);
+        let door = forest.irreducible.first().map(|(door, _)| *door as usize);
+        if let Some(at) = door.or_else(|| forest.reached.iter().position(|reached| !reached)) {
+            return Err(PlanError::Cycle(self.nodes[at].key.to_string()));
+        }
+        let mut depths: Vec<usize> = Vec::with_capacity(forest.loops.len());
+        for found in &forest.loops {
+            let header = &self.nodes[found.header as usize];
+            let depth = found.parent.map_or(1, |parent| depths[parent as usize] + 1);
+            if depth > LOOP_DEPTH_MAX {
+                return Err(PlanError::LoopDepth(header.key.to_string()));
+            }
+            depths.push(depth);
+            let written = header.data.get("maxIterations").and_then(JsonValue::as_u64);
+            self.loops.push(PlanLoop {
+                header: NodeIx(found.header),
+                parent: found.parent.map(LoopIx),
+                nodes: Vec::new(),
+                edges: Vec::new(),
+                iterations_max: written.unwrap_or(ITERATIONS_MAX_DEFAULT),
+            });
+        }
+        for (place, innermost) in (0..).zip(forest.innermost) {
+            self.nodes[place as usize].within = innermost.map(LoopIx);
+            let mut at = innermost.map(LoopIx);
+            while let Some(ix) = at {
+                self.loops[ix.at()].nodes.push(NodeIx(place));
+                at = self.loops[ix.at()].parent;
+            }
+        }
+        for (place, (source, target)) in (0..).zip(ends) {
+            if !self.is_back_edge(EdgeIx(place)) {
+                self.nodes[target as usize].entries += 1;
+            }
+            let mut at = self.nodes[source as usize].within;
+            while let Some(ix) = at {
+                if self.holds(ix, NodeIx(target)) {
+                    self.loops[ix.at()].edges.push(EdgeIx(place));
+                }
+                at = self.loops[ix.at()].parent;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -133,6 +229,16 @@ fn plan_node(node: &Node, by_key: &BTreeMap<NodeKey, NodeIx>) -> Result<PlanNode
             .ok_or_else(|| PlanError::Invalid(format!("unknown required node `{key}`")))?;
         required.push(*ix);
     }
+    let mut cancels = Vec::new();
+    for key in node
+        .field("cancels")
+        .and_then(JsonValue::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let ix = key.as_str().and_then(|key| by_key.get(key));
+        cancels.push(*ix.ok_or_else(|| PlanError::Invalid(format!("unknown node {key} to cancel")))?);
+    }
     let timeouts = node.timeouts().map_err(|problems| invalid(&problems))?;
     let fixed = |setting: &Option<Setting<u64>>| setting.as_ref().and_then(|setting| setting.fixed().copied());
     let data = folded_data(node);
@@ -148,22 +254,63 @@ fn plan_node(node: &Node, by_key: &BTreeMap<NodeKey, NodeIx>) -> Result<PlanNode
             mode: join.mode,
             required,
             fails_unsatisfied: join.on_unsatisfied == OnUnsatisfied::Fail,
+            cancels_late: join.late_arrivals == LateArrivals::Cancel,
             timeout: join.timeout_ms.map(|ms| (ms, join.on_timeout)),
         },
         retry: node.retry().map_err(|problems| invalid(&problems))?.unwrap_or_default(),
+        wait_timeout_ms: fixed(&timeouts.attempt_ms),
+        heartbeat_timeout_ms: fixed(&timeouts.heartbeat_ms),
         attempt_timeout_ms: fixed(&timeouts.attempt_ms).unwrap_or(ATTEMPT_TIMEOUT_DEFAULT_MS),
+        queue_timeout_ms: fixed(&timeouts.queue_ms),
         total_timeout_ms: fixed(&timeouts.total_ms),
-        prepares: present("inputMapping") || delay_expression || has_template(&data),
+        prepares: present("inputMapping") || delay_expression || has_template(kind, &data),
         maps_input: present("inputMapping"),
         checks_input: present("inputSchema"),
         checks_output: present("outputSchema"),
-        replaces_output: present("output") && kind != NodeKind::End,
+        replaces_output: present("output"),
         maps_output: present("outputMapping"),
+        checks_payload: present("payloadSchema"),
+        transforms_call: present("transformationTemplate"),
         decision: None,
         first_failure_edge_only: data.get("errorMode").and_then(JsonValue::as_str) == Some("first"),
         trigger: plan_trigger(kind, &data),
+        within: None,
+        entries: 0,
+        depth: 0,
+        criticality: 0,
+        cancels,
+        cache_ttl_ms: cache_ttl_ms(kind, &data),
+        concurrency: node.concurrency().map_err(|problems| invalid(&problems))?.map(Box::new),
+        compensation: None,
         data,
     })
+}
+
+/// For how long outputs of a node with attempts may be reused, where it says so.
+fn cache_ttl_ms(kind: NodeKind, data: &serde_json::Map<String, JsonValue>) -> Option<u64> {
+    let cache = data.get("cache").filter(|_| kind.has_attempts())?;
+    cache.get("key").filter(|key| !key.is_null())?;
+    let whole = |ttl: &JsonValue| ttl.as_u64().or_else(|| ttl.as_f64().map(|ms| ms as u64));
+    Some(cache.get("ttl").and_then(whole).unwrap_or(CACHE_TTL_DEFAULT_MS))
+}
+
+/// What undoes the nodes: each a node without edges, behind them all.
+fn plan_compensations(nodes: &mut [PlanNode], definition: &WorkflowDefinition) -> Result<Vec<PlanNode>, PlanError> {
+    let mut compensations = Vec::new();
+    let count = nodes.len();
+    for (node, written) in nodes.iter_mut().zip(&definition.nodes) {
+        let Some(compensation) = written.compensation() else {
+            continue;
+        };
+        let planned = plan_node(&compensation, &BTreeMap::new())?;
+        if !COMPENSATION_KINDS.contains(&planned.kind) {
+            let message = format!("a node of type `{}` undoes nothing", planned.kind.as_str());
+            return Err(PlanError::Invalid(message));
+        }
+        node.compensation = Some(NodeIx(index(count + compensations.len())?));
+        compensations.push(planned);
+    }
+    Ok(compensations)
 }
 
 /// The node's data with `taskDefinition` folded in, and its `config` where that holds fields; direct fields win. Its `type`
@@ -185,18 +332,26 @@ fn folded_data(node: &Node) -> serde_json::Map<String, JsonValue> {
 }
 
 /// Whether any string outside code and expressions holds a template. Iterative: data may nest deeply.
-fn has_template(data: &serde_json::Map<String, JsonValue>) -> bool {
+fn has_template(kind: NodeKind, data: &serde_json::Map<String, JsonValue>) -> bool {
     let code = [
+        "compensation",
         "functionCode",
         "template",
         "transformationTemplate",
         "inputSchema",
         "outputSchema",
         "payloadSchema",
+        "correlationKey",
     ];
+    // Fields of one type of node that other types may have for something else.
+    let of_kind: &[&str] = match kind {
+        NodeKind::ForEach | NodeKind::Loop => &["body", "items", "while"],
+        NodeKind::Webhook => &["secret"],
+        _ => &[],
+    };
     let mut open: Vec<&JsonValue> = data
         .iter()
-        .filter(|(name, _)| !code.contains(&name.as_str()))
+        .filter(|(name, _)| !code.contains(&name.as_str()) && !of_kind.contains(&name.as_str()))
         .map(|(_, value)| value)
         .collect();
     while let Some(value) = open.pop() {
@@ -312,7 +467,9 @@ fn plan_settings(settings: Settings) -> PlanSettings {
             .iter()
             .map(|(name, value)| (name.clone(), Value::from(value.clone())))
             .collect(),
+        error_workflow: settings.error_workflow.map(WorkflowId::from),
         parallel_nodes_max: settings.max_parallel_nodes,
+        concurrency: settings.concurrency,
         retention_completed_ms: settings.retention.completed_ms,
         retention_failed_ms: settings.retention.failed_ms,
     }
@@ -338,15 +495,46 @@ mod tests {
     }
 
     #[test]
-    fn a_node_on_a_cycle_is_named_not_one_behind_it() {
-        let refused = |ends| built(4, ends).unwrap_err();
-        assert_eq!(refused(&[(2, 2), (2, 0)]), PlanError::Cycle("n2".to_owned()));
-        let between = refused(&[(3, 1), (1, 2), (2, 1), (2, 0)]);
-        assert!(
-            matches!(&between, PlanError::Cycle(named) if named == "n1" || named == "n2"),
-            "{between:?}"
+    fn what_is_a_template_depends_on_the_node() {
+        let prepares = |kind: &str, data: JsonValue| {
+            let node = json!({"id": "n", "type": kind, "data": data});
+            let definition = json!({"id": "w", "nodes": [node], "edges": []});
+            Plan::build(&serde_json::from_value(definition).unwrap()).unwrap().nodes[0].prepares
+        };
+        let body = json!({"url": "https://a.test", "body": {"a": "{{ input.a }}"}});
+        assert!(prepares("http", body.clone()));
+        assert!(!prepares("forEach", body));
+        assert!(!prepares("webhook", json!({"secret": "{{ secrets.KEY }}"})));
+    }
+
+    #[test]
+    fn a_cycle_has_one_entry() {
+        assert_eq!(built(2, &[(0, 0), (0, 1)]).unwrap().loops.len(), 1);
+        assert_eq!(built(4, &[(0, 1), (1, 2), (2, 1), (2, 3)]).unwrap().loops.len(), 1);
+        let unentered = built(4, &[(3, 0), (1, 2), (2, 1)]).unwrap_err();
+        assert_eq!(unentered, PlanError::Cycle("n1".to_owned()));
+        let doors = built(4, &[(0, 1), (0, 2), (1, 2), (2, 1), (2, 3)]).unwrap_err();
+        assert!(matches!(doors, PlanError::Cycle(_)), "{doors:?}");
+    }
+
+    #[test]
+    fn a_loop_holds_its_nodes_and_those_of_inner_loops() {
+        let plan = built(5, &[(0, 1), (1, 2), (2, 2), (2, 3), (3, 1), (3, 4)]).unwrap();
+        let [outer, inner] = plan.loops.as_slice() else {
+            panic!("{:?}", plan.loops)
+        };
+        assert_eq!((outer.header, outer.parent), (NodeIx(1), None));
+        assert_eq!((inner.header, inner.parent), (NodeIx(2), Some(LoopIx(0))));
+        assert_eq!(outer.nodes, [NodeIx(1), NodeIx(2), NodeIx(3)]);
+        assert_eq!(outer.edges, [EdgeIx(1), EdgeIx(2), EdgeIx(3), EdgeIx(4)]);
+        assert_eq!(
+            (inner.nodes.as_slice(), inner.edges.as_slice()),
+            (&[NodeIx(2)][..], &[EdgeIx(2)][..])
         );
-        assert!(built(4, &[(3, 1), (1, 2), (3, 2), (2, 0), (2, 0)]).is_ok());
+        let entries: Vec<u32> = plan.nodes.iter().map(|node| node.entries).collect();
+        assert_eq!(entries, [0, 1, 1, 1, 1]);
+        let ranks: Vec<(u32, u32)> = plan.nodes.iter().map(|node| (node.depth, node.criticality)).collect();
+        assert_eq!(ranks, [(0, 4), (1, 3), (2, 2), (3, 1), (4, 0)]);
     }
 
     #[test]

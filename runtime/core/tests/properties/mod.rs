@@ -1,12 +1,16 @@
 //! Random definitions, outcomes, commands and interleavings. `PROPTEST_CASES` raises their number.
 
+mod family;
+mod outside;
+
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde_json::Value;
+use troupe_core::definition::{Diagnostic, Limits, Severity, WorkflowDefinition, validate};
 use troupe_core::execution::{Effect, ExecutionState, replay};
 use troupe_core::plan::Plan;
 
-use crate::support::definitions::{Case, cases};
+use crate::support::cases::{Case, cases};
 use crate::support::duo::Duo;
 use crate::support::script;
 
@@ -53,7 +57,8 @@ fn fold(plan: &Plan, from: &ExecutionState, duo: &Duo, skip: usize) -> Result<()
 proptest! {
     #![proptest_config(config(1_500))]
 
-    /// Also: each node ends once, each edge resolves once, every execution ends, and the end is final.
+    /// Also: each visit of a node ends once, each edge is decided once a visit of its source, every execution ends, and the end is
+    /// final.
     #[test]
     fn the_core_agrees_with_the_reference(case in cases()) {
         played(&case, false)?;
@@ -112,10 +117,33 @@ proptest! {
 }
 
 #[test]
+fn random_definitions_are_valid_as_graphs() {
+    // The rest is about fields that the tests do not need and about languages that they do not use.
+    let of_graphs = [
+        "UNREACHABLE_NODE",
+        "IRREDUCIBLE_CYCLE",
+        "LOOP_WITHOUT_EXIT",
+        "UNKNOWN_NODE",
+        "INVALID_VALUE",
+        "DECISION_EDGE_UNMATCHED",
+    ];
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for _ in 0..1_000 {
+        let case = proptest::strategy::Strategy::new_tree(&cases(), &mut runner).unwrap();
+        let case = proptest::strategy::ValueTree::current(&case);
+        let definition: WorkflowDefinition = serde_json::from_value(case.definition.clone()).unwrap();
+        let found = validate(&definition, None, &Limits::default());
+        let errors = found.iter().filter(|found| found.severity == Severity::Error);
+        let errors: Vec<&Diagnostic> = errors.filter(|error| of_graphs.contains(&error.code)).collect();
+        assert!(errors.is_empty(), "{errors:?}: {case:?}");
+    }
+}
+
+#[test]
 fn random_definitions_cover_what_they_should() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut seen: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
-    for _ in 0..400 {
+    for _ in 0..1_000 {
         let case = proptest::strategy::Strategy::new_tree(&cases(), &mut runner).unwrap();
         let case = proptest::strategy::ValueTree::current(&case);
         let duo = script::run(&case, false).unwrap();
@@ -134,12 +162,51 @@ fn random_definitions_cover_what_they_should() {
                 .map(|failure| format!("error {}", failure.error.code));
             code.into_iter().for_each(|code| *seen.entry(code).or_default() += 1);
         }
+        let mut see = |what: &str, is_seen: bool| {
+            if is_seen {
+                *seen.entry(what.into()).or_default() += 1;
+            }
+        };
+        see("acyclic", duo.plan.loops.is_empty());
+        see("nested loops", duo.plan.loops.iter().any(|one| one.parent.is_some()));
+        let generations = |least| duo.state.nodes.iter().any(|node| node.visit.0 >= least);
+        see("second generation", generations(2));
+        see("fourth generation", generations(4));
+        let inner_again = |(one, at): (&troupe_core::plan::PlanLoop, &troupe_core::execution::LoopState)| {
+            one.parent.is_some() && at.iteration > 1
+        };
+        see(
+            "inner generation",
+            duo.plan.loops.iter().zip(&duo.state.loops).any(inner_again),
+        );
+        let ends = duo.plan.nodes.iter().zip(&duo.state.nodes);
+        let mut ends = ends.filter(|(planned, _)| planned.kind == troupe_core::definition::NodeKind::End);
+        if ends.any(|(_, node)| node.phase.name() == "completed") && duo.state.failure.is_none() {
+            see(&format!("ended {}", duo.state.status.name()), true);
+        }
+        let at_work = |name: &str| {
+            let nodes = case.definition["nodes"].as_array().unwrap();
+            let data = nodes.iter().filter(|node| !node["data"][name].is_null());
+            data.count()
+        };
+        see("cancels", at_work("cancels") > 0);
+        let late = |node: &Value| node["data"]["join"]["lateArrivals"] == "cancel";
+        see(
+            "late arrivals",
+            case.definition["nodes"].as_array().unwrap().iter().any(late),
+        );
+        let is_canceled = |node: &troupe_core::execution::NodeState| node.phase.name() == "canceled";
+        let goes_on = duo.state.status.name() == "completed" && duo.state.nodes.iter().any(is_canceled);
+        see("canceled in a completed execution", goes_on);
         let joins = case.definition["nodes"]
             .as_array()
             .unwrap()
             .iter()
             .filter(|node| node["data"]["join"] != Value::Null);
         *seen.entry("joins".into()).or_default() += joins.count();
+        for what in outside::met(&duo).into_iter().chain(family::met(&duo)) {
+            *seen.entry(what).or_default() += 1;
+        }
     }
     let wanted = [
         "completed",
@@ -158,8 +225,19 @@ fn random_definitions_cover_what_they_should() {
         "error SCHEMA_VIOLATION",
         "error TIMEOUT",
         "error E1",
+        "error LOOP_LIMIT",
+        "acyclic",
+        "nested loops",
+        "second generation",
+        "fourth generation",
+        "inner generation",
+        "ended completed",
+        "ended canceled",
+        "cancels",
+        "late arrivals",
+        "canceled in a completed execution",
     ];
-    for what in wanted {
+    for what in wanted.into_iter().chain(outside::WANTED).chain(family::WANTED) {
         assert!(
             seen.get(what).is_some_and(|count| *count >= 5),
             "{what} is too rare: {seen:?}"

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::definition::{incoming, join_field, milliseconds};
-use super::interpreter::{Phase, Reference, Status};
+use super::definition::join_field;
+use super::state::{Phase, Reference, Status};
 
 /// What a deadline is for; the order settles ties, then the order of the nodes does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,6 +14,7 @@ pub enum Deadline {
     Delay,
     Retry,
     NodeTotal,
+    Wait,
 }
 
 impl Reference {
@@ -34,7 +35,7 @@ impl Reference {
 
     fn deadlines(&self) -> Vec<(i64, Deadline, usize)> {
         let mut found = Vec::new();
-        if self.nodes.values().all(|node| node.phase.is_terminal()) {
+        if self.all_ended() {
             return found;
         }
         match self.status {
@@ -50,18 +51,24 @@ impl Reference {
             match state.phase {
                 Phase::Pending => {
                     let timeout = join_field(node, "timeout").and_then(Value::as_i64);
-                    let waits = !incoming(&self.definition, &node.id).is_empty();
+                    let waits = !self.entries(&node.id).is_empty();
                     if let (Some(timeout), Some(first), true) = (timeout, state.first_arrival_at, waits) {
                         found.push((first + timeout, Deadline::Join, place));
                     }
                 }
                 Phase::Backoff { earliest, .. } => found.push((earliest, Deadline::Retry, place)),
                 Phase::Delaying { until } => found.push((until, Deadline::Delay, place)),
+                Phase::Waiting { until, heartbeat_by } => {
+                    let earliest = until.into_iter().chain(heartbeat_by).min();
+                    found.extend(earliest.map(|due| (due, Deadline::Wait, place)));
+                }
                 _ => {}
             }
-            let open = matches!(state.phase, Phase::Ready | Phase::Running | Phase::Backoff { .. });
-            let resolved = state.data.get("totalTimeout").and_then(Value::as_i64);
-            let timeout = resolved.or_else(|| milliseconds(node, "totalTimeout"));
+            let open = matches!(
+                state.phase,
+                Phase::Ready | Phase::Running | Phase::Backoff { .. } | Phase::Waiting { .. } | Phase::Parenting
+            );
+            let timeout = self.resolved_milliseconds(&node.id, "totalTimeout");
             if let (true, Some(timeout), Some(ready_at)) = (open, timeout, state.ready_at) {
                 found.push((ready_at + timeout, Deadline::NodeTotal, place));
             }

@@ -3,6 +3,8 @@
 use serde_json::{Map, Value};
 use troupe_core::definition::{Node, WorkflowDefinition, WorkflowEdge};
 
+use super::children::has_children;
+
 /// A field of a node's data, direct or under `taskDefinition`, or under its `config` (§4), which triggers and handlers have
 /// for themselves.
 pub fn field<'a>(node: &'a Node, name: &str) -> Option<&'a Value> {
@@ -29,7 +31,10 @@ pub fn join_field<'a>(node: &'a Node, name: &str) -> Option<&'a Value> {
 
 /// Whether nodes of this type run attempts; the others are decided within a step (§8.8).
 pub fn has_attempts(node: &Node) -> bool {
-    !matches!(node.node_type.as_str(), "decision" | "trigger" | "delay" | "end")
+    !matches!(
+        node.node_type.as_str(),
+        "decision" | "trigger" | "delay" | "end" | "webhook"
+    ) && !has_children(&node.node_type)
 }
 
 pub fn edge_type(edge: &WorkflowEdge) -> &str {
@@ -66,20 +71,25 @@ pub fn node<'a>(definition: &'a WorkflowDefinition, id: &str) -> &'a Node {
         .expect("the definition is valid")
 }
 
+/// Whether a start may name the node: a webhook that is no root waits for calls of its own.
+pub fn is_trigger(definition: &WorkflowDefinition, node: &Node) -> bool {
+    let is_root = || super::loops::roots(definition).contains(&node.id);
+    node.node_type == "trigger" || (node.node_type == "webhook" && is_root())
+}
+
 /// Which roots a start fires (§5, "Which roots fire").
 pub fn firing_roots(definition: &WorkflowDefinition, trigger: Option<&str>) -> Vec<String> {
     let roots = || {
-        definition
-            .nodes
-            .iter()
-            .filter(|node| incoming(definition, &node.id).is_empty())
+        let roots = super::loops::roots(definition);
+        definition.nodes.iter().filter(move |node| roots.contains(&node.id))
     };
-    let is_trigger = |node: &&Node| matches!(node.node_type.as_str(), "trigger" | "webhook");
     let waits_for_its_cause =
         |node: &&Node| node.node_type == "webhook" || matches!(text(node, "triggerType"), Some("scheduled" | "event"));
     let ids = |chosen: Vec<&Node>| chosen.into_iter().map(|node| node.id.clone()).collect::<Vec<_>>();
     match trigger {
-        Some(trigger) => ids(roots().filter(|node| node.id == trigger || !is_trigger(node)).collect()),
+        Some(trigger) => ids(roots()
+            .filter(|node| node.id == trigger || !is_trigger(definition, node))
+            .collect()),
         None => {
             let chosen = ids(roots().filter(|node| !waits_for_its_cause(node)).collect());
             if chosen.is_empty() {

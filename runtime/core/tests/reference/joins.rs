@@ -1,9 +1,9 @@
 //! §2: what a join decides, from the messages that arrived so far.
 
 use serde_json::Value;
-use troupe_core::definition::WorkflowDefinition;
 
-use super::definition::{incoming, join_field, node, texts};
+use super::definition::{join_field, node, texts};
+use super::state::{Edge, Reference};
 
 /// What follows for a node from its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +14,13 @@ pub enum Verdict {
     Fail,
 }
 
-/// What the messages over a node's incoming edges decide; `edges` holds none for an open one, else whether it is taken.
-pub fn verdict(definition: &WorkflowDefinition, id: &str, edges: &[Option<bool>]) -> Verdict {
-    let target = node(definition, id);
-    let mine = incoming(definition, id);
-    let count = |state: Option<bool>| mine.iter().filter(|&&edge| edges[edge] == state).count();
-    let (open, taken, dead) = (count(None), count(Some(true)), count(Some(false)));
+/// What the messages over a node's incoming edges decide; one that is held has not arrived.
+pub fn verdict(execution: &Reference, id: &str) -> Verdict {
+    let target = node(&execution.definition, id);
+    let mine = execution.entries(id);
+    let count = |state| mine.iter().filter(|&&edge| execution.edges[edge] == state).count();
+    let (taken, dead) = (count(Edge::Resolved(true)), count(Edge::Resolved(false)));
+    let open = mine.len() - taken - dead;
     if dead == mine.len() {
         return Verdict::Skip;
     }
@@ -31,67 +32,69 @@ pub fn verdict(definition: &WorkflowDefinition, id: &str, edges: &[Option<bool>]
         "quorum" => (taken >= quorum, taken + open >= quorum),
         other => panic!("no join mode {other}"),
     };
-    if enough && required_taken(definition, id, edges) {
+    if enough && required_taken(execution, id) {
         Verdict::Ready
-    } else if taken >= 1 && (!possible || required_lost(definition, id, edges)) {
-        unsatisfied(definition, id)
+    } else if taken >= 1 && (!possible || required_lost(execution, id)) {
+        unsatisfied(execution, id)
     } else {
         Verdict::Wait
     }
 }
 
 /// What the deadline of a join that still waits decides.
-pub fn at_deadline(definition: &WorkflowDefinition, id: &str, edges: &[Option<bool>]) -> Verdict {
-    match join_field(node(definition, id), "onTimeout")
+pub fn at_deadline(execution: &Reference, id: &str) -> Verdict {
+    match join_field(node(&execution.definition, id), "onTimeout")
         .and_then(Value::as_str)
         .unwrap_or("fail")
     {
         "skip" => Verdict::Skip,
         "proceed" => {
-            let any_taken = incoming(definition, id)
+            let any_taken = execution
+                .entries(id)
                 .into_iter()
-                .any(|edge| edges[edge] == Some(true));
-            if any_taken && required_taken(definition, id, edges) {
+                .any(|edge| execution.edges[edge] == Edge::Resolved(true));
+            if any_taken && required_taken(execution, id) {
                 Verdict::Ready
             } else {
-                unsatisfied(definition, id)
+                unsatisfied(execution, id)
             }
         }
         _ => Verdict::Fail,
     }
 }
 
-fn unsatisfied(definition: &WorkflowDefinition, id: &str) -> Verdict {
-    match join_field(node(definition, id), "onUnsatisfied").and_then(Value::as_str) {
+fn unsatisfied(execution: &Reference, id: &str) -> Verdict {
+    match join_field(node(&execution.definition, id), "onUnsatisfied").and_then(Value::as_str) {
         Some("fail") => Verdict::Fail,
         _ => Verdict::Skip,
     }
 }
 
-fn required(definition: &WorkflowDefinition, id: &str) -> Vec<String> {
-    texts(join_field(node(definition, id), "required"))
+fn required(execution: &Reference, id: &str) -> Vec<String> {
+    texts(join_field(node(&execution.definition, id), "required"))
 }
 
-fn from_source(definition: &WorkflowDefinition, id: &str, source: &str) -> Vec<usize> {
-    incoming(definition, id)
+fn from_source(execution: &Reference, id: &str, source: &str) -> Vec<usize> {
+    execution
+        .entries(id)
         .into_iter()
-        .filter(|&edge| definition.edges[edge].source == source)
+        .filter(|&edge| execution.way(edge).source == source)
         .collect()
 }
 
-fn required_taken(definition: &WorkflowDefinition, id: &str, edges: &[Option<bool>]) -> bool {
-    required(definition, id).iter().all(|source| {
-        from_source(definition, id, source)
+fn required_taken(execution: &Reference, id: &str) -> bool {
+    required(execution, id).iter().all(|source| {
+        from_source(execution, id, source)
             .into_iter()
-            .any(|edge| edges[edge] == Some(true))
+            .any(|edge| execution.edges[edge] == Edge::Resolved(true))
     })
 }
 
 /// A required source is lost when all its edges are dead (§8.5).
-fn required_lost(definition: &WorkflowDefinition, id: &str, edges: &[Option<bool>]) -> bool {
-    required(definition, id).iter().any(|source| {
-        from_source(definition, id, source)
+fn required_lost(execution: &Reference, id: &str) -> bool {
+    required(execution, id).iter().any(|source| {
+        from_source(execution, id, source)
             .into_iter()
-            .all(|edge| edges[edge] == Some(false))
+            .all(|edge| execution.edges[edge] == Edge::Resolved(false))
     })
 }

@@ -1,15 +1,29 @@
 //! A small, slow interpreter of the execution semantics, written from their text alone.
 //!
 //! It shares nothing with the real core: not the plan, not the state, not a line of the execution module. Everything is
-//! looked up by name in the definition, and what follows from the state is computed anew each time it is asked for.
+//! looked up by name in the definition, and what follows from the state is computed anew each time it is asked for; only the
+//! loops of a definition, which never change, are found once.
 
+mod cancels;
+mod children;
 mod deadlines;
 mod definition;
+mod ends;
+mod fail_fast;
+mod generations;
 mod interpreter;
+mod interventions;
 mod joins;
 pub mod language;
+mod loops;
 mod outcome;
+mod progress;
 mod retries;
+mod scope;
+mod state;
+mod waits;
 
-pub use interpreter::{Did, Phase, Reference, Refusal, Status};
+pub use children::{ChildEnd, ChildReport, Tell};
+pub use interventions::Decision;
 pub use retries::Failure;
+pub use state::{Did, Edge, Phase, Reference, Refusal, Status};

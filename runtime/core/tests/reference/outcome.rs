@@ -1,13 +1,15 @@
-//! What completes, fails and ends: mappings, conditions, decisions, and the execution's output.
+//! What completes and fails: mappings, conditions, decisions.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 use troupe_core::definition::WorkflowEdge;
 
-use super::definition::{edge_type, field, incoming, node, outgoing, owner, text};
-use super::interpreter::{Phase, Reference, Status, expression_error, failure};
+use super::definition::{edge_type, field, node, outgoing, owner, text};
+use super::interpreter::{expression_error, failure};
 use super::language::{self, Thrown};
+use super::scope::mapped;
+use super::state::{Phase, Reference};
 
 impl Reference {
     /// Fixes a node's input and data; false when that failed the node.
@@ -16,7 +18,7 @@ impl Reference {
         let raw = self.raw_input(id);
         let mut input = raw.clone();
         if let Some(mapping) = field(&written, "inputMapping").and_then(Value::as_object) {
-            let scope = self.scope(&[("input", &raw)]);
+            let scope = self.scope(Some(id), &[("input", &raw)]);
             match mapped(mapping, &scope) {
                 Ok(values) => input = Value::Object(values),
                 Err(Thrown) => {
@@ -26,9 +28,13 @@ impl Reference {
                 }
             }
         }
-        let scope = self.scope(&[("input", &input)]);
+        let scope = self.scope(Some(id), &[("input", &input)]);
         let mut data = Map::new();
         for (name, value) in &written.data {
+            // It is asked of each call.
+            if name == "transformationTemplate" {
+                continue;
+            }
             let is_expression = name == "delayValue" && text(&written, "delayType") == Some("expression");
             let resolved = match value.as_str() {
                 Some(text) if is_expression => language::evaluate(text, &scope),
@@ -46,8 +52,21 @@ impl Reference {
         }
         let state = self.set(id);
         (state.input, state.data) = (input.clone(), Value::Object(data));
+        if written.node_type == "end" && self.asked_status(id).is_none() {
+            self.fail(id, expression_error(), raw);
+            return false;
+        }
         if field(&written, "inputSchema").is_some_and(|schema| !language::meets(schema, &input)) {
             self.fail(id, failure("SCHEMA_VIOLATION").error(), input);
+            return false;
+        }
+        if let Some(key) = field(&written, "concurrency").and_then(|limit| limit["key"].as_str()) {
+            let scope = self.scope(Some(id), &[("input", &input)]);
+            // A key that is nothing is none.
+            if language::evaluate(key, &scope).is_ok_and(|key| !key.is_null()) {
+                return true;
+            }
+            self.fail(id, expression_error(), input);
             return false;
         }
         true
@@ -86,10 +105,21 @@ impl Reference {
 
     /// The work of a node is done; what follows may still fail it (§8.3).
     pub(super) fn complete(&mut self, id: &str, raw: Value) {
+        self.complete_with(id, raw);
+        if node(&self.definition, id).node_type == "end" && self.nodes[id].phase == Phase::Completed {
+            self.end_by(id);
+        }
+    }
+
+    /// As [`Self::complete`], but an `end` that somebody completes by hand has not run and ends nothing.
+    pub(super) fn complete_with(&mut self, id: &str, raw: Value) {
         let before = self.variables.clone();
         let input = self.nodes[id].input.clone();
         match self.outcome(id, raw) {
-            Ok(taken) => self.resolve(id, |edge| taken.contains(&edge)),
+            Ok(taken) => {
+                self.cancel_region(id);
+                self.resolve(id, |edge| taken.contains(&edge));
+            }
             Err(error) => {
                 self.variables = before;
                 self.set(id).output = None;
@@ -108,17 +138,17 @@ impl Reference {
             return Err(failure("SCHEMA_VIOLATION").error());
         }
         if let Some(expression) = text(&written, "output") {
-            let scope = self.scope(&[("input", &input), ("output", &output)]);
+            let scope = self.scope(Some(id), &[("input", &input), ("output", &output)]);
             output = language::evaluate(expression, &scope).map_err(threw)?;
         }
         if let Some(mapping) = field(&written, "outputMapping").and_then(Value::as_object) {
-            let scope = self.scope(&[("input", &input), ("output", &output)]);
+            let scope = self.scope(Some(id), &[("input", &input), ("output", &output)]);
             let values = mapped(mapping, &scope).map_err(threw)?;
             self.variables.extend(values);
         }
         let state = self.set(id);
         (state.phase, state.output) = (Phase::Completed, Some(output.clone()));
-        let scope = self.scope(&[("input", &input), ("output", &output)]);
+        let scope = self.scope(Some(id), &[("input", &input), ("output", &output)]);
         let holds = |edge: usize| self.holds(edge, &scope);
         let mut taken = BTreeSet::new();
         if written.node_type == "decision" {
@@ -206,15 +236,31 @@ impl Reference {
 
     /// The node failed for good: its failure and `always` edges decide, and §6 if nothing handles it.
     pub(super) fn fail(&mut self, id: &str, error: Value, input: Value) {
+        let edges = outgoing(&self.definition, id);
+        let (taken, handled) = self.failed_with(id, &error, input, &edges);
+        self.resolve(id, |edge| taken.contains(&edge));
+        if !handled {
+            self.unhandled(id, error);
+        }
+    }
+
+    /// Which of the edges out of a failed node are taken, and whether one of them handles the failure.
+    pub(super) fn failed_with(
+        &mut self,
+        id: &str,
+        error: &Value,
+        input: Value,
+        edges: &[usize],
+    ) -> (BTreeSet<usize>, bool) {
         let written = node(&self.definition, id).clone();
         let state = self.set(id);
         (state.phase, state.error) = (Phase::Failed, Some(error.clone()));
-        let scope = self.scope(&[("input", &input), ("error", &error)]);
+        let scope = self.scope(Some(id), &[("input", &input), ("error", error)]);
         let code = error["code"].as_str().unwrap_or_default();
         let first_only = text(&written, "errorMode") == Some("first");
         let (mut taken, mut handled) = (BTreeSet::new(), false);
-        for edge in outgoing(&self.definition, id) {
-            let way = &self.definition.edges[edge];
+        for &edge in edges {
+            let way = self.way(edge);
             let catches = way
                 .errors
                 .as_ref()
@@ -228,114 +274,6 @@ impl Reference {
         }
         let state = self.set(id);
         state.payload = Some(json!({"error": error, "input": input}));
-        self.resolve(id, |edge| taken.contains(&edge));
-        if !handled && self.status == Status::Running {
-            self.failure.get_or_insert((Some(id.to_owned()), error));
-            if self.definition.settings.get("onFailure").and_then(Value::as_str) != Some("continue") {
-                self.stop_all_but_cleanup();
-            }
-        }
+        (taken, handled)
     }
-
-    /// Every node has ended.
-    pub(super) fn end(&mut self) {
-        self.paused = false;
-        if matches!(self.status, Status::Canceling { .. }) {
-            self.status = Status::Canceled;
-            return;
-        }
-        if self.failure.is_some() {
-            self.status = Status::Failed;
-            return;
-        }
-        self.status = match self.execution_output() {
-            Ok(output) => Status::Completed(output),
-            Err(Thrown) => {
-                self.failure = Some((None, expression_error()));
-                Status::Failed
-            }
-        };
-    }
-
-    fn execution_output(&self) -> Result<Value, Thrown> {
-        if let Some(expression) = self.definition.settings.get("output").and_then(Value::as_str) {
-            return language::evaluate(expression, &self.scope(&[]));
-        }
-        let mut leaves = Map::new();
-        for id in self.ids() {
-            if outgoing(&self.definition, &id).is_empty() && self.nodes[&id].phase == Phase::Completed {
-                leaves.insert(id.clone(), self.nodes[&id].output.clone().unwrap_or(Value::Null));
-            }
-        }
-        Ok(match leaves.len() {
-            0 => Value::Null,
-            1 => leaves
-                .into_iter()
-                .next()
-                .map(|(_, output)| output)
-                .unwrap_or(Value::Null),
-            _ => Value::Object(leaves),
-        })
-    }
-
-    /// What the taken edges carry: one as it is, several keyed by source; a root gets the start payload.
-    fn raw_input(&self, id: &str) -> Value {
-        let edges = incoming(&self.definition, id);
-        if edges.is_empty() {
-            return self.payload.clone();
-        }
-        let carried: Vec<(String, Value)> = edges
-            .into_iter()
-            .filter(|&edge| self.edges[edge] == Some(true))
-            .map(|edge| {
-                let source = &self.nodes[&self.definition.edges[edge].source];
-                let value = source.payload.clone().or_else(|| source.output.clone());
-                (
-                    self.definition.edges[edge].source.clone(),
-                    value.expect("a source of a taken edge has ended"),
-                )
-            })
-            .collect();
-        match carried.len() {
-            1 => carried
-                .into_iter()
-                .next()
-                .map(|(_, value)| value)
-                .unwrap_or(Value::Null),
-            _ => Value::Object(carried.into_iter().collect()),
-        }
-    }
-
-    /// §3: what an expression sees.
-    pub(super) fn scope(&self, extra: &[(&str, &Value)]) -> Value {
-        let nodes: Map<String, Value> = self
-            .nodes
-            .iter()
-            .map(|(id, state)| {
-                let seen = json!({"status": state.phase.name(), "output": state.output, "error": state.error});
-                (id.clone(), seen)
-            })
-            .collect();
-        let mut scope = json!({
-            "trigger": self.payload,
-            "variables": self.variables,
-            "nodes": nodes,
-            "execution": {"workflowId": self.definition.id, "version": self.definition.version},
-        });
-        for (name, value) in extra {
-            scope[*name] = (*value).clone();
-        }
-        scope
-    }
-}
-
-/// Every expression of a mapping over one scope.
-fn mapped(mapping: &Map<String, Value>, scope: &Value) -> Result<Map<String, Value>, Thrown> {
-    mapping
-        .iter()
-        .map(|(name, expression)| {
-            let value = language::evaluate(expression.as_str().ok_or(Thrown)?, scope)?;
-            Ok((name.clone(), value))
-        })
-        .collect()
 }

@@ -1,62 +1,72 @@
-//! Random valid acyclic definitions, decoded from tapes of numbers so that they shrink.
+//! Random valid definitions, about half of them acyclic, decoded from tapes of numbers so that they shrink.
+//!
+//! The simulation of `chaos-tests` draws its definitions here too.
 
 use std::collections::BTreeSet;
 
-use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::choices::Choices;
-use super::nodes;
+use super::{loops, nodes};
 
-/// A definition and everything random that happens to its execution.
-#[derive(Clone)]
-pub struct Case {
-    pub definition: Value,
-    pub script: Vec<u16>,
-}
-
-impl std::fmt::Debug for Case {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "definition: {}\nscript: {:?}", self.definition, self.script)
+/// Takes out most of what makes nodes fail and ways dead.
+pub fn calm(value: &mut Value) {
+    match value {
+        Value::String(text) => match text.as_str() {
+            "throw" | "false" | "const:0" | "const:\"\"" => *text = "true".into(),
+            "{{throw}}" => *text = "{{input}}".into(),
+            "allSuccess" => *text = "all".into(),
+            _ => {}
+        },
+        Value::Array(items) => items.iter_mut().for_each(calm),
+        Value::Object(fields) => {
+            let troubles = [
+                "inputSchema",
+                "outputSchema",
+                "totalTimeout",
+                "timeout",
+                "heartbeatTimeout",
+            ];
+            fields.retain(|name, _| !troubles.contains(&name.as_str()));
+            fields.values_mut().for_each(calm);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
-/// Mostly small graphs, some of up to 40 nodes.
-pub fn cases() -> impl Strategy<Value = Case> {
-    // Not by `prop_flat_map`: what depends on a drawn number shrinks badly.
-    let of_size = |nodes: usize| {
-        (
-            prop::collection::vec(prop::collection::vec(any::<u16>(), 24), 2..=nodes),
-            prop::collection::vec(prop::collection::vec(any::<u16>(), 12), 1..=nodes * 2),
-            prop::collection::vec(any::<u16>(), 8),
-            prop::collection::vec(any::<u16>(), 0..=nodes * 16),
-        )
-    };
-    prop_oneof![4 => of_size(6), 5 => of_size(12), 1 => of_size(40)].prop_map(|(nodes, edges, settings, script)| Case {
-        definition: definition(&nodes, &edges, &settings),
-        script,
-    })
-}
-
 /// How an edge is written before its node's needs are known.
-struct Way {
-    source: usize,
-    target: usize,
+pub struct Way {
+    pub source: usize,
+    pub target: usize,
     fields: Map<String, Value>,
 }
 
-fn definition(nodes: &[Vec<u16>], edges: &[Vec<u16>], settings: &[u16]) -> Value {
+/// What these tapes say: one a node, an edge and a loop, and one for the settings.
+pub fn definition(nodes: &[Vec<u16>], edges: &[Vec<u16>], loops: &[Vec<u16>], settings: &[u16]) -> Value {
     let count = nodes.len();
-    let mut ways: Vec<Way> = edges.iter().map(|tape| way(&mut Choices::new(tape), count)).collect();
+    let mut ways: Vec<Way> = edges
+        .iter()
+        .map(|tape| Way::somewhere(&mut Choices::new(tape), count))
+        .collect();
     let mut kinds: Vec<&str> = nodes
         .iter()
         .map(|tape| *Choices::new(tape).pick(&nodes::KINDS))
         .collect();
+    ways.retain(|way| kinds[way.source] != "end");
+    let stretches = loops::stretches(loops, count);
+    loops::shape(&mut ways, &stretches, loops, count);
     for (place, kind) in kinds.iter_mut().enumerate() {
-        if *kind == "trigger" && ways.iter().any(|way| way.target == place) {
+        let is_entered = ways.iter().any(|way| way.target == place);
+        let leads_on = ways.iter().any(|way| way.source == place);
+        if (*kind == "trigger" && is_entered) || (*kind == "end" && (leads_on || !is_entered)) {
             *kind = "function";
         }
     }
+    let back = loops::back_edges(&ways, &stretches, loops, |node| kinds[node] != "end");
+    let bodies = loops::bodies(&ways, &back);
+    let limits = loops::limits(&bodies, loops);
+    let forward = ways.len();
+    ways.extend(back);
     let mut written = Vec::new();
     for (place, tape) in nodes.iter().enumerate() {
         let mut choices = Choices::new(&tape[1..]);
@@ -68,13 +78,23 @@ fn definition(nodes: &[Vec<u16>], edges: &[Vec<u16>], settings: &[u16]) -> Value
                 own.iter_mut().map(|way| (&mut way.fields, way.target)).collect();
             nodes::decision(&mut choices, &mut data, &mut fields);
         }
-        let parents: Vec<usize> = ways
+        let parents: Vec<usize> = ways[..forward]
             .iter()
             .filter(|way| way.target == place)
             .map(|way| way.source)
             .collect();
         if let Some(join) = nodes::join(&mut choices, &parents) {
             data.insert("join".into(), join);
+        }
+        if let Some(header) = bodies.iter().position(|(header, _)| *header == place) {
+            data.insert("maxIterations".into(), json!(limits[header]));
+        }
+        let innermost = loops::innermost(&bodies, place);
+        let neighbours: Vec<usize> = (0..count)
+            .filter(|&other| other != place && loops::innermost(&bodies, other) == innermost)
+            .collect();
+        if let Some(cancels) = nodes::cancels(&mut choices, &neighbours) {
+            data.insert("cancels".into(), cancels);
         }
         // The array's order is not the graph's.
         let rank = choices.below(1 << 16);
@@ -102,41 +122,70 @@ fn definition(nodes: &[Vec<u16>], edges: &[Vec<u16>], settings: &[u16]) -> Value
     json!({"id": "flow", "name": "flow", "version": 7, "nodes": nodes, "edges": kept, "settings": settings})
 }
 
-/// Edges lead from a lower to a higher number, so there is no cycle.
-fn way(choices: &mut Choices<'_>, count: usize) -> Way {
-    let first = choices.below(count);
-    // Mostly near, so that graphs grow long as well as wide.
-    let near = if choices.one_in(4) { count } else { 4 };
-    let second = (first + 1 + choices.below(near)) % count;
-    let (source, target) = match first.cmp(&second) {
-        std::cmp::Ordering::Less => (first, second),
-        std::cmp::Ordering::Greater => (second, first),
-        std::cmp::Ordering::Equal => (0, 1),
-    };
-    let kind = *choices.pick(&[
-        "default", "success", "default", "failure", "always", "success", "failure",
-    ]);
-    let mut fields = Map::new();
-    if kind != "default" {
-        fields.insert("type".into(), json!(kind));
-    }
-    if choices.one_in(3) {
-        let expressions = if kind == "failure" {
-            nodes::FAILURE_CONDITIONS
-        } else {
-            nodes::CONDITIONS
+impl Way {
+    /// Leads from a lower to a higher number, so that there is no cycle.
+    fn somewhere(choices: &mut Choices<'_>, count: usize) -> Self {
+        let first = choices.below(count);
+        // Mostly near, so that graphs grow long as well as wide.
+        let near = if choices.one_in(4) { count } else { 4 };
+        let second = (first + 1 + choices.below(near)) % count;
+        let (source, target) = match first.cmp(&second) {
+            std::cmp::Ordering::Less => (first, second),
+            std::cmp::Ordering::Greater => (second, first),
+            std::cmp::Ordering::Equal => (0, 1),
         };
-        fields.insert("condition".into(), json!(choices.pick(expressions)));
+        Self::random(choices, source, target)
     }
-    if kind == "failure" && choices.one_in(4) {
-        fields.insert(
-            "errors".into(),
-            choices
-                .pick(&[json!(["E1"]), json!(["E2", "TIMEOUT"]), json!(["*"])])
-                .clone(),
-        );
+
+    /// Taken after success, whatever the output.
+    pub fn plain(source: usize, target: usize) -> Self {
+        Self {
+            source,
+            target,
+            fields: Map::new(),
+        }
     }
-    Way { source, target, fields }
+
+    pub fn random(choices: &mut Choices<'_>, source: usize, target: usize) -> Self {
+        let kind = *choices.pick(&[
+            "default", "success", "default", "failure", "always", "success", "failure",
+        ]);
+        let mut way = Self::plain(source, target).of_type(kind);
+        if choices.one_in(3) {
+            let expressions = if kind == "failure" {
+                nodes::FAILURE_CONDITIONS
+            } else {
+                nodes::CONDITIONS
+            };
+            way.set("condition", json!(choices.pick(expressions)));
+        }
+        if kind == "failure" && choices.one_in(4) {
+            let codes = [json!(["E1"]), json!(["E2", "TIMEOUT"]), json!(["*"])];
+            way.set("errors", choices.pick(&codes).clone());
+        }
+        way
+    }
+
+    /// Leads back to the header of a loop.
+    pub fn back(choices: &mut Choices<'_>, source: usize, target: usize) -> Self {
+        let kind = *choices.pick(&["default", "always", "success", "default", "failure", "always"]);
+        let mut way = Self::plain(source, target).of_type(kind);
+        if !choices.one_in(3) {
+            way.set("condition", json!(choices.pick(nodes::BACK_CONDITIONS)));
+        }
+        way
+    }
+
+    fn of_type(mut self, kind: &str) -> Self {
+        if kind != "default" {
+            self.set("type", json!(kind));
+        }
+        self
+    }
+
+    fn set(&mut self, name: &str, value: Value) {
+        self.fields.insert(name.into(), value);
+    }
 }
 
 fn is_success(fields: &Map<String, Value>) -> bool {

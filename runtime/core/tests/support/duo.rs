@@ -1,49 +1,23 @@
 //! The real core and the reference, given the same stimuli and compared after each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use serde_json::{Value as JsonValue, json};
+use serde_json::Value as JsonValue;
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::execution::{
-    AttemptClosed, AttemptFailure, AttemptOutcome, EdgeState, Effect, Entry, Event, ExecutionState, Phase, Started,
-    Status, StepError, Verb, next_deadline, step,
+    ChildCommand, ChildId, EdgeState, Effect, Entry, Event, ExecutionState, Parent, Phase, StartChild, Status,
+    StepError, Verb, step,
 };
 use troupe_core::plan::Plan;
-use troupe_core::{ErrorInfo, ExecutionId, Json, NodeIx, ShardId, Timestamp, Token, Value};
+use troupe_core::{ExecutionId, NodeIx, ShardId, Timestamp, Token, Visit};
 
+use super::compare::{in_order, normal, normal_did, same};
 use super::evaluator::{Mini, parsed};
-use crate::reference::{self, Did, Failure, Reference, Refusal};
+pub use super::stimulus::Stimulus;
+use crate::reference::{Did, Reference, Refusal, Tell};
 
 /// When every execution of the tests starts.
 pub const EPOCH: i64 = 1_790_000_000_000;
-
-/// Something that happens to an execution.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Stimulus {
-    Start {
-        trigger: Option<String>,
-        input: JsonValue,
-        variables: Vec<(String, JsonValue)>,
-    },
-    Report {
-        node: String,
-        outcome: Result<JsonValue, Failure>,
-    },
-    /// A report with a token that is not the current one.
-    Stale {
-        token: Token,
-    },
-    Deadline,
-    Pause,
-    Resume,
-    Cancel {
-        grace_ms: u64,
-        at_once: bool,
-    },
-    Interrupt,
-    /// The engine was shut down while attempts ran.
-    Drain,
-}
 
 /// What differs, and where.
 pub type Disagreement = String;
@@ -59,11 +33,20 @@ pub struct Duo {
     pub outstanding: BTreeMap<String, Token>,
     /// Tokens whose attempts are over.
     pub spent: Vec<Token>,
-    /// Inputs that started attempts were given, by node and attempt.
-    pub given: BTreeMap<(String, u32), JsonValue>,
+    /// Inputs that started attempts were given, by node, visit and attempt.
+    pub given: BTreeMap<(String, u32, u32), JsonValue>,
     /// Tries every step with an evaluator that runs out of answers, before it is applied.
     pub starves: bool,
-    ended: BTreeSet<NodeIx>,
+    /// What was refused with an error code.
+    pub refused: Vec<(Stimulus, String)>,
+    /// Every child that was begun.
+    pub begun: Vec<StartChild>,
+    /// Whether a child was begun by an execution that fails: for clean-up.
+    pub begun_while_failing: bool,
+    /// How many executions are above it.
+    depth: u32,
+    /// How many visits of each node have ended.
+    ended: BTreeMap<NodeIx, u32>,
 }
 
 impl Duo {
@@ -81,8 +64,34 @@ impl Duo {
             spent: Vec::new(),
             given: BTreeMap::new(),
             starves: false,
-            ended: BTreeSet::new(),
+            refused: Vec::new(),
+            begun: Vec::new(),
+            begun_while_failing: false,
+            depth: 0,
+            ended: BTreeMap::new(),
         }
+    }
+
+    /// So many executions are above it.
+    pub fn depth(&mut self, depth: u32) {
+        (self.depth, self.reference.depth) = (depth, depth);
+    }
+
+    /// Who started it, if it is a child.
+    pub fn parent(&self) -> Option<Parent> {
+        let child = ChildId {
+            run: self.state.run,
+            node: NodeIx(0),
+            visit: Visit(1),
+            index: 0,
+        };
+        (self.depth > 0).then(|| Parent {
+            execution: ExecutionId::fresh(ShardId(3), Timestamp(EPOCH), 41),
+            child,
+            attached: true,
+            depth: self.depth,
+            root: None,
+        })
     }
 
     /// Applies a stimulus to both sides; what the core did, or how they disagree.
@@ -116,7 +125,8 @@ impl Duo {
                 self.log.push((entry, stepped.effects));
                 self.settle_backoffs()?;
                 // As text: the order of an object's keys counts.
-                let expected: Vec<Did> = expected.iter().map(normal_did).collect();
+                let expected = in_order(expected.iter().map(normal_did).collect());
+                let done = in_order(done);
                 same("effects", &format!("{done:?}"), &format!("{expected:?}"))?;
                 self.compare()?;
                 Ok(Ok(done))
@@ -125,14 +135,22 @@ impl Duo {
                 if self.state != before {
                     return Err(format!("a refused step ({error}) changed the state"));
                 }
-                let fits = matches!(
-                    (&error, refusal),
-                    (StepError::Ended, Some(Refusal::Ended))
-                        | (StepError::Unchanged, Some(Refusal::Unchanged))
-                        | (StepError::NotDue, Some(Refusal::NotDue))
-                        | (StepError::Refused(_), Some(Refusal::Refused))
-                        | (StepError::Stale, None)
-                );
+                let fits = match (&error, refusal) {
+                    (StepError::Refused(error), Refusal::Refused(code)) => error.code == code,
+                    (error, refusal) => matches!(
+                        (error, refusal),
+                        (StepError::Ended, Refusal::Ended)
+                            | (StepError::Unchanged, Refusal::Unchanged)
+                            | (StepError::NotDue, Refusal::NotDue)
+                            | (StepError::Stale, Refusal::Stale)
+                    ),
+                };
+                if let StepError::Refused(refused) = &error {
+                    self.refused.push((stimulus.clone(), refused.code.clone()));
+                }
+                if let (StepError::Stale, Stimulus::Children(_)) = (&error, stimulus) {
+                    self.refused.push((stimulus.clone(), "stale".into()));
+                }
                 if fits {
                     Ok(Err(error))
                 } else {
@@ -142,86 +160,6 @@ impl Duo {
             (Ok(stepped), Err(refusal)) => Err(format!("the core accepted ({stepped:?}), the reference: {refusal:?}")),
             (Err(error), Ok(expected)) => Err(format!("the core refused ({error:?}), the reference: {expected:?}")),
         }
-    }
-
-    fn event(&self, stimulus: &Stimulus) -> Event {
-        match stimulus {
-            Stimulus::Start {
-                trigger,
-                input,
-                variables,
-            } => Event::Started(Box::new(Started {
-                id: self.state.id,
-                workflow: self.plan.workflow.clone(),
-                version: self.plan.version,
-                input: Value::from(input.clone()),
-                variables: variables
-                    .iter()
-                    .map(|(name, value)| (name.clone(), Value::from(value.clone())))
-                    .collect(),
-                metadata: None,
-                trigger: trigger.clone(),
-                execution_key: None,
-                request_key: None,
-                priority: None,
-                key_ordinal: None,
-            })),
-            Stimulus::Report { node, outcome } => self.closed(self.outstanding[node], outcome),
-            Stimulus::Stale { token } => self.closed(*token, &Ok(json!("stale"))),
-            Stimulus::Deadline => Event::DeadlineReached,
-            Stimulus::Pause => Event::Paused,
-            Stimulus::Resume => Event::Resumed,
-            Stimulus::Cancel { grace_ms, at_once } => Event::CancelRequested {
-                reason: Some("why".into()),
-                grace_ms: *grace_ms,
-                at_once: *at_once,
-            },
-            Stimulus::Interrupt => Event::Interrupted,
-            Stimulus::Drain => Event::Drained,
-        }
-    }
-
-    fn closed(&self, token: Token, outcome: &Result<JsonValue, Failure>) -> Event {
-        let outcome = match outcome {
-            Ok(output) => AttemptOutcome::Completed(Value::from(output.clone())),
-            Err(failure) => {
-                let mut error = ErrorInfo::new(failure.code.as_str(), failure.message.as_str());
-                error.details = failure.details.as_ref().map(Json::of);
-                AttemptOutcome::Failed(Box::new(AttemptFailure {
-                    error,
-                    retryable: failure.retryable,
-                    retry_after_ms: failure.retry_after_ms.and_then(|ms| u64::try_from(ms).ok()),
-                }))
-            }
-        };
-        Event::AttemptClosed(Box::new(AttemptClosed {
-            token,
-            started_at: Timestamp(self.now),
-            outcome,
-            logs: None,
-        }))
-    }
-
-    /// The reference's answer; a refusal of none is a stale report, which the reference never hears of.
-    fn stimulate_reference(&mut self, stimulus: &Stimulus) -> Result<Vec<Did>, Option<Refusal>> {
-        let (reference, at) = (&mut self.reference, self.now);
-        match stimulus {
-            Stimulus::Start {
-                trigger,
-                input,
-                variables,
-            } => reference.start(at, trigger.as_deref(), input.clone(), variables),
-            Stimulus::Report { node, outcome } => reference.report(at, node, outcome.clone()),
-            Stimulus::Stale { .. } if reference.is_over() => Err(Refusal::Ended),
-            Stimulus::Stale { .. } => return Err(None),
-            Stimulus::Deadline => reference.deadline(at),
-            Stimulus::Pause => reference.pause(at),
-            Stimulus::Resume => reference.resume(at),
-            Stimulus::Cancel { grace_ms, at_once } => reference.cancel(at, *grace_ms as i64, *at_once),
-            Stimulus::Interrupt => reference.interrupted(at, true),
-            Stimulus::Drain => reference.interrupted(at, false),
-        }
-        .map_err(Some)
     }
 
     /// With too few answers a step is pending and changes nothing, however far it got.
@@ -258,15 +196,29 @@ impl Duo {
                 transition.verb(),
                 Some(Verb::NodeCompleted | Verb::NodeFailed | Verb::NodeSkipped | Verb::NodeCanceled)
             );
-            if let (true, Some(node)) = (ends, transition.node_ix())
-                && !self.ended.insert(node)
-            {
-                return Err(format!("node {node} ended twice"));
+            if let (true, Some(node)) = (ends, transition.node_ix()) {
+                *self.ended.entry(node).or_default() += 1;
             }
         }
+        for (planned, node) in self.plan.nodes.iter().zip(&self.state.nodes) {
+            let ix = self.plan.node_ix(planned.key.as_str()).expect("a node of the plan");
+            let expected = node.visit.0 - u32::from(!node.phase.is_terminal());
+            let ended = self.ended.get(&ix).copied().unwrap_or(0);
+            same(&format!("ends of {}, one a visit", planned.key), &ended, &expected)?;
+        }
         for (place, (old, new)) in before.edges.iter().zip(&self.state.edges).enumerate() {
-            if *old != EdgeState::Open && old != new {
-                return Err(format!("edge {place} was resolved twice"));
+            let source = self.plan.edges[place].source.at();
+            let same_visit = before.nodes[source].visit == self.state.nodes[source].visit;
+            let lawful = match old {
+                EdgeState::Open => true,
+                EdgeState::HeldTaken => *new != EdgeState::Open,
+                EdgeState::HeldDead => matches!(new, EdgeState::HeldDead | EdgeState::Dead),
+                EdgeState::Taken | EdgeState::Dead => old == new,
+            };
+            if same_visit && !lawful {
+                return Err(format!(
+                    "edge {place} went from {old:?} to {new:?} in one visit of its source"
+                ));
             }
         }
         for effect in effects {
@@ -282,10 +234,22 @@ impl Duo {
                     }
                 }
                 Effect::AbortAttempt(_) => {}
+                Effect::StartErrorWorkflow(_) => return Err("executions of the tests name no error workflow".into()),
+                Effect::StartChild(_) if self.state.paused => return Err("a child begins while paused".into()),
+                Effect::StartChild(start) if self.begun.iter().any(|known| known.child == start.child) => {
+                    return Err(format!("child {:?} begins twice", start.child));
+                }
+                Effect::StartChild(start) => {
+                    self.begun.push(start.clone());
+                    self.begun_while_failing |= self.state.status == Status::Failing;
+                }
+                Effect::TellChild(..) | Effect::OfferOutput(_) => {}
+                Effect::AskForRoom => return Err("executions of the tests wait for no others".into()),
                 Effect::Finish if self.state.status.is_terminal() => {}
                 Effect::Finish => return Err("an execution finishes that has not ended".into()),
             }
         }
+        self.starts_again_alike()?;
         let most = self
             .plan
             .settings
@@ -295,6 +259,26 @@ impl Duo {
             return Err(format!("{} attempts run at once", self.state.running.len()));
         }
         troupe_core::execution::invariants::check(&self.plan, &self.state)
+    }
+
+    /// Open children, and only those, are awaited, and starting one again starts the same.
+    fn starts_again_alike(&self) -> Result<(), Disagreement> {
+        let open = self.state.open_children();
+        for start in &self.begun {
+            let child = start.child;
+            let is_open = open.contains(&child);
+            same("whether a child is awaited", &self.state.awaits(child), &is_open)?;
+            if is_open {
+                let again = self.state.start_of_child(&self.plan, child.node, child.index);
+                same("the start of a child, again", &again, start)?;
+            }
+        }
+        let known = |child: &ChildId| self.begun.iter().any(|start| start.child == *child);
+        if open.iter().all(known) {
+            Ok(())
+        } else {
+            Err(format!("among {open:?} is a child that never began"))
+        }
     }
 
     /// Carries the effects out: the tests only remember who runs.
@@ -309,11 +293,12 @@ impl Duo {
                     }
                     let input = normal(&parsed(&start.input));
                     let data = normal(&start.data.as_ref().map(parsed).unwrap_or(JsonValue::Null));
-                    let attempt = start.token.attempt.0;
-                    self.given.insert((node.clone(), attempt), input.clone());
+                    let (visit, attempt) = (start.token.visit.0, start.token.attempt.0);
+                    self.given.insert((node.clone(), visit, attempt), input.clone());
                     let data = self.only_templates(start.token.node, &data);
                     done.push(Did::Start {
                         node,
+                        visit,
                         attempt,
                         input,
                         data,
@@ -323,6 +308,26 @@ impl Duo {
                     node: self.key(token.node),
                 }),
                 Effect::Finish => done.push(Did::Finish),
+                Effect::OfferOutput(_) => {}
+                Effect::StartChild(start) => done.push(Did::Begin {
+                    node: self.key(start.child.node),
+                    visit: start.child.visit.0,
+                    index: start.child.index as usize,
+                    input: normal(&parsed(&start.input)),
+                    attached: start.attached,
+                }),
+                Effect::TellChild(child, command) => done.push(Did::Tell {
+                    node: self.key(child.node),
+                    visit: child.visit.0,
+                    index: child.index as usize,
+                    what: match command {
+                        ChildCommand::Pause | ChildCommand::Freeze => Tell::Pause,
+                        ChildCommand::Resume => Tell::Resume,
+                        ChildCommand::Cancel => Tell::Cancel,
+                    },
+                }),
+                Effect::AskForRoom => {}
+                Effect::StartErrorWorkflow(_) => {}
             }
         }
         let (state, plan) = (&self.state, &self.plan);
@@ -354,7 +359,7 @@ impl Duo {
         JsonValue::Object(fields.collect())
     }
 
-    fn key(&self, node: NodeIx) -> String {
+    pub(super) fn key(&self, node: NodeIx) -> String {
         self.plan.node(node).key.to_string()
     }
 
@@ -369,171 +374,5 @@ impl Duo {
             }
         }
         Ok(())
-    }
-
-    fn compare(&self) -> Result<(), Disagreement> {
-        let (state, reference) = (&self.state, &self.reference);
-        for (planned, node) in self.plan.nodes.iter().zip(&state.nodes) {
-            let key = planned.key.as_str();
-            let expected = &reference.nodes[key];
-            same(
-                &format!("phase of {key}"),
-                &phase(&node.phase),
-                &expected_phase(expected.phase),
-            )?;
-            let output = node.output.as_ref().map(|output| normal(&parsed(output)));
-            same(
-                &format!("output of {key}"),
-                &output,
-                &expected.output.as_ref().map(normal),
-            )?;
-            let code = node.failure.as_ref().map(|failure| failure.error.code.as_str());
-            let expected_code = expected.error.as_ref().and_then(|error| error["code"].as_str());
-            same(&format!("error of {key}"), &code, &expected_code)?;
-            same(
-                &format!("interruptions of {key}"),
-                &node.interruptions,
-                &expected.interruptions,
-            )?;
-            let counted = node.attempts.iter().filter(|attempt| !attempt.was_interrupted());
-            let failed = counted.filter_map(|attempt| attempt.error.as_ref());
-            let failed: Vec<&String> = failed.map(|error| &error.code).collect();
-            same(
-                &format!("failed attempts of {key}"),
-                &failed,
-                &expected.failed.iter().collect(),
-            )?;
-        }
-        for (place, edge) in state.edges.iter().enumerate() {
-            let resolved = match edge {
-                EdgeState::Open => None,
-                EdgeState::Taken => Some(true),
-                EdgeState::Dead => Some(false),
-            };
-            same(
-                &format!("edge {}", self.plan.edges[place].id),
-                &resolved,
-                &reference.edges[place],
-            )?;
-        }
-        let variables: BTreeMap<String, JsonValue> = state
-            .variables
-            .iter()
-            .map(|(name, value)| (name.clone(), normal(&parsed(value))))
-            .collect();
-        let expected = reference
-            .variables
-            .iter()
-            .map(|(name, value)| (name.clone(), normal(value)))
-            .collect();
-        same("variables", &variables, &expected)?;
-        same("paused", &state.paused, &reference.paused)?;
-        let failure = state
-            .failure
-            .as_ref()
-            .map(|failure| (failure.node.map(|ix| self.key(ix)), failure.error.code.clone()));
-        let expected = reference
-            .failure
-            .as_ref()
-            .map(|(node, error)| (node.clone(), error["code"].as_str().unwrap_or_default().to_owned()));
-        same("failure", &failure, &expected)?;
-        let due = next_deadline(state).map(|due| due.0);
-        same("next deadline", &due, &reference.next_deadline())?;
-        same("status", &status(&state.status), &expected_status(&reference.status))
-    }
-}
-
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, core: &T, expected: &T) -> Result<(), Disagreement> {
-    if core == expected {
-        Ok(())
-    } else {
-        Err(format!("{what}: the core has {core:?}, the reference {expected:?}"))
-    }
-}
-
-fn phase(phase: &Phase) -> (&'static str, Option<i64>) {
-    match phase {
-        Phase::Pending => ("pending", None),
-        Phase::Ready => ("ready", None),
-        Phase::Running { .. } => ("running", None),
-        Phase::Backoff { until, .. } => ("backoff", Some(until.0)),
-        Phase::Delaying { until } => ("delaying", Some(until.0)),
-        Phase::Canceling { .. } => ("canceling", None),
-        Phase::Completed => ("completed", None),
-        Phase::Failed => ("failed", None),
-        Phase::Skipped => ("skipped", None),
-        Phase::Canceled => ("canceled", None),
-    }
-}
-
-fn expected_phase(phase: reference::Phase) -> (&'static str, Option<i64>) {
-    match phase {
-        reference::Phase::Pending => ("pending", None),
-        reference::Phase::Ready => ("ready", None),
-        reference::Phase::Running => ("running", None),
-        reference::Phase::Backoff { earliest, .. } => ("backoff", Some(earliest)),
-        reference::Phase::Delaying { until } => ("delaying", Some(until)),
-        reference::Phase::Canceling => ("canceling", None),
-        reference::Phase::Completed => ("completed", None),
-        reference::Phase::Failed => ("failed", None),
-        reference::Phase::Skipped => ("skipped", None),
-        reference::Phase::Canceled => ("canceled", None),
-    }
-}
-
-fn status(status: &Status) -> (&'static str, Option<String>) {
-    match status {
-        Status::Pending => ("pending", None),
-        Status::Running => ("running", None),
-        Status::Failing => ("failing", None),
-        Status::Canceling { until, .. } => ("canceling", Some(until.to_string())),
-        Status::Completed { output } => ("completed", Some(normal(&parsed(output)).to_string())),
-        Status::Failed => ("failed", None),
-        Status::Canceled { .. } => ("canceled", None),
-    }
-}
-
-fn expected_status(status: &reference::Status) -> (&'static str, Option<String>) {
-    match status {
-        reference::Status::Pending => ("pending", None),
-        reference::Status::Running => ("running", None),
-        reference::Status::Failing => ("failing", None),
-        reference::Status::Canceling { until } => ("canceling", Some(until.to_string())),
-        reference::Status::Completed(output) => ("completed", Some(normal(output).to_string())),
-        reference::Status::Failed => ("failed", None),
-        reference::Status::Canceled => ("canceled", None),
-    }
-}
-
-/// A value without the words that errors carry for people.
-pub fn normal(value: &JsonValue) -> JsonValue {
-    match value {
-        JsonValue::Array(items) => items.iter().map(normal).collect(),
-        JsonValue::Object(fields) => {
-            let is_error = fields.contains_key("code") && fields.contains_key("message");
-            let one = |(name, value): (&String, &JsonValue)| {
-                let words = is_error && name == "message";
-                (name.clone(), if words { JsonValue::from("") } else { normal(value) })
-            };
-            JsonValue::Object(fields.iter().map(one).collect())
-        }
-        other => other.clone(),
-    }
-}
-
-fn normal_did(did: &Did) -> Did {
-    match did {
-        Did::Start {
-            node,
-            attempt,
-            input,
-            data,
-        } => Did::Start {
-            node: node.clone(),
-            attempt: *attempt,
-            input: normal(input),
-            data: normal(data),
-        },
-        other => other.clone(),
     }
 }

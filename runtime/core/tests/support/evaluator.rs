@@ -85,6 +85,21 @@ fn answer(question: Question, scope: &Scope<'_>) -> Result<Answer, &'static str>
                 .expect("only decisions have conditions");
             truth(&decision.conditions[place as usize].0)
         }
+        Question::PayloadSchema(node) => checked(&data(node, "payloadSchema"), &seen["output"]["body"]),
+        Question::CallOutput(node) => {
+            let template = data(node, "transformationTemplate");
+            language::template(template.as_str().unwrap_or("{{throw}}"), &seen)
+                .map(|value| Answer::Value(Value::from(value)))
+                .map_err(expression_error)
+        }
+        Question::Items(node) => value(data(node, "items").as_str().unwrap_or("throw")),
+        Question::RoomKey => {
+            let limit = scope.plan.settings.concurrency.as_ref();
+            value(limit.and_then(|limit| limit.key.as_deref()).unwrap_or("throw"))
+        }
+        Question::ConcurrencyKey(node) => value(data(node, "concurrency")["key"].as_str().unwrap_or("throw")),
+        Question::While(node) => truth(data(node, "while").as_str().unwrap_or("throw")),
+        Question::Keep(_) | Question::Cache(_) => Ok(Answer::Valid),
         Question::ExecutionOutput => value(scope.plan.settings.output.as_deref().unwrap_or("throw")),
     }
 }
@@ -105,6 +120,9 @@ fn prepare(scope: &Scope<'_>, ix: NodeIx, seen: &JsonValue) -> Result<Answer, Th
         let Some(text) = field.as_str().map(str::to_owned) else {
             continue;
         };
+        if name == "transformationTemplate" {
+            continue;
+        }
         if name == "delayValue" && is_expression {
             *field = language::evaluate(&text, &seen)?;
             resolved = true;
@@ -139,7 +157,7 @@ fn seen(scope: &Scope<'_>) -> JsonValue {
         .nodes
         .iter()
         .filter_map(|node| {
-            let (status, output, failure) = scope.node(node.key.as_str())?;
+            let (status, output, failure) = scope.latest(node.key.as_str())?;
             let entry = json!({"status": status, "output": output.map(parsed), "error": failure.map(error)});
             Some((node.key.to_string(), entry))
         })
@@ -165,12 +183,9 @@ fn seen(scope: &Scope<'_>) -> JsonValue {
     seen
 }
 
-/// A value of the tests as JSON: none of them is a blob.
+/// A value of the tests as JSON.
 pub fn parsed(value: &Value) -> JsonValue {
-    match value {
-        Value::Inline(json) => parsed_json(json),
-        Value::Blob(_) => panic!("the tests have no blobs"),
-    }
+    parsed_json(&value.shown())
 }
 
 fn parsed_json(json: &Json) -> JsonValue {

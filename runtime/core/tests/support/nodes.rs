@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::choices::Choices;
 
-pub const KINDS: [&str; 10] = [
+pub const KINDS: [&str; 21] = [
     "function",
     "function",
     "http",
@@ -15,6 +15,17 @@ pub const KINDS: [&str; 10] = [
     "custom",
     "decision",
     "function",
+    "end",
+    "function",
+    "end",
+    "webhook",
+    "webhook",
+    "webhook",
+    "webhook",
+    "forEach",
+    "loop",
+    "subworkflow",
+    "forEach",
 ];
 
 /// Conditions of edges that are taken after a completion.
@@ -31,6 +42,22 @@ pub const CONDITIONS: &[&str] = &[
     "nodes.n0.status == \"completed\"",
     "nodes.n1.output.ok",
     "throw",
+    "execution.iteration == 2",
+    "nodes.n3.status == \"completed\"",
+    "nodes.n2.output.ok",
+];
+
+/// Conditions of edges that lead back to a loop's header.
+pub const BACK_CONDITIONS: &[&str] = &[
+    "execution.iteration != 3",
+    "execution.iteration == 1",
+    "execution.iteration != 2",
+    "execution.iteration != 4",
+    "input.ok",
+    "nodes.n2.status == \"completed\"",
+    "variables.v0 != 1",
+    "false",
+    "throw",
 ];
 
 /// Conditions of failure edges.
@@ -41,6 +68,7 @@ pub const FAILURE_CONDITIONS: &[&str] = &[
     "error.details.hint == 1",
     "variables.v1 == true",
     "throw",
+    "execution.iteration != 1",
 ];
 
 /// Sources of values.
@@ -53,19 +81,31 @@ const VALUES: &[&str] = &[
     "nodes.n0.output",
     "input.ok",
     "const:null",
+    "execution.iteration",
+    "nodes.n2.output",
 ];
 
 /// Data of a node, but for its join and a decision's conditions.
 pub fn data(choices: &mut Choices<'_>, kind: &str, count: usize, place: usize) -> Map<String, Value> {
     let mut data = Map::new();
-    let attempted = !matches!(kind, "decision" | "trigger" | "delay");
-    if attempted {
-        retry(choices, &mut data);
+    let lasts = !matches!(kind, "decision" | "trigger" | "delay" | "end");
+    if lasts {
+        if kind == "webhook" {
+            webhook(choices, &mut data);
+        } else {
+            retry(choices, &mut data);
+        }
         if choices.one_in(5) {
             data.insert("totalTimeout".into(), json!(choices.pick(&[1, 700, 2_500, 60_000])));
         }
         if choices.one_in(6) {
-            let note = choices.pick(&["{{input}}", "{{variables.v0}}", "{{throw}}", "{{nodes.n0.status}}"]);
+            let note = choices.pick(&[
+                "{{input}}",
+                "{{variables.v0}}",
+                "{{throw}}",
+                "{{nodes.n0.status}}",
+                "{{nodes.n2.status}}",
+            ]);
             data.insert("note".into(), json!(note));
         }
         if choices.one_in(8) {
@@ -75,6 +115,7 @@ pub fn data(choices: &mut Choices<'_>, kind: &str, count: usize, place: usize) -
             );
         }
     }
+    children(choices, kind, &mut data);
     if kind == "trigger" {
         let types = ["manual", "api", "scheduled", "event"];
         data.insert("triggerType".into(), json!(choices.pick(&types)));
@@ -88,7 +129,7 @@ pub fn data(choices: &mut Choices<'_>, kind: &str, count: usize, place: usize) -
             };
             data.insert("inputMapping".into(), json!({"a": choices.pick(VALUES), "ok": second}));
         }
-        if choices.one_in(12) {
+        if kind != "end" && choices.one_in(12) {
             data.insert("inputSchema".into(), json!({"type": "object"}));
         }
     }
@@ -111,11 +152,133 @@ pub fn data(choices: &mut Choices<'_>, kind: &str, count: usize, place: usize) -
     if kind == "delay" {
         delay(choices, &mut data);
     }
+    if kind == "end" {
+        end(choices, &mut data);
+    }
     if choices.one_in(6) {
         data.insert("errorMode".into(), json!("first"));
     }
     debug_assert!(place < count);
     data
+}
+
+/// What a node with child executions starts, if it is one.
+fn children(choices: &mut Choices<'_>, kind: &str, data: &mut Map<String, Value>) {
+    let mut set = |name: &str, value: Value| _ = data.insert(name.into(), value);
+    match kind {
+        "subworkflow" => {
+            set("workflowId", json!("other"));
+            let modes = ["attached", "", "detached", "{{const:\"attached\"}}", "{{const:3}}"];
+            let mode = *choices.pick(&modes);
+            if !mode.is_empty() && !choices.one_in(3) {
+                set("mode", json!(mode));
+            }
+        }
+        "forEach" => {
+            set("workflowId", json!("other"));
+            let items = [
+                "const:[1,2,3]",
+                "const:[8,9]",
+                "const:[4,null,true,0]",
+                "const:[{\"a\":1},null,\"x\",4,[5]]",
+                "const:[0,1,2,3,4,5,6,7,8,9,10,11]",
+                "input",
+                "const:[]",
+                "variables.v1",
+                "const:[7]",
+                "throw",
+            ];
+            set("items", json!(choices.pick(&items)));
+            if choices.one_in(6) {
+                set(
+                    "wait",
+                    json!(choices.pick(&[json!(false), json!(true), json!("{{const:false}}")])),
+                );
+            } else {
+                for_each(choices, &mut set);
+            }
+            let at_once = [json!(1), json!(2), json!(3), json!("{{const:2}}"), json!("{{const:0}}")];
+            if choices.one_in(2) {
+                let which = if choices.one_in(9) { 4 } else { choices.below(4) };
+                set("maxConcurrency", at_once[which].clone());
+            }
+        }
+        "loop" => {
+            set("workflowId", json!("other"));
+            let expressions = [
+                "output != 1",
+                "variables.v0 != 1",
+                "true",
+                "output != 0",
+                "input.ok",
+                "false",
+                "const:\"x\"",
+                "throw",
+            ];
+            set("while", json!(choices.pick(&expressions)));
+            set(
+                "maxIterations",
+                choices
+                    .pick(&[json!(3), json!(1), json!(5), json!("{{const:2}}")])
+                    .clone(),
+            );
+        }
+        _ => {}
+    }
+}
+
+fn for_each(choices: &mut Choices<'_>, set: &mut impl FnMut(&str, Value)) {
+    if !choices.one_in(3) {
+        let tolerated = [
+            json!(1),
+            json!(3),
+            json!("50%"),
+            json!("100%"),
+            json!("33.4%"),
+            json!("100%"),
+            json!(9),
+            json!("{{const:2}}"),
+            json!("{{const:\"20%\"}}"),
+            json!("{{const:-1}}"),
+        ];
+        set("toleratedFailures", choices.pick(&tolerated).clone());
+    }
+    if choices.one_in(4) {
+        set(
+            "succeedAfter",
+            choices
+                .pick(&[json!(1), json!(2), json!(4), json!("{{const:3}}")])
+                .clone(),
+        );
+    }
+}
+
+fn webhook(choices: &mut Choices<'_>, data: &mut Map<String, Value>) {
+    let waits = [json!(1), json!(700), json!("{{const:300}}")];
+    let heartbeats = [json!(1), json!(700), json!(40), json!("{{const:500}}")];
+    match choices.below(6) {
+        0 => _ = data.insert("timeout".into(), choices.pick(&waits).clone()),
+        1 | 2 => _ = data.insert("heartbeatTimeout".into(), choices.pick(&heartbeats).clone()),
+        3 => {
+            data.insert("timeout".into(), json!(500));
+            data.insert("heartbeatTimeout".into(), json!(choices.pick(&[40, 500, 900])));
+        }
+        _ => {}
+    }
+    if choices.one_in(3) {
+        let schema = json!({"type": choices.pick(&["object", "number"])});
+        data.insert("payloadSchema".into(), schema);
+    }
+    if choices.one_in(2) {
+        let templates = [
+            "{{output.body}}",
+            "{{output.body}}",
+            "{{input}}",
+            "{{variables.v0}}",
+            "{{throw}}",
+        ];
+        data.insert("transformationTemplate".into(), json!(choices.pick(&templates)));
+    }
 }
 
 fn retry(choices: &mut Choices<'_>, data: &mut Map<String, Value>) {
@@ -151,11 +314,11 @@ fn delay(choices: &mut Choices<'_>, data: &mut Map<String, Value>) {
         0 => ("fixed", json!(100)),
         1 => ("fixed", json!(0)),
         2 => ("fixed", json!(5_000)),
-        3 => ("until", json!(super::duo::EPOCH + 3_000)),
+        3 => ("until", json!(super::EPOCH + 3_000)),
         4 => ("until", json!("2026-09-21T15:33:21Z")),
         5 => ("until", json!("2001-01-01T00:00:00Z")),
         6 => ("expression", json!("const:250")),
-        7 => ("expression", json!(format!("const:{}", super::duo::EPOCH + 9_000))),
+        7 => ("expression", json!(format!("const:{}", super::EPOCH + 9_000))),
         _ => (
             "expression",
             json!(choices.pick(&["input", "throw", "const:\"soon\"", "const:-5", "const:null"])),
@@ -163,6 +326,40 @@ fn delay(choices: &mut Choices<'_>, data: &mut Map<String, Value>) {
     };
     data.insert("delayType".into(), json!(kind));
     data.insert("delayValue".into(), value);
+}
+
+fn end(choices: &mut Choices<'_>, data: &mut Map<String, Value>) {
+    let statuses = [
+        "",
+        "failed",
+        "completed",
+        "canceled",
+        "failed",
+        "{{const:\"failed\"}}",
+        "{{const:\"odd\"}}",
+        "{{const:3}}",
+        "{{throw}}",
+    ];
+    let status = *choices.pick(&statuses);
+    if !status.is_empty() {
+        data.insert("status".into(), json!(status));
+    }
+    if choices.one_in(3) {
+        let errors = [
+            json!({"code": "ENOUGH", "message": "it is enough"}),
+            json!({"message": "it is enough"}),
+        ];
+        data.insert("error".into(), choices.pick(&errors).clone());
+    }
+}
+
+/// Nodes that a node cancels when it completes, of those in the same loop.
+pub fn cancels(choices: &mut Choices<'_>, neighbours: &[usize]) -> Option<Value> {
+    if neighbours.is_empty() || !choices.one_in(6) {
+        return None;
+    }
+    let listed = (0..=choices.below(2)).map(|_| format!("n{}", choices.pick(neighbours)));
+    Some(listed.collect())
 }
 
 /// Gives a decision conditions, and each of its success edges a reason to be there.
@@ -179,6 +376,8 @@ pub fn decision(
         "input == 1",
         "const:0",
         "throw",
+        "execution.iteration != 3",
+        "execution.iteration == 2",
     ];
     let ids = ["yes", "no", "maybe"];
     let used = choices.below(ids.len() + 1);
@@ -233,6 +432,9 @@ pub fn join(choices: &mut Choices<'_>, parents: &[usize]) -> Option<Value> {
     if mode == "quorum" {
         // Duplicate edges are dropped later, but not so many that it matters: a quorum out of reach is lawful to run.
         join.insert("count".into(), json!(1 + choices.below(parents.len())));
+    }
+    if choices.one_in(3) {
+        join.insert("lateArrivals".into(), json!("cancel"));
     }
     if choices.one_in(4) {
         join.insert("required".into(), json!([format!("n{}", choices.pick(parents))]));

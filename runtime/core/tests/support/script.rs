@@ -1,12 +1,14 @@
 //! Turns a tape of numbers into what happens to an execution, one stimulus at a time.
 
 use serde_json::{Value, json};
-use troupe_core::execution::next_deadline;
+use troupe_core::definition::NodeKind;
+use troupe_core::execution::{Phase, StartChild, next_deadline};
+use troupe_core::plan::PlanNode;
 
+use super::cases::Case;
 use super::choices::Choices;
-use super::definitions::Case;
 use super::duo::{Disagreement, Duo, Stimulus};
-use crate::reference::Failure;
+use crate::reference::{ChildEnd, ChildReport, Decision, Failure};
 
 /// Past so many stimuli an execution that has not ended never will.
 const STIMULI_MAX: usize = 5_000;
@@ -17,12 +19,12 @@ pub fn run(case: &Case, starves: bool) -> Result<Duo, String> {
     duo.starves = starves;
     let mut choices = Choices::new(&case.script);
     let mut trace = Vec::new();
-    let outcome = play(&mut duo, &mut choices, &mut trace);
+    let outcome = play(&mut duo, case.is_calm, &mut choices, &mut trace);
     outcome.map_err(|disagreement| format!("{disagreement}\nafter:\n{}", trace.join("\n")))?;
     Ok(duo)
 }
 
-fn play(duo: &mut Duo, choices: &mut Choices<'_>, trace: &mut Vec<String>) -> Result<(), Disagreement> {
+fn play(duo: &mut Duo, is_calm: bool, choices: &mut Choices<'_>, trace: &mut Vec<String>) -> Result<(), Disagreement> {
     let start = start(duo, choices);
     let started = apply(duo, &start, trace)?;
     if !started {
@@ -38,7 +40,7 @@ fn play(duo: &mut Duo, choices: &mut Choices<'_>, trace: &mut Vec<String>) -> Re
         }
         let patience = [0, 0, 1, 40, 600, 7_000, 200_000];
         duo.now += choices.pick(&patience);
-        let possible = possible(duo, choices);
+        let possible = possible(duo, is_calm, choices);
         let stimulus = choices.pick(&possible).clone();
         if stimulus == Stimulus::Deadline {
             let due = next_deadline(&duo.state).map_or(duo.now, |due| due.0);
@@ -84,13 +86,13 @@ fn start(duo: &Duo, choices: &mut Choices<'_>) -> Stimulus {
 }
 
 /// Everything that may happen now, the likelier the more often; the first one always leads on.
-fn possible(duo: &Duo, choices: &mut Choices<'_>) -> Vec<Stimulus> {
+fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus> {
     let mut possible = Vec::new();
     if duo.state.paused {
         possible.push(Stimulus::Resume);
     }
     for node in duo.outstanding.keys() {
-        let outcome = outcome(choices);
+        let outcome = outcome(is_calm, choices);
         possible.extend(std::iter::repeat_n(
             Stimulus::Report {
                 node: node.clone(),
@@ -99,6 +101,17 @@ fn possible(duo: &Duo, choices: &mut Choices<'_>) -> Vec<Stimulus> {
             4,
         ));
     }
+    possible.extend(waiting(duo).flat_map(|(node, body)| {
+        let signal = |body| Stimulus::Signal {
+            node: node.clone(),
+            call: call(body),
+        };
+        std::iter::repeat_n(signal(body), 3)
+    }));
+    possible.extend(open_children(duo).flat_map(|start| {
+        let report = child_report(duo, start, is_calm, choices);
+        std::iter::repeat_n(Stimulus::Children(vec![report]), 3)
+    }));
     if next_deadline(&duo.state).is_some() {
         possible.extend(std::iter::repeat_n(Stimulus::Deadline, 4));
     }
@@ -137,7 +150,155 @@ fn possible(duo: &Duo, choices: &mut Choices<'_>) -> Vec<Stimulus> {
         token.nonce += 1;
         possible.push(Stimulus::Stale { token });
     }
+    for node in beating(duo) {
+        possible.extend(std::iter::repeat_n(Stimulus::Heartbeat { node }, 3));
+    }
+    possible.extend(reported_together(duo, is_calm, choices));
+    if choices.one_in(6) {
+        possible.push(Stimulus::PauseWithParent);
+        possible.push(Stimulus::ResumeWithParent);
+    }
+    possible.extend(from_outside(duo, choices));
     possible
+}
+
+/// The children that were begun and are not over.
+fn open_children(duo: &Duo) -> impl Iterator<Item = &StartChild> {
+    let begun = duo.begun.iter();
+    begun.filter(|start| duo.state.awaits(start.child))
+}
+
+fn child_report(duo: &Duo, start: &StartChild, is_calm: bool, choices: &mut Choices<'_>) -> ChildReport {
+    let end = match outcome(is_calm, choices) {
+        Ok(_) if !start.attached => ChildEnd::Began(duo.state.id.to_string()),
+        Ok(output) => ChildEnd::Completed(output),
+        Err(failure) => ChildEnd::Failed(failure),
+    };
+    ChildReport {
+        node: duo.key(start.child.node),
+        visit: start.child.visit.0,
+        index: start.child.index as usize,
+        end,
+    }
+}
+
+/// Several reports at once, in any order, of open children and of others.
+fn reported_together(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus> {
+    if duo.begun.is_empty() || !choices.one_in(2) {
+        return Vec::new();
+    }
+    let open: Vec<&StartChild> = open_children(duo).collect();
+    let report = |choices: &mut Choices<'_>| {
+        let start = if open.is_empty() || choices.one_in(5) {
+            choices.pick(&duo.begun)
+        } else {
+            choices.pick(&open)
+        };
+        child_report(duo, start, is_calm, choices)
+    };
+    let reports = (0..=choices.below(4)).map(|_| report(choices)).collect();
+    vec![Stimulus::Children(reports); 3]
+}
+
+/// The nodes that wait for a call, and a body that fits each.
+fn waiting(duo: &Duo) -> impl Iterator<Item = (String, Value)> {
+    let nodes = duo.plan.nodes.iter().zip(&duo.state.nodes);
+    let waiting = nodes.filter(|(_, node)| matches!(node.phase, Phase::Waiting { .. }));
+    waiting.map(|(planned, _)| {
+        let body = match planned.data.get("payloadSchema") {
+            Some(schema) if schema["type"] == "number" => json!(1),
+            _ => json!({"ok": true}),
+        };
+        (planned.key.to_string(), body)
+    })
+}
+
+/// The nodes that wait for heartbeats.
+fn beating(duo: &Duo) -> impl Iterator<Item = String> {
+    let nodes = duo.plan.nodes.iter().zip(&duo.state.nodes);
+    let beating = nodes.filter(|(_, node)| {
+        matches!(
+            node.phase,
+            Phase::Waiting {
+                heartbeat_by: Some(_),
+                ..
+            }
+        )
+    });
+    beating.map(|(planned, _)| planned.key.to_string())
+}
+
+fn call(body: Value) -> Value {
+    json!({"body": body, "headers": {}, "query": {}, "method": "POST"})
+}
+
+/// Now and then a call or an intervention, which may fit or not.
+fn from_outside(duo: &Duo, choices: &mut Choices<'_>) -> Vec<Stimulus> {
+    let names = |wanted: &dyn Fn(&PlanNode, &Phase) -> bool| -> Vec<String> {
+        let nodes = duo.plan.nodes.iter().zip(&duo.state.nodes);
+        let wanted = nodes.filter(|(planned, node)| wanted(planned, &node.phase));
+        wanted.map(|(planned, _)| planned.key.to_string()).collect()
+    };
+    let any = names(&|_, _| true);
+    let webhooks = names(&|planned, _| planned.kind == NodeKind::Webhook);
+    let waits = names(&|_, phase| matches!(phase, Phase::Waiting { .. } | Phase::Delaying { .. } | Phase::Parenting));
+    let open = names(&|_, phase| !phase.is_terminal() && *phase != Phase::Pending);
+    let one_of = |preferred: &[String], choices: &mut Choices<'_>| {
+        let from = if preferred.is_empty() { &any } else { preferred };
+        choices.pick(from).clone()
+    };
+    let stimulus = match choices.below(10) {
+        0 | 1 => Stimulus::Signal {
+            node: one_of(&webhooks, choices),
+            call: call(value(choices)),
+        },
+        2 | 3 => {
+            let decision = by_hand(choices);
+            let fits = match decision {
+                Decision::Complete(_) | Decision::Fail(_) => &waits,
+                Decision::Skip(_) => &open,
+            };
+            Stimulus::Decide {
+                node: one_of(fits, choices),
+                decision,
+            }
+        }
+        4 => match choices.below(5) {
+            0 | 1 => Stimulus::Decide {
+                decision: by_hand(choices),
+                node: one_of(&[], choices),
+            },
+            2 => Stimulus::Signal {
+                node: one_of(&[], choices),
+                call: call(value(choices)),
+            },
+            3 => Stimulus::Heartbeat {
+                node: one_of(&[], choices),
+            },
+            _ => Stimulus::SetVariables(vec![("v0".into(), value(choices)), ("v3".into(), json!(true))]),
+        },
+        5 | 6 if !waits.is_empty() => Stimulus::Decide {
+            node: one_of(&waits, choices),
+            decision: by_hand(choices),
+        },
+        _ => return Vec::new(),
+    };
+    vec![stimulus; 3]
+}
+
+fn by_hand(choices: &mut Choices<'_>) -> Decision {
+    match choices.below(5) {
+        0 => Decision::Skip(None),
+        1 => Decision::Skip(Some(value(choices))),
+        2 => Decision::Complete(value(choices)),
+        _ => Decision::Fail(Failure {
+            code: (*choices.pick(&["E1", "E2", "BY_HAND"])).into(),
+            message: "it is enough".into(),
+            details: choices.one_in(3).then(|| json!({"hint": 1})),
+            retryable: true,
+            retry_after_ms: None,
+        }),
+    }
 }
 
 /// The end is final: whatever comes is refused.
@@ -153,6 +314,25 @@ fn after_the_end(duo: &mut Duo, trace: &mut Vec<String>) -> Result<(), Disagreem
             at_once: true,
         },
     ];
+    let node = duo.plan.nodes[0].key.to_string();
+    late.extend([
+        Stimulus::Signal {
+            node: node.clone(),
+            call: call(json!({"ok": true})),
+        },
+        Stimulus::Heartbeat { node: node.clone() },
+        Stimulus::Decide {
+            node,
+            decision: Decision::Skip(None),
+        },
+        Stimulus::SetVariables(vec![("v0".into(), json!(1))]),
+        Stimulus::PauseWithParent,
+        Stimulus::ResumeWithParent,
+    ]);
+    late.extend(duo.begun.last().map(|start| {
+        let report = child_report(duo, start, true, &mut Choices::new(&[]));
+        Stimulus::Children(vec![report])
+    }));
     late.extend(duo.spent.first().map(|token| Stimulus::Stale { token: *token }));
     for stimulus in late {
         if apply(duo, &stimulus, trace)? {
@@ -187,8 +367,9 @@ fn value(choices: &mut Choices<'_>) -> Value {
 
 // A failure lives for one step.
 #[allow(clippy::result_large_err)]
-fn outcome(choices: &mut Choices<'_>) -> Result<Value, Failure> {
-    if choices.below(5) < 3 {
+fn outcome(is_calm: bool, choices: &mut Choices<'_>) -> Result<Value, Failure> {
+    let (good, of) = if is_calm { (19, 20) } else { (3, 5) };
+    if choices.below(of) < good {
         return Ok(value(choices));
     }
     let codes = [

@@ -330,3 +330,32 @@ fn an_interruption_while_paused_starts_nothing_until_the_resume() {
     run.resume();
     assert_eq!(run.started(), "a1");
 }
+
+#[test]
+fn the_key_of_a_limit_is_fixed_for_the_visit_and_must_be_something() {
+    let limit = json!({"concurrency": {"key": "variables.v"}, "retryPolicy": {"maxAttempts": 2, "jitter": "none"}});
+    let mut run = flow("a b", "")
+        .data("a", limit.clone())
+        .data("b", json!({"outputMapping": {"v": "output"}}))
+        .settings(json!({"variables": {"v": "red"}}))
+        .start();
+    let key = |run: &Run| {
+        run.duo.state.nodes[0]
+            .concurrency_key
+            .as_ref()
+            .map(|key| key.as_str().to_owned())
+    };
+    assert_eq!(key(&run).as_deref(), Some("\"red\""));
+    run.fail("a", "E1").complete("b", json!("blue")).wait(1_000).due();
+    assert_eq!(
+        key(&run).as_deref(),
+        Some("\"red\""),
+        "another attempt counts under the same key"
+    );
+    for nothing in ["variables.gone", "throw"] {
+        let run = flow("a", "")
+            .data("a", json!({"concurrency": {"key": nothing}}))
+            .start();
+        assert_eq!((run.status(), run.error()), ("failed", "EXPRESSION_ERROR"), "{nothing}");
+    }
+}

@@ -38,6 +38,7 @@ fn a_mapped_input_is_fixed_once_a_visit() {
     run.fail("a", "E1").complete("b", json!(2)).wait(1_000).due();
     let again = Did::Start {
         node: "a".into(),
+        visit: 1,
         attempt: 2,
         input: json!({"v": 1}),
         data: json!({}),
@@ -58,6 +59,7 @@ fn templates_are_resolved_when_the_node_becomes_ready_and_stay() {
     run.fail("a", "E1").complete("b", json!(2)).wait(1_000).due();
     let again = Did::Start {
         node: "a".into(),
+        visit: 1,
         attempt: 2,
         input: json!({"ok": true}),
         data: json!({"note": {"deep": [1]}}),

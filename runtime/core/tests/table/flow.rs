@@ -1,9 +1,11 @@
 //! A few letters for a workflow and what happens to it.
 
-use serde_json::{Map, Value, json};
-use troupe_core::execution::{Phase, Status, StepError, next_deadline};
+use std::collections::VecDeque;
 
-use crate::reference::{Did, Failure};
+use serde_json::{Map, Value, json};
+use troupe_core::execution::{EdgeState, Phase, Status, StepError, next_deadline};
+
+use crate::reference::{Decision, Did, Failure};
 use crate::support::duo::{Duo, EPOCH, Stimulus};
 
 /// A workflow under construction.
@@ -179,6 +181,35 @@ impl Run {
         self
     }
 
+    /// A call comes with this body.
+    pub fn call(&mut self, node: &str, body: Value) -> &mut Self {
+        self.apply(call(node, body));
+        self
+    }
+
+    pub fn heartbeat(&mut self, node: &str) -> &mut Self {
+        self.apply(Stimulus::Heartbeat { node: node.into() });
+        self
+    }
+
+    pub fn decide(&mut self, node: &str, decision: Decision) -> &mut Self {
+        self.apply(decide(node, decision));
+        self
+    }
+
+    /// The error code with which a stimulus is refused.
+    pub fn refusal(&mut self, stimulus: Stimulus) -> String {
+        match self.try_apply(stimulus) {
+            Err(StepError::Refused(error)) => error.code,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    /// How many calls are kept for nodes that do not wait yet.
+    pub fn kept(&self) -> usize {
+        self.duo.state.signals.values().map(VecDeque::len).sum()
+    }
+
     /// Milliseconds since the start at which the next deadline is due.
     pub fn next_due(&self) -> Option<i64> {
         next_deadline(&self.duo.state).map(|due| due.0 - EPOCH)
@@ -231,12 +262,30 @@ impl Run {
         }
     }
 
-    /// The input of a node's first attempt, as text: the order of keys counts.
+    /// The input of the first attempt of a node's latest visit, as text: the order of keys counts.
     pub fn given(&self, node: &str) -> String {
-        self.duo
-            .given
-            .get(&(node.to_owned(), 1))
-            .map_or("nothing".into(), Value::to_string)
+        let visit = self.state_of(node).visit.0;
+        let first = |(known, of, attempt): &(String, u32, u32)| known == node && *of <= visit && *attempt == 1;
+        let given = self.duo.given.iter().rev().find(|(key, _)| first(key));
+        given.map_or("nothing".into(), |(_, input)| input.to_string())
+    }
+
+    /// Which visit each node is in, such as `a1 b3`.
+    pub fn visits(&self) -> String {
+        let nodes = self.duo.plan.nodes.iter().zip(&self.duo.state.nodes);
+        let nodes = nodes.map(|(planned, node)| format!("{}{}", planned.key, node.visit.0));
+        nodes.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Where an edge stands.
+    pub fn way(&self, source: &str, target: &str) -> EdgeState {
+        let plan = &self.duo.plan;
+        let key = |ix: troupe_core::NodeIx| plan.node(ix).key.as_str();
+        let place = plan
+            .edges
+            .iter()
+            .position(|edge| key(edge.source) == source && key(edge.target) == target);
+        self.duo.state.edges[place.expect("an edge")]
     }
 
     pub fn variable(&self, name: &str) -> Value {
@@ -247,11 +296,19 @@ impl Run {
             .map_or(json!("absent"), crate::support::evaluator::parsed)
     }
 
-    /// The nodes whose attempts the last stimulus started.
+    /// The nodes whose attempts the last stimulus started, such as `a1`, or `a1@2` in the second visit.
     pub fn started(&self) -> String {
         let started = self.done.iter().filter_map(|did| match did {
-            Did::Start { node, attempt, .. } => Some(format!("{node}{attempt}")),
-            Did::Abort { .. } | Did::Finish => None,
+            Did::Start {
+                node,
+                visit: 1,
+                attempt,
+                ..
+            } => Some(format!("{node}{attempt}")),
+            Did::Start {
+                node, visit, attempt, ..
+            } => Some(format!("{node}{attempt}@{visit}")),
+            Did::Abort { .. } | Did::Begin { .. } | Did::Tell { .. } | Did::Finish => None,
         });
         started.collect::<Vec<_>>().join(" ")
     }
@@ -260,9 +317,23 @@ impl Run {
     pub fn aborted(&self) -> String {
         let aborted = self.done.iter().filter_map(|did| match did {
             Did::Abort { node } => Some(node.as_str()),
-            Did::Start { .. } | Did::Finish => None,
+            Did::Start { .. } | Did::Begin { .. } | Did::Tell { .. } | Did::Finish => None,
         });
         aborted.collect::<Vec<_>>().join(" ")
+    }
+}
+
+pub fn call(node: &str, body: Value) -> Stimulus {
+    Stimulus::Signal {
+        node: node.into(),
+        call: json!({"body": body, "headers": {"x-a": "1"}, "query": {}, "method": "POST"}),
+    }
+}
+
+pub fn decide(node: &str, decision: Decision) -> Stimulus {
+    Stimulus::Decide {
+        node: node.into(),
+        decision,
     }
 }
 

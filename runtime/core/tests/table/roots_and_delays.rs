@@ -1,4 +1,4 @@
-//! §5: which roots fire, and delay nodes.
+//! §5: which roots fire, webhooks among them, and delay nodes.
 
 use serde_json::{Value, json};
 
@@ -64,6 +64,60 @@ fn an_unknown_trigger_is_refused() {
         assert!(run.try_apply(start).is_err());
         assert_eq!(run.status(), "pending");
     }
+}
+
+fn called(flow: Flow, trigger: Option<&str>) -> Run {
+    let mut run = flow.create();
+    run.apply(Stimulus::Start {
+        trigger: trigger.map(str::to_owned),
+        input: json!({"body": 5}),
+        variables: Vec::new(),
+    });
+    run
+}
+
+#[test]
+fn a_webhook_is_fired_by_a_start_that_names_it() {
+    let two = || flow("h/webhook i/webhook a b", "h>a i>b");
+    let run = called(two(), Some("h"));
+    assert_eq!(
+        (run.nodes().as_str(), run.given("a").as_str()),
+        ("h:completed i:skipped a:running b:skipped", r#"{"body":5}"#)
+    );
+}
+
+#[test]
+fn a_webhook_is_fired_by_a_start_that_names_none_only_where_nothing_else_is_left() {
+    let run = called(flow("h/webhook a b", "h>a"), None);
+    assert_eq!(run.nodes(), "h:skipped a:skipped b:running");
+    let run = called(flow("h/webhook a", "h>a"), None);
+    assert_eq!(
+        (run.nodes().as_str(), run.given("a").as_str()),
+        ("h:completed a:running", r#"{"body":5}"#)
+    );
+}
+
+#[test]
+fn a_webhook_makes_its_output_of_the_start_by_its_template() {
+    let flow = flow("h/webhook a", "h>a").data("h", json!({"transformationTemplate": "{{output.body}}"}));
+    assert_eq!(called(flow, Some("h")).given("a"), "5");
+}
+
+#[test]
+fn a_start_cannot_name_a_webhook_that_waits() {
+    let mut run = flow("a h/webhook", "a>h").create();
+    let start = Stimulus::Start {
+        trigger: Some("h".into()),
+        input: json!(1),
+        variables: Vec::new(),
+    };
+    assert_eq!(run.refusal(start), "UNKNOWN_TRIGGER");
+}
+
+#[test]
+fn a_back_edge_makes_no_other_node_of_a_webhook() {
+    let run = called(flow("h/webhook a", "h>a h>h?false"), Some("h"));
+    assert_eq!(run.nodes(), "h:completed a:running");
 }
 
 fn delay(kind: &str, value: Value, input: Value) -> Run {

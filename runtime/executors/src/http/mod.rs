@@ -16,15 +16,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 use troupe_core::ErrorInfo;
 use troupe_core::execution::{AttemptFailure, AttemptOutcome};
-use troupe_core::{Json, Timestamp};
+use troupe_core::plan::PlanNode;
+use troupe_core::{Json, Timestamp, Value};
 use troupe_ports::{Clock, Executed, NodeExecutor, Secrets, SystemClock, Task};
 
 pub use egress::{EgressEntryError, EgressPolicy, is_public};
 
 use crate::codes;
+use crate::payload;
 use crate::secrets::{self, Redactor};
 use auth::{Authentication, Tokens};
 use failure::failure;
@@ -132,6 +135,17 @@ impl NodeExecutor for HttpExecutor {
                 outcome,
                 logs: Vec::new(),
             })
+        })
+    }
+
+    /// A host that a secret names is not known before the call.
+    fn target(&self, node: &PlanNode, data: Option<&Value>) -> Option<String> {
+        let data = payload::data_of(node, data).ok()?;
+        let url = Url::parse(data.get("url")?.as_str()?.trim()).ok()?;
+        let host = url.host_str()?;
+        Some(match url.port() {
+            Some(port) => format!("http:{host}:{port}"),
+            None => format!("http:{host}"),
         })
     }
 }

@@ -31,6 +31,7 @@ const SCOPE_NAMES: &[&str] = &[
     "variables",
     "nodes",
     "execution",
+    "resumeUrls",
     "output",
     "error",
     "item",

@@ -20,6 +20,7 @@ mod eval;
 mod globals;
 mod methods;
 mod number;
+mod outline;
 mod output;
 mod parse;
 mod scan;
@@ -48,6 +49,7 @@ use serde_json::Value;
 
 use self::ast::Expr;
 use self::eval::Machine;
+pub use self::outline::{Comparison, MemberAccess, Outline, ScopePath};
 pub(crate) use self::scan::{Until, scan};
 use self::token::Fault;
 pub(crate) use self::uses::ScopeName;

@@ -64,6 +64,8 @@ pub struct Uses {
     pub nodes: Names,
     /// `execution`
     pub execution: bool,
+    /// `resumeUrls`
+    pub resume_urls: Names,
     /// `error`
     pub error: bool,
     /// `output`
@@ -86,6 +88,7 @@ impl Uses {
             variables: Names::All,
             nodes: Names::All,
             execution: true,
+            resume_urls: Names::All,
             error: true,
             output: true,
             item: true,
@@ -107,6 +110,7 @@ impl Uses {
         self.variables.merge(&other.variables);
         self.nodes.merge(&other.nodes);
         self.execution |= other.execution;
+        self.resume_urls.merge(&other.resume_urls);
         self.error |= other.error;
         self.output |= other.output;
         self.item |= other.item;
@@ -122,6 +126,7 @@ impl Uses {
             ScopeName::Variables => !self.variables.is_none(),
             ScopeName::Nodes => !self.nodes.is_none(),
             ScopeName::Execution => self.execution,
+            ScopeName::ResumeUrls => !self.resume_urls.is_none(),
             ScopeName::Error => self.error,
             ScopeName::Output => self.output,
             ScopeName::Item => self.item,
@@ -138,6 +143,7 @@ impl Uses {
             ScopeName::Variables => self.variables.add(member),
             ScopeName::Nodes => self.nodes.add(member),
             ScopeName::Execution => self.execution = true,
+            ScopeName::ResumeUrls => self.resume_urls.add(member),
             ScopeName::Error => self.error = true,
             ScopeName::Output => self.output = true,
             ScopeName::Item => self.item = true,
@@ -154,6 +160,7 @@ pub const SCOPE_NAMES: &[&str] = &[
     "variables",
     "nodes",
     "execution",
+    "resumeUrls",
     "error",
     "output",
     "item",
@@ -169,6 +176,7 @@ pub(crate) enum ScopeName {
     Variables,
     Nodes,
     Execution,
+    ResumeUrls,
     Error,
     Output,
     Item,
@@ -184,6 +192,7 @@ impl ScopeName {
             "variables" => Self::Variables,
             "nodes" => Self::Nodes,
             "execution" => Self::Execution,
+            "resumeUrls" => Self::ResumeUrls,
             "error" => Self::Error,
             "output" => Self::Output,
             "item" => Self::Item,
@@ -200,6 +209,7 @@ impl ScopeName {
             Self::Variables => "variables",
             Self::Nodes => "nodes",
             Self::Execution => "execution",
+            Self::ResumeUrls => "resumeUrls",
             Self::Error => "error",
             Self::Output => "output",
             Self::Item => "item",

@@ -98,7 +98,8 @@ impl TextTemplate {
             .filter(|expression| expression.class() == Class::Sandbox)
     }
 
-    fn expressions(&self) -> impl Iterator<Item = &Expression> {
+    /// The expressions in it, in order.
+    pub fn expressions(&self) -> impl Iterator<Item = &Expression> {
         self.parts.iter().filter_map(|part| {
             if let Part::Expression(inner) = part {
                 Some(&**inner)

@@ -3,6 +3,8 @@
 //! A function gets a fixture whose store is new and empty, and panics where the store breaks the clause. The macros make one
 //! test of each. Nothing here assumes that the store's clock agrees with the machine's.
 
+pub mod blobs;
+pub mod cached_outputs;
 pub mod definitions;
 pub mod state_checkpoint;
 pub mod state_log;
@@ -65,6 +67,8 @@ macro_rules! state_store_conformance {
             overlap_is_kept_and_a_gap_refuses_the_whole_chunk
             an_ended_execution_keeps_its_whole_history
             an_ended_execution_does_not_come_back_to_life
+            an_ended_execution_can_be_reopened
+            only_its_latest_end_can_be_reopened
             trimming_stops_at_the_checkpoint
             trimming_stops_at_the_lowest_cursor
             a_cursor_at_its_beginning_keeps_the_log
@@ -76,6 +80,18 @@ macro_rules! state_store_conformance {
             expiring_twice_and_expiring_what_lives_change_nothing
             a_quarantine_lasts_until_it_is_taken_back
             a_large_checkpoint_is_there_after_reopening
+        }
+        $crate::conformance_tests! { $fixture, blobs:
+            a_blob_that_was_kept_is_there_after_reopening
+            blobs_of_a_root_are_bounded_together
+            a_former_owner_cannot_keep_blobs
+            blobs_go_with_the_archive_of_their_root
+            unconfirmed_blobs_are_listed_until_they_are_settled
+        }
+        $crate::conformance_tests! { $fixture, cached_outputs:
+            an_output_is_reused_until_it_expires
+            the_output_that_was_not_used_for_longest_goes_first
+            outputs_for_reuse_are_there_after_reopening
         }
     };
 }

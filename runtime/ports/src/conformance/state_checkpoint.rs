@@ -199,6 +199,90 @@ pub async fn an_ended_execution_does_not_come_back_to_life(fixture: StateFixture
     );
 }
 
+fn reopened(id: ExecutionId, ended: u64) -> CheckpointRow {
+    CheckpointRow::Reopened {
+        id,
+        ended: Seq(ended),
+        segment: format!("entries up to {ended}").into(),
+        snapshot: format!("state at {ended}").into(),
+    }
+}
+
+/// An archive gives way to a live execution with the whole history, which may end again; repetitions change nothing.
+pub async fn an_ended_execution_can_be_reopened(fixture: StateFixture<'_>) {
+    let store = fixture.open().await;
+    let lease = acquire(&*store, SHARD).await;
+    let id = execution(0, 1);
+    let first = vec![live(id, 1, 3, Wait::Running), CheckpointRow::Ended(archive(id, 5, 10))];
+    for row in first.clone() {
+        checkpoint(&*store, &lease, vec![row]).await;
+    }
+    let again = vec![reopened(id, 5), live(id, 6, 7, Wait::Until(Timestamp(500)))];
+    for chunk in [&again, &again, &first] {
+        checkpoint(&*store, &lease, chunk.clone()).await;
+    }
+    let lives = ExecutionBase::Live {
+        snapshot: Some((Seq(5), "state at 5".into())),
+        segments: vec![
+            (Seq(3), "entries 1 to 3".into()),
+            (Seq(5), "entries up to 5".into()),
+            (Seq(7), "entries 6 to 7".into()),
+        ],
+        wait: Wait::Until(Timestamp(500)),
+    };
+    assert_eq!(load(&*store, id).await, Some(lives));
+    let due = store.timers_due(SHARD, Timestamp(500), 10).await;
+    assert_eq!(due.expect("timers can be read"), [(Timestamp(500), id)]);
+    assert_eq!(store.live_counts(SHARD).await.expect("counts can be read"), (0, 1));
+    let expired = store.expired(SHARD, Timestamp(1_000), 10).await;
+    assert_eq!(expired.expect("archives can be listed"), [], "its archive is gone");
+
+    let ended = vec![CheckpointRow::Ended(archive(id, 9, 20))];
+    for chunk in [&ended, &again, &ended] {
+        checkpoint(&*store, &lease, chunk.clone()).await;
+    }
+    let history = vec![
+        (Seq(3), "entries 1 to 3".into()),
+        (Seq(5), "entries up to 5".into()),
+        (Seq(7), "entries 6 to 7".into()),
+    ];
+    assert_eq!(
+        load(&*store, id).await,
+        Some(ExecutionBase::Ended(archive(id, 9, 20), history))
+    );
+    assert_eq!(store.live_counts(SHARD).await.expect("counts can be read"), (0, 0));
+}
+
+/// Nothing lives again but what ended where the row says.
+pub async fn only_its_latest_end_can_be_reopened(fixture: StateFixture<'_>) {
+    let store = fixture.open().await;
+    let lease = acquire(&*store, SHARD).await;
+    let (lives, ended, gone, never) = (execution(0, 1), execution(0, 2), execution(0, 3), execution(0, 4));
+    let rows = vec![
+        live(lives, 1, 3, Wait::Running),
+        CheckpointRow::Ended(archive(ended, 5, i64::MAX)),
+        CheckpointRow::Ended(archive(gone, 5, 10)),
+    ];
+    checkpoint(&*store, &lease, rows).await;
+    let expired = store.expire(SHARD, lease.epoch, Timestamp(10), &[gone], 10).await;
+    expired.expect("the owner can expire");
+    let rows = vec![
+        reopened(lives, 3),
+        reopened(ended, 4),
+        reopened(gone, 5),
+        reopened(never, 1),
+    ];
+    checkpoint(&*store, &lease, rows).await;
+    assert_eq!(segments(&*store, lives).await, [3]);
+    let stays = ExecutionBase::Ended(archive(ended, 5, i64::MAX), vec![]);
+    assert_eq!(load(&*store, ended).await, Some(stays));
+    assert_eq!(
+        load(&*store, gone).await,
+        Some(ExecutionBase::Tombstone { last: Seq(5) })
+    );
+    assert_eq!(load(&*store, never).await, None);
+}
+
 async fn positions(store: &dyn StateStore) -> Vec<u64> {
     let records = store
         .read(SHARD, LogPosition(1), usize::MAX)

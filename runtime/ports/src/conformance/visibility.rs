@@ -18,6 +18,7 @@ fn summary(number: u32, started: i64) -> ExecutionSummary {
         ended_at: None,
         error_code: None,
         execution_key: None,
+        parent: None,
         seq: Seq(1),
     }
 }
@@ -125,6 +126,7 @@ pub async fn filters_narrow_the_list(fixture: VisibilityFixture<'_>) {
     let summaries: Vec<_> = (0..60_u32)
         .map(|number| ExecutionSummary {
             workflow_id: if number % 2 == 0 { "orders" } else { "refunds" }.to_owned(),
+            parent: (number % 7 == 0).then(|| execution(0, 3)),
             status: statuses[number as usize % statuses.len()].to_owned(),
             ..summary(number, i64::from(number) * 10)
         })
@@ -161,6 +163,19 @@ pub async fn filters_narrow_the_list(fixture: VisibilityFixture<'_>) {
             "{status}"
         );
     }
+    let parent = Some(execution(0, 3));
+    let query = ExecutionQuery {
+        parent,
+        limit,
+        ..ExecutionQuery::default()
+    };
+    assert_eq!(all(&*store, query).await, matching(&|summary| summary.parent == parent));
+    let query = ExecutionQuery {
+        children: true,
+        limit,
+        ..ExecutionQuery::default()
+    };
+    assert_eq!(all(&*store, query).await, matching(&|summary| summary.parent.is_some()));
     let started_from = Some(Timestamp(100));
     let started_until = Some(Timestamp(400));
     let query = ExecutionQuery {

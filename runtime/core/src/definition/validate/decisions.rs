@@ -161,3 +161,37 @@ pub(super) fn condition_ids(node: &Node) -> HashSet<&str> {
         .filter_map(|item| item.get("id").and_then(serde_json::Value::as_str))
         .collect()
 }
+
+/// What a fork chooses.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) enum Choice {
+    Failure,
+    Success,
+    Condition(String),
+    Edge(usize),
+}
+
+/// The mutually exclusive choices of a fork behind these edges of it; none where one of them excludes nothing.
+pub(super) fn choices(
+    context: &Context<'_>,
+    fork: usize,
+    edges: impl Iterator<Item = usize>,
+) -> Option<HashSet<Choice>> {
+    let node = &context.definition.nodes[fork];
+    let exclusive = node.kind() == Some(NodeKind::Decision) && node.text_field("mode") != Some("all");
+    let conditions = condition_ids(node);
+    let mut choices = HashSet::new();
+    for place in edges {
+        let edge = context.edge(place);
+        choices.insert(match edge.kind()? {
+            EdgeKind::Always => return None,
+            EdgeKind::Failure => Choice::Failure,
+            EdgeKind::Default | EdgeKind::Success if exclusive => match owner(edge, &conditions) {
+                Some(id) => Choice::Condition(id.to_owned()),
+                None => Choice::Edge(place),
+            },
+            EdgeKind::Default | EdgeKind::Success => Choice::Success,
+        });
+    }
+    Some(choices)
+}

@@ -21,7 +21,7 @@ pub(super) fn check(context: &mut Context<'_>) {
         if !node.data.get("join").is_some_and(serde_json::Value::is_object) {
             continue;
         }
-        let edges = context.incoming[at].len();
+        let edges = context.entries(at).count();
         let most = takeable(context, at);
         let data = path.key("data");
         let place = data.key("join");
@@ -49,9 +49,9 @@ pub(super) fn check(context: &mut Context<'_>) {
                 .warning(code::INVALID_VALUE, &place, "the node has no incoming edges to join");
         }
         for (number, required) in join.required.iter().enumerate() {
-            let parents: Vec<&str> = context.incoming[at]
-                .iter()
-                .map(|&edge| context.edge(edge).source.as_str())
+            let parents: Vec<&str> = context
+                .entries(at)
+                .map(|edge| context.edge(edge).source.as_str())
                 .collect();
             if parents.contains(&required.as_str()) {
                 continue;
@@ -75,7 +75,7 @@ pub(super) fn check(context: &mut Context<'_>) {
 /// How many incoming edges can be taken together at most.
 fn takeable(context: &Context<'_>, at: usize) -> usize {
     let mut sources: BTreeMap<usize, Takeable> = BTreeMap::new();
-    for &edge in &context.incoming[at] {
+    for edge in context.entries(at) {
         let entry = sources.entry(context.source(edge)).or_default();
         match context.edge(edge).kind() {
             Some(EdgeKind::Failure) => entry.after_failure += 1,

@@ -19,39 +19,42 @@ pub(super) fn check(context: &mut Context<'_>) {
     let handlers = context.checker.and_then(super::LanguageChecker::known_handlers);
     for (at, node) in context.nodes() {
         let path = NODES.index(at);
-        let problems = &mut context.problems;
-        check_nested(node, &path, problems);
-        check_shared(node, &path, problems);
-        match node.kind() {
-            Some(NodeKind::Trigger) => {
-                word(node, &path, "triggerType", &TRIGGERS, problems);
-                if !context.incoming[at].is_empty() {
-                    problems.warning(
-                        code::INVALID_VALUE,
-                        &path,
-                        "a trigger starts a workflow, but edges lead into this one",
-                    );
-                }
-                check_trigger(node, &path, problems);
-            }
-            Some(NodeKind::Function) => check_function(node, &path, handlers.as_deref(), problems),
-            Some(NodeKind::Custom) => check_handler(node, "handlerId", &path, handlers.as_deref(), problems),
-            Some(NodeKind::Http) => check_http(node, &path, problems),
-            Some(NodeKind::Delay) => check_delay(node, &path, problems),
-            Some(NodeKind::Transformation) => check_transformation(node, &path, problems),
-            // Decisions have a file of their own; the rest is refused as a whole until it can run.
-            Some(
-                NodeKind::Decision
-                | NodeKind::Webhook
-                | NodeKind::Subworkflow
-                | NodeKind::ForEach
-                | NodeKind::Loop
-                | NodeKind::Database
-                | NodeKind::Publish
-                | NodeKind::End,
-            )
-            | None => {}
+        let is_entered = context.entries(at).next().is_some();
+        if node.kind() == Some(NodeKind::Trigger) && is_entered {
+            let message = "a trigger starts a workflow, but edges lead into this one";
+            context.problems.warning(code::INVALID_VALUE, &path, message);
         }
+        check_node(node, &path, handlers.as_deref(), &mut context.problems);
+    }
+}
+
+/// Checks one node, or what undoes one, by its type.
+pub(super) fn check_node(node: &Node, path: &Path<'_>, handlers: Option<&[String]>, problems: &mut Problems) {
+    check_nested(node, path, problems);
+    check_shared(node, path, problems);
+    check_cache(node, path, problems);
+    match node.kind() {
+        Some(NodeKind::Trigger) => {
+            word(node, path, "triggerType", &TRIGGERS, problems);
+            check_trigger(node, path, problems);
+        }
+        Some(NodeKind::Function) => check_function(node, path, handlers, problems),
+        Some(NodeKind::Custom) => check_handler(node, "handlerId", path, handlers, problems),
+        Some(NodeKind::Http) => check_http(node, path, problems),
+        Some(NodeKind::Delay) => check_delay(node, path, problems),
+        Some(NodeKind::Transformation) => check_transformation(node, path, problems),
+        // Decisions, webhooks and ends have files of their own; the rest is refused as a whole until it can run.
+        Some(
+            NodeKind::Decision
+            | NodeKind::Webhook
+            | NodeKind::Subworkflow
+            | NodeKind::ForEach
+            | NodeKind::Loop
+            | NodeKind::Database
+            | NodeKind::Publish
+            | NodeKind::End,
+        )
+        | None => {}
     }
 }
 
@@ -70,12 +73,49 @@ fn check_nested(node: &Node, path: &Path<'_>, problems: &mut Problems) {
 fn check_shared(node: &Node, path: &Path<'_>, problems: &mut Problems) {
     RetrySettings::read(node, path, problems);
     word(node, path, "errorMode", &["first", "all"], problems);
+    node.with_holder("breaker", path, |view| view.boolean("breaker", problems).map(|_| ()));
     for name in ["functionCode", "functionName", "handlerId", "defaultPath"] {
         node.with_holder(name, path, |view| view.text(name, problems).map(|_| ()));
     }
     for name in ["inputMapping", "outputMapping"] {
         node.with_holder(name, path, |view| view.object(name, problems).map(|_| ()));
     }
+}
+
+/// Types of nodes whose outputs may be reused: they run attempts, and these do what they do for their output.
+const REUSED: [NodeKind; 5] = [
+    NodeKind::Function,
+    NodeKind::Http,
+    NodeKind::Transformation,
+    NodeKind::Custom,
+    NodeKind::Database,
+];
+
+fn check_cache(node: &Node, path: &Path<'_>, problems: &mut Problems) {
+    let Some(value) = node.field("cache").filter(|value| !value.is_null()) else {
+        return;
+    };
+    let data = path.key("data");
+    let place = data.key("cache");
+    if let Some(kind) = node.kind().filter(|kind| !REUSED.contains(kind)) {
+        let message = format!("a node of type `{}` gives nothing that could be reused", kind.as_str());
+        problems.error(code::INVALID_VALUE, &place, message);
+        return;
+    }
+    let Some(view) = View::of(value, place, problems) else {
+        return;
+    };
+    let has_key = match view.value("key") {
+        None | Some(Value::Null) => false,
+        Some(Value::String(text)) => !text.trim().is_empty(),
+        Some(_) => true,
+    };
+    if !has_key {
+        let message = "`cache` needs `key`, an expression: where it gives the same, the output is reused";
+        problems.error(code::MISSING_FIELD, &data.key("cache"), message);
+    }
+    view.whole("ttl", 1, DURATION_MAX_MS, problems);
+    view.warn_of_slips(&["key", "ttl"], problems);
 }
 
 /// Checks a word of a closed vocabulary; a template is left to run time.

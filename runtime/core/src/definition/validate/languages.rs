@@ -21,7 +21,11 @@ pub(super) fn check(context: &mut Context<'_>) {
         language.schema(schema, &SETTINGS.key("inputSchema"));
     }
     for (at, node) in context.nodes() {
-        check_node(node, &NODES.index(at), &mut language);
+        let path = NODES.index(at);
+        check_node(node, &path, &mut language);
+        node.with_compensation(&path, |compensation, path| {
+            check_node(compensation, path, &mut language)
+        });
     }
     each_source(context.definition, &mut |source, path| language.source(source, path));
     context.problems = language.problems;

@@ -3,16 +3,20 @@
 //! Every check walks the arrays or the graph without recursion and in about linear time, so that a definition at the
 //! limits is checked in about a second. What needs an expression language is asked of a [`LanguageChecker`].
 
+mod aftermath;
+mod children;
 mod cycles;
 mod decisions;
 mod identity;
 mod joins;
 mod kinds;
 mod languages;
+mod loops;
 mod sources;
 mod support;
 mod variables;
 mod warnings;
+mod webhooks;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +26,8 @@ use std::collections::HashMap;
 pub use self::sources::{Source, VERBATIM_FIELDS, each_source};
 
 use super::parse::{Format, Parsed, parse};
+use crate::graph::LoopForest;
+
 use super::problems::{Path, Problems, did_you_mean};
 use super::{Diagnostic, LanguageChecker, Limits, Node, Settings, WorkflowDefinition, WorkflowEdge};
 
@@ -81,7 +87,11 @@ pub fn validate(
         kinds::check(&mut context);
         decisions::check(&mut context);
         joins::check(&mut context);
+        loops::check(&mut context);
+        children::check(&mut context);
+        webhooks::check(&mut context);
         support::check(&mut context);
+        aftermath::check(&mut context);
         languages::check(&mut context);
         warnings::check(&mut context);
         variables::check(&mut context);
@@ -103,6 +113,7 @@ struct Context<'a> {
     outgoing: Vec<Vec<usize>>,
     /// Edges into each node whose ends are nodes, in array order.
     incoming: Vec<Vec<usize>>,
+    loops: LoopForest,
     problems: Problems,
     comparisons_left: usize,
 }
@@ -126,7 +137,7 @@ impl<'a> Context<'a> {
                 incoming[target].push(at);
             }
         }
-        Self {
+        let mut context = Self {
             definition,
             checker,
             limits,
@@ -135,9 +146,44 @@ impl<'a> Context<'a> {
             ends,
             outgoing,
             incoming,
+            loops: LoopForest::default(),
             problems,
             comparisons_left: HINT_COMPARISONS_MAX,
+        };
+        let edges: Vec<(u32, u32)> = context
+            .ends
+            .iter()
+            .flatten()
+            .map(|end| (end.0 as u32, end.1 as u32))
+            .collect();
+        let roots: Vec<u32> = context.roots().into_iter().map(|root| root as u32).collect();
+        context.loops = LoopForest::new(definition.nodes.len(), &edges, &roots);
+        context
+    }
+
+    /// Whether a loop holds a node, perhaps in an inner loop.
+    fn holds(&self, outer: u32, node: usize) -> bool {
+        let mut around = self.loops.innermost[node];
+        // Outer loops come first.
+        while let Some(at) = around.filter(|at| *at > outer) {
+            around = self.loops.loops[at as usize].parent;
         }
+        around == Some(outer)
+    }
+
+    /// Whether an edge of `outgoing` or `incoming` leads back to the header of a loop around its source.
+    fn is_back_edge(&self, edge: usize) -> bool {
+        let (source, target) = (self.source(edge), self.target(edge));
+        self.loops.innermost[target]
+            .is_some_and(|at| self.loops.loops[at as usize].header as usize == target && self.holds(at, source))
+    }
+
+    /// Edges into a node that are no back edges: those its join counts.
+    fn entries(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
+        self.incoming[at]
+            .iter()
+            .copied()
+            .filter(|edge| !self.is_back_edge(*edge))
     }
 
     fn nodes(&self) -> impl Iterator<Item = (usize, &'a Node)> + use<'a> {

@@ -21,7 +21,7 @@ const EXPRESSIONS: [&[&str]; 8] = [
 /// Fields of `data` whose values are expressions.
 const MAPPINGS: [&str; 2] = ["inputMapping", "outputMapping"];
 /// Fields of `data` that are Jinja templates.
-const JINJA: [&str; 2] = ["template", "transformationTemplate"];
+const JINJA: [&str; 1] = ["template"];
 
 /// Fields of `data` where `{{` does not begin a template: expressions, code, schemas, templates of another kind, and what
 /// belongs to nodes of its own. `*` stands for any element.
@@ -40,7 +40,6 @@ pub const VERBATIM_FIELDS: &[&[&str]] = &[
     &["transformationConfig", "expression"],
     &["functionCode"],
     &["template"],
-    &["transformationTemplate"],
     &["inputSchema"],
     &["outputSchema"],
     &["payloadSchema"],
@@ -66,7 +65,7 @@ pub enum Source<'a> {
 }
 
 /// Visits every source of a definition with its place.
-pub fn each_source<'a>(definition: &'a WorkflowDefinition, visit: &mut impl FnMut(Source<'a>, &Path<'_>)) {
+pub fn each_source(definition: &WorkflowDefinition, visit: &mut impl FnMut(Source<'_>, &Path<'_>)) {
     let settings = &definition.settings;
     if let Some(output) = settings.get("output").and_then(Value::as_str) {
         visit(Source::Expression(output), &SETTINGS.key("output"));
@@ -76,12 +75,14 @@ pub fn each_source<'a>(definition: &'a WorkflowDefinition, visit: &mut impl FnMu
         visit(Source::Expression(key), &SETTINGS.key("concurrency").key("key"));
     }
     for (at, node) in definition.nodes.iter().enumerate() {
-        of_node(node, &NODES.index(at), visit);
+        let path = NODES.index(at);
+        of_node(node, &path, visit);
+        node.with_compensation(&path, |compensation, path| of_node(compensation, path, visit));
     }
     of_edges(definition, visit);
 }
 
-fn expression_value<'a>(value: &'a Value, path: &Path<'_>, visit: &mut impl FnMut(Source<'a>, &Path<'_>)) {
+fn expression_value(value: &Value, path: &Path<'_>, visit: &mut impl FnMut(Source<'_>, &Path<'_>)) {
     match value {
         Value::String(source) => visit(Source::Expression(source), path),
         Value::Null => {}
@@ -89,7 +90,7 @@ fn expression_value<'a>(value: &'a Value, path: &Path<'_>, visit: &mut impl FnMu
     }
 }
 
-fn of_node<'a>(node: &'a Node, path: &Path<'_>, visit: &mut impl FnMut(Source<'a>, &Path<'_>)) {
+fn of_node(node: &Node, path: &Path<'_>, visit: &mut impl FnMut(Source<'_>, &Path<'_>)) {
     let data = path.key("data");
     let task = data.key("taskDefinition");
     let config = task.key("config");
@@ -134,7 +135,7 @@ fn of_node<'a>(node: &'a Node, path: &Path<'_>, visit: &mut impl FnMut(Source<'a
 }
 
 /// The expressions that only some types of nodes have.
-fn of_kind<'a>(node: &'a Node, data: &Path<'_>, visit: &mut impl FnMut(Source<'a>, &Path<'_>)) {
+fn of_kind(node: &Node, data: &Path<'_>, visit: &mut impl FnMut(Source<'_>, &Path<'_>)) {
     if node.kind() == Some(NodeKind::Decision) {
         let conditions = data.key("conditions");
         let listed = node.field("conditions").and_then(Value::as_array).into_iter().flatten();
@@ -157,7 +158,7 @@ fn is_expression_delay(node: &Node) -> bool {
 }
 
 /// Every other string of `data` may hold templates.
-fn of_data<'a>(node: &'a Node, data: &Path<'_>, visit: &mut impl FnMut(Source<'a>, &Path<'_>)) {
+fn of_data<'a>(node: &'a Node, data: &Path<'_>, visit: &mut impl FnMut(Source<'_>, &Path<'_>)) {
     let has_body = matches!(node.kind(), Some(NodeKind::ForEach | NodeKind::Loop));
     let skipped = |name: &str| (name == "body" && has_body) || (name == "delayValue" && is_expression_delay(node));
     let mut within = |name: &'a str, value: &'a Value, path: &Path<'_>| {
@@ -188,7 +189,7 @@ fn templates_within<'a>(
     value: &'a Value,
     path: &Path<'_>,
     keys: &mut Vec<&'a str>,
-    visit: &mut impl FnMut(Source<'a>, &Path<'_>),
+    visit: &mut impl FnMut(Source<'_>, &Path<'_>),
 ) {
     if keys.len() <= VERBATIM_DEPTH_MAX && VERBATIM_FIELDS.contains(&&keys[..]) {
         return;
@@ -213,7 +214,7 @@ fn templates_within<'a>(
     }
 }
 
-fn of_edges<'a>(definition: &'a WorkflowDefinition, visit: &mut impl FnMut(Source<'a>, &Path<'_>)) {
+fn of_edges(definition: &WorkflowDefinition, visit: &mut impl FnMut(Source<'_>, &Path<'_>)) {
     let mut conditions: HashMap<&str, HashSet<&str>> = HashMap::new();
     for node in &definition.nodes {
         if node.kind() == Some(NodeKind::Decision) {

@@ -54,7 +54,7 @@ fn definition(value: Value) -> WorkflowDefinition {
 }
 
 /// `code pointer` of every problem, sorted, warnings marked with `?`; the note on unhandled failures left out.
-fn problems(value: Value) -> Vec<String> {
+pub(super) fn problems(value: Value) -> Vec<String> {
     let mut found: Vec<String> = validate(&definition(value), Some(&Strict), &Limits::default())
         .into_iter()
         .filter(|problem| problem.code != "UNHANDLED_FAILURE")
@@ -182,33 +182,187 @@ fn limits_have_their_own_codes() {
 
 #[test]
 fn cycles_and_what_no_root_reaches() {
-    let natural = graph(&["a", "b", "c", "d"], &[("a", "b"), ("b", "c"), ("c", "b"), ("c", "d")]);
-    assert_eq!(problems(natural), ["UNSUPPORTED /nodes/1"]);
-    let endless = graph(&["a", "b", "c"], &[("a", "b"), ("b", "c"), ("c", "b")]);
+    let ring = |extra: &[(&str, &str)]| {
+        let edges = [&[("a", "b"), ("b", "c"), ("c", "b")], extra].concat();
+        graph(&["a", "b", "c", "d"], &edges)
+    };
+    assert_eq!(problems(ring(&[("c", "d")])), ["LOOP_EXIT_DROPPED? /edges/3"]);
+    assert_eq!(problems(ring(&[("a", "d")])), ["LOOP_WITHOUT_EXIT /nodes/1"]);
     assert_eq!(
-        problems(endless),
-        ["LOOP_WITHOUT_EXIT /nodes/1", "UNSUPPORTED /nodes/1"]
-    );
-    let two_doors = graph(
-        &["a", "b", "c", "d"],
-        &[("a", "b"), ("a", "c"), ("b", "c"), ("c", "b"), ("c", "d")],
-    );
-    assert_eq!(
-        problems(two_doors),
-        ["IRREDUCIBLE_CYCLE /nodes/1", "UNSUPPORTED /nodes/1"]
+        problems(ring(&[("a", "c"), ("c", "d")])),
+        ["IRREDUCIBLE_CYCLE /nodes/1", "LOOP_EXIT_DROPPED? /edges/4"]
     );
     let unentered = graph(&["a", "b", "c", "d"], &[("b", "c"), ("c", "b"), ("c", "d")]);
     let expected = [
         "UNREACHABLE_NODE /nodes/1",
         "UNREACHABLE_NODE /nodes/2",
         "UNREACHABLE_NODE /nodes/3",
-        "UNSUPPORTED /nodes/1",
     ];
     assert_eq!(problems(unentered), expected);
+    let own = graph(&["a", "b"], &[("a", "a"), ("a", "b")]);
+    assert_eq!(problems(own), ["LOOP_EXIT_DROPPED? /edges/1"]);
+}
+
+#[test]
+fn an_inner_cycle_with_two_doors_is_no_loop() {
+    // The loop of `b` is natural; the cycle of `c` and `d` in it is entered at both.
+    let edges = [
+        ("a", "b"),
+        ("b", "c"),
+        ("b", "d"),
+        ("c", "d"),
+        ("d", "c"),
+        ("d", "b"),
+        ("b", "e"),
+    ];
+    let found = problems(graph(&["a", "b", "c", "d", "e"], &edges));
+    let irreducible: Vec<_> = found
+        .iter()
+        .filter(|problem| problem.starts_with("IRREDUCIBLE_CYCLE"))
+        .collect();
+    assert_eq!(irreducible.len(), 1, "{found:?}");
+}
+
+#[test]
+fn loops_nest_to_a_limit() {
+    let nested = |depth: usize| {
+        let ids: Vec<String> = (0..=depth + 1).map(|at| format!("n{at}")).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let mut edges: Vec<(&str, &str)> = ids.windows(2).map(|pair| (pair[0], pair[1])).collect();
+        // All back edges leave the last node of the loops, so that each loop holds the next.
+        edges.extend(ids[1..=depth].iter().map(|id| (ids[depth], *id)));
+        let found = problems(graph(&ids, &edges));
+        found
+            .into_iter()
+            .filter(|problem| !problem.contains('?'))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(nested(32), [""; 0]);
+    assert_eq!(nested(33), ["NESTING_TOO_DEEP /nodes/33"]);
+}
+
+/// A loop of `a` and the decision `d`, which goes back or on to `out`; `extra` nodes and edges besides.
+fn decided_loop(extra: &[(&str, &str)]) -> Value {
+    let mut nodes = vec![
+        noop("start"),
+        noop("a"),
+        with(
+            "d",
+            "decision",
+            json!({"conditions": [{"id": "again", "expression": "true"}],
+        "defaultPath": "done"}),
+        ),
+        noop("out"),
+    ];
+    let mut edges = vec![
+        json!({"id": "in", "source": "start", "target": "a"}),
+        json!({"id": "on", "source": "a", "target": "d"}),
+        json!({"id": "back", "source": "d", "target": "a", "condition": "again"}),
+        json!({"id": "done", "source": "d", "target": "out"}),
+    ];
+    for (number, (source, target)) in extra.iter().enumerate() {
+        if !["a", "d", "out"].contains(target) {
+            nodes.push(noop(target));
+        }
+        edges.push(json!({"id": format!("x{number}"), "source": source, "target": target}));
+    }
+    json!({"nodes": nodes, "edges": edges})
+}
+
+#[test]
+fn an_exit_that_competes_with_the_way_back_is_warned_of() {
+    assert_eq!(problems(decided_loop(&[])), [""; 0]);
+    assert_eq!(problems(decided_loop(&[("a", "log")])), ["LOOP_EXIT_DROPPED? /edges/4"]);
+    let mut failing = decided_loop(&[("a", "log")]);
+    failing["edges"][4]["type"] = json!("failure");
+    assert_eq!(problems(failing), [""; 0], "a failure exit wins");
+}
+
+#[test]
+fn fields_of_loops_regions_and_ends() {
+    let mut value = decided_loop(&[]);
+    value["nodes"][1]["data"]["maxIterations"] = json!(0);
+    value["nodes"][3]["data"]["maxIterations"] = json!(3);
+    let expected = [
+        "INVALID_VALUE /nodes/1/data/maxIterations",
+        "INVALID_VALUE? /nodes/3/data/maxIterations",
+    ];
+    assert_eq!(problems(value), expected);
+    let mut value = decided_loop(&[]);
+    value["nodes"][3]["data"]["cancels"] = json!(["d", "q", 5, "out"]);
+    let expected = [
+        "FIELD_TYPE /nodes/3/data/cancels/2",
+        "INVALID_VALUE /nodes/3/data/cancels/0",
+        "UNKNOWN_NODE /nodes/3/data/cancels/1",
+    ];
+    assert_eq!(problems(value), expected);
+    let end = |data: Value| problems(json!({"nodes": [with("n", "end", data)]}));
     assert_eq!(
-        problems(graph(&["a", "b"], &[("a", "a"), ("a", "b")])),
-        ["UNSUPPORTED /nodes/0"]
+        end(json!({"status": "failed", "error": {"code": "X", "message": "{{ input.why }}"}})),
+        [""; 0]
     );
+    assert_eq!(end(json!({"status": "{{ input.status }}"})), [""; 0]);
+    assert_eq!(end(json!({"status": "done"})), ["INVALID_VALUE /nodes/0/data/status"]);
+    assert_eq!(
+        end(json!({"error": {"code": 5}})),
+        [
+            "FIELD_TYPE /nodes/0/data/error/code",
+            "INVALID_VALUE? /nodes/0/data/error"
+        ]
+    );
+    let mut value = graph(&["a", "b"], &[("a", "b")]);
+    value["nodes"][0] = with("a", "end", json!({}));
+    assert_eq!(problems(value), ["INVALID_VALUE? /edges/0"]);
+}
+
+#[test]
+fn nodes_with_children_and_their_bodies() {
+    let of = |kind: &str, data: Value| problems(json!({"nodes": [with("n", kind, data)]}));
+    let body = json!({"nodes": [noop("x"), noop("y")], "edges": [{"source": "x", "target": "y"}]});
+    assert_eq!(of("subworkflow", json!({})), ["MISSING_FIELD /nodes/0/data"]);
+    assert_eq!(
+        of(
+            "subworkflow",
+            json!({"workflowId": "w", "mode": "detached", "version": 2})
+        ),
+        [""; 0]
+    );
+    let wrong = of("subworkflow", json!({"workflowId": "w", "mode": "loose", "version": 0}));
+    assert_eq!(
+        wrong,
+        [
+            "INVALID_VALUE /nodes/0/data/mode",
+            "INVALID_VALUE /nodes/0/data/version"
+        ]
+    );
+    let each =
+        json!({"items": "input.list", "body": body, "toleratedFailures": "10%", "maxConcurrency": "{{ input.n }}"});
+    assert_eq!(of("forEach", each), [""; 0]);
+    let both = json!({"items": "[]", "body": body, "workflowId": "w", "toleratedFailures": "some", "wait": 1});
+    let expected = [
+        "INVALID_VALUE /nodes/0/data/toleratedFailures",
+        "INVALID_VALUE /nodes/0/data/wait",
+        "INVALID_VALUE /nodes/0/data/workflowId",
+    ];
+    assert_eq!(of("forEach", both), expected);
+    assert_eq!(
+        of("loop", json!({"while": "true", "maxIterations": 3, "body": body})),
+        [""; 0]
+    );
+    assert_eq!(
+        of("loop", json!({"while": "true", "body": []})),
+        ["FIELD_TYPE /nodes/0/data/body", "MISSING_FIELD /nodes/0/data"]
+    );
+    let faulty =
+        json!({"nodes": [noop("x"), {"id": "x", "type": "functoin"}], "edges": [{"source": "x", "target": "z"}]});
+    let expected = [
+        "DUPLICATE_NODE_ID /nodes/0/data/body/nodes/1/id",
+        "UNKNOWN_NODE /nodes/0/data/body/edges/0/target",
+        "UNKNOWN_NODE_TYPE /nodes/0/data/body/nodes/1/type",
+    ];
+    assert_eq!(of("forEach", json!({"items": "[1]", "body": faulty})), expected);
+    let named = problems(json!({"id": "a#b", "nodes": [noop("x")]}));
+    assert_eq!(named, ["INVALID_VALUE /id"]);
 }
 
 fn decision(data: Value, edges: Value) -> Vec<String> {
@@ -439,38 +593,190 @@ fn each_node_type_names_what_it_lacks() {
 
 #[test]
 fn what_this_release_cannot_run_is_refused_by_name() {
-    for kind in [
-        "webhook",
-        "subworkflow",
-        "forEach",
-        "loop",
-        "database",
-        "publish",
-        "end",
-    ] {
+    for kind in ["database", "publish"] {
         assert_eq!(
             problems(json!({"nodes": [with("n", kind, json!({}))]})),
             ["UNSUPPORTED /nodes/0/type"],
             "{kind}"
         );
     }
-    let settings = json!({"compensate": true, "errorWorkflow": "x", "concurrency": {"limit": 1}});
-    let expected = [
-        "UNSUPPORTED /settings/compensate",
-        "UNSUPPORTED /settings/errorWorkflow",
-        "UNSUPPORTED? /settings/concurrency",
-    ];
+    let settings = json!({"concurrency": {"limit": 1, "key": "trigger.customer"}});
+    let expected: [&str; 0] = [];
     assert_eq!(problems(json!({"settings": settings, "nodes": [noop("a")]})), expected);
-    let mut value = graph(&["a", "b"], &[("a", "b")]);
-    value["nodes"][1]["data"] = json!({"handlerId": "noop", "cancels": ["a", "q"],
-        "join": {"mode": "any", "lateArrivals": "cancel"}, "concurrency": {"limit": 1}});
-    let expected = [
-        "UNKNOWN_NODE /nodes/1/data/cancels/1",
-        "UNSUPPORTED /nodes/1/data/cancels",
-        "UNSUPPORTED /nodes/1/data/join/lateArrivals",
-        "UNSUPPORTED? /nodes/1/data/concurrency",
-    ];
-    assert_eq!(problems(value), expected);
+}
+
+#[test]
+fn a_concurrency_limit_is_a_number_in_a_scope_with_a_key() {
+    let of = |kind: &str, limit: Value| {
+        let data = json!({"handlerId": "noop", "functionName": "f", "delayType": "fixed", "delayValue": 1, "concurrency": limit});
+        problems(json!({"id": "w", "nodes": [with("n", kind, data)]}))
+    };
+    for sound in [
+        json!({}),
+        json!({"limit": 3}),
+        json!({"key": "input.account", "scope": "global"}),
+        json!({"limit": 1, "scope": "execution"}),
+    ] {
+        assert_eq!(of("function", sound.clone()), [""; 0], "{sound}");
+    }
+    let at = "/nodes/0/data/concurrency";
+    for (limit, expected) in [
+        (json!({"limit": 0}), format!("INVALID_VALUE {at}/limit")),
+        (json!({"limit": "{{ input.n }}"}), format!("UNSUPPORTED {at}/limit")),
+        (json!({"limit": "three"}), format!("FIELD_TYPE {at}/limit")),
+        (json!({"scope": "shard"}), format!("INVALID_VALUE {at}/scope")),
+        (json!({"scope": "global"}), format!("MISSING_FIELD {at}")),
+        (json!({"key": 5}), format!("FIELD_TYPE {at}/key")),
+        (json!({"key": "BAD"}), format!("EXPRESSION {at}/key")),
+        (json!({"limt": 2}), format!("UNKNOWN_FIELD? {at}/limt")),
+        (json!(3), format!("FIELD_TYPE {at}")),
+    ] {
+        assert_eq!(of("function", limit.clone()), [expected], "{limit}");
+    }
+    assert_eq!(of("delay", json!({"limit": 1})), [format!("UNSUPPORTED? {at}")]);
+}
+
+#[test]
+fn whether_a_breaker_guards_a_node_is_fixed() {
+    let of = |guarded: Value| {
+        problems(json!({"id": "w", "nodes": [with("n", "function", json!({"handlerId": "noop", "breaker": guarded}))]}))
+    };
+    assert_eq!(of(json!(false)), [""; 0]);
+    assert_eq!(of(json!("{{ input.guarded }}")), ["FIELD_TYPE /nodes/0/data/breaker"]);
+}
+
+#[test]
+fn a_webhook_says_who_calls_and_how_calls_are_signed() {
+    let of = |data: Value| problems(json!({"id": "w", "nodes": [with("h", "webhook", data)]}));
+    let at = "/nodes/0/data";
+    for sound in [
+        json!({}),
+        json!({"webhookId": "orders-1_a~b.c", "payloadSchema": {"type": "object"}}),
+        json!({"provider": "github", "secret": "{{ secrets.HOOK }}"}),
+        json!({"provider": "standard", "secret": "whsec_{{secrets.A}}{{ secrets.B_2 }}"}),
+        json!({"provider": "generic", "secret": "{{ secrets.X }}",
+            "signature": {"header": "X-Sig", "algorithm": "sha512", "encoding": "base64", "prefix": "v1="}}),
+    ] {
+        assert_eq!(of(sound.clone()), Vec::<String>::new(), "{sound}");
+    }
+    for (data, expected) in [
+        (
+            json!({"provider": "gitlab"}),
+            vec![format!("INVALID_VALUE {at}/provider"), format!("MISSING_FIELD {at}")],
+        ),
+        (
+            json!({"secret": "{{ secrets.X }}"}),
+            vec![format!("MISSING_FIELD {at}")],
+        ),
+        (
+            json!({"provider": "stripe", "secret": " "}),
+            vec![format!("MISSING_FIELD {at}/secret")],
+        ),
+        (
+            json!({"provider": "stripe", "secret": "hunter2"}),
+            vec![format!("LITERAL_SECRET? {at}/secret")],
+        ),
+        (
+            json!({"provider": "slack", "secret": "{{ input.s }}"}),
+            vec![format!("INVALID_VALUE {at}/secret")],
+        ),
+        (
+            json!({"provider": "slack", "secret": "{{ secrets.A }}{{ secrets.B || input.s }}"}),
+            vec![format!("INVALID_VALUE {at}/secret")],
+        ),
+        (
+            json!({"provider": "github", "secret": "{{ secrets.A }}", "signature": {}}),
+            vec![format!("INVALID_VALUE {at}/signature")],
+        ),
+        (
+            json!({"provider": "generic", "secret": "{{ secrets.A }}",
+                "signature": {"header": "a b", "algorithm": "md5", "encoding": 1, "prefx": ""}}),
+            vec![
+                format!("FIELD_TYPE {at}/signature/encoding"),
+                format!("INVALID_VALUE {at}/signature/algorithm"),
+                format!("INVALID_VALUE {at}/signature/header"),
+                format!("UNKNOWN_FIELD? {at}/signature/prefx"),
+            ],
+        ),
+        (
+            json!({"payloadSchema": 3}),
+            vec![format!("FIELD_TYPE {at}/payloadSchema")],
+        ),
+        (
+            json!({"heartbeatTimeout": 5}),
+            vec![format!("UNSUPPORTED? {at}/heartbeatTimeout")],
+        ),
+        (
+            json!({"correlationKey": "output.body.id", "timeout": 5}),
+            vec![
+                format!("INVALID_VALUE? {at}/correlationKey"),
+                format!("INVALID_VALUE? {at}/timeout"),
+            ],
+        ),
+    ] {
+        assert_eq!(of(data.clone()), expected, "{data}");
+    }
+    for id in ["", "a/b", "a b", "é", ".", "..", "a?b", &"x".repeat(129)] {
+        assert_eq!(
+            of(json!({"webhookId": id})),
+            [format!("INVALID_VALUE {at}/webhookId")],
+            "{id}"
+        );
+    }
+    let task = json!({"taskDefinition": {"config": {"webhookId": "a/b"}}});
+    assert_eq!(
+        of(task),
+        [format!("INVALID_VALUE {at}/taskDefinition/config/webhookId")]
+    );
+}
+
+#[test]
+fn a_webhook_that_waits_has_timeouts_a_key_and_an_address_of_its_own() {
+    let waiting = |data: Value| {
+        let nodes = [noop("a"), with("h", "webhook", data)];
+        json!({"id": "w", "settings": {"timeout": 100}, "nodes": nodes, "edges": [{"source": "a", "target": "h"}]})
+    };
+    let at = "/nodes/1/data";
+    let sound = json!({"timeout": 10, "heartbeatTimeout": "{{ input.t }}", "correlationKey": "output.body.id",
+        "transformationTemplate": {"output": "{{ output.body }}", "n": 1}});
+    assert_eq!(problems(waiting(sound)), Vec::<String>::new());
+    assert_eq!(
+        problems(waiting(
+            json!({"timeout": 101, "heartbeatTimeout": "soon", "correlationKey": "BAD",
+            "transformationTemplate": {"output": ["{{ BAD }}"], "plain": "BAD"}})
+        )),
+        [
+            format!("EXPRESSION {at}/correlationKey"),
+            format!("FIELD_TYPE {at}/heartbeatTimeout"),
+            format!("TEMPLATE {at}/transformationTemplate/output/0"),
+            format!("TIMER_BEYOND_TIMEOUT? {at}/timeout"),
+        ]
+    );
+    let named = |first: Value, second: Value| {
+        let nodes = [with("h", "webhook", first), with("i", "webhook", second)];
+        problems(json!({"id": "w", "nodes": nodes}))
+    };
+    assert_eq!(named(json!({}), json!({})), Vec::<String>::new());
+    for first in [json!({"webhookId": "x"}), json!({"webhookId": "w.i"})] {
+        let second = if first["webhookId"] == "x" {
+            first.clone()
+        } else {
+            json!({})
+        };
+        let expected = ["DUPLICATE_WEBHOOK_ID /nodes/1/data/webhookId"];
+        assert_eq!(named(first.clone(), second), expected, "{first}");
+    }
+    let warned = |data: Value| {
+        let nodes = [
+            with("a", "trigger", json!({"triggerType": "api"})),
+            with("h", "webhook", data),
+        ];
+        let value = json!({"id": "w", "nodes": nodes, "edges": [{"source": "a", "target": "h"}]});
+        validate(&definition(value), Some(&Strict), &Limits::default())
+            .iter()
+            .any(|one| one.code == "UNHANDLED_FAILURE")
+    };
+    assert!(warned(json!({"timeout": 5})) && !warned(json!({})));
 }
 
 #[test]
@@ -537,7 +843,6 @@ fn every_language_string_is_checked_where_it_stands() {
         "TEMPLATE /nodes/0/data/deep/0/x~0",
         "TEMPLATE /nodes/0/data/taskDefinition/config/y",
         "TEMPLATE /nodes/0/data/text",
-        "UNSUPPORTED? /nodes/0/data/cache",
     ];
     assert_eq!(problems(value), expected);
 }
@@ -852,4 +1157,43 @@ proptest! {
             prop_assert_eq!(again.definition.as_ref(), Some(&definition));
         }
     }
+}
+
+#[test]
+fn a_cache_has_a_key_and_belongs_to_a_node_that_gives_something() {
+    let cached = |kind: &str, cache: Value| {
+        let data = json!({"handlerId": "noop", "url": "https://example.com", "method": "GET", "cache": cache});
+        problems(json!({"nodes": [with("n", kind, data)]}))
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(cached("function", json!({"key": "input.id"})), none);
+    assert_eq!(cached("http", json!({"key": "input.id", "ttl": 60_000})), none);
+    assert_eq!(cached("function", json!(null)), none);
+    assert_eq!(
+        cached("function", json!({"ttl": 5})),
+        ["MISSING_FIELD /nodes/0/data/cache"]
+    );
+    assert_eq!(
+        cached("function", json!({"key": " "})),
+        ["MISSING_FIELD /nodes/0/data/cache"]
+    );
+    assert_eq!(
+        cached("function", json!("input.id")),
+        ["FIELD_TYPE /nodes/0/data/cache"]
+    );
+    assert_eq!(
+        cached("function", json!({"key": "BAD", "ttl": 0})),
+        [
+            "EXPRESSION /nodes/0/data/cache/key",
+            "INVALID_VALUE /nodes/0/data/cache/ttl"
+        ]
+    );
+    assert_eq!(
+        cached("function", json!({"key": "input.id", "ttls": 5})),
+        ["UNKNOWN_FIELD? /nodes/0/data/cache/ttls"]
+    );
+    assert_eq!(
+        cached("decision", json!({"key": "input.id"})),
+        ["INVALID_VALUE /nodes/0/data/cache"]
+    );
 }

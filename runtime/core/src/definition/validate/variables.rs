@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Context, NODES, decisions};
 use crate::definition::problems::push_key;
-use crate::definition::{Diagnostic, EdgeKind, NodeKind, code};
+use crate::definition::{Diagnostic, code};
 
 /// Edges followed in all before the search gives up.
 const STEPS_MAX: usize = 5_000_000;
@@ -92,7 +92,7 @@ impl Search<'_, '_> {
         let mut open = vec![at];
         while let Some(at) = open.pop() {
             self.spend(self.context.incoming[at].len() + 1)?;
-            for &edge in &self.context.incoming[at] {
+            for edge in self.context.entries(at) {
                 let source = self.context.source(edge);
                 if found.insert(source) {
                     open.push(source);
@@ -114,8 +114,12 @@ impl Search<'_, '_> {
         forks.sort_unstable();
         for fork in forks {
             self.spend(self.context.outgoing[fork].len() + 1)?;
-            let to_first = self.choices(fork, ahead);
-            let to_second = self.choices(fork, behind);
+            let into = |nodes: &HashSet<usize>| {
+                let leads = |edge: &usize| nodes.contains(&self.context.target(*edge));
+                let edges = self.context.outgoing[fork].iter().copied().filter(leads);
+                decisions::choices(self.context, fork, edges)
+            };
+            let (to_first, to_second) = (into(ahead), into(behind));
             let apart = match (to_first, to_second) {
                 (Some(one), Some(other)) => one.is_disjoint(&other),
                 _ => false,
@@ -127,41 +131,16 @@ impl Search<'_, '_> {
         Ok(false)
     }
 
-    /// The mutually exclusive choices of a fork whose edges lead into `nodes`; none where an edge excludes nothing.
-    fn choices(&self, fork: usize, nodes: &HashSet<usize>) -> Option<HashSet<Choice>> {
-        let node = &self.context.definition.nodes[fork];
-        let exclusive = node.kind() == Some(NodeKind::Decision) && node.text_field("mode") != Some("all");
-        let conditions = decisions::condition_ids(node);
-        let mut choices = HashSet::new();
-        for &place in self.context.outgoing[fork]
-            .iter()
-            .filter(|&&edge| nodes.contains(&self.context.target(edge)))
-        {
-            let edge = self.context.edge(place);
-            choices.insert(match edge.kind()? {
-                EdgeKind::Always => return None,
-                EdgeKind::Failure => Choice::Failure,
-                EdgeKind::Default | EdgeKind::Success if exclusive => match decisions::owner(edge, &conditions) {
-                    Some(id) => Choice::Condition(id.to_owned()),
-                    None => Choice::Edge(place),
-                },
-                EdgeKind::Default | EdgeKind::Success => Choice::Success,
-            });
-        }
-        Some(choices)
-    }
-
     /// Whether `at` can be reached from a root with `fork` taken out.
     fn runs_without(&mut self, fork: usize, at: usize) -> Result<bool, OutOfSteps> {
         let mut seen = HashSet::from([at, fork]);
         let mut open = vec![at];
         while let Some(at) = open.pop() {
-            let incoming = &self.context.incoming[at];
-            self.spend(incoming.len() + 1)?;
-            if incoming.is_empty() {
+            self.spend(self.context.incoming[at].len() + 1)?;
+            if self.context.entries(at).next().is_none() {
                 return Ok(true);
             }
-            for &edge in incoming {
+            for edge in self.context.entries(at) {
                 let source = self.context.source(edge);
                 if seen.insert(source) {
                     open.push(source);
@@ -170,13 +149,4 @@ impl Search<'_, '_> {
         }
         Ok(false)
     }
-}
-
-/// What a fork chooses.
-#[derive(PartialEq, Eq, Hash)]
-enum Choice {
-    Success,
-    Failure,
-    Condition(String),
-    Edge(usize),
 }

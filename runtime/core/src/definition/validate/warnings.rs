@@ -1,7 +1,8 @@
 //! What runs, but perhaps not as its author expects.
 
 use super::{Context, NODES};
-use crate::definition::{Diagnostic, EdgeKind, JoinSettings, NodeKind, Problems, TimeoutSettings, code};
+use crate::definition::retry::TIMEOUTS;
+use crate::definition::{Diagnostic, EdgeKind, JoinSettings, Node, NodeKind, Problems, TimeoutSettings, code};
 
 /// Ids named in one message.
 const NAMED_MAX: usize = 5;
@@ -11,10 +12,13 @@ pub(super) fn check(context: &mut Context<'_>) {
     warn_of_long_timers(context);
 }
 
-/// One warning for all nodes, at the first; an author who chose `onFailure` or an error workflow has thought of it.
+/// One warning for all nodes, at the first; an author who chose what follows a failure has thought of it.
 fn warn_of_unhandled_failures(context: &mut Context<'_>) {
     let settings = &context.definition.settings;
-    if settings.contains_key("onFailure") || settings.contains_key("errorWorkflow") {
+    if ["onFailure", "errorWorkflow", "compensate"]
+        .iter()
+        .any(|name| settings.contains_key(*name))
+    {
         return;
     }
     let handled = |at: usize| {
@@ -24,7 +28,7 @@ fn warn_of_unhandled_failures(context: &mut Context<'_>) {
     };
     let open: Vec<(usize, &str)> = context
         .nodes()
-        .filter(|(at, node)| node.kind().is_some_and(NodeKind::has_attempts) && !handled(*at))
+        .filter(|(at, node)| can_fail(node) && !handled(*at))
         .map(|(at, node)| (at, node.id.as_str()))
         .collect();
     let Some(&(first, _)) = open.first() else { return };
@@ -43,6 +47,14 @@ fn warn_of_unhandled_failures(context: &mut Context<'_>) {
     context.problems.push(diagnostic.with_hint(hint));
 }
 
+/// A call fails nothing, only its absence does.
+fn can_fail(node: &Node) -> bool {
+    match node.kind() {
+        Some(NodeKind::Webhook) => TIMEOUTS.iter().any(|name| node.field(name).is_some()),
+        kind => kind.is_some_and(NodeKind::has_attempts),
+    }
+}
+
 fn warn_of_long_timers(context: &mut Context<'_>) {
     let Some(most) = context.settings.timeout_ms else {
         return;
@@ -58,8 +70,10 @@ fn warn_of_long_timers(context: &mut Context<'_>) {
             .then(|| node.field("delayValue").and_then(serde_json::Value::as_u64))
             .flatten();
         let total = timeouts.total_ms.as_ref().and_then(|setting| setting.fixed().copied());
+        let wait = timeouts.attempt_ms.filter(|_| node.kind() == Some(NodeKind::Webhook));
         for (name, value) in [
             ("delayValue", fixed_delay),
+            ("timeout", wait.as_ref().and_then(|setting| setting.fixed().copied())),
             ("totalTimeout", total),
             ("join", join.timeout_ms),
         ] {

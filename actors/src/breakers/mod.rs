@@ -1,0 +1,350 @@
+//! Circuit breakers: while a target is unwell its attempts are parked instead of burnt.
+//!
+//! A target is what an executor says that a node calls: an HTTP host, a handler. One that answers has no breaker: it gets one
+//! with its first failure, and loses it when nothing has failed for a while, so that healthy targets cost one atomic load.
+
+mod guard;
+pub mod machine;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use troupe_core::Timestamp;
+use troupe_ports::Clock;
+
+pub use guard::Guard;
+pub use machine::{BreakerHold, BreakerSettings, BreakerState, Outcome};
+
+use crate::attempt::permits::Rank;
+use machine::{Breaker, Pass};
+
+/// Targets with a breaker at once; those beyond go unguarded, so that hostile names cost no memory.
+pub const TARGETS_MAX: usize = 1_000;
+
+/// The breakers of one engine.
+pub struct Breakers {
+    settings: Option<BreakerSettings>,
+    clock: Arc<dyn Clock>,
+    known: AtomicUsize,
+    targets: Mutex<HashMap<Arc<str>, Target>>,
+}
+
+impl fmt::Debug for Breakers {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Breakers")
+            .field("settings", &self.settings)
+            .field("known", &self.known)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Target {
+    breaker: Breaker,
+    parked: BinaryHeap<Parked>,
+    arrivals: u64,
+    /// For when a task waits that lets a canary go.
+    timer: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Parked {
+    order: (Rank, Reverse<u64>),
+    release: oneshot::Sender<Admitted>,
+}
+
+impl PartialEq for Parked {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+
+impl Eq for Parked {}
+
+impl PartialOrd for Parked {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Parked {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.order.cmp(&other.order)
+    }
+}
+
+/// What an attempt is told that asks whether its target may be called.
+#[derive(Debug)]
+pub enum Answer {
+    /// It may be called; nothing of it is known.
+    Unknown,
+    /// It may be called.
+    Go(Admitted),
+    /// Not now; this resolves when it may. Dropped by whoever gives up.
+    Parked(oneshot::Receiver<Admitted>),
+}
+
+/// Leave to call a target. It goes to another attempt if it is dropped before the call has ended.
+#[derive(Debug)]
+pub struct Admitted {
+    breakers: Weak<Breakers>,
+    target: Arc<str>,
+    pass: Option<Pass>,
+}
+
+impl Admitted {
+    /// The call has ended so.
+    pub fn settle(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let (Some(pass), Some(breakers)) = (self.pass.take(), self.breakers.upgrade()) {
+            breakers.change(&self.target, |breaker, parked, now| {
+                breaker.ended(pass, outcome, parked, now)
+            });
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.end(Outcome::Unknown);
+    }
+}
+
+/// How the breaker of a target stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerView {
+    /// The target.
+    pub target: String,
+    /// How it stands.
+    pub state: BreakerState,
+    /// What an operator said.
+    pub held: Option<BreakerHold>,
+    /// Since when it stands so.
+    pub since: Timestamp,
+    /// When it lets a canary go.
+    pub until: Option<Timestamp>,
+    /// Attempts that wait.
+    pub parked: usize,
+    /// Calls that ended in its window, and how many of them failed.
+    pub calls: u64,
+    /// See `calls`.
+    pub failed: u64,
+}
+
+impl Breakers {
+    /// No breaker yet; none ever without settings, unless an operator says so.
+    #[must_use]
+    pub fn new(settings: Option<BreakerSettings>, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            clock,
+            known: AtomicUsize::new(0),
+            targets: Mutex::default(),
+        })
+    }
+
+    /// Whether any target has a breaker. Cheap: one atomic load.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.known.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether failures open breakers by themselves.
+    #[must_use]
+    pub fn count_failures(&self) -> bool {
+        self.settings.is_some()
+    }
+
+    /// Whether a target may be called now.
+    pub fn ask(self: &Arc<Self>, target: &str, rank: Rank) -> Answer {
+        let now = self.clock.now();
+        let mut targets = self.targets.lock();
+        let Some((name, known)) = targets
+            .get_key_value(target)
+            .map(|(name, _)| Arc::clone(name))
+            .zip(targets.get_mut(target))
+        else {
+            return Answer::Unknown;
+        };
+        known.forget_gone();
+        let pass = if known.parked.is_empty() {
+            known.breaker.admit(now)
+        } else {
+            None
+        };
+        if let Some(pass) = pass {
+            return Answer::Go(self.admitted(&name, pass));
+        }
+        let (release, released) = oneshot::channel();
+        known.arrivals += 1;
+        let order = (rank, Reverse(known.arrivals));
+        known.parked.push(Parked { order, release });
+        let released_now = self.release(&name, known, now);
+        drop(targets);
+        drop(released_now);
+        Answer::Parked(released)
+    }
+
+    /// A call ended of which nobody asked, since nothing was known of its target.
+    pub fn ended_unasked(self: &Arc<Self>, target: &str, outcome: Outcome) {
+        let failed = matches!(outcome, Outcome::Failed { .. });
+        if outcome == Outcome::Unknown || !(self.any() || failed) {
+            return;
+        }
+        if failed && let Some(settings) = self.settings {
+            self.know(target, settings);
+        }
+        self.change(target, |breaker, parked, now| {
+            if breaker.state() == BreakerState::Closed
+                && let Some(pass) = breaker.admit(now)
+            {
+                breaker.ended(pass, outcome, parked, now);
+            }
+        });
+    }
+
+    /// An operator's word on a target, or that it is taken back.
+    pub fn hold(self: &Arc<Self>, target: &str, held: Option<BreakerHold>) {
+        if held.is_some() {
+            self.know(target, self.settings.unwrap_or_default());
+        }
+        self.change(target, |breaker, _, now| breaker.hold(held, now));
+    }
+
+    /// Forgets what was counted of a target: its breaker is closed, and opens again by what fails from now on.
+    pub fn reset(self: &Arc<Self>, target: &str) {
+        self.change(target, |breaker, _, now| breaker.reset(now));
+    }
+
+    /// Every target with a breaker, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<BreakerView> {
+        let mut targets = self.targets.lock();
+        let mut list: Vec<BreakerView> = targets.iter_mut().map(|(name, known)| known.view(name)).collect();
+        list.sort_by(|a, b| a.target.cmp(&b.target));
+        list
+    }
+
+    fn admitted(self: &Arc<Self>, target: &Arc<str>, pass: Pass) -> Admitted {
+        Admitted {
+            breakers: Arc::downgrade(self),
+            target: Arc::clone(target),
+            pass: Some(pass),
+        }
+    }
+
+    fn know(&self, target: &str, settings: BreakerSettings) {
+        let now = self.clock.now();
+        let mut targets = self.targets.lock();
+        if targets.contains_key(target) {
+            return;
+        }
+        if targets.len() >= TARGETS_MAX {
+            targets.retain(|_, known| !(known.parked.is_empty() && known.breaker.is_idle(now)));
+        }
+        if targets.len() < TARGETS_MAX {
+            let known = Target {
+                breaker: Breaker::new(settings, now),
+                parked: BinaryHeap::new(),
+                arrivals: 0,
+                timer: None,
+            };
+            targets.insert(target.into(), known);
+        }
+        self.known.store(targets.len(), Ordering::Relaxed);
+    }
+
+    /// Changes a breaker, lets go who may go then, and forgets it if it has nothing more to say.
+    fn change(self: &Arc<Self>, target: &str, change: impl FnOnce(&mut Breaker, usize, Timestamp)) {
+        let now = self.clock.now();
+        let mut targets = self.targets.lock();
+        let Some(name) = targets.get_key_value(target).map(|(name, _)| Arc::clone(name)) else {
+            return;
+        };
+        let Some(known) = targets.get_mut(target) else { return };
+        known.forget_gone();
+        let before = known.breaker.state();
+        change(&mut known.breaker, known.parked.len(), now);
+        let released = self.release(&name, known, now);
+        let after = known.breaker.state();
+        if before != after {
+            let (parked, until) = (known.parked.len(), known.breaker.next_due());
+            tracing::warn!(target = %name, from = before.name(), to = after.name(), parked, ?until, "a breaker has changed");
+        }
+        if known.parked.is_empty() && known.breaker.is_idle(now) {
+            targets.remove(target);
+            self.known.store(targets.len(), Ordering::Relaxed);
+        }
+        drop(targets);
+        // Outside the lock: what nobody receives comes back.
+        drop(released);
+    }
+
+    /// Lets parked attempts go while they may; those that nobody received are given back by the caller, outside the lock.
+    fn release(self: &Arc<Self>, name: &Arc<str>, known: &mut Target, now: Timestamp) -> Vec<Admitted> {
+        let mut returned = Vec::new();
+        known.forget_gone();
+        while !known.parked.is_empty()
+            && let Some(pass) = known.breaker.admit(now)
+        {
+            let Some(Parked { release, .. }) = known.parked.pop() else {
+                break;
+            };
+            returned.extend(release.send(self.admitted(name, pass)).err());
+            known.forget_gone();
+        }
+        self.set_timer(name, known);
+        returned
+    }
+
+    fn set_timer(self: &Arc<Self>, name: &Arc<str>, known: &mut Target) {
+        let due = known.breaker.next_due();
+        let Some(until) = due.filter(|_| known.timer != due) else {
+            return;
+        };
+        known.timer = due;
+        let (breakers, name) = (Arc::downgrade(self), Arc::clone(name));
+        tokio::spawn(async move {
+            while let Some(breakers) = breakers.upgrade() {
+                let left_ms = until.since_ms(breakers.clock.now());
+                if left_ms == 0 {
+                    return breakers.change(&name, |breaker, _, now| breaker.due(now));
+                }
+                drop(breakers);
+                tokio::time::sleep(Duration::from_millis(left_ms)).await;
+            }
+        });
+    }
+}
+
+impl Target {
+    /// Takes those off the top that have given up.
+    fn forget_gone(&mut self) {
+        while self.parked.peek().is_some_and(|first| first.release.is_closed()) {
+            self.parked.pop();
+        }
+    }
+
+    fn view(&self, name: &str) -> BreakerView {
+        let (calls, failed) = self.breaker.counts();
+        BreakerView {
+            target: name.to_owned(),
+            state: self.breaker.state(),
+            held: self.breaker.held(),
+            since: self.breaker.since(),
+            until: self.breaker.next_due(),
+            parked: self.parked.iter().filter(|parked| !parked.release.is_closed()).count(),
+            calls,
+            failed,
+        }
+    }
+}

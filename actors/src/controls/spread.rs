@@ -1,0 +1,168 @@
+//! Brings a control to every shard, and tells how far it came.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use tokio::sync::oneshot;
+use troupe_core::control::{ControlKey, ControlSet, Register, Setting};
+use troupe_core::{ErrorInfo, ShardId, Timestamp};
+
+use super::machine::ControlRequest;
+use crate::context::{EngineContext, ShardContext};
+use crate::error::EngineError;
+use crate::request::{Command, ControlOutcome, ControlView};
+use crate::shard::ShardMessage;
+
+type Served = Vec<Arc<ShardContext>>;
+
+pub(super) fn served(engine: &EngineContext) -> Served {
+    let slots = engine.shards.iter();
+    slots.filter_map(|slot| slot.read().clone()).collect()
+}
+
+/// Sets or lifts a control in every shard that is served. `Ok` means durable and in force in all of them.
+pub(crate) async fn control(
+    engine: &Arc<EngineContext>,
+    key: ControlKey,
+    setting: Option<Setting>,
+    command: Command,
+) -> Result<ControlOutcome, EngineError> {
+    if setting.is_some_and(|setting| !key.takes(setting)) {
+        let why = "the control has no such setting";
+        return Err(EngineError::Refused(Box::new(ErrorInfo::new("INVALID_REQUEST", why))));
+    }
+    let shards = served(engine);
+    if shards.is_empty() {
+        return Err(EngineError::Unavailable("no shard is served".into()));
+    }
+    let sets: Vec<Arc<ControlSet>> = shards.iter().map(|shard| shard.controls.set()).collect();
+    let given = command
+        .command
+        .as_ref()
+        .and_then(|id| sets.iter().find_map(|set| set.given_at(id)));
+    let stands_there = |set: &Arc<ControlSet>| set.register(&key).and_then(|register| register.setting) == setting;
+    if given.is_none() && sets.iter().all(stands_there) {
+        return outcome(engine, &key, &sets, true);
+    }
+    // A repetition completes what it began. A new command comes after whatever is there.
+    let at = given.unwrap_or_else(|| {
+        let latest = sets.iter().filter_map(|set| set.register(&key)).map(|known| known.at.0);
+        Timestamp(latest.max().map_or(i64::MIN, |latest| latest + 1).max(engine.now().0))
+    });
+    let request = ControlRequest {
+        at,
+        key: key.clone(),
+        setting,
+        command: command.command.unwrap_or_else(|| engine.command_id()),
+        principal: command.principal,
+        reason: command.reason,
+    };
+    let told = join_all(shards.iter().map(|shard| tell(shard, request.clone()))).await;
+    let mut changed = false;
+    for one in told {
+        changed |= one?;
+    }
+    let sets: Vec<Arc<ControlSet>> = shards.iter().map(|shard| shard.controls.set()).collect();
+    outcome(engine, &key, &sets, !changed)
+}
+
+fn outcome(
+    engine: &EngineContext,
+    key: &ControlKey,
+    sets: &[Arc<ControlSet>],
+    unchanged: bool,
+) -> Result<ControlOutcome, EngineError> {
+    let setting = sets
+        .iter()
+        .find_map(|set| set.register(key))
+        .and_then(|known| known.setting);
+    Ok(ControlOutcome {
+        unchanged,
+        in_force: setting.is_some(),
+        shards: u16::try_from(sets.len()).unwrap_or(u16::MAX),
+        shards_all: engine.parts.state.shards(),
+        draining: engine.plans.draining(key),
+    })
+}
+
+/// Whether the shard learned something.
+pub(super) async fn tell(shard: &ShardContext, request: ControlRequest) -> Result<bool, EngineError> {
+    let gone = || {
+        let why = format!(
+            "shard {} is gone: the control may be in some shards, repeat it",
+            shard.shard
+        );
+        EngineError::Unavailable(why)
+    };
+    let (reply, answer) = oneshot::channel();
+    let message = ShardMessage::Control(Box::new(request), reply);
+    shard.supervisor.send_message(message).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
+}
+
+/// The latest register of every control over these shards.
+fn latest(sets: &[Arc<ControlSet>]) -> BTreeMap<ControlKey, Register> {
+    let mut found: BTreeMap<ControlKey, Register> = BTreeMap::new();
+    for (key, register) in sets.iter().flat_map(|set| set.registers()) {
+        let newer = found
+            .get(key)
+            .is_none_or(|known| (known.at, &known.command) < (register.at, &register.command));
+        if newer {
+            found.insert(key.clone(), register.clone());
+        }
+    }
+    found
+}
+
+/// Every control in force, with how many attempts it still lets end and in how many shards it is.
+pub(crate) fn controls(engine: &EngineContext) -> Vec<ControlView> {
+    let sets: Vec<Arc<ControlSet>> = served(engine).iter().map(|shard| shard.controls.set()).collect();
+    let shards_all = engine.parts.state.shards();
+    let of = |(key, register): (ControlKey, Register)| {
+        let setting = register.setting?;
+        let has = |set: &&Arc<ControlSet>| {
+            let known = set.register(&key);
+            known.is_some_and(|known| (known.at, &known.command) == (register.at, &register.command))
+        };
+        Some(ControlView {
+            shards: u16::try_from(sets.iter().filter(has).count()).unwrap_or(u16::MAX),
+            shards_all,
+            draining: engine.plans.draining(&key),
+            setting,
+            at: register.at,
+            principal: register.principal,
+            reason: register.reason,
+            command: register.command,
+            key,
+        })
+    };
+    latest(&sets).into_iter().filter_map(of).collect()
+}
+
+/// Completes what a crash left half spread: every shard that is served learns what another one knows later.
+pub(crate) async fn reconcile(engine: &Arc<EngineContext>) {
+    let shards = served(engine);
+    let sets: Vec<Arc<ControlSet>> = shards.iter().map(|shard| shard.controls.set()).collect();
+    for (key, register) in latest(&sets) {
+        let behind = shards.iter().zip(&sets).filter(|(_, set)| {
+            let known = set.register(&key);
+            known.is_none_or(|known| (known.at, &known.command) < (register.at, &register.command))
+        });
+        for (shard, _) in behind {
+            let request = ControlRequest {
+                at: register.at,
+                key: key.clone(),
+                setting: register.setting,
+                command: register.command.clone(),
+                principal: register.principal.clone(),
+                reason: register.reason.clone(),
+            };
+            let ShardId(number) = shard.shard;
+            match tell(shard, request).await {
+                Ok(_) => tracing::warn!(shard = number, ?key, "a control that was not in every shard is now"),
+                Err(error) => tracing::error!(shard = number, ?key, %error, "a control is not in every shard"),
+            }
+        }
+    }
+}

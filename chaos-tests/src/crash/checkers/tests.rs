@@ -1,0 +1,212 @@
+//! The semantics' checkers on histories that the core itself makes, and on the same ones with a fault planted.
+#![allow(clippy::unwrap_used)]
+
+mod play;
+
+use std::sync::Arc;
+
+use serde_json::json;
+use troupe_core::execution::{ChildOutcome, Entry, Event, ExecutionState, Status};
+use troupe_core::{ErrorInfo, ExecutionId, Json, ShardId, Timestamp};
+
+use super::semantics::follows_the_reference;
+use super::{Evidence, Findings};
+use crate::crash::record::Record;
+use crate::crash::workload;
+use play::run;
+
+fn violations(evidence: &Evidence) -> Vec<(&'static str, String)> {
+    let mut findings = Findings(Vec::new());
+    follows_the_reference(evidence, &mut findings);
+    let violations = findings.0.into_iter();
+    violations
+        .map(|violation| (violation.invariant, violation.what))
+        .collect()
+}
+
+fn found(evidence: &Evidence) -> Vec<String> {
+    violations(evidence).into_iter().map(|(_, what)| what).collect()
+}
+
+/// An execution of a workflow, and its history.
+fn one<'a>(
+    evidence: &'a mut Evidence,
+    workflow: &str,
+) -> &'a mut (ExecutionState, Arc<troupe_core::plan::Plan>, Vec<Entry>) {
+    let mut executions = evidence.executions.values_mut();
+    executions
+        .find(|(state, ..)| state.workflow.as_str() == workflow)
+        .unwrap()
+}
+
+fn assert_found(evidence: &Evidence, invariant: &str, what: &str) {
+    let found = violations(evidence);
+    let is_it = |(of, why): &(&str, String)| *of == invariant && why.contains(what);
+    assert!(found.iter().any(is_it), "no {invariant} with `{what}` in {found:?}");
+}
+
+#[test]
+fn what_the_core_does_is_what_the_reference_does() {
+    let all = workload::definitions().into_iter().chain(workload::families());
+    for workflow in all.map(|definition| definition.id) {
+        assert_eq!(found(&run(&workflow)), Vec::<String>::new(), "{workflow}");
+    }
+}
+
+#[test]
+fn a_join_that_fires_at_another_moment_is_found() {
+    let mut evidence = run("quorum");
+    let quorum = evidence.definitions.get_mut("quorum").unwrap();
+    let join = quorum.nodes.iter_mut().find(|node| node.id == "join").unwrap();
+    join.data.insert("join".into(), json!({"mode": "quorum", "count": 3}));
+    let found = found(&evidence);
+    assert!(found[0].contains("attempts dispatched"), "{found:?}");
+}
+
+#[test]
+fn a_join_that_ran_with_other_inputs_is_found() {
+    let mut evidence = run("fan");
+    for record in &mut evidence.records {
+        if let Record::Effect { node, input, .. } = record
+            && node == "join"
+        {
+            *input = input.replace("f4", "f9");
+        }
+    }
+    let found = found(&evidence);
+    assert!(found.len() == 1 && found[0].contains("of join ran with"), "{found:?}");
+}
+
+#[test]
+fn a_report_that_is_applied_twice_is_found() {
+    let mut evidence = run("fan");
+    let (_, _, entries) = evidence.executions.values_mut().next().unwrap();
+    let again = entries[1].clone();
+    entries.insert(2, again);
+    let found = found(&evidence);
+    assert!(found[0].contains("which is Completed"), "{found:?}");
+}
+
+#[test]
+fn children_that_were_begun_too_many_at_once_are_found() {
+    let mut evidence = run("each");
+    let each = evidence.definitions.get_mut("each").unwrap();
+    let all = each.nodes.iter_mut().find(|node| node.id == "all").unwrap();
+    all.data.insert("maxConcurrency".into(), json!(2));
+    assert_found(&evidence, "C6", "children begun");
+}
+
+#[test]
+fn one_failure_more_than_is_tolerated_is_found() {
+    let mut evidence = run("nested");
+    let nested = evidence.definitions.get_mut("nested").unwrap();
+    let all = nested.nodes.iter_mut().find(|node| node.id == "all").unwrap();
+    all.data.insert("toleratedFailures".into(), json!(0));
+    assert_found(&evidence, "C6", "children awaited");
+}
+
+#[test]
+fn a_child_that_was_given_another_item_is_found() {
+    let mut evidence = run("each");
+    let (state, _, entries) = one(&mut evidence, "each#all");
+    let Event::Started(started) = &mut entries[0].event else {
+        panic!()
+    };
+    started.input = Json::from_trusted(r#"{"item":9,"index":9,"input":"?"}"#).into();
+    state.input = started.input.clone();
+    assert_found(&evidence, "C4", "it was given");
+}
+
+#[test]
+fn a_child_that_is_there_twice_is_found() {
+    let mut evidence = run("each");
+    let mut again = one(&mut evidence, "each#all").clone();
+    again.0.id = ExecutionId::fresh(ShardId(0), Timestamp(9), 9);
+    evidence.executions.insert(again.0.id, again);
+    assert_found(&evidence, "C2", "exists 2 times");
+}
+
+#[test]
+fn a_child_that_its_parent_did_not_begin_is_found() {
+    let mut evidence = run("each");
+    let (state, _, entries) = one(&mut evidence, "each#all");
+    let Event::Started(started) = &mut entries[0].event else {
+        panic!()
+    };
+    let parent = started.parent.as_mut().unwrap();
+    parent.child.index = 70;
+    state.parent = Some(*parent);
+    assert_found(&evidence, "C4", "no entry of its parent begins");
+}
+
+#[test]
+fn a_child_without_a_parent_is_found() {
+    let mut evidence = run("spin");
+    let parent = one(&mut evidence, "spin").0.id;
+    evidence.executions.remove(&parent);
+    assert_found(&evidence, "C4", "which is not in the log");
+}
+
+#[test]
+fn a_child_that_is_gone_is_found() {
+    let mut evidence = run("spin");
+    let child = one(&mut evidence, "spin#round").0.id;
+    evidence.executions.remove(&child);
+    assert_found(&evidence, "C2", "which does not exist");
+}
+
+#[test]
+fn a_child_that_ended_otherwise_than_its_parent_says_is_found() {
+    for fault in [
+        Status::Completed {
+            output: Json::from_trusted("77").into(),
+        },
+        Status::Canceled { reason: None },
+    ] {
+        let mut evidence = run("each");
+        one(&mut evidence, "each#all").0.status = fault;
+        assert_found(&evidence, "C2", "its log tells of child");
+    }
+}
+
+#[test]
+fn a_parent_that_was_told_another_error_is_found() {
+    let mut evidence = run("nested");
+    let (_, _, entries) = one(&mut evidence, "nested");
+    for entry in entries {
+        if let Event::Children(reports) = &mut entry.event {
+            for report in reports {
+                if let ChildOutcome::Failed(error) = &mut report.outcome {
+                    *error = ErrorInfo::new("OTHER", "");
+                }
+            }
+        }
+    }
+    assert_found(&evidence, "C2", "its log tells of child");
+}
+
+#[test]
+fn a_detached_child_that_counts_as_attached_is_found() {
+    let mut evidence = run("loose");
+    let (state, _, entries) = one(&mut evidence, "rescue");
+    let Event::Started(started) = &mut entries[0].event else {
+        panic!()
+    };
+    let parent = started.parent.as_mut().unwrap();
+    parent.attached = true;
+    state.parent = Some(*parent);
+    assert_found(&evidence, "C4", "attached");
+}
+
+#[test]
+fn a_call_that_was_taken_twice_is_found() {
+    let mut evidence = run("called");
+    let (_, _, entries) = one(&mut evidence, "called");
+    let place = entries
+        .iter()
+        .position(|entry| matches!(entry.event, Event::Signaled { .. }))
+        .unwrap();
+    let again = entries[place].clone();
+    entries.insert(place + 1, again);
+    assert_found(&evidence, "C6", "the reference refuses it");
+}

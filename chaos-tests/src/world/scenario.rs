@@ -1,0 +1,312 @@
+//! What is going to happen in a world, drawn from a seed before it begins: so that it can be printed, cut down and kept.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as JsonValue;
+use troupe_core::definition::WorkflowDefinition;
+
+use super::FAULTS_MS;
+use super::process::LEASE_MS;
+use super::random::Random;
+use super::{drawn, workflows};
+
+/// Clients of a world, at most.
+const CLIENTS_MAX: u64 = 7;
+/// Clients of a busy world: many want the same few permits, batches and actors.
+const BUSY_CLIENTS: u64 = 36;
+
+/// Everything of a world but how long each call takes, what fate each attempt has and who goes first; that is drawn from
+/// `seed` while the world runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Scenario {
+    /// The seed.
+    pub seed: u64,
+    /// Whether processes and store are apart.
+    pub remote: bool,
+    /// Whether outputs are so large that snapshots become due.
+    pub large: bool,
+    /// Workflows beside the constant ones, in the language of the reference interpreter.
+    pub definitions: Vec<JsonValue>,
+    /// Who asks for what.
+    pub clients: Vec<ClientPlan>,
+    /// What breaks.
+    pub faults: Vec<Fault>,
+}
+
+/// A client: it asks for one thing after the other, each until it is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientPlan {
+    /// The workflow that it starts.
+    pub workflow: String,
+    /// What its key is.
+    pub kind: KeyKind,
+    /// The key.
+    pub key: String,
+    /// When it begins, in milliseconds.
+    pub begins_ms: u64,
+    /// What it does, and how many milliseconds after the answer before.
+    pub acts: Vec<(u64, Act)>,
+}
+
+/// What a client's key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum KeyKind {
+    /// Without any an unanswered start cannot be repeated.
+    None,
+    /// Its own.
+    Request,
+    /// Other clients have the same one: it gives the execution that is open, or the next one.
+    Business,
+}
+
+/// Something that a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Act {
+    /// Start.
+    Start,
+    /// Read.
+    Read,
+    /// Pause.
+    Pause,
+    /// Resume.
+    Resume,
+    /// Cancel.
+    Cancel,
+    /// Call a node.
+    Signal(String),
+    /// Say that whoever works on what a node waits for is alive.
+    Heartbeat(String),
+    /// Complete a waiting node.
+    Complete(String),
+    /// Fail a waiting node.
+    Fail(String),
+    /// Skip a node.
+    Skip(String),
+    /// Set a variable.
+    SetVariables,
+}
+
+impl Act {
+    /// Its name, which is also that of the metric of how often it happened.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Read => "read",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Cancel => "cancel",
+            Self::Signal(_) => "signal",
+            Self::Heartbeat(_) => "heartbeat",
+            Self::Complete(_) => "complete",
+            Self::Fail(_) => "fail",
+            Self::Skip(_) => "skip",
+            Self::SetVariables => "set",
+        }
+    }
+}
+
+/// Something that breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Fault {
+    /// When, in milliseconds.
+    pub at_ms: u64,
+    /// What.
+    pub kind: FaultKind,
+    /// Whom of those who can be hit: counted round.
+    pub victim: u64,
+    /// For how long, in milliseconds.
+    pub lasts_ms: u64,
+}
+
+/// What can break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FaultKind {
+    /// A process ends at this instant, whatever it was doing.
+    Crash,
+    /// As a crash; of what was not synced, so many thousandths survive.
+    PowerLoss(u16),
+    /// A process stands still.
+    Freeze,
+    /// Nobody reaches the store.
+    Outage,
+    /// One process does not reach the store.
+    Partition,
+    /// An execution's actor panics.
+    Panic,
+    /// An execution panics whenever it hears something, until the world heals.
+    Poison,
+}
+
+impl FaultKind {
+    /// All, as they are named.
+    pub const NAMES: [&'static str; 7] = [
+        "crash",
+        "power loss",
+        "freeze",
+        "outage",
+        "partition",
+        "panic",
+        "poison",
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES[match self {
+            Self::Crash => 0,
+            Self::PowerLoss(_) => 1,
+            Self::Freeze => 2,
+            Self::Outage => 3,
+            Self::Partition => 4,
+            Self::Panic => 5,
+            Self::Poison => 6,
+        }]
+    }
+}
+
+impl Scenario {
+    /// The world of a seed, with the constant workflows.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        Self::with(seed, false)
+    }
+
+    /// The world of a seed, with workflows that are drawn too.
+    #[must_use]
+    pub fn drawn(seed: u64) -> Self {
+        Self::with(seed, true)
+    }
+
+    fn with(seed: u64, drawn: bool) -> Self {
+        let mut random = Random::new(seed ^ 0xA5A5_0F0F_3C3C_9696);
+        let remote = random.once_in(2);
+        let large = random.once_in(6);
+        let definitions = if drawn {
+            drawn::definitions(&mut random)
+        } else {
+            Vec::new()
+        };
+        let mut workflows = workflows::known();
+        let own = definitions.iter().cloned();
+        let own = own.map(|own| serde_json::from_value(own).expect("a drawn definition was read before"));
+        // As likely as all the constant ones together.
+        let own: Vec<WorkflowDefinition> = own.collect();
+        let times = workflows.len() / own.len().max(1);
+        workflows.extend(own.iter().flat_map(|own| std::iter::repeat_n(own.clone(), times)));
+        let count = if random.once_in(50) {
+            BUSY_CLIENTS
+        } else {
+            random.between(2, CLIENTS_MAX)
+        };
+        let clients = (0..count)
+            .map(|number| client(number, &workflows, &mut random))
+            .collect();
+        Self {
+            seed,
+            remote,
+            large,
+            definitions,
+            clients,
+            faults: faults(remote, &mut random),
+        }
+    }
+}
+
+fn client(number: u64, workflows: &[WorkflowDefinition], random: &mut Random) -> ClientPlan {
+    let workflow = &workflows[random.place(workflows.len())];
+    let kind = match random.below(10) {
+        0 => KeyKind::None,
+        1 | 2 => KeyKind::Business,
+        _ => KeyKind::Request,
+    };
+    let mut acts = vec![(0, Act::Start)];
+    // Others may be given the same execution, so nobody interferes with it.
+    if kind == KeyKind::Business {
+        acts.extend((0..2).map(|_| (random.below(60), Act::Read)));
+        acts.push((random.below(200), Act::Start));
+    } else {
+        interfere(workflow, &mut acts, random);
+    }
+    if kind == KeyKind::Request && random.once_in(2) {
+        acts.push((random.below(400), Act::Start));
+    }
+    let key = match kind {
+        KeyKind::Business => format!("{}/key", workflow.id),
+        KeyKind::None | KeyKind::Request => format!("{}/{number}", workflow.id),
+    };
+    ClientPlan {
+        workflow: workflow.id.clone(),
+        kind,
+        key,
+        begins_ms: random.below(FAULTS_MS * 4 / 5),
+        acts,
+    }
+}
+
+/// What a client does with its own execution.
+fn interfere(workflow: &WorkflowDefinition, acts: &mut Vec<(u64, Act)>, random: &mut Random) {
+    match random.below(8) {
+        0 | 1 => {
+            acts.push((random.below(30), Act::Pause));
+            acts.push((random.below(80), Act::Resume));
+        }
+        2 | 3 => acts.push((random.below(60), Act::Cancel)),
+        4 => acts.extend((0..4).map(|_| (random.below(15), Act::Read))),
+        5 => acts.push((random.below(40), Act::SetVariables)),
+        _ => {}
+    }
+    // Without its end it would wait for an hour.
+    if workflow.id != "early-end" && random.once_in(6) {
+        let node = workflow.nodes[random.place(workflow.nodes.len())].id.clone();
+        acts.push((random.below(60), Act::Skip(node)));
+    }
+    for node in workflows::waiting_nodes(workflow) {
+        for _ in 0..random.below(4) {
+            let node = node.to_owned();
+            let act = match random.below(8) {
+                0 => Act::Complete(node),
+                1 => Act::Fail(node),
+                2 | 3 => Act::Heartbeat(node),
+                _ => Act::Signal(node),
+            };
+            acts.push((random.below(120), act));
+        }
+    }
+}
+
+fn faults(remote: bool, random: &mut Random) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut at_ms = random.between(10, 200);
+    while at_ms < FAULTS_MS {
+        let (kind, lasts_ms) = match random.below(11) {
+            0..=3 => {
+                let down_ms = random.between(2, if remote { LEASE_MS * 2 } else { 80 });
+                let kind = if remote || random.once_in(2) {
+                    FaultKind::Crash
+                } else {
+                    FaultKind::PowerLoss(u16::try_from(random.below(1_001)).unwrap_or(0))
+                };
+                (kind, down_ms)
+            }
+            4 | 5 => (FaultKind::Freeze, random.between(10, LEASE_MS * 5 / 2)),
+            6 => (FaultKind::Outage, random.between(5, 150)),
+            7 if remote => (FaultKind::Partition, random.between(10, LEASE_MS * 5 / 2)),
+            8 if random.once_in(3) => (FaultKind::Poison, 0),
+            _ => (FaultKind::Panic, 0),
+        };
+        faults.push(Fault {
+            at_ms,
+            kind,
+            victim: random.below(1 << 16),
+            lasts_ms,
+        });
+        at_ms += random.between(15, 450);
+    }
+    faults
+}

@@ -1,0 +1,190 @@
+//! The constant workflows of a world: the load of the crash test, what needs the sandbox, children and waits.
+
+use serde_json::{Value, json};
+use troupe_core::definition::{NodeKind, WorkflowDefinition};
+
+use crate::crash::workload;
+
+/// What executions are started with: items for those that want some.
+pub(super) const INPUT: &str = r#"{"n":1,"list":[1,2,3]}"#;
+
+/// Every constant workflow; expressions are such that the engine and the reference interpreter read them alike.
+pub(super) fn known() -> Vec<WorkflowDefinition> {
+    let mut known = workload::definitions();
+    let own = [
+        asks(),
+        calls_chain(),
+        lets_go(),
+        each(),
+        tolerant(),
+        race_of_children(),
+        go_round(),
+        nested(),
+        hook(),
+        approval(),
+        parent_of_waits(),
+        early_calls(),
+        clean_up(),
+        given_up(),
+    ];
+    known.extend(own.into_iter().map(read));
+    known
+}
+
+/// Nodes that wait for a call.
+pub(super) fn waiting_nodes(workflow: &WorkflowDefinition) -> impl Iterator<Item = &str> {
+    let waits = workflow
+        .nodes
+        .iter()
+        .filter(|node| node.kind() == Some(NodeKind::Webhook));
+    waits.map(|node| node.id.as_str())
+}
+
+fn read(definition: Value) -> WorkflowDefinition {
+    serde_json::from_value(definition).expect("a constant definition")
+}
+
+fn work(id: &str) -> Value {
+    json!({"id": id, "type": "function", "data": {
+        "handlerId": "work", "retryPolicy": {"maxAttempts": 3, "initialDelay": 10, "jitter": "full"},
+    }})
+}
+
+/// Fails for good now and then.
+fn fragile(id: &str) -> Value {
+    json!({"id": id, "type": "function", "data": {"handlerId": "work", "failOdds": 3, "retryPolicy": {"maxAttempts": 1}}})
+}
+
+fn delay(id: &str, ms: u64) -> Value {
+    json!({"id": id, "type": "delay", "data": {"delayType": "fixed", "delayValue": ms}})
+}
+
+fn chain_of(id: &str, nodes: Vec<Value>) -> Value {
+    let ids: Vec<Value> = nodes.iter().map(|node| node["id"].clone()).collect();
+    let edges: Vec<Value> = ids
+        .windows(2)
+        .map(|pair| json!({"source": pair[0], "target": pair[1]}))
+        .collect();
+    json!({"id": id, "nodes": nodes, "edges": edges})
+}
+
+fn body(nodes: Vec<Value>) -> Value {
+    let whole = chain_of("", nodes);
+    json!({"nodes": whole["nodes"], "edges": whole["edges"]})
+}
+
+fn asks() -> Value {
+    let mut asks = chain_of("asks", vec![work("a"), work("b")]);
+    asks["edges"][0]["condition"] = "true".into();
+    asks
+}
+
+fn calls_chain() -> Value {
+    let child = json!({"id": "child", "type": "subworkflow", "data": {"workflowId": "chain"}});
+    chain_of("calls-chain", vec![work("s"), child, work("t")])
+}
+
+fn lets_go() -> Value {
+    let child = json!({"id": "child", "type": "subworkflow", "data": {"workflowId": "wait-short", "mode": "detached"}});
+    chain_of("lets-go", vec![child, work("t")])
+}
+
+fn each() -> Value {
+    let data = json!({"items": "input.list", "maxConcurrency": 2, "body": body(vec![work("w"), work("x")])});
+    let each = json!({"id": "each", "type": "forEach", "data": data});
+    chain_of("each-pair", vec![each, work("t")])
+}
+
+fn tolerant() -> Value {
+    let data = json!({"items": "input.list", "toleratedFailures": 1, "body": body(vec![fragile("w")])});
+    let each = json!({"id": "each", "type": "forEach", "data": data});
+    let mut whole = chain_of("tolerant", vec![each, work("t"), work("mend")]);
+    whole["edges"] =
+        json!([{"source": "each", "target": "t"}, {"source": "each", "target": "mend", "type": "failure"}]);
+    whole
+}
+
+fn race_of_children() -> Value {
+    let data = json!({
+        "items": "input.list", "succeedAfter": 1, "body": body(vec![work("w"), delay("d", 90), work("x")]),
+    });
+    let each = json!({"id": "each", "type": "forEach", "data": data});
+    chain_of("race-of-children", vec![each, work("t")])
+}
+
+fn go_round() -> Value {
+    let mut pass = work("w");
+    pass["data"]["output"] = "input.iteration".into();
+    let data = json!({"while": "output != 3", "maxIterations": 5, "body": body(vec![pass])});
+    let round = json!({"id": "round", "type": "loop", "data": data});
+    chain_of("go-round", vec![round, work("t")])
+}
+
+/// Children of children that wait longer than their actors live.
+fn nested() -> Value {
+    let inner = json!({"id": "inner", "type": "subworkflow", "data": {"workflowId": "wait-long"}});
+    let data = json!({"items": "input.list", "maxConcurrency": 2, "body": body(vec![inner])});
+    let each = json!({"id": "each", "type": "forEach", "data": data});
+    chain_of("each-waits", vec![each])
+}
+
+fn hook() -> Value {
+    let hook = json!({"id": "hook", "type": "webhook", "data": {"timeout": 400}});
+    let mut whole = chain_of("hook", vec![work("s"), hook, work("t"), work("late")]);
+    whole["edges"] = json!([
+        {"source": "s", "target": "hook"}, {"source": "hook", "target": "t"},
+        {"source": "hook", "target": "late", "type": "failure"},
+    ]);
+    whole
+}
+
+fn approval() -> Value {
+    let first = json!({"id": "first", "type": "webhook", "data": {"heartbeatTimeout": 150}});
+    let second = json!({"id": "second", "type": "webhook", "data": {"timeout": 250, "heartbeatTimeout": 200}});
+    let mut whole = chain_of("approval", vec![work("s"), first, second, work("t")]);
+    whole["edges"] = json!([
+        {"source": "s", "target": "first"}, {"source": "s", "target": "second"},
+        {"source": "first", "target": "t"}, {"source": "second", "target": "t", "type": "always"},
+    ]);
+    whole["settings"] = json!({"onFailure": "continue"});
+    whole
+}
+
+/// Calls come before the node waits, and are kept.
+fn early_calls() -> Value {
+    let hook = json!({"id": "hook", "type": "webhook", "data": {"timeout": 300}});
+    let mut whole = chain_of("early-calls", vec![delay("d", 130), hook, work("t")]);
+    whole["edges"][1]["type"] = "always".into();
+    whole["settings"] = json!({"onFailure": "continue"});
+    whole
+}
+
+/// What follows a failure takes its time, and so does what runs beside it.
+fn clean_up() -> Value {
+    let slow = |id: &str| json!({"id": id, "type": "function", "data": {"handlerId": "work", "sleepMs": 60}});
+    let risky = json!({"id": "risky", "type": "function", "data": {
+        "handlerId": "work", "failFirst": 1_000, "retryPolicy": {"maxAttempts": 2, "initialDelay": 40},
+    }});
+    let mut whole = chain_of("clean-up", vec![risky, slow("tidy"), slow("sweep"), slow("beside")]);
+    whole["edges"] =
+        json!([{"source": "risky", "target": "tidy", "type": "always"}, {"source": "tidy", "target": "sweep"}]);
+    whole
+}
+
+/// A join that does not wait for its slow branch.
+fn given_up() -> Value {
+    let mut join = work("join");
+    join["data"]["join"] = json!({"mode": "all", "timeout": 150, "onTimeout": "proceed"});
+    let mut whole = chain_of("given-up", vec![work("quick"), delay("slow", 320), join, work("t")]);
+    whole["edges"] = json!([
+        {"source": "quick", "target": "join"}, {"source": "slow", "target": "join"}, {"source": "join", "target": "t"},
+    ]);
+    whole
+}
+
+fn parent_of_waits() -> Value {
+    let child = json!({"id": "child", "type": "subworkflow", "data": {"workflowId": "hook"}});
+    let mut whole = chain_of("parent-of-waits", vec![child, work("t")]);
+    whole["settings"] = json!({"timeout": 900});
+    whole
+}

@@ -1,0 +1,328 @@
+//! The state of an execution.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::Value;
+use troupe_core::definition::{WorkflowDefinition, WorkflowEdge};
+
+use super::children::{Children, Tell};
+use super::definition::incoming;
+use super::loops::{Loop, loops};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    Pending,
+    Running,
+    Failing,
+    Canceling { until: i64 },
+    Completed(Value),
+    Failed,
+    Canceled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Pending,
+    Ready,
+    Running,
+    /// The next attempt starts between these instants.
+    Backoff {
+        earliest: i64,
+        latest: i64,
+    },
+    Delaying {
+        until: i64,
+    },
+    /// For a call, and so long at most.
+    Waiting {
+        until: Option<i64>,
+        heartbeat_by: Option<i64>,
+    },
+    /// For its child executions.
+    Parenting,
+    Canceling,
+    Completed,
+    Failed,
+    Skipped,
+    Canceled,
+}
+
+impl Phase {
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Skipped | Self::Canceled)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending | Self::Ready => "pending",
+            Self::Running
+            | Self::Backoff { .. }
+            | Self::Delaying { .. }
+            | Self::Waiting { .. }
+            | Self::Parenting
+            | Self::Canceling => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+/// What is known of the current visit of a node.
+#[derive(Clone, Debug)]
+pub struct NodeState {
+    /// From 1.
+    pub visit: u32,
+    /// The visit before, which has ended.
+    pub ended: Option<EndedVisit>,
+    pub phase: Phase,
+    pub input: Value,
+    pub output: Option<Value>,
+    /// `{message, code, details}`, once failed.
+    pub error: Option<Value>,
+    /// What its edges carry after a failure.
+    pub payload: Option<Value>,
+    /// What back edges brought: the input of a header in a later generation.
+    pub brought: Option<Value>,
+    /// Codes of its failed attempts, oldest first.
+    pub failed: Vec<String>,
+    /// Data with templates resolved.
+    pub data: Value,
+    pub interruptions: u32,
+    /// Of its outstanding attempt alone.
+    pub interruptions_of_attempt: u32,
+    /// Whether an attempt of it was ever started.
+    pub ran: bool,
+    pub first_arrival_at: Option<i64>,
+    pub ready_at: Option<i64>,
+    /// While it waits for them.
+    pub children: Option<Children>,
+}
+
+/// What remains of a visit that another one followed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndedVisit {
+    pub visit: u32,
+    pub phase: Phase,
+    pub output: Option<Value>,
+    pub error: Option<Value>,
+}
+
+impl NodeState {
+    pub(super) fn new(visit: u32, ended: Option<EndedVisit>) -> Self {
+        Self {
+            visit,
+            ended,
+            phase: Phase::Pending,
+            input: Value::Null,
+            output: None,
+            error: None,
+            payload: None,
+            brought: None,
+            failed: Vec::new(),
+            data: Value::Null,
+            interruptions: 0,
+            interruptions_of_attempt: 0,
+            ran: false,
+            first_arrival_at: None,
+            ready_at: None,
+            children: None,
+        }
+    }
+
+    /// The latest visit that has ended; the current one where none has.
+    pub(super) fn latest(&self) -> EndedVisit {
+        match &self.ended {
+            Some(ended) if !self.phase.is_terminal() => ended.clone(),
+            _ => EndedVisit {
+                visit: self.visit,
+                phase: self.phase,
+                output: self.output.clone(),
+                error: self.error.clone(),
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    Open,
+    /// Decided (true: taken), but a loop that it leaves or leads back in has not ended its generation.
+    Held(bool),
+    /// Its message has arrived.
+    Resolved(bool),
+}
+
+/// Where a loop stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// From 1.
+    pub iteration: u32,
+    /// Whether the loop has ended.
+    pub finished: bool,
+    /// Whether clean-up started it.
+    pub cleanup: bool,
+}
+
+impl Generation {
+    pub(super) const FIRST: Self = Self {
+        iteration: 1,
+        finished: false,
+        cleanup: false,
+    };
+}
+
+/// Why a stimulus was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Ended,
+    Unchanged,
+    NotDue,
+    /// It tells of what is over.
+    Stale,
+    /// With this error code.
+    Refused(&'static str),
+}
+
+/// What a stimulus had done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Did {
+    Start {
+        node: String,
+        visit: u32,
+        attempt: u32,
+        input: Value,
+        data: Value,
+    },
+    Abort {
+        node: String,
+    },
+    /// A child execution.
+    Begin {
+        node: String,
+        visit: u32,
+        index: usize,
+        input: Value,
+        attached: bool,
+    },
+    /// What an open child is told.
+    Tell {
+        node: String,
+        visit: u32,
+        index: usize,
+        what: Tell,
+    },
+    Finish,
+}
+
+/// One execution.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    pub definition: WorkflowDefinition,
+    pub status: Status,
+    pub paused: bool,
+    /// It is paused because its parent is, not because an operator said so.
+    pub paused_with_parent: bool,
+    /// How many executions are above it.
+    pub depth: u32,
+    pub started_at: i64,
+    pub variables: BTreeMap<String, Value>,
+    pub nodes: BTreeMap<String, NodeState>,
+    /// By place in the definition.
+    pub edges: Vec<Edge>,
+    /// By header.
+    pub generations: BTreeMap<String, Generation>,
+    /// The first unhandled failure: node and error.
+    pub failure: Option<(Option<String>, Value)>,
+    /// Inner ones first.
+    pub(super) loops: Vec<Loop>,
+    pub(super) payload: Value,
+    /// Calls that came before their node waited, oldest first.
+    pub(super) calls: BTreeMap<String, VecDeque<Value>>,
+    pub(super) at: i64,
+    /// Ready nodes in the order in which they wait for their attempt.
+    pub(super) waiting: VecDeque<String>,
+    pub(super) arrivals: VecDeque<String>,
+    /// Headers of loops whose generation is over, in the order in which that came about.
+    pub(super) over: VecDeque<String>,
+    /// How the execution ends, where something ended it at once.
+    pub(super) verdict: Option<Status>,
+    pub(super) did: Vec<Did>,
+}
+
+impl Reference {
+    pub fn new(definition: &WorkflowDefinition) -> Self {
+        let loops = loops(definition);
+        Self {
+            definition: definition.clone(),
+            status: Status::Pending,
+            paused: false,
+            paused_with_parent: false,
+            depth: 0,
+            started_at: 0,
+            variables: BTreeMap::new(),
+            nodes: definition
+                .nodes
+                .iter()
+                .map(|node| (node.id.clone(), NodeState::new(1, None)))
+                .collect(),
+            edges: vec![Edge::Open; definition.edges.len()],
+            generations: loops
+                .iter()
+                .map(|the| (the.header.clone(), Generation::FIRST))
+                .collect(),
+            failure: None,
+            loops,
+            payload: Value::Null,
+            calls: BTreeMap::new(),
+            at: 0,
+            waiting: VecDeque::new(),
+            arrivals: VecDeque::new(),
+            over: VecDeque::new(),
+            verdict: None,
+            did: Vec::new(),
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        matches!(self.status, Status::Completed(_) | Status::Failed | Status::Canceled)
+    }
+
+    pub(super) fn all_ended(&self) -> bool {
+        self.nodes.values().all(|node| node.phase.is_terminal())
+    }
+
+    pub(super) fn ids(&self) -> Vec<String> {
+        self.definition.nodes.iter().map(|node| node.id.clone()).collect()
+    }
+
+    pub(super) fn set(&mut self, id: &str) -> &mut NodeState {
+        self.nodes.get_mut(id).expect("the definition is valid")
+    }
+
+    pub(super) fn way(&self, edge: usize) -> &WorkflowEdge {
+        &self.definition.edges[edge]
+    }
+
+    /// The edges that a node joins: back edges are none of them.
+    pub(super) fn entries(&self, id: &str) -> Vec<usize> {
+        let mut edges = incoming(&self.definition, id);
+        edges.retain(|&edge| !self.is_back_edge(edge));
+        edges
+    }
+
+    pub(super) fn is_back_edge(&self, edge: usize) -> bool {
+        self.loops.iter().any(|the| the.is_back_edge(self.way(edge)))
+    }
+
+    /// Back edges make no other node of a root (§8.6).
+    pub(super) fn is_root(&self, id: &str) -> bool {
+        self.entries(id).is_empty()
+    }
+
+    /// The innermost loop of a node.
+    pub(super) fn loop_of(&self, id: &str) -> Option<&Loop> {
+        self.loops.iter().find(|the| the.body.contains(id))
+    }
+}

@@ -1,0 +1,189 @@
+//! What can happen to an execution, as the core and as the reference hear of it.
+
+use serde_json::{Value as JsonValue, json};
+use troupe_core::execution::{
+    self as core, AttemptClosed, AttemptFailure, AttemptOutcome, ChildId, ChildOutcome, Event, Started,
+};
+use troupe_core::{ErrorInfo, Json, NodeIx, Timestamp, Token, Value, Visit};
+
+use super::duo::Duo;
+use crate::reference::{ChildEnd, ChildReport, Decision, Did, Failure, Refusal};
+
+/// Something that happens to an execution.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stimulus {
+    Start {
+        trigger: Option<String>,
+        input: JsonValue,
+        variables: Vec<(String, JsonValue)>,
+    },
+    Report {
+        node: String,
+        outcome: Result<JsonValue, Failure>,
+    },
+    /// A report with a token that is not the current one.
+    Stale {
+        token: Token,
+    },
+    Deadline,
+    Pause,
+    Resume,
+    Cancel {
+        grace_ms: u64,
+        at_once: bool,
+    },
+    Interrupt,
+    /// The engine was shut down while attempts ran.
+    Drain,
+    /// A call came for a node.
+    Signal {
+        node: String,
+        call: JsonValue,
+    },
+    Heartbeat {
+        node: String,
+    },
+    /// An operator says how a node ends.
+    Decide {
+        node: String,
+        decision: Decision,
+    },
+    SetVariables(Vec<(String, JsonValue)>),
+    /// What became of child executions; some may have been told before.
+    Children(Vec<ChildReport>),
+    PauseWithParent,
+    ResumeWithParent,
+}
+
+impl Duo {
+    /// A stimulus as the core hears of it.
+    pub fn event(&self, stimulus: &Stimulus) -> Event {
+        match stimulus {
+            Stimulus::Start {
+                trigger,
+                input,
+                variables,
+            } => Event::Started(Box::new(Started {
+                id: self.state.id,
+                workflow: self.plan.workflow.clone(),
+                version: self.plan.version,
+                input: Value::from(input.clone()),
+                variables: values(variables),
+                metadata: None,
+                trigger: trigger.clone(),
+                execution_key: None,
+                request_key: None,
+                priority: None,
+                key_ordinal: None,
+                parent: self.parent(),
+                rerun: None,
+                controls: None,
+                handles_failure_of: None,
+            })),
+            Stimulus::Report { node, outcome } => self.closed(self.outstanding[node], outcome),
+            Stimulus::Stale { token } => self.closed(*token, &Ok(json!("stale"))),
+            Stimulus::Deadline => Event::DeadlineReached,
+            Stimulus::Pause => Event::Paused,
+            Stimulus::Resume => Event::Resumed,
+            Stimulus::Cancel { grace_ms, at_once } => Event::CancelRequested {
+                reason: Some("why".into()),
+                grace_ms: *grace_ms,
+                at_once: *at_once,
+            },
+            Stimulus::Interrupt => Event::Interrupted,
+            Stimulus::Drain => Event::Drained,
+            Stimulus::Signal { node, call } => Event::Signaled {
+                node: self.ix(node),
+                call: Value::from(call.clone()),
+            },
+            Stimulus::Heartbeat { node } => Event::Heartbeat(self.ix(node)),
+            Stimulus::Decide { node, decision } => Event::Decided {
+                node: self.ix(node),
+                decision: match decision {
+                    Decision::Complete(output) => core::Decision::Complete(Value::from(output.clone())),
+                    Decision::Fail(failure) => core::Decision::Fail(error_info(failure)),
+                    Decision::Skip(output) => core::Decision::Skip(output.clone().map(Value::from)),
+                },
+            },
+            Stimulus::SetVariables(variables) => Event::VariablesSet(values(variables)),
+            Stimulus::Children(reports) => Event::Children(reports.iter().map(|report| self.report(report)).collect()),
+            Stimulus::PauseWithParent => Event::PausedWithParent,
+            Stimulus::ResumeWithParent => Event::ResumedWithParent,
+        }
+    }
+
+    fn report(&self, report: &ChildReport) -> core::ChildReport {
+        core::ChildReport {
+            child: ChildId {
+                run: self.state.run,
+                node: self.ix(&report.node),
+                visit: Visit(report.visit),
+                index: u32::try_from(report.index).expect("few children"),
+            },
+            outcome: match &report.end {
+                ChildEnd::Began(id) => ChildOutcome::Began(id.parse().expect("an id of an execution")),
+                ChildEnd::Completed(output) => ChildOutcome::Completed(Value::from(output.clone())),
+                ChildEnd::Failed(failure) => ChildOutcome::Failed(error_info(failure)),
+            },
+        }
+    }
+
+    fn closed(&self, token: Token, outcome: &Result<JsonValue, Failure>) -> Event {
+        let outcome = match outcome {
+            Ok(output) => AttemptOutcome::Completed(Value::from(output.clone())),
+            Err(failure) => AttemptOutcome::Failed(Box::new(AttemptFailure {
+                error: error_info(failure),
+                retryable: failure.retryable,
+                retry_after_ms: failure.retry_after_ms.and_then(|ms| u64::try_from(ms).ok()),
+            })),
+        };
+        Event::AttemptClosed(Box::new(AttemptClosed {
+            token,
+            started_at: Timestamp(self.now),
+            outcome,
+            logs: None,
+        }))
+    }
+
+    pub(super) fn stimulate_reference(&mut self, stimulus: &Stimulus) -> Result<Vec<Did>, Refusal> {
+        let (reference, at) = (&mut self.reference, self.now);
+        match stimulus {
+            Stimulus::Start {
+                trigger,
+                input,
+                variables,
+            } => reference.start(at, trigger.as_deref(), input.clone(), variables),
+            Stimulus::Report { node, outcome } => reference.report(at, node, outcome.clone()),
+            Stimulus::Stale { .. } if reference.is_over() => Err(Refusal::Ended),
+            Stimulus::Stale { .. } => Err(Refusal::Stale),
+            Stimulus::Deadline => reference.deadline(at),
+            Stimulus::Pause => reference.pause(at),
+            Stimulus::Resume => reference.resume(at),
+            Stimulus::Cancel { grace_ms, at_once } => reference.cancel(at, *grace_ms as i64, *at_once),
+            Stimulus::Interrupt => reference.interrupted(at, true),
+            Stimulus::Drain => reference.interrupted(at, false),
+            Stimulus::Signal { node, call } => reference.signal(at, node, call.clone()),
+            Stimulus::Heartbeat { node } => reference.heartbeat(at, node),
+            Stimulus::Decide { node, decision } => reference.decided(at, node, decision.clone()),
+            Stimulus::SetVariables(variables) => reference.variables_set(at, variables),
+            Stimulus::Children(reports) => reference.children_reported(at, reports),
+            Stimulus::PauseWithParent => reference.pause_with_parent(at),
+            Stimulus::ResumeWithParent => reference.resume_with_parent(at),
+        }
+    }
+
+    fn ix(&self, node: &str) -> NodeIx {
+        self.plan.node_ix(node).expect("a node of the plan")
+    }
+}
+
+fn values(variables: &[(String, JsonValue)]) -> Vec<(String, Value)> {
+    let one = |(name, value): &(String, JsonValue)| (name.clone(), Value::from(value.clone()));
+    variables.iter().map(one).collect()
+}
+
+fn error_info(failure: &Failure) -> ErrorInfo {
+    let mut error = ErrorInfo::new(failure.code.as_str(), failure.message.as_str());
+    error.details = failure.details.as_ref().map(Json::of);
+    error
+}

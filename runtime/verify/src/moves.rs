@@ -1,0 +1,317 @@
+//! What can happen next in a state, and the real step that makes it happen.
+
+use troupe_core::execution::{
+    AttemptClosed, AttemptFailure, AttemptOutcome, Deadline, Event, Phase, Started, StepError, Stepped, step,
+};
+use troupe_core::{ErrorInfo, LoopIx, NodeIx, Value};
+use troupe_lang::Comparison;
+
+use crate::assumptions::Atom;
+use crate::compiled::Compiled;
+use crate::oracle::{Choice, Chooser, Level, Note, Oracle};
+use crate::symbols::{Origin, Symbols};
+use crate::world::{NOW, World};
+
+/// Code of an attempt that took too long.
+pub(crate) const TIMEOUT: &str = "TIMEOUT";
+
+/// Codes that the core alone gives: no attempt fails with them.
+const OF_THE_CORE: [&str; 3] = ["LOOP_LIMIT", "JOIN_UNSATISFIED", "NO_MATCHING_CONDITION"];
+
+/// Something that can happen to an execution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Move {
+    /// It starts; by a trigger that is named, or by hand.
+    Start(Option<String>),
+    /// An attempt of a node completes.
+    Complete(NodeIx),
+    /// A node fails for good: with a code that the definition names, or with any other.
+    Fail(NodeIx, Option<String>),
+    /// A call comes that a node waits for.
+    Call(NodeIx),
+    /// A timer fires.
+    Fire(Deadline),
+}
+
+/// A move, every choice made in it, and the loop that has reached its limit there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) mv: Move,
+    pub(crate) tape: Vec<u8>,
+    pub(crate) limit: Option<LoopIx>,
+}
+
+/// What a move led to.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(crate) way: Way,
+    pub(crate) world: World,
+    pub(crate) level: Level,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) stepped: Stepped,
+}
+
+/// The moves of one node; none where it waits for a timer that others precede.
+#[derive(Clone, Debug)]
+pub(crate) struct Owner {
+    pub(crate) node: NodeIx,
+    pub(crate) moves: Vec<Move>,
+}
+
+/// Ways to start: by hand, and by each trigger.
+pub(crate) fn starts(compiled: &Compiled) -> Vec<Move> {
+    let plan = &compiled.plan;
+    let named = plan.roots.iter().filter(|root| plan.node(**root).trigger.is_some());
+    let named = named.map(|root| Some(compiled.key(*root).to_owned()));
+    std::iter::once(None).chain(named).map(Move::Start).collect()
+}
+
+/// What can happen next, by the node that it happens to, and later to those that have no moves yet. The execution's own
+/// timeout comes where nothing else can.
+pub(crate) fn owners(compiled: &Compiled, world: &World) -> Vec<Owner> {
+    let mut owners: Vec<Owner> = Vec::new();
+    let execution = &world.execution;
+    for ix in &execution.running {
+        if let Phase::Running { .. } = execution.nodes[ix.at()].phase {
+            owners.push(Owner {
+                node: *ix,
+                moves: outcomes(compiled, *ix),
+            });
+        }
+    }
+    for ix in &execution.active {
+        if let Phase::Waiting { .. } = execution.nodes[ix.at()].phase {
+            owners.push(Owner {
+                node: *ix,
+                moves: vec![Move::Call(*ix)],
+            });
+        }
+    }
+    for timer in world.zone.timers() {
+        let Some(node) = node_of(*timer) else { continue };
+        let fires = world.zone.fired(*timer).map(|_| Move::Fire(*timer));
+        match owners.iter_mut().find(|owner| owner.node == node) {
+            Some(owner) => owner.moves.extend(fires),
+            None => owners.push(Owner {
+                node,
+                moves: fires.into_iter().collect(),
+            }),
+        }
+    }
+    owners
+}
+
+/// The node that a timer belongs to; none for those of the execution, and for those of attempts, which fail at once here.
+pub(crate) fn node_of(timer: Deadline) -> Option<NodeIx> {
+    match timer {
+        Deadline::Join(ix) | Deadline::Delay(ix) | Deadline::Turn(ix) | Deadline::Wait(ix) => Some(ix),
+        Deadline::Execution | Deadline::CancelGrace | Deadline::Retry(_) | Deadline::NodeTotal(_) => None,
+    }
+}
+
+/// How attempts of a node may end: codes that its failure edges tell apart, `TIMEOUT` among them, and any other.
+fn outcomes(compiled: &Compiled, ix: NodeIx) -> Vec<Move> {
+    let mut moves = vec![Move::Complete(ix)];
+    moves.extend(codes(compiled, ix).into_iter().map(|code| Move::Fail(ix, code)));
+    moves
+}
+
+fn codes(compiled: &Compiled, ix: NodeIx) -> Vec<Option<String>> {
+    let edges = compiled
+        .plan
+        .node(ix)
+        .outgoing
+        .iter()
+        .map(|edge| compiled.plan.edge(*edge));
+    let mut named: Vec<&str> = edges
+        .flat_map(|edge| &edge.errors)
+        .map(String::as_str)
+        .filter(|code| *code != "*" && !OF_THE_CORE.contains(code))
+        .collect();
+    // Any other comes first: where nothing tells codes apart, it stands for all.
+    if !named.is_empty() {
+        named.push(TIMEOUT);
+        named.sort_unstable();
+        named.dedup();
+    }
+    let named = named.into_iter().map(|code| Some(code.to_owned()));
+    std::iter::once(None).chain(named).collect()
+}
+
+/// Makes a move once for every way to choose what data decides.
+pub(crate) fn apply(
+    compiled: &Compiled,
+    symbols: &mut Symbols,
+    world: &World,
+    mv: &Move,
+) -> Result<Vec<Applied>, StepError> {
+    let mut all = Vec::new();
+    let mut tape = Vec::new();
+    loop {
+        let way = Way {
+            mv: mv.clone(),
+            tape,
+            limit: None,
+        };
+        let (applied, choices) = apply_one(compiled, symbols, world, &way)?;
+        all.extend(at_limits(compiled, symbols, world, &applied)?);
+        all.push(applied);
+        match next_tape(&choices) {
+            Some(next) => tape = next,
+            None => return Ok(all),
+        }
+    }
+}
+
+/// Makes one move in one way.
+pub(crate) fn apply_one(
+    compiled: &Compiled,
+    symbols: &mut Symbols,
+    world: &World,
+    way: &Way,
+) -> Result<(Applied, Vec<Choice>), StepError> {
+    let plan = &compiled.plan;
+    let mut world = world.clone();
+    if let Some(ix) = way.limit {
+        world.execution.loops[ix.at()].iteration = plan.loops[ix.at()].iterations_max;
+    }
+    let event = event(compiled, symbols, &mut world, &way.mv)?;
+    let mut oracle = Oracle {
+        compiled,
+        symbols,
+        choices: Chooser {
+            assumptions: std::mem::take(&mut world.assumptions),
+            tape: &way.tape,
+            made: Vec::new(),
+            level: Level::Sure,
+        },
+        notes: Vec::new(),
+    };
+    let stepped = step(plan, &mut world.execution, NOW, &event, &mut oracle)?;
+    let Oracle { choices, notes, .. } = oracle;
+    world.assumptions = choices.assumptions;
+    world.settle(compiled);
+    let tape = choices.made.iter().map(|choice| choice.taken).collect();
+    let applied = Applied {
+        way: Way { tape, ..way.clone() },
+        world,
+        level: choices.level,
+        notes,
+        stepped,
+    };
+    Ok((applied, choices.made))
+}
+
+/// The same moves where a loop that goes round has done so as often as it may.
+fn at_limits(
+    compiled: &Compiled,
+    symbols: &mut Symbols,
+    world: &World,
+    applied: &Applied,
+) -> Result<Vec<Applied>, StepError> {
+    let mut all = Vec::new();
+    for (ix, planned) in (0..).map(LoopIx).zip(&compiled.plan.loops) {
+        let before = world.execution.loops[ix.at()].iteration;
+        let after = applied.world.execution.loops[ix.at()].iteration;
+        let is_told_apart = compiled.iterations_told_apart.is_none_or(|told| before < told);
+        if after > before && before < planned.iterations_max && !is_told_apart {
+            let way = Way {
+                limit: Some(ix),
+                ..applied.way.clone()
+            };
+            all.push(apply_one(compiled, symbols, world, &way)?.0);
+        }
+    }
+    Ok(all)
+}
+
+fn next_tape(choices: &[Choice]) -> Option<Vec<u8>> {
+    let last = choices.iter().rposition(|choice| choice.taken + 1 < choice.of)?;
+    let mut tape: Vec<u8> = choices[..=last].iter().map(|choice| choice.taken).collect();
+    tape[last] += 1;
+    Some(tape)
+}
+
+fn event(compiled: &Compiled, symbols: &mut Symbols, world: &mut World, mv: &Move) -> Result<Event, StepError> {
+    let plan = &compiled.plan;
+    let unknown = |symbols: &mut Symbols, origin| Value::from(serde_json::Value::from(symbols.of(origin).marked()));
+    match mv {
+        Move::Start(trigger) => {
+            // A start may override what the definition gives a variable.
+            let variables = plan.settings.variables.keys();
+            let variables = variables.map(|name| (name.clone(), unknown(symbols, Origin::Variable(name.clone()))));
+            Ok(Event::Started(Box::new(Started {
+                id: world.execution.id,
+                workflow: plan.workflow.clone(),
+                version: plan.version,
+                variables: variables.collect(),
+                input: unknown(symbols, Origin::Trigger),
+                metadata: None,
+                trigger: trigger.clone(),
+                execution_key: None,
+                request_key: None,
+                priority: None,
+                key_ordinal: None,
+                parent: None,
+                rerun: None,
+                controls: None,
+                handles_failure_of: None,
+            })))
+        }
+        Move::Complete(ix) => {
+            let visit = world.execution.nodes[ix.at()].visit;
+            let output = unknown(symbols, Origin::Output(*ix, visit));
+            closed(world, *ix, AttemptOutcome::Completed(output))
+        }
+        Move::Fail(ix, code) => {
+            let visit = world.execution.nodes[ix.at()].visit;
+            let code = match code {
+                Some(code) => code.clone(),
+                None => {
+                    let any = symbols.of(Origin::Error(*ix, visit, "code"));
+                    for named in codes(compiled, *ix).into_iter().flatten() {
+                        let is_named = Atom::Constant(any, Comparison::StrictEqual, Some(named.into()));
+                        world.assumptions.assume(&is_named, false);
+                    }
+                    any.marked()
+                }
+            };
+            let mut field = |name| symbols.of(Origin::Error(*ix, visit, name)).marked();
+            let mut error = ErrorInfo::new(code, field("message"));
+            error.details = Some(troupe_core::Json::of(&field("details").into()));
+            let failure = AttemptFailure {
+                error,
+                retryable: false,
+                retry_after_ms: None,
+            };
+            closed(world, *ix, AttemptOutcome::Failed(Box::new(failure)))
+        }
+        Move::Call(ix) => {
+            let visit = world.execution.nodes[ix.at()].visit;
+            Ok(Event::Signaled {
+                node: *ix,
+                call: unknown(symbols, Origin::Output(*ix, visit)),
+            })
+        }
+        Move::Fire(timer) => {
+            world.zone = match timer {
+                Deadline::Execution => crate::zone::Zone::new(),
+                timer => world.zone.fired(*timer).ok_or(StepError::NotDue)?,
+            };
+            world.arm(plan, *timer);
+            Ok(Event::DeadlineReached)
+        }
+    }
+}
+
+fn closed(world: &World, ix: NodeIx, outcome: AttemptOutcome) -> Result<Event, StepError> {
+    let Phase::Running { token } = world.execution.nodes[ix.at()].phase else {
+        return Err(StepError::Stale);
+    };
+    Ok(Event::AttemptClosed(Box::new(AttemptClosed {
+        token,
+        started_at: NOW,
+        outcome,
+        logs: None,
+    })))
+}

@@ -203,8 +203,18 @@ fn found(report: &Report) -> BTreeSet<String> {
         .collect()
 }
 
-/// Enough for every kind of dependence between nodes to come up.
+/// Enough for every kind of dependence between nodes to come up. `PROPTEST_CASES` raises their number.
 const CASES: u32 = 300;
+
+fn config() -> ProptestConfig {
+    let set = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    let cases = set.unwrap_or(CASES);
+    ProptestConfig {
+        cases,
+        max_global_rejects: cases.saturating_mul(100),
+        ..ProptestConfig::default()
+    }
+}
 
 /// A definition that the validator accepts.
 fn valid(definition: &Value) -> Option<WorkflowDefinition> {
@@ -215,7 +225,7 @@ fn valid(definition: &Value) -> Option<WorkflowDefinition> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: CASES, max_global_rejects: 100_000, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn the_reduced_search_finds_what_the_whole_one_finds(definition in cases()) {

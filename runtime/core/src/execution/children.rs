@@ -418,11 +418,13 @@ impl Tx<'_> {
 
     /// The parent may begin children again.
     pub(super) fn begin_held_children(&mut self) -> Result<(), StepError> {
-        let parenting = |ix: &NodeIx| self.node(*ix).phase == Phase::Parenting;
-        let parents: Vec<NodeIx> = self.state.children.keys().copied().filter(parenting).collect();
+        let parents: Vec<NodeIx> = self.state.children.keys().copied().collect();
         for ix in parents {
-            self.go_on_parenting(ix)?;
-            self.settle()?;
+            // The end of one parent may cancel another.
+            if self.node(ix).phase == Phase::Parenting {
+                self.go_on_parenting(ix)?;
+                self.settle()?;
+            }
         }
         Ok(())
     }

@@ -87,7 +87,11 @@ impl Tx<'_> {
             }
         }
         for node in &planned.nodes {
-            self.update(*node, |node| *node = node.next_visit());
+            self.update(*node, |node| {
+                *node = node.next_visit();
+                // The whole body is, not only what the header comes to lead to: an operator may decide a node before that.
+                node.cleanup = cleanup;
+            });
             self.forget_children(*node);
             let inner = self.planned(*node).within.filter(|inner| *inner != ix);
             if let Some(inner) = inner.filter(|inner| plan.loops[inner.at()].header == *node) {
@@ -98,10 +102,7 @@ impl Tx<'_> {
             one.iteration += 1;
             one.held.clear();
         });
-        self.update(header, |node| {
-            node.cleanup = cleanup;
-            node.input = Input::Carried(carried);
-        });
+        self.update(header, |node| node.input = Input::Carried(carried));
         if self.may_turn() {
             return self.turn(header);
         }

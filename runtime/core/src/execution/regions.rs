@@ -36,8 +36,8 @@ impl Tx<'_> {
         self.ready(ix)
     }
 
-    /// Nodes that have not ended and can now reach only this join: every way from them over open edges, within the innermost
-    /// loop, comes to it. In definition order.
+    /// Nodes that have not ended and can now reach only this join: every way from them over open edges comes to it without
+    /// leaving a loop. In definition order.
     fn reaching_only(&self, join: NodeIx) -> Vec<NodeIx> {
         let within = self.planned(join).within.and_then(|within| {
             let own = &self.plan.loops[within.at()];
@@ -60,7 +60,8 @@ impl Tx<'_> {
                 }
                 let left = elsewhere.entry(source).or_insert_with(|| self.ways_on(source, join));
                 *left -= 1;
-                if *left == 0 && within.is_none_or(|within| self.plan.holds(within, source)) {
+                // What is in a loop of its own may go round once more, whatever its ways on look like in this generation.
+                if *left == 0 && self.planned(source).within == within {
                     found.push(source);
                     open.push(source);
                 }

@@ -283,6 +283,19 @@ impl EngineHandle {
         controls::control(&self.context, key, setting, command).await
     }
 
+    /// Takes an operator's word on a breaker back and forgets what was counted of its target: it is closed, and opens again by
+    /// what fails from now on.
+    ///
+    /// # Errors
+    /// See [`EngineHandle::control`].
+    pub async fn reset_breaker(&self, target: &str, command: Command) -> Result<ControlOutcome, EngineError> {
+        let outcome = self
+            .control(ControlKey::Breaker(target.to_owned()), None, command)
+            .await?;
+        self.context.breakers.reset(target);
+        Ok(outcome)
+    }
+
     /// Controls in force, with how many attempts in their scope still run.
     #[must_use]
     pub fn controls(&self) -> Vec<ControlView> {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use support::{PATIENCE, World, builtins, on_store, store};
-use troupe_actors::{AttemptWait, BreakerSettings, BreakerState, Command, EngineOptions};
+use troupe_actors::{AttemptWait, BreakerHold, BreakerSettings, BreakerState, BreakerView, Command, EngineOptions};
+use troupe_core::control::{BreakerOverride, ControlKey, Setting};
 use troupe_core::execution::Status;
 use troupe_core::{ExecutionId, Json};
 use troupe_executors::{ExecutorsBuilder, HandlerCall, HandlerError};
@@ -101,11 +102,17 @@ fn state(world: &World) -> Option<BreakerState> {
 /// Starts so many, and waits until all of them are parked.
 async fn parked(world: &World, count: usize) -> Vec<ExecutionId> {
     let before = world.engine.breakers().first().map_or(0, |breaker| breaker.parked);
+    parked_from(world, count, before).await
+}
+
+/// The same where so many will be parked already.
+async fn parked_from(world: &World, count: usize, before: usize) -> Vec<ExecutionId> {
     let mut ids = Vec::new();
     for _ in 0..count {
         ids.push(world.start("w", json!({})).await);
     }
-    until(|| world.engine.breakers()[0].parked == before + count).await;
+    let all = |breaker: &BreakerView| breaker.parked == before + count;
+    until(|| world.engine.breakers().first().is_some_and(all)).await;
     ids
 }
 
@@ -193,6 +200,96 @@ async fn cancels_pauses_deadlines_and_restarts_reach_who_is_parked() {
         .map(|attempt| attempt.attempt.0)
         .max();
     assert_eq!(tries, Some(1));
+}
+
+/// Breakers of their own accord are off here: an operator's word counts all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_word_holds_across_restarts_until_it_is_taken_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = Arc::new(Target::default());
+    target.well.store(true, Ordering::SeqCst);
+    let store = store(directory.path(), 4);
+    let off = || EngineOptions {
+        breakers: None,
+        ..EngineOptions::default()
+    };
+    let world = on_store(store.clone(), calling(&target), off()).await;
+    world.apply(workflow(json!({}))).await;
+    let key = || ControlKey::Breaker("handler:call".into());
+    let word = |hold| Some(Setting::Breaker(hold));
+    let open = world
+        .engine
+        .control(key(), word(BreakerOverride::Open), Command::default());
+    assert!(!open.await.unwrap().unchanged);
+    let first = parked_from(&world, 1, 0).await[0];
+    world.engine.shutdown(Duration::ZERO).await;
+
+    let world = on_store(store.clone(), calling(&target), off()).await;
+    parked_from(&world, 1, 1).await;
+    assert_eq!(world.engine.breakers()[0].held, Some(BreakerHold::Open));
+    assert_eq!(target.seen.lock().succeeded, 0, "nothing passed");
+    world.engine.crash().await;
+
+    let world = on_store(store, calling(&target), off()).await;
+    until(|| {
+        world
+            .engine
+            .breakers()
+            .first()
+            .is_some_and(|breaker| breaker.parked == 2)
+    })
+    .await;
+    let reset = world
+        .engine
+        .reset_breaker("handler:call", Command::default())
+        .await
+        .unwrap();
+    assert!(!reset.unchanged && !reset.in_force);
+    let view = world.ended(first).await;
+    assert!(matches!(view.state.status, Status::Completed { .. }));
+    until(|| world.engine.breakers().is_empty()).await;
+    assert!(world.engine.controls().is_empty());
+    world.engine.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_breaker_that_is_closed_by_hand_lets_everything_go_and_a_reset_counts_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = Arc::new(Target::default());
+    let world = on_store(store(directory.path(), 4), calling(&target), options()).await;
+    world.apply(workflow(json!({}))).await;
+    unwell(&world).await;
+    let key = || ControlKey::Breaker("handler:call".into());
+    let closed = Some(Setting::Breaker(BreakerOverride::Closed));
+    world.engine.control(key(), closed, Command::default()).await.unwrap();
+    let before = target.seen.lock().failed;
+    until(|| target.seen.lock().failed > before + 20).await;
+    let shown = &world.engine.breakers()[0];
+    assert_eq!(
+        (shown.state, shown.held),
+        (BreakerState::Closed, Some(BreakerHold::Closed))
+    );
+    world
+        .engine
+        .reset_breaker("handler:call", Command::default())
+        .await
+        .unwrap();
+    world.start("w", json!({})).await;
+    until(|| state(&world) == Some(BreakerState::Open)).await;
+    // A reset forgets what a breaker found by itself, too: nothing is lifted, and it is closed.
+    let reset = world
+        .engine
+        .reset_breaker("handler:call", Command::default())
+        .await
+        .unwrap();
+    assert!(reset.unchanged);
+    let shown = world.engine.breakers();
+    assert!(
+        shown
+            .first()
+            .is_none_or(|breaker| breaker.failed < u64::from(SETTINGS.calls_min)),
+        "{shown:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -165,3 +165,48 @@ async fn a_start_that_waits_for_others_of_its_workflow_is_pending() {
         .await;
     assert_eq!(nothing.body["code"], "EXPRESSION_ERROR", "{nothing:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_opens_and_resets_the_breaker_of_a_host() {
+    let site = Arc::new(Site::default());
+    site.well.store(true, Ordering::SeqCst);
+    let authority = serve(Arc::clone(&site)).await;
+    let definition = json!({"id": "ask", "name": "Ask", "edges": [], "nodes": [
+        {"id": "call", "type": "http", "data": {"method": "GET", "url": format!("http://{authority}/")}},
+    ]});
+    let allowed = AllowedTarget::parse(&authority).unwrap();
+    let product = Product::configured(&[&definition.to_string()], |settings| settings.http.allow.push(allowed)).await;
+    let word = async |verb: &str, body: &str| {
+        let path = format!("/api/v1/breakers/http%3A{}/{verb}", authority.replace(':', "%3A"));
+        product.send("POST", &path, &[], body).await
+    };
+    let opened = word("open", r#"{"reason": "they move house"}"#).await;
+    assert_eq!(opened.status, StatusCode::OK, "{}", opened.body);
+    assert_eq!(opened.body["target"], format!("http:{authority}"));
+    assert_eq!(opened.body["inForce"], true);
+    let again = word("open", "").await;
+    assert_eq!(again.body["unchanged"], true);
+    let started = product
+        .send("POST", "/api/v1/workflows/ask/executions", &[], "{}")
+        .await;
+    let id = started.body["id"].as_str().unwrap().to_owned();
+    let shown = breaker_where(&product, |shown| shown.is_some_and(|shown| shown["parked"] == 1)).await;
+    assert_eq!(shown.unwrap()["held"], "open");
+    let controls = product.get("/api/v1/controls").await.body;
+    assert_eq!(controls["items"][0]["reason"], "they move house", "{controls}");
+    assert_eq!(controls["items"][0]["state"], "open");
+    assert_eq!(site.calls.load(Ordering::SeqCst), 0);
+    let reset = word("reset", "").await;
+    assert_eq!((reset.status, &reset.body["inForce"]), (StatusCode::OK, &json!(false)));
+    status_is(&product, &id, "completed").await;
+    for (path, body) in [
+        ("ftp:x/open", ""),
+        ("http:/open", ""),
+        ("handler:x/open", r#"{"scope": 1}"#),
+    ] {
+        let path = format!("/api/v1/breakers/{}", path.replacen(':', "%3A", 1));
+        let refused = product.send("POST", &path, &[], body).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{path}: {}", refused.body);
+        assert_eq!(refused.body["code"], "INVALID_REQUEST");
+    }
+}

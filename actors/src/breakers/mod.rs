@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use troupe_core::Timestamp;
+use troupe_core::control::{BreakerOverride, ControlKey, Setting};
+use troupe_core::{CommandId, Timestamp};
 use troupe_ports::Clock;
 
 pub use guard::Guard;
@@ -33,6 +34,8 @@ pub struct Breakers {
     clock: Arc<dyn Clock>,
     known: AtomicUsize,
     targets: Mutex<HashMap<Arc<str>, Target>>,
+    /// The latest word of operators on each target: when it was given, and its command.
+    words: Mutex<HashMap<String, (Timestamp, CommandId)>>,
 }
 
 impl fmt::Debug for Breakers {
@@ -149,6 +152,7 @@ impl Breakers {
             clock,
             known: AtomicUsize::new(0),
             targets: Mutex::default(),
+            words: Mutex::default(),
         })
     }
 
@@ -201,7 +205,7 @@ impl Breakers {
             return;
         }
         if failed && let Some(settings) = self.settings {
-            self.know(target, settings);
+            self.know(target, settings, false);
         }
         self.change(target, |breaker, parked, now| {
             if breaker.state() == BreakerState::Closed
@@ -212,10 +216,24 @@ impl Breakers {
         });
     }
 
-    /// An operator's word on a target, or that it is taken back.
-    pub fn hold(self: &Arc<Self>, target: &str, held: Option<BreakerHold>) {
+    /// A durable control of a shard; those that are not about a breaker change nothing. Every shard tells, in an order of its own:
+    /// the latest command counts.
+    pub fn heed(self: &Arc<Self>, key: &ControlKey, at: Timestamp, command: &CommandId, setting: Option<Setting>) {
+        let ControlKey::Breaker(target) = key else { return };
+        // Kept until the word is in force, so that two of them cannot overtake each other.
+        let mut words = self.words.lock();
+        let is_known = |(known_at, known): &(Timestamp, CommandId)| (*known_at, known) >= (at, command);
+        if words.get(target).is_some_and(is_known) {
+            return;
+        }
+        words.insert(target.clone(), (at, command.clone()));
+        let held = match setting {
+            Some(Setting::Breaker(BreakerOverride::Open)) => Some(BreakerHold::Open),
+            Some(Setting::Breaker(BreakerOverride::Closed)) => Some(BreakerHold::Closed),
+            Some(Setting::Paused { .. } | Setting::Stopped { .. }) | None => None,
+        };
         if held.is_some() {
-            self.know(target, self.settings.unwrap_or_default());
+            self.know(target, self.settings.unwrap_or_default(), true);
         }
         self.change(target, |breaker, _, now| breaker.hold(held, now));
     }
@@ -242,7 +260,8 @@ impl Breakers {
         }
     }
 
-    fn know(&self, target: &str, settings: BreakerSettings) {
+    /// `held`: an operator means it, and operators' words are few.
+    fn know(&self, target: &str, settings: BreakerSettings, held: bool) {
         let now = self.clock.now();
         let mut targets = self.targets.lock();
         if targets.contains_key(target) {
@@ -251,7 +270,7 @@ impl Breakers {
         if targets.len() >= TARGETS_MAX {
             targets.retain(|_, known| !(known.parked.is_empty() && known.breaker.is_idle(now)));
         }
-        if targets.len() < TARGETS_MAX {
+        if held || targets.len() < TARGETS_MAX {
             let known = Target {
                 breaker: Breaker::new(settings, now),
                 parked: BinaryHeap::new(),

@@ -59,10 +59,13 @@ pub(super) async fn open(
     let set_aside = store.quarantined(shard).await?;
     let context = spawn_beside(engine, myself, &lease, gate, sink).await?;
     let mut resumed = tail.hand_over(&context).await?;
-    context
-        .context
-        .controls
-        .restore(controls::load(&context.context).await?);
+    let controls = controls::load(&context.context).await?;
+    for (key, register) in controls.registers() {
+        engine
+            .breakers
+            .heed(key, register.at, &register.command, register.setting);
+    }
+    context.context.controls.restore(controls);
     engine.quarantine.retain(|id, _| id.shard() != shard);
     set_aside
         .into_iter()

@@ -109,7 +109,7 @@ enum Command {
     History(history::History),
     /// Tells what an execution waits for.
     Why(why::Why),
-    /// Shows the breakers of targets that are unwell.
+    /// Shows the breakers of targets that are unwell, and opens, closes and resets them by hand.
     Breaker(breaker::Breaker),
     /// Cancels an execution.
     Cancel(cancel::Cancel),

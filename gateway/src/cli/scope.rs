@@ -72,8 +72,13 @@ impl WorkflowOrAll {
 
 /// Sends a command on a wider scope.
 pub(super) async fn command(context: &Context, verb: &str, body: Map<String, Value>) -> Result<Exit, Failure> {
+    post(context, &["controls", verb], body).await
+}
+
+/// Sends a command that becomes a control.
+pub(super) async fn post(context: &Context, path: &[&str], body: Map<String, Value>) -> Result<Exit, Failure> {
     let client = context.client()?;
-    let request = client.post(&["controls", verb]).json(&Value::Object(body));
+    let request = client.post(path).json(&Value::Object(body));
     report(context, &client.fetch(request).await?)?;
     Ok(Exit::Ok)
 }
@@ -83,8 +88,8 @@ fn report(context: &Context, done: &ControlledDto) -> Result<(), Failure> {
     if out.json {
         return out.value(done);
     }
-    let what = done.scope.as_ref().map(ScopeDto::words).unwrap_or_default();
-    out.line(&what);
+    let scope = done.scope.as_ref().map(ScopeDto::words);
+    out.line(scope.as_ref().or(done.target.as_ref()).map_or("", String::as_str));
     if done.unchanged {
         out.say("it stood there already");
     }

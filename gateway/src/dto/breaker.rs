@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use troupe_actors::{BreakerHold, BreakerView};
 
 use super::time::date;
+use crate::error::ApiError;
 
 /// The breaker of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,22 @@ pub struct BreakerDto {
     pub calls: u64,
     /// How many of them failed.
     pub failed: u64,
+}
+
+/// The target that a path names.
+///
+/// # Errors
+/// `INVALID_REQUEST` where no breaker could have that name.
+pub fn breaker_target(named: &str) -> Result<String, ApiError> {
+    match named.split_once(':') {
+        // Hosts are written small, as URLs give them.
+        Some(("http", authority)) if !authority.is_empty() => Ok(format!("http:{}", authority.to_ascii_lowercase())),
+        Some(("handler", name)) if !name.is_empty() => Ok(named.to_owned()),
+        Some(_) | None => {
+            let detail = format!("`{named}` is no target: write http:HOST, http:HOST:PORT or handler:NAME");
+            Err(ApiError::new("INVALID_REQUEST", detail))
+        }
+    }
 }
 
 impl BreakerDto {

@@ -10,7 +10,7 @@ mod start;
 mod time;
 mod workflow;
 
-pub use breaker::BreakerDto;
+pub use breaker::{BreakerDto, breaker_target};
 pub use context::{
     AttemptDto, ErrorDto, NodeExecutionDto, NodeResultDto, RerunOfDto, WaitingDto, WorkflowContextDto, active_paths,
     attempt_of, context, node_execution,

@@ -1,12 +1,68 @@
 //! Breakers of targets.
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use troupe_core::control::{BreakerOverride, ControlKey, Setting};
 
+use super::params::Path;
+use super::{LOCAL, idempotency_key};
 use crate::app::App;
-use crate::dto::{BreakerDto, PageDto};
+use crate::body;
+use crate::dto::{BreakerDto, ControlBody, ControlOption, ControlledDto, PageDto, breaker_target};
+use crate::error::ApiError;
 
 pub(super) async fn list(State(app): State<App>) -> Json<PageDto<BreakerDto>> {
     let items = app.engine.breakers().iter().map(BreakerDto::of).collect();
     Json(PageDto { items, next: None })
+}
+
+macro_rules! commands {
+    ($($(#[$doc:meta])* $name:ident, $hold:expr;)+) => {
+        $(
+            $(#[$doc])*
+            pub(super) async fn $name(
+                State(app): State<App>,
+                Path(target): Path<String>,
+                headers: HeaderMap,
+                body: Body,
+            ) -> Result<Json<ControlledDto>, ApiError> {
+                command(&app, &target, $hold, &headers, body).await
+            }
+        )+
+    };
+}
+
+commands! {
+    /// Nothing goes to the target until the breaker is closed or reset.
+    open, Some(BreakerOverride::Open);
+    /// Everything goes, whatever fails.
+    close, Some(BreakerOverride::Closed);
+    /// The breaker does as it thinks, and counts anew.
+    reset, None;
+}
+
+async fn command(
+    app: &App,
+    target: &str,
+    hold: Option<BreakerOverride>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Json<ControlledDto>, ApiError> {
+    let id = idempotency_key(headers)?;
+    let limits = app.settings.limits;
+    let bytes = body::read(headers, body, limits.body_bytes).await?;
+    let parsed = body::parse(&bytes, limits.nesting_max)?;
+    let command = ControlBody::read(parsed, false, ControlOption::None)?.into_command(id, LOCAL);
+    let target = breaker_target(target)?;
+    let key = ControlKey::Breaker(target.clone());
+    let outcome = match hold {
+        Some(hold) => {
+            let setting = Some(Setting::Breaker(hold));
+            app.engine.control(key.clone(), setting, command).await?
+        }
+        None => app.engine.reset_breaker(&target, command).await?,
+    };
+    Ok(Json(ControlledDto::of(&key, outcome)))
 }

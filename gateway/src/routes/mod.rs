@@ -77,6 +77,9 @@ pub fn router(app: App) -> Router {
         .route("/hooks/{id}", get(hooks::call).post(hooks::call).put(hooks::call))
         .route("/hooks/resume/{token}", post(hooks::resume).put(hooks::resume))
         .route("/breakers", get(breakers::list))
+        .route("/breakers/{target}/open", post(breakers::open))
+        .route("/breakers/{target}/close", post(breakers::close))
+        .route("/breakers/{target}/reset", post(breakers::reset))
         .route("/stream", get(stream::stream));
     Router::new()
         .nest("/api/v1", api)

@@ -19,9 +19,12 @@ test: ## Everything continuous integration runs, with the time of each stage.
 	@.ci/stages test
 
 HOURS ?= 1
+CASES ?= 20000
 SIMULATE = cargo run --locked --quiet --profile sim -p troupe-chaos --bin troupe-simulate --
 
-soak: rust ## Simulated worlds for HOURS (default 1), each twice, until one fails.
+soak: rust ## New cases for the property tests, then simulated worlds for HOURS (default 1), each twice, until one fails.
+	PROPTEST_CASES=$(CASES) cargo test --locked --profile sim -p troupe-core --test execution properties
+	PROPTEST_CASES=$(CASES) cargo test --locked --profile sim -p troupe-verify --test properties
 	$(SIMULATE) soak $(HOURS) $(FROM)
 
 mutants: rust ## Every fault that can be planted in the engine, with the seed that catches it.

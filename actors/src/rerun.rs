@@ -109,21 +109,12 @@ fn start_input(
         ..rerun
     };
     let started = Started {
-        id,
-        workflow: compiled.plan.workflow.clone(),
-        version: compiled.plan.version,
-        input: start.unwrap_or_else(|| source.input.clone()),
         variables: variables.collect(),
         metadata: source.metadata.clone(),
-        trigger: None,
-        execution_key: None,
         priority: (priority != compiled.plan.settings.priority).then_some(priority),
-        key_ordinal: None,
-        parent: None,
-        controls: None,
-        handles_failure_of: None,
         rerun: Some(Box::new(rerun)),
         request_key: key.clone(),
+        ..Started::of(id, &compiled.plan, start.unwrap_or_else(|| source.input.clone()))
     };
     Ok(Box::new(StartInput {
         started,

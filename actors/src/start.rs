@@ -159,10 +159,6 @@ async fn input(
         variables.push((name.clone(), blobs.keep(shard, id, value.clone()).await?));
     }
     let started = Started {
-        id,
-        workflow: compiled.plan.workflow.clone(),
-        version: compiled.plan.version,
-        input: blobs.keep(shard, id, request.input.clone()).await?,
         variables,
         metadata: request.metadata.clone(),
         trigger: request.trigger.clone(),
@@ -170,10 +166,7 @@ async fn input(
         request_key: request.request_key.clone(),
         priority: request.priority,
         key_ordinal,
-        parent: None,
-        rerun: None,
-        controls: None,
-        handles_failure_of: None,
+        ..Started::of(id, &compiled.plan, blobs.keep(shard, id, request.input.clone()).await?)
     };
     Ok(Box::new(StartInput {
         started,

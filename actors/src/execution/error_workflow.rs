@@ -61,21 +61,8 @@ impl NewErrorWorkflow {
 
     fn started(&self, compiled: &CompiledPlan) -> Started {
         Started {
-            id: self.id,
-            workflow: compiled.plan.workflow.clone(),
-            version: compiled.plan.version,
-            input: self.input.clone(),
-            variables: Vec::new(),
-            metadata: None,
-            trigger: None,
-            execution_key: None,
-            request_key: None,
-            priority: None,
-            key_ordinal: None,
-            parent: None,
-            rerun: None,
-            controls: None,
             handles_failure_of: Some(self.failed),
+            ..Started::of(self.id, &compiled.plan, self.input.clone())
         }
     }
 

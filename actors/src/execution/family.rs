@@ -161,21 +161,10 @@ impl NewChild {
     #[must_use]
     pub fn started(&self, compiled: &CompiledPlan) -> Started {
         Started {
-            id: self.id,
-            workflow: compiled.plan.workflow.clone(),
-            version: compiled.plan.version,
-            input: self.input.clone(),
-            variables: Vec::new(),
-            metadata: None,
-            trigger: None,
-            execution_key: None,
-            request_key: None,
             priority: self.priority,
-            key_ordinal: None,
             parent: Some(self.parent),
-            rerun: None,
-            controls: None,
             handles_failure_of: self.handles_failure_of,
+            ..Started::of(self.id, &compiled.plan, self.input.clone())
         }
     }
 

@@ -3,40 +3,32 @@
 //! The machine may step ahead of its commits. Effects, replies and reads taken at entry n wait here until n is durable.
 //! While an [`Action::Evaluate`] is unanswered it must be given nothing but [`Input::Evaluated`].
 
+mod command;
+mod draft;
+mod release;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use troupe_core::execution::{
-    Answer, AttemptClosed, ChildCommand, ChildId, ChildOutcome, ChildReport, Decision, Effect, Entry, ErrorWorkflow,
-    Event, ExecutionState, Phase, Remedy, Reopened, Reopening, Started, Status, StepError, next_deadline, reopening,
-    resume, step,
+    Answer, AttemptClosed, ChildCommand, ChildId, ChildReport, Effect, Entry, Event, ExecutionState, Phase, Reopening,
+    Started, Status, StepError, next_deadline, resume, step,
 };
-use troupe_core::{CommandId, ErrorInfo, ExecutionId, NodeIx, Principal, Seq, Timestamp, Token, Value};
+use troupe_core::{CommandId, ErrorInfo, ExecutionId, Principal, Seq, Timestamp, Token, Value};
 
 pub use super::protocol::{
     Action, CommandInput, Dispatch, Draft, EndMark, Input, MachineOptions, NodeCommand, Reopen, Reply, Wanted,
 };
-use super::view::{changes_summary, summary};
 use crate::error::EngineError;
 use crate::evaluation::{Answers, CompiledPlan, JobAnswer, LiveEvaluator};
 use crate::record::Mark;
-use crate::request::{CommandOutcome, Ended, StartOutcome};
+use crate::request::{CommandOutcome, StartOutcome};
+pub use draft::encode_state;
+use release::Release;
+pub use release::outcome_of;
 
-/// Bytes of entries below which no snapshot is worth its bytes.
-const SNAPSHOT_BYTES_MIN: usize = 16 * 1024;
 /// Reports of children that are recorded without waiting for the commit under way.
 const REPORTS_MAX: usize = 1_000;
-/// What an entry costs beyond its payloads, about.
-const ENTRY_BYTES: usize = 64;
-
-#[derive(Debug)]
-enum Release<R> {
-    Effect(Effect, Option<Arc<BTreeMap<String, Value>>>),
-    Reply(R, Reply),
-    Queued,
-    Finished,
-}
 
 #[derive(Debug)]
 struct Stepping<R> {
@@ -191,15 +183,6 @@ impl<R> ExecutionMachine<R> {
         self.state.has_open_children() || self.state.status == Status::Reporting
     }
 
-    /// What the log and the checkpoint are told. The planted fault "timer removed before commit" keeps timers in memory
-    /// alone: none is left once the entry that fires it fails to become durable.
-    fn recorded_mark(&self) -> Mark {
-        match self.mark() {
-            Mark::Until(_) if self.options.mutants.timer_removed_before_commit => Mark::Message,
-            mark => mark,
-        }
-    }
-
     /// Decides what follows from `input` at `now`.
     pub fn handle(&mut self, input: Input<R>, now: Timestamp, out: &mut Vec<Action<R>>) {
         debug_assert!(
@@ -345,107 +328,6 @@ impl<R> ExecutionMachine<R> {
         self.begin(Event::AttemptClosed(Box::new(closed)), at, None, None, None, out);
     }
 
-    fn command(&mut self, input: CommandInput, reply: R, at: Timestamp, out: &mut Vec<Action<R>>) {
-        if self.state.seq == Seq(0) {
-            let missing = EngineError::NotFound(self.state.id);
-            return out.push(Action::Reply(reply, Reply::Refused(missing)));
-        }
-        if input
-            .command
-            .as_ref()
-            .is_some_and(|id| self.state.recent_commands.contains(id))
-        {
-            return self.reply_unchanged(reply, out);
-        }
-        let wanted = match input.wanted {
-            Wanted::Reopen(wanted) => self.reopen(wanted),
-            wanted => self.event_of(wanted).map(|event| (event, None)),
-        };
-        match wanted {
-            Ok((event, reopening)) => self.advance(
-                Stepping {
-                    event,
-                    at,
-                    principal: input.principal,
-                    command: input.command,
-                    reply: Some(reply),
-                    reopening,
-                    answers: Answers::default(),
-                    rounds: 0,
-                },
-                out,
-            ),
-            // What it was refused for may not be durable yet.
-            Err(refusal) => self.reply(reply, Reply::Refused(refusal), out),
-        }
-    }
-
-    /// The event of a retry or a skip, and what it runs again. A skip of a node that has not ended is a decision like others.
-    fn reopen(&self, wanted: Reopen) -> Result<(Event, Option<Box<Reopening>>), EngineError> {
-        if self.state.status.is_terminal() && self.durable < self.state.seq {
-            // Whoever waits for the end hears of it first.
-            return Err(EngineError::Unavailable(
-                "the end is being written: try again in a moment".into(),
-            ));
-        }
-        let nodes = wanted.nodes.iter().map(|key| self.node_ix(key));
-        let nodes = nodes.collect::<Result<Vec<NodeIx>, _>>()?;
-        if let (Remedy::Skip(output), [node]) = (&wanted.remedy, nodes.as_slice()) {
-            let held = &self.state.nodes[node.at()];
-            let may_be_reopened =
-                held.phase == Phase::Failed || (self.state.status.is_terminal() && held.cut_off.is_some());
-            if !may_be_reopened {
-                let decision = Decision::Skip(output.clone());
-                return Ok((Event::Decided { node: *node, decision }, None));
-            }
-        }
-        let mut reopened = Reopened {
-            run: self.state.run,
-            nodes,
-            remedy: wanted.remedy,
-            reason: wanted.reason,
-        };
-        let reopening = reopening(&self.compiled.plan, &self.state, &reopened);
-        let reopening = reopening.map_err(|refusal| EngineError::Refused(Box::new(refusal)))?;
-        reopened.run = reopening.run;
-        Ok((Event::Reopened(Box::new(reopened)), Some(Box::new(reopening))))
-    }
-
-    fn node_ix(&self, key: &str) -> Result<NodeIx, EngineError> {
-        let missing = || EngineError::NodeNotFound {
-            id: self.state.id,
-            node: key.to_owned(),
-        };
-        self.compiled.plan.node_ix(key).ok_or_else(missing)
-    }
-
-    fn event_of(&self, wanted: Wanted) -> Result<Event, EngineError> {
-        let (key, command) = match wanted {
-            Wanted::Event(event) => return Ok(event),
-            Wanted::OfNode(key, command) => (key, command),
-            Wanted::Reopen(wanted) => return self.reopen(wanted).map(|(event, _)| event),
-        };
-        let node = self.node_ix(&key)?;
-        Ok(match command {
-            NodeCommand::Signal(call) => Event::Signaled { node, call },
-            NodeCommand::Heartbeat => Event::Heartbeat(node),
-            NodeCommand::Decide(decision) => Event::Decided { node, decision },
-        })
-    }
-
-    fn read(&mut self, reply: R, out: &mut Vec<Action<R>>) {
-        if self.state.seq == Seq(0) {
-            let missing = EngineError::NotFound(self.state.id);
-            return out.push(Action::Reply(reply, Reply::Refused(missing)));
-        }
-        let view = Reply::View(Box::new(self.state.clone()));
-        if self.options.mutants.read_before_commit {
-            out.push(Action::Reply(reply, view));
-        } else {
-            self.reply(reply, view, out);
-        }
-    }
-
     fn begin(
         &mut self,
         event: Event,
@@ -529,23 +411,6 @@ impl<R> ExecutionMachine<R> {
             StepError::Pending | StepError::Stale | StepError::Corrupt(_) => EngineError::Damaged(error.to_string()),
         };
         self.reply(reply, Reply::Refused(refused), out);
-    }
-
-    fn reply_unchanged(&mut self, reply: R, out: &mut Vec<Action<R>>) {
-        let (seq, draining) = (self.state.seq, self.draining());
-        self.reply(
-            reply,
-            Reply::Commanded(CommandOutcome {
-                seq,
-                draining,
-                unchanged: true,
-            }),
-            out,
-        );
-    }
-
-    fn draining(&self) -> u32 {
-        u32::try_from(self.state.running.len()).unwrap_or(u32::MAX)
     }
 
     fn stepped(
@@ -657,128 +522,6 @@ impl<R> ExecutionMachine<R> {
         }
     }
 
-    fn draft(&mut self, entry: Entry) -> Draft {
-        let mark = self.recorded_mark();
-        let first = entry.seq == Seq(1);
-        let summary = changes_summary(&entry).then(|| Box::new(summary(&self.state)));
-        let end = (mark == Mark::Ended).then(|| Box::new(self.end_mark(entry.at)));
-        let snapshot = if end.is_some() {
-            None
-        } else {
-            self.snapshot_if_due(&entry)
-        };
-        let key = self.state.execution_key.as_deref().filter(|_| first);
-        let head = key.zip(self.state.key_ordinal).map(|(key, ordinal)| {
-            let space = troupe_core::KeySpace::Business;
-            (self.compiled.key_id(space, key, 0), ordinal)
-        });
-        Draft {
-            entry,
-            mark,
-            snapshot,
-            summary,
-            end,
-            head,
-        }
-    }
-
-    fn end_mark(&self, at: Timestamp) -> EndMark {
-        let settings = &self.compiled.plan.settings;
-        let retention_ms = match &self.state.status {
-            Status::Failed => settings.retention_failed_ms,
-            _ => settings.retention_completed_ms,
-        };
-        let expires_at = at.plus_ms(retention_ms.unwrap_or(self.options.retention_ms));
-        EndMark {
-            state: encode_state(&self.state),
-            expires_at,
-        }
-    }
-
-    fn snapshot_if_due(&mut self, entry: &Entry) -> Option<Bytes> {
-        self.segment_bytes += ENTRY_BYTES + payload_bytes(entry);
-        if self.segment_bytes < self.snapshot_bytes.max(SNAPSHOT_BYTES_MIN) {
-            return None;
-        }
-        let snapshot = encode_state(&self.state);
-        self.snapshot_bytes = snapshot.len();
-        self.segment_bytes = 0;
-        Some(snapshot)
-    }
-
-    fn reply(&mut self, reply: R, answer: Reply, out: &mut Vec<Action<R>>) {
-        let seq = self.state.seq;
-        if self.durable >= seq || self.options.mutants.acknowledge_before_commit {
-            out.push(Action::Reply(reply, answer));
-        } else {
-            self.waiting.push_back((seq, Release::Reply(reply, answer)));
-        }
-    }
-
-    fn release(&mut self, seq: Seq, out: &mut Vec<Action<R>>) {
-        self.durable = self.durable.max(seq);
-        self.release_up_to(self.durable, out);
-    }
-
-    fn release_up_to(&mut self, seq: Seq, out: &mut Vec<Action<R>>) {
-        while let Some((_, release)) = self.waiting.pop_front_if(|(at, _)| *at <= seq) {
-            match release {
-                Release::Effect(Effect::StartAttempt(start), variables) => {
-                    let variables = variables.unwrap_or_else(|| Arc::clone(&self.variables));
-                    self.dispatch(Dispatch { start, variables }, out);
-                }
-                Release::Effect(Effect::AbortAttempt(token), _) => self.abort(token, out),
-                // One that was given up meanwhile never begins; that it is told so comes behind.
-                Release::Effect(Effect::StartChild(start), _) if !self.state.awaits(start.child) => {}
-                Release::Effect(Effect::StartChild(start), _) => out.push(Action::StartChild(start)),
-                Release::Effect(Effect::StartErrorWorkflow(start), _) => out.push(Action::StartErrorWorkflow(start)),
-                Release::Effect(Effect::TellChild(child, command), _) => out.push(Action::TellChild(child, command)),
-                Release::Effect(Effect::OfferOutput(offer), _) => out.push(Action::OfferOutput(offer)),
-                Release::Effect(Effect::AskForRoom, _) => out.push(Action::AskForRoom),
-                Release::Effect(Effect::Finish, _) | Release::Finished => {
-                    out.push(Action::Finished(Ended {
-                        id: self.state.id,
-                        seq: self.state.seq,
-                        status: self.state.status.name(),
-                    }));
-                }
-                Release::Reply(reply, answer) => out.push(Action::Reply(reply, answer)),
-                Release::Queued if self.state.is_held() => {}
-                Release::Queued => out.push(Action::ReleaseQueued),
-            }
-        }
-    }
-
-    /// The parent hears of the end before that is durable: its own entry follows this one in the log of their shard.
-    fn tell_parent(&self, out: &mut Vec<Action<R>>) {
-        if let Some(parent) = self.state.parent.filter(|parent| parent.attached)
-            && let Some(outcome) = outcome_of(&self.state)
-        {
-            out.push(Action::TellParent(parent, outcome));
-        }
-    }
-
-    /// An attempt whose node has moved on meanwhile is not started: its abort is behind it in the queue.
-    fn dispatch(&mut self, dispatch: Dispatch, out: &mut Vec<Action<R>>) {
-        let token = dispatch.start.token;
-        let phase = self.state.node(token.node).map(|node| &node.phase);
-        match phase {
-            Some(Phase::Running { token: current }) if *current == token => {}
-            Some(Phase::Canceling { token: current }) if *current == token => {}
-            _ => return,
-        }
-        if self.state.is_held() {
-            self.held.push(dispatch);
-        } else {
-            out.push(Action::Start(dispatch));
-        }
-    }
-
-    fn abort(&mut self, token: Token, out: &mut Vec<Action<R>>) {
-        self.held.retain(|held| held.start.token != token);
-        out.push(Action::Abort(token));
-    }
-
     /// Fires whatever else is due, and tells the timers of a changed deadline.
     fn settle(&mut self, now: Timestamp, out: &mut Vec<Action<R>>) {
         let idle = self.stepping.is_none() && (self.durable == self.state.seq || self.reported.len() >= REPORTS_MAX);
@@ -810,98 +553,10 @@ impl<R> ExecutionMachine<R> {
     }
 }
 
-/// What an execution that has ended is to its parent.
-#[must_use]
-pub fn outcome_of(state: &ExecutionState) -> Option<ChildOutcome> {
-    match &state.status {
-        Status::Completed { output } => Some(ChildOutcome::Completed(output.clone())),
-        Status::Failed => {
-            let error = state.failure.as_ref().map(|failure| failure.error.clone());
-            let unknown = || ErrorInfo::new("CHILD_FAILED", "the child failed");
-            Some(ChildOutcome::Failed(error.unwrap_or_else(unknown)))
-        }
-        Status::Canceled { reason } => {
-            let message = reason.clone().unwrap_or_else(|| "the child was canceled".to_owned());
-            Some(ChildOutcome::Failed(ErrorInfo::new("CANCELED", message)))
-        }
-        Status::Pending
-        | Status::Running
-        | Status::Failing
-        | Status::Canceling { .. }
-        | Status::Compensating(_)
-        | Status::Reporting => None,
-    }
-}
-
 /// The planted fault "non-atomic join counter": every join that waits has lost the arrival it counted last.
 fn one_arrival_short(mut state: ExecutionState) -> ExecutionState {
     for node in state.nodes.iter_mut().filter(|node| node.phase == Phase::Pending) {
         node.taken = node.taken.saturating_sub(1);
     }
     state
-}
-
-/// Encodes a state for snapshots and archives.
-#[must_use]
-pub fn encode_state(state: &ExecutionState) -> Bytes {
-    minicbor::to_vec(state).expect("writing to a vector cannot fail").into()
-}
-
-fn payload_bytes(entry: &Entry) -> usize {
-    use troupe_core::execution::AttemptOutcome;
-    let value = Value::bytes_in_place;
-    let event = match &entry.event {
-        Event::Started(started) | Event::Queued(started) => {
-            let reused = started.rerun.iter().flat_map(|rerun| &rerun.reused);
-            value(&started.input) + reused.map(crate::rerun::reused_bytes).sum::<usize>()
-        }
-        Event::AttemptClosed(closed) => match &closed.outcome {
-            AttemptOutcome::Completed(output) => value(output),
-            AttemptOutcome::Failed(failure) => failure.error.message.len() + 64,
-        },
-        Event::Children(reports) => {
-            let outcome = |report: &ChildReport| match &report.outcome {
-                ChildOutcome::Began(_) => 64,
-                ChildOutcome::Completed(output) => 16 + value(output),
-                ChildOutcome::Failed(error) => error.message.len() + 64,
-            };
-            reports.iter().map(outcome).sum()
-        }
-        Event::ErrorWorkflow(ErrorWorkflow::Began(_)) => 16,
-        Event::ErrorWorkflow(ErrorWorkflow::Refused(error)) => error.message.len() + 64,
-        Event::Signaled { call, .. } => value(call),
-        Event::VariablesSet(written) => written.iter().map(|(name, written)| name.len() + value(written)).sum(),
-        Event::Decided { decision, .. } => match decision {
-            Decision::Complete(output) | Decision::Skip(Some(output)) => value(output),
-            Decision::Fail(error) => error.message.len() + 64,
-            Decision::Skip(None) => 0,
-        },
-        Event::ControlsChanged(seen) => 16 + 16 * (seen.spans.len() + seen.node_spans.len()) + 4 * seen.nodes.len(),
-        Event::DeadlineReached
-        | Event::Frozen
-        | Event::FrozenWithParent
-        | Event::Paused
-        | Event::Resumed
-        | Event::CancelRequested { .. }
-        | Event::Interrupted
-        | Event::Drained
-        | Event::Heartbeat(_)
-        | Event::PausedWithParent
-        | Event::ResumedWithParent
-        | Event::Admitted => 0,
-        Event::Reopened(reopened) => match &reopened.remedy {
-            Remedy::Skip(Some(output)) => value(output),
-            Remedy::Skip(None) | Remedy::Retry => 0,
-        },
-    };
-    let answers = entry.answers.iter().map(|answer| match answer {
-        Answer::Valid | Answer::Truth { .. } => 4,
-        Answer::Value(answer) => value(answer),
-        Answer::Variables(written) => written.iter().map(|(name, written)| name.len() + value(written)).sum(),
-        Answer::Prepared { input, data } => input.as_ref().map_or(0, value) + data.as_ref().map_or(0, value),
-        Answer::Kept(kept) => value(kept),
-        Answer::Threw(error) | Answer::NotKept(error) => error.message.len() + 64,
-        Answer::Cached(cached) => 48 + cached.output.as_ref().map_or(0, value),
-    });
-    event + answers.sum::<usize>()
 }

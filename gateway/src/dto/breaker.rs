@@ -33,7 +33,7 @@ pub struct BreakerDto {
 /// The target that a path names.
 ///
 /// # Errors
-/// `INVALID_REQUEST` where no breaker could have that name.
+/// `INVALID_PARAMETER` where no breaker could have that name.
 pub fn breaker_target(named: &str) -> Result<String, ApiError> {
     match named.split_once(':') {
         // Hosts are written small, as URLs give them.
@@ -41,7 +41,7 @@ pub fn breaker_target(named: &str) -> Result<String, ApiError> {
         Some(("handler", name)) if !name.is_empty() => Ok(named.to_owned()),
         Some(_) | None => {
             let detail = format!("`{named}` is no target: write http:HOST, http:HOST:PORT or handler:NAME");
-            Err(ApiError::new("INVALID_REQUEST", detail))
+            Err(ApiError::new("INVALID_PARAMETER", detail))
         }
     }
 }

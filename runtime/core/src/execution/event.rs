@@ -3,6 +3,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::id::{CommandId, ExecutionId, NodeIx, Principal, Run, Seq, Timestamp, Token, Visit, WorkflowId};
+use crate::plan::Plan;
 use crate::value::{ErrorInfo, Json, Value};
 
 use super::error_workflow::ErrorWorkflow;
@@ -246,6 +247,28 @@ pub struct Started {
 }
 
 impl Started {
+    /// A start of its own with this input and nothing else given.
+    #[must_use]
+    pub fn of(id: ExecutionId, plan: &Plan, input: Value) -> Self {
+        Self {
+            id,
+            workflow: plan.workflow.clone(),
+            version: plan.version,
+            input,
+            variables: Vec::new(),
+            metadata: None,
+            trigger: None,
+            execution_key: None,
+            request_key: None,
+            priority: None,
+            key_ordinal: None,
+            parent: None,
+            rerun: None,
+            controls: None,
+            handles_failure_of: None,
+        }
+    }
+
     /// As [`super::ExecutionState::blob_root`], before there is a state.
     #[must_use]
     pub fn blob_root(&self) -> Option<ExecutionId> {

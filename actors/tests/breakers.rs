@@ -285,9 +285,7 @@ async fn a_breaker_that_is_closed_by_hand_lets_everything_go_and_a_reset_counts_
     assert!(reset.unchanged);
     let shown = world.engine.breakers();
     assert!(
-        shown
-            .first()
-            .is_none_or(|breaker| breaker.failed < u64::from(SETTINGS.calls_min)),
+        shown.first().is_none_or(|breaker| breaker.failed < SETTINGS.calls_min),
         "{shown:?}"
     );
 }

@@ -9,6 +9,7 @@ use crate::independence::Independence;
 use crate::moves::{Applied, Move, Owner, Way, apply, owners, starts};
 use crate::observed::{Observed, Seen, Written};
 use crate::oracle::Level;
+use crate::rounds::Rounds;
 use crate::symbols::Symbols;
 use crate::world::World;
 
@@ -43,6 +44,7 @@ pub(crate) struct Search<'a> {
     pub(crate) bound: Option<Bound>,
     /// From which state to which; kept where loops must be judged.
     pub(crate) steps: Vec<(StateId, StateId)>,
+    pub(crate) rounds: Rounds,
     independence: Independence,
     /// Leaves out what gives no other finding.
     reduces: bool,
@@ -66,6 +68,7 @@ impl<'a> Search<'a> {
             observed: Observed::new(&compiled.plan),
             bound: None,
             steps: Vec::new(),
+            rounds: Rounds::default(),
             independence,
             reduces,
             has_loops: !compiled.plan.loops.is_empty(),
@@ -210,9 +213,9 @@ impl<'a> Search<'a> {
 
     /// Takes a successor in; tells whether it is new.
     fn arrive(&mut self, from: StateId, before: &World, mut applied: Applied) -> bool {
-        let (level, depth) = {
+        let (needed, level, depth) = {
             let from = &self.states[from as usize];
-            (from.level.max(applied.level), from.depth + 1)
+            (from.level, from.level.max(applied.level), from.depth + 1)
         };
         let print = applied.world.fingerprint(self.compiled, &self.symbols, self.reduces);
         let seen = Seen {
@@ -226,6 +229,7 @@ impl<'a> Search<'a> {
         let id = *self.known.entry(print).or_insert(next);
         if self.has_loops {
             self.steps.push((from, id));
+            self.rounds.step(self.compiled, &seen, needed, before, &applied, id);
         }
         let reached = Reached {
             by: Some((from, applied.way)),
@@ -233,7 +237,7 @@ impl<'a> Search<'a> {
             depth,
         };
         if id == next {
-            self.observed.state(self.compiled, id, &applied.world);
+            self.observed.state(&applied.world);
             self.states.push(reached);
         } else {
             let old = &mut self.states[id as usize];

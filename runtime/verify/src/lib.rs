@@ -14,6 +14,7 @@ mod moves;
 mod observed;
 mod oracle;
 mod report;
+mod rounds;
 mod story;
 mod symbols;
 mod values;

@@ -145,19 +145,35 @@ pub(crate) fn apply(
     world: &World,
     mv: &Move,
 ) -> Result<Vec<Applied>, StepError> {
+    let way = Way {
+        mv: mv.clone(),
+        tape: Vec::new(),
+        limit: None,
+    };
+    let mut all = ways(compiled, symbols, world, way)?;
+    let mut at_limits = Vec::new();
+    for applied in &all {
+        for way in at_limits_of(compiled, world, applied) {
+            if !at_limits.contains(&way) {
+                at_limits.push(way);
+            }
+        }
+    }
+    for way in at_limits {
+        all.extend(ways(compiled, symbols, world, way)?);
+    }
+    Ok(all)
+}
+
+/// Every way that begins with the choices of this one.
+fn ways(compiled: &Compiled, symbols: &mut Symbols, world: &World, mut way: Way) -> Result<Vec<Applied>, StepError> {
+    let made = way.tape.len();
     let mut all = Vec::new();
-    let mut tape = Vec::new();
     loop {
-        let way = Way {
-            mv: mv.clone(),
-            tape,
-            limit: None,
-        };
         let (applied, choices) = apply_one(compiled, symbols, world, &way)?;
-        all.extend(at_limits(compiled, symbols, world, &applied)?);
         all.push(applied);
-        match next_tape(&choices) {
-            Some(next) => tape = next,
+        match next_tape(&choices, made) {
+            Some(next) => way.tape = next,
             None => return Ok(all),
         }
     }
@@ -202,31 +218,35 @@ pub(crate) fn apply_one(
     Ok((applied, choices.made))
 }
 
-/// The same moves where a loop that goes round has done so as often as it may.
-fn at_limits(
-    compiled: &Compiled,
-    symbols: &mut Symbols,
-    world: &World,
-    applied: &Applied,
-) -> Result<Vec<Applied>, StepError> {
+/// The same way up to where a loop goes round that may have done so as often as it may: what it leads to then asks anew.
+fn at_limits_of(compiled: &Compiled, world: &World, applied: &Applied) -> Vec<Way> {
     let mut all = Vec::new();
     for (ix, planned) in (0..).map(LoopIx).zip(&compiled.plan.loops) {
         let before = world.execution.loops[ix.at()].iteration;
         let after = applied.world.execution.loops[ix.at()].iteration;
         let is_told_apart = compiled.iterations_told_apart.is_none_or(|told| before < told);
         if after > before && before < planned.iterations_max && !is_told_apart {
-            let way = Way {
-                limit: Some(ix),
-                ..applied.way.clone()
-            };
-            all.push(apply_one(compiled, symbols, world, &way)?.0);
+            let choices = applied.notes.iter().find_map(|note| match note {
+                Note::Started(start) if start.node == planned.header && start.iteration > Some(before) => {
+                    Some(start.choices)
+                }
+                _ => None,
+            });
+            let mut way = applied.way.clone();
+            way.limit = Some(ix);
+            way.tape.truncate(choices.unwrap_or(way.tape.len()));
+            all.push(way);
         }
     }
-    Ok(all)
+    all
 }
 
-fn next_tape(choices: &[Choice]) -> Option<Vec<u8>> {
+/// The next way that makes the first `made` choices alike.
+fn next_tape(choices: &[Choice], made: usize) -> Option<Vec<u8>> {
     let last = choices.iter().rposition(|choice| choice.taken + 1 < choice.of)?;
+    if last < made {
+        return None;
+    }
     let mut tape: Vec<u8> = choices[..=last].iter().map(|choice| choice.taken).collect();
     tape[last] += 1;
     Some(tape)

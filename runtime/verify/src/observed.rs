@@ -25,17 +25,6 @@ pub(crate) struct Seen {
     pub(crate) way: Way,
 }
 
-/// Where a loop stands in a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LoopStand {
-    /// Not entered yet, or passed by.
-    Outside,
-    /// It goes round.
-    Inside,
-    /// It was left by one of its exits, or the execution ended well.
-    Left,
-}
-
 /// Everything that was seen.
 #[derive(Debug)]
 pub(crate) struct Observed {
@@ -79,8 +68,6 @@ pub(crate) struct Observed {
     pub(crate) ends_by_choice: bool,
     /// States in which nothing can happen any more.
     pub(crate) stuck: Vec<StateId>,
-    /// By state, then by loop.
-    stands: Vec<LoopStand>,
 }
 
 /// A write to a variable, as one way on from a state.
@@ -176,7 +163,6 @@ impl Observed {
             ends: [0; 3],
             ends_by_choice: false,
             stuck: Vec::new(),
-            stands: vec![LoopStand::Outside; plan.loops.len()],
         }
     }
 
@@ -185,9 +171,9 @@ impl Observed {
         let after = &applied.world.execution;
         for note in &applied.notes {
             match note {
-                Note::Started(node, edges) => {
-                    keep(&mut self.started[node.at()], seen);
-                    edges.iter().for_each(|edge| self.taken[edge.at()] = true);
+                Note::Started(start) => {
+                    keep(&mut self.started[start.node.at()], seen);
+                    start.edges.iter().for_each(|edge| self.taken[edge.at()] = true);
                 }
                 Note::Missing { node, source, missing } => {
                     keep_in(&mut self.missing, (*node, source.clone(), missing.clone()), seen);
@@ -324,9 +310,8 @@ impl Observed {
     }
 
     /// Takes in a new state.
-    pub(crate) fn state(&mut self, compiled: &Compiled, id: StateId, world: &World) {
-        let execution = &world.execution;
-        let place = match execution.status {
+    pub(crate) fn state(&mut self, world: &World) {
+        let place = match world.execution.status {
             Status::Completed { .. } => Some(0),
             Status::Failed => Some(1),
             Status::Canceled { .. } => Some(2),
@@ -340,26 +325,6 @@ impl Observed {
         if let Some(place) = place {
             self.ends[place] += 1;
         }
-        debug_assert_eq!(
-            self.stands.len(),
-            id as usize * compiled.plan.loops.len(),
-            "states come in order"
-        );
-        let by_node = execution.failure.as_ref().and_then(|failure| failure.node);
-        let is_end = by_node.is_some_and(|node| compiled.plan.node(node).kind == NodeKind::End);
-        let ended_well = matches!(execution.status, Status::Completed { .. } | Status::Canceled { .. }) || is_end;
-        for ix in 0..compiled.plan.loops.len() {
-            let stand = if ended_well {
-                LoopStand::Left
-            } else {
-                stand(compiled, execution, ix)
-            };
-            self.stands.push(stand);
-        }
-    }
-
-    pub(crate) fn stand(&self, id: StateId, ix: usize) -> LoopStand {
-        self.stands[id as usize * self.repeated.len() + ix]
     }
 
     /// Nothing but a call from outside can go on from here.
@@ -415,24 +380,8 @@ fn was_for(compiled: &Compiled, ix: EdgeIx, state: &ExecutionState) -> bool {
     }
 }
 
-fn stand(compiled: &Compiled, execution: &ExecutionState, ix: usize) -> LoopStand {
-    let plan = &compiled.plan;
-    let (planned, one) = (&plan.loops[ix], &execution.loops[ix]);
-    let header = &execution.nodes[planned.header.at()];
-    if !one.finished {
-        let is_entered = header.scheduled_at.is_some() || one.iteration > 1;
-        return if is_entered {
-            LoopStand::Inside
-        } else {
-            LoopStand::Outside
-        };
-    }
-    let exits = planned.nodes.iter().flat_map(|node| &plan.node(*node).outgoing);
-    let is_exit = |edge: &&EdgeIx| !planned.nodes.contains(&plan.edge(**edge).target);
-    let is_taken = |edge: &EdgeIx| matches!(execution.edges[edge.at()], EdgeState::Taken | EdgeState::HeldTaken);
-    if exits.filter(is_exit).any(is_taken) {
-        LoopStand::Left
-    } else {
-        LoopStand::Outside
-    }
+/// Whether a node of type `end` has failed the execution.
+pub(crate) fn ended_on_purpose(compiled: &Compiled, execution: &ExecutionState) -> bool {
+    let by_node = execution.failure.as_ref().and_then(|failure| failure.node);
+    by_node.is_some_and(|node| compiled.plan.node(node).kind == NodeKind::End)
 }

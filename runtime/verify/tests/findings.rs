@@ -26,7 +26,9 @@ fn of(nodes: &[&str], edges: &[&str], settings: &str) -> Report {
     }
     text.push_str(&format!("settings: {{ {settings} }}\n"));
     let definition = parsed(&text).unwrap_or_else(|errors| panic!("{text}\n{errors:?}"));
-    report(&definition, true)
+    let (reduced, whole) = (report(&definition, true), report(&definition, false));
+    assert_eq!(lines(&reduced), lines(&whole), "{}\n{}", told(&reduced), told(&whole));
+    reduced
 }
 
 #[track_caller]
@@ -352,5 +354,83 @@ fn the_cut_off_wait_names_what_follows() {
     expect(
         &of(&nodes, &["one>two", "two>b"], "onFailure: failFast, timeout: 200"),
         &[],
+    );
+}
+
+#[test]
+fn behind_the_limit_of_a_loop_data_decides_anew() {
+    let header = "poll type: function, data: { handlerId: echo, maxIterations: 10 }";
+    let choice = decision("which", &["trigger.strict"], ", defaultPath: other");
+    let edges = [
+        "a>poll",
+        "poll>out condition: \"!output.more\"",
+        "poll>poll condition: output.more",
+        "poll>which type: failure, errors: [LOOP_LIMIT]",
+        "which>one condition: c0",
+        "which>other",
+    ];
+    let nodes = ["a", header, "out", &choice, "one", "other"];
+    expect(&of(&nodes, &edges, FAST), &[]);
+}
+
+#[test]
+fn a_loop_that_asks_anew_in_each_pass_can_be_left_whatever_the_last_one_answers() {
+    let counted = |most: u64| format!("poll type: function, data: {{ handlerId: echo, maxIterations: {most} }}");
+    let edges = [
+        "a>poll",
+        "poll>b",
+        "poll>out",
+        "poll>poll condition: output.more",
+        "b>poll condition: execution.iteration < 3",
+    ];
+    // `b` still runs when the last pass has answered that it goes on: nothing leaves the loop from there.
+    let wait = "b type: delay, data: { delayType: fixed, delayValue: 1 }";
+    for most in [4, 10] {
+        for body in ["b", wait] {
+            expect(&of(&["a", &counted(most), body, "out"], &edges, FAST), &[]);
+        }
+    }
+    // In the second pass this one asks what it has asked in the first.
+    let edges = ["a>poll", "poll>b", "b>out", "b>poll condition: trigger.more"];
+    for most in [2, 10] {
+        for body in ["b", wait] {
+            expect(
+                &of(&["a", &counted(most), body, "out"], &edges, FAST),
+                &["LOOP_NEVER_LEFT possible poll"],
+            );
+        }
+    }
+}
+
+#[test]
+fn a_failure_that_ends_everything_leaves_no_loop() {
+    // The exit is decided before `b` fails, and resolved by that: `out` does not run.
+    let edges = ["a>poll", "poll>b", "poll>out", "b>poll"];
+    let report = of(
+        &[
+            "a",
+            "poll type: function, data: { handlerId: echo, maxIterations: 3 }",
+            "b",
+            "out",
+        ],
+        &edges,
+        FAST,
+    );
+    expect(
+        &report,
+        &["NODE_NEVER_RUNS certain out", "LOOP_NEVER_LEFT certain poll"],
+    );
+    // It is left in the step in which what follows fails.
+    let edges = [
+        "a>poll",
+        "poll>poll condition: output.more",
+        "poll>out",
+        "out>end condition: c0",
+    ];
+    let poll = "poll type: function, data: { handlerId: echo, maxIterations: 3 }";
+    let out = decision("out", &["nodes.end.output.x"], "");
+    expect(
+        &of(&["a", poll, &out, "end"], &edges, FAST),
+        &["NODE_NEVER_RUNS certain end", "READ_OF_NOTHING possible out"],
     );
 }

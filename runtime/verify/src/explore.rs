@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use fixedbitset::FixedBitSet;
 use troupe_core::execution::{Deadline, StepError};
 
 use crate::compiled::Compiled;
@@ -55,9 +56,10 @@ pub(crate) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(crate) fn new(compiled: &'a Compiled, reduces: bool) -> Self {
+    /// `sensitive` are joins at which the order of messages tells, besides those of which the definition says so.
+    pub(crate) fn new(compiled: &'a Compiled, reduces: bool, sensitive: &FixedBitSet) -> Self {
         let independence = if reduces {
-            Independence::of(compiled)
+            Independence::of(compiled, sensitive)
         } else {
             Independence::none()
         };
@@ -76,6 +78,11 @@ impl<'a> Search<'a> {
             waiting: BTreeSet::new(),
             worlds: HashMap::new(),
         }
+    }
+
+    /// Whether moves that commute are made in one order only.
+    pub(crate) fn is_reduced(&self) -> bool {
+        self.independence.is_some()
     }
 
     /// Looks at up to `states_max` states; `should_stop` is asked before each with the number of those seen.
@@ -224,7 +231,7 @@ impl<'a> Search<'a> {
             depth,
             way: applied.way.clone(),
         };
-        self.observed.step(self.compiled, &seen, before, &applied);
+        self.observed.step(self.compiled, &seen, needed, before, &applied);
         let next = StateId::try_from(self.states.len()).unwrap_or(StateId::MAX);
         let id = *self.known.entry(print).or_insert(next);
         if self.has_loops {

@@ -23,6 +23,7 @@ mod zone;
 
 pub use report::*;
 
+use fixedbitset::FixedBitSet;
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::execution::StepError;
 use troupe_core::plan::PlanError;
@@ -77,7 +78,15 @@ pub fn verify(
     should_stop: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Report, VerifyError> {
     let compiled = Compiled::new(definition)?;
-    let mut search = Search::new(&compiled, options.reduces);
-    search.run(options.states_max, should_stop)?;
-    Ok(findings::report(search)?)
+    let mut sensitive = FixedBitSet::with_capacity(compiled.plan.nodes.len());
+    loop {
+        let mut search = Search::new(&compiled, options.reduces, &sensitive);
+        search.run(options.states_max, should_stop)?;
+        let cut_short = &search.observed.cut_short;
+        if !search.is_reduced() || search.bound.is_some() || cut_short.is_subset(&sensitive) {
+            return Ok(findings::report(search)?);
+        }
+        // Which branch came to such a join last decided what else began.
+        sensitive.union_with(cut_short);
+    }
 }

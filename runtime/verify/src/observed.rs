@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fixedbitset::FixedBitSet;
 use troupe_core::definition::{EdgeKind, NodeKind};
 use troupe_core::execution::{Deadline, EdgeState, ExecutionState, Phase, Status, Verb};
 use troupe_core::plan::Plan;
@@ -9,7 +10,7 @@ use troupe_core::{EdgeIx, NodeIx};
 
 use crate::compiled::Compiled;
 use crate::explore::{Reached, StateId};
-use crate::moves::{Applied, Move, Owner, Way, node_of};
+use crate::moves::{Applied, Fault, Move, Owner, Way, node_of};
 use crate::oracle::{Level, Note, Writing};
 use crate::values::Missing;
 use crate::world::World;
@@ -68,6 +69,8 @@ pub(crate) struct Observed {
     pub(crate) ends_by_choice: bool,
     /// States in which nothing can happen any more.
     pub(crate) stuck: Vec<StateId>,
+    /// Joins whose last message ended everything before what else its step led to could begin.
+    pub(crate) cut_short: FixedBitSet,
 }
 
 /// A write to a variable, as one way on from a state.
@@ -163,22 +166,29 @@ impl Observed {
             ends: [0; 3],
             ends_by_choice: false,
             stuck: Vec::new(),
+            cut_short: FixedBitSet::with_capacity(nodes),
         }
     }
 
-    /// Takes in a step.
-    pub(crate) fn step(&mut self, compiled: &Compiled, seen: &Seen, before: &World, applied: &Applied) {
+    /// Takes in a step from a state that needs so much.
+    pub(crate) fn step(&mut self, compiled: &Compiled, seen: &Seen, needed: Level, before: &World, applied: &Applied) {
         let after = &applied.world.execution;
+        for (fault, level) in &applied.faults {
+            let level = needed.max(*level);
+            let seen = &Seen { level, ..seen.clone() };
+            match fault.clone() {
+                Fault::Missing(node, source, missing) => keep_in(&mut self.missing, (node, source, missing), seen),
+                Fault::Unmatched(node) => keep_in(&mut self.unmatched, node, seen),
+                Fault::Nothing => keep(&mut self.nothing, seen),
+            }
+        }
         for note in &applied.notes {
             match note {
                 Note::Started(start) => {
                     keep(&mut self.started[start.node.at()], seen);
                     start.edges.iter().for_each(|edge| self.taken[edge.at()] = true);
                 }
-                Note::Missing { node, source, missing } => {
-                    keep_in(&mut self.missing, (*node, source.clone(), missing.clone()), seen);
-                }
-                Note::Assumed { .. } | Note::Writes(..) => {}
+                Note::Missing { .. } | Note::Assumed { .. } | Note::Writes(..) => {}
             }
         }
         self.transitions(compiled, seen, applied);
@@ -187,11 +197,34 @@ impl Observed {
             self.repeated[place] |= after.iteration > before.iteration;
         }
         self.ending(compiled, seen, &before.execution, after);
+        if after.status == Status::Failed && compiled.failures_end {
+            self.cuts(compiled, &before.execution, after);
+        }
+    }
+
+    /// With the messages of such a join in another order, something else begins before everything ends.
+    fn cuts(&mut self, compiled: &Compiled, before: &ExecutionState, after: &ExecutionState) {
+        let plan = &compiled.plan;
+        let is_cut = |edge: EdgeIx| {
+            let is_new = before.edges[edge.at()] != after.edges[edge.at()];
+            let target = &after.nodes[plan.edge(edge).target.at()];
+            let has_ended = matches!(target.phase, Phase::Skipped | Phase::Canceled);
+            is_new && matches!(after.edges[edge.at()], EdgeState::Taken | EdgeState::HeldTaken) && has_ended
+        };
+        if !compiled.edge_ixs().any(is_cut) {
+            return;
+        }
+        for node in compiled.node_ixs().filter(|node| plan.node(*node).entries > 1) {
+            let (old, new) = (&before.nodes[node.at()], &after.nodes[node.at()]);
+            let is_decided = old.phase == Phase::Pending && new.phase != Phase::Pending;
+            if is_decided && old.taken + old.dead > 0 {
+                self.cut_short.insert(node.at());
+            }
+        }
     }
 
     fn transitions(&mut self, compiled: &Compiled, seen: &Seen, applied: &Applied) {
         let plan = &compiled.plan;
-        let after = &applied.world.execution;
         let changed = |wanted: Verb| {
             let changes = applied.stepped.transitions.iter();
             changes
@@ -210,17 +243,6 @@ impl Observed {
             .for_each(|node| self.ended_by_others[node.at()] |= is_meant);
         for node in changed(Verb::NodeWaiting) {
             keep(&mut self.waited[node.at()], seen);
-        }
-        for node in changed(Verb::NodeFailed) {
-            let failure = after.nodes[node.at()].failure.as_ref();
-            let handles = |edge: &EdgeIx| {
-                plan.edge(*edge).kind == EdgeKind::Failure
-                    && matches!(after.edges[edge.at()], EdgeState::Taken | EdgeState::HeldTaken)
-            };
-            let is_handled = plan.node(node).outgoing.iter().any(handles);
-            if failure.is_some_and(|failure| failure.error.code == "NO_MATCHING_CONDITION") && !is_handled {
-                keep_in(&mut self.unmatched, node, seen);
-            }
         }
     }
 
@@ -290,21 +312,13 @@ impl Observed {
         }
         match after.status {
             Status::Canceled { .. } => self.ends_by_choice = true,
-            Status::Completed { .. } => {
-                let completed = |leaf: &NodeIx| after.nodes[leaf.at()].phase == Phase::Completed;
-                let by_node = plan.nodes.iter().zip(&after.nodes);
-                let by_node = by_node.filter(|(node, _)| node.kind == NodeKind::End);
-                let ended = by_node.filter(|(_, state)| state.phase == Phase::Completed).count() > 0;
-                if !ended && !plan.leaves.iter().any(completed) {
-                    keep(&mut self.nothing, seen);
-                }
-            }
             Status::Pending
             | Status::Running
             | Status::Failing
             | Status::Canceling { .. }
             | Status::Compensating(_)
             | Status::Reporting
+            | Status::Completed { .. }
             | Status::Failed => {}
         }
     }

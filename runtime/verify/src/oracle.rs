@@ -67,6 +67,8 @@ pub(crate) enum Writing {
 pub(crate) struct Choice {
     pub(crate) taken: u8,
     pub(crate) of: u8,
+    /// What the way that was taken needs.
+    pub(crate) level: Level,
 }
 
 /// One step's evaluator.
@@ -89,8 +91,13 @@ impl Chooser<'_> {
     fn choose(&mut self, levels: &[Level]) -> usize {
         let taken = self.tape.get(self.made.len()).copied().unwrap_or(0);
         let of = u8::try_from(levels.len()).unwrap_or(u8::MAX);
-        self.made.push(Choice { taken, of });
+        let made = taken;
         let taken = usize::from(taken).min(levels.len() - 1);
+        self.made.push(Choice {
+            taken: made,
+            of,
+            level: levels[taken],
+        });
         self.level = self.level.max(levels[taken]);
         taken
     }

@@ -434,3 +434,54 @@ fn a_failure_that_ends_everything_leaves_no_loop() {
         &["NODE_NEVER_RUNS certain end", "READ_OF_NOTHING possible out"],
     );
 }
+
+#[test]
+fn what_a_failing_join_cuts_short_has_begun_where_another_branch_is_the_last() {
+    let wait = "wait type: delay, data: { delayType: fixed, delayValue: 100 }";
+    let join = decision("j", &[], ", join: { mode: allSuccess, onUnsatisfied: fail }");
+    let edges = ["wait>j type: failure", "b>j", "wait>n"];
+    let report = of(&["a", wait, "b", &join, "n"], &edges, FAST);
+    expect(&report, &["JOIN_NEVER_FIRES certain j"]);
+    // The same of a join that fires, and throws.
+    let join = decision("j", &["nodes.n.output.x.y", "!nodes.n.output.x.y"], "");
+    let edges = ["b>j", "c>j", "b>n", "c>m", "j>k condition: c0", "j>k condition: c1"];
+    let report = of(&["a", "b", "c", "n", "m", &join, "k"], &edges, FAST);
+    assert!(
+        !lines(&report)
+            .iter()
+            .any(|line| line.ends_with("certain n") || line.ends_with("certain m")),
+        "{}",
+        told(&report)
+    );
+}
+
+#[test]
+fn data_that_a_delay_passes_on_is_remembered_where_its_output_is_read() {
+    let choice = decision("one", &["input.x > 5"], ", defaultPath: no");
+    let wait = "wait type: delay, data: { delayType: fixed, delayValue: 100 }";
+    let edges = [
+        "one>wait condition: c0",
+        "one>no",
+        "wait>two condition: nodes.wait.output.x < 5",
+    ];
+    let report = of(&[&choice, wait, "two", "no"], &edges, FAST);
+    expect(
+        &report,
+        &["NODE_NEVER_RUNS certain two", "NOTHING_COMPLETED possible two,no"],
+    );
+}
+
+#[test]
+fn what_shows_whatever_data_decides_in_its_step_is_certain() {
+    let wait = "wait type: delay, data: { delayType: fixed, delayValue: 100 }";
+    let join = decision("j", &["input.ok"], "");
+    let edges = ["a>j condition: nodes.b.output.ok", "wait>j", "j>k condition: c0"];
+    let nodes = ["a", wait, "b", &join, "k", "c", "d"];
+    let report = of(&nodes, &edges, "onFailure: continue");
+    let found = lines(&report);
+    assert!(
+        found.contains(&"READ_OF_NOTHING certain a".to_owned()),
+        "{}",
+        told(&report)
+    );
+}

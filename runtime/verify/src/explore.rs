@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use fixedbitset::FixedBitSet;
-use troupe_core::execution::{Deadline, StepError};
+use troupe_core::execution::{Deadline, EdgeState, StepError};
 
 use crate::compiled::Compiled;
 use crate::independence::Independence;
@@ -167,7 +167,7 @@ impl<'a> Search<'a> {
         let mut leads_on = false;
         let mut needs_data = false;
         for mv in &owner.moves {
-            if self.reduces && self.is_told(id, mv) {
+            if self.reduces && self.is_told(id, world, mv) {
                 continue;
             }
             for applied in apply(self.compiled, &mut self.symbols, world, mv)? {
@@ -178,7 +178,7 @@ impl<'a> Search<'a> {
                     phase(&applied.world) == phase(world)
                 });
                 needs_data |= !is_over && !unmoved;
-                written.extend(Written::of(id, owner.node, &applied));
+                written.extend(Written::of(self.compiled, id, world, owner.node, &applied));
                 let is_new = self.arrive(id, world, applied);
                 // Where nothing goes round a state that is known leads on as well.
                 leads_on |= !is_over && (is_new || !self.has_loops);
@@ -188,9 +188,14 @@ impl<'a> Search<'a> {
     }
 
     /// A failure that ends everything is the same end wherever it happens, and was seen nearer.
-    fn is_told(&self, id: StateId, mv: &Move) -> bool {
+    fn is_told(&self, id: StateId, world: &World, mv: &Move) -> bool {
         let Move::Fail(ix, code) = mv else { return false };
         if !self.compiled.failures_end || self.compiled.failure_leads_on(*ix) {
+            return false;
+        }
+        // It resolves what loops hold as that was decided.
+        let mut edges = world.execution.edges.iter().zip(&self.observed.taken);
+        if edges.any(|(edge, is_seen)| *edge == EdgeState::HeldTaken && !is_seen) {
             return false;
         }
         let here = &self.states[id as usize];

@@ -82,11 +82,11 @@ pub fn verify(
     loop {
         let mut search = Search::new(&compiled, options.reduces, &sensitive);
         search.run(options.states_max, should_stop)?;
-        let cut_short = &search.observed.cut_short;
-        if !search.is_reduced() || search.bound.is_some() || cut_short.is_subset(&sensitive) {
+        let reorders = &search.observed.reorders;
+        if !search.is_reduced() || search.bound.is_some() || reorders.is_subset(&sensitive) {
             return Ok(findings::report(search)?);
         }
-        // Which branch came to such a join last decided what else began.
-        sensitive.union_with(cut_short);
+        // Which branch comes to such a join last tells more than the order of moves that commute.
+        sensitive.union_with(reorders);
     }
 }

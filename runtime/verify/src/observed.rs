@@ -69,8 +69,8 @@ pub(crate) struct Observed {
     pub(crate) ends_by_choice: bool,
     /// States in which nothing can happen any more.
     pub(crate) stuck: Vec<StateId>,
-    /// Joins whose last message ended everything before what else its step led to could begin.
-    pub(crate) cut_short: FixedBitSet,
+    /// Joins whose last message took data, or ended everything, so that what else its step shows seems to need that.
+    pub(crate) reorders: FixedBitSet,
 }
 
 /// A write to a variable, as one way on from a state.
@@ -85,11 +85,22 @@ pub(crate) struct Written {
     alive: BTreeSet<NodeIx>,
     from: StateId,
     way: Way,
+    /// Joins that may be why the step took data.
+    decided: Vec<NodeIx>,
 }
 
 impl Written {
-    pub(crate) fn of(from: StateId, owner: NodeIx, applied: &Applied) -> Vec<Self> {
+    pub(crate) fn of(
+        compiled: &Compiled,
+        from: StateId,
+        before: &World,
+        owner: NodeIx,
+        applied: &Applied,
+    ) -> Vec<Self> {
         let mut all = Vec::new();
+        let takes_data = applied.level != Level::Sure;
+        let decided = decided(compiled, &before.execution, &applied.world.execution);
+        let decided: Vec<NodeIx> = decided.filter(|_| takes_data).collect();
         for note in &applied.notes {
             let Note::Writes(node, writings) = note else { continue };
             let mut alive = BTreeSet::new();
@@ -106,6 +117,7 @@ impl Written {
                 alive: alive.clone(),
                 from,
                 way: applied.way.clone(),
+                decided: decided.clone(),
             }));
         }
         all
@@ -166,7 +178,7 @@ impl Observed {
             ends: [0; 3],
             ends_by_choice: false,
             stuck: Vec::new(),
-            cut_short: FixedBitSet::with_capacity(nodes),
+            reorders: FixedBitSet::with_capacity(nodes),
         }
     }
 
@@ -198,29 +210,24 @@ impl Observed {
         }
         self.ending(compiled, seen, &before.execution, after);
         if after.status == Status::Failed && compiled.failures_end {
-            self.cuts(compiled, &before.execution, after);
+            self.cuts(compiled, &before.execution, applied);
         }
     }
 
-    /// With the messages of such a join in another order, something else begins before everything ends.
-    fn cuts(&mut self, compiled: &Compiled, before: &ExecutionState, after: &ExecutionState) {
-        let plan = &compiled.plan;
+    /// With the messages of such a join in another order, something else begins, or writes, before everything ends.
+    fn cuts(&mut self, compiled: &Compiled, before: &ExecutionState, applied: &Applied) {
+        let (plan, after) = (&compiled.plan, &applied.world.execution);
         let is_cut = |edge: EdgeIx| {
             let is_new = before.edges[edge.at()] != after.edges[edge.at()];
             let target = &after.nodes[plan.edge(edge).target.at()];
             let has_ended = matches!(target.phase, Phase::Skipped | Phase::Canceled);
             is_new && matches!(after.edges[edge.at()], EdgeState::Taken | EdgeState::HeldTaken) && has_ended
         };
-        if !compiled.edge_ixs().any(is_cut) {
+        let writes = applied.notes.iter().any(|note| matches!(note, Note::Writes(..)));
+        if !writes && !compiled.edge_ixs().any(is_cut) {
             return;
         }
-        for node in compiled.node_ixs().filter(|node| plan.node(*node).entries > 1) {
-            let (old, new) = (&before.nodes[node.at()], &after.nodes[node.at()]);
-            let is_decided = old.phase == Phase::Pending && new.phase != Phase::Pending;
-            if is_decided && old.taken + old.dead > 0 {
-                self.cut_short.insert(node.at());
-            }
-        }
+        self.reorders.extend(decided(compiled, before, after).map(NodeIx::at));
     }
 
     fn transitions(&mut self, compiled: &Compiled, seen: &Seen, applied: &Applied) {
@@ -361,6 +368,8 @@ impl Observed {
         for (place, first) in written.iter().enumerate() {
             for second in &written[place + 1..] {
                 if first.races(second) {
+                    let decided = first.decided.iter().chain(&second.decided);
+                    self.reorders.extend(decided.map(|node| node.at()));
                     let (one, two) = (first.node.min(second.node), first.node.max(second.node));
                     let seen = Seen {
                         from: first.from,
@@ -394,8 +403,23 @@ fn was_for(compiled: &Compiled, ix: EdgeIx, state: &ExecutionState) -> bool {
     }
 }
 
+/// Joins that a step decided, when other messages had come before.
+fn decided(compiled: &Compiled, before: &ExecutionState, after: &ExecutionState) -> impl Iterator<Item = NodeIx> {
+    let joins = compiled.node_ixs().filter(|node| compiled.plan.node(*node).entries > 1);
+    joins.filter(|node| {
+        let (old, new) = (&before.nodes[node.at()], &after.nodes[node.at()]);
+        old.phase == Phase::Pending && new.phase != Phase::Pending && old.taken + old.dead > 0
+    })
+}
+
 /// Whether a node of type `end` has failed the execution.
 pub(crate) fn ended_on_purpose(compiled: &Compiled, execution: &ExecutionState) -> bool {
+    let plan = &compiled.plan;
     let by_node = execution.failure.as_ref().and_then(|failure| failure.node);
-    by_node.is_some_and(|node| compiled.plan.node(node).kind == NodeKind::End)
+    let is_end = |node: &NodeIx| plan.node(*node).kind == NodeKind::End;
+    let has_ended = |node: &NodeIx| execution.nodes[node.at()].phase == Phase::Completed;
+    // One that was tolerated before stays the reason, where the node names none.
+    let is_tolerated = plan.settings.continues_on_failure && execution.status == Status::Failed;
+    let mut ends = compiled.node_ixs().filter(is_end);
+    by_node.as_ref().is_some_and(is_end) || (is_tolerated && ends.any(|node| has_ended(&node)))
 }

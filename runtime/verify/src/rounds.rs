@@ -1,5 +1,6 @@
 //! Passes of loops: where each begins, and which steps leave a loop.
 
+use troupe_core::definition::EdgeKind;
 use troupe_core::execution::{Deadline, EdgeState, Phase, Status};
 use troupe_core::plan::PlanLoop;
 use troupe_core::{EdgeIx, LoopIx};
@@ -138,7 +139,7 @@ impl<'a> Step<'a> {
 
     /// Whether the loop, inside which it was at this note, is left behind it.
     fn leaves(&self, since: usize) -> bool {
-        self.ends_well() || self.goes_round_outside(since) || self.takes_an_exit()
+        self.ends_well() || self.goes_round_outside(since) || self.comes_to_its_end()
     }
 
     /// The next pass of a loop around it takes every trace of how it was left, but not of its limit.
@@ -162,8 +163,9 @@ impl<'a> Step<'a> {
         goes_round && (!at_limit || self.compiled.failure_leads_on(self.planned.header))
     }
 
-    /// Exits that resolve because the execution fails lead nowhere, however they were decided.
-    fn takes_an_exit(&self) -> bool {
+    /// Exits that resolve because the execution fails lead nowhere, however they were decided. A loop that nothing leads back
+    /// into is over without an exit, unless a failure ended it.
+    fn comes_to_its_end(&self) -> bool {
         let plan = &self.compiled.plan;
         let (before, after) = (&self.before.execution, &self.applied.world.execution);
         if !after.loops[self.ix.at()].finished {
@@ -189,6 +191,13 @@ impl<'a> Step<'a> {
         };
         let is_taken = |edge: &EdgeIx| matches!(after.edges[edge.at()], EdgeState::Taken | EdgeState::HeldTaken);
         let nodes = self.planned.nodes.iter();
+        let is_handled = |edge: &EdgeIx| plan.edge(*edge).kind == EdgeKind::Failure && is_taken(edge);
+        let mut failed = nodes
+            .clone()
+            .filter(|node| after.nodes[node.at()].phase == Phase::Failed);
+        if goes_on && failed.all(|node| plan.node(*node).outgoing.iter().any(is_handled)) {
+            return true;
+        }
         let mut exits = nodes
             .flat_map(|node| &plan.node(*node).outgoing)
             .filter(|edge| !self.planned.nodes.contains(&plan.edge(**edge).target));

@@ -485,3 +485,56 @@ fn what_shows_whatever_data_decides_in_its_step_is_certain() {
         told(&report)
     );
 }
+
+#[test]
+fn a_write_races_whatever_the_join_behind_it_asks() {
+    let writer = |id: &str, value: &str| {
+        format!("{id} type: function, data: {{ handlerId: echo, outputMapping: {{ v: \"{value}\" }} }}")
+    };
+    let edges = ["one>j", "b>j", "j>k condition: c0"];
+    for asks in ["trigger.n > 5", "nodes.k.output.x"] {
+        let nodes = [
+            &writer("one", "1"),
+            "b",
+            &decision("j", &[asks], ""),
+            "k",
+            &writer("two", "output.x"),
+        ];
+        let report = of(&nodes, &edges, FAST);
+        let found = lines(&report);
+        assert!(
+            found.contains(&"VARIABLE_RACE certain one,two".to_owned()),
+            "{}",
+            told(&report)
+        );
+    }
+}
+
+#[test]
+fn a_loop_that_ends_without_an_exit_is_no_trap_whatever_fails_beside_it() {
+    let edges = ["a>poll", "poll>b condition: execution.iteration < 3", "b>poll", "b>out"];
+    let poll = "poll type: function, data: { handlerId: echo, maxIterations: 4 }";
+    let canceling = "beside type: function, data: { handlerId: echo, cancels: [wait] }";
+    let wait = "wait type: delay, data: { delayType: fixed, delayValue: 100 }";
+    expect(
+        &of(&["a", poll, "b", "out", canceling, wait], &edges, "onFailure: continue"),
+        &["NODE_NEVER_RUNS certain out"],
+    );
+}
+
+#[test]
+fn a_failure_in_a_loop_takes_what_the_loop_holds() {
+    let edges = [
+        "a>poll",
+        "poll>b",
+        "poll>b type: failure",
+        "poll>out condition: trigger.n > 5",
+        "b>poll condition: trigger.n > 3",
+        "b>out",
+    ];
+    let poll = "poll type: function, data: { handlerId: echo, maxIterations: 4 }";
+    expect(
+        &of(&["a", poll, "b", "out"], &edges, FAST),
+        &["LOOP_NEVER_LEFT possible poll"],
+    );
+}

@@ -3,7 +3,7 @@
 use troupe_core::definition::EdgeKind;
 use troupe_core::execution::{Deadline, EdgeState, Phase, Status};
 use troupe_core::plan::PlanLoop;
-use troupe_core::{EdgeIx, LoopIx};
+use troupe_core::{EdgeIx, LoopIx, NodeIx};
 
 use crate::compiled::Compiled;
 use crate::explore::StateId;
@@ -196,6 +196,14 @@ impl<'a> Step<'a> {
             .clone()
             .filter(|node| after.nodes[node.at()].phase == Phase::Failed);
         if goes_on && failed.all(|node| plan.node(*node).outgoing.iter().any(is_handled)) {
+            return true;
+        }
+        // It had ended before what follows it failed in the same step.
+        let by_node = after.failure.as_ref().and_then(|failure| failure.node);
+        let is_outside = by_node.is_some_and(|node| !self.planned.nodes.contains(&node));
+        let is_cut = |node: &NodeIx| after.nodes[node.at()].cut_off.is_some();
+        let was_over = after.loops[self.ix.at()].dropped.is_empty() && !self.planned.nodes.iter().any(is_cut);
+        if before.failure.is_none() && is_outside && was_over {
             return true;
         }
         let mut exits = nodes

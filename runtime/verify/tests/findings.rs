@@ -538,3 +538,21 @@ fn a_failure_in_a_loop_takes_what_the_loop_holds() {
         &["LOOP_NEVER_LEFT possible poll"],
     );
 }
+
+#[test]
+fn a_loop_has_ended_before_what_follows_it_fails_in_the_same_step() {
+    let edges = [
+        "poll>poll condition: execution.iteration < 3",
+        "poll>j condition: execution.iteration < 3",
+        "b>j",
+        "j>k condition: c0",
+    ];
+    let poll = "poll type: function, data: { handlerId: echo, maxIterations: 4 }";
+    let join = decision("j", &["nodes.c.status === 'failed'"], "");
+    let report = of(&[poll, "b", "c", &join, "k"], &edges, FAST);
+    assert!(
+        report.findings.iter().all(|finding| finding.code != "LOOP_NEVER_LEFT"),
+        "{}",
+        told(&report)
+    );
+}

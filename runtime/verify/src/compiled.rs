@@ -214,8 +214,11 @@ impl Compiled {
         let plan = &self.plan;
         let mut flows = FixedBitSet::with_capacity(plan.nodes.len());
         let mut open = Vec::new();
+        let is_named = |place: usize| self.reads.iter().any(|named| named.contains(place));
         for (place, node) in self.nodes.iter().enumerate() {
-            if node.uses.input || (node.uses.output && !plan.nodes[place].kind.has_attempts()) {
+            // What passes its input on is read where its output is.
+            let is_read = node.uses.output || is_named(place);
+            if node.uses.input || (is_read && !plan.nodes[place].kind.has_attempts()) {
                 open.push(place);
             }
         }

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use troupe_core::execution::{Deadline, StepError};
+use fixedbitset::FixedBitSet;
+use troupe_core::execution::{Deadline, EdgeState, StepError};
 
 use crate::compiled::Compiled;
 use crate::independence::Independence;
 use crate::moves::{Applied, Move, Owner, Way, apply, owners, starts};
 use crate::observed::{Observed, Seen, Written};
 use crate::oracle::Level;
+use crate::rounds::Rounds;
 use crate::symbols::Symbols;
 use crate::world::World;
 
@@ -43,6 +45,7 @@ pub(crate) struct Search<'a> {
     pub(crate) bound: Option<Bound>,
     /// From which state to which; kept where loops must be judged.
     pub(crate) steps: Vec<(StateId, StateId)>,
+    pub(crate) rounds: Rounds,
     independence: Independence,
     /// Leaves out what gives no other finding.
     reduces: bool,
@@ -53,9 +56,10 @@ pub(crate) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(crate) fn new(compiled: &'a Compiled, reduces: bool) -> Self {
+    /// `sensitive` are joins at which the order of messages tells, besides those of which the definition says so.
+    pub(crate) fn new(compiled: &'a Compiled, reduces: bool, sensitive: &FixedBitSet) -> Self {
         let independence = if reduces {
-            Independence::of(compiled)
+            Independence::of(compiled, sensitive)
         } else {
             Independence::none()
         };
@@ -66,6 +70,7 @@ impl<'a> Search<'a> {
             observed: Observed::new(&compiled.plan),
             bound: None,
             steps: Vec::new(),
+            rounds: Rounds::default(),
             independence,
             reduces,
             has_loops: !compiled.plan.loops.is_empty(),
@@ -73,6 +78,11 @@ impl<'a> Search<'a> {
             waiting: BTreeSet::new(),
             worlds: HashMap::new(),
         }
+    }
+
+    /// Whether moves that commute are made in one order only.
+    pub(crate) fn is_reduced(&self) -> bool {
+        self.independence.is_some()
     }
 
     /// Looks at up to `states_max` states; `should_stop` is asked before each with the number of those seen.
@@ -157,7 +167,7 @@ impl<'a> Search<'a> {
         let mut leads_on = false;
         let mut needs_data = false;
         for mv in &owner.moves {
-            if self.reduces && self.is_told(id, mv) {
+            if self.reduces && self.is_told(id, world, mv) {
                 continue;
             }
             for applied in apply(self.compiled, &mut self.symbols, world, mv)? {
@@ -168,7 +178,7 @@ impl<'a> Search<'a> {
                     phase(&applied.world) == phase(world)
                 });
                 needs_data |= !is_over && !unmoved;
-                written.extend(Written::of(id, owner.node, &applied));
+                written.extend(Written::of(self.compiled, id, world, owner.node, &applied));
                 let is_new = self.arrive(id, world, applied);
                 // Where nothing goes round a state that is known leads on as well.
                 leads_on |= !is_over && (is_new || !self.has_loops);
@@ -178,9 +188,14 @@ impl<'a> Search<'a> {
     }
 
     /// A failure that ends everything is the same end wherever it happens, and was seen nearer.
-    fn is_told(&self, id: StateId, mv: &Move) -> bool {
+    fn is_told(&self, id: StateId, world: &World, mv: &Move) -> bool {
         let Move::Fail(ix, code) = mv else { return false };
         if !self.compiled.failures_end || self.compiled.failure_leads_on(*ix) {
+            return false;
+        }
+        // It resolves what loops hold as that was decided.
+        let mut edges = world.execution.edges.iter().zip(&self.observed.taken);
+        if edges.any(|(edge, is_seen)| *edge == EdgeState::HeldTaken && !is_seen) {
             return false;
         }
         let here = &self.states[id as usize];
@@ -210,9 +225,9 @@ impl<'a> Search<'a> {
 
     /// Takes a successor in; tells whether it is new.
     fn arrive(&mut self, from: StateId, before: &World, mut applied: Applied) -> bool {
-        let (level, depth) = {
+        let (needed, level, depth) = {
             let from = &self.states[from as usize];
-            (from.level.max(applied.level), from.depth + 1)
+            (from.level, from.level.max(applied.level), from.depth + 1)
         };
         let print = applied.world.fingerprint(self.compiled, &self.symbols, self.reduces);
         let seen = Seen {
@@ -221,11 +236,12 @@ impl<'a> Search<'a> {
             depth,
             way: applied.way.clone(),
         };
-        self.observed.step(self.compiled, &seen, before, &applied);
+        self.observed.step(self.compiled, &seen, needed, before, &applied);
         let next = StateId::try_from(self.states.len()).unwrap_or(StateId::MAX);
         let id = *self.known.entry(print).or_insert(next);
         if self.has_loops {
             self.steps.push((from, id));
+            self.rounds.step(self.compiled, &seen, needed, before, &applied, id);
         }
         let reached = Reached {
             by: Some((from, applied.way)),
@@ -233,7 +249,7 @@ impl<'a> Search<'a> {
             depth,
         };
         if id == next {
-            self.observed.state(self.compiled, id, &applied.world);
+            self.observed.state(&applied.world);
             self.states.push(reached);
         } else {
             let old = &mut self.states[id as usize];

@@ -33,7 +33,7 @@ impl Independence {
         }
     }
 
-    pub(crate) fn of(compiled: &Compiled) -> Self {
+    pub(crate) fn of(compiled: &Compiled, sensitive: &FixedBitSet) -> Self {
         let plan = &compiled.plan;
         let count = plan.nodes.len();
         // Dispatch in turn, and clean-up during a failure, tie everything together.
@@ -57,7 +57,7 @@ impl Independence {
             }
         };
         for first in 0..count {
-            if is_sensitive(plan, first) {
+            if is_sensitive(plan, first) || sensitive.contains(first) {
                 tie(first, first);
             }
             for second in 0..count {
@@ -71,6 +71,11 @@ impl Independence {
             dependent: Some(dependent),
             below: below.iter().map(|nodes| nodes.count_ones(..)).collect(),
         }
+    }
+
+    /// Whether anything is independent of anything.
+    pub(crate) fn is_some(&self) -> bool {
+        self.dependent.is_some()
     }
 
     /// A few owners whose moves, now, stand for all: none of the others, nor what they lead to, depends on them.

@@ -14,6 +14,7 @@ mod moves;
 mod observed;
 mod oracle;
 mod report;
+mod rounds;
 mod story;
 mod symbols;
 mod values;
@@ -22,6 +23,7 @@ mod zone;
 
 pub use report::*;
 
+use fixedbitset::FixedBitSet;
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::execution::StepError;
 use troupe_core::plan::PlanError;
@@ -76,7 +78,15 @@ pub fn verify(
     should_stop: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Report, VerifyError> {
     let compiled = Compiled::new(definition)?;
-    let mut search = Search::new(&compiled, options.reduces);
-    search.run(options.states_max, should_stop)?;
-    Ok(findings::report(search)?)
+    let mut sensitive = FixedBitSet::with_capacity(compiled.plan.nodes.len());
+    loop {
+        let mut search = Search::new(&compiled, options.reduces, &sensitive);
+        search.run(options.states_max, should_stop)?;
+        let reorders = &search.observed.reorders;
+        if !search.is_reduced() || search.bound.is_some() || reorders.is_subset(&sensitive) {
+            return Ok(findings::report(search)?);
+        }
+        // Which branch comes to such a join last tells more than the order of moves that commute.
+        sensitive.union_with(reorders);
+    }
 }

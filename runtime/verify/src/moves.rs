@@ -1,15 +1,18 @@
 //! What can happen next in a state, and the real step that makes it happen.
 
+use troupe_core::definition::{EdgeKind, NodeKind};
 use troupe_core::execution::{
-    AttemptClosed, AttemptFailure, AttemptOutcome, Deadline, Event, Phase, Started, StepError, Stepped, step,
+    AttemptClosed, AttemptFailure, AttemptOutcome, Deadline, EdgeState, Event, Phase, Started, Status, StepError,
+    Stepped, Verb, step,
 };
-use troupe_core::{ErrorInfo, LoopIx, NodeIx, Value};
+use troupe_core::{EdgeIx, ErrorInfo, LoopIx, NodeIx, Value};
 use troupe_lang::Comparison;
 
 use crate::assumptions::Atom;
 use crate::compiled::Compiled;
 use crate::oracle::{Choice, Chooser, Level, Note, Oracle};
 use crate::symbols::{Origin, Symbols};
+use crate::values::Missing;
 use crate::world::{NOW, World};
 
 /// Code of an attempt that took too long.
@@ -49,6 +52,20 @@ pub(crate) struct Applied {
     pub(crate) level: Level,
     pub(crate) notes: Vec<Note>,
     pub(crate) stepped: Stepped,
+    choices: Vec<Choice>,
+    /// What may be wrong with the step, and what it needs to show.
+    pub(crate) faults: Vec<(Fault, Level)>,
+}
+
+/// Something wrong in a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// An expression looks something up on nothing.
+    Missing(Option<NodeIx>, String, Missing),
+    /// A decision matches nothing, and nothing handles that.
+    Unmatched(NodeIx),
+    /// The execution completes with nothing done.
+    Nothing,
 }
 
 /// The moves of one node; none where it waits for a timer that others precede.
@@ -145,22 +162,116 @@ pub(crate) fn apply(
     world: &World,
     mv: &Move,
 ) -> Result<Vec<Applied>, StepError> {
-    let mut all = Vec::new();
-    let mut tape = Vec::new();
-    loop {
-        let way = Way {
-            mv: mv.clone(),
-            tape,
-            limit: None,
-        };
-        let (applied, choices) = apply_one(compiled, symbols, world, &way)?;
-        all.extend(at_limits(compiled, symbols, world, &applied)?);
-        all.push(applied);
-        match next_tape(&choices) {
-            Some(next) => tape = next,
-            None => return Ok(all),
+    let way = Way {
+        mv: mv.clone(),
+        tape: Vec::new(),
+        limit: None,
+    };
+    let mut all = ways(compiled, symbols, world, way)?;
+    let mut at_limits = Vec::new();
+    for applied in &all {
+        for way in at_limits_of(compiled, world, applied) {
+            if !at_limits.contains(&way) {
+                at_limits.push(way);
+            }
         }
     }
+    for way in at_limits {
+        all.extend(ways(compiled, symbols, world, way)?);
+    }
+    Ok(all)
+}
+
+/// Every way that begins with the choices of this one.
+fn ways(compiled: &Compiled, symbols: &mut Symbols, world: &World, mut way: Way) -> Result<Vec<Applied>, StepError> {
+    let made = way.tape.len();
+    let mut all = Vec::new();
+    loop {
+        let applied = apply_one(compiled, symbols, world, &way)?;
+        let next = next_tape(&applied.choices, made);
+        all.push(applied);
+        match next {
+            Some(next) => way.tape = next,
+            None => break,
+        }
+    }
+    // The choices that all ways have in common were made for them.
+    let begun = all[0]
+        .choices
+        .iter()
+        .take(made)
+        .map(|choice| choice.level)
+        .max()
+        .unwrap_or_default();
+    let found: Vec<Vec<Fault>> = all.iter().map(|applied| faults(compiled, world, applied)).collect();
+    for (place, own) in found.iter().enumerate() {
+        let needs = own.iter().map(|fault| {
+            let ways: Vec<(&[Choice], bool)> = all
+                .iter()
+                .zip(&found)
+                .map(|(applied, found)| (applied.choices.as_slice(), found.contains(fault)))
+                .collect();
+            (fault.clone(), begun.max(needs(&ways, made).unwrap_or(all[place].level)))
+        });
+        let needs = needs.collect();
+        all[place].faults = needs;
+    }
+    Ok(all)
+}
+
+/// What something needs that some ways show. What shows whatever data decides needs no data: it only came to a choice in
+/// the same step.
+fn needs(ways: &[(&[Choice], bool)], depth: usize) -> Option<Level> {
+    let (first, shows) = ways.first()?;
+    if first.len() <= depth {
+        return shows.then_some(Level::Sure);
+    }
+    let taken = |way: &(&[Choice], bool)| way.0.get(depth).map(|choice| choice.taken);
+    let mut nearest = None;
+    let mut always = None;
+    let mut is_always = true;
+    for same in ways.chunk_by(|one, other| taken(one) == taken(other)) {
+        let own = same[0].0.get(depth).map_or(Level::Sure, |choice| choice.level);
+        let within = needs(same, depth + 1);
+        if own != Level::OddData {
+            is_always &= within.is_some();
+            always = always.max(within);
+        }
+        nearest = nearest.into_iter().chain(within.map(|within| within.max(own))).min();
+    }
+    nearest.into_iter().chain(always.filter(|_| is_always)).min()
+}
+
+fn faults(compiled: &Compiled, before: &World, applied: &Applied) -> Vec<Fault> {
+    let missing = applied.notes.iter().filter_map(|note| match note {
+        Note::Missing { node, source, missing } => Some(Fault::Missing(*node, source.clone(), missing.clone())),
+        Note::Started(_) | Note::Assumed { .. } | Note::Writes(..) => None,
+    });
+    let mut found: Vec<Fault> = missing.collect();
+    let (plan, after) = (&compiled.plan, &applied.world.execution);
+    for change in &applied.stepped.transitions {
+        let failed = change.node_ix().filter(|_| change.verb() == Some(Verb::NodeFailed));
+        let Some(node) = failed else { continue };
+        let failure = after.nodes[node.at()].failure.as_ref();
+        let handles = |edge: &EdgeIx| {
+            plan.edge(*edge).kind == EdgeKind::Failure
+                && matches!(after.edges[edge.at()], EdgeState::Taken | EdgeState::HeldTaken)
+        };
+        let is_handled = plan.node(node).outgoing.iter().any(handles);
+        if failure.is_some_and(|failure| failure.error.code == "NO_MATCHING_CONDITION") && !is_handled {
+            found.push(Fault::Unmatched(node));
+        }
+    }
+    if !before.execution.status.is_terminal() && matches!(after.status, Status::Completed { .. }) {
+        let completed = |leaf: &NodeIx| after.nodes[leaf.at()].phase == Phase::Completed;
+        let by_node = plan.nodes.iter().zip(&after.nodes);
+        let by_node = by_node.filter(|(node, _)| node.kind == NodeKind::End);
+        let ended = by_node.filter(|(_, state)| state.phase == Phase::Completed).count() > 0;
+        if !ended && !plan.leaves.iter().any(completed) {
+            found.push(Fault::Nothing);
+        }
+    }
+    found
 }
 
 /// Makes one move in one way.
@@ -169,7 +280,7 @@ pub(crate) fn apply_one(
     symbols: &mut Symbols,
     world: &World,
     way: &Way,
-) -> Result<(Applied, Vec<Choice>), StepError> {
+) -> Result<Applied, StepError> {
     let plan = &compiled.plan;
     let mut world = world.clone();
     if let Some(ix) = way.limit {
@@ -192,41 +303,46 @@ pub(crate) fn apply_one(
     world.assumptions = choices.assumptions;
     world.settle(compiled);
     let tape = choices.made.iter().map(|choice| choice.taken).collect();
-    let applied = Applied {
+    Ok(Applied {
         way: Way { tape, ..way.clone() },
         world,
         level: choices.level,
         notes,
         stepped,
-    };
-    Ok((applied, choices.made))
+        choices: choices.made,
+        faults: Vec::new(),
+    })
 }
 
-/// The same moves where a loop that goes round has done so as often as it may.
-fn at_limits(
-    compiled: &Compiled,
-    symbols: &mut Symbols,
-    world: &World,
-    applied: &Applied,
-) -> Result<Vec<Applied>, StepError> {
+/// The same way up to where a loop goes round that may have done so as often as it may: what it leads to then asks anew.
+fn at_limits_of(compiled: &Compiled, world: &World, applied: &Applied) -> Vec<Way> {
     let mut all = Vec::new();
     for (ix, planned) in (0..).map(LoopIx).zip(&compiled.plan.loops) {
         let before = world.execution.loops[ix.at()].iteration;
         let after = applied.world.execution.loops[ix.at()].iteration;
         let is_told_apart = compiled.iterations_told_apart.is_none_or(|told| before < told);
         if after > before && before < planned.iterations_max && !is_told_apart {
-            let way = Way {
-                limit: Some(ix),
-                ..applied.way.clone()
-            };
-            all.push(apply_one(compiled, symbols, world, &way)?.0);
+            let choices = applied.notes.iter().find_map(|note| match note {
+                Note::Started(start) if start.node == planned.header && start.iteration > Some(before) => {
+                    Some(start.choices)
+                }
+                _ => None,
+            });
+            let mut way = applied.way.clone();
+            way.limit = Some(ix);
+            way.tape.truncate(choices.unwrap_or(way.tape.len()));
+            all.push(way);
         }
     }
-    Ok(all)
+    all
 }
 
-fn next_tape(choices: &[Choice]) -> Option<Vec<u8>> {
+/// The next way that makes the first `made` choices alike.
+fn next_tape(choices: &[Choice], made: usize) -> Option<Vec<u8>> {
     let last = choices.iter().rposition(|choice| choice.taken + 1 < choice.of)?;
+    if last < made {
+        return None;
+    }
     let mut tape: Vec<u8> = choices[..=last].iter().map(|choice| choice.taken).collect();
     tape[last] += 1;
     Some(tape)

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fixedbitset::FixedBitSet;
 use troupe_core::definition::{EdgeKind, NodeKind};
 use troupe_core::execution::{Deadline, EdgeState, ExecutionState, Phase, Status, Verb};
 use troupe_core::plan::Plan;
@@ -9,7 +10,7 @@ use troupe_core::{EdgeIx, NodeIx};
 
 use crate::compiled::Compiled;
 use crate::explore::{Reached, StateId};
-use crate::moves::{Applied, Move, Owner, Way, node_of};
+use crate::moves::{Applied, Fault, Move, Owner, Way, node_of};
 use crate::oracle::{Level, Note, Writing};
 use crate::values::Missing;
 use crate::world::World;
@@ -23,17 +24,6 @@ pub(crate) struct Seen {
     /// Steps from the start.
     pub(crate) depth: u32,
     pub(crate) way: Way,
-}
-
-/// Where a loop stands in a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LoopStand {
-    /// Not entered yet, or passed by.
-    Outside,
-    /// It goes round.
-    Inside,
-    /// It was left by one of its exits, or the execution ended well.
-    Left,
 }
 
 /// Everything that was seen.
@@ -79,8 +69,8 @@ pub(crate) struct Observed {
     pub(crate) ends_by_choice: bool,
     /// States in which nothing can happen any more.
     pub(crate) stuck: Vec<StateId>,
-    /// By state, then by loop.
-    stands: Vec<LoopStand>,
+    /// Joins whose last message took data, or ended everything, so that what else its step shows seems to need that.
+    pub(crate) reorders: FixedBitSet,
 }
 
 /// A write to a variable, as one way on from a state.
@@ -95,11 +85,22 @@ pub(crate) struct Written {
     alive: BTreeSet<NodeIx>,
     from: StateId,
     way: Way,
+    /// Joins that may be why the step took data.
+    decided: Vec<NodeIx>,
 }
 
 impl Written {
-    pub(crate) fn of(from: StateId, owner: NodeIx, applied: &Applied) -> Vec<Self> {
+    pub(crate) fn of(
+        compiled: &Compiled,
+        from: StateId,
+        before: &World,
+        owner: NodeIx,
+        applied: &Applied,
+    ) -> Vec<Self> {
         let mut all = Vec::new();
+        let takes_data = applied.level != Level::Sure;
+        let decided = decided(compiled, &before.execution, &applied.world.execution);
+        let decided: Vec<NodeIx> = decided.filter(|_| takes_data).collect();
         for note in &applied.notes {
             let Note::Writes(node, writings) = note else { continue };
             let mut alive = BTreeSet::new();
@@ -116,6 +117,7 @@ impl Written {
                 alive: alive.clone(),
                 from,
                 way: applied.way.clone(),
+                decided: decided.clone(),
             }));
         }
         all
@@ -176,23 +178,29 @@ impl Observed {
             ends: [0; 3],
             ends_by_choice: false,
             stuck: Vec::new(),
-            stands: vec![LoopStand::Outside; plan.loops.len()],
+            reorders: FixedBitSet::with_capacity(nodes),
         }
     }
 
-    /// Takes in a step.
-    pub(crate) fn step(&mut self, compiled: &Compiled, seen: &Seen, before: &World, applied: &Applied) {
+    /// Takes in a step from a state that needs so much.
+    pub(crate) fn step(&mut self, compiled: &Compiled, seen: &Seen, needed: Level, before: &World, applied: &Applied) {
         let after = &applied.world.execution;
+        for (fault, level) in &applied.faults {
+            let level = needed.max(*level);
+            let seen = &Seen { level, ..seen.clone() };
+            match fault.clone() {
+                Fault::Missing(node, source, missing) => keep_in(&mut self.missing, (node, source, missing), seen),
+                Fault::Unmatched(node) => keep_in(&mut self.unmatched, node, seen),
+                Fault::Nothing => keep(&mut self.nothing, seen),
+            }
+        }
         for note in &applied.notes {
             match note {
-                Note::Started(node, edges) => {
-                    keep(&mut self.started[node.at()], seen);
-                    edges.iter().for_each(|edge| self.taken[edge.at()] = true);
+                Note::Started(start) => {
+                    keep(&mut self.started[start.node.at()], seen);
+                    start.edges.iter().for_each(|edge| self.taken[edge.at()] = true);
                 }
-                Note::Missing { node, source, missing } => {
-                    keep_in(&mut self.missing, (*node, source.clone(), missing.clone()), seen);
-                }
-                Note::Assumed { .. } | Note::Writes(..) => {}
+                Note::Missing { .. } | Note::Assumed { .. } | Note::Writes(..) => {}
             }
         }
         self.transitions(compiled, seen, applied);
@@ -201,11 +209,29 @@ impl Observed {
             self.repeated[place] |= after.iteration > before.iteration;
         }
         self.ending(compiled, seen, &before.execution, after);
+        if after.status == Status::Failed && compiled.failures_end {
+            self.cuts(compiled, &before.execution, applied);
+        }
+    }
+
+    /// With the messages of such a join in another order, something else begins, or writes, before everything ends.
+    fn cuts(&mut self, compiled: &Compiled, before: &ExecutionState, applied: &Applied) {
+        let (plan, after) = (&compiled.plan, &applied.world.execution);
+        let is_cut = |edge: EdgeIx| {
+            let is_new = before.edges[edge.at()] != after.edges[edge.at()];
+            let target = &after.nodes[plan.edge(edge).target.at()];
+            let has_ended = matches!(target.phase, Phase::Skipped | Phase::Canceled);
+            is_new && matches!(after.edges[edge.at()], EdgeState::Taken | EdgeState::HeldTaken) && has_ended
+        };
+        let writes = applied.notes.iter().any(|note| matches!(note, Note::Writes(..)));
+        if !writes && !compiled.edge_ixs().any(is_cut) {
+            return;
+        }
+        self.reorders.extend(decided(compiled, before, after).map(NodeIx::at));
     }
 
     fn transitions(&mut self, compiled: &Compiled, seen: &Seen, applied: &Applied) {
         let plan = &compiled.plan;
-        let after = &applied.world.execution;
         let changed = |wanted: Verb| {
             let changes = applied.stepped.transitions.iter();
             changes
@@ -224,17 +250,6 @@ impl Observed {
             .for_each(|node| self.ended_by_others[node.at()] |= is_meant);
         for node in changed(Verb::NodeWaiting) {
             keep(&mut self.waited[node.at()], seen);
-        }
-        for node in changed(Verb::NodeFailed) {
-            let failure = after.nodes[node.at()].failure.as_ref();
-            let handles = |edge: &EdgeIx| {
-                plan.edge(*edge).kind == EdgeKind::Failure
-                    && matches!(after.edges[edge.at()], EdgeState::Taken | EdgeState::HeldTaken)
-            };
-            let is_handled = plan.node(node).outgoing.iter().any(handles);
-            if failure.is_some_and(|failure| failure.error.code == "NO_MATCHING_CONDITION") && !is_handled {
-                keep_in(&mut self.unmatched, node, seen);
-            }
         }
     }
 
@@ -304,29 +319,20 @@ impl Observed {
         }
         match after.status {
             Status::Canceled { .. } => self.ends_by_choice = true,
-            Status::Completed { .. } => {
-                let completed = |leaf: &NodeIx| after.nodes[leaf.at()].phase == Phase::Completed;
-                let by_node = plan.nodes.iter().zip(&after.nodes);
-                let by_node = by_node.filter(|(node, _)| node.kind == NodeKind::End);
-                let ended = by_node.filter(|(_, state)| state.phase == Phase::Completed).count() > 0;
-                if !ended && !plan.leaves.iter().any(completed) {
-                    keep(&mut self.nothing, seen);
-                }
-            }
             Status::Pending
             | Status::Running
             | Status::Failing
             | Status::Canceling { .. }
             | Status::Compensating(_)
             | Status::Reporting
+            | Status::Completed { .. }
             | Status::Failed => {}
         }
     }
 
     /// Takes in a new state.
-    pub(crate) fn state(&mut self, compiled: &Compiled, id: StateId, world: &World) {
-        let execution = &world.execution;
-        let place = match execution.status {
+    pub(crate) fn state(&mut self, world: &World) {
+        let place = match world.execution.status {
             Status::Completed { .. } => Some(0),
             Status::Failed => Some(1),
             Status::Canceled { .. } => Some(2),
@@ -340,26 +346,6 @@ impl Observed {
         if let Some(place) = place {
             self.ends[place] += 1;
         }
-        debug_assert_eq!(
-            self.stands.len(),
-            id as usize * compiled.plan.loops.len(),
-            "states come in order"
-        );
-        let by_node = execution.failure.as_ref().and_then(|failure| failure.node);
-        let is_end = by_node.is_some_and(|node| compiled.plan.node(node).kind == NodeKind::End);
-        let ended_well = matches!(execution.status, Status::Completed { .. } | Status::Canceled { .. }) || is_end;
-        for ix in 0..compiled.plan.loops.len() {
-            let stand = if ended_well {
-                LoopStand::Left
-            } else {
-                stand(compiled, execution, ix)
-            };
-            self.stands.push(stand);
-        }
-    }
-
-    pub(crate) fn stand(&self, id: StateId, ix: usize) -> LoopStand {
-        self.stands[id as usize * self.repeated.len() + ix]
     }
 
     /// Nothing but a call from outside can go on from here.
@@ -382,6 +368,8 @@ impl Observed {
         for (place, first) in written.iter().enumerate() {
             for second in &written[place + 1..] {
                 if first.races(second) {
+                    let decided = first.decided.iter().chain(&second.decided);
+                    self.reorders.extend(decided.map(|node| node.at()));
                     let (one, two) = (first.node.min(second.node), first.node.max(second.node));
                     let seen = Seen {
                         from: first.from,
@@ -415,24 +403,23 @@ fn was_for(compiled: &Compiled, ix: EdgeIx, state: &ExecutionState) -> bool {
     }
 }
 
-fn stand(compiled: &Compiled, execution: &ExecutionState, ix: usize) -> LoopStand {
+/// Joins that a step decided, when other messages had come before.
+fn decided(compiled: &Compiled, before: &ExecutionState, after: &ExecutionState) -> impl Iterator<Item = NodeIx> {
+    let joins = compiled.node_ixs().filter(|node| compiled.plan.node(*node).entries > 1);
+    joins.filter(|node| {
+        let (old, new) = (&before.nodes[node.at()], &after.nodes[node.at()]);
+        old.phase == Phase::Pending && new.phase != Phase::Pending && old.taken + old.dead > 0
+    })
+}
+
+/// Whether a node of type `end` has failed the execution.
+pub(crate) fn ended_on_purpose(compiled: &Compiled, execution: &ExecutionState) -> bool {
     let plan = &compiled.plan;
-    let (planned, one) = (&plan.loops[ix], &execution.loops[ix]);
-    let header = &execution.nodes[planned.header.at()];
-    if !one.finished {
-        let is_entered = header.scheduled_at.is_some() || one.iteration > 1;
-        return if is_entered {
-            LoopStand::Inside
-        } else {
-            LoopStand::Outside
-        };
-    }
-    let exits = planned.nodes.iter().flat_map(|node| &plan.node(*node).outgoing);
-    let is_exit = |edge: &&EdgeIx| !planned.nodes.contains(&plan.edge(**edge).target);
-    let is_taken = |edge: &EdgeIx| matches!(execution.edges[edge.at()], EdgeState::Taken | EdgeState::HeldTaken);
-    if exits.filter(is_exit).any(is_taken) {
-        LoopStand::Left
-    } else {
-        LoopStand::Outside
-    }
+    let by_node = execution.failure.as_ref().and_then(|failure| failure.node);
+    let is_end = |node: &NodeIx| plan.node(*node).kind == NodeKind::End;
+    let has_ended = |node: &NodeIx| execution.nodes[node.at()].phase == Phase::Completed;
+    // One that was tolerated before stays the reason, where the node names none.
+    let is_tolerated = plan.settings.continues_on_failure && execution.status == Status::Failed;
+    let mut ends = compiled.node_ixs().filter(is_end);
+    by_node.as_ref().is_some_and(is_end) || (is_tolerated && ends.any(|node| has_ended(&node)))
 }

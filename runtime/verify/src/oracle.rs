@@ -25,8 +25,8 @@ pub(crate) enum Level {
 /// Something noticed while a step was applied.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Note {
-    /// A node started, with these of its edges taken.
-    Started(NodeIx, Vec<EdgeIx>),
+    /// A node started.
+    Started(Start),
     /// A condition was given a truth that data decides.
     Assumed { condition: String, truth: bool },
     /// A node writes these variables; those it also reads there it only adds to.
@@ -37,6 +37,20 @@ pub(crate) enum Note {
         source: String,
         missing: Missing,
     },
+}
+
+/// A start of a node within a step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Start {
+    pub(crate) node: NodeIx,
+    /// Edges to it that were taken.
+    pub(crate) edges: Vec<EdgeIx>,
+    /// Choices of the step that came before.
+    pub(crate) choices: usize,
+    /// What these needed.
+    pub(crate) level: Level,
+    /// The pass of the innermost loop around the node.
+    pub(crate) iteration: Option<u64>,
 }
 
 /// How a variable is written.
@@ -53,6 +67,8 @@ pub(crate) enum Writing {
 pub(crate) struct Choice {
     pub(crate) taken: u8,
     pub(crate) of: u8,
+    /// What the way that was taken needs.
+    pub(crate) level: Level,
 }
 
 /// One step's evaluator.
@@ -75,8 +91,13 @@ impl Chooser<'_> {
     fn choose(&mut self, levels: &[Level]) -> usize {
         let taken = self.tape.get(self.made.len()).copied().unwrap_or(0);
         let of = u8::try_from(levels.len()).unwrap_or(u8::MAX);
-        self.made.push(Choice { taken, of });
+        let made = taken;
         let taken = usize::from(taken).min(levels.len() - 1);
+        self.made.push(Choice {
+            taken: made,
+            of,
+            level: levels[taken],
+        });
         self.level = self.level.max(levels[taken]);
         taken
     }
@@ -190,7 +211,13 @@ impl Oracle<'_> {
         let plan = &self.compiled.plan;
         let taken = |edge: &EdgeIx| scope.state.edges[edge.at()] == troupe_core::execution::EdgeState::Taken;
         let taken = plan.node(node).incoming.iter().copied().filter(taken).collect();
-        self.notes.push(Note::Started(node, taken));
+        self.notes.push(Note::Started(Start {
+            node,
+            edges: taken,
+            choices: self.choices.made.len(),
+            level: self.choices.level,
+            iteration: scope.iteration(),
+        }));
         let compiled = &self.compiled.nodes[node.at()];
         let mut input = None;
         if plan.node(node).maps_input {

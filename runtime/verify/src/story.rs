@@ -32,7 +32,7 @@ fn tell_ways(compiled: &Compiled, symbols: &mut Symbols, ways: &[Way]) -> Result
     let mut world = World::new(&compiled.plan);
     let mut steps = Vec::with_capacity(ways.len());
     for way in ways {
-        let (applied, _) = apply_one(compiled, symbols, &world, way)?;
+        let applied = apply_one(compiled, symbols, &world, way)?;
         steps.push(step(compiled, &world, &applied));
         world = applied.world;
     }

@@ -26,7 +26,9 @@ fn of(nodes: &[&str], edges: &[&str], settings: &str) -> Report {
     }
     text.push_str(&format!("settings: {{ {settings} }}\n"));
     let definition = parsed(&text).unwrap_or_else(|errors| panic!("{text}\n{errors:?}"));
-    report(&definition, true)
+    let (reduced, whole) = (report(&definition, true), report(&definition, false));
+    assert_eq!(lines(&reduced), lines(&whole), "{}\n{}", told(&reduced), told(&whole));
+    reduced
 }
 
 #[track_caller]
@@ -352,5 +354,205 @@ fn the_cut_off_wait_names_what_follows() {
     expect(
         &of(&nodes, &["one>two", "two>b"], "onFailure: failFast, timeout: 200"),
         &[],
+    );
+}
+
+#[test]
+fn behind_the_limit_of_a_loop_data_decides_anew() {
+    let header = "poll type: function, data: { handlerId: echo, maxIterations: 10 }";
+    let choice = decision("which", &["trigger.strict"], ", defaultPath: other");
+    let edges = [
+        "a>poll",
+        "poll>out condition: \"!output.more\"",
+        "poll>poll condition: output.more",
+        "poll>which type: failure, errors: [LOOP_LIMIT]",
+        "which>one condition: c0",
+        "which>other",
+    ];
+    let nodes = ["a", header, "out", &choice, "one", "other"];
+    expect(&of(&nodes, &edges, FAST), &[]);
+}
+
+#[test]
+fn a_loop_that_asks_anew_in_each_pass_can_be_left_whatever_the_last_one_answers() {
+    let counted = |most: u64| format!("poll type: function, data: {{ handlerId: echo, maxIterations: {most} }}");
+    let edges = [
+        "a>poll",
+        "poll>b",
+        "poll>out",
+        "poll>poll condition: output.more",
+        "b>poll condition: execution.iteration < 3",
+    ];
+    // `b` still runs when the last pass has answered that it goes on: nothing leaves the loop from there.
+    let wait = "b type: delay, data: { delayType: fixed, delayValue: 1 }";
+    for most in [4, 10] {
+        for body in ["b", wait] {
+            expect(&of(&["a", &counted(most), body, "out"], &edges, FAST), &[]);
+        }
+    }
+    // In the second pass this one asks what it has asked in the first.
+    let edges = ["a>poll", "poll>b", "b>out", "b>poll condition: trigger.more"];
+    for most in [2, 10] {
+        for body in ["b", wait] {
+            expect(
+                &of(&["a", &counted(most), body, "out"], &edges, FAST),
+                &["LOOP_NEVER_LEFT possible poll"],
+            );
+        }
+    }
+}
+
+#[test]
+fn a_failure_that_ends_everything_leaves_no_loop() {
+    // The exit is decided before `b` fails, and resolved by that: `out` does not run.
+    let edges = ["a>poll", "poll>b", "poll>out", "b>poll"];
+    let report = of(
+        &[
+            "a",
+            "poll type: function, data: { handlerId: echo, maxIterations: 3 }",
+            "b",
+            "out",
+        ],
+        &edges,
+        FAST,
+    );
+    expect(
+        &report,
+        &["NODE_NEVER_RUNS certain out", "LOOP_NEVER_LEFT certain poll"],
+    );
+    // It is left in the step in which what follows fails.
+    let edges = [
+        "a>poll",
+        "poll>poll condition: output.more",
+        "poll>out",
+        "out>end condition: c0",
+    ];
+    let poll = "poll type: function, data: { handlerId: echo, maxIterations: 3 }";
+    let out = decision("out", &["nodes.end.output.x"], "");
+    expect(
+        &of(&["a", poll, &out, "end"], &edges, FAST),
+        &["NODE_NEVER_RUNS certain end", "READ_OF_NOTHING possible out"],
+    );
+}
+
+#[test]
+fn what_a_failing_join_cuts_short_has_begun_where_another_branch_is_the_last() {
+    let wait = "wait type: delay, data: { delayType: fixed, delayValue: 100 }";
+    let join = decision("j", &[], ", join: { mode: allSuccess, onUnsatisfied: fail }");
+    let edges = ["wait>j type: failure", "b>j", "wait>n"];
+    let report = of(&["a", wait, "b", &join, "n"], &edges, FAST);
+    expect(&report, &["JOIN_NEVER_FIRES certain j"]);
+    // The same of a join that fires, and throws.
+    let join = decision("j", &["nodes.n.output.x.y", "!nodes.n.output.x.y"], "");
+    let edges = ["b>j", "c>j", "b>n", "c>m", "j>k condition: c0", "j>k condition: c1"];
+    let report = of(&["a", "b", "c", "n", "m", &join, "k"], &edges, FAST);
+    assert!(
+        !lines(&report)
+            .iter()
+            .any(|line| line.ends_with("certain n") || line.ends_with("certain m")),
+        "{}",
+        told(&report)
+    );
+}
+
+#[test]
+fn data_that_a_delay_passes_on_is_remembered_where_its_output_is_read() {
+    let choice = decision("one", &["input.x > 5"], ", defaultPath: no");
+    let wait = "wait type: delay, data: { delayType: fixed, delayValue: 100 }";
+    let edges = [
+        "one>wait condition: c0",
+        "one>no",
+        "wait>two condition: nodes.wait.output.x < 5",
+    ];
+    let report = of(&[&choice, wait, "two", "no"], &edges, FAST);
+    expect(
+        &report,
+        &["NODE_NEVER_RUNS certain two", "NOTHING_COMPLETED possible two,no"],
+    );
+}
+
+#[test]
+fn what_shows_whatever_data_decides_in_its_step_is_certain() {
+    let wait = "wait type: delay, data: { delayType: fixed, delayValue: 100 }";
+    let join = decision("j", &["input.ok"], "");
+    let edges = ["a>j condition: nodes.b.output.ok", "wait>j", "j>k condition: c0"];
+    let nodes = ["a", wait, "b", &join, "k", "c", "d"];
+    let report = of(&nodes, &edges, "onFailure: continue");
+    let found = lines(&report);
+    assert!(
+        found.contains(&"READ_OF_NOTHING certain a".to_owned()),
+        "{}",
+        told(&report)
+    );
+}
+
+#[test]
+fn a_write_races_whatever_the_join_behind_it_asks() {
+    let writer = |id: &str, value: &str| {
+        format!("{id} type: function, data: {{ handlerId: echo, outputMapping: {{ v: \"{value}\" }} }}")
+    };
+    let edges = ["one>j", "b>j", "j>k condition: c0"];
+    for asks in ["trigger.n > 5", "nodes.k.output.x"] {
+        let nodes = [
+            &writer("one", "1"),
+            "b",
+            &decision("j", &[asks], ""),
+            "k",
+            &writer("two", "output.x"),
+        ];
+        let report = of(&nodes, &edges, FAST);
+        let found = lines(&report);
+        assert!(
+            found.contains(&"VARIABLE_RACE certain one,two".to_owned()),
+            "{}",
+            told(&report)
+        );
+    }
+}
+
+#[test]
+fn a_loop_that_ends_without_an_exit_is_no_trap_whatever_fails_beside_it() {
+    let edges = ["a>poll", "poll>b condition: execution.iteration < 3", "b>poll", "b>out"];
+    let poll = "poll type: function, data: { handlerId: echo, maxIterations: 4 }";
+    let canceling = "beside type: function, data: { handlerId: echo, cancels: [wait] }";
+    let wait = "wait type: delay, data: { delayType: fixed, delayValue: 100 }";
+    expect(
+        &of(&["a", poll, "b", "out", canceling, wait], &edges, "onFailure: continue"),
+        &["NODE_NEVER_RUNS certain out"],
+    );
+}
+
+#[test]
+fn a_failure_in_a_loop_takes_what_the_loop_holds() {
+    let edges = [
+        "a>poll",
+        "poll>b",
+        "poll>b type: failure",
+        "poll>out condition: trigger.n > 5",
+        "b>poll condition: trigger.n > 3",
+        "b>out",
+    ];
+    let poll = "poll type: function, data: { handlerId: echo, maxIterations: 4 }";
+    expect(
+        &of(&["a", poll, "b", "out"], &edges, FAST),
+        &["LOOP_NEVER_LEFT possible poll"],
+    );
+}
+
+#[test]
+fn a_loop_has_ended_before_what_follows_it_fails_in_the_same_step() {
+    let edges = [
+        "poll>poll condition: execution.iteration < 3",
+        "poll>j condition: execution.iteration < 3",
+        "b>j",
+        "j>k condition: c0",
+    ];
+    let poll = "poll type: function, data: { handlerId: echo, maxIterations: 4 }";
+    let join = decision("j", &["nodes.c.status === 'failed'"], "");
+    let report = of(&[poll, "b", "c", &join, "k"], &edges, FAST);
+    assert!(
+        report.findings.iter().all(|finding| finding.code != "LOOP_NEVER_LEFT"),
+        "{}",
+        told(&report)
     );
 }

@@ -13,7 +13,7 @@ use troupe_telemetry::{EngineMetrics, WorkflowMetrics};
 
 use super::reuse::CacheKey;
 use super::running::RunningAttempts;
-use super::{EXPRESSION_ERROR, LiveEvaluator, NoScope, NoValue, Part, scope, uses};
+use super::{EXPRESSION_ERROR, LiveEvaluator, NoScope, NoValue, part, scope, uses};
 use crate::blobs::Contents;
 use crate::resume::ResumeLinks;
 
@@ -464,10 +464,6 @@ impl LiveEvaluator<'_> {
         delay: Option<&Expression>,
         scope: &Scope<'_>,
     ) -> Result<serde_json::Value, NoValue> {
-        let part = |index: usize| Part {
-            question,
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-        };
         let unreadable = |error: serde_json::Error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string());
         let (_, sandbox) = uses(template.data.sandbox_sources());
         let (delay, mut data) = self.seeing((&template.uses, sandbox), scope, |evaluator, seen| {
@@ -475,7 +471,7 @@ impl LiveEvaluator<'_> {
             let mut pending = false;
             let mut parts = parts_before;
             for source in template.data.sandbox_sources() {
-                match evaluator.sandboxed(part(parts), source, seen) {
+                match evaluator.sandboxed(part(question, parts), source, seen) {
                     Ok(answer) => answers.push(answer.to_value().map_err(unreadable)?),
                     Err(NoValue::Pending) => pending = true,
                     Err(threw) => return Err(threw),
@@ -483,7 +479,7 @@ impl LiveEvaluator<'_> {
                 parts += 1;
             }
             let delay = delay
-                .map(|expression| evaluator.value(part(parts), expression, scope))
+                .map(|expression| evaluator.value(part(question, parts), expression, scope))
                 .transpose()?;
             if pending {
                 return Err(NoValue::Pending);

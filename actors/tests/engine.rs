@@ -542,6 +542,19 @@ async fn the_sandbox_is_asked_again_in_each_generation_of_a_step() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn templates_see_the_mapped_input() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = world(directory.path(), builtins(), EngineOptions::default()).await;
+    let mut definition = chain("w", 1, "noop");
+    definition["nodes"][0] = json!({"id": "n0", "type": "delay", "data": {
+        "delayType": "fixed", "delayValue": "{{ input.ms }}", "inputMapping": {"ms": "(() => { return input.wait })()"},
+    }});
+    world.apply(definition).await;
+    let view = world.ended(world.start("w", json!({"wait": 2})).await).await;
+    assert_eq!(output(&view), json!({"ms": 2}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_and_lists_follow_the_log() {
     let directory = tempfile::tempdir().unwrap();
     let world = world(directory.path(), builtins(), EngineOptions::default()).await;

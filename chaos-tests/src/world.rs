@@ -14,7 +14,7 @@ mod checkpoints;
 mod clients;
 mod commits;
 pub mod coverage;
-mod drawn;
+pub(crate) mod drawn;
 mod events;
 mod evidence;
 mod executions;

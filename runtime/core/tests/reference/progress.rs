@@ -103,6 +103,7 @@ impl Reference {
 
     /// The edges out of a node that ended are decided together, each exactly once a generation.
     pub(super) fn resolve(&mut self, id: &str, taken: impl Fn(usize) -> bool) {
+        self.ends.push((id.to_owned(), self.nodes[id].phase));
         self.part_with_children(id);
         for edge in outgoing(&self.definition, id) {
             assert_eq!(self.edges[edge], Edge::Open, "edge {edge} is decided once");

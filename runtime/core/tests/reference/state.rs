@@ -249,6 +249,8 @@ pub struct Reference {
     /// How the execution ends, where something ended it at once.
     pub(super) verdict: Option<Status>,
     pub(super) did: Vec<Did>,
+    /// Every visit that ended, and how, until somebody takes them.
+    pub ends: Vec<(String, Phase)>,
 }
 
 impl Reference {
@@ -282,6 +284,7 @@ impl Reference {
             over: VecDeque::new(),
             verdict: None,
             did: Vec::new(),
+            ends: Vec::new(),
         }
     }
 

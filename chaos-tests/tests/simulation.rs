@@ -86,6 +86,8 @@ fn enough_happened(tally: &Tally) {
         ("lists written", 600),
         ("sinks behind", 80),
         ("drawn executions", 60),
+        ("asked for room", 40),
+        ("admitted", 40),
         ("children born", 150),
         ("children started", 50),
         ("children told", 50),

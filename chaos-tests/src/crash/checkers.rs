@@ -7,6 +7,7 @@ mod failures;
 mod family;
 mod keys;
 mod lists;
+mod rooms;
 mod semantics;
 #[cfg(test)]
 mod tests;
@@ -83,6 +84,7 @@ pub fn check(evidence: &Evidence) -> Vec<Violation> {
     events::are_published(evidence, &mut findings);
     epochs::only_grow(evidence, &mut findings);
     keys::are_unique(evidence, &mut findings);
+    rooms::hold_so_many(evidence, &mut findings);
     lists::show_the_end(evidence, &mut findings);
     failures::are_bounded(evidence, &mut findings);
     effects_follow_commits(evidence, &mut findings);

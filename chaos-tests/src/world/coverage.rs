@@ -16,7 +16,7 @@ pub fn features() -> impl Iterator<Item = &'static str> {
     FEATURES.into_iter().chain(graphs::FEATURES)
 }
 
-const FEATURES: [&str; 20] = [
+const FEATURES: [&str; 22] = [
     "attempt",
     "retry",
     "delay",
@@ -37,6 +37,8 @@ const FEATURES: [&str; 20] = [
     "business key",
     "variables",
     "sandbox",
+    "waits for room",
+    "has room",
 ];
 
 impl World {
@@ -130,6 +132,11 @@ fn of_execution(state: &ExecutionState, features: &mut BTreeSet<&'static str>) {
         (state.execution_key.is_some(), "business key"),
         (!state.signals.is_empty(), "early call kept"),
         (!state.variables.is_empty(), "variables"),
+        (
+            state.room.is_some() && state.status == Status::Pending,
+            "waits for room",
+        ),
+        (state.room.is_some() && state.status != Status::Pending, "has room"),
     ];
     features.extend(those.into_iter().filter(|(is, _)| *is).map(|(_, name)| name));
 }

@@ -82,7 +82,7 @@ impl World {
         }
         for (id, entries) in histories {
             self.compare_with_store(id, &entries);
-            let Some(Event::Started(started)) = entries.first().map(|entry| &entry.event) else {
+            let Some(started) = entries.first().and_then(|entry| entry.event.start()) else {
                 self.trouble(format!("{id}: the log has no start of it"));
                 continue;
             };

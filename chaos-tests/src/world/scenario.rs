@@ -195,6 +195,9 @@ impl Scenario {
             Vec::new()
         };
         let mut workflows = workflows::known();
+        if !remote {
+            workflows.extend(workflows::limited());
+        }
         let own = definitions.iter().cloned();
         let own = own.map(|own| serde_json::from_value(own).expect("a drawn definition was read before"));
         // As likely as all the constant ones together.

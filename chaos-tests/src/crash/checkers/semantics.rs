@@ -219,14 +219,18 @@ fn name(event: &Event) -> &'static str {
 fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &Contents) -> Result<Vec<Did>, String> {
     let at = entry.at.0;
     let answer: Result<Vec<Did>, Refusal> = match &entry.event {
-        Event::Started(started) => {
+        Event::Started(started) | Event::Queued(started) => {
             let variables: Vec<(String, JsonValue)> = started
                 .variables
                 .iter()
                 .map(|(name, value)| (name.clone(), contents.parsed(value)))
                 .collect();
             let (trigger, input) = (started.trigger.as_deref(), contents.parsed(&started.input));
-            reference.start(at, trigger, input, &variables)
+            if matches!(entry.event, Event::Queued(_)) {
+                reference.queue(at, trigger, input, &variables)
+            } else {
+                reference.start(at, trigger, input, &variables)
+            }
         }
         Event::AttemptClosed(closed) => {
             let node = plan.node(closed.token.node).key.as_str();
@@ -267,9 +271,8 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &C
                 .collect();
             reference.variables_set(at, &variables)
         }
+        Event::Admitted => reference.admitted(at),
         event @ (Event::Reopened(_)
-        | Event::Queued(_)
-        | Event::Admitted
         | Event::Frozen
         | Event::FrozenWithParent
         | Event::ErrorWorkflow(_)

@@ -168,7 +168,7 @@ impl Reference {
 
     pub(super) fn conclude(&mut self) -> Result<Vec<Did>, Refusal> {
         self.settle();
-        if self.all_ended() {
+        if self.all_ended() && self.status != Status::Pending {
             self.end();
             self.did.push(Did::Finish);
         } else if !self.paused {

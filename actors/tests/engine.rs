@@ -523,6 +523,37 @@ async fn conditions_beyond_the_safe_subset_go_through_the_sandbox() {
     assert_eq!(output(&view), json!({"answer": 42, "safe": 2}));
 }
 
+/// A loop of what the engine decides alone turns within one step, and asks the sandbox in each generation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sandbox_is_asked_again_in_each_generation_of_a_step() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = world(directory.path(), builtins(), EngineOptions::default()).await;
+    let mut definition = chain("w", 2, "noop");
+    definition["nodes"][0] = json!({"id": "n0", "type": "delay", "data": {
+        "delayType": "fixed", "delayValue": 0, "maxIterations": 5,
+        "outputMapping": {"seen": "(() => { return execution.iteration })()"},
+    }});
+    let again = json!({"source": "n0", "target": "n0", "condition": "(() => { return execution.iteration < 3 })()"});
+    definition["edges"].as_array_mut().unwrap().push(again);
+    definition["settings"] = json!({"output": "variables.seen"});
+    world.apply(definition).await;
+    let view = world.ended(world.start("w", json!({})).await).await;
+    assert_eq!(output(&view), json!(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn templates_see_the_mapped_input() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = world(directory.path(), builtins(), EngineOptions::default()).await;
+    let mut definition = chain("w", 1, "noop");
+    definition["nodes"][0] = json!({"id": "n0", "type": "delay", "data": {
+        "delayType": "fixed", "delayValue": "{{ input.ms }}", "inputMapping": {"ms": "(() => { return input.wait })()"},
+    }});
+    world.apply(definition).await;
+    let view = world.ended(world.start("w", json!({"wait": 2})).await).await;
+    assert_eq!(output(&view), json!({"ms": 2}));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_and_lists_follow_the_log() {
     let directory = tempfile::tempdir().unwrap();

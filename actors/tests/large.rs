@@ -289,6 +289,23 @@ async fn the_input_of_a_for_each_is_stored_once_for_all_its_children() {
     world.engine.shutdown(Duration::from_secs(1)).await;
 }
 
+/// Where it waits for room, it reads what its parent's root keeps before there is anything of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_that_waits_for_room_is_told_its_key_by_a_large_input() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = world(directory.path(), handlers(&never()), EngineOptions::default()).await;
+    let mapping = json!({"id": "input.id"});
+    let work = node("n", "function", json!({"handlerId": "echo", "inputMapping": mapping}));
+    let mut limited = workflow("limited", &[work]);
+    limited["settings"] = json!({"concurrency": {"limit": 1, "key": "input.id"}});
+    world.apply(limited).await;
+    let child = node("child", "subworkflow", json!({"workflowId": "limited"}));
+    let input = json!({"id": 7, "text": text(200_000)});
+    let mut view = ran(&world, workflow("w", &[child]), input).await;
+    assert_eq!(output(&world, &mut view).await, json!({"id": 7}));
+    world.engine.shutdown(Duration::from_secs(1)).await;
+}
+
 async fn until_some<T, F: Future<Output = Option<T>>>(mut look: impl FnMut() -> F) -> T {
     let looking = async {
         loop {

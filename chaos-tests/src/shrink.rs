@@ -1,7 +1,9 @@
 //! Makes a failing scenario small: takes out whatever it fails without.
 
+use serde_json::{Map, Value};
+
 use crate::world::scenario::{Act, Scenario};
-use crate::world::{Options, play};
+use crate::world::{Options, drawn, play};
 
 /// Worlds that are played at most.
 const PLAYS_MAX: usize = 4_000;
@@ -19,12 +21,16 @@ pub fn shrink(scenario: &Scenario, options: Options, invariant: &str) -> Scenari
             cut_clients as fn(&Scenario, usize) -> Option<Scenario>,
             cut_faults,
             cut_acts,
+            cut_definitions,
             cut_nodes,
+            cut_edges,
+            cut_fields,
             cut_size,
         ] {
             let mut place = 0;
             while let Some(smaller) = cut(&smallest, place) {
-                let draws = if is_fair(&smaller) { DRAWS } else { 0 };
+                let is_other = smaller != smallest && is_fair(&smaller);
+                let draws = if is_other { DRAWS } else { 0 };
                 match (0..draws).find_map(|draw| {
                     plays += 1;
                     let drawn = Scenario {
@@ -83,22 +89,93 @@ fn cut_acts(from: &Scenario, place: usize) -> Option<Scenario> {
     None
 }
 
+/// A drawn definition that no client starts; a child that ran it cannot be started any more.
+fn cut_definitions(from: &Scenario, place: usize) -> Option<Scenario> {
+    let mut smaller = from.clone();
+    let gone = (place < from.definitions.len()).then(|| smaller.definitions.remove(place))?;
+    let is_started = from.clients.iter().any(|client| gone["id"] == *client.workflow);
+    Some(if is_started { from.clone() } else { smaller })
+}
+
 /// A node of a drawn definition with its edges.
 fn cut_nodes(from: &Scenario, place: usize) -> Option<Scenario> {
-    let mut smaller = from.clone();
+    cut_definition(from, place, |definition, place| {
+        let nodes = definition["nodes"].as_array_mut()?;
+        let gone = (place < nodes.len()).then(|| nodes.remove(place)["id"].clone())?;
+        let edges = definition["edges"].as_array_mut()?;
+        edges.retain(|edge| edge["source"] != gone && edge["target"] != gone);
+        Some(())
+    })
+}
+
+fn cut_edges(from: &Scenario, place: usize) -> Option<Scenario> {
+    cut_definition(from, place, |definition, place| {
+        let edges = definition["edges"].as_array_mut()?;
+        (place < edges.len()).then(|| drop(edges.remove(place)))
+    })
+}
+
+/// A field of a node's data, of an edge or of the settings.
+fn cut_fields(from: &Scenario, place: usize) -> Option<Scenario> {
+    cut_definition(from, place, |definition, mut left| {
+        let settings = definition.get_mut("settings").and_then(Value::as_object_mut);
+        if settings.is_some_and(|settings| cut_field(settings, &mut left, &[])) {
+            return Some(());
+        }
+        for node in definition["nodes"].as_array_mut()? {
+            if node["data"]
+                .as_object_mut()
+                .is_some_and(|data| cut_field(data, &mut left, &[]))
+            {
+                return Some(());
+            }
+        }
+        for edge in definition["edges"].as_array_mut()? {
+            let named = ["source", "target", "id"];
+            if edge
+                .as_object_mut()
+                .is_some_and(|edge| cut_field(edge, &mut left, &named))
+            {
+                return Some(());
+            }
+        }
+        None
+    })
+}
+
+/// Takes a field out, or one of a field's own if that is an object; otherwise counts down by what there is.
+fn cut_field(fields: &mut Map<String, Value>, left: &mut usize, kept: &[&str]) -> bool {
+    let names: Vec<String> = fields.keys().cloned().collect();
+    for name in names.iter().filter(|name| !kept.contains(&name.as_str())) {
+        if *left == 0 {
+            fields.shift_remove(name);
+            return true;
+        }
+        *left -= 1;
+        let inner = fields.get_mut(name).and_then(Value::as_object_mut);
+        if inner.is_some_and(|inner| cut_field(inner, left, &[])) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Cuts at a place counted over all drawn definitions. What is no definition afterwards stays as it was.
+fn cut_definition(from: &Scenario, place: usize, cut: fn(&mut Value, usize) -> Option<()>) -> Option<Scenario> {
     let mut left = place;
-    for definition in &mut smaller.definitions {
-        let Some(nodes) = definition["nodes"].as_array_mut() else {
-            continue;
-        };
-        if left < nodes.len() {
-            let gone = nodes.remove(left)["id"].clone();
-            if let Some(edges) = definition["edges"].as_array_mut() {
-                edges.retain(|edge| edge["source"] != gone && edge["target"] != gone);
+    for (number, definition) in from.definitions.iter().enumerate() {
+        let cuts = (0..).take_while(|place| cut(&mut definition.clone(), *place).is_some());
+        let cuts = cuts.count();
+        if left < cuts {
+            let mut smaller = from.clone();
+            let mut less = definition.clone();
+            cut(&mut less, left)?;
+            if drawn::is_lawful(&less) {
+                smaller.definitions[number] = less;
             }
             return Some(smaller);
         }
-        left -= nodes.len();
+        left -= cuts;
     }
     None
 }

@@ -14,7 +14,7 @@ mod checkpoints;
 mod clients;
 mod commits;
 pub mod coverage;
-mod drawn;
+pub(crate) mod drawn;
 mod events;
 mod evidence;
 mod executions;
@@ -26,6 +26,7 @@ mod lists;
 mod parts;
 mod process;
 mod random;
+mod rooms;
 pub mod scenario;
 mod schedule;
 mod shards;
@@ -108,6 +109,7 @@ pub fn play(scenario: &Scenario, options: Options) -> Outcome {
 
 fn definitions(scenario: &Scenario) -> Vec<WorkflowDefinition> {
     let mut definitions = workflows::known();
+    definitions.extend(workflows::limited());
     let own = scenario.definitions.iter();
     definitions
         .extend(own.map(|own| serde_json::from_value(own.clone()).expect("a scenario's definitions can be read")));
@@ -300,6 +302,7 @@ impl World {
             Timed::AttemptEnds(process, attempt, ending) => self.attempt_ends(process, attempt, ending),
             Timed::AttemptPoll(process, attempt) => self.attempt_poll(process, attempt),
             Timed::Redelivered(id, report) => self.redelivered(id, report),
+            Timed::RoomsPoll(process) => self.poll_rooms(process),
             Timed::Evaluated(process, actor) => self.evaluated(process, actor),
             Timed::Client(client) => self.client_acts(client),
             Timed::GiveUp(client, request) => self.client_gives_up(client, request),

@@ -85,6 +85,9 @@ fn enough_happened(tally: &Tally) {
         ("cursors saved", 200),
         ("lists written", 600),
         ("sinks behind", 80),
+        ("drawn executions", 60),
+        ("asked for room", 40),
+        ("admitted", 40),
         ("children born", 150),
         ("children started", 50),
         ("children told", 50),
@@ -140,7 +143,7 @@ fn every_feature_met_every_fault(tally: &Tally) {
     FaultKind::NAMES.iter().for_each(|fault| print!("{fault:>12}"));
     println!();
     let mut missed = Vec::new();
-    for feature in coverage::FEATURES {
+    for feature in coverage::features() {
         print!("{feature:<20}");
         for fault in FaultKind::NAMES {
             let times = tally.coverage.get(&(feature, fault)).copied().unwrap_or(0);

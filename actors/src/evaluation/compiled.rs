@@ -13,7 +13,7 @@ use troupe_telemetry::{EngineMetrics, WorkflowMetrics};
 
 use super::reuse::CacheKey;
 use super::running::RunningAttempts;
-use super::{EXPRESSION_ERROR, LiveEvaluator, NoScope, NoValue, Part, scope, uses};
+use super::{EXPRESSION_ERROR, LiveEvaluator, NoScope, NoValue, part, scope, uses};
 use crate::blobs::Contents;
 use crate::resume::ResumeLinks;
 
@@ -401,34 +401,34 @@ fn check_timeouts(written: &serde_json::Value, resolved: &serde_json::Value) -> 
 }
 
 impl LiveEvaluator<'_> {
-    /// `inputMapping` and templates. All parts are tried, so that one round with the sandbox serves them.
-    pub(super) fn prepare(&mut self, question: Question, node: NodeIx, scope: &Scope<'_>) -> Result<Answer, NoValue> {
+    /// `inputMapping`, then the templates over what it gave: that is the node's input. A compensation's see what its mapping
+    /// sees.
+    pub(super) fn prepare(&mut self, question: Question, ix: NodeIx, scope: &Scope<'_>) -> Result<Answer, NoValue> {
         let compiled = self.compiled;
-        let node = compiled.node(node);
+        let node = compiled.node(ix);
         let mapping = &node.input_mapping;
-        let mapped = match self.all(question, mapping.iter().map(|(_, expression)| expression), scope) {
-            Err(NoValue::Threw(error)) => return Err(NoValue::Threw(error)),
-            mapped => mapped,
+        let mapped = self.all(question, mapping.iter().map(|(_, expression)| expression), scope)?;
+        let input_of = |values: &[Value]| {
+            let members = mapping.iter().zip(values);
+            Value::object(members.map(|((name, _), value)| (name.as_str(), value)))
         };
+        let is_compensation = ix.at() >= compiled.plan.nodes.len();
         let data = match &node.template {
-            Some(template) => self
-                .data(question, mapping.len(), template, node.delay.as_ref(), scope)
-                .map(Some),
-            None => Ok(None),
-        };
-        let (mapped, data) = match (mapped, data) {
-            (_, Err(NoValue::Threw(error))) => return Err(NoValue::Threw(error)),
-            (Ok(mapped), Ok(data)) => (mapped, data),
-            (_, _) => return Err(NoValue::Pending),
+            Some(template) => {
+                let given = (!mapping.is_empty() && !is_compensation).then(|| {
+                    let values: Vec<Value> = mapped.iter().cloned().map(Value::from).collect();
+                    input_of(&values)
+                });
+                let seen = Scope {
+                    input: given.as_ref().or(scope.input),
+                    ..*scope
+                };
+                Some(self.data(question, mapping.len(), template, node.delay.as_ref(), &seen)?)
+            }
+            None => None,
         };
         let mapped = self.recorded_all(mapped, scope)?;
-        let input = (!mapping.is_empty()).then(|| {
-            let members = mapping
-                .iter()
-                .zip(&mapped)
-                .map(|((name, _), value)| (name.as_str(), value));
-            Value::object(members)
-        });
+        let input = (!mapping.is_empty()).then(|| input_of(&mapped));
         let data = match data {
             Some(data) => Some(self.recorded_in_parts(Json::of(&data), scope)?),
             None => None,
@@ -464,10 +464,6 @@ impl LiveEvaluator<'_> {
         delay: Option<&Expression>,
         scope: &Scope<'_>,
     ) -> Result<serde_json::Value, NoValue> {
-        let part = |index: usize| Part {
-            question,
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-        };
         let unreadable = |error: serde_json::Error| ErrorInfo::new(EXPRESSION_ERROR, error.to_string());
         let (_, sandbox) = uses(template.data.sandbox_sources());
         let (delay, mut data) = self.seeing((&template.uses, sandbox), scope, |evaluator, seen| {
@@ -475,7 +471,7 @@ impl LiveEvaluator<'_> {
             let mut pending = false;
             let mut parts = parts_before;
             for source in template.data.sandbox_sources() {
-                match evaluator.sandboxed(part(parts), source, seen) {
+                match evaluator.sandboxed(part(question, parts), source, seen) {
                     Ok(answer) => answers.push(answer.to_value().map_err(unreadable)?),
                     Err(NoValue::Pending) => pending = true,
                     Err(threw) => return Err(threw),
@@ -483,7 +479,7 @@ impl LiveEvaluator<'_> {
                 parts += 1;
             }
             let delay = delay
-                .map(|expression| evaluator.value(part(parts), expression, scope))
+                .map(|expression| evaluator.value(part(question, parts), expression, scope))
                 .transpose()?;
             if pending {
                 return Err(NoValue::Pending);

@@ -15,6 +15,8 @@ pub(crate) use plans::BODY_OF;
 pub use plans::PlanCache;
 pub use running::RunningAttempts;
 
+use std::collections::BTreeMap;
+
 use troupe_core::execution::{Answer, Evaluator, Pending, Question, Scope};
 use troupe_core::{BlobRef, ErrorInfo, Json};
 use troupe_lang::{Class, Expression, Uses};
@@ -50,6 +52,9 @@ pub enum Job {
 pub struct Part {
     /// The question.
     pub question: Question,
+    /// How often the step asked for it before. A loop that turns within a step asks again over what has changed, and so does a
+    /// node that fails after it asked.
+    pub asked_before: u32,
     /// Which of its expressions, from 0.
     pub index: u32,
 }
@@ -186,6 +191,8 @@ pub struct LiveEvaluator<'a> {
     exhausted: bool,
     jobs: Vec<Job>,
     steps_left: u64,
+    /// How often the sandbox was asked each part of a question; the same in every round of a step.
+    asked: BTreeMap<(Question, u32), u32>,
 }
 
 impl<'a> LiveEvaluator<'a> {
@@ -199,6 +206,7 @@ impl<'a> LiveEvaluator<'a> {
             exhausted,
             jobs: Vec::new(),
             steps_left: STEPS_MAX,
+            asked: BTreeMap::new(),
         }
     }
 
@@ -244,6 +252,12 @@ impl<'a> LiveEvaluator<'a> {
     }
 
     fn sandboxed(&mut self, part: Part, expression: &Expression, seen: &mut Seen<'_, '_>) -> Result<Json, NoValue> {
+        let asked = self.asked.entry((part.question, part.index)).or_default();
+        let part = Part {
+            asked_before: *asked,
+            ..part
+        };
+        *asked += 1;
         if let Some(answer) = self.answers.get(part) {
             return Ok(answer.clone()?);
         }
@@ -290,10 +304,6 @@ impl<'a> LiveEvaluator<'a> {
 
     fn answer(&mut self, question: Question, scope: &Scope<'_>) -> Result<Answer, NoValue> {
         let compiled = self.compiled;
-        let part = |index: usize| Part {
-            question,
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-        };
         let missing = || {
             NoValue::Threw(ErrorInfo::new(
                 EXPRESSION_ERROR,
@@ -307,7 +317,7 @@ impl<'a> LiveEvaluator<'a> {
             Question::Prepare(node) => self.prepare(question, node, scope),
             Question::Output(node) => {
                 let expression = compiled.node(node).output.as_ref().ok_or_else(missing)?;
-                let output = self.value(part(0), expression, scope)?;
+                let output = self.value(part(question, 0), expression, scope)?;
                 Ok(Answer::Value(self.recorded(output, scope)?))
             }
             Question::OutputMapping(node) => {
@@ -321,28 +331,28 @@ impl<'a> LiveEvaluator<'a> {
             Question::CallOutput(node) => self.of_call(question, node, scope),
             Question::Items(node) => {
                 let expression = compiled.node(node).items.as_ref().ok_or_else(missing)?;
-                let items = self.value(part(0), expression, scope)?;
+                let items = self.value(part(question, 0), expression, scope)?;
                 Ok(Answer::Value(self.recorded_items(items, scope)?))
             }
             Question::While(node) => {
                 let expression = compiled.node(node).holds_on.as_ref().ok_or_else(missing)?;
-                self.truth(part(0), expression, scope)
+                self.truth(part(question, 0), expression, scope)
             }
             Question::RoomKey => {
                 let expression = compiled.room_key().ok_or_else(missing)?;
-                Ok(Answer::Value(self.value(part(0), expression, scope)?.into()))
+                Ok(Answer::Value(self.value(part(question, 0), expression, scope)?.into()))
             }
             Question::ConcurrencyKey(node) => {
                 let expression = compiled.node(node).concurrency_key.as_ref().ok_or_else(missing)?;
-                Ok(Answer::Value(self.value(part(0), expression, scope)?.into()))
+                Ok(Answer::Value(self.value(part(question, 0), expression, scope)?.into()))
             }
             Question::Condition(edge) => {
                 let expression = compiled.condition(edge).ok_or_else(missing)?;
-                self.truth(part(0), expression, scope)
+                self.truth(part(question, 0), expression, scope)
             }
             Question::DecisionCondition(node, n) => {
                 let expression = compiled.node(node).decision.get(n as usize).ok_or_else(missing)?;
-                self.truth(part(0), expression, scope)
+                self.truth(part(question, 0), expression, scope)
             }
             Question::Keep(_) => match scope.output {
                 Some(value) => self.keep(value, scope),
@@ -351,7 +361,7 @@ impl<'a> LiveEvaluator<'a> {
             Question::Cache(node) => self.cached(node, scope),
             Question::ExecutionOutput => {
                 let expression = compiled.output().ok_or_else(missing)?;
-                let output = self.value(part(0), expression, scope)?;
+                let output = self.value(part(question, 0), expression, scope)?;
                 Ok(Answer::Value(self.recorded(output, scope)?))
             }
         }
@@ -369,11 +379,7 @@ impl<'a> LiveEvaluator<'a> {
             let mut values = Vec::new();
             let mut pending = false;
             for (index, expression) in expressions.enumerate() {
-                let part = Part {
-                    question,
-                    index: u32::try_from(index).unwrap_or(u32::MAX),
-                };
-                match evaluator.value_of(part, expression, seen) {
+                match evaluator.value_of(part(question, index), expression, seen) {
                     Ok(value) => values.push(value),
                     Err(NoValue::Pending) => pending = true,
                     Err(threw) => return Err(threw),
@@ -394,6 +400,14 @@ fn uses<'e>(expressions: impl Iterator<Item = &'e Expression>) -> (Uses, Uses) {
         }
     }
     (engine, sandbox)
+}
+
+fn part(question: Question, index: usize) -> Part {
+    Part {
+        question,
+        asked_before: 0,
+        index: u32::try_from(index).unwrap_or(u32::MAX),
+    }
 }
 
 fn threw(error: &troupe_lang::EvalError) -> ErrorInfo {

@@ -6,7 +6,7 @@ use troupe_core::plan::{Plan, PlanNode};
 use troupe_core::{ErrorInfo, Json, NodeIx};
 use troupe_lang::Expression;
 
-use super::{EXPRESSION_ERROR, Job, LiveEvaluator, NoValue, Part};
+use super::{EXPRESSION_ERROR, Job, LiveEvaluator, NoValue, part};
 
 /// A node's cache key.
 #[derive(Debug)]
@@ -64,10 +64,7 @@ impl LiveEvaluator<'_> {
     pub(super) fn cached(&mut self, node: NodeIx, scope: &Scope<'_>) -> Result<Answer, NoValue> {
         let missing = || ErrorInfo::new(EXPRESSION_ERROR, "the definition has no such key");
         let cache = self.compiled.node(node).cache.as_ref().ok_or_else(missing)?;
-        let part = Part {
-            question: Question::Cache(node),
-            index: 0,
-        };
+        let part = part(Question::Cache(node), 0);
         let key = cache.of(&self.value(part, &cache.expression, scope)?);
         let known = self.answers.looked_up.iter().find(|(known, _)| *known == key);
         let Some((_, found)) = known else {

@@ -121,7 +121,7 @@ impl<R> ExecutionMachine<R> {
     #[must_use]
     pub fn blob_root(&self) -> Option<ExecutionId> {
         match self.stepping.as_deref().map(|stepping| &stepping.event) {
-            Some(Event::Started(started)) => started.blob_root(),
+            Some(Event::Started(started) | Event::Queued(started)) => started.blob_root(),
             _ => self.state.blob_root(),
         }
     }

@@ -1,11 +1,13 @@
 //! Checks the contract from recorded histories: what clients, effects and reads saw against what the log holds.
 
+mod contents;
 mod epochs;
 mod events;
 mod failures;
 mod family;
 mod keys;
 mod lists;
+mod rooms;
 mod semantics;
 #[cfg(test)]
 mod tests;
@@ -14,13 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use troupe_core::definition::WorkflowDefinition;
-use troupe_core::execution::{Entry, Event, ExecutionState, Phase, Verb, invariants, replay};
+use troupe_core::execution::{Effect, Entry, Event, ExecutionState, Verb, invariants, replay};
 use troupe_core::plan::Plan;
 use troupe_core::{ExecutionId, NodeIx, Timestamp};
 use troupe_ports::ExecutionSummary;
 
 use super::record::Record;
 use super::workload::DELAYS_MS;
+pub use contents::Contents;
 pub use events::expected as expected_events;
 
 /// How late a timer may fire in a healthy engine, in milliseconds.
@@ -41,6 +44,8 @@ pub struct Evidence {
     pub own_outages: BTreeMap<ExecutionId, Vec<(Timestamp, Timestamp)>>,
     /// What lists show in the end, where that is known.
     pub listed: Option<BTreeMap<ExecutionId, ExecutionSummary>>,
+    /// Large values that the store keeps.
+    pub contents: Contents,
 }
 
 /// A broken promise.
@@ -79,6 +84,7 @@ pub fn check(evidence: &Evidence) -> Vec<Violation> {
     events::are_published(evidence, &mut findings);
     epochs::only_grow(evidence, &mut findings);
     keys::are_unique(evidence, &mut findings);
+    rooms::hold_so_many(evidence, &mut findings);
     lists::show_the_end(evidence, &mut findings);
     failures::are_bounded(evidence, &mut findings);
     effects_follow_commits(evidence, &mut findings);
@@ -172,15 +178,10 @@ fn applied_exactly_once(
         format!("{id}: {:?}", invariants::check(plan, &folded))
     });
     let mut ends: BTreeMap<u32, u32> = BTreeMap::new();
-    let mut first_attempts: BTreeMap<u32, u32> = BTreeMap::new();
     for transition in entries.iter().flat_map(|entry| &entry.transitions) {
         let Some(node) = transition.node_ix() else { continue };
-        match transition.verb() {
-            Some(Verb::NodeCompleted | Verb::NodeFailed | Verb::NodeSkipped | Verb::NodeCanceled) => {
-                *ends.entry(node.0).or_default() += 1;
-            }
-            Some(Verb::NodeScheduled) => *first_attempts.entry(node.0).or_default() += 1,
-            _ => {}
+        if is_end(transition.verb()) {
+            *ends.entry(node.0).or_default() += 1;
         }
     }
     for (node, times) in ends {
@@ -190,12 +191,6 @@ fn applied_exactly_once(
         });
     }
     for (place, node) in state.nodes.iter().enumerate() {
-        let scheduled = first_attempts
-            .get(&u32::try_from(place).unwrap_or(u32::MAX))
-            .copied()
-            .unwrap_or(0);
-        let ix = NodeIx(u32::try_from(place).unwrap_or(u32::MAX));
-        let attempts = attempts_of(ix, entries);
         let fails_first = plan.nodes[place]
             .data
             .get("failFirst")
@@ -216,32 +211,44 @@ fn applied_exactly_once(
                 )
             });
         }
-        let canceled = u32::from(node.phase == Phase::Canceled);
-        findings.expect(scheduled <= attempts + canceled, "C6", || {
-            format!("{id}: node {place} was dispatched {scheduled} times for {attempts} attempts")
-        });
     }
+    dispatched_one_after_the_other(id, entries, findings);
 }
 
-/// Attempts of a node that ended or were interrupted, in all its visits.
-fn attempts_of(ix: NodeIx, entries: &[Entry]) -> u32 {
-    let ended = entries.iter().map(|entry| {
-        let closed = matches!(&entry.event, Event::AttemptClosed(closed) if closed.token.node == ix);
-        let interrupted = entry
-            .transitions
-            .iter()
-            .filter(|change| change.node_ix() == Some(ix) && change.verb() == Some(Verb::NodeInterrupted));
-        // An operator's decision may end a node while its attempt runs.
-        let decided = matches!(&entry.event, Event::Decided { node, .. } if *node == ix);
-        u32::from(closed) + u32::from(decided) + u32::try_from(interrupted.count()).unwrap_or(u32::MAX)
-    });
-    ended.sum()
+fn is_end(verb: Option<Verb>) -> bool {
+    matches!(
+        verb,
+        Some(Verb::NodeCompleted | Verb::NodeFailed | Verb::NodeSkipped | Verb::NodeCanceled)
+    )
+}
+
+/// C6: a node is dispatched when no attempt of it is outstanding.
+fn dispatched_one_after_the_other(id: ExecutionId, entries: &[Entry], findings: &mut Findings) {
+    let mut outstanding: BTreeSet<NodeIx> = BTreeSet::new();
+    for entry in entries {
+        if let Event::AttemptClosed(closed) = &entry.event {
+            outstanding.remove(&closed.token.node);
+        }
+        for transition in &entry.transitions {
+            let Some(node) = transition.node_ix() else { continue };
+            match transition.verb() {
+                Some(Verb::NodeScheduled) => {
+                    findings.expect(outstanding.insert(node), "C6", || {
+                        format!("{id}: entry {} dispatches node {node} once more", entry.seq)
+                    });
+                }
+                verb if is_end(verb) || verb == Some(Verb::NodeInterrupted) => _ = outstanding.remove(&node),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// C3 and C4: an effect happens once a dispatch, with the input that the log gives its node.
 fn effects_follow_commits(evidence: &Evidence, findings: &mut Findings) {
     let mut seen: BTreeSet<(ExecutionId, &str, [u32; 4])> = BTreeSet::new();
     let mut canceled: BTreeSet<ExecutionId> = BTreeSet::new();
+    let mut started: BTreeMap<ExecutionId, Starts> = BTreeMap::new();
     for record in &evidence.records {
         match record {
             Record::Effect { id, node, token, input } => {
@@ -251,27 +258,21 @@ fn effects_follow_commits(evidence: &Evidence, findings: &mut Findings) {
                 findings.expect(!canceled.contains(id), "C4", || {
                     format!("{id}: {node} took effect after its cancel")
                 });
-                let Some((state, plan, entries)) = evidence.executions.get(id) else {
+                if !evidence.executions.contains_key(id) {
                     findings.expect(false, "C4", || {
                         format!("{id}: {node} took effect, the execution is not in the log")
                     });
                     continue;
-                };
-                let Some(ix) = plan.node_ix(node) else { continue };
-                // What earlier visits were given is the affair of C6: the state has only the last one.
-                if state.nodes[ix.at()].visit.0 != token[1] {
-                    continue;
                 }
-                let given = state.input_of(plan, ix).shown().as_str().to_owned();
-                findings.expect(given == *input, "C4", || {
-                    format!("{id}: {node} took effect with {input}, the log gives it {given}")
-                });
-                let scheduled = entries.iter().flat_map(|entry| &entry.transitions).any(|transition| {
-                    transition.node_ix() == Some(ix) && transition.verb() == Some(Verb::NodeScheduled)
-                });
-                findings.expect(scheduled, "C4", || {
-                    format!("{id}: {node} took effect but was never scheduled")
-                });
+                let given = started.entry(*id).or_insert_with(|| starts_of(*id, evidence));
+                match given.get(&(node.clone(), *token)) {
+                    Some(given) => findings.expect(given == input, "C4", || {
+                        format!("{id}: {node} took effect with {input}, the log gives it {given}")
+                    }),
+                    None => findings.expect(false, "C4", || {
+                        format!("{id}: {node} took effect but dispatch {token:?} is not in the log")
+                    }),
+                }
             }
             Record::CommandAcked {
                 verb,
@@ -285,6 +286,30 @@ fn effects_follow_commits(evidence: &Evidence, findings: &mut Findings) {
             _ => {}
         }
     }
+}
+
+/// Inputs of dispatched attempts, by node and by run, visit, attempt and nonce of their token.
+type Starts = BTreeMap<(String, [u32; 4]), String>;
+
+/// What the entries of an execution dispatch.
+fn starts_of(id: ExecutionId, evidence: &Evidence) -> Starts {
+    let mut starts = Starts::new();
+    let Some((_, plan, entries)) = evidence.executions.get(&id) else {
+        return starts;
+    };
+    let mut folded = ExecutionState::new(plan, id);
+    // Where that fails, C2 says so.
+    for effects in entries.iter().map_while(|entry| replay(plan, &mut folded, entry).ok()) {
+        for effect in effects {
+            if let Effect::StartAttempt(start) = effect {
+                let token = start.token;
+                let token_of = [token.run.0, token.visit.0, token.attempt.0, token.nonce];
+                let node = plan.node(token.node).key.to_string();
+                starts.insert((node, token_of), evidence.contents.text(&start.input));
+            }
+        }
+    }
+    starts
 }
 
 /// C8: a delay never ends early, and late only around an outage.
@@ -311,6 +336,11 @@ fn timers_fire_in_time(id: ExecutionId, plan: &Plan, entries: &[Entry], evidence
     findings.expect(fired >= due, "C8", || {
         format!("{id}: a timer fired {} ms early", due.since_ms(fired))
     });
+    is_in_time(id, due, fired, evidence, findings);
+}
+
+/// C8: late only around an outage.
+fn is_in_time(id: ExecutionId, due: Timestamp, fired: Timestamp, evidence: &Evidence, findings: &mut Findings) {
     let own = evidence.own_outages.get(&id).into_iter().flatten();
     let excused = evidence
         .outages

@@ -3,11 +3,12 @@
 use troupe_actors::attempt::machine::Turn;
 use troupe_actors::execution::machine::Dispatch;
 use troupe_core::execution::{AttemptClosed, AttemptFailure, AttemptOutcome};
-use troupe_core::{ErrorInfo, Json, Token};
+use troupe_core::{BlobRef, ErrorInfo, Json, Token};
+use troupe_ports::StateStore;
 
-use super::World;
 use super::process::{ActorNo, Attempt, ExecutionMessage, ProcessNo, Stage};
 use super::schedule::{Ending, Timed};
+use super::{World, at_once, drawn};
 use crate::crash::Record;
 
 /// Pause before a lease that has lapsed is looked at again.
@@ -30,7 +31,15 @@ impl World {
         let token = dispatch.start.token;
         let planned = machine.compiled().plan.node(token.node);
         let data = |name: &str| planned.data.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
-        let input = dispatch.start.input.shown().as_str().to_owned();
+        let root = machine.state().blob_root();
+        let content = |blob: &BlobRef| at_once(self.store.blob(root?, blob.hash)).ok().flatten();
+        let input = match dispatch.start.input.document(&content) {
+            Ok(input) => input.as_str().to_owned(),
+            Err(missing) => {
+                let (id, node) = (execution.id, planned.key.to_string());
+                return self.trouble(format!("{id}: {node} is given a value that is nowhere: {missing:?}"));
+            }
+        };
         let attempt = Attempt {
             actor,
             id: execution.id,
@@ -197,16 +206,16 @@ impl World {
         let fails = u64::from(attempt.token.attempt.0) <= attempt.fail_first;
         let (token, actor, odds) = (attempt.token, attempt.actor, attempt.fail_odds);
         let workflow = self.workflows.get(&attempt.id);
-        let drawn = workflow.is_some_and(|workflow| workflow.starts_with("drawn"));
+        let is_drawn = workflow.is_some_and(|workflow| workflow.starts_with(drawn::PREFIX));
         let breaks = odds > 0 && self.random.once_in(odds);
         let outcome = match ending {
             Ending::Settled if fails => failed("FLAKY", &format!("failure {number}"), true),
             Ending::Settled if breaks => failed("E1", &format!("failure {number}"), false),
-            Ending::Settled if drawn && self.random.once_in(5) => {
+            Ending::Settled if is_drawn && self.random.once_in(5) => {
                 let code = if self.random.once_in(2) { "E1" } else { "E2" };
                 failed(code, &format!("failure {number}"), !self.random.once_in(4))
             }
-            Ending::Settled => self.output(drawn),
+            Ending::Settled => self.output(is_drawn),
             Ending::TimedOut => {
                 self.count("timeouts");
                 failed("TIMEOUT", "the attempt ran too long", true)

@@ -1,5 +1,7 @@
 //! What was going on when something broke: so that a campaign can tell which faults met which features.
 
+mod graphs;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use troupe_core::ExecutionId;
@@ -10,7 +12,11 @@ use super::World;
 use super::process::{ActorNo, Execution, ProcessNo, Waiting};
 
 /// Everything that can be going on.
-pub const FEATURES: [&str; 20] = [
+pub fn features() -> impl Iterator<Item = &'static str> {
+    FEATURES.into_iter().chain(graphs::FEATURES)
+}
+
+const FEATURES: [&str; 22] = [
     "attempt",
     "retry",
     "delay",
@@ -31,6 +37,8 @@ pub const FEATURES: [&str; 20] = [
     "business key",
     "variables",
     "sandbox",
+    "waits for room",
+    "has room",
 ];
 
 impl World {
@@ -82,6 +90,7 @@ fn in_use(execution: &Execution, features: &mut BTreeSet<&'static str>) {
         features.insert("sandbox");
     }
     of_execution(state, features);
+    graphs::of_graph(state, plan, features);
     for (planned, node) in plan.nodes.iter().zip(&state.nodes) {
         let own = match &node.phase {
             Phase::Running { .. } => Some("attempt"),
@@ -123,6 +132,11 @@ fn of_execution(state: &ExecutionState, features: &mut BTreeSet<&'static str>) {
         (state.execution_key.is_some(), "business key"),
         (!state.signals.is_empty(), "early call kept"),
         (!state.variables.is_empty(), "variables"),
+        (
+            state.room.is_some() && state.status == Status::Pending,
+            "waits for room",
+        ),
+        (state.room.is_some() && state.status != Status::Pending, "has room"),
     ];
     features.extend(those.into_iter().filter(|(is, _)| *is).map(|(_, name)| name));
 }

@@ -1,5 +1,6 @@
 //! Workflows that a scenario draws: graphs of the core's own generator, and families of them.
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::plan::Plan;
@@ -7,16 +8,29 @@ use troupe_core::plan::Plan;
 use super::random::Random;
 use crate::generator::definitions::{calm, definition};
 
+/// What the ids of drawn graphs begin with.
+pub(crate) const PREFIX: &str = "drawn-";
 /// No wait of a drawn workflow is longer, in milliseconds: a world has only so much time.
 const LONGEST_MS: u64 = 900;
+/// From here on numbers of milliseconds are instants.
+const INSTANTS: u64 = 1_000_000_000_000;
+/// An instant of the generator that lies hours after a world's end, and the one that takes its place.
+const FAR: &str = "2026-09-21T15:33:21Z";
+const NEAR: &str = "2026-09-21T14:13:22Z";
 /// Tries until a drawn graph is one that can run.
 const TRIES: usize = 8;
+/// Constant workflows that drawn graphs start as children; the last one does not exist.
+const CHILDREN: [&str; 5] = ["chain", "wait-short", "hook", "rescue", "missing"];
 
 /// One to three workflows.
 pub(super) fn definitions(random: &mut Random) -> Vec<Value> {
     let mut drawn: Vec<Value> = Vec::new();
     for number in 0..=random.below(2) {
-        drawn.extend(graph(&format!("drawn-{number}"), random));
+        let mut graph = graph(&format!("{PREFIX}{number}"), 8, random);
+        if let Some(graph) = &mut graph {
+            give_children(graph, !drawn.is_empty(), random);
+        }
+        drawn.extend(graph);
     }
     if !drawn.is_empty() && random.once_in(2) {
         drawn.push(family("family", random));
@@ -24,33 +38,96 @@ pub(super) fn definitions(random: &mut Random) -> Vec<Value> {
     drawn
 }
 
-fn graph(id: &str, random: &mut Random) -> Option<Value> {
+/// Whether it can run.
+pub(crate) fn is_lawful(definition: &Value) -> bool {
+    let read = WorkflowDefinition::deserialize(definition).ok();
+    read.is_some_and(|read| Plan::build(&read).is_ok())
+}
+
+/// A graph of so many nodes at most.
+fn graph(id: &str, nodes_max: u16, random: &mut Random) -> Option<Value> {
     (0..TRIES).find_map(|_| {
         let mut tape = |length: usize| -> Vec<u16> {
             (0..length)
                 .map(|_| u16::try_from(random.next() >> 48).unwrap_or(0))
                 .collect()
         };
-        let size = 2 + usize::from(tape(1)[0] % 7);
+        let size = 2 + usize::from(tape(1)[0] % (nodes_max - 1));
         let nodes: Vec<Vec<u16>> = (0..size).map(|_| tape(32)).collect();
         let edges: Vec<Vec<u16>> = (0..size + usize::from(tape(1)[0] % 6)).map(|_| tape(12)).collect();
-        let loops: Vec<Vec<u16>> = (0..tape(1)[0] % 3).map(|_| tape(28)).collect();
+        let loops: Vec<Vec<u16>> = (0..tape(1)[0] % 4).map(|_| tape(28)).collect();
         let mut graph = definition(&nodes, &edges, &loops, &tape(8));
         if tape(1)[0] % 3 > 0 {
             calm(&mut graph);
         }
         shorten(&mut graph);
+        slow_down(&mut graph, random);
         graph["id"] = id.into();
         graph["version"] = json!(1);
-        let read: WorkflowDefinition = serde_json::from_value(graph.clone()).ok()?;
-        Plan::build(&read).ok().map(|_| graph)
+        is_lawful(&graph).then_some(graph)
     })
+}
+
+/// Work takes its time, so that faults find some of it; and only a few nodes of some graphs run at once.
+fn slow_down(graph: &mut Value, random: &mut Random) {
+    for node in graph["nodes"].as_array_mut().into_iter().flatten() {
+        if random.once_in(2)
+            && let Some(data) = node["data"].as_object_mut()
+        {
+            data.insert("sleepMs".into(), json!(random.between(5, 60)));
+        }
+    }
+    if random.once_in(4) {
+        graph["settings"]["maxParallelNodes"] = json!(1);
+    }
+}
+
+/// Nodes with children run a workflow that there is, or a small graph of their own.
+fn give_children(graph: &mut Value, has_first: bool, random: &mut Random) {
+    let nodes = graph["nodes"].as_array_mut();
+    for node in nodes.into_iter().flatten() {
+        let may_have_body = node["type"] != "subworkflow";
+        let Some(data) = node["data"]
+            .as_object_mut()
+            .filter(|data| data.contains_key("workflowId"))
+        else {
+            continue;
+        };
+        if may_have_body
+            && random.once_in(2)
+            && let Some(body) = body(random)
+        {
+            data.remove("workflowId");
+            data.insert("body".into(), body);
+        } else if has_first && random.once_in(2) {
+            data.insert("workflowId".into(), json!(format!("{PREFIX}0")));
+        } else {
+            data.insert("workflowId".into(), json!(CHILDREN[random.place(CHILDREN.len())]));
+        }
+    }
+}
+
+/// A graph without children of its own.
+fn body(random: &mut Random) -> Option<Value> {
+    let mut graph = graph("body", 4, random)?;
+    for node in graph["nodes"].as_array_mut().into_iter().flatten() {
+        if ["subworkflow", "forEach", "loop"]
+            .iter()
+            .any(|kind| node["type"] == *kind)
+        {
+            node["type"] = "function".into();
+            for name in ["workflowId", "items", "while"] {
+                node["data"].as_object_mut()?.remove(name);
+            }
+        }
+    }
+    Some(json!({"nodes": graph["nodes"].take(), "edges": graph["edges"].take()}))
 }
 
 /// A workflow with children that run the first drawn one.
 fn family(id: &str, random: &mut Random) -> Value {
     let work = |id: &str| json!({"id": id, "type": "function", "data": {"handlerId": "work"}});
-    let mut data = Map::from_iter([("workflowId".to_owned(), json!("drawn-0"))]);
+    let mut data = Map::from_iter([("workflowId".to_owned(), json!(format!("{PREFIX}0")))]);
     let kind = match random.below(3) {
         0 => {
             if random.once_in(3) {
@@ -97,7 +174,11 @@ fn shorten(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                let long = value.as_u64().filter(|ms| *ms > LONGEST_MS);
+                if value == FAR {
+                    *value = NEAR.into();
+                    continue;
+                }
+                let long = value.as_u64().filter(|ms| (LONGEST_MS..INSTANTS).contains(ms));
                 let is_time = [
                     "timeout",
                     "totalTimeout",

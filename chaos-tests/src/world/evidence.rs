@@ -10,7 +10,8 @@ use troupe_core::execution::{AttemptOutcome, Entry, Event, ExecutionState};
 use troupe_core::{ExecutionId, Seq};
 use troupe_ports::{ExecutionBase, StateStore};
 
-use super::{BEGINNING, FAULTS_MS, HEALED_MS, Outcome, World, at_once, definitions, shards};
+use super::{BEGINNING, FAULTS_MS, HEALED_MS, Outcome, World, at_once, definitions, drawn, shards};
+use crate::crash::checkers::Contents;
 use crate::crash::{Record, check};
 
 impl World {
@@ -81,7 +82,7 @@ impl World {
         }
         for (id, entries) in histories {
             self.compare_with_store(id, &entries);
-            let Some(Event::Started(started)) = entries.first().map(|entry| &entry.event) else {
+            let Some(started) = entries.first().and_then(|entry| entry.event.start()) else {
                 self.trouble(format!("{id}: the log has no start of it"));
                 continue;
             };
@@ -92,7 +93,12 @@ impl World {
             }
         }
         self.counts.insert("executions", self.evidence.executions.len() as u64);
+        let executions = self.evidence.executions.values();
+        let is_drawn = |state: &ExecutionState| state.workflow.as_str().starts_with(drawn::PREFIX);
+        let drawn = executions.filter(|(state, ..)| is_drawn(state)).count();
+        self.counts.insert("drawn executions", drawn as u64);
         self.evidence.listed = Some(self.lists.rows());
+        self.evidence.contents = Contents(self.store.contents());
         let violations = check(&self.evidence);
         Outcome {
             violations,

@@ -41,6 +41,11 @@ impl World {
         let actor = *state.directory.entry(id).or_insert(number);
         let execution = state.executions.entry(actor).or_insert_with(|| Execution::new(id));
         if execution.dead {
+            if let (ExecutionMessage::Recover, Some(serving)) = (&message, state.shards.get_mut(&id.shard())) {
+                // Recovery waits for it: until it is loaded, nobody is let in where only so many may run.
+                serving.resume.done = false;
+                return serving.resume.tail.push_front(id);
+            }
             return self.after(REPLACED_EVERY_MS, Timed::Deliver(process, id, message));
         }
         execution.routed += u64::from(message.is_routed());
@@ -110,7 +115,8 @@ impl World {
                 | ExecutionMessage::Wake
                 | ExecutionMessage::Recover
                 | ExecutionMessage::ChildReported(_)
-                | ExecutionMessage::ChildAlive(..) => {
+                | ExecutionMessage::ChildAlive(..)
+                | ExecutionMessage::Admitted => {
                     execution.then = Some(message);
                     return self.look_up(process, actor);
                 }
@@ -129,6 +135,7 @@ impl World {
             ExecutionMessage::Read(reply) => Input::Read(reply),
             ExecutionMessage::Wake => Input::Wake,
             ExecutionMessage::Recover => return,
+            ExecutionMessage::Admitted => Input::Admitted,
             ExecutionMessage::ChildReported(report) => Input::ChildReported(*report),
             ExecutionMessage::ChildAlive(child, _) => Input::ChildAlive(child),
             ExecutionMessage::Durable(seq) => Input::Durable(seq),
@@ -331,12 +338,12 @@ impl World {
             Action::BearErrorWorkflow(_) | Action::StartErrorWorkflow(_) => {
                 panic!("no workflow of the simulation names an error workflow")
             }
-            Action::AskForRoom | Action::HasRoom => {
-                panic!("no workflow of the simulation limits how many of it run")
-            }
+            Action::AskForRoom => self.ask_for_room(process, actor),
+            Action::HasRoom => self.has_room(process, actor),
             Action::Finished(_) => {
                 self.parked.remove(&id);
                 self.count("ends");
+                self.leave_room(process, id);
             }
             Action::Bear(births) => self.bear(process, actor, births),
             Action::StartChild(start) => self.start_child(process, actor, &start),

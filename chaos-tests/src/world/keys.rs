@@ -4,7 +4,6 @@
 use troupe_actors::EngineError;
 use troupe_actors::execution::machine::Reply;
 use troupe_actors::record::{RecordItem, read_frames};
-use troupe_core::execution::Event;
 use troupe_core::{ExecutionId, KeySpace, Seq, ShardId};
 use troupe_ports::StateStore;
 
@@ -83,10 +82,8 @@ pub(super) fn head_of(record: &[u8], item: &RecordItem) -> Option<(ExecutionId, 
         return None;
     }
     let entry = read_frames(&record[item.frame.clone()]).next()?.ok()?;
-    let Event::Started(started) = entry.event else {
-        return None;
-    };
-    let (key, ordinal) = (started.execution_key?, started.key_ordinal?);
-    let head = ExecutionId::derived(SHARDS, KeySpace::Business, started.workflow.as_str(), &key, 0);
+    let started = entry.event.start()?;
+    let (key, ordinal) = (started.execution_key.as_ref()?, started.key_ordinal?);
+    let head = ExecutionId::derived(SHARDS, KeySpace::Business, started.workflow.as_str(), key, 0);
     Some((head, ordinal))
 }

@@ -62,11 +62,10 @@ impl Translation {
                 self.data(data, asks);
             }
         }
-        if let Some(output) = graph
-            .get_mut("settings")
-            .and_then(|settings| settings.get_mut("output"))
-        {
-            self.expression(output, asks);
+        for place in ["/settings/output", "/settings/concurrency/key"] {
+            if let Some(expression) = graph.pointer_mut(place) {
+                self.expression(expression, asks);
+            }
         }
     }
 

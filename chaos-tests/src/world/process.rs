@@ -10,6 +10,7 @@ use troupe_actors::checkpointer::{CheckpointItem, Pending};
 use troupe_actors::committer::machine::{Append, CommitterMachine};
 use troupe_actors::evaluation::Job;
 use troupe_actors::execution::machine::{Action, CommandInput, ExecutionMachine};
+use troupe_actors::rooms::machine::Rooms;
 use troupe_actors::shard::machine::FailureMachine;
 use troupe_actors::sinks::machine::{CursorMachine, ProjectionMachine};
 use troupe_actors::timers::machine::TimersMachine;
@@ -58,6 +59,8 @@ pub(super) enum ExecutionMessage {
     ChildReported(Box<ChildReport>),
     /// A child is there, under this id.
     ChildAlive(ChildId, ExecutionId),
+    /// It waited for room, and may run.
+    Admitted,
     Durable(Seq),
     Report(Box<AttemptClosed>),
     NodeGone(Token),
@@ -74,7 +77,8 @@ impl ExecutionMessage {
             | Self::Wake
             | Self::Recover
             | Self::ChildReported(_)
-            | Self::ChildAlive(..) => true,
+            | Self::ChildAlive(..)
+            | Self::Admitted => true,
             Self::Durable(_) | Self::Report(_) | Self::NodeGone(_) => false,
         }
     }
@@ -87,6 +91,7 @@ impl ExecutionMessage {
                 | Self::Recover
                 | Self::ChildReported(_)
                 | Self::ChildAlive(..)
+                | Self::Admitted
                 | Self::Command(_, Respond::Nobody)
         )
     }
@@ -99,6 +104,7 @@ impl ExecutionMessage {
             | Self::Recover
             | Self::ChildReported(_)
             | Self::ChildAlive(..)
+            | Self::Admitted
             | Self::Durable(_)
             | Self::Report(_)
             | Self::NodeGone(_) => Respond::Nobody,
@@ -432,6 +438,11 @@ pub(super) struct Resume {
 }
 
 impl Resume {
+    /// Whether all that has unfinished work was told to load.
+    pub(super) fn has_told_all(&self) -> bool {
+        self.sweep != Sweep::NotYet && self.tail.is_empty()
+    }
+
     /// The next child that only waits: those that run went before.
     pub(super) fn next_child(&mut self) -> Option<ExecutionId> {
         if self.sweep == Sweep::NotYet {
@@ -497,6 +508,9 @@ pub(super) struct Process {
     pub(super) permits: usize,
     /// Tasks that start children.
     pub(super) starters: BTreeMap<u64, Starter>,
+    /// Who runs and who waits where only so many may.
+    pub(super) rooms: Rooms,
+    pub(super) polls_rooms: bool,
     pub(super) quarantine: BTreeMap<ExecutionId, EngineError>,
     /// What happened while it was frozen.
     pub(super) deferred: Vec<super::schedule::Timed>,
@@ -514,6 +528,8 @@ impl Process {
             attempts: BTreeMap::new(),
             permits,
             starters: BTreeMap::new(),
+            rooms: Rooms::default(),
+            polls_rooms: false,
             quarantine: BTreeMap::new(),
             deferred: Vec::new(),
         }

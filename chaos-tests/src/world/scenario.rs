@@ -9,6 +9,8 @@ use super::process::LEASE_MS;
 use super::random::Random;
 use super::{drawn, workflows};
 
+/// One world in so many has drawn workflows.
+const DRAWN_EACH: u64 = 3;
 /// Clients of a world, at most.
 const CLIENTS_MAX: u64 = 7;
 /// Clients of a busy world: many want the same few permits, batches and actors.
@@ -171,13 +173,13 @@ impl FaultKind {
 }
 
 impl Scenario {
-    /// The world of a seed, with the constant workflows.
+    /// The world of a seed, with the constant workflows and, one in so many times, with workflows that are drawn too.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        Self::with(seed, false)
+        Self::with(seed, seed % DRAWN_EACH == 1)
     }
 
-    /// The world of a seed, with workflows that are drawn too.
+    /// The world of a seed, with workflows that are drawn whatever the seed.
     #[must_use]
     pub fn drawn(seed: u64) -> Self {
         Self::with(seed, true)
@@ -193,6 +195,9 @@ impl Scenario {
             Vec::new()
         };
         let mut workflows = workflows::known();
+        if !remote {
+            workflows.extend(workflows::limited());
+        }
         let own = definitions.iter().cloned();
         let own = own.map(|own| serde_json::from_value(own).expect("a drawn definition was read before"));
         // As likely as all the constant ones together.

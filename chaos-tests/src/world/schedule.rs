@@ -115,6 +115,8 @@ pub(super) enum Timed {
     /// A report arrives once more, or late.
     Redelivered(ExecutionId, Box<AttemptClosed>),
     Evaluated(ProcessNo, ActorNo),
+    /// It is looked again whether executions that wait for room may be let in.
+    RoomsPoll(ProcessNo),
     Client(usize),
     GiveUp(usize, u64),
     Fault(Fault),
@@ -150,7 +152,8 @@ impl Timed {
             | Self::SaveQuarantine(process, _)
             | Self::AttemptEnds(process, ..)
             | Self::AttemptPoll(process, _)
-            | Self::Evaluated(process, _) => Some(*process),
+            | Self::Evaluated(process, _)
+            | Self::RoomsPoll(process) => Some(*process),
             Self::Arrive { .. }
             | Self::Synced { .. }
             | Self::Publish { .. }
@@ -192,6 +195,7 @@ impl Timed {
             Self::AttemptPoll(..) => "attempt poll",
             Self::Redelivered(..) => "redelivered",
             Self::Evaluated(..) => "evaluated",
+            Self::RoomsPoll(_) => "rooms poll",
             Self::Client(_) => "client",
             Self::GiveUp(..) => "give up",
             Self::Fault(_) => "fault",

@@ -419,6 +419,7 @@ impl World {
             return;
         };
         state.shards.remove(&shard);
+        state.rooms.forget_shard(shard);
         state.quarantine.retain(|id, _| id.shard() != shard);
         let ours = state
             .executions

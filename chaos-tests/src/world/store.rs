@@ -176,6 +176,15 @@ impl SimulatedStore {
             .unwrap_or_default()
     }
 
+    /// Every large value that is kept, for checkers.
+    #[must_use]
+    pub fn contents(&self) -> BTreeMap<BlobRef, Json> {
+        let shards = self.lock();
+        let families = shards.iter().flat_map(|store| store.blobs.values());
+        let blobs = families.flat_map(|family| &family.blobs);
+        blobs.map(|(blob, content)| (*blob, content.clone())).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<ShardStore>> {
         // A panic while it was held fails the test anyway.
         self.shards.lock().unwrap_or_else(PoisonError::into_inner)

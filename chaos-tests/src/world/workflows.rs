@@ -31,6 +31,18 @@ pub(super) fn known() -> Vec<WorkflowDefinition> {
     known
 }
 
+/// Workflows of which only so many executions run at once, and one that has such children. An engine counts its own.
+pub(super) fn limited() -> Vec<WorkflowDefinition> {
+    let mut one = chain_of("one-at-once", vec![work("a"), delay("d", 25), work("b")]);
+    one["settings"] = json!({"concurrency": {"limit": 1, "key": "trigger.n"}, "timeout": 700});
+    let mut two = chain_of("two-at-once", vec![work("a"), fragile("b")]);
+    two["settings"] = json!({"concurrency": {"limit": 2}});
+    let child = json!({"id": "child", "type": "forEach", "data": {"items": "input.list", "workflowId": "two-at-once"}});
+    let mut whole = chain_of("calls-limited", vec![child, work("t")]);
+    whole["edges"][0]["type"] = "always".into();
+    [one, two, whole].into_iter().map(read).collect()
+}
+
 /// Nodes that wait for a call.
 pub(super) fn waiting_nodes(workflow: &WorkflowDefinition) -> impl Iterator<Item = &str> {
     let waits = workflow

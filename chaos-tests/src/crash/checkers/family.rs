@@ -8,7 +8,8 @@ use troupe_core::ExecutionId;
 use troupe_core::execution::{ChildId, ChildOutcome, ChildReport, ExecutionState, Parent, Status};
 use troupe_core::plan::Plan;
 
-use super::semantics::{normal, parsed};
+use super::contents::Contents;
+use super::semantics::normal;
 use super::{Evidence, Findings};
 
 /// Codes with which a child cannot be started at all.
@@ -66,7 +67,7 @@ pub(super) fn agree(evidence: &Evidence, families: &BTreeMap<ExecutionId, Family
         let Some(family) = families.get(&parent.execution) else {
             continue;
         };
-        let why = is_as_begun(state, parent, of, plan, family).err();
+        let why = is_as_begun(state, parent, of, plan, family, &evidence.contents).err();
         findings.expect(why.is_none(), "C4", || {
             format!("{id}, a child of {}: {}", parent.execution, why.unwrap_or_default())
         });
@@ -80,7 +81,7 @@ pub(super) fn agree(evidence: &Evidence, families: &BTreeMap<ExecutionId, Family
             // One of which nothing was heard may have been given up before it began.
             let Some(heard) = family.heard.get(child) else { continue };
             let own = there.first().and_then(|child| evidence.executions.get(child));
-            let why = is_as_heard(heard, own.map(|(state, ..)| state)).err();
+            let why = is_as_heard(heard, own.map(|(state, ..)| state), &evidence.contents).err();
             findings.expect(why.is_none(), "C2", || {
                 format!(
                     "{id}: its log tells of child {child:?} {heard:?}, {}",
@@ -98,11 +99,12 @@ fn is_as_begun(
     of: &ExecutionState,
     plan: &Plan,
     family: &Family,
+    contents: &Contents,
 ) -> Result<(), String> {
     let Some(birth) = family.begun.get(&parent.child) else {
         return Err(format!("no entry of its parent begins {:?}", parent.child));
     };
-    let input = normal(&parsed(&state.input));
+    let input = normal(&contents.parsed(&state.input));
     if input != normal(&birth.input) {
         return Err(format!("it was given {input}, the reference gives it {}", birth.input));
     }
@@ -130,7 +132,7 @@ fn is_as_begun(
 }
 
 /// A child ended as its parent's log says.
-fn is_as_heard(heard: &ChildOutcome, own: Option<&ExecutionState>) -> Result<(), String> {
+fn is_as_heard(heard: &ChildOutcome, own: Option<&ExecutionState>, contents: &Contents) -> Result<(), String> {
     let Some(own) = own else {
         let refused = matches!(heard, ChildOutcome::Failed(error) if REFUSALS.contains(&error.code.as_str()));
         return if refused {
@@ -142,7 +144,7 @@ fn is_as_heard(heard: &ChildOutcome, own: Option<&ExecutionState>) -> Result<(),
     let holds = match (heard, &own.status) {
         (ChildOutcome::Began(id), _) => *id == own.id,
         (ChildOutcome::Completed(output), Status::Completed { output: own }) => {
-            normal(&parsed(output)) == normal(&parsed(own))
+            normal(&contents.parsed(output)) == normal(&contents.parsed(own))
         }
         (ChildOutcome::Failed(error), Status::Failed) => own
             .failure

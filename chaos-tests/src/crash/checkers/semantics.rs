@@ -7,17 +7,18 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde_json::{Value as JsonValue, json};
+use serde_json::Value as JsonValue;
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::execution::{
     AttemptOutcome, ChildId, ChildOutcome, ChildReport, Decision, EdgeState, Effect, Entry, Event, ExecutionState,
     Phase, Status, Verb, replay,
 };
 use troupe_core::plan::Plan;
-use troupe_core::{ErrorInfo, ExecutionId, Value, Visit};
+use troupe_core::{ErrorInfo, ExecutionId, Timestamp, Visit};
 
+use super::contents::Contents;
 use super::family::{self, Birth, Family};
-use super::{Evidence, Findings};
+use super::{Evidence, Findings, is_in_time};
 use crate::crash::record::Record;
 use crate::reference::{self, ChildEnd, Did, Failure, Reference, Refusal};
 
@@ -32,6 +33,8 @@ const BODY_OF: char = '#';
 struct Course {
     inputs: Inputs,
     family: Family,
+    /// Deadlines that passed: when the first of them was due, and when the execution took note.
+    deadlines: Vec<(Timestamp, Timestamp)>,
 }
 
 /// Every execution against the reference, the inputs that attempts were seen with, and parents against their children.
@@ -45,8 +48,11 @@ pub(super) fn follows_the_reference(evidence: &Evidence, findings: &mut Findings
             });
             continue;
         };
-        match agree(&definition, state, plan, entries) {
+        match agree(&definition, state, plan, entries, &evidence.contents) {
             Ok(course) => {
+                for (due, at) in course.deadlines {
+                    is_in_time(*id, due, at, evidence, findings);
+                }
                 inputs.insert(*id, course.inputs);
                 families.insert(*id, course.family);
             }
@@ -90,6 +96,7 @@ fn agree(
     state: &ExecutionState,
     plan: &Plan,
     entries: &[Entry],
+    contents: &Contents,
 ) -> Result<Course, String> {
     let mut reference = Reference::new(definition);
     reference.depth = state.parent.map_or(0, |parent| parent.depth);
@@ -97,17 +104,20 @@ fn agree(
     let mut course = Course::default();
     for entry in entries {
         let what = |why: String| format!("entry {} ({}): {why}", entry.seq, name(&entry.event));
-        let before = latest_ends(&reference);
         if let Event::Children(reports) = &entry.event {
             course.family.hear(&folded, reports);
         }
-        let done = stimulate(&mut reference, plan, entry).map_err(what)?;
+        let due = reference
+            .next_deadline()
+            .filter(|_| entry.event == Event::DeadlineReached);
+        course.deadlines.extend(due.map(|due| (Timestamp(due), entry.at)));
+        let done = stimulate(&mut reference, plan, entry, contents).map_err(what)?;
         let Ok(effects) = replay(plan, &mut folded, entry) else {
             // That is C2's affair, and nothing can be compared from here on.
             return Ok(course);
         };
         settle_backoffs(&mut reference, plan, &folded).map_err(what)?;
-        let (mut started, mut begun) = (Vec::new(), Vec::new());
+        let (mut started, mut given, mut begun) = (Vec::new(), Vec::new(), Vec::new());
         for did in done {
             match did {
                 Did::Start {
@@ -115,9 +125,10 @@ fn agree(
                     visit,
                     attempt,
                     input,
-                    ..
+                    data,
                 } => {
                     started.push(node.clone());
+                    given.push((node.clone(), visit, attempt, shown(&input), shown(&data)));
                     course.inputs.insert((node, visit, attempt), input);
                 }
                 Did::Begin {
@@ -142,9 +153,15 @@ fn agree(
         let awaited = awaited(&folded, &reference, plan).map_err(what)?;
         same("children awaited", &sorted(folded.open_children()), &awaited).map_err(what)?;
         same("attempts dispatched", &dispatched(plan, entry), &sorted(started)).map_err(what)?;
-        same("nodes ended", &ended(plan, entry), &newly_ended(&reference, &before)).map_err(what)?;
+        same(
+            "what attempts are given",
+            &given_by(&effects, plan, contents),
+            &sorted(given),
+        )
+        .map_err(what)?;
+        same("nodes ended", &ended(plan, entry), &ended_by(&mut reference)).map_err(what)?;
     }
-    compare(&reference, plan, state)?;
+    compare(&reference, plan, state, contents)?;
     Ok(course)
 }
 
@@ -199,16 +216,21 @@ fn name(event: &Event) -> &'static str {
 }
 
 /// Tells the reference what an entry says came from outside.
-fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry) -> Result<Vec<Did>, String> {
+fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &Contents) -> Result<Vec<Did>, String> {
     let at = entry.at.0;
     let answer: Result<Vec<Did>, Refusal> = match &entry.event {
-        Event::Started(started) => {
+        Event::Started(started) | Event::Queued(started) => {
             let variables: Vec<(String, JsonValue)> = started
                 .variables
                 .iter()
-                .map(|(name, value)| (name.clone(), parsed(value)))
+                .map(|(name, value)| (name.clone(), contents.parsed(value)))
                 .collect();
-            reference.start(at, started.trigger.as_deref(), parsed(&started.input), &variables)
+            let (trigger, input) = (started.trigger.as_deref(), contents.parsed(&started.input));
+            if matches!(entry.event, Event::Queued(_)) {
+                reference.queue(at, trigger, input, &variables)
+            } else {
+                reference.start(at, trigger, input, &variables)
+            }
         }
         Event::AttemptClosed(closed) => {
             let node = plan.node(closed.token.node).key.as_str();
@@ -217,7 +239,7 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry) -> Result<Ve
                 return Err(format!("a report of {node}, which is {phase:?}"));
             }
             let outcome = match &closed.outcome {
-                AttemptOutcome::Completed(output) => Ok(parsed(output)),
+                AttemptOutcome::Completed(output) => Ok(contents.parsed(output)),
                 AttemptOutcome::Failed(failed) => Err(failure(&failed.error, failed.retryable, failed.retry_after_ms)),
             };
             reference.report(at, node, outcome)
@@ -230,26 +252,27 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry) -> Result<Ve
         }
         Event::Interrupted => reference.interrupted(at, true),
         Event::Drained => reference.interrupted(at, false),
-        Event::Signaled { node, call } => reference.signal(at, plan.node(*node).key.as_str(), parsed(call)),
+        Event::Signaled { node, call } => reference.signal(at, plan.node(*node).key.as_str(), contents.parsed(call)),
         Event::Heartbeat(node) => reference.heartbeat(at, plan.node(*node).key.as_str()),
         Event::Decided { node, decision } => {
             let decision = match decision {
-                Decision::Complete(output) => reference::Decision::Complete(parsed(output)),
+                Decision::Complete(output) => reference::Decision::Complete(contents.parsed(output)),
                 Decision::Fail(error) => reference::Decision::Fail(failure(error, false, None)),
-                Decision::Skip(output) => reference::Decision::Skip(output.as_ref().map(parsed)),
+                Decision::Skip(output) => {
+                    reference::Decision::Skip(output.as_ref().map(|value| contents.parsed(value)))
+                }
             };
             reference.decided(at, plan.node(*node).key.as_str(), decision)
         }
         Event::VariablesSet(variables) => {
             let variables: Vec<(String, JsonValue)> = variables
                 .iter()
-                .map(|(name, value)| (name.clone(), parsed(value)))
+                .map(|(name, value)| (name.clone(), contents.parsed(value)))
                 .collect();
             reference.variables_set(at, &variables)
         }
+        Event::Admitted => reference.admitted(at),
         event @ (Event::Reopened(_)
-        | Event::Queued(_)
-        | Event::Admitted
         | Event::Frozen
         | Event::FrozenWithParent
         | Event::ErrorWorkflow(_)
@@ -257,7 +280,10 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry) -> Result<Ve
             return Err(format!("the reference knows no {}", name(event)));
         }
         Event::Children(reports) => {
-            let reports: Vec<_> = reports.iter().map(|report| child_report(plan, report)).collect();
+            let reports: Vec<_> = reports
+                .iter()
+                .map(|report| child_report(plan, report, contents))
+                .collect();
             reference.children_reported(at, &reports)
         }
         Event::PausedWithParent => reference.pause_with_parent(at),
@@ -266,7 +292,7 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry) -> Result<Ve
     answer.map_err(|refusal| format!("the reference refuses it: {refusal:?}"))
 }
 
-fn child_report(plan: &Plan, report: &ChildReport) -> reference::ChildReport {
+fn child_report(plan: &Plan, report: &ChildReport, contents: &Contents) -> reference::ChildReport {
     let ChildReport { child, outcome } = report;
     reference::ChildReport {
         node: plan.node(child.node).key.to_string(),
@@ -274,7 +300,7 @@ fn child_report(plan: &Plan, report: &ChildReport) -> reference::ChildReport {
         index: child.index as usize,
         end: match outcome {
             ChildOutcome::Began(id) => ChildEnd::Began(id.to_string()),
-            ChildOutcome::Completed(output) => ChildEnd::Completed(parsed(output)),
+            ChildOutcome::Completed(output) => ChildEnd::Completed(contents.parsed(output)),
             ChildOutcome::Failed(error) => ChildEnd::Failed(failure(error, false, None)),
         },
     }
@@ -315,6 +341,43 @@ fn dispatched(plan: &Plan, entry: &Entry) -> Vec<String> {
     sorted(nodes.map(|ix| plan.node(ix).key.to_string()).collect())
 }
 
+/// Node, visit and number of an attempt, its input, and what the templates in its node's data gave.
+type Given = (String, u32, u32, String, String);
+
+/// What the attempts that an entry starts are given.
+fn given_by(effects: &[Effect], plan: &Plan, contents: &Contents) -> Vec<Given> {
+    let starts = effects.iter().filter_map(|effect| match effect {
+        Effect::StartAttempt(start) => Some(start),
+        _ => None,
+    });
+    let given = starts.map(|start| {
+        let planned = plan.node(start.token.node);
+        let data = start
+            .data
+            .as_ref()
+            .map_or(JsonValue::Null, |data| contents.parsed(data));
+        let is_template = |text: &JsonValue| text.as_str().is_some_and(|text| text.starts_with("{{"));
+        let read = planned.data.iter().filter(|(_, text)| is_template(text));
+        let data = read.map(|(name, _)| (name.clone(), data[name].clone())).collect();
+        let (input, data) = (shown(&contents.parsed(&start.input)), shown(&JsonValue::Object(data)));
+        (
+            planned.key.to_string(),
+            start.token.visit.0,
+            start.token.attempt.0,
+            input,
+            data,
+        )
+    });
+    sorted(given.collect())
+}
+
+/// A value as text, whatever the order of an object's fields.
+fn shown(value: &JsonValue) -> String {
+    let mut value = normal(value);
+    value.sort_all_objects();
+    value.to_string()
+}
+
 /// Nodes that the entry says ended, and how.
 fn ended(plan: &Plan, entry: &Entry) -> Vec<(String, &'static str)> {
     let ends = entry.transitions.iter().filter_map(|transition| {
@@ -330,24 +393,10 @@ fn ended(plan: &Plan, entry: &Entry) -> Vec<(String, &'static str)> {
     sorted(ends.collect())
 }
 
-/// The latest visit of each node that has ended, and how; none before the first end.
-fn latest_ends(reference: &Reference) -> Vec<Option<(u32, reference::Phase)>> {
-    let latest = reference.nodes.values().map(|node| match &node.ended {
-        _ if node.phase.is_terminal() => Some((node.visit, node.phase)),
-        Some(ended) => Some((ended.visit, ended.phase)),
-        None => None,
-    });
-    latest.collect()
-}
-
-fn newly_ended(reference: &Reference, before: &[Option<(u32, reference::Phase)>]) -> Vec<(String, &'static str)> {
-    let now = latest_ends(reference);
-    let nodes = reference.nodes.keys().zip(now).zip(before);
-    let ended = nodes.filter_map(|((id, now), before)| {
-        let (_, how) = now.filter(|_| now != *before)?;
-        Some((id.clone(), phase(how)))
-    });
-    sorted(ended.collect())
+/// Nodes that the reference has let end since it was asked last; a loop may have ended one more than once.
+fn ended_by(reference: &mut Reference) -> Vec<(String, &'static str)> {
+    let ends = std::mem::take(&mut reference.ends).into_iter();
+    sorted(ends.map(|(id, how)| (id, phase(how))).collect())
 }
 
 fn phase(phase: reference::Phase) -> &'static str {
@@ -368,11 +417,11 @@ fn phase(phase: reference::Phase) -> &'static str {
 }
 
 /// The end: how every node and the execution ended, and with what.
-fn compare(reference: &Reference, plan: &Plan, state: &ExecutionState) -> Result<(), String> {
+fn compare(reference: &Reference, plan: &Plan, state: &ExecutionState, contents: &Contents) -> Result<(), String> {
     for (planned, node) in plan.nodes.iter().zip(&state.nodes) {
         let (key, expected) = (planned.key.as_str(), &reference.nodes[planned.key.as_str()]);
         same(&format!("phase of {key}"), &node.phase.name(), &phase(expected.phase))?;
-        let output = node.output.as_ref().map(|output| normal(&parsed(output)));
+        let output = node.output.as_ref().map(|output| normal(&contents.parsed(output)));
         same(
             &format!("output of {key}"),
             &output,
@@ -400,7 +449,7 @@ fn compare(reference: &Reference, plan: &Plan, state: &ExecutionState) -> Result
         )?;
     }
     let output = match &state.status {
-        Status::Completed { output } => normal(&parsed(output)),
+        Status::Completed { output } => normal(&contents.parsed(output)),
         _ => JsonValue::Null,
     };
     let (status, expected_output) = match &reference.status {
@@ -429,23 +478,19 @@ fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
     items
 }
 
-/// A value as JSON, a large one by its hash.
-pub(super) fn parsed(value: &Value) -> JsonValue {
-    let read = value.shown().to_value();
-    read.unwrap_or_else(|error| json!({"unreadable": error.to_string()}))
-}
-
-/// A value without the words that errors carry for people.
+/// A value without what errors carry for people: their messages, and where a schema was violated.
 pub(super) fn normal(value: &JsonValue) -> JsonValue {
     match value {
         JsonValue::Array(items) => items.iter().map(normal).collect(),
         JsonValue::Object(fields) => {
             let is_error = fields.contains_key("code") && fields.contains_key("message");
+            let is_violation = is_error && fields["code"] == "SCHEMA_VIOLATION";
+            let told = fields.iter().filter(|(name, _)| !(is_violation && *name == "details"));
             let one = |(name, value): (&String, &JsonValue)| {
                 let words = is_error && name == "message";
                 (name.clone(), if words { JsonValue::from("") } else { normal(value) })
             };
-            JsonValue::Object(fields.iter().map(one).collect())
+            JsonValue::Object(told.map(one).collect())
         }
         other => other.clone(),
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::definition::{edge_type, field, node};
 use super::interpreter::failure;
 use super::loops::Loop;
-use super::state::{Edge, Generation, NodeState, Reference, Status};
+use super::state::{Edge, Generation, NodeState, Phase, Reference, Status};
 
 /// Generations of a loop that names no `maxIterations`.
 const ITERATIONS_MAX: u64 = 1_000;
@@ -123,6 +123,7 @@ impl Reference {
         self.set(&the.header).input = input.clone();
         let error = failure("LOOP_LIMIT").error();
         let (taken, handled) = self.failed_with(&the.header, &error, input, &exits);
+        self.ends.push((the.header.clone(), Phase::Failed));
         for edge in taken {
             self.edges[edge] = Edge::Held(true);
         }

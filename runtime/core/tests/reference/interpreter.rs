@@ -20,6 +20,48 @@ impl Reference {
         input: Value,
         variables: &[(String, Value)],
     ) -> Result<Vec<Did>, Refusal> {
+        self.create(at, trigger, input, variables)?;
+        self.fire_roots(trigger)
+    }
+
+    /// It waits until it may run (`settings.concurrency`).
+    pub fn queue(
+        &mut self,
+        at: i64,
+        trigger: Option<&str>,
+        input: Value,
+        variables: &[(String, Value)],
+    ) -> Result<Vec<Did>, Refusal> {
+        self.create(at, trigger, input, variables)?;
+        let limit = self.definition.settings.get("concurrency");
+        if let Some(key) = limit.and_then(|limit| limit["key"].as_str()) {
+            let scope = self.scope(None, &[("input", &self.payload)]);
+            if language::evaluate(key, &scope).is_ok_and(|key| !key.is_null()) {
+                self.queued = Some(trigger.map(str::to_owned));
+                return Ok(Vec::new());
+            }
+            return Err(Refusal::Refused("EXPRESSION_ERROR"));
+        }
+        self.queued = Some(trigger.map(str::to_owned));
+        Ok(Vec::new())
+    }
+
+    /// It may run, and its timeout begins.
+    pub fn admitted(&mut self, at: i64) -> Result<Vec<Did>, Refusal> {
+        self.alive(at)?;
+        let Some(trigger) = self.queued.take().filter(|_| self.status == Status::Pending) else {
+            return Err(Refusal::Unchanged);
+        };
+        self.fire_roots(trigger.as_deref())
+    }
+
+    fn create(
+        &mut self,
+        at: i64,
+        trigger: Option<&str>,
+        input: Value,
+        variables: &[(String, Value)],
+    ) -> Result<(), Refusal> {
         let schema = self
             .definition
             .settings
@@ -46,7 +88,12 @@ impl Reference {
             .cloned()
             .unwrap_or_default();
         self.variables = defaults.into_iter().chain(variables.iter().cloned()).collect();
-        (self.at, self.started_at, self.payload, self.status) = (at, at, input, Status::Running);
+        (self.at, self.payload) = (at, input);
+        Ok(())
+    }
+
+    fn fire_roots(&mut self, trigger: Option<&str>) -> Result<Vec<Did>, Refusal> {
+        (self.started_at, self.status) = (self.at, Status::Running);
         let firing = firing_roots(&self.definition, trigger);
         for id in roots(&self.definition) {
             // A root before it may have canceled it or ended the execution.

@@ -84,7 +84,7 @@ impl Reference {
         let kind = text(&written, "delayType").unwrap_or("fixed").to_owned();
         let until = match value {
             Some(Value::Number(number)) => number.as_f64().map(|number| {
-                let is_instant = kind != "fixed" && number >= 1e12;
+                let is_instant = kind == "until" || (kind == "expression" && number >= 1e12);
                 if is_instant {
                     number as i64
                 } else {

@@ -103,6 +103,7 @@ impl Reference {
 
     /// The edges out of a node that ended are decided together, each exactly once a generation.
     pub(super) fn resolve(&mut self, id: &str, taken: impl Fn(usize) -> bool) {
+        self.ends.push((id.to_owned(), self.nodes[id].phase));
         self.part_with_children(id);
         for edge in outgoing(&self.definition, id) {
             assert_eq!(self.edges[edge], Edge::Open, "edge {edge} is decided once");
@@ -167,7 +168,7 @@ impl Reference {
 
     pub(super) fn conclude(&mut self) -> Result<Vec<Did>, Refusal> {
         self.settle();
-        if self.all_ended() {
+        if self.all_ended() && self.status != Status::Pending {
             self.end();
             self.did.push(Did::Finish);
         } else if !self.paused {

@@ -238,6 +238,8 @@ pub struct Reference {
     /// Inner ones first.
     pub(super) loops: Vec<Loop>,
     pub(super) payload: Value,
+    /// The trigger that it was started with, while it waits until it may run.
+    pub(super) queued: Option<Option<String>>,
     /// Calls that came before their node waited, oldest first.
     pub(super) calls: BTreeMap<String, VecDeque<Value>>,
     pub(super) at: i64,
@@ -249,6 +251,8 @@ pub struct Reference {
     /// How the execution ends, where something ended it at once.
     pub(super) verdict: Option<Status>,
     pub(super) did: Vec<Did>,
+    /// Every visit that ended, and how, until somebody takes them.
+    pub ends: Vec<(String, Phase)>,
 }
 
 impl Reference {
@@ -275,6 +279,7 @@ impl Reference {
             failure: None,
             loops,
             payload: Value::Null,
+            queued: None,
             calls: BTreeMap::new(),
             at: 0,
             waiting: VecDeque::new(),
@@ -282,6 +287,7 @@ impl Reference {
             over: VecDeque::new(),
             verdict: None,
             did: Vec::new(),
+            ends: Vec::new(),
         }
     }
 

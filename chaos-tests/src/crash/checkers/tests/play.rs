@@ -13,8 +13,8 @@ use troupe_core::execution::{
 use troupe_core::plan::Plan;
 use troupe_core::{ErrorInfo, ExecutionId, Json, ShardId, Timestamp, Token, Value};
 
+use super::super::Contents;
 use super::super::Evidence;
-use super::super::semantics::parsed;
 use crate::crash::record::Record;
 use crate::crash::workload;
 use crate::reference::language;
@@ -308,4 +308,8 @@ impl Play {
         let event = Event::Children(vec![ChildReport { child, outcome }]);
         self.mail.push_back((parent.execution, event));
     }
+}
+
+fn parsed(value: &Value) -> JsonValue {
+    Contents::default().parsed(value)
 }

@@ -357,21 +357,9 @@ fn event(compiled: &Compiled, symbols: &mut Symbols, world: &mut World, mv: &Mov
             let variables = plan.settings.variables.keys();
             let variables = variables.map(|name| (name.clone(), unknown(symbols, Origin::Variable(name.clone()))));
             Ok(Event::Started(Box::new(Started {
-                id: world.execution.id,
-                workflow: plan.workflow.clone(),
-                version: plan.version,
                 variables: variables.collect(),
-                input: unknown(symbols, Origin::Trigger),
-                metadata: None,
                 trigger: trigger.clone(),
-                execution_key: None,
-                request_key: None,
-                priority: None,
-                key_ordinal: None,
-                parent: None,
-                rerun: None,
-                controls: None,
-                handles_failure_of: None,
+                ..Started::of(world.execution.id, plan, unknown(symbols, Origin::Trigger))
             })))
         }
         Move::Complete(ix) => {

@@ -36,21 +36,8 @@ impl Run {
         let id = ExecutionId::fresh(ShardId(0), Timestamp(1), 1);
         let state = ExecutionState::new(&plan, id);
         let started = Started {
-            id,
-            workflow: plan.workflow.clone(),
-            version: plan.version,
-            input: json!({"n": 1}).into(),
-            variables: Vec::new(),
-            metadata: None,
-            trigger: None,
-            execution_key: None,
-            request_key: None,
-            priority: None,
-            key_ordinal: None,
-            parent: None,
-            rerun: None,
             controls: controls.map(Box::new),
-            handles_failure_of: None,
+            ..Started::of(id, &plan, json!({"n": 1}).into())
         };
         let mut run = Self {
             plan,

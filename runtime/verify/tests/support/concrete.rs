@@ -155,21 +155,8 @@ pub(crate) fn run(plan: &Plan, chance: &mut Chance<'_>) -> Happened {
     let mut happened = Happened::default();
     let mut now = Timestamp(1_000);
     let mut next = Some(Event::Started(Box::new(Started {
-        id,
-        workflow: plan.workflow.clone(),
-        version: plan.version,
-        input: json!({"n": chance.below(8)}).into(),
         variables: vec![("v".to_owned(), json!(chance.below(3)).into())],
-        metadata: None,
-        trigger: None,
-        execution_key: None,
-        request_key: None,
-        priority: None,
-        key_ordinal: None,
-        parent: None,
-        rerun: None,
-        controls: None,
-        handles_failure_of: None,
+        ..Started::of(id, plan, json!({"n": chance.below(8)}).into())
     })));
     while let Some(event) = next.take() {
         let mut real = Real {

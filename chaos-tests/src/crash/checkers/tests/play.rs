@@ -138,21 +138,8 @@ impl Play {
         };
         self.live.insert(id, live);
         let started = Started {
-            id,
-            workflow: plan.workflow.clone(),
-            version: plan.version,
-            input,
-            variables: Vec::new(),
-            metadata: None,
-            trigger: None,
-            execution_key: None,
-            request_key: None,
-            priority: None,
-            key_ordinal: None,
             parent,
-            rerun: None,
-            controls: None,
-            handles_failure_of: None,
+            ..Started::of(id, &plan, input)
         };
         self.mail.push_back((id, Event::Started(Box::new(started))));
         id

@@ -50,7 +50,7 @@ impl Affected {
     }
 }
 
-/// Edges that leave a loop.
+/// Edges that leave a loop; those that lead back to the header of one around it lead to its next pass.
 fn exits(plan: &Plan, one: LoopIx) -> impl Iterator<Item = EdgeIx> {
     let outgoing = plan.loops[one.at()]
         .nodes
@@ -58,7 +58,7 @@ fn exits(plan: &Plan, one: LoopIx) -> impl Iterator<Item = EdgeIx> {
         .flat_map(|ix| &plan.node(*ix).outgoing);
     outgoing
         .copied()
-        .filter(move |edge| !plan.holds(one, plan.edge(*edge).target))
+        .filter(move |edge| !plan.is_back_edge(*edge) && !plan.holds(one, plan.edge(*edge).target))
 }
 
 #[cfg(test)]
@@ -114,5 +114,11 @@ mod tests {
         assert_eq!(affected(nested, "j"), "j x z");
         assert_eq!(affected(nested, "o"), "i j o x z");
         assert_eq!(affected(nested, "i"), "i j x z");
+        let shared = "r>o o>i i>j j>i j>o o>x j>y";
+        assert_eq!(
+            affected(shared, "j"),
+            "j x y",
+            "a way out of the inner loop may be the way back in the outer one"
+        );
     }
 }

@@ -200,6 +200,7 @@ impl Tx<'_> {
     /// From now on nothing runs but compensations. A cancellation is meant to end a paused execution too.
     pub(super) fn start_compensating(&mut self, ending: Ending) {
         if self.state.paused && matches!(ending, Ending::Canceled { .. }) {
+            self.thaw();
             self.set_paused(false);
             self.set_paused_with_parent(false);
         }
@@ -263,7 +264,11 @@ impl Tx<'_> {
 
     /// It failed for good: that is recorded, and the others go on.
     pub(super) fn fail_compensation(&mut self, ix: NodeIx, error: ErrorInfo) {
-        let failure = Box::new(NodeFailure { error, payload: None });
+        let failure = Box::new(NodeFailure {
+            error,
+            payload: None,
+            handled: None,
+        });
         self.update(ix, |node| node.failure = Some(failure));
         self.end_node(ix, Phase::Failed, Verb::NodeFailed);
     }

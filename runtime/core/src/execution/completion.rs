@@ -244,6 +244,7 @@ impl Tx<'_> {
         let failure = Box::new(NodeFailure {
             error: error.clone(),
             payload: None,
+            handled: None,
         });
         self.update(ix, |node| node.failure = Some(failure));
         self.end_node(ix, Phase::Failed, Verb::NodeFailed);
@@ -283,6 +284,11 @@ impl Tx<'_> {
         for (edge, taken) in edges {
             self.decide_edge(edge, taken);
         }
+        self.update(ix, |node| {
+            if let Some(failure) = &mut node.failure {
+                failure.handled = Some(handled);
+            }
+        });
         if !handled {
             self.note_failure(Some(ix), error);
             if !self.plan.settings.continues_on_failure && self.state.status == Status::Running {

@@ -24,7 +24,7 @@ pub(super) fn earliest(state: &ExecutionState) -> Option<(Timestamp, Deadline)> 
             whole.into_iter().chain(of_node).min()
         }
         // The execution's own timeout has done what it could.
-        Status::Compensating(_) if !state.paused => state.deadlines.first().copied(),
+        Status::Compensating(_) if !state.is_held() => state.first_of_nodes(),
         Status::Pending | Status::Running | Status::Failing | Status::Compensating(_) | Status::Reporting => None,
         Status::Completed { .. } | Status::Failed | Status::Canceled { .. } => None,
     }

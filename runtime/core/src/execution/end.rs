@@ -34,6 +34,7 @@ impl Tx<'_> {
         }
         let output = self.node(ix).output.clone().unwrap_or_else(Value::null);
         self.end_everything();
+        self.set_ended_by(Some(ix));
         match ending {
             Ending::Completed => {
                 self.set_failure(None);

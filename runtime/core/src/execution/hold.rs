@@ -93,7 +93,8 @@ impl ExecutionState {
     /// else.  The outer one is none where nothing would go on.
     #[must_use]
     pub fn held_back(&self) -> Option<Option<Timestamp>> {
-        let runs = matches!(self.status, Status::Running | Status::Failing);
+        let undoes = matches!(self.status, Status::Compensating(_));
+        let runs = undoes || matches!(self.status, Status::Running | Status::Failing);
         if !runs || self.paused || !self.is_held_widely() {
             return None;
         }
@@ -105,7 +106,7 @@ impl ExecutionState {
             let node = deadline.node();
             node.is_none_or(|ix| self.is_node_held(ix))
         });
-        let whole = self.execution_deadline.filter(|_| self.is_held());
+        let whole = self.execution_deadline.filter(|_| self.is_held() && !undoes);
         let earliest = of_node.map(|(at, _)| *at).into_iter().chain(whole).min();
         earliest.map(Some)
     }

@@ -4,7 +4,7 @@ use crate::id::{EdgeIx, NodeIx};
 use crate::plan::Plan;
 use crate::value::Value;
 
-use super::state::{EdgeState, ExecutionState, Input};
+use super::state::{EdgeState, ExecutionState, Input, NodeState};
 
 impl ExecutionState {
     /// The node's input: the mapped one, else what its taken edges carried; null before it is ready.
@@ -59,9 +59,14 @@ impl ExecutionState {
     /// What a taken edge carries: its source's output, or `{error, input}` after a failure.
     fn carried(&self, plan: &Plan, edge: EdgeIx) -> &Value {
         static NULL: std::sync::LazyLock<Value> = std::sync::LazyLock::new(Value::null);
-        let source = &self.nodes[plan.edge(edge).source.at()];
-        let failed = source.failure.as_ref().and_then(|failure| failure.payload.as_ref());
-        failed.or(source.output.as_ref()).unwrap_or(&NULL)
+        let (source, target) = (plan.edge(edge).source, plan.edge(edge).target);
+        let headed = plan
+            .node(source)
+            .within
+            .filter(|ix| plan.loops[ix.at()].header == source);
+        let within = headed.filter(|ix| target != source && plan.holds(*ix, target));
+        let before = within.and_then(|ix| self.loops[ix.at()].exceeded.as_ref());
+        before.or_else(|| self.nodes[source.at()].gave()).unwrap_or(&NULL)
     }
 
     /// Where the input of a node comes from that becomes ready now.
@@ -80,5 +85,13 @@ impl ExecutionState {
                 Input::Edges(edges)
             }
         }
+    }
+}
+
+impl NodeState {
+    /// What its taken edges carry: its output, or `{error, input}` after a failure.
+    pub(super) fn gave(&self) -> Option<&Value> {
+        let failed = self.failure.as_ref().and_then(|failure| failure.payload.as_ref());
+        failed.or(self.output.as_ref())
     }
 }

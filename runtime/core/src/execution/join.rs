@@ -62,6 +62,7 @@ impl Tx<'_> {
     /// A join that fails never became ready: it has no input, and its failure counts unless the execution fails anyway.
     fn fail_join(&mut self, ix: NodeIx, message: &str) -> Result<(), StepError> {
         if self.state.status == Status::Failing && !self.node(ix).cleanup {
+            self.cut_off(ix);
             self.skip(ix);
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use crate::definition::EdgeKind;
 use crate::id::{EdgeIx, LoopIx, NodeIx};
-use crate::value::ErrorInfo;
+use crate::value::{ErrorInfo, Value};
 
 use super::state::{EdgeState, Input, LoopState, Phase, Status};
 use super::step::StepError;
@@ -101,6 +101,7 @@ impl Tx<'_> {
         self.update_loop(ix, |one| {
             one.iteration += 1;
             one.held.clear();
+            one.exceeded = None;
         });
         self.update(header, |node| node.input = Input::Carried(carried));
         if self.may_turn() {
@@ -131,12 +132,16 @@ impl Tx<'_> {
         for edge in repeats.iter().chain(exits) {
             self.set_edge(*edge, EdgeState::HeldDead);
         }
+        let within = self.node(header).gave().cloned().unwrap_or_else(Value::null);
         let of_header = |edge: &EdgeIx| self.plan.edge(*edge).source == header;
         let decided_anew: Vec<EdgeIx> = exits.iter().copied().filter(of_header).collect();
         for edge in &decided_anew {
             self.set_edge(*edge, EdgeState::Open);
         }
-        self.update_loop(ix, |one| one.held.retain(|edge| !decided_anew.contains(edge)));
+        self.update_loop(ix, |one| {
+            one.held.retain(|edge| !decided_anew.contains(edge));
+            one.exceeded.get_or_insert(within);
+        });
         let at = self.at;
         self.update(header, |node| {
             *node = node.next_visit();

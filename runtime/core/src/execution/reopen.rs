@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 
-use crate::definition::{JoinMode, NodeKind};
+use crate::definition::{JoinMode, OnJoinTimeout};
 use crate::id::{EdgeIx, LoopIx, NodeIx, Run};
 use crate::plan::Plan;
 use crate::value::{ErrorInfo, Value};
@@ -83,7 +83,7 @@ pub fn reopening(plan: &Plan, state: &ExecutionState, remedy: &Reopened) -> Resu
         ));
     }
     let affected = Affected::by(plan, first.iter().copied());
-    if let Some(end) = ending_node(plan, state).filter(|ix| !affected.nodes.contains(ix)) {
+    if let Some(end) = state.ended_by.filter(|ix| !affected.nodes.contains(ix)) {
         let message = format!(
             "the node `{}` ended the execution, and does not follow from what would run again: rerun it",
             plan.node(end).key
@@ -149,11 +149,8 @@ fn chosen(plan: &Plan, state: &ExecutionState, nodes: &[NodeIx]) -> Result<Vec<N
             let message = format!("`{}` has not failed: it is {}", planned.key, node.phase.name());
             return Err(refused("NODE_NOT_FAILED", message));
         }
-        let is_header = planned
-            .within
-            .is_some_and(|within| plan.loops[within.at()].header == *ix);
-        let code = node.failure.as_ref().map(|failure| failure.error.code.as_str());
-        if is_header && code == Some("LOOP_LIMIT") && node.attempts.is_empty() {
+        let headed = planned.within.filter(|within| plan.loops[within.at()].header == *ix);
+        if headed.is_some_and(|within| state.loops[within.at()].exceeded.is_some()) {
             let message = format!(
                 "the loop of `{}` has used up its passes: rerun from it in a version that allows more",
                 planned.key
@@ -167,22 +164,6 @@ fn chosen(plan: &Plan, state: &ExecutionState, nodes: &[NodeIx]) -> Result<Vec<N
 /// Whether the node ended only because the execution did, which has ended.
 fn was_cut_off(state: &ExecutionState, ix: NodeIx) -> bool {
     state.status.is_terminal() && state.nodes[ix.at()].cut_off.is_some()
-}
-
-/// The `end` node that ended the execution, if one did.
-fn ending_node(plan: &Plan, state: &ExecutionState) -> Option<NodeIx> {
-    let ends = |ix: &NodeIx| plan.node(*ix).kind == NodeKind::End && state.nodes[ix.at()].phase == Phase::Completed;
-    match state.status {
-        Status::Failed => state.failure.as_ref()?.node.filter(ends),
-        Status::Canceled { .. } => indices(state).find(ends),
-        Status::Pending
-        | Status::Running
-        | Status::Failing
-        | Status::Canceling { .. }
-        | Status::Compensating(_)
-        | Status::Reporting
-        | Status::Completed { .. } => None,
-    }
 }
 
 /// What a node had received before it was opened again.
@@ -212,7 +193,7 @@ impl Tx<'_> {
             self.begin_run(reopening.run);
         }
         self.forget_failure(affected);
-        let given: BTreeMap<NodeIx, Given> = first.iter().map(|ix| (*ix, self.given(*ix))).collect();
+        let given: BTreeMap<NodeIx, Given> = first.iter().map(|ix| (*ix, self.given(affected, *ix))).collect();
         self.open_nodes_again(affected);
         self.open_edges_again(affected);
         for ix in &affected.nodes {
@@ -229,9 +210,7 @@ impl Tx<'_> {
             }
             match skipped {
                 Some(Some(output)) => {
-                    self.update(ix, |node| node.input = given.input);
-                    self.complete(ix, output.clone())?;
-                    self.forget_completion(ix);
+                    self.skip_with(affected, ix, given, output.clone())?;
                 }
                 Some(None) => self.skip(ix),
                 None => self.begin_again(affected, ix, given)?,
@@ -245,6 +224,7 @@ impl Tx<'_> {
         self.set_run(run);
         self.set_status(Status::Running);
         self.set_not_ended();
+        self.set_ended_by(None);
         let deadline = self.plan.settings.timeout_ms.map(|ms| self.at.plus_ms(ms));
         self.set_execution_deadline(deadline);
         self.begin_clocks();
@@ -270,10 +250,17 @@ impl Tx<'_> {
         self.set_failure(failure);
     }
 
-    fn given(&self, ix: NodeIx) -> Given {
+    fn given(&self, affected: &Affected, ix: NodeIx) -> Given {
         let node = self.node(ix);
+        let input = match &node.input {
+            // What carried it moves on.
+            Input::Edge(_) | Input::Edges(_) | Input::Mapped(_) if affected.waits(self.plan, ix) => {
+                Input::Carried(self.state.input_of(self.plan, ix))
+            }
+            other => other.clone(),
+        };
         Given {
-            input: node.input.clone(),
+            input,
             data: node.data.clone(),
         }
     }
@@ -420,6 +407,24 @@ impl Tx<'_> {
         });
     }
 
+    /// A chosen node counts as skipped. Should its completion fail, it can be retried with what it had received; where that is
+    /// decided anew its edges will say.
+    fn skip_with(&mut self, affected: &Affected, ix: NodeIx, given: Given, output: Value) -> Result<(), StepError> {
+        self.update(ix, |node| {
+            node.input = given.input;
+            node.data = given.data;
+        });
+        self.complete(ix, output)?;
+        self.forget_completion(ix);
+        if affected.waits(self.plan, ix) {
+            self.update(ix, |node| {
+                node.input = Input::None;
+                node.data = None;
+            });
+        }
+        Ok(())
+    }
+
     /// A chosen node, or one that was cut off. Where it had been ready it is again, with the same input, mapped anew unless what
     /// it was mapped from has moved on.
     fn begin_again(&mut self, affected: &Affected, ix: NodeIx, given: Given) -> Result<(), StepError> {
@@ -434,7 +439,9 @@ impl Tx<'_> {
             Input::None => Ok(()),
             Input::Compensated => Err(StepError::Corrupt("a node received what a compensation receives")),
             Input::Mapped(value) => {
-                let is_early = matches!(planned.join.mode, JoinMode::Any | JoinMode::Quorum { .. });
+                let join = &planned.join;
+                let is_early = matches!(join.mode, JoinMode::Any | JoinMode::Quorum { .. })
+                    || matches!(join.timeout, Some((_, OnJoinTimeout::Proceed)));
                 if !in_later_pass && !is_early {
                     return self.ready(ix);
                 }

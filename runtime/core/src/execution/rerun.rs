@@ -215,7 +215,9 @@ fn has_result(plan: &Plan, state: &ExecutionState, ix: NodeIx) -> bool {
 /// Whether a failure edge of a failed node was taken.
 pub(super) fn is_handled(plan: &Plan, state: &ExecutionState, ix: NodeIx) -> bool {
     let handles = |edge: &&EdgeIx| plan.edge(**edge).kind == EdgeKind::Failure && is_taken(state, **edge);
-    plan.node(ix).outgoing.iter().any(|edge| handles(&edge))
+    let failure = state.nodes[ix.at()].failure.as_ref();
+    let kept = failure.and_then(|failure| failure.handled);
+    kept.unwrap_or_else(|| plan.node(ix).outgoing.iter().any(|edge| handles(&edge)))
 }
 
 fn is_taken(state: &ExecutionState, edge: EdgeIx) -> bool {

@@ -121,6 +121,9 @@ pub struct ExecutionState {
     /// What became of its error workflow.
     #[n(43)]
     pub error_workflow: Option<Box<ErrorWorkflow>>,
+    /// The `end` node that ended it, if one did.
+    #[n(44)]
+    pub ended_by: Option<NodeIx>,
     /// How many nodes have not ended. Derived; see [`ExecutionState::reindex`].
     #[cbor(skip)]
     pub open_nodes: u32,
@@ -286,6 +289,9 @@ pub struct LoopState {
     #[n(3)]
     #[cbor(default)]
     pub dropped: Vec<EdgeIx>,
+    /// What the header's edges within it carry, where it ended because it went round too often: the header has moved on.
+    #[n(4)]
+    pub exceeded: Option<Value>,
     /// How many nodes of it and in no inner loop have not ended, and how many inner loops. Derived.
     #[cbor(skip)]
     pub open: u32,
@@ -391,6 +397,10 @@ pub struct NodeFailure {
     /// `{error, input}`, as failure edges carry it, where one is taken.
     #[n(1)]
     pub payload: Option<Value>,
+    /// Whether a failure edge was taken, also one back to the header of a loop that ended all the same. None where it failed
+    /// before that was kept.
+    #[n(2)]
+    pub handled: Option<bool>,
 }
 
 /// Where a node stands.
@@ -668,6 +678,7 @@ impl ExecutionState {
             compensations: None,
             handles_failure_of: None,
             error_workflow: None,
+            ended_by: None,
             open_nodes: 0,
             active: BTreeSet::new(),
             running: BTreeSet::new(),
@@ -805,6 +816,7 @@ impl LoopState {
             finished: false,
             held: Vec::new(),
             dropped: Vec::new(),
+            exceeded: None,
             open: 0,
         }
     }

@@ -57,6 +57,7 @@ enum Undo {
     Failure(Option<Box<Failure>>),
     EndedAt(Option<Timestamp>),
     Run(Run),
+    EndedBy(Option<NodeIx>),
     ExecutionDeadline(Option<Timestamp>),
 }
 
@@ -151,6 +152,7 @@ impl<'a> Tx<'a> {
                 Undo::Failure(old) => self.state.failure = old,
                 Undo::EndedAt(old) => self.state.ended_at = old,
                 Undo::Run(old) => self.state.run = old,
+                Undo::EndedBy(old) => self.state.ended_by = old,
                 Undo::ExecutionDeadline(old) => self.state.execution_deadline = old,
             }
         }
@@ -391,6 +393,11 @@ impl<'a> Tx<'a> {
     pub(super) fn set_not_ended(&mut self) {
         let old = self.state.ended_at.take();
         self.undo.push(Undo::EndedAt(old));
+    }
+
+    pub(super) fn set_ended_by(&mut self, node: Option<NodeIx>) {
+        let old = std::mem::replace(&mut self.state.ended_by, node);
+        self.undo.push(Undo::EndedBy(old));
     }
 
     pub(super) fn set_run(&mut self, run: Run) {

@@ -2,6 +2,8 @@
 
 mod family;
 mod outside;
+mod reopened;
+mod undone;
 
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -19,6 +21,8 @@ fn config(cases: u32) -> Config {
     Config {
         cases: set.unwrap_or(cases),
         failure_persistence: None,
+        // Starts that are refused are no cases of some tests.
+        max_global_rejects: 100_000,
         max_shrink_time: 20_000,
         max_shrink_iters: 100_000,
         ..Config::default()
@@ -143,7 +147,7 @@ fn random_definitions_are_valid_as_graphs() {
 fn random_definitions_cover_what_they_should() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut seen: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
-    for _ in 0..1_000 {
+    for _ in 0..6_000 {
         let case = proptest::strategy::Strategy::new_tree(&cases(), &mut runner).unwrap();
         let case = proptest::strategy::ValueTree::current(&case);
         let duo = script::run(&case, false).unwrap();
@@ -204,7 +208,14 @@ fn random_definitions_cover_what_they_should() {
             .iter()
             .filter(|node| node["data"]["join"] != Value::Null);
         *seen.entry("joins".into()).or_default() += joins.count();
-        for what in outside::met(&duo).into_iter().chain(family::met(&duo)) {
+        for what in [
+            outside::met(&duo),
+            family::met(&duo),
+            reopened::met(&duo),
+            undone::met(&duo),
+        ]
+        .concat()
+        {
             *seen.entry(what).or_default() += 1;
         }
     }
@@ -237,7 +248,13 @@ fn random_definitions_cover_what_they_should() {
         "late arrivals",
         "canceled in a completed execution",
     ];
-    for what in wanted.into_iter().chain(outside::WANTED).chain(family::WANTED) {
+    for what in wanted
+        .into_iter()
+        .chain(outside::WANTED)
+        .chain(family::WANTED)
+        .chain(reopened::WANTED)
+        .chain(undone::WANTED)
+    {
         assert!(
             seen.get(what).is_some_and(|count| *count >= 5),
             "{what} is too rare: {seen:?}"

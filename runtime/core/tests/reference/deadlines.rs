@@ -35,16 +35,24 @@ impl Reference {
 
     fn deadlines(&self) -> Vec<(i64, Deadline, usize)> {
         let mut found = Vec::new();
+        if matches!(self.status, Status::Undoing(_)) {
+            let (retry, total) = self.undoing_due();
+            found.extend(retry.map(|due| (due, Deadline::Retry, 0)));
+            found.extend(total.map(|due| (due, Deadline::NodeTotal, 0)));
+            return found;
+        }
         if self.all_ended() {
             return found;
         }
         match self.status {
             Status::Canceling { until } => return vec![(until, Deadline::CancelGrace, 0)],
             Status::Running | Status::Failing => {}
-            Status::Pending | Status::Completed(_) | Status::Failed | Status::Canceled => return found,
+            Status::Pending | Status::Undoing(_) | Status::Completed(_) | Status::Failed | Status::Canceled => {
+                return found;
+            }
         }
         if let Some(timeout) = self.definition.settings.get("timeout").and_then(Value::as_i64) {
-            found.push((self.started_at + timeout, Deadline::Execution, 0));
+            found.push((self.timed_from + timeout, Deadline::Execution, 0));
         }
         for (place, node) in self.definition.nodes.iter().enumerate() {
             let state = &self.nodes[&node.id];

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::compensations::Ending;
 use super::definition::{field, node, outgoing};
 use super::interpreter::{expression_error, failure};
 use super::language::{self, Thrown};
@@ -32,6 +33,7 @@ impl Reference {
             return;
         }
         self.end_everything();
+        self.ended_by = Some(id.to_owned());
         let by_node = |error: Value| (Some(id.to_owned()), error);
         let asked = self.asked_status(id);
         self.verdict = Some(match asked.as_deref() {
@@ -58,27 +60,59 @@ impl Reference {
 
     /// Every node has ended.
     pub(super) fn end(&mut self) {
-        (self.paused, self.paused_with_parent) = (false, false);
         if let Some(verdict) = self.verdict.take() {
-            self.status = verdict;
+            match verdict {
+                Status::Failed => self.end_as(Ending::Failed),
+                Status::Canceled => self.end_as(Ending::Canceled),
+                other => self.be_over(other),
+            }
         } else if matches!(self.status, Status::Canceling { .. }) {
-            self.status = Status::Canceled;
+            self.end_as(Ending::Canceled);
         } else if self.failure.is_some() {
-            self.status = Status::Failed;
+            self.end_as(Ending::Failed);
         } else {
-            self.status = match self.execution_output() {
-                Ok(output) => Status::Completed(output),
+            match self.execution_output() {
+                Ok(output) => self.be_over(Status::Completed(output)),
                 Err(Thrown) => {
                     self.failure = Some((None, expression_error()));
-                    Status::Failed
+                    self.end_as(Ending::Failed);
                 }
-            };
+            }
+        }
+    }
+
+    /// It does not complete: before it ends, what completed is undone. A cancellation is meant to end it, so it lifts a pause.
+    pub(super) fn end_as(&mut self, ending: Ending) {
+        if self.left > 0 {
+            if ending == Ending::Canceled {
+                (self.paused, self.paused_with_parent) = (false, false);
+            }
+            self.status = Status::Undoing(ending);
+            return;
+        }
+        self.be_over(match ending {
+            Ending::Failed => Status::Failed,
+            Ending::Canceled => Status::Canceled,
+        });
+    }
+
+    fn be_over(&mut self, status: Status) {
+        (self.paused, self.paused_with_parent) = (false, false);
+        self.status = status;
+        self.did.push(Did::Finish);
+    }
+
+    /// Remembers of a node that it ends, if it has not ended, only because the execution does.
+    pub(super) fn cut_off(&mut self, id: &str) {
+        if !self.nodes[id].phase.is_terminal() {
+            self.set(id).cut_off = true;
         }
     }
 
     /// What never started is skipped, what ran is canceled.
     fn end_everything(&mut self) {
         for id in self.ids() {
+            self.cut_off(&id);
             match self.nodes[&id].phase {
                 Phase::Pending => self.skip(&id),
                 Phase::Ready if !self.nodes[&id].ran => self.skip(&id),

@@ -28,6 +28,7 @@ impl Reference {
             if phase == Phase::Pending || phase.is_terminal() || self.is_cleanup(&id) {
                 continue;
             }
+            self.cut_off(&id);
             if phase == Phase::Ready && !self.nodes[&id].ran {
                 self.skip(&id);
                 continue;

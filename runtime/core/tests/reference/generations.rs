@@ -77,9 +77,12 @@ impl Reference {
             _ if self.verdict.is_some() => false,
             Status::Running => !back.is_empty(),
             Status::Failing => back.iter().any(|&edge| self.is_cleanup_edge(edge)),
-            Status::Pending | Status::Canceling { .. } | Status::Completed(_) | Status::Failed | Status::Canceled => {
-                false
-            }
+            Status::Pending
+            | Status::Canceling { .. }
+            | Status::Undoing(_)
+            | Status::Completed(_)
+            | Status::Failed
+            | Status::Canceled => false,
         }
     }
 
@@ -94,12 +97,13 @@ impl Reference {
             self.edges[edge] = Edge::Open;
         }
         for inner in self.loops.iter().filter(|inner| inner.is_within(the)) {
-            self.generations.insert(inner.header.clone(), Generation::FIRST);
+            self.generations.insert(inner.header.clone(), Generation::first());
         }
         let generation = Generation {
             iteration,
             finished: false,
             cleanup,
+            dropped: Vec::new(),
         };
         self.generations.insert(the.header.clone(), generation);
         self.set(&the.header).brought = Some(brought);
@@ -120,11 +124,13 @@ impl Reference {
             self.edges[edge] = Edge::Resolved(false);
         }
         let exits = self.edges_that(|edge, _| edge.source == the.header && the.is_exit(edge));
-        self.set(&the.header).input = input.clone();
+        let state = self.set(&the.header);
+        (state.input, state.exceeded) = (input.clone(), true);
         let error = failure("LOOP_LIMIT").error();
         let (taken, handled) = self.failed_with(&the.header, &error, input, &exits);
         self.ends.push((the.header.clone(), Phase::Failed));
         for edge in taken {
+            self.load(edge);
             self.edges[edge] = Edge::Held(true);
         }
         // With no back edge left this generation is the last.
@@ -136,8 +142,9 @@ impl Reference {
 
     /// Exits resolve as they were decided, unless a loop around this one holds them too.
     fn end_loop(&mut self, the: &Loop) {
+        let dropped = self.edges_that(|edge, state| the.is_back_edge(edge) && state == Edge::Held(true));
         let generation = self.generations.get_mut(&the.header).expect("every loop has one");
-        generation.finished = true;
+        (generation.finished, generation.dropped) = (true, dropped);
         for edge in self.edges_that(|edge, _| the.is_back_edge(edge)) {
             self.edges[edge] = Edge::Resolved(false);
         }

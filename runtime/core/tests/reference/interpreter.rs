@@ -3,14 +3,15 @@
 use serde_json::{Value, json};
 
 use super::children::Tell;
+use super::compensations::UNDOES;
 use super::definition::{firing_roots, is_trigger};
 use super::language;
 use super::loops::roots;
 use super::retries::Failure;
-use super::state::{Did, Phase, Reference, Refusal, Status};
+use super::state::{Did, NodeState, Phase, Reference, Refusal, Status};
 
 /// Past so many interruptions an attempt fails (§4).
-const INTERRUPTIONS_MAX: u32 = 10;
+pub(super) const INTERRUPTIONS_MAX: u32 = 10;
 
 impl Reference {
     pub fn start(
@@ -93,14 +94,14 @@ impl Reference {
     }
 
     fn fire_roots(&mut self, trigger: Option<&str>) -> Result<Vec<Did>, Refusal> {
-        (self.started_at, self.status) = (self.at, Status::Running);
+        (self.timed_from, self.status) = (self.at, Status::Running);
         let firing = firing_roots(&self.definition, trigger);
         for id in roots(&self.definition) {
             // A root before it may have canceled it or ended the execution.
             if self.nodes[&id].phase.is_terminal() {
                 continue;
             }
-            if firing.contains(&id) && self.status == Status::Running {
+            if firing.contains(&id) {
                 self.become_ready(&id);
             } else {
                 self.skip(&id);
@@ -112,6 +113,9 @@ impl Reference {
     /// The outstanding attempt of a node completed with a value or failed.
     pub fn report(&mut self, at: i64, id: &str, outcome: Result<Value, Failure>) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
+        if id.ends_with(UNDOES) {
+            return self.undoing_reported(outcome);
+        }
         match (self.nodes[id].phase, outcome) {
             (Phase::Canceling, outcome) => {
                 self.set(id).failed.extend(outcome.err().map(|failure| failure.code));
@@ -160,11 +164,15 @@ impl Reference {
 
     pub fn cancel(&mut self, at: i64, grace_ms: i64, at_once: bool) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
-        if matches!(self.status, Status::Canceling { .. }) && !at_once {
+        if matches!(self.status, Status::Canceling { .. } | Status::Undoing(_)) && !at_once {
             return Err(Refusal::Unchanged);
+        }
+        if at_once {
+            self.give_up_undoing();
         }
         self.status = Status::Canceling { until: at + grace_ms };
         for id in self.ids() {
+            self.cut_off(&id);
             match self.nodes[&id].phase {
                 Phase::Pending => self.skip(&id),
                 Phase::Ready if !self.nodes[&id].ran => self.skip(&id),
@@ -190,13 +198,11 @@ impl Reference {
     /// The engine that ran the outstanding attempts is gone; a planned stop does not count.
     pub fn interrupted(&mut self, at: i64, counts: bool) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
-        if !self
-            .nodes
-            .values()
-            .any(|node| matches!(node.phase, Phase::Running | Phase::Canceling))
-        {
+        let runs = |node: &NodeState| matches!(node.phase, Phase::Running | Phase::Canceling);
+        if !self.nodes.values().chain(self.under_way()).any(runs) {
             return Err(Refusal::Unchanged);
         }
+        self.interrupt_undoing(counts);
         for id in self.ids() {
             match self.nodes[&id].phase {
                 Phase::Canceling => {

@@ -16,7 +16,7 @@ pub enum Decision {
 impl Reference {
     pub fn decided(&mut self, at: i64, id: &str, decision: Decision) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
-        if matches!(self.status, Status::Canceling { .. }) {
+        if matches!(self.status, Status::Canceling { .. } | Status::Undoing(_)) {
             return Err(Refusal::Refused("NODE_NOT_WAITING"));
         }
         let phase = self.nodes[id].phase;
@@ -32,7 +32,8 @@ impl Reference {
             self.did.push(Did::Abort { node: id.to_owned() });
         }
         match decision {
-            Decision::Complete(output) | Decision::Skip(Some(output)) => self.complete_with(id, output),
+            Decision::Complete(output) => self.complete_with(id, output),
+            Decision::Skip(Some(output)) => self.skip_with(id, output),
             Decision::Fail(failure) => {
                 let input = self.nodes[id].input.clone();
                 self.fail(id, failure.error(), input);

@@ -6,6 +6,7 @@
 
 mod cancels;
 mod children;
+mod compensations;
 mod deadlines;
 mod definition;
 mod ends;
@@ -18,12 +19,15 @@ pub mod language;
 mod loops;
 mod outcome;
 mod progress;
+mod reopen;
 mod retries;
 mod scope;
 mod state;
 mod waits;
 
 pub use children::{ChildEnd, ChildReport, Tell};
+pub use compensations::UNDOES;
 pub use interventions::Decision;
+pub use reopen::Remedy;
 pub use retries::Failure;
 pub use state::{Did, Edge, Phase, Reference, Refusal, Status};

@@ -15,12 +15,12 @@ impl Reference {
     /// Fixes a node's input and data; false when that failed the node.
     pub(super) fn prepare(&mut self, id: &str) -> bool {
         let written = node(&self.definition, id).clone();
-        let raw = self.raw_input(id);
-        let mut input = raw.clone();
+        let raw = self.nodes[id].raw.clone();
+        let (mut input, mut is_mapped) = (raw.clone(), false);
         if let Some(mapping) = field(&written, "inputMapping").and_then(Value::as_object) {
             let scope = self.scope(Some(id), &[("input", &raw)]);
             match mapped(mapping, &scope) {
-                Ok(values) => input = Value::Object(values),
+                Ok(values) => (input, is_mapped) = (Value::Object(values), true),
                 Err(Thrown) => {
                     self.set(id).input = raw.clone();
                     self.fail(id, expression_error(), raw);
@@ -51,7 +51,14 @@ impl Reference {
             }
         }
         let state = self.set(id);
-        (state.input, state.data) = (input.clone(), Value::Object(data));
+        (state.input, state.mapped, state.data) = (input, is_mapped, Value::Object(data));
+        self.check_prepared(id)
+    }
+
+    /// Whether input and data are as they must be; if not, that failed the node.
+    pub(super) fn check_prepared(&mut self, id: &str) -> bool {
+        let written = node(&self.definition, id).clone();
+        let (raw, input) = (self.nodes[id].raw.clone(), self.nodes[id].input.clone());
         if written.node_type == "end" && self.asked_status(id).is_none() {
             self.fail(id, expression_error(), raw);
             return false;
@@ -113,10 +120,22 @@ impl Reference {
 
     /// As [`Self::complete`], but an `end` that somebody completes by hand has not run and ends nothing.
     pub(super) fn complete_with(&mut self, id: &str, raw: Value) {
+        self.complete_or_fail(id, raw, true);
+    }
+
+    /// It did not run and has an output all the same: there is nothing to undo.
+    pub(super) fn skip_with(&mut self, id: &str, raw: Value) {
+        self.complete_or_fail(id, raw, false);
+    }
+
+    fn complete_or_fail(&mut self, id: &str, raw: Value, has_run: bool) {
         let before = self.variables.clone();
         let input = self.nodes[id].input.clone();
         match self.outcome(id, raw) {
             Ok(taken) => {
+                if has_run {
+                    self.note_completion(id);
+                }
                 self.cancel_region(id);
                 self.resolve(id, |edge| taken.contains(&edge));
             }
@@ -252,9 +271,9 @@ impl Reference {
         input: Value,
         edges: &[usize],
     ) -> (BTreeSet<usize>, bool) {
-        let written = node(&self.definition, id).clone();
+        let (written, at) = (node(&self.definition, id).clone(), self.at);
         let state = self.set(id);
-        (state.phase, state.error) = (Phase::Failed, Some(error.clone()));
+        (state.phase, state.error, state.failed_at) = (Phase::Failed, Some(error.clone()), Some(at));
         let scope = self.scope(Some(id), &[("input", &input), ("error", error)]);
         let code = error["code"].as_str().unwrap_or_default();
         let first_only = text(&written, "errorMode") == Some("first");
@@ -274,6 +293,7 @@ impl Reference {
         }
         let state = self.set(id);
         state.payload = Some(json!({"error": error, "input": input}));
+        state.handled = handled;
         (taken, handled)
     }
 }

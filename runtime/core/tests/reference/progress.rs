@@ -19,6 +19,9 @@ impl Reference {
     }
 
     fn apply_deadline(&mut self, what: Deadline, place: usize) {
+        if matches!(self.status, Status::Undoing(_)) {
+            return self.apply_undoing_deadline(what);
+        }
         let id = self.definition.nodes[place].id.clone();
         match what {
             Deadline::Execution => self.time_out(),
@@ -72,23 +75,51 @@ impl Reference {
 
     /// The node may run: its input is fixed, and what needs no attempt ends here.
     pub(super) fn become_ready(&mut self, id: &str) {
+        self.set(id).raw = self.raw_input(id);
+        self.begin_with(id);
+    }
+
+    /// As [`Self::become_ready`], with the input that it has before it is mapped.
+    pub(super) fn begin_with(&mut self, id: &str) {
         if !self.may_start(id) {
-            return self.skip(id);
+            return self.skip_with_execution(id);
         }
         let at = self.at;
         self.set(id).ready_at = Some(at);
         if self.prepare(id) {
-            match node(&self.definition, id).node_type.as_str() {
-                "trigger" => self.complete(id, self.payload.clone()),
-                "decision" => self.complete(id, self.nodes[id].input.clone()),
-                "end" => self.complete(id, self.nodes[id].input.clone()),
-                "delay" => self.begin_delay(id),
-                "webhook" if self.is_root(id) => self.take_call(id, self.payload.clone()),
-                "webhook" => self.begin_wait(id),
-                kind if has_children(kind) => self.begin_children(id),
-                _ => self.hold(id),
-            }
+            self.begin(id);
         }
+    }
+
+    /// As [`Self::become_ready`], with the input and data that are fixed already.
+    pub(super) fn begin_as_prepared(&mut self, id: &str) {
+        if !self.may_start(id) {
+            return self.skip_with_execution(id);
+        }
+        let at = self.at;
+        self.set(id).ready_at = Some(at);
+        if self.check_prepared(id) {
+            self.begin(id);
+        }
+    }
+
+    fn begin(&mut self, id: &str) {
+        match node(&self.definition, id).node_type.as_str() {
+            "trigger" => self.complete(id, self.payload.clone()),
+            "decision" => self.complete(id, self.nodes[id].input.clone()),
+            "end" => self.complete(id, self.nodes[id].input.clone()),
+            "delay" => self.begin_delay(id),
+            "webhook" if self.is_root(id) => self.take_call(id, self.payload.clone()),
+            "webhook" => self.begin_wait(id),
+            kind if has_children(kind) => self.begin_children(id),
+            _ => self.hold(id),
+        }
+    }
+
+    /// It might have started if the execution did not fail.
+    fn skip_with_execution(&mut self, id: &str) {
+        self.cut_off(id);
+        self.skip(id);
     }
 
     pub(super) fn skip(&mut self, id: &str) {
@@ -107,6 +138,9 @@ impl Reference {
         self.part_with_children(id);
         for edge in outgoing(&self.definition, id) {
             assert_eq!(self.edges[edge], Edge::Open, "edge {edge} is decided once");
+            if taken(edge) {
+                self.load(edge);
+            }
             if self.is_held(edge) {
                 self.edges[edge] = Edge::Held(taken(edge));
             } else {
@@ -161,16 +195,21 @@ impl Reference {
     /// A join that never started is skipped where the execution fails anyway (§8.1).
     fn fail_join(&mut self, id: &str) {
         if !self.may_start(id) {
-            return self.skip(id);
+            return self.skip_with_execution(id);
         }
         self.fail(id, failure("JOIN_UNSATISFIED").error(), Value::Null);
     }
 
     pub(super) fn conclude(&mut self) -> Result<Vec<Did>, Refusal> {
         self.settle();
-        if self.all_ended() && self.status != Status::Pending {
-            self.end();
-            self.did.push(Did::Finish);
+        if self.status == Status::Pending {
+            return Ok(std::mem::take(&mut self.did));
+        }
+        if self.all_ended() {
+            if !matches!(self.status, Status::Undoing(_)) {
+                self.end();
+            }
+            self.go_on_undoing();
         } else if !self.paused {
             self.dispatch();
             self.begin_wanted();

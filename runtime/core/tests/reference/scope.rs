@@ -19,18 +19,18 @@ impl Reference {
         self.carried(&edges)
     }
 
+    /// A taken edge carries its source's output, after a failure `{error, input}`.
+    pub(super) fn load(&mut self, edge: usize) {
+        let source = &self.nodes[&self.way(edge).source];
+        let value = source.payload.clone().or_else(|| source.output.clone());
+        self.carries[edge] = value.expect("a source of a taken edge has ended");
+    }
+
     /// What taken edges carry: one as it is, several keyed by source.
     pub(super) fn carried(&self, taken: &[usize]) -> Value {
         let carried: Vec<(String, Value)> = taken
             .iter()
-            .map(|&edge| {
-                let source = &self.nodes[&self.way(edge).source];
-                let value = source.payload.clone().or_else(|| source.output.clone());
-                (
-                    self.way(edge).source.clone(),
-                    value.expect("a source of a taken edge has ended"),
-                )
-            })
+            .map(|&edge| (self.way(edge).source.clone(), self.carries[edge].clone()))
             .collect();
         match carried.len() {
             1 => carried

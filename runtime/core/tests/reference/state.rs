@@ -6,6 +6,7 @@ use serde_json::Value;
 use troupe_core::definition::{WorkflowDefinition, WorkflowEdge};
 
 use super::children::{Children, Tell};
+use super::compensations::{Done, Ending};
 use super::definition::incoming;
 use super::loops::{Loop, loops};
 
@@ -14,7 +15,11 @@ pub enum Status {
     Pending,
     Running,
     Failing,
-    Canceling { until: i64 },
+    Canceling {
+        until: i64,
+    },
+    /// Nothing runs but what undoes what completed; then it ends so.
+    Undoing(Ending),
     Completed(Value),
     Failed,
     Canceled,
@@ -77,10 +82,21 @@ pub struct NodeState {
     /// The visit before, which has ended.
     pub ended: Option<EndedVisit>,
     pub phase: Phase,
+    /// Before it was mapped.
+    pub raw: Value,
     pub input: Value,
+    /// Whether the input is what `inputMapping` gave.
+    pub mapped: bool,
     pub output: Option<Value>,
     /// `{message, code, details}`, once failed.
     pub error: Option<Value>,
+    pub failed_at: Option<i64>,
+    /// Whether a failure edge was taken when it failed.
+    pub handled: bool,
+    /// It is the header of a loop that went round too often.
+    pub exceeded: bool,
+    /// It ended only because the execution did.
+    pub cut_off: bool,
     /// What its edges carry after a failure.
     pub payload: Option<Value>,
     /// What back edges brought: the input of a header in a later generation.
@@ -115,9 +131,15 @@ impl NodeState {
             visit,
             ended,
             phase: Phase::Pending,
+            raw: Value::Null,
             input: Value::Null,
+            mapped: false,
             output: None,
             error: None,
+            failed_at: None,
+            handled: false,
+            exceeded: false,
+            cut_off: false,
             payload: None,
             brought: None,
             failed: Vec::new(),
@@ -155,7 +177,7 @@ pub enum Edge {
 }
 
 /// Where a loop stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// From 1.
     pub iteration: u32,
@@ -163,14 +185,19 @@ pub struct Generation {
     pub finished: bool,
     /// Whether clean-up started it.
     pub cleanup: bool,
+    /// Back edges that would have been taken if the loop had not ended.
+    pub dropped: Vec<usize>,
 }
 
 impl Generation {
-    pub(super) const FIRST: Self = Self {
-        iteration: 1,
-        finished: false,
-        cleanup: false,
-    };
+    pub(super) fn first() -> Self {
+        Self {
+            iteration: 1,
+            finished: false,
+            cleanup: false,
+            dropped: Vec::new(),
+        }
+    }
 }
 
 /// Why a stimulus was refused.
@@ -226,11 +253,18 @@ pub struct Reference {
     pub paused_with_parent: bool,
     /// How many executions are above it.
     pub depth: u32,
-    pub started_at: i64,
+    /// Whether its parent, if it has one, waits for it.
+    pub attached: bool,
+    /// From 1.
+    pub run: u32,
+    /// From when the execution's timeout counts.
+    pub(super) timed_from: i64,
     pub variables: BTreeMap<String, Value>,
     pub nodes: BTreeMap<String, NodeState>,
     /// By place in the definition.
     pub edges: Vec<Edge>,
+    /// What each carried when it was last decided as taken.
+    pub(super) carries: Vec<Value>,
     /// By header.
     pub generations: BTreeMap<String, Generation>,
     /// The first unhandled failure: node and error.
@@ -248,8 +282,14 @@ pub struct Reference {
     pub(super) arrivals: VecDeque<String>,
     /// Headers of loops whose generation is over, in the order in which that came about.
     pub(super) over: VecDeque<String>,
+    /// Visits that can be undone, in the order of their completions.
+    pub done: Vec<Done>,
+    /// How many of them, the first ones, were not looked at yet.
+    pub left: usize,
     /// How the execution ends, where something ended it at once.
     pub(super) verdict: Option<Status>,
+    /// The `end` node that ended the execution.
+    pub(super) ended_by: Option<String>,
     pub(super) did: Vec<Did>,
     /// Every visit that ended, and how, until somebody takes them.
     pub ends: Vec<(String, Phase)>,
@@ -264,7 +304,9 @@ impl Reference {
             paused: false,
             paused_with_parent: false,
             depth: 0,
-            started_at: 0,
+            attached: true,
+            run: 1,
+            timed_from: 0,
             variables: BTreeMap::new(),
             nodes: definition
                 .nodes
@@ -272,9 +314,10 @@ impl Reference {
                 .map(|node| (node.id.clone(), NodeState::new(1, None)))
                 .collect(),
             edges: vec![Edge::Open; definition.edges.len()],
+            carries: vec![Value::Null; definition.edges.len()],
             generations: loops
                 .iter()
-                .map(|the| (the.header.clone(), Generation::FIRST))
+                .map(|the| (the.header.clone(), Generation::first()))
                 .collect(),
             failure: None,
             loops,
@@ -285,7 +328,10 @@ impl Reference {
             waiting: VecDeque::new(),
             arrivals: VecDeque::new(),
             over: VecDeque::new(),
+            done: Vec::new(),
+            left: 0,
             verdict: None,
+            ended_by: None,
             did: Vec::new(),
             ends: Vec::new(),
         }

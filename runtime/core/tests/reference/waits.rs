@@ -18,8 +18,8 @@ impl Reference {
         self.alive(at)?;
         let written = node(&self.definition, id);
         let refused = |code| Err(Refusal::Refused(code));
-        let is_canceling = matches!(self.status, Status::Canceling { .. });
-        if is_canceling || written.node_type != "webhook" || self.is_root(id) {
+        let is_ending = matches!(self.status, Status::Canceling { .. } | Status::Undoing(_));
+        if is_ending || written.node_type != "webhook" || self.is_root(id) {
             return refused("NODE_NOT_WAITING");
         }
         let schema = field(written, "payloadSchema");

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::aftermath::compensate;
+use super::choices::Choices;
 use super::definitions::{calm, definition};
 
 /// A definition and everything random that happens to its execution.
@@ -38,12 +40,14 @@ pub fn cases() -> impl Strategy<Value = Case> {
             ],
             prop::collection::vec(any::<u16>(), 8),
             prop::collection::vec(any::<u16>(), 0..=nodes * 20),
+            prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(any::<u16>(), 1..=nodes * 8)],
             any::<bool>(),
         )
     };
     prop_oneof![4 => of_size(6), 5 => of_size(12), 1 => of_size(40)].prop_map(
-        |(nodes, edges, loops, settings, script, is_calm)| {
+        |(nodes, edges, loops, settings, script, undoes, is_calm)| {
             let mut definition = definition(&nodes, &edges, &loops, &settings);
+            compensate(&mut definition, &mut Choices::new(&undoes));
             if is_calm {
                 calm(&mut definition);
             }

@@ -105,6 +105,8 @@ impl Duo {
             let expected = expected.map(|generation| (u64::from(generation.iteration), generation.finished));
             same(&format!("loop of {key}"), &Some((at.iteration, at.finished)), &expected)?;
         }
+        self.compare_undone()?;
+        same("run", &state.run.0, &reference.run)?;
         same("loops", &state.loops.len(), &reference.generations.len())?;
         let variables: BTreeMap<String, JsonValue> = state
             .variables
@@ -131,6 +133,63 @@ impl Duo {
         let due = next_deadline(state).map(|due| due.0);
         same("next deadline", &due, &reference.next_deadline())?;
         same("status", &status(&state.status), &expected_status(&reference.status))
+    }
+}
+
+impl Duo {
+    /// What can be undone, and what was.
+    fn compare_undone(&self) -> Result<(), Disagreement> {
+        let visits = self.state.compensations.iter().flat_map(|all| &all.visits);
+        let visits = visits.map(|visit| {
+            let undoing = visit.compensation.as_deref().map(|node| {
+                let code = node.failure.as_ref().map(|failure| failure.error.code.clone());
+                let counted = node.attempts.iter().filter(|attempt| !attempt.was_interrupted());
+                let failed = counted.filter_map(|attempt| Some(attempt.error.as_ref()?.code.clone()));
+                let output = node.output.as_ref().map(|output| normal(&parsed(output)));
+                let failed: Vec<String> = failed.collect();
+                (phase(&node.phase), code, failed, node.interruptions, output)
+            });
+            let (input, output) = (normal(&parsed(&visit.input)), normal(&parsed(&visit.output)));
+            (self.key(visit.node), visit.visit.0, input, output, undoing)
+        });
+        let expected = self.reference.done.iter().map(|done| {
+            let undoing = done.undoing.as_ref().map(|node| {
+                let code = node.error.as_ref().and_then(|error| error["code"].as_str());
+                let (code, output) = (code.map(str::to_owned), node.output.as_ref().map(normal));
+                (
+                    expected_phase(node.phase),
+                    code,
+                    node.failed.clone(),
+                    node.interruptions,
+                    output,
+                )
+            });
+            (
+                done.node.clone(),
+                done.visit,
+                normal(&done.input),
+                normal(&done.output),
+                undoing,
+            )
+        });
+        same("what is undone", &visits.collect::<Vec<_>>(), &expected.collect())?;
+        let left = self.state.compensations.as_ref().map_or(0, |all| all.left as usize);
+        same("visits left to undo", &left, &self.reference.left)
+    }
+
+    /// Where the nodes of both stand that differ or have not ended, for people.
+    pub(super) fn stands(&self) -> String {
+        let nodes = self.plan.nodes.iter().zip(&self.state.nodes);
+        let lines = nodes.filter_map(|(planned, node)| {
+            let expected = &self.reference.nodes[planned.key.as_str()];
+            let (core, expected) = (
+                (node.visit.0, phase(&node.phase)),
+                (expected.visit, expected_phase(expected.phase)),
+            );
+            let is_dull = core == expected && node.phase.is_terminal();
+            (!is_dull).then(|| format!("{}: the core {core:?}, the reference {expected:?}", planned.key))
+        });
+        lines.collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -199,6 +258,7 @@ fn expected_status(status: &reference::Status) -> (&'static str, Option<String>)
         reference::Status::Pending => ("pending", None),
         reference::Status::Running => ("running", None),
         reference::Status::Failing => ("failing", None),
+        reference::Status::Undoing(_) => ("compensating", None),
         reference::Status::Canceling { until } => ("canceling", Some(until.to_string())),
         reference::Status::Completed(output) => ("completed", Some(normal(output).to_string())),
         reference::Status::Failed => ("failed", None),

@@ -14,7 +14,7 @@ use troupe_core::{ExecutionId, NodeIx, ShardId, Timestamp, Token, Visit};
 use super::compare::{in_order, normal, normal_did, same};
 use super::evaluator::{Mini, parsed};
 pub use super::stimulus::Stimulus;
-use crate::reference::{Did, Reference, Refusal, Tell};
+use crate::reference::{Did, Reference, Refusal, Tell, UNDOES};
 
 /// When every execution of the tests starts.
 pub const EPOCH: i64 = 1_790_000_000_000;
@@ -45,6 +45,8 @@ pub struct Duo {
     pub begun_while_failing: bool,
     /// How many executions are above it.
     depth: u32,
+    /// Whether its parent, if it has one, waits for it.
+    attached: bool,
     /// How many visits of each node have ended.
     ended: BTreeMap<NodeIx, u32>,
 }
@@ -68,6 +70,7 @@ impl Duo {
             begun: Vec::new(),
             begun_while_failing: false,
             depth: 0,
+            attached: true,
             ended: BTreeMap::new(),
         }
     }
@@ -75,6 +78,11 @@ impl Duo {
     /// So many executions are above it.
     pub fn depth(&mut self, depth: u32) {
         (self.depth, self.reference.depth) = (depth, depth);
+    }
+
+    /// Its parent does not wait for it.
+    pub fn detach(&mut self) {
+        (self.attached, self.reference.attached) = (false, false);
     }
 
     /// Who started it, if it is a child.
@@ -88,7 +96,7 @@ impl Duo {
         (self.depth > 0).then(|| Parent {
             execution: ExecutionId::fresh(ShardId(3), Timestamp(EPOCH), 41),
             child,
-            attached: true,
+            attached: self.attached,
             depth: self.depth,
             root: None,
         })
@@ -206,6 +214,7 @@ impl Duo {
             let ended = self.ended.get(&ix).copied().unwrap_or(0);
             same(&format!("ends of {}, one a visit", planned.key), &ended, &expected)?;
         }
+        let reopens = matches!(entry.event, Event::Reopened(_));
         for (place, (old, new)) in before.edges.iter().zip(&self.state.edges).enumerate() {
             let source = self.plan.edges[place].source.at();
             let same_visit = before.nodes[source].visit == self.state.nodes[source].visit;
@@ -213,6 +222,9 @@ impl Duo {
                 EdgeState::Open => true,
                 EdgeState::HeldTaken => *new != EdgeState::Open,
                 EdgeState::HeldDead => matches!(new, EdgeState::HeldDead | EdgeState::Dead),
+                // A loop that goes on holds again what it had let go, and wants again the pass that it dropped.
+                EdgeState::Taken if reopens => matches!(new, EdgeState::Taken | EdgeState::HeldTaken | EdgeState::Dead),
+                EdgeState::Dead if reopens => *new != EdgeState::Taken && *new != EdgeState::Open,
                 EdgeState::Taken | EdgeState::Dead => old == new,
             };
             if same_visit && !lawful {
@@ -332,8 +344,11 @@ impl Duo {
         }
         let (state, plan) = (&self.state, &self.plan);
         let runs = |token: &Token| {
-            matches!(&state.nodes[token.node.at()].phase,
-                Phase::Running { token: current } | Phase::Canceling { token: current } if current == token)
+            // What was given up being undone is known no more.
+            let node = state.node(token.node);
+            node.is_some_and(|node| {
+                matches!(&node.phase, Phase::Running { token: current } | Phase::Canceling { token: current } if current == token)
+            })
         };
         let over: Vec<String> = self
             .outstanding
@@ -360,7 +375,12 @@ impl Duo {
     }
 
     pub(super) fn key(&self, node: NodeIx) -> String {
-        self.plan.node(node).key.to_string()
+        let key = &self.plan.node(node).key;
+        if self.plan.is_compensation(node) {
+            format!("{key}{UNDOES}")
+        } else {
+            key.to_string()
+        }
     }
 
     /// The core draws the jitter; the reference says only within which bounds.
@@ -372,6 +392,13 @@ impl Duo {
                     return Err(format!("{}: retry due at {until}, expected {bounds:?}", planned.key));
                 }
             }
+        }
+        let undoing = self.state.compensations.as_deref();
+        let undoing = undoing.and_then(|all| all.visits.get(all.left as usize)?.compensation.as_deref());
+        if let Some(Phase::Backoff { until, .. }) = undoing.map(|undoing| &undoing.phase)
+            && !self.reference.settle_undoing_backoff(until.0)
+        {
+            return Err(format!("the next attempt to undo is due at {until}"));
         }
         Ok(())
     }

@@ -110,7 +110,10 @@ fn prepare(scope: &Scope<'_>, ix: NodeIx, seen: &JsonValue) -> Result<Answer, Th
     let mut input = None;
     if node.maps_input {
         let values = JsonValue::Object(mapped(&node.data["inputMapping"], &seen)?);
-        seen["input"] = values.clone();
+        // The templates of a compensation see what its node received.
+        if !scope.plan.is_compensation(ix) {
+            seen["input"] = values.clone();
+        }
         input = Some(Value::from(values));
     }
     let mut data = node.data.clone();

@@ -1,5 +1,6 @@
 //! Drives the real core and the reference in lock-step.
 
+pub mod aftermath;
 pub mod alone;
 pub mod cases;
 pub mod choices;

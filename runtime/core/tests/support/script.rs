@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 use troupe_core::definition::NodeKind;
-use troupe_core::execution::{Phase, StartChild, next_deadline};
+use troupe_core::execution::{Phase, StartChild, Status, next_deadline};
 use troupe_core::plan::PlanNode;
 
 use super::cases::Case;
 use super::choices::Choices;
 use super::duo::{Disagreement, Duo, Stimulus};
-use crate::reference::{ChildEnd, ChildReport, Decision, Failure};
+use crate::reference::{ChildEnd, ChildReport, Decision, Failure, Remedy};
 
 /// Past so many stimuli an execution that has not ended never will.
 const STIMULI_MAX: usize = 5_000;
@@ -20,11 +20,22 @@ pub fn run(case: &Case, starves: bool) -> Result<Duo, String> {
     let mut choices = Choices::new(&case.script);
     let mut trace = Vec::new();
     let outcome = play(&mut duo, case.is_calm, &mut choices, &mut trace);
-    outcome.map_err(|disagreement| format!("{disagreement}\nafter:\n{}", trace.join("\n")))?;
+    outcome.map_err(|disagreement| {
+        let (trace, stands) = (trace.join("\n"), duo.stands());
+        format!("{disagreement}\nafter:\n{trace}\nwhere stand:\n{stands}")
+    })?;
     Ok(duo)
 }
 
 fn play(duo: &mut Duo, is_calm: bool, choices: &mut Choices<'_>, trace: &mut Vec<String>) -> Result<(), Disagreement> {
+    match choices.below(20) {
+        18 => duo.depth(1),
+        19 => {
+            duo.depth(1);
+            duo.detach();
+        }
+        _ => {}
+    }
     let start = start(duo, choices);
     let started = apply(duo, &start, trace)?;
     if !started {
@@ -35,10 +46,18 @@ fn play(duo: &mut Duo, is_calm: bool, choices: &mut Choices<'_>, trace: &mut Vec
         };
     }
     for _ in 0..STIMULI_MAX {
-        if duo.state.status.is_terminal() {
-            return after_the_end(duo, trace);
-        }
         let patience = [0, 0, 1, 40, 600, 7_000, 200_000];
+        if duo.state.status.is_terminal() {
+            after_the_end(duo, trace)?;
+            // More often than not: what ended may go on.
+            if choices.is_spent() || choices.one_in(3) {
+                return Ok(());
+            }
+            duo.now += choices.pick(&patience);
+            let stimulus = reopening(duo, choices);
+            apply(duo, &stimulus, trace)?;
+            continue;
+        }
         duo.now += choices.pick(&patience);
         let possible = possible(duo, is_calm, choices);
         let stimulus = choices.pick(&possible).clone();
@@ -133,11 +152,12 @@ fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus
         });
         possible.push(Stimulus::Deadline);
     }
-    if choices.one_in(8) {
+    let is_undoing = matches!(duo.state.status, Status::Compensating(_));
+    if choices.one_in(8) || (is_undoing && choices.one_in(4)) {
         let grace_ms = *choices.pick(&[1, 100, 10_000]);
         possible.push(Stimulus::Cancel {
             grace_ms,
-            at_once: choices.one_in(4),
+            at_once: is_undoing || choices.one_in(4),
         });
     }
     if !duo.spent.is_empty() {
@@ -159,7 +179,33 @@ fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus
         possible.push(Stimulus::ResumeWithParent);
     }
     possible.extend(from_outside(duo, choices));
+    let has_failed = duo.state.nodes.iter().any(|node| node.phase == Phase::Failed);
+    if has_failed || choices.one_in(10) {
+        possible.push(reopening(duo, choices));
+    }
     possible
+}
+
+/// Some nodes that might be reopened, now and then with one that might not, or all that have failed.
+fn reopening(duo: &Duo, choices: &mut Choices<'_>) -> Stimulus {
+    let nodes = duo.plan.nodes.iter().zip(&duo.state.nodes);
+    let fits = nodes.filter(|(_, node)| node.phase == Phase::Failed || node.cut_off.is_some());
+    let fits: Vec<String> = fits.map(|(planned, _)| planned.key.to_string()).collect();
+    let count = if fits.is_empty() {
+        0
+    } else {
+        *choices.pick(&[0, 0, 1, 1, 2, 3])
+    };
+    let mut nodes: Vec<String> = (0..count).map(|_| choices.pick(&fits).clone()).collect();
+    if choices.one_in(20) {
+        nodes.push(choices.pick(&duo.plan.nodes).key.to_string());
+    }
+    let remedy = match choices.below(6) {
+        4 => Remedy::Skip(None),
+        5 => Remedy::Skip(Some(value(choices))),
+        _ => Remedy::Retry,
+    };
+    Stimulus::Reopen { nodes, remedy }
 }
 
 /// The children that were begun and are not over.
@@ -343,11 +389,8 @@ fn after_the_end(duo: &mut Duo, trace: &mut Vec<String>) -> Result<(), Disagreem
     let finishes = finishes
         .filter(|effect| **effect == troupe_core::execution::Effect::Finish)
         .count();
-    if finishes == 1 {
-        Ok(())
-    } else {
-        Err(format!("the execution finished {finishes} times"))
-    }
+    let runs = duo.state.run.0 as usize;
+    super::compare::same("ends, one a run", &finishes, &runs)
 }
 
 fn value(choices: &mut Choices<'_>) -> Value {

@@ -2,12 +2,12 @@
 
 use serde_json::{Value as JsonValue, json};
 use troupe_core::execution::{
-    self as core, AttemptClosed, AttemptFailure, AttemptOutcome, ChildId, ChildOutcome, Event, Started,
+    self as core, AttemptClosed, AttemptFailure, AttemptOutcome, ChildId, ChildOutcome, Event, Reopened, Started,
 };
 use troupe_core::{ErrorInfo, Json, NodeIx, Timestamp, Token, Value, Visit};
 
 use super::duo::Duo;
-use crate::reference::{ChildEnd, ChildReport, Decision, Did, Failure, Refusal};
+use crate::reference::{ChildEnd, ChildReport, Decision, Did, Failure, Refusal, Remedy};
 
 /// Something that happens to an execution.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +53,11 @@ pub enum Stimulus {
     Children(Vec<ChildReport>),
     PauseWithParent,
     ResumeWithParent,
+    /// An operator has failed nodes run again, or count as skipped; none are named: all whose failure nothing handled.
+    Reopen {
+        nodes: Vec<String>,
+        remedy: Remedy,
+    },
 }
 
 impl Duo {
@@ -109,6 +114,19 @@ impl Duo {
             Stimulus::Children(reports) => Event::Children(reports.iter().map(|report| self.report(report)).collect()),
             Stimulus::PauseWithParent => Event::PausedWithParent,
             Stimulus::ResumeWithParent => Event::ResumedWithParent,
+            Stimulus::Reopen { nodes, remedy } => Event::Reopened(Box::new(Reopened {
+                run: if self.state.status.is_terminal() {
+                    self.state.run.next()
+                } else {
+                    self.state.run
+                },
+                nodes: nodes.iter().map(|node| self.ix(node)).collect(),
+                remedy: match remedy {
+                    Remedy::Retry => core::Remedy::Retry,
+                    Remedy::Skip(output) => core::Remedy::Skip(output.clone().map(Value::from)),
+                },
+                reason: None,
+            })),
         }
     }
 
@@ -169,6 +187,7 @@ impl Duo {
             Stimulus::Children(reports) => reference.children_reported(at, reports),
             Stimulus::PauseWithParent => reference.pause_with_parent(at),
             Stimulus::ResumeWithParent => reference.resume_with_parent(at),
+            Stimulus::Reopen { nodes, remedy } => reference.reopened(at, nodes, remedy),
         }
     }
 

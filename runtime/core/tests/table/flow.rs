@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde_json::{Map, Value, json};
 use troupe_core::execution::{EdgeState, Phase, Status, StepError, next_deadline};
 
-use crate::reference::{Decision, Did, Failure};
+use crate::reference::{Decision, Did, Failure, Remedy};
 use crate::support::duo::{Duo, EPOCH, Stimulus};
 
 /// A workflow under construction.
@@ -197,6 +197,12 @@ impl Run {
         self
     }
 
+    /// These failed nodes run again; where none are named, all whose failure nothing handled.
+    pub fn retry(&mut self, nodes: &str) -> &mut Self {
+        self.apply(reopen(nodes, Remedy::Retry));
+        self
+    }
+
     /// The error code with which a stimulus is refused.
     pub fn refusal(&mut self, stimulus: Stimulus) -> String {
         match self.try_apply(stimulus) {
@@ -334,6 +340,13 @@ pub fn decide(node: &str, decision: Decision) -> Stimulus {
     Stimulus::Decide {
         node: node.into(),
         decision,
+    }
+}
+
+pub fn reopen(nodes: &str, remedy: Remedy) -> Stimulus {
+    Stimulus::Reopen {
+        nodes: nodes.split_whitespace().map(str::to_owned).collect(),
+        remedy,
     }
 }
 

@@ -22,6 +22,7 @@ mod pause_and_cancel;
 mod reopen;
 mod rerun;
 mod roots_and_delays;
+mod runs;
 mod visits;
 mod wait_timeouts;
 mod waits;

@@ -16,7 +16,10 @@ pub enum Decision {
 impl Reference {
     pub fn decided(&mut self, at: i64, id: &str, decision: Decision) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
-        if matches!(self.status, Status::Canceling { .. } | Status::Undoing(_)) {
+        if matches!(
+            self.status,
+            Status::Pending | Status::Canceling { .. } | Status::Undoing(_)
+        ) {
             return Err(Refusal::Refused("NODE_NOT_WAITING"));
         }
         let phase = self.nodes[id].phase;

@@ -97,6 +97,13 @@ fn start(duo: &Duo, choices: &mut Choices<'_>) -> Stimulus {
     } else {
         Vec::new()
     };
+    if choices.one_in(8) {
+        return Stimulus::Queue {
+            trigger,
+            input,
+            variables,
+        };
+    }
     Stimulus::Start {
         trigger,
         input,
@@ -107,6 +114,9 @@ fn start(duo: &Duo, choices: &mut Choices<'_>) -> Stimulus {
 /// Everything that may happen now, the likelier the more often; the first one always leads on.
 fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus> {
     let mut possible = Vec::new();
+    if duo.state.status == Status::Pending {
+        possible.extend(std::iter::repeat_n(Stimulus::Admit, 6));
+    }
     if duo.state.paused {
         possible.push(Stimulus::Resume);
     }

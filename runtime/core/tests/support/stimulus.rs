@@ -17,6 +17,13 @@ pub enum Stimulus {
         input: JsonValue,
         variables: Vec<(String, JsonValue)>,
     },
+    /// A start that goes no further before it is admitted.
+    Queue {
+        trigger: Option<String>,
+        input: JsonValue,
+        variables: Vec<(String, JsonValue)>,
+    },
+    Admit,
     Report {
         node: String,
         outcome: Result<JsonValue, Failure>,
@@ -61,6 +68,15 @@ pub enum Stimulus {
 }
 
 impl Duo {
+    fn started(&self, trigger: Option<&String>, input: &JsonValue, variables: &[(String, JsonValue)]) -> Box<Started> {
+        Box::new(Started {
+            variables: values(variables),
+            trigger: trigger.cloned(),
+            parent: self.parent(),
+            ..Started::of(self.state.id, &self.plan, Value::from(input.clone()))
+        })
+    }
+
     /// A stimulus as the core hears of it.
     pub fn event(&self, stimulus: &Stimulus) -> Event {
         match stimulus {
@@ -68,23 +84,13 @@ impl Duo {
                 trigger,
                 input,
                 variables,
-            } => Event::Started(Box::new(Started {
-                id: self.state.id,
-                workflow: self.plan.workflow.clone(),
-                version: self.plan.version,
-                input: Value::from(input.clone()),
-                variables: values(variables),
-                metadata: None,
-                trigger: trigger.clone(),
-                execution_key: None,
-                request_key: None,
-                priority: None,
-                key_ordinal: None,
-                parent: self.parent(),
-                rerun: None,
-                controls: None,
-                handles_failure_of: None,
-            })),
+            } => Event::Started(self.started(trigger.as_ref(), input, variables)),
+            Stimulus::Queue {
+                trigger,
+                input,
+                variables,
+            } => Event::Queued(self.started(trigger.as_ref(), input, variables)),
+            Stimulus::Admit => Event::Admitted,
             Stimulus::Report { node, outcome } => self.closed(self.outstanding[node], outcome),
             Stimulus::Stale { token } => self.closed(*token, &Ok(json!("stale"))),
             Stimulus::Deadline => Event::DeadlineReached,
@@ -171,6 +177,12 @@ impl Duo {
                 input,
                 variables,
             } => reference.start(at, trigger.as_deref(), input.clone(), variables),
+            Stimulus::Queue {
+                trigger,
+                input,
+                variables,
+            } => reference.queue(at, trigger.as_deref(), input.clone(), variables),
+            Stimulus::Admit => reference.admitted(at),
             Stimulus::Report { node, outcome } => reference.report(at, node, outcome.clone()),
             Stimulus::Stale { .. } if reference.is_over() => Err(Refusal::Ended),
             Stimulus::Stale { .. } => Err(Refusal::Stale),

@@ -31,6 +31,7 @@ pub mod scenario;
 mod schedule;
 mod shards;
 pub mod store;
+mod supersede;
 mod timing;
 mod workflows;
 

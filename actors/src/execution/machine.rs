@@ -185,10 +185,12 @@ impl<R> ExecutionMachine<R> {
 
     /// Decides what follows from `input` at `now`.
     pub fn handle(&mut self, input: Input<R>, now: Timestamp, out: &mut Vec<Action<R>>) {
-        debug_assert!(
-            self.stepping.is_none() || matches!(input, Input::Evaluated(_)),
-            "it waits for answers"
+        // What could not begin with an entry comes back although a deadline, due at once, already asks for answers.
+        let is_answer = matches!(
+            input,
+            Input::Evaluated(_) | Input::Unborn(_) | Input::UnbornErrorWorkflow(_)
         );
+        debug_assert!(self.stepping.is_none() || is_answer, "it waits for answers");
         let at = now.max(self.last_at);
         match input {
             Input::Start(started, principal, reply) => self.start(started, principal, reply, at, out),

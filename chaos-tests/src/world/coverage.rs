@@ -16,6 +16,9 @@ pub fn features() -> impl Iterator<Item = &'static str> {
     FEATURES.into_iter().chain(graphs::FEATURES)
 }
 
+/// What no world can have: limits count one engine's executions, and where there is one process, none is apart from the store.
+pub const IMPOSSIBLE: [(&str, &str); 2] = [("waits for room", "partition"), ("has room", "partition")];
+
 const FEATURES: [&str; 22] = [
     "attempt",
     "retry",

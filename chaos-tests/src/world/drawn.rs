@@ -55,7 +55,7 @@ fn graph(id: &str, nodes_max: u16, random: &mut Random) -> Option<Value> {
         let size = 2 + usize::from(tape(1)[0] % (nodes_max - 1));
         let nodes: Vec<Vec<u16>> = (0..size).map(|_| tape(32)).collect();
         let edges: Vec<Vec<u16>> = (0..size + usize::from(tape(1)[0] % 6)).map(|_| tape(12)).collect();
-        let loops: Vec<Vec<u16>> = (0..tape(1)[0] % 4).map(|_| tape(28)).collect();
+        let loops: Vec<Vec<u16>> = (0..tape(1)[0] % 5).map(|_| tape(28)).collect();
         let mut graph = definition(&nodes, &edges, &loops, &tape(8));
         if tape(1)[0] % 3 > 0 {
             calm(&mut graph);
@@ -71,10 +71,20 @@ fn graph(id: &str, nodes_max: u16, random: &mut Random) -> Option<Value> {
 /// Work takes its time, so that faults find some of it; and only a few nodes of some graphs run at once.
 fn slow_down(graph: &mut Value, random: &mut Random) {
     for node in graph["nodes"].as_array_mut().into_iter().flatten() {
-        if random.once_in(2)
-            && let Some(data) = node["data"].as_object_mut()
-        {
-            data.insert("sleepMs".into(), json!(random.between(5, 60)));
+        let is_work = random.once_in(2);
+        let kind = node["type"].as_str().unwrap_or_default().to_owned();
+        let Some(data) = node["data"].as_object_mut() else {
+            continue;
+        };
+        if is_work {
+            data.insert("sleepMs".into(), json!(random.between(5, 120)));
+        }
+        // Calm graphs have none of these, and others few.
+        if random.once_in(3) && data.get("join").is_some_and(|join| join["mode"] == "all") {
+            data["join"]["mode"] = json!("allSuccess");
+        }
+        if random.once_in(3) && kind == "forEach" && !data.contains_key("wait") {
+            data.insert("succeedAfter".into(), json!(random.between(1, 3)));
         }
     }
     if random.once_in(4) {

@@ -10,6 +10,7 @@ use troupe_core::execution::{AttemptOutcome, Entry, Event, ExecutionState};
 use troupe_core::{ExecutionId, Seq};
 use troupe_ports::{ExecutionBase, StateStore};
 
+use super::supersede::SUPERSEDED;
 use super::{BEGINNING, FAULTS_MS, HEALED_MS, Outcome, World, at_once, definitions, drawn, shards};
 use crate::crash::checkers::Contents;
 use crate::crash::{Record, check};
@@ -134,13 +135,25 @@ impl World {
                         continue;
                     }
                 };
+                let (mut superseded, mut begun) = (0, 0);
                 for item in items {
                     for entry in read_frames(&record.bytes[item.frame]) {
                         match entry {
-                            Ok(entry) => histories.entry(item.id).or_default().push(entry),
+                            Ok(entry) => {
+                                superseded += usize::from(is_superseded(&entry.event));
+                                begun +=
+                                    usize::from(entry.event.start().is_some_and(|start| start.key_ordinal.is_some()));
+                                histories.entry(item.id).or_default().push(entry);
+                            }
                             Err(error) => self.trouble(format!("{}: {error}", item.id)),
                         }
                     }
+                }
+                if superseded > begun {
+                    let position = record.position;
+                    self.trouble(format!(
+                        "record {position} ends {superseded} executions for {begun} that begin"
+                    ));
                 }
             }
         }
@@ -188,6 +201,11 @@ impl World {
             ));
         }
     }
+}
+
+/// Whether it ends an execution so that the next one of its key can begin.
+fn is_superseded(event: &Event) -> bool {
+    matches!(event, Event::CancelRequested { reason: Some(why), at_once: true, .. } if why == SUPERSEDED)
 }
 
 /// Whether a report that was made once was applied more than once: every one is unlike any other.

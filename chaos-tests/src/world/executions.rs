@@ -110,6 +110,7 @@ impl World {
                 ExecutionMessage::Durable(_) | ExecutionMessage::Report(_) | ExecutionMessage::NodeGone(_) => return,
                 ExecutionMessage::Adopt(..) => {}
                 ExecutionMessage::Start { .. }
+                | ExecutionMessage::Supersede { .. }
                 | ExecutionMessage::Command(..)
                 | ExecutionMessage::Read(_)
                 | ExecutionMessage::Wake
@@ -124,6 +125,7 @@ impl World {
         }
         let input = match message {
             ExecutionMessage::Start { started, reply, .. } => Input::Start(started, None, reply),
+            ExecutionMessage::Supersede { started, reply } => return self.supersede(process, actor, started, reply),
             ExecutionMessage::Adopt(machine, actions) => {
                 if let Some(execution) = self.execution(process, actor) {
                     execution.machine = Some(machine);
@@ -174,7 +176,7 @@ impl World {
         }
     }
 
-    fn give(&mut self, process: ProcessNo, actor: ActorNo, input: Input<Respond>) {
+    pub(super) fn give(&mut self, process: ProcessNo, actor: ActorNo, input: Input<Respond>) {
         let now = self.now;
         let Some(execution) = self.execution(process, actor) else {
             return;
@@ -353,7 +355,7 @@ impl World {
         }
     }
 
-    fn reply(&mut self, process: ProcessNo, actor: ActorNo, reply: Respond, answer: Reply) {
+    pub(super) fn reply(&mut self, process: ProcessNo, actor: ActorNo, reply: Respond, answer: Reply) {
         let (client, request) = match reply {
             Respond::Client(client, request) => (client, request),
             Respond::Key(client, request, ordinal) => return self.latest_is(process, client, request, ordinal, answer),
@@ -443,7 +445,7 @@ impl World {
     }
 
     /// What the sandbox or the store makes of a job.
-    fn answer_job(&self, process: ProcessNo, actor: ActorNo, job: &Job) -> Result<JobAnswer, StoreError> {
+    pub(super) fn answer_job(&self, process: ProcessNo, actor: ActorNo, job: &Job) -> Result<JobAnswer, StoreError> {
         let gone = || StoreError::Unavailable("nobody asks any more".into());
         let state = self.processes.get(&process).ok_or_else(gone)?;
         let machine = state

@@ -53,6 +53,14 @@ impl World {
     pub(super) fn latest_is(&mut self, process: ProcessNo, client: usize, request: u64, ordinal: u64, answer: Reply) {
         match answer {
             Reply::View(state) if state.status.is_terminal() => self.start_run(process, client, request, ordinal + 1),
+            Reply::View(state) if self.clients[client].supersedes() => {
+                let asking = &self.clients[client];
+                let next = asking.run(ordinal + 1);
+                let started = Box::new(asking.started(next, Some(ordinal + 1)));
+                self.workflows.insert(next, asking.workflow().to_owned());
+                let reply = Respond::Client(client, request);
+                self.deliver(process, state.id, ExecutionMessage::Supersede { started, reply });
+            }
             Reply::View(state) => {
                 let (id, existing) = (state.id, true);
                 self.answer(client, request, Answer::Started { id, existing });

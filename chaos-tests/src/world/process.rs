@@ -50,6 +50,11 @@ pub(super) enum ExecutionMessage {
         fresh: bool,
         reply: Respond,
     },
+    /// End, and let the next execution of the key begin.
+    Supersede {
+        started: Box<Started>,
+        reply: Respond,
+    },
     /// Go on with a machine that has stepped already.
     Adopt(Box<ExecutionMachine<Respond>>, Vec<Action<Respond>>),
     Command(Box<CommandInput>, Respond),
@@ -71,6 +76,7 @@ impl ExecutionMessage {
     pub(super) fn is_routed(&self) -> bool {
         match self {
             Self::Start { .. }
+            | Self::Supersede { .. }
             | Self::Adopt(..)
             | Self::Command(..)
             | Self::Read(_)
@@ -98,7 +104,9 @@ impl ExecutionMessage {
 
     pub(super) fn reply(&self) -> Respond {
         match self {
-            Self::Start { reply, .. } | Self::Command(_, reply) | Self::Read(reply) => *reply,
+            Self::Start { reply, .. } | Self::Supersede { reply, .. } | Self::Command(_, reply) | Self::Read(reply) => {
+                *reply
+            }
             Self::Adopt(..)
             | Self::Wake
             | Self::Recover

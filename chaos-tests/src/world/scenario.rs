@@ -9,8 +9,8 @@ use super::process::LEASE_MS;
 use super::random::Random;
 use super::{drawn, workflows};
 
-/// One world in so many has drawn workflows.
-const DRAWN_EACH: u64 = 3;
+/// Of so many worlds in a row, the first two have drawn workflows. Coprime with how many are played for each that is played twice.
+const DRAWN_OF: u64 = 5;
 /// Clients of a world, at most.
 const CLIENTS_MAX: u64 = 7;
 /// Clients of a busy world: many want the same few permits, batches and actors.
@@ -69,6 +69,8 @@ pub enum KeyKind {
 pub enum Act {
     /// Start.
     Start,
+    /// Start under a business key whose open execution ends at once.
+    Supersede,
     /// Read.
     Read,
     /// Pause.
@@ -92,11 +94,18 @@ pub enum Act {
 }
 
 impl Act {
+    /// Whether it asks for an execution.
+    #[must_use]
+    pub fn starts(&self) -> bool {
+        matches!(self, Self::Start | Self::Supersede)
+    }
+
     /// Its name, which is also that of the metric of how often it happened.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Start => "start",
+            Self::Supersede => "supersede",
             Self::Read => "read",
             Self::Pause => "pause",
             Self::Resume => "resume",
@@ -173,10 +182,10 @@ impl FaultKind {
 }
 
 impl Scenario {
-    /// The world of a seed, with the constant workflows and, one in so many times, with workflows that are drawn too.
+    /// The world of a seed, with the constant workflows and, in two of five, with workflows that are drawn too.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        Self::with(seed, seed % DRAWN_EACH == 1)
+        Self::with(seed, seed % DRAWN_OF < 2)
     }
 
     /// The world of a seed, with workflows that are drawn whatever the seed.
@@ -234,7 +243,8 @@ fn client(number: u64, workflows: &[WorkflowDefinition], random: &mut Random) ->
     // Others may be given the same execution, so nobody interferes with it.
     if kind == KeyKind::Business {
         acts.extend((0..2).map(|_| (random.below(60), Act::Read)));
-        acts.push((random.below(200), Act::Start));
+        let ends_open = random.once_in(3);
+        acts.push((random.below(200), if ends_open { Act::Supersede } else { Act::Start }));
     } else {
         interfere(workflow, &mut acts, random);
     }

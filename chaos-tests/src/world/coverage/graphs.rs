@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
+use troupe_core::NodeIx;
 use troupe_core::definition::{EdgeKind, JoinMode, NodeKind};
 use troupe_core::execution::{EdgeState, ExecutionState, LoopState, NodeState, Phase, Status};
 use troupe_core::plan::{Plan, PlanLoop, PlanNode};
@@ -50,13 +51,18 @@ pub(super) fn of_graph(state: &ExecutionState, plan: &Plan, features: &mut BTree
         return;
     }
     let held = |edge: &EdgeState| matches!(edge, EdgeState::HeldTaken | EdgeState::HeldDead);
-    let is_again =
-        |(planned, one): (&PlanLoop, &LoopState)| planned.parent.is_some() && one.iteration > 1 && !one.finished;
+    let is_at_work = |ix: &NodeIx| {
+        let phase = &state.nodes[ix.at()].phase;
+        !matches!(phase, Phase::Pending) && !phase.is_terminal()
+    };
+    let is_inner = |(planned, one): (&PlanLoop, &LoopState)| {
+        planned.parent.is_some() && !one.finished && planned.nodes.iter().any(is_at_work)
+    };
     let those = [
         (true, "drawn graph"),
         (workflow.contains('#'), "drawn body"),
         (state.edges.iter().any(held), "exit held"),
-        (plan.loops.iter().zip(&state.loops).any(is_again), "inner loop"),
+        (plan.loops.iter().zip(&state.loops).any(is_inner), "inner loop"),
         (
             state.failure.is_some() && state.status == Status::Running,
             "failure tolerated",

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::controls::Told;
 use super::definition::{join_field, node};
 use super::loops::Loop;
 use super::state::{Did, Edge, EndedVisit, Generation, NodeState, Phase, Reference, Refusal, Status};
@@ -26,6 +27,9 @@ impl Reference {
     /// These nodes; none means every one whose failure nothing handled.
     pub fn reopened(&mut self, at: i64, named: &[String], remedy: &Remedy) -> Result<Vec<Did>, Refusal> {
         self.at = at;
+        if !self.is_over() {
+            self.account();
+        }
         let has_ended = self.may_reopen()?;
         let chosen = self.chosen(named)?;
         let is_first = |id: &String| chosen.contains(id) || (has_ended && self.nodes[id].cut_off);
@@ -40,6 +44,8 @@ impl Reference {
         if has_ended {
             self.run += 1;
             (self.status, self.ended_by, self.timed_from) = (Status::Running, None, at);
+            // It is told of controls when it wakes the next time.
+            self.begin_clocks(Told::default());
         }
         self.forget_failure(&again);
         let given: Vec<(String, NodeState)> = first.iter().map(|id| (id.clone(), self.nodes[id].clone())).collect();
@@ -190,11 +196,15 @@ impl Reference {
                 *state = NodeState::new(state.visit, state.ended.take());
                 continue;
             }
-            if !state.phase.is_terminal() {
+            let was_open = !state.phase.is_terminal();
+            if was_open {
                 state.phase = Phase::Canceled;
             }
             let ended: EndedVisit = state.latest();
             *state = NodeState::new(ended.visit + 1, Some(ended));
+            if was_open {
+                self.ends.push((id, Phase::Canceled));
+            }
         }
         self.waiting.retain(|id| !again.nodes.contains(id));
     }

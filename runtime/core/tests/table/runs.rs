@@ -158,3 +158,29 @@ fn a_wider_pause_holds_the_clocks_of_compensations_too() {
     run.apply(&held(false));
     assert_eq!((run.undone().as_str(), run.status()), ("a:failed(TIMEOUT)", "failed"));
 }
+
+#[test]
+fn an_absolute_time_moves_by_what_the_clock_stands_after_the_node_became_ready() {
+    let data = json!({"delayType": "until", "delayValue": crate::support::EPOCH + 3_000});
+    let mut run = flow("a d/delay", "a>d").data("d", data).start();
+    run.apply(crate::support::duo::Stimulus::Freeze);
+    run.wait(1_000).complete("a", json!(1)).wait(500).resume();
+    assert_eq!(run.next_due(), Some(3_500));
+}
+
+#[test]
+fn what_arrived_before_a_retry_under_a_frozen_pause_counts_from_the_retry() {
+    let join = json!({"mode": "allSuccess", "timeout": 100});
+    let mut run = flow("a b c j", "a>j b>j")
+        .join("j", join)
+        .settings(json!({"onFailure": "continue"}))
+        .start();
+    run.fail("b", "E1").apply(crate::support::duo::Stimulus::Freeze);
+    run.wait(1_000)
+        .complete("a", json!(1))
+        .wait(1_000)
+        .retry("b")
+        .wait(500)
+        .resume();
+    assert_eq!(run.next_due(), Some(2_600));
+}

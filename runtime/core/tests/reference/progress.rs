@@ -205,7 +205,7 @@ impl Reference {
         if self.status == Status::Pending {
             return Ok(std::mem::take(&mut self.did));
         }
-        if self.all_ended() {
+        if self.all_ended() && self.status != Status::Pending {
             if !matches!(self.status, Status::Undoing(_)) {
                 self.end();
             }

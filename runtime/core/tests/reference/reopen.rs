@@ -110,7 +110,8 @@ impl Reference {
         }
         let chosen: BTreeSet<String> = named.iter().cloned().collect();
         for id in self.ids().iter().filter(|id| chosen.contains(*id)) {
-            if !failed(id) && !(self.is_over() && self.nodes[id].cut_off) {
+            let was_cut_off = self.is_over() && self.nodes[id].cut_off;
+            if !(failed(id) || was_cut_off) {
                 return Err(Refusal::Refused("NODE_NOT_FAILED"));
             }
             self.check_limit(&chosen, id)?;
@@ -151,10 +152,10 @@ impl Reference {
     /// Whether the node waits for an edge that is decided anew.
     fn waits_again(&self, again: &Again, id: &str) -> bool {
         let mut loops = self.loops.iter().filter(|the| again.loops.contains(&the.header));
-        let mut leaves = |edge: usize| loops.any(|the| the.is_exit(self.way(edge)));
+        let leaves = |edge: usize| loops.any(|the| the.is_exit(self.way(edge)));
         let entries = self.entries(id);
         let from_again = |edge: &usize| again.nodes.contains(&self.way(*edge).source);
-        entries.iter().any(from_again) || entries.into_iter().any(|edge| leaves(edge))
+        entries.iter().any(from_again) || entries.into_iter().any(leaves)
     }
 
     /// In a later pass a header has no edges from outside to wait for.
@@ -256,6 +257,10 @@ impl Reference {
                     (state.data, state.ready_at) = (before.data, before.ready_at);
                 }
                 self.skip_with(id, output);
+                if waits {
+                    // In this visit it has received nothing.
+                    self.set(id).input = Value::Null;
+                }
             }
         }
     }

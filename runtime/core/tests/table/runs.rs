@@ -184,3 +184,18 @@ fn what_arrived_before_a_retry_under_a_frozen_pause_counts_from_the_retry() {
         .resume();
     assert_eq!(run.next_due(), Some(2_600));
 }
+
+#[test]
+fn what_counts_as_skipped_before_its_edges_decided_has_received_nothing() {
+    let mut run = flow("a b c", "a!>b b>c?throw b!>c")
+        .settings(json!({"onFailure": "continue"}))
+        .start();
+    run.fail("a", "E1").fail("b", "E2").fail("c", "E3");
+    run.apply(reopen("a b", Remedy::Skip(Some(json!(7)))));
+    run.fail("c", "E3");
+    run.apply(reopen("b", Remedy::Skip(Some(json!(8)))));
+    assert_eq!(
+        run.given("c"),
+        r#"{"error":{"message":"","code":"EXPRESSION_ERROR"},"input":null}"#
+    );
+}

@@ -458,6 +458,7 @@ fn compare(reference: &Reference, plan: &Plan, state: &ExecutionState, contents:
         reference::Status::Canceled => ("canceled", JsonValue::Null),
         reference::Status::Canceling { .. } => ("canceling", JsonValue::Null),
         reference::Status::Failing => ("failing", JsonValue::Null),
+        reference::Status::Undoing(_) => ("compensating", JsonValue::Null),
         reference::Status::Running => ("running", JsonValue::Null),
         reference::Status::Pending => ("pending", JsonValue::Null),
     };

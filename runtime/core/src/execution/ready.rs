@@ -226,6 +226,9 @@ impl Tx<'_> {
         let data = self.data(ix)?;
         let field = |name: &str| data.get(name);
         let value = field("delayValue").ok_or("`delayValue` is missing")?;
+        // Where the clock stands behind the time, it does not count as having stood before the node was ready.
+        let behind_ms = self.at.since_ms(self.clock_of(ix));
+        let by_clock = |instant: i64| Timestamp(instant.saturating_sub_unsigned(behind_ms));
         let text = value.as_str();
         let number = value
             .as_f64()
@@ -239,7 +242,7 @@ impl Tx<'_> {
             let is_instant = until || (!fixed && number >= EPOCH_FROM_MS);
             let whole = number.clamp(0.0, 8e15) as i64;
             return Ok(if is_instant {
-                Timestamp(whole)
+                by_clock(whole)
             } else {
                 Timestamp(self.clock_of(ix).0.saturating_add(whole))
             });
@@ -248,7 +251,7 @@ impl Tx<'_> {
             .filter(|_| !fixed)
             .and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
         instant
-            .map(|instant| Timestamp(instant.timestamp_millis()))
+            .map(|instant| by_clock(instant.timestamp_millis()))
             .ok_or_else(|| {
                 let wanted = if fixed {
                     "a number of milliseconds"

@@ -398,7 +398,7 @@ impl Tx<'_> {
                 EdgeState::Open | EdgeState::HeldTaken | EdgeState::HeldDead => {}
             }
         }
-        let first_arrival_at = (taken + dead > 0).then_some(self.at);
+        let first_arrival_at = (taken + dead > 0).then_some(self.clock_of(ix));
         self.update(ix, |node| {
             node.taken = taken;
             node.dead = dead;

@@ -1,6 +1,7 @@
 //! Random definitions, outcomes, commands and interleavings. `PROPTEST_CASES` raises their number.
 
 mod family;
+mod held;
 mod outside;
 mod reopened;
 mod undone;
@@ -213,6 +214,7 @@ fn random_definitions_cover_what_they_should() {
             family::met(&duo),
             reopened::met(&duo),
             undone::met(&duo),
+            held::met(&duo),
         ]
         .concat()
         {
@@ -254,6 +256,7 @@ fn random_definitions_cover_what_they_should() {
         .chain(family::WANTED)
         .chain(reopened::WANTED)
         .chain(undone::WANTED)
+        .chain(held::WANTED)
     {
         assert!(
             seen.get(what).is_some_and(|count| *count >= 5),

@@ -56,6 +56,8 @@ pub struct ChildReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tell {
     Pause,
+    /// Pause, and let its clocks stand still.
+    Freeze,
     Resume,
     Cancel,
 }
@@ -108,13 +110,21 @@ impl Reference {
         if is_news { self.conclude() } else { Err(Refusal::Stale) }
     }
 
-    /// Pauses with the parent: an operator's pause is not its affair.
     pub fn pause_with_parent(&mut self, at: i64) -> Result<Vec<Did>, Refusal> {
-        if self.paused {
-            self.alive(at)?;
+        self.follow_pause(at, false)
+    }
+
+    pub fn freeze_with_parent(&mut self, at: i64) -> Result<Vec<Did>, Refusal> {
+        self.follow_pause(at, true)
+    }
+
+    /// Pauses with the parent: an operator's pause is not its affair.
+    fn follow_pause(&mut self, at: i64, freezes: bool) -> Result<Vec<Did>, Refusal> {
+        self.alive(at)?;
+        if self.paused && (!self.paused_with_parent || self.is_frozen_by_itself() == freezes) {
             return Err(Refusal::Unchanged);
         }
-        let did = self.pause(at)?;
+        let did = self.pause_with(at, freezes)?;
         self.paused_with_parent = true;
         Ok(did)
     }
@@ -229,7 +239,7 @@ impl Reference {
         } else if children.enough.is_some_and(|enough| children.completed() >= enough) {
             self.complete(id, self.outputs(id, &children));
         } else if is_loop && are_over {
-            if !self.paused {
+            if !self.is_node_held(id) {
                 self.go_round(id, &children);
             }
         } else if are_over {
@@ -274,7 +284,7 @@ impl Reference {
             let visit = self.nodes[&id].visit;
             while let Some(children) = &self.nodes[&id].children {
                 let index = children.ends.len();
-                if index == children.wanted || children.open().count() >= children.at_once {
+                if self.is_node_held(&id) || index == children.wanted || children.open().count() >= children.at_once {
                     break;
                 }
                 let begin = Did::Begin {

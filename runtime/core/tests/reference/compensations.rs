@@ -74,7 +74,7 @@ impl Reference {
         (!undoing.phase.is_terminal()).then_some(undoing)
     }
 
-    fn current(&mut self) -> &mut NodeState {
+    pub(super) fn current(&mut self) -> &mut NodeState {
         let done = self.done.get_mut(self.left);
         let undoing = done.and_then(|done| done.undoing.as_mut());
         undoing.expect("a compensation is under way")
@@ -96,7 +96,7 @@ impl Reference {
             }
             self.undo_next();
         }
-        if let (false, Some(Phase::Ready)) = (self.paused, self.under_way().map(|undoing| undoing.phase)) {
+        if let (false, Some(Phase::Ready)) = (self.is_held_whole(), self.under_way().map(|undoing| undoing.phase)) {
             let id = self.current_written().id;
             let state = self.current();
             (state.phase, state.ran) = (Phase::Running, true);

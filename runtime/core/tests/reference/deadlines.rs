@@ -18,19 +18,26 @@ pub enum Deadline {
 }
 
 impl Reference {
-    /// The earliest deadline that may be applied; while paused only the grace of a cancellation.
+    /// The earliest deadline in force: none of what is held, but the grace of a cancellation.
     pub fn next_deadline(&self) -> Option<i64> {
-        let applicable = |what: &Deadline| !self.paused || *what == Deadline::CancelGrace;
-        self.deadlines()
-            .into_iter()
-            .filter(|(_, what, _)| applicable(what))
-            .map(|(due, ..)| due)
-            .min()
+        self.in_force_deadlines().map(|(due, ..)| due).min()
     }
 
-    /// The deadline to apply first of those that are due, pause or not.
+    /// The deadline to apply first of those that are due.
     pub(super) fn due(&self, at: i64) -> Option<(i64, Deadline, usize)> {
-        self.deadlines().into_iter().filter(|(due, ..)| *due <= at).min()
+        self.in_force_deadlines().filter(|(due, ..)| *due <= at).min()
+    }
+
+    fn in_force_deadlines(&self) -> impl Iterator<Item = (i64, Deadline, usize)> {
+        let is_whole = |what: Deadline| what == Deadline::Execution || matches!(self.status, Status::Undoing(_));
+        let is_held = move |what: Deadline, place: usize| match what {
+            Deadline::CancelGrace => false,
+            _ if is_whole(what) => self.is_held_whole(),
+            _ => self.is_node_held(&self.definition.nodes[place].id),
+        };
+        self.deadlines()
+            .into_iter()
+            .filter(move |(_, what, place)| !is_held(*what, *place))
     }
 
     fn deadlines(&self) -> Vec<(i64, Deadline, usize)> {

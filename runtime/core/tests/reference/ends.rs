@@ -86,6 +86,7 @@ impl Reference {
         if self.left > 0 {
             if ending == Ending::Canceled {
                 (self.paused, self.paused_with_parent) = (false, false);
+                self.freeze(false);
             }
             self.status = Status::Undoing(ending);
             return;

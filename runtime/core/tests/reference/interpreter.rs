@@ -90,6 +90,7 @@ impl Reference {
             .unwrap_or_default();
         self.variables = defaults.into_iter().chain(variables.iter().cloned()).collect();
         (self.at, self.payload) = (at, input);
+        self.begin_clocks(self.in_force());
         Ok(())
     }
 
@@ -139,13 +140,25 @@ impl Reference {
     }
 
     pub fn pause(&mut self, at: i64) -> Result<Vec<Did>, Refusal> {
+        self.pause_with(at, false)
+    }
+
+    /// Pauses, and clocks stand still.
+    pub fn pause_and_freeze(&mut self, at: i64) -> Result<Vec<Did>, Refusal> {
+        self.pause_with(at, true)
+    }
+
+    /// Pauses, or changes what clocks do during the pause that is there.
+    pub(super) fn pause_with(&mut self, at: i64, freezes: bool) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
-        if matches!(self.status, Status::Canceling { .. }) || (self.paused && !self.paused_with_parent) {
+        let stands_there = self.paused && self.is_frozen_by_itself() == freezes;
+        if matches!(self.status, Status::Canceling { .. }) || (stands_there && !self.paused_with_parent) {
             return Err(Refusal::Unchanged);
         }
-        self.paused_with_parent = false;
-        if !std::mem::replace(&mut self.paused, true) {
-            self.tell_children(Tell::Pause);
+        (self.paused, self.paused_with_parent) = (true, false);
+        if !stands_there {
+            self.freeze(freezes);
+            self.tell_children(if freezes { Tell::Freeze } else { Tell::Pause });
         }
         self.conclude()
     }
@@ -156,6 +169,7 @@ impl Reference {
             return Err(Refusal::Unchanged);
         }
         (self.paused, self.paused_with_parent) = (false, false);
+        self.freeze(false);
         self.apply_due();
         self.tell_children(Tell::Resume);
         self.look_after_all();
@@ -239,7 +253,11 @@ impl Reference {
 
     pub(super) fn alive(&mut self, at: i64) -> Result<(), Refusal> {
         self.at = at;
-        if self.is_over() { Err(Refusal::Ended) } else { Ok(()) }
+        if self.is_over() {
+            return Err(Refusal::Ended);
+        }
+        self.account();
+        Ok(())
     }
 }
 

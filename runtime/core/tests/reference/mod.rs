@@ -7,6 +7,7 @@
 mod cancels;
 mod children;
 mod compensations;
+mod controls;
 mod deadlines;
 mod definition;
 mod ends;
@@ -27,6 +28,7 @@ mod waits;
 
 pub use children::{ChildEnd, ChildReport, Tell};
 pub use compensations::UNDOES;
+pub use controls::{Control, Scope};
 pub use interventions::Decision;
 pub use reopen::Remedy;
 pub use retries::Failure;

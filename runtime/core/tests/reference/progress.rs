@@ -205,12 +205,12 @@ impl Reference {
         if self.status == Status::Pending {
             return Ok(std::mem::take(&mut self.did));
         }
-        if self.all_ended() {
+        if self.all_ended() && self.status != Status::Pending {
             if !matches!(self.status, Status::Undoing(_)) {
                 self.end();
             }
             self.go_on_undoing();
-        } else if !self.paused {
+        } else if !self.is_held_whole() {
             self.dispatch();
             self.begin_wanted();
         }
@@ -226,7 +226,11 @@ impl Reference {
             .unwrap_or(u64::MAX);
         self.waiting.retain(|id| self.nodes[id].phase == Phase::Ready);
         while self.nodes.values().filter(|node| node.phase == Phase::Running).count() < most as usize {
-            let Some(id) = self.waiting.pop_front() else { return };
+            // One that a wider scope holds by itself keeps its place.
+            let free = self.waiting.iter().position(|id| !self.is_node_held(id));
+            let Some(id) = free.and_then(|place| self.waiting.remove(place)) else {
+                return;
+            };
             assert!(has_attempts(node(&self.definition, &id)), "{id} has no attempts");
             let state = self.set(&id);
             (state.phase, state.ran) = (Phase::Running, true);

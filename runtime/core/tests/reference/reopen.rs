@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::controls::Told;
 use super::definition::{join_field, node};
 use super::loops::Loop;
 use super::state::{Did, Edge, EndedVisit, Generation, NodeState, Phase, Reference, Refusal, Status};
@@ -26,6 +27,9 @@ impl Reference {
     /// These nodes; none means every one whose failure nothing handled.
     pub fn reopened(&mut self, at: i64, named: &[String], remedy: &Remedy) -> Result<Vec<Did>, Refusal> {
         self.at = at;
+        if !self.is_over() {
+            self.account();
+        }
         let has_ended = self.may_reopen()?;
         let chosen = self.chosen(named)?;
         let is_first = |id: &String| chosen.contains(id) || (has_ended && self.nodes[id].cut_off);
@@ -40,6 +44,8 @@ impl Reference {
         if has_ended {
             self.run += 1;
             (self.status, self.ended_by, self.timed_from) = (Status::Running, None, at);
+            // It is told of controls when it wakes the next time.
+            self.begin_clocks(Told::default());
         }
         self.forget_failure(&again);
         let given: Vec<(String, NodeState)> = first.iter().map(|id| (id.clone(), self.nodes[id].clone())).collect();
@@ -104,7 +110,8 @@ impl Reference {
         }
         let chosen: BTreeSet<String> = named.iter().cloned().collect();
         for id in self.ids().iter().filter(|id| chosen.contains(*id)) {
-            if !failed(id) && !(self.is_over() && self.nodes[id].cut_off) {
+            let was_cut_off = self.is_over() && self.nodes[id].cut_off;
+            if !(failed(id) || was_cut_off) {
                 return Err(Refusal::Refused("NODE_NOT_FAILED"));
             }
             self.check_limit(&chosen, id)?;
@@ -145,10 +152,10 @@ impl Reference {
     /// Whether the node waits for an edge that is decided anew.
     fn waits_again(&self, again: &Again, id: &str) -> bool {
         let mut loops = self.loops.iter().filter(|the| again.loops.contains(&the.header));
-        let mut leaves = |edge: usize| loops.any(|the| the.is_exit(self.way(edge)));
+        let leaves = |edge: usize| loops.any(|the| the.is_exit(self.way(edge)));
         let entries = self.entries(id);
         let from_again = |edge: &usize| again.nodes.contains(&self.way(*edge).source);
-        entries.iter().any(from_again) || entries.into_iter().any(|edge| leaves(edge))
+        entries.iter().any(from_again) || entries.into_iter().any(leaves)
     }
 
     /// In a later pass a header has no edges from outside to wait for.
@@ -190,11 +197,15 @@ impl Reference {
                 *state = NodeState::new(state.visit, state.ended.take());
                 continue;
             }
-            if !state.phase.is_terminal() {
+            let was_open = !state.phase.is_terminal();
+            if was_open {
                 state.phase = Phase::Canceled;
             }
             let ended: EndedVisit = state.latest();
             *state = NodeState::new(ended.visit + 1, Some(ended));
+            if was_open {
+                self.ends.push((id, Phase::Canceled));
+            }
         }
         self.waiting.retain(|id| !again.nodes.contains(id));
     }
@@ -246,6 +257,10 @@ impl Reference {
                     (state.data, state.ready_at) = (before.data, before.ready_at);
                 }
                 self.skip_with(id, output);
+                if waits {
+                    // In this visit it has received nothing.
+                    self.set(id).input = Value::Null;
+                }
             }
         }
     }

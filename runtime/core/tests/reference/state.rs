@@ -7,6 +7,7 @@ use troupe_core::definition::{WorkflowDefinition, WorkflowEdge};
 
 use super::children::{Children, Tell};
 use super::compensations::{Done, Ending};
+use super::controls::{Controls, Told};
 use super::definition::incoming;
 use super::loops::{Loop, loops};
 
@@ -282,6 +283,9 @@ pub struct Reference {
     pub(super) arrivals: VecDeque<String>,
     /// Headers of loops whose generation is over, in the order in which that came about.
     pub(super) over: VecDeque<String>,
+    pub(super) controls: Controls,
+    /// What it knows of controls.
+    pub told: Told,
     /// Visits that can be undone, in the order of their completions.
     pub done: Vec<Done>,
     /// How many of them, the first ones, were not looked at yet.
@@ -328,6 +332,8 @@ impl Reference {
             waiting: VecDeque::new(),
             arrivals: VecDeque::new(),
             over: VecDeque::new(),
+            controls: Controls::default(),
+            told: Told::default(),
             done: Vec::new(),
             left: 0,
             verdict: None,

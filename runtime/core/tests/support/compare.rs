@@ -16,9 +16,10 @@ impl Duo {
         for (planned, node) in self.plan.nodes.iter().zip(&state.nodes) {
             let key = planned.key.as_str();
             let expected = &reference.nodes[key];
+            let stood = self.stood_ms(self.plan.node_ix(key));
             same(
                 &format!("phase of {key}"),
-                &phase(&node.phase),
+                &phase(&node.phase, stood),
                 &expected_phase(expected.phase),
             )?;
             let output = node.output.as_ref().map(|output| normal(&parsed(output)));
@@ -34,7 +35,7 @@ impl Duo {
             let ended = node.ended.as_ref().map(|ended| {
                 let output = ended.output.as_ref().map(|output| normal(&parsed(output)));
                 let code = ended.failure.as_ref().map(|failure| failure.error.code.clone());
-                (ended.visit.0, phase(&ended.phase), output, code)
+                (ended.visit.0, phase(&ended.phase, 0), output, code)
             });
             let expected_ended = expected.ended.as_ref().map(|ended| {
                 let code = ended.error.as_ref().and_then(|error| error["code"].as_str());
@@ -106,6 +107,14 @@ impl Duo {
             same(&format!("loop of {key}"), &Some((at.iteration, at.finished)), &expected)?;
         }
         self.compare_undone()?;
+        let holds = state.holds.as_deref();
+        let whole = holds.is_some_and(|holds| holds.whole);
+        same("held by a wider scope", &whole, &reference.told.whole)?;
+        let nodes = holds.iter().flat_map(|holds| &holds.nodes).map(|ix| self.key(*ix));
+        same("nodes held by a wider scope", &nodes.collect(), &reference.told.nodes)?;
+        if self.news().is_none() && !state.status.is_terminal() {
+            same("what it should be told", &reference.told, &reference.in_force())?;
+        }
         same("run", &state.run.0, &reference.run)?;
         same("loops", &state.loops.len(), &reference.generations.len())?;
         let variables: BTreeMap<String, JsonValue> = state
@@ -147,7 +156,13 @@ impl Duo {
                 let failed = counted.filter_map(|attempt| Some(attempt.error.as_ref()?.code.clone()));
                 let output = node.output.as_ref().map(|output| normal(&parsed(output)));
                 let failed: Vec<String> = failed.collect();
-                (phase(&node.phase), code, failed, node.interruptions, output)
+                (
+                    phase(&node.phase, self.stood_ms(None)),
+                    code,
+                    failed,
+                    node.interruptions,
+                    output,
+                )
             });
             let (input, output) = (normal(&parsed(&visit.input)), normal(&parsed(&visit.output)));
             (self.key(visit.node), visit.visit.0, input, output, undoing)
@@ -177,13 +192,24 @@ impl Duo {
         same("visits left to undo", &left, &self.reference.left)
     }
 
+    /// For how long the clock of a node, or of the execution, has stood.
+    pub(super) fn stood_ms(&self, node: Option<troupe_core::NodeIx>) -> i64 {
+        let holds = self.state.holds.as_deref();
+        let apart = node.and_then(|ix| holds?.clocks.get(&ix).copied());
+        let stopped = apart.or_else(|| holds?.clock);
+        stopped.map_or(0, |stopped| self.now - stopped.since.0)
+    }
+
     /// Where the nodes of both stand that differ or have not ended, for people.
     pub(super) fn stands(&self) -> String {
         let nodes = self.plan.nodes.iter().zip(&self.state.nodes);
         let lines = nodes.filter_map(|(planned, node)| {
             let expected = &self.reference.nodes[planned.key.as_str()];
             let (core, expected) = (
-                (node.visit.0, phase(&node.phase)),
+                (
+                    node.visit.0,
+                    phase(&node.phase, self.stood_ms(self.plan.node_ix(planned.key.as_str()))),
+                ),
                 (expected.visit, expected_phase(expected.phase)),
             );
             let is_dull = core == expected && node.phase.is_terminal();
@@ -204,14 +230,17 @@ pub(super) fn same<T: PartialEq + std::fmt::Debug>(what: &str, core: &T, expecte
 /// Its name, until when it lasts, and by when a heartbeat must have come.
 type Seen = (&'static str, Option<i64>, Option<i64>);
 
-fn phase(phase: &Phase) -> Seen {
+/// `stood_ms`: for how long its clock has stood; that is added to deadlines when it goes on.
+fn phase(phase: &Phase, stood_ms: i64) -> Seen {
     match phase {
         Phase::Pending => ("pending", None, None),
         Phase::Ready => ("ready", None, None),
         Phase::Running { .. } => ("running", None, None),
-        Phase::Backoff { until, .. } => ("backoff", Some(until.0), None),
-        Phase::Delaying { until } => ("delaying", Some(until.0), None),
-        Phase::Waiting { until, heartbeat_by } => ("waiting", until.map(|at| at.0), heartbeat_by.map(|at| at.0)),
+        Phase::Backoff { until, .. } => ("backoff", Some(until.0 + stood_ms), None),
+        Phase::Delaying { until } => ("delaying", Some(until.0 + stood_ms), None),
+        Phase::Waiting { until, heartbeat_by } => {
+            ("waiting", until.map(|at| at.0 + stood_ms), heartbeat_by.map(|at| at.0))
+        }
         Phase::Parenting => ("parenting", None, None),
         Phase::Turning { at } => ("turning", Some(at.0), None),
         Phase::Canceling { .. } => ("canceling", None, None),

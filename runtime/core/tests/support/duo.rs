@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value as JsonValue;
+use troupe_core::control::{self, Clocks, ControlEntry, ControlKey, ControlSet, ControlsSeen, Setting};
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::execution::{
     ChildCommand, ChildId, EdgeState, Effect, Entry, Event, ExecutionState, Parent, Phase, StartChild, Status,
@@ -14,7 +15,7 @@ use troupe_core::{ExecutionId, NodeIx, ShardId, Timestamp, Token, Visit};
 use super::compare::{in_order, normal, normal_did, same};
 use super::evaluator::{Mini, parsed};
 pub use super::stimulus::Stimulus;
-use crate::reference::{Did, Reference, Refusal, Tell, UNDOES};
+use crate::reference::{Control, Did, Reference, Refusal, Scope, Tell, UNDOES};
 
 /// When every execution of the tests starts.
 pub const EPOCH: i64 = 1_790_000_000_000;
@@ -47,6 +48,10 @@ pub struct Duo {
     depth: u32,
     /// Whether its parent, if it has one, waits for it.
     attached: bool,
+    /// Controls as the shard has them.
+    pub controls: ControlSet,
+    /// Every control that was set or lifted, and when.
+    pub commands: Vec<(i64, Scope, Option<Control>)>,
     /// How many visits of each node have ended.
     ended: BTreeMap<NodeIx, u32>,
 }
@@ -71,6 +76,8 @@ impl Duo {
             begun_while_failing: false,
             depth: 0,
             attached: true,
+            controls: ControlSet::default(),
+            commands: Vec::new(),
             ended: BTreeMap::new(),
         }
     }
@@ -104,6 +111,15 @@ impl Duo {
 
     /// Applies a stimulus to both sides; what the core did, or how they disagree.
     pub fn apply(&mut self, stimulus: &Stimulus) -> Result<Result<Vec<Did>, StepError>, Disagreement> {
+        if let Stimulus::Control {
+            scope,
+            is_stop,
+            control,
+        } = stimulus
+        {
+            self.control(scope, *is_stop, *control);
+            return Ok(Ok(Vec::new()));
+        }
         let event = self.event(stimulus);
         let before = self.state.clone();
         if self.starves {
@@ -168,6 +184,48 @@ impl Duo {
             (Ok(stepped), Err(refusal)) => Err(format!("the core accepted ({stepped:?}), the reference: {refusal:?}")),
             (Err(error), Ok(expected)) => Err(format!("the core refused ({error:?}), the reference: {expected:?}")),
         }
+    }
+
+    /// Sets or lifts a control in the shard; the reference hears of it at once, the core when the execution wakes.
+    fn control(&mut self, scope: &Scope, is_stop: bool, control: Option<Control>) {
+        let seq = self.controls.seq().next();
+        let covered = match scope {
+            Scope::All => control::Scope::All,
+            Scope::Workflow(workflow) => control::Scope::Workflow(workflow.as_str().into()),
+            Scope::Node { workflow, node } => control::Scope::Node {
+                workflow: workflow.as_str().into(),
+                node: node.as_str().into(),
+            },
+            Scope::NodeType(kind) => control::Scope::NodeType(kind.clone()),
+        };
+        let setting = control.map(|control| match control {
+            Control::Pause => Setting::Paused { clocks: Clocks::Run },
+            Control::Freeze => Setting::Paused { clocks: Clocks::Freeze },
+            Control::Stop => Setting::Stopped { cancel_running: false },
+        });
+        self.controls.apply(&ControlEntry {
+            seq,
+            at: Timestamp(self.now),
+            key: if is_stop {
+                ControlKey::Stop(covered)
+            } else {
+                ControlKey::Pause(covered)
+            },
+            setting,
+            // The later of two at one instant has the greater id.
+            command: format!("c{:06}", seq.0).into(),
+            principal: None,
+            reason: None,
+        });
+        self.reference.controlled(self.now, scope, is_stop, control);
+        self.commands.push((self.now, scope.clone(), control));
+    }
+
+    /// What the execution must be told before its next step.
+    pub fn news(&self) -> Option<ControlsSeen> {
+        let is_known = self.state.seq.0 > 0;
+        let news = self.controls.news_for(&self.plan, &self.state, Timestamp(self.now));
+        news.filter(|_| is_known)
     }
 
     /// With too few answers a step is pending and changes nothing, however far it got.
@@ -236,8 +294,12 @@ impl Duo {
         for effect in effects {
             match effect {
                 Effect::StartAttempt(attempt) => {
-                    if self.state.paused {
-                        return Err("an attempt starts while paused".into());
+                    let is_held = match self.plan.is_compensation(attempt.token.node) {
+                        true => self.state.is_held(),
+                        false => self.state.is_node_held(attempt.token.node),
+                    };
+                    if is_held {
+                        return Err("an attempt starts that is held".into());
                     }
                     let known = self.spent.contains(&attempt.token)
                         || self.outstanding.values().any(|token| *token == attempt.token);
@@ -247,7 +309,9 @@ impl Duo {
                 }
                 Effect::AbortAttempt(_) => {}
                 Effect::StartErrorWorkflow(_) => return Err("executions of the tests name no error workflow".into()),
-                Effect::StartChild(_) if self.state.paused => return Err("a child begins while paused".into()),
+                Effect::StartChild(start) if self.state.is_node_held(start.child.node) => {
+                    return Err("a child begins that is held".into());
+                }
                 Effect::StartChild(start) if self.begun.iter().any(|known| known.child == start.child) => {
                     return Err(format!("child {:?} begins twice", start.child));
                 }
@@ -334,7 +398,8 @@ impl Duo {
                     visit: child.visit.0,
                     index: child.index as usize,
                     what: match command {
-                        ChildCommand::Pause | ChildCommand::Freeze => Tell::Pause,
+                        ChildCommand::Pause => Tell::Pause,
+                        ChildCommand::Freeze => Tell::Freeze,
                         ChildCommand::Resume => Tell::Resume,
                         ChildCommand::Cancel => Tell::Cancel,
                     },
@@ -389,7 +454,8 @@ impl Duo {
         for (planned, node) in self.plan.nodes.iter().zip(&self.state.nodes) {
             if let Phase::Backoff { until, .. } = node.phase {
                 let bounds = self.reference.nodes[planned.key.as_str()].phase;
-                if !self.reference.settle_backoff(planned.key.as_str(), until.0) {
+                let until = until.0 + self.stood_ms(self.plan.node_ix(planned.key.as_str()));
+                if !self.reference.settle_backoff(planned.key.as_str(), until) {
                     return Err(format!("{}: retry due at {until}, expected {bounds:?}", planned.key));
                 }
             }
@@ -397,7 +463,7 @@ impl Duo {
         let undoing = self.state.compensations.as_deref();
         let undoing = undoing.and_then(|all| all.visits.get(all.left as usize)?.compensation.as_deref());
         if let Some(Phase::Backoff { until, .. }) = undoing.map(|undoing| &undoing.phase)
-            && !self.reference.settle_undoing_backoff(until.0)
+            && !self.reference.settle_undoing_backoff(until.0 + self.stood_ms(None))
         {
             return Err(format!("the next attempt to undo is due at {until}"));
         }

@@ -1,6 +1,7 @@
 //! Turns a tape of numbers into what happens to an execution, one stimulus at a time.
 
 use serde_json::{Value, json};
+use troupe_core::control;
 use troupe_core::definition::NodeKind;
 use troupe_core::execution::{Phase, StartChild, Status, next_deadline};
 use troupe_core::plan::PlanNode;
@@ -8,7 +9,7 @@ use troupe_core::plan::PlanNode;
 use super::cases::Case;
 use super::choices::Choices;
 use super::duo::{Disagreement, Duo, Stimulus};
-use crate::reference::{ChildEnd, ChildReport, Decision, Failure, Remedy};
+use crate::reference::{ChildEnd, ChildReport, Control, Decision, Failure, Remedy, Scope};
 
 /// Past so many stimuli an execution that has not ended never will.
 const STIMULI_MAX: usize = 5_000;
@@ -36,6 +37,10 @@ fn play(duo: &mut Duo, is_calm: bool, choices: &mut Choices<'_>, trace: &mut Vec
         }
         _ => {}
     }
+    if choices.one_in(12) {
+        let control = control(duo, choices);
+        apply(duo, &control, trace)?;
+    }
     let start = start(duo, choices);
     let started = apply(duo, &start, trace)?;
     if !started {
@@ -59,6 +64,15 @@ fn play(duo: &mut Duo, is_calm: bool, choices: &mut Choices<'_>, trace: &mut Vec
             continue;
         }
         duo.now += choices.pick(&patience);
+        if choices.one_in(12) {
+            let control = control(duo, choices);
+            apply(duo, &control, trace)?;
+        }
+        // As an actor does before each step.
+        if duo.news().is_some() {
+            apply(duo, &Stimulus::Learn, trace)?;
+            continue;
+        }
         let possible = possible(duo, is_calm, choices);
         let stimulus = choices.pick(&possible).clone();
         if stimulus == Stimulus::Deadline {
@@ -120,6 +134,7 @@ fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus
     if duo.state.paused {
         possible.push(Stimulus::Resume);
     }
+    possible.extend(lifted(duo));
     for node in duo.outstanding.keys() {
         let outcome = outcome(is_calm, choices);
         possible.extend(std::iter::repeat_n(
@@ -152,6 +167,9 @@ fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus
     } else {
         Stimulus::Pause
     });
+    if choices.one_in(3) {
+        possible.push(Stimulus::Freeze);
+    }
     if choices.one_in(4) {
         possible.push(Stimulus::Interrupt);
         possible.push(Stimulus::Drain);
@@ -186,6 +204,7 @@ fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus
     possible.extend(reported_together(duo, is_calm, choices));
     if choices.one_in(6) {
         possible.push(Stimulus::PauseWithParent);
+        possible.push(Stimulus::FreezeWithParent);
         possible.push(Stimulus::ResumeWithParent);
     }
     possible.extend(from_outside(duo, choices));
@@ -194,6 +213,50 @@ fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus
         possible.push(reopening(duo, choices));
     }
     possible
+}
+
+/// Some control is set or lifted, mostly one that concerns the execution.
+fn control(duo: &Duo, choices: &mut Choices<'_>) -> Stimulus {
+    let planned = choices.pick(&duo.plan.nodes);
+    let workflow = if choices.one_in(8) { "another" } else { "flow" };
+    let scope = match choices.below(7) {
+        0 => Scope::All,
+        1 => Scope::Workflow(workflow.into()),
+        2 | 3 => Scope::NodeType(planned.kind.as_str().into()),
+        _ => Scope::Node {
+            workflow: workflow.into(),
+            node: planned.key.to_string(),
+        },
+    };
+    let is_stop = matches!(scope, Scope::All | Scope::Workflow(_)) && choices.one_in(4);
+    let control = if is_stop {
+        *choices.pick(&[Some(Control::Stop), None])
+    } else {
+        *choices.pick(&[Some(Control::Freeze), Some(Control::Pause), None])
+    };
+    Stimulus::Control {
+        scope,
+        is_stop,
+        control,
+    }
+}
+
+/// Lifts what is in force.
+fn lifted(duo: &Duo) -> impl Iterator<Item = Stimulus> {
+    let scope = |scope: &control::Scope| match scope {
+        control::Scope::All => Scope::All,
+        control::Scope::Workflow(workflow) => Scope::Workflow(workflow.as_str().into()),
+        control::Scope::Node { workflow, node } => Scope::Node {
+            workflow: workflow.as_str().into(),
+            node: node.as_str().into(),
+        },
+        control::Scope::NodeType(kind) => Scope::NodeType(kind.clone()),
+    };
+    duo.controls.holding().map(move |(key, covered, _)| Stimulus::Control {
+        scope: scope(covered),
+        is_stop: matches!(key, control::ControlKey::Stop(_)),
+        control: None,
+    })
 }
 
 /// Some nodes that might be reopened, now and then with one that might not, or all that have failed.
@@ -384,6 +447,8 @@ fn after_the_end(duo: &mut Duo, trace: &mut Vec<String>) -> Result<(), Disagreem
         Stimulus::SetVariables(vec![("v0".into(), json!(1))]),
         Stimulus::PauseWithParent,
         Stimulus::ResumeWithParent,
+        Stimulus::Freeze,
+        Stimulus::FreezeWithParent,
     ]);
     late.extend(duo.begun.last().map(|start| {
         let report = child_report(duo, start, true, &mut Choices::new(&[]));

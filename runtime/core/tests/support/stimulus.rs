@@ -7,7 +7,7 @@ use troupe_core::execution::{
 use troupe_core::{ErrorInfo, Json, NodeIx, Timestamp, Token, Value, Visit};
 
 use super::duo::Duo;
-use crate::reference::{ChildEnd, ChildReport, Decision, Did, Failure, Refusal, Remedy};
+use crate::reference::{ChildEnd, ChildReport, Control, Decision, Did, Failure, Refusal, Remedy, Scope};
 
 /// Something that happens to an execution.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +60,17 @@ pub enum Stimulus {
     Children(Vec<ChildReport>),
     PauseWithParent,
     ResumeWithParent,
+    /// As a pause, and clocks stand still.
+    Freeze,
+    FreezeWithParent,
+    /// A control of a wider scope is set or lifted; the execution hears nothing of it yet.
+    Control {
+        scope: Scope,
+        is_stop: bool,
+        control: Option<Control>,
+    },
+    /// The execution wakes and learns of the controls.
+    Learn,
     /// An operator has failed nodes run again, or count as skipped; none are named: all whose failure nothing handled.
     Reopen {
         nodes: Vec<String>,
@@ -73,6 +84,10 @@ impl Duo {
             variables: values(variables),
             trigger: trigger.cloned(),
             parent: self.parent(),
+            controls: self
+                .controls
+                .news_at_start(&self.plan, Timestamp(self.now))
+                .map(Box::new),
             ..Started::of(self.state.id, &self.plan, Value::from(input.clone()))
         })
     }
@@ -120,6 +135,10 @@ impl Duo {
             Stimulus::Children(reports) => Event::Children(reports.iter().map(|report| self.report(report)).collect()),
             Stimulus::PauseWithParent => Event::PausedWithParent,
             Stimulus::ResumeWithParent => Event::ResumedWithParent,
+            Stimulus::Freeze => Event::Frozen,
+            Stimulus::FreezeWithParent => Event::FrozenWithParent,
+            Stimulus::Control { .. } => panic!("an execution hears of controls when it wakes"),
+            Stimulus::Learn => Event::ControlsChanged(Box::new(self.news().expect("there are news"))),
             Stimulus::Reopen { nodes, remedy } => Event::Reopened(Box::new(Reopened {
                 run: if self.state.status.is_terminal() {
                     self.state.run.next()
@@ -188,6 +207,7 @@ impl Duo {
             Stimulus::Stale { .. } => Err(Refusal::Stale),
             Stimulus::Deadline => reference.deadline(at),
             Stimulus::Pause => reference.pause(at),
+            Stimulus::Freeze => reference.pause_and_freeze(at),
             Stimulus::Resume => reference.resume(at),
             Stimulus::Cancel { grace_ms, at_once } => reference.cancel(at, *grace_ms as i64, *at_once),
             Stimulus::Interrupt => reference.interrupted(at, true),
@@ -198,6 +218,9 @@ impl Duo {
             Stimulus::SetVariables(variables) => reference.variables_set(at, variables),
             Stimulus::Children(reports) => reference.children_reported(at, reports),
             Stimulus::PauseWithParent => reference.pause_with_parent(at),
+            Stimulus::FreezeWithParent => reference.freeze_with_parent(at),
+            Stimulus::Control { .. } => panic!("an execution hears of controls when it wakes"),
+            Stimulus::Learn => reference.learn(at),
             Stimulus::ResumeWithParent => reference.resume_with_parent(at),
             Stimulus::Reopen { nodes, remedy } => reference.reopened(at, nodes, remedy),
         }

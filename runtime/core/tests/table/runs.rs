@@ -158,3 +158,44 @@ fn a_wider_pause_holds_the_clocks_of_compensations_too() {
     run.apply(&held(false));
     assert_eq!((run.undone().as_str(), run.status()), ("a:failed(TIMEOUT)", "failed"));
 }
+
+#[test]
+fn an_absolute_time_moves_by_what_the_clock_stands_after_the_node_became_ready() {
+    let data = json!({"delayType": "until", "delayValue": crate::support::EPOCH + 3_000});
+    let mut run = flow("a d/delay", "a>d").data("d", data).start();
+    run.apply(crate::support::duo::Stimulus::Freeze);
+    run.wait(1_000).complete("a", json!(1)).wait(500).resume();
+    assert_eq!(run.next_due(), Some(3_500));
+}
+
+#[test]
+fn what_arrived_before_a_retry_under_a_frozen_pause_counts_from_the_retry() {
+    let join = json!({"mode": "allSuccess", "timeout": 100});
+    let mut run = flow("a b c j", "a>j b>j")
+        .join("j", join)
+        .settings(json!({"onFailure": "continue"}))
+        .start();
+    run.fail("b", "E1").apply(crate::support::duo::Stimulus::Freeze);
+    run.wait(1_000)
+        .complete("a", json!(1))
+        .wait(1_000)
+        .retry("b")
+        .wait(500)
+        .resume();
+    assert_eq!(run.next_due(), Some(2_600));
+}
+
+#[test]
+fn what_counts_as_skipped_before_its_edges_decided_has_received_nothing() {
+    let mut run = flow("a b c", "a!>b b>c?throw b!>c")
+        .settings(json!({"onFailure": "continue"}))
+        .start();
+    run.fail("a", "E1").fail("b", "E2").fail("c", "E3");
+    run.apply(reopen("a b", Remedy::Skip(Some(json!(7)))));
+    run.fail("c", "E3");
+    run.apply(reopen("b", Remedy::Skip(Some(json!(8)))));
+    assert_eq!(
+        run.given("c"),
+        r#"{"error":{"message":"","code":"EXPRESSION_ERROR"},"input":null}"#
+    );
+}

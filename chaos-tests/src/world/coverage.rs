@@ -128,6 +128,7 @@ fn in_use(execution: &Execution, features: &mut BTreeSet<&'static str>) {
 fn of_execution(state: &ExecutionState, features: &mut BTreeSet<&'static str>) {
     let those = [
         (state.parent.is_some(), "child"),
+        (state.parent.is_some_and(|parent| !parent.attached), "not awaited"),
         (state.paused, "paused"),
         (matches!(state.status, Status::Canceling { .. }), "canceling"),
         (state.status == Status::Failing, "failing"),

@@ -406,7 +406,8 @@ impl World {
         }
         if !execution.unborn.is_empty() {
             let unborn = std::mem::take(&mut execution.unborn);
-            return self.give(process, actor, Input::Unborn(unborn));
+            self.give(process, actor, Input::Unborn(unborn));
+            return self.end_of_batch(process, actor);
         }
         if execution.jobs.is_some() && matches!(execution.waiting, Waiting::No) {
             execution.waiting = Waiting::Evaluation;

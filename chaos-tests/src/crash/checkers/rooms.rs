@@ -7,9 +7,12 @@ use troupe_core::{ExecutionId, Timestamp};
 
 use super::{Evidence, Findings};
 
+/// From when to when an execution ran, which it is, and how many may.
+type Stay = (Timestamp, Timestamp, ExecutionId, usize);
+
 /// From when to when each execution ran; the engine counted them together.
 pub(super) fn hold_so_many(evidence: &Evidence, findings: &mut Findings) {
-    let mut rooms: BTreeMap<(&str, &str), Vec<(Timestamp, Timestamp, ExecutionId, usize)>> = BTreeMap::new();
+    let mut rooms: BTreeMap<(&str, &str), Vec<Stay>> = BTreeMap::new();
     for (id, (state, plan, entries)) in &evidence.executions {
         let limit = plan.settings.concurrency.as_ref();
         let (Some(room), Some(limit), Some(from)) = (&state.room, limit, admitted_at(entries)) else {

@@ -110,7 +110,8 @@ impl Tx<'_> {
     /// The execution runs from now on.
     fn fire_roots(&mut self, trigger: Option<&str>, rerun: Option<&Rerun>) -> Result<(), StepError> {
         let fires = self.firing_roots(trigger)?;
-        let deadline = self.plan.settings.timeout_ms.map(|ms| self.at.plus_ms(ms));
+        // By its own clock: it may stand already when the execution is admitted.
+        let deadline = self.plan.settings.timeout_ms.map(|ms| self.clock().plus_ms(ms));
         self.set_execution_deadline(deadline);
         self.set_status(Status::Running);
         self.changed(Verb::ExecutionStarted);

@@ -188,6 +188,13 @@ fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus
             at_once: is_undoing || choices.one_in(4),
         });
     }
+    let would_undo = |all: &troupe_core::execution::Compensations| !all.visits.is_empty();
+    if !is_undoing && duo.state.compensations.as_deref().is_some_and(would_undo) && choices.one_in(16) {
+        possible.push(Stimulus::Cancel {
+            grace_ms: 1,
+            at_once: true,
+        });
+    }
     if !duo.spent.is_empty() {
         possible.push(Stimulus::Stale {
             token: *choices.pick(&duo.spent),

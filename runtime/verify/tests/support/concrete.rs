@@ -156,7 +156,7 @@ pub(crate) fn run(plan: &Plan, chance: &mut Chance<'_>) -> Happened {
     let mut now = Timestamp(1_000);
     let mut next = Some(Event::Started(Box::new(Started {
         variables: vec![("v".to_owned(), json!(chance.below(3)).into())],
-        ..Started::of(id, plan, json!({"n": chance.below(8)}).into())
+        ..Started::of(id, &plan, json!({"n": chance.below(8)}).into())
     })));
     while let Some(event) = next.take() {
         let mut real = Real {

@@ -145,7 +145,11 @@ impl ControlsSeen {
         let stands = |spans: &[Span], clock: Option<&crate::execution::Stopped>| match (spans, clock) {
             ([], None) => true,
             ([], Some(clock)) => !clock.by_scope,
-            ([only], Some(clock)) => only.until.is_none() && clock.by_scope,
+            // One that went on and stopped again stands elsewhere.
+            ([only], Some(clock)) => {
+                let same_place = holds.own_freeze || only.from == clock.since;
+                only.until.is_none() && clock.by_scope && same_place
+            }
             _ => false,
         };
         let same_clocks = stands(&self.spans, holds.clock.as_ref())

@@ -151,8 +151,8 @@ impl Reference {
 
     /// Whether the node waits for an edge that is decided anew.
     fn waits_again(&self, again: &Again, id: &str) -> bool {
-        let mut loops = self.loops.iter().filter(|the| again.loops.contains(&the.header));
-        let leaves = |edge: usize| loops.any(|the| the.is_exit(self.way(edge)));
+        let goes_on = |the: &&Loop| again.loops.contains(&the.header);
+        let leaves = |edge: usize| self.loops.iter().filter(goes_on).any(|the| the.is_exit(self.way(edge)));
         let entries = self.entries(id);
         let from_again = |edge: &usize| again.nodes.contains(&self.way(*edge).source);
         entries.iter().any(from_again) || entries.into_iter().any(leaves)

@@ -181,11 +181,12 @@ fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus
         possible.push(Stimulus::Deadline);
     }
     let is_undoing = matches!(duo.state.status, Status::Compensating(_));
-    if choices.one_in(8) || (is_undoing && choices.one_in(4)) {
+    let can_undo = duo.state.compensations.is_some();
+    if choices.one_in(8) || (can_undo && choices.one_in(4)) {
         let grace_ms = *choices.pick(&[1, 100, 10_000]);
         possible.push(Stimulus::Cancel {
             grace_ms,
-            at_once: is_undoing || choices.one_in(4),
+            at_once: is_undoing || choices.one_in(if can_undo { 2 } else { 4 }),
         });
     }
     let would_undo = |all: &troupe_core::execution::Compensations| !all.visits.is_empty();

@@ -199,3 +199,30 @@ fn what_counts_as_skipped_before_its_edges_decided_has_received_nothing() {
         r#"{"error":{"message":"","code":"EXPRESSION_ERROR"},"input":null}"#
     );
 }
+
+#[test]
+fn a_clock_that_went_on_and_stopped_again_stands_elsewhere() {
+    use crate::reference::{Control, Scope};
+    use crate::support::duo::Stimulus;
+
+    let freeze = |control| Stimulus::Control {
+        scope: Scope::All,
+        is_stop: false,
+        control,
+    };
+    let mut run = flow("d/delay", "")
+        .data("d", json!({"delayType": "fixed", "delayValue": 500}))
+        .create();
+    run.apply(freeze(Some(Control::Freeze)));
+    run.apply(Stimulus::Start {
+        trigger: None,
+        input: json!(1),
+        variables: Vec::new(),
+    });
+    run.apply(freeze(None));
+    run.wait(100).apply(freeze(Some(Control::Freeze)));
+    run.apply(Stimulus::Learn);
+    run.wait(1_000).apply(freeze(None));
+    run.apply(Stimulus::Learn);
+    assert_eq!(run.next_due(), Some(1_500));
+}

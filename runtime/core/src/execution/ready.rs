@@ -29,6 +29,8 @@ impl Tx<'_> {
     pub(super) fn ready_with(&mut self, ix: NodeIx, input: Input) -> Result<(), StepError> {
         if self.state.status == Status::Failing && !self.node(ix).cleanup {
             self.cut_off(ix);
+            // A header of a later pass has it from nowhere else, should the execution be reopened.
+            self.update(ix, |node| node.input = input);
             self.skip(ix);
             return Ok(());
         }

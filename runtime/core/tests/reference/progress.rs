@@ -81,11 +81,12 @@ impl Reference {
 
     /// As [`Self::become_ready`], with the input that it has before it is mapped.
     pub(super) fn begin_with(&mut self, id: &str) {
+        let at = self.at;
+        let state = self.set(id);
+        (state.ready_at, state.input) = (Some(at), state.raw.clone());
         if !self.may_start(id) {
             return self.skip_with_execution(id);
         }
-        let at = self.at;
-        self.set(id).ready_at = Some(at);
         if self.prepare(id) {
             self.begin(id);
         }
@@ -93,11 +94,11 @@ impl Reference {
 
     /// As [`Self::become_ready`], with the input and data that are fixed already.
     pub(super) fn begin_as_prepared(&mut self, id: &str) {
+        let at = self.at;
+        self.set(id).ready_at = Some(at);
         if !self.may_start(id) {
             return self.skip_with_execution(id);
         }
-        let at = self.at;
-        self.set(id).ready_at = Some(at);
         if self.check_prepared(id) {
             self.begin(id);
         }

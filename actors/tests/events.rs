@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use support::{FortyTwo, PATIENCE, builtins, chain, now, store};
+use support::{Arrows, PATIENCE, builtins, chain, now, store};
 use tokio::sync::Semaphore;
 use troupe_actors::{Command, Engine, EngineHandle, EngineOptions, EngineParts, StartRequest};
 use troupe_backends::embedded::EmbeddedStore;
@@ -65,7 +65,7 @@ async fn engine(store: &Arc<EmbeddedStore>, bus: &Arc<Valve>) -> EngineHandle {
         visibility: store.clone(),
         bus: bus.clone(),
         executor: Arc::new(executors.build()),
-        sandbox: Arc::new(FortyTwo),
+        sandbox: Arc::new(Arrows),
         clock: Arc::new(SystemClock),
     };
     // Nothing is checkpointed while the test runs.

@@ -17,21 +17,32 @@ use troupe_backends::embedded::{EmbeddedStore, Sharing, StoreOptions};
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::{ErrorInfo, ExecutionId, Json, Timestamp};
 use troupe_executors::{Executors, ExecutorsBuilder, Handler, HandlerCall, HandlerError};
+use troupe_lang::{Expression, Scope};
 use troupe_ports::{Clock, DefinitionStore, Rendered, Sandbox, SandboxJob, SystemClock};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A sandbox that knows one expression: `(() => 42)()`.
-pub struct FortyTwo;
+/// A sandbox that knows `(() => { return … })()` around what the engine could evaluate by itself.
+pub struct Arrows;
 
-impl Sandbox for FortyTwo {
+impl Sandbox for Arrows {
     fn evaluate(&self, job: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
         async move {
             tokio::task::yield_now().await;
-            match &*job.source {
-                "(() => { return 42 })()" => Ok(Json::from_trusted("42")),
-                other => Err(ErrorInfo::new("EXPRESSION_ERROR", format!("unknown: {other}"))),
-            }
+            let wrong = |why: String| ErrorInfo::new("EXPRESSION_ERROR", why);
+            let inner = job.source.strip_prefix("(() => { return ");
+            let Some(inner) = inner.and_then(|inner| inner.strip_suffix(" })()")) else {
+                return Err(wrong(format!("unknown: {}", job.source)));
+            };
+            let expression = Expression::compile(inner).map_err(|error| wrong(error.to_string()))?;
+            let members: serde_json::Map<String, serde_json::Value> = serde_json::from_str(job.scope.as_str()).unwrap();
+            let scope = members
+                .iter()
+                .fold(Scope::new(), |scope, (name, value)| scope.bind(name, value));
+            let value = expression.evaluate(&scope);
+            value
+                .map(|value| Json::of(&value))
+                .map_err(|error| wrong(error.message().to_owned()))
         }
         .boxed()
     }
@@ -89,7 +100,7 @@ pub struct Rendering;
 
 impl Sandbox for Rendering {
     fn evaluate(&self, job: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
-        FortyTwo.evaluate(job)
+        Arrows.evaluate(job)
     }
 
     fn render(&self, job: SandboxJob, _: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
@@ -125,7 +136,7 @@ pub async fn world(directory: &Path, executors: ExecutorsBuilder, options: Engin
 }
 
 pub async fn on_store(store: Arc<EmbeddedStore>, executors: ExecutorsBuilder, options: EngineOptions) -> World {
-    with_sandbox(store, executors, options, Arc::new(FortyTwo)).await
+    with_sandbox(store, executors, options, Arc::new(Arrows)).await
 }
 
 pub async fn with_sandbox(

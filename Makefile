@@ -19,6 +19,8 @@ test: ## Everything continuous integration runs, with the time of each stage.
 	@.ci/stages test
 
 HOURS ?= 1
+# Behind the seeds that `make test` plays.
+FROM ?= 10000
 CASES ?= 20000
 SIMULATE = cargo run --locked --quiet --profile sim -p troupe-chaos --bin troupe-simulate --
 

@@ -4,11 +4,19 @@
 
 pub mod campaign;
 pub mod crash;
-#[allow(missing_docs, unreachable_pub)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "tests of the core that this crate reads too"
+)]
 pub mod generator;
 pub mod mutants;
 /// The interpreter written from the text of the semantics alone, which also judges the core in the core's own tests.
-#[allow(missing_docs, unreachable_pub)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "tests of the core that this crate reads too"
+)]
 #[path = "../../runtime/core/tests/reference/mod.rs"]
 pub mod reference;
 pub mod shrink;

@@ -30,6 +30,7 @@ mod rooms;
 pub mod scenario;
 mod schedule;
 mod shards;
+mod stops;
 pub mod store;
 mod supersede;
 mod timing;

@@ -55,6 +55,11 @@ pub enum Record {
         /// The execution.
         id: ExecutionId,
     },
+    /// Failed nodes are about to be asked to run again: an execution that has ended may go on from here on.
+    ReopenAsked {
+        /// The execution.
+        id: ExecutionId,
+    },
     /// A read was answered.
     Read {
         /// Who read: one client's reads are recorded in the order in which they were answered.

@@ -10,6 +10,7 @@ use super::process::{ActorNo, Attempt, ExecutionMessage, ProcessNo, Stage};
 use super::schedule::{Ending, Timed};
 use super::{World, at_once, drawn};
 use crate::crash::Record;
+use crate::crash::checkers::key_of;
 
 /// Pause before a lease that has lapsed is looked at again.
 const LEASE_POLL_MS: u64 = 20;
@@ -44,7 +45,7 @@ impl World {
             actor,
             id: execution.id,
             token,
-            node: planned.key.to_string(),
+            node: key_of(&machine.compiled().plan, token.node),
             sleep_ms: data("sleepMs"),
             fail_first: data("failFirst"),
             fail_odds: data("failOdds"),

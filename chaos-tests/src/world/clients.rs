@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use troupe_actors::EngineError;
-use troupe_actors::execution::machine::{CommandInput, NodeCommand, Wanted};
-use troupe_core::execution::{Decision, Event, Started};
+use troupe_actors::execution::machine::{CommandInput, NodeCommand, Reopen, Wanted};
+use troupe_core::execution::{Decision, Event, Remedy, Started};
 use troupe_core::{CommandId, ErrorInfo, ExecutionId, Json, KeySpace, ShardId};
 
 use super::process::{ExecutionMessage, ProcessNo, Respond};
@@ -91,6 +91,8 @@ impl World {
         } else if let Some(wanted) = wanted(&act, number) {
             if act == Act::Resume {
                 self.record(Record::ResumeAsked { id });
+            } else if act.reopens() {
+                self.record(Record::ReopenAsked { id });
             }
             let command = Some(CommandId::from(self.command_id(number, &act).as_str()));
             let input = CommandInput {
@@ -134,7 +136,7 @@ impl World {
             process
                 .shards
                 .get(&shard)
-                .is_some_and(|serving| now < serving.lease_until)
+                .is_some_and(|serving| now < serving.lease_until && !serving.closing)
         };
         let serving = self.processes.iter().filter(|(_, process)| serves(process));
         let numbers: Vec<ProcessNo> = serving.map(|(number, _)| *number).collect();
@@ -262,7 +264,20 @@ fn wanted(act: &Act, number: usize) -> Option<Wanted> {
             of_node(node, NodeCommand::Decide(Decision::Fail(error)))
         }
         Act::Skip(node) => of_node(node, NodeCommand::Decide(Decision::Skip(None))),
+        Act::Retry(nodes) => reopen(nodes.clone(), Remedy::Retry),
+        Act::SkipFailed(node, with_output) => {
+            let output = with_output.then(|| json(format!(r#"{{"ok":true,"by":{number}}}"#)));
+            reopen(vec![node.clone()], Remedy::Skip(output))
+        }
         Act::SetVariables => Wanted::Event(Event::VariablesSet(vec![("set".into(), json(number.to_string()))])),
+    })
+}
+
+fn reopen(nodes: Vec<String>, remedy: Remedy) -> Wanted {
+    Wanted::Reopen(Reopen {
+        nodes,
+        remedy,
+        reason: None,
     })
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use troupe_core::ExecutionId;
 use troupe_core::definition::NodeKind;
-use troupe_core::execution::{ExecutionState, Phase, Status};
+use troupe_core::execution::{CacheUse, ExecutionState, NodeState, Phase, Status};
 
 use super::World;
 use super::process::{ActorNo, Execution, ProcessNo, Waiting};
@@ -19,7 +19,7 @@ pub fn features() -> impl Iterator<Item = &'static str> {
 /// What no world can have: limits count one engine's executions, and where there is one process, none is apart from the store.
 pub const IMPOSSIBLE: [(&str, &str); 2] = [("waits for room", "partition"), ("has room", "partition")];
 
-const FEATURES: [&str; 22] = [
+const FEATURES: [&str; 26] = [
     "attempt",
     "retry",
     "delay",
@@ -42,6 +42,10 @@ const FEATURES: [&str; 22] = [
     "sandbox",
     "waits for room",
     "has room",
+    "next run",
+    "undoing",
+    "undoing tried again",
+    "output reused",
 ];
 
 impl World {
@@ -132,6 +136,10 @@ fn of_execution(state: &ExecutionState, features: &mut BTreeSet<&'static str>) {
         (state.paused, "paused"),
         (matches!(state.status, Status::Canceling { .. }), "canceling"),
         (state.status == Status::Failing, "failing"),
+        (state.run.0 > 1, "next run"),
+        (matches!(state.status, Status::Compensating(_)), "undoing"),
+        (undoing_again(state), "undoing tried again"),
+        (state.nodes.iter().any(reuses), "output reused"),
         (state.execution_deadline.is_some(), "execution deadline"),
         (state.execution_key.is_some(), "business key"),
         (!state.signals.is_empty(), "early call kept"),
@@ -143,4 +151,14 @@ fn of_execution(state: &ExecutionState, features: &mut BTreeSet<&'static str>) {
         (state.room.is_some() && state.status != Status::Pending, "has room"),
     ];
     features.extend(those.into_iter().filter(|(is, _)| *is).map(|(_, name)| name));
+}
+
+fn undoing_again(state: &ExecutionState) -> bool {
+    let all = state.compensations.as_deref();
+    let undoing = all.and_then(|all| all.visits.get(all.left as usize)?.compensation.as_deref());
+    undoing.is_some_and(|undoing| matches!(undoing.phase, Phase::Backoff { .. }))
+}
+
+fn reuses(node: &NodeState) -> bool {
+    matches!(node.cache.as_deref(), Some(CacheUse::Hit))
 }

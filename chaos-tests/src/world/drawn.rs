@@ -6,6 +6,8 @@ use troupe_core::definition::WorkflowDefinition;
 use troupe_core::plan::Plan;
 
 use super::random::Random;
+use crate::generator::aftermath::compensate;
+use crate::generator::choices::Choices;
 use crate::generator::definitions::{calm, definition};
 
 /// What the ids of drawn graphs begin with.
@@ -59,6 +61,9 @@ fn graph(id: &str, nodes_max: u16, random: &mut Random) -> Option<Value> {
         let mut graph = definition(&nodes, &edges, &loops, &tape(8));
         if tape(1)[0] % 3 > 0 {
             calm(&mut graph);
+        }
+        if tape(1)[0] % 3 == 0 {
+            compensate(&mut graph, &mut Choices::new(&tape(64)));
         }
         shorten(&mut graph);
         slow_down(&mut graph, random);

@@ -35,7 +35,7 @@ impl World {
             let error = error.clone();
             return self.refuse(message.reply(), error);
         }
-        if !state.shards.contains_key(&id.shard()) {
+        if state.shards.get(&id.shard()).is_none_or(|serving| serving.closing) {
             return self.refuse(message.reply(), EngineError::Unavailable("not served here".into()));
         }
         let actor = *state.directory.entry(id).or_insert(number);
@@ -117,7 +117,8 @@ impl World {
                 | ExecutionMessage::Recover
                 | ExecutionMessage::ChildReported(_)
                 | ExecutionMessage::ChildAlive(..)
-                | ExecutionMessage::Admitted => {
+                | ExecutionMessage::Admitted
+                | ExecutionMessage::ErrorWorkflow(_) => {
                     execution.then = Some(message);
                     return self.look_up(process, actor);
                 }
@@ -138,6 +139,7 @@ impl World {
             ExecutionMessage::Wake => Input::Wake,
             ExecutionMessage::Recover => return,
             ExecutionMessage::Admitted => Input::Admitted,
+            ExecutionMessage::ErrorWorkflow(outcome) => Input::ErrorWorkflow(*outcome),
             ExecutionMessage::ChildReported(report) => Input::ChildReported(*report),
             ExecutionMessage::ChildAlive(child, _) => Input::ChildAlive(child),
             ExecutionMessage::Durable(seq) => Input::Durable(seq),
@@ -233,13 +235,20 @@ impl World {
                 if let Some(execution) = self.execution(process, actor) {
                     execution.machine = Some(Box::new(machine));
                 }
-                self.give(process, actor, Input::TakeOver { drained: false });
+                let drained = self.was_drained(process, id);
+                self.give(process, actor, Input::TakeOver { drained });
             }
             Ok(Loaded::Missing) => self.missing(process, actor, options),
             Ok(Loaded::Tombstone(_)) => self.trouble(format!("{id}: a tombstone although nothing expires")),
             Err(EngineError::Unavailable(_) | EngineError::Fenced) => self.not_loaded(process, actor),
             Err(error) => self.trouble(format!("{id}: {error}")),
         }
+    }
+
+    /// Whether whoever ran an execution before stopped on purpose. What this owner itself has lost is another matter.
+    fn was_drained(&mut self, process: ProcessNo, id: ExecutionId) -> bool {
+        let serving = self.caller(process, id.shard()).map(|(_, serving)| &*serving);
+        serving.is_some_and(|serving| serving.released && !serving.failed.contains(&id))
     }
 
     fn missing(&mut self, process: ProcessNo, actor: ActorNo, options: MachineOptions) {
@@ -337,9 +346,8 @@ impl World {
                 }
             }
             Action::HeldBack(_) => panic!("the simulation has no controls of a wider scope"),
-            Action::BearErrorWorkflow(_) | Action::StartErrorWorkflow(_) => {
-                panic!("no workflow of the simulation names an error workflow")
-            }
+            Action::BearErrorWorkflow(start) => self.bear_error_workflow(process, actor, start),
+            Action::StartErrorWorkflow(start) => self.start_error_workflow(process, actor, &start),
             Action::AskForRoom => self.ask_for_room(process, actor),
             Action::HasRoom => self.has_room(process, actor),
             Action::Finished(_) => {
@@ -407,6 +415,10 @@ impl World {
         if !execution.unborn.is_empty() {
             let unborn = std::mem::take(&mut execution.unborn);
             self.give(process, actor, Input::Unborn(unborn));
+            return self.end_of_batch(process, actor);
+        }
+        if let Some(reported) = execution.reported.take() {
+            self.give(process, actor, reported);
             return self.end_of_batch(process, actor);
         }
         if execution.jobs.is_some() && matches!(execution.waiting, Waiting::No) {

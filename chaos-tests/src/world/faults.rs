@@ -50,6 +50,7 @@ impl World {
         match fault.kind {
             FaultKind::Crash => self.crash(victim, None, fault.lasts_ms),
             FaultKind::PowerLoss(kept) => self.crash(victim, Some(kept), fault.lasts_ms),
+            FaultKind::Stop => self.stop(victim, fault.lasts_ms),
             FaultKind::Freeze => self.freeze(victim, fault.lasts_ms),
             FaultKind::Outage if self.store_up => {
                 self.count("outages of the store");

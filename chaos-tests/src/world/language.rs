@@ -85,6 +85,16 @@ impl Translation {
                     }
                 }
                 "body" => self.graph(value, asks),
+                "compensation" => {
+                    if let Some(data) = value.get_mut("data").and_then(Value::as_object_mut) {
+                        self.data(data, asks);
+                    }
+                }
+                "cache" | "concurrency" => {
+                    if let Some(key) = value.get_mut("key") {
+                        self.expression(key, asks);
+                    }
+                }
                 _ => template(value),
             }
         }

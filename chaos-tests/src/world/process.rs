@@ -9,12 +9,14 @@ use troupe_actors::checkpointer::machine::{CheckpointerMachine, Generation};
 use troupe_actors::checkpointer::{CheckpointItem, Pending};
 use troupe_actors::committer::machine::{Append, CommitterMachine};
 use troupe_actors::evaluation::Job;
-use troupe_actors::execution::machine::{Action, CommandInput, ExecutionMachine};
+use troupe_actors::execution::machine::{Action, CommandInput, ExecutionMachine, Input};
 use troupe_actors::rooms::machine::Rooms;
 use troupe_actors::shard::machine::FailureMachine;
 use troupe_actors::sinks::machine::{CursorMachine, ProjectionMachine};
 use troupe_actors::timers::machine::TimersMachine;
-use troupe_core::execution::{AttemptClosed, ChildId, ChildOutcome, ChildReport, Parent, StartChild, Started};
+use troupe_core::execution::{
+    AttemptClosed, ChildId, ChildOutcome, ChildReport, ErrorWorkflow, Parent, StartChild, Started,
+};
 use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp, Token};
 use troupe_ports::{CheckpointRow, ExecutionCursor, ExecutionSummary, LogRecord};
 
@@ -66,6 +68,8 @@ pub(super) enum ExecutionMessage {
     ChildAlive(ChildId, ExecutionId),
     /// It waited for room, and may run.
     Admitted,
+    /// What became of its error workflow.
+    ErrorWorkflow(Box<ErrorWorkflow>),
     Durable(Seq),
     Report(Box<AttemptClosed>),
     NodeGone(Token),
@@ -84,7 +88,8 @@ impl ExecutionMessage {
             | Self::Recover
             | Self::ChildReported(_)
             | Self::ChildAlive(..)
-            | Self::Admitted => true,
+            | Self::Admitted
+            | Self::ErrorWorkflow(_) => true,
             Self::Durable(_) | Self::Report(_) | Self::NodeGone(_) => false,
         }
     }
@@ -98,6 +103,7 @@ impl ExecutionMessage {
                 | Self::ChildReported(_)
                 | Self::ChildAlive(..)
                 | Self::Admitted
+                | Self::ErrorWorkflow(_)
                 | Self::Command(_, Respond::Nobody)
         )
     }
@@ -113,6 +119,7 @@ impl ExecutionMessage {
             | Self::ChildReported(_)
             | Self::ChildAlive(..)
             | Self::Admitted
+            | Self::ErrorWorkflow(_)
             | Self::Durable(_)
             | Self::Report(_)
             | Self::NodeGone(_) => Respond::Nobody,
@@ -146,6 +153,8 @@ pub(super) struct Execution {
     pub(super) jobs: Option<Vec<Job>>,
     /// Children that could not begin in the record of the batch.
     pub(super) unborn: Vec<StartChild>,
+    /// What becomes of its error workflow, once the entries of the batch are handed over.
+    pub(super) reported: Option<Input<Respond>>,
     /// It has ended: its parent is told behind the entries of the batch.
     pub(super) ended: Option<(Parent, ChildOutcome)>,
     pub(super) waiting: Waiting,
@@ -168,6 +177,7 @@ impl Execution {
             appends: Vec::new(),
             jobs: None,
             unborn: Vec::new(),
+            reported: None,
             ended: None,
             waiting: Waiting::No,
             then: None,
@@ -180,7 +190,8 @@ impl Execution {
 
     /// Whether it lives and has carried out everything that its machine decided.
     pub(super) fn is_between_messages(&self) -> bool {
-        !self.dead && self.todo.is_empty() && self.appends.is_empty() && self.unborn.is_empty() && self.ended.is_none()
+        let has_more = !self.unborn.is_empty() || self.ended.is_some() || self.reported.is_some();
+        !self.dead && self.todo.is_empty() && self.appends.is_empty() && !has_more
     }
 
     fn is_runnable(&self) -> bool {
@@ -486,6 +497,14 @@ pub(super) struct Serving {
     pub(super) mail: BTreeMap<ExecutionId, VecDeque<ExecutionMessage>>,
     pub(super) resume: Resume,
     pub(super) failures: FailureMachine,
+    /// Its last owner gave it back.
+    pub(super) released: bool,
+    /// Executions whose actor failed under this owner: their attempts are not those that the last owner gave up.
+    pub(super) failed: BTreeSet<ExecutionId>,
+    /// It is about to be given back.
+    pub(super) closing: bool,
+    /// The store was asked to take it back.
+    pub(super) gives_back: bool,
 }
 
 /// An actor that can take a step.
@@ -509,6 +528,8 @@ pub(super) struct Process {
     pub(super) owner: String,
     pub(super) frozen: bool,
     pub(super) partitioned: bool,
+    /// It was told to stop, and starts again so many milliseconds after it has.
+    pub(super) stopping: Option<u64>,
     pub(super) shards: BTreeMap<ShardId, Serving>,
     pub(super) executions: BTreeMap<ActorNo, Execution>,
     pub(super) directory: BTreeMap<ExecutionId, ActorNo>,
@@ -530,6 +551,7 @@ impl Process {
             owner,
             frozen: false,
             partitioned: false,
+            stopping: None,
             shards: BTreeMap::new(),
             executions: BTreeMap::new(),
             directory: BTreeMap::new(),

@@ -26,6 +26,7 @@ pub(super) struct Caller {
 #[derive(Clone, Debug)]
 pub(super) enum Call {
     Acquire(String),
+    Release,
     Renew,
     Append {
         position: LogPosition,
@@ -43,6 +44,7 @@ pub(super) enum Call {
 #[derive(Debug)]
 pub(super) enum Answer {
     Acquired(Result<Lease, StoreError>),
+    Released,
     Renewed(Result<Timestamp, StoreError>),
     Appended(Result<(), AppendError>),
     Probed(Result<Option<CommitId>, StoreError>),

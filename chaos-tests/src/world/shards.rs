@@ -60,7 +60,7 @@ impl World {
         let Some(state) = self.processes.get(&process) else {
             return;
         };
-        if !state.shards.contains_key(&shard) {
+        if !state.shards.contains_key(&shard) && state.stopping.is_none() {
             let caller = Caller {
                 process,
                 shard,
@@ -77,7 +77,7 @@ impl World {
         let served = self
             .processes
             .get(&process)
-            .is_some_and(|state| state.shards.contains_key(&shard));
+            .is_some_and(|state| state.shards.contains_key(&shard) || state.stopping.is_some());
         if served {
             return;
         }
@@ -186,6 +186,10 @@ impl World {
                 done: false,
             },
             failures: FailureMachine::new(mutants),
+            released: lease.released,
+            failed: BTreeSet::new(),
+            closing: false,
+            gives_back: false,
         };
         let caller = Caller {
             epoch: lease.epoch,
@@ -343,6 +347,7 @@ impl World {
                 let (id, Some(serving)) = (execution.id, state.shards.get_mut(&shard)) else {
                     return;
                 };
+                serving.failed.insert(id);
                 if serving.failures.failed(id, now) == Verdict::Quarantine {
                     return self.quarantine(process, actor, id);
                 }
@@ -419,6 +424,16 @@ impl World {
             return;
         };
         state.shards.remove(&shard);
+        self.withdraw(process, shard);
+        self.after(RETRY_MS, Timed::Acquire(process, shard));
+        self.end_if_let_go(process);
+    }
+
+    /// Drops every execution of a shard.
+    pub(super) fn withdraw(&mut self, process: ProcessNo, shard: ShardId) {
+        let Some(state) = self.processes.get_mut(&process) else {
+            return;
+        };
         state.rooms.forget_shard(shard);
         state.quarantine.retain(|id, _| id.shard() != shard);
         let ours = state
@@ -430,7 +445,6 @@ impl World {
         for actor in actors {
             self.drop_actor(process, actor);
         }
-        self.after(RETRY_MS, Timed::Acquire(process, shard));
     }
 }
 

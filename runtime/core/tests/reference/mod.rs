@@ -22,6 +22,7 @@ mod outcome;
 mod progress;
 mod reopen;
 mod retries;
+mod reuse;
 mod scope;
 mod state;
 mod waits;

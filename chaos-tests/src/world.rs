@@ -20,6 +20,7 @@ mod evidence;
 mod executions;
 mod family;
 mod faults;
+mod forget;
 mod keys;
 mod language;
 mod lists;
@@ -147,6 +148,8 @@ struct World {
     poisoned: BTreeSet<ExecutionId>,
     /// Executions whose actor is gone or that are set aside, and since when.
     sick: BTreeMap<ExecutionId, Timestamp>,
+    /// What clients were told is not there, and when.
+    forgotten: Vec<(ExecutionId, Timestamp)>,
     seen: Vec<usize>,
     hash: u64,
     line: String,
@@ -159,6 +162,9 @@ impl World {
         let store = Arc::new(SimulatedStore::new(SHARDS, Arc::clone(&clock)));
         let mut engine_options = parts::options();
         engine_options.mutants = options.mutants;
+        if let Some(retention_ms) = scenario.retention_ms {
+            engine_options.retention_ms = retention_ms;
+        }
         let lists = Arc::new(SimulatedLists::new());
         let mut translation = Translation::default();
         let definitions: Vec<WorkflowDefinition> = definitions(&scenario)
@@ -191,6 +197,7 @@ impl World {
             workflows: BTreeMap::new(),
             poisoned: BTreeSet::new(),
             sick: BTreeMap::new(),
+            forgotten: Vec::new(),
             seen: vec![0; usize::from(SHARDS)],
             hash: 0xCBF2_9CE4_8422_2325,
             line: String::new(),
@@ -289,6 +296,7 @@ impl World {
             Timed::SinkRetry(caller) => self.sink_retry(caller),
             Timed::SinkTick(caller) => self.sink_tick(caller),
             Timed::ListsTick(caller) => self.lists_tick(caller),
+            Timed::Forget(caller, look) => self.forget(caller, look),
             Timed::CommitterRetry(caller) => self.committer_retry(caller),
             Timed::Go(caller) => self.go(caller),
             Timed::Mail(caller, id) => self.mail(caller, id),

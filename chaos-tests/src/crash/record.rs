@@ -128,6 +128,8 @@ pub enum Record {
     Restarted {
         /// The execution.
         id: ExecutionId,
+        /// The epoch under which that was done.
+        epoch: u64,
         /// When.
         at: Timestamp,
     },

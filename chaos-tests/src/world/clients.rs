@@ -33,6 +33,7 @@ pub(super) struct Client {
     workflow: String,
     key: String,
     kind: KeyKind,
+    trigger: Option<String>,
     id: Option<ExecutionId>,
     plan: VecDeque<(u64, Act)>,
     /// Number of the request that is not answered yet.
@@ -47,6 +48,7 @@ impl Client {
             workflow: plan.workflow.clone(),
             key: plan.key.clone(),
             kind: plan.kind,
+            trigger: plan.trigger.clone(),
             id: None,
             plan: plan.acts.iter().cloned().collect(),
             waiting: None,
@@ -198,8 +200,9 @@ impl World {
             (Answer::Refused(EngineError::Ended(_)), _) => self.count("ended before"),
             (Answer::Refused(EngineError::Refused(_)), _) if !act.starts() => self.count("refused commands"),
             (Answer::Refused(EngineError::NotFound(id)), _) => {
-                // It was acknowledged, so it must be there.
-                return self.trouble(format!("{act:?} of {id}: not found"));
+                // It was acknowledged, so it must be there, unless its time was over.
+                self.forgotten.push((id, self.now));
+                self.count("not found any more");
             }
             (
                 Answer::Refused(EngineError::Unavailable(_) | EngineError::Fenced | EngineError::Quarantined { .. }),
@@ -309,7 +312,7 @@ impl Client {
             input: Json::from_trusted(workflows::INPUT).into(),
             variables: Vec::new(),
             metadata: None,
-            trigger: None,
+            trigger: self.trigger.clone(),
             execution_key: ordinal.map(|_| self.business_key().to_owned()),
             request_key: (self.kind == KeyKind::Request).then(|| self.key.clone()),
             priority: None,

@@ -25,12 +25,13 @@ const TRIES: usize = 8;
 const CHILDREN: [&str; 5] = ["chain", "wait-short", "hook", "rescue", "missing"];
 
 /// One to three workflows.
-pub(super) fn definitions(random: &mut Random) -> Vec<Value> {
+pub(super) fn definitions(remote: bool, random: &mut Random) -> Vec<Value> {
     let mut drawn: Vec<Value> = Vec::new();
     for number in 0..=random.below(2) {
         let mut graph = graph(&format!("{PREFIX}{number}"), 8, random);
         if let Some(graph) = &mut graph {
             give_children(graph, !drawn.is_empty(), random);
+            limit(graph, remote, random);
         }
         drawn.extend(graph);
     }
@@ -94,6 +95,23 @@ fn slow_down(graph: &mut Value, random: &mut Random) {
     }
     if random.once_in(4) {
         graph["settings"]["maxParallelNodes"] = json!(1);
+    }
+}
+
+/// Some reuse what others gave, and of some only so many run at once: an engine counts its own.
+fn limit(graph: &mut Value, remote: bool, random: &mut Random) {
+    for node in graph["nodes"].as_array_mut().into_iter().flatten() {
+        if node["type"] == "function" && random.once_in(8) {
+            let keys = ["input", "trigger.n", "variables.v0", "input.ok", "throw"];
+            let key = keys[random.place(keys.len())];
+            node["data"]["cache"] = json!({"key": key, "ttl": random.between(20, 2_000)});
+        }
+    }
+    if !remote && random.once_in(6) {
+        graph["settings"]["concurrency"] = json!({"limit": random.between(1, 2)});
+        if random.once_in(2) {
+            graph["settings"]["concurrency"]["key"] = json!("trigger.n");
+        }
     }
 }
 

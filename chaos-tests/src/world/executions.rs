@@ -8,7 +8,8 @@ use troupe_actors::evaluation::{Job, JobAnswer};
 use troupe_actors::execution::load::{Loaded, load_over};
 use troupe_actors::execution::machine::{Action, ExecutionMachine, Input, MachineOptions, Reply};
 use troupe_actors::record::Mark;
-use troupe_core::{ErrorInfo, ExecutionId};
+use troupe_actors::request::StartOutcome;
+use troupe_core::{ErrorInfo, ExecutionId, Seq};
 use troupe_ports::{CacheLimits, StateStore, StoreError};
 
 use super::clients::Answer;
@@ -226,6 +227,9 @@ impl World {
         self.store.set_reachable(true);
         self.count("loads");
         match loaded {
+            Ok(Loaded::Found(found)) if found.state.status.is_terminal() && self.is_expiring(process, id) => {
+                self.gone(process, actor, found.state.seq);
+            }
             Ok(Loaded::Found(found)) => {
                 if found.segment_bytes == 0 && !found.state.status.is_terminal() {
                     self.count("loads of a snapshot");
@@ -239,7 +243,7 @@ impl World {
                 self.give(process, actor, Input::TakeOver { drained });
             }
             Ok(Loaded::Missing) => self.missing(process, actor, options),
-            Ok(Loaded::Tombstone(_)) => self.trouble(format!("{id}: a tombstone although nothing expires")),
+            Ok(Loaded::Tombstone(last)) => self.gone(process, actor, last),
             Err(EngineError::Unavailable(_) | EngineError::Fenced) => self.not_loaded(process, actor),
             Err(error) => self.trouble(format!("{id}: {error}")),
         }
@@ -263,6 +267,28 @@ impl World {
                     execution.machine = Some(Box::new(ExecutionMachine::new(compiled, id, options)));
                 }
                 self.give(process, actor, Input::Start(started, None, reply));
+            }
+            Some(ExecutionMessage::ChildAlive(_, child)) => self.cancel_orphan(process, child),
+            Some(message) => self.refuse(message.reply(), EngineError::NotFound(id)),
+            None => {}
+        }
+    }
+
+    /// Its archive is gone: that it was there is all that is known.
+    fn gone(&mut self, process: ProcessNo, actor: ActorNo, last: Seq) {
+        let Some(execution) = self.execution(process, actor) else {
+            return;
+        };
+        let id = execution.id;
+        match execution.then.take() {
+            Some(ExecutionMessage::Start { reply, .. }) => {
+                let outcome = StartOutcome {
+                    id,
+                    seq: last,
+                    existing: true,
+                    pending: false,
+                };
+                self.reply(process, actor, reply, Reply::Started(outcome));
             }
             Some(ExecutionMessage::ChildAlive(_, child)) => self.cancel_orphan(process, child),
             Some(message) => self.refuse(message.reply(), EngineError::NotFound(id)),

@@ -397,6 +397,8 @@ pub(super) enum ListsMessage {
     Changed(LogPosition, Vec<ExecutionSummary>),
     Write,
     Flush(LogPosition),
+    /// Everything that has changed is to be listed before something is forgotten.
+    Forget,
 }
 
 /// The projection's actor.
@@ -410,6 +412,8 @@ pub(super) struct Lists {
     pub(super) writing: Vec<ExecutionSummary>,
     /// The checkpoint waits for this write.
     pub(super) flushing: bool,
+    /// What is about to be forgotten waits for this write.
+    pub(super) forgetting: bool,
 }
 
 impl Lists {
@@ -421,6 +425,7 @@ impl Lists {
             busy: false,
             writing: Vec::new(),
             flushing: false,
+            forgetting: false,
         }
     }
 
@@ -541,6 +546,8 @@ pub(super) struct Process {
     pub(super) rooms: Rooms,
     pub(super) polls_rooms: bool,
     pub(super) quarantine: BTreeMap<ExecutionId, EngineError>,
+    /// Archives that are about to go.
+    pub(super) expiring: BTreeSet<ExecutionId>,
     /// What happened while it was frozen.
     pub(super) deferred: Vec<super::schedule::Timed>,
 }
@@ -561,6 +568,7 @@ impl Process {
             rooms: Rooms::default(),
             polls_rooms: false,
             quarantine: BTreeMap::new(),
+            expiring: BTreeSet::new(),
             deferred: Vec::new(),
         }
     }

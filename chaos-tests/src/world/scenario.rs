@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as JsonValue;
-use troupe_core::definition::WorkflowDefinition;
+use troupe_core::definition::{NodeKind, WorkflowDefinition};
 
 use super::FAULTS_MS;
 use super::process::LEASE_MS;
@@ -29,6 +29,9 @@ pub struct Scenario {
     pub remote: bool,
     /// Whether outputs are so large that snapshots become due.
     pub large: bool,
+    /// How long ended executions are kept, in milliseconds; none: as long as the world lasts.
+    #[serde(default)]
+    pub retention_ms: Option<u64>,
     /// Workflows beside the constant ones, in the language of the reference interpreter.
     pub definitions: Vec<JsonValue>,
     /// Who asks for what.
@@ -47,6 +50,9 @@ pub struct ClientPlan {
     pub kind: KeyKind,
     /// The key.
     pub key: String,
+    /// The trigger that it names, if it names one.
+    #[serde(default)]
+    pub trigger: Option<String>,
     /// When it begins, in milliseconds.
     pub begins_ms: u64,
     /// What it does, and how many milliseconds after the answer before.
@@ -216,8 +222,10 @@ impl Scenario {
         let mut random = Random::new(seed ^ 0xA5A5_0F0F_3C3C_9696);
         let remote = random.once_in(2);
         let large = random.once_in(6);
+        // Large values go with the execution whose family keeps them; and nothing that is late is as late as that.
+        let retention_ms = (!large && random.once_in(4)).then(|| random.between(1_000, 1_400));
         let definitions = if drawn {
-            drawn::definitions(&mut random)
+            drawn::definitions(remote, &mut random)
         } else {
             Vec::new()
         };
@@ -243,6 +251,7 @@ impl Scenario {
             seed,
             remote,
             large,
+            retention_ms,
             definitions,
             clients,
             faults: faults(remote, &mut random),
@@ -273,10 +282,17 @@ fn client(number: u64, workflows: &[WorkflowDefinition], random: &mut Random) ->
         KeyKind::Business => format!("{}/key", workflow.id),
         KeyKind::None | KeyKind::Request => format!("{}/{number}", workflow.id),
     };
+    let triggers = workflow
+        .nodes
+        .iter()
+        .filter(|node| node.kind() == Some(NodeKind::Trigger));
+    let triggers: Vec<&str> = triggers.map(|node| node.id.as_str()).collect();
+    let names_one = !triggers.is_empty() && random.once_in(2);
     ClientPlan {
         workflow: workflow.id.clone(),
         kind,
         key,
+        trigger: names_one.then(|| triggers[random.place(triggers.len())].to_owned()),
         begins_ms: random.below(FAULTS_MS * 4 / 5),
         acts,
     }

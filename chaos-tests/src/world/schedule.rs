@@ -7,6 +7,7 @@ use troupe_core::execution::AttemptClosed;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
 use troupe_ports::{AppendError, CheckpointRow, CommitId, ExecutionSummary, Lease, StoreError};
 
+use super::forget::Look;
 use super::process::{ActorNo, ExecutionMessage, ProcessNo};
 use super::random::Random;
 use super::scenario::Fault;
@@ -96,6 +97,8 @@ pub(super) enum Timed {
     SinkRetry(Caller),
     SinkTick(Caller),
     ListsTick(Caller),
+    /// It is looked for archives that may go, or gone on with that.
+    Forget(Caller, Look),
     CommitterRetry(Caller),
     /// Whatever held entries back has seen to them, or is gone.
     Go(Caller),
@@ -139,6 +142,7 @@ impl Timed {
             | Self::SinkRetry(caller)
             | Self::SinkTick(caller)
             | Self::ListsTick(caller)
+            | Self::Forget(caller, _)
             | Self::CommitterRetry(caller)
             | Self::Go(caller)
             | Self::Mail(caller, _)
@@ -180,6 +184,7 @@ impl Timed {
             Self::SinkRetry(_) => "sink retry",
             Self::SinkTick(_) => "sink tick",
             Self::ListsTick(_) => "lists tick",
+            Self::Forget(..) => "forget",
             Self::CommitterRetry(_) => "committer retry",
             Self::Go(_) => "go",
             Self::Mail(..) => "mail",

@@ -21,12 +21,11 @@ impl Reference {
         };
         let input = self.nodes[id].input.clone();
         let scope = self.scope(Some(id), &[("input", &input)]);
-        let is_key = match language::evaluate(key, &scope) {
-            Ok(key) => !key.is_null(),
-            Err(_) => return self.fail(id, expression_error(), input),
-        };
-        let found = if is_key { self.found.get_mut(id) } else { None };
-        match found.and_then(|found| found.pop_front().flatten()) {
+        if language::evaluate(key, &scope).is_err() {
+            return self.fail(id, expression_error(), input);
+        }
+        let found = self.found.get_mut(id).and_then(|found| found.pop_front());
+        match found.flatten() {
             Some(output) => self.skip_with(id, output),
             None => self.hold(id),
         }

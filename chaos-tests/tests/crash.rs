@@ -60,6 +60,8 @@ fn count(outcome: &Outcome) -> Counts {
     let executions = outcome.evidence.executions.values();
     let superseded = |entry: &Entry| matches!(entry.event, Event::CancelRequested { at_once: true, .. });
     let entries = executions.clone().flat_map(|(_, _, entries)| entries);
+    let reopened = entries.clone().filter(|entry| entry.reopens());
+    counts.insert("runs that went on", reopened.count());
     counts.insert("superseded", entries.filter(|entry| superseded(entry)).count());
     counts.insert("entries", executions.clone().map(|(_, _, entries)| entries.len()).sum());
     counts.insert("executions", executions.len());
@@ -126,7 +128,7 @@ fn assert_happened(counts: &Counts, kinds: &[&'static str], more_than: usize) {
 fn crash_nothing_acknowledged_is_lost() {
     let (violations, counts) = run(&Campaign {
         kills: 50,
-        life_ms: (30, 600),
+        life_ms: (30, 800),
         clients: 24,
         fault: None,
     });
@@ -136,6 +138,7 @@ fn crash_nothing_acknowledged_is_lost() {
     assert_happened(&counts, &often, 100);
     assert_happened(&counts, &["found under a key", "superseded"], 10);
     assert_happened(&counts, &["children born"], 500);
+    assert_happened(&counts, &["runs that went on"], 20);
     assert_happened(&counts, &["waits answered", "large values"], 50);
     assert_happened(&counts, &["kills while a parent was open"], 25);
 }

@@ -134,6 +134,7 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
             | Record::Effect { .. }
             | Record::CommandAcked { .. }
             | Record::ResumeAsked { .. }
+            | Record::RetryAsked { .. }
             | Record::Read { .. }
             | Record::Published { .. }
             | Record::Acquired { .. }
@@ -160,8 +161,8 @@ fn applied_exactly_once(
         findings.expect(entry.seq.0 == place as u64 + 1, "C2", || {
             format!("{id}: entry {} at place {place}", entry.seq)
         });
-        let ended = folded.status.is_terminal();
-        findings.expect(!ended, "C10", || format!("{id}: entry {} after the end", entry.seq));
+        let goes_on = !folded.status.is_terminal() || entry.reopens();
+        findings.expect(goes_on, "C10", || format!("{id}: entry {} after the end", entry.seq));
         if let Err(error) = replay(plan, &mut folded, entry) {
             findings.expect(false, "C2", || {
                 format!("{id}: entry {} does not replay: {error}", entry.seq)
@@ -284,6 +285,7 @@ fn effects_follow_commits(evidence: &Evidence, findings: &mut Findings) {
             } if verb == "cancel" => {
                 canceled.insert(*id);
             }
+            Record::RetryAsked { id } => _ = canceled.remove(id),
             _ => {}
         }
     }
@@ -316,18 +318,17 @@ fn starts_of(id: ExecutionId, evidence: &Evidence) -> Starts {
 /// C8: a delay never ends early, and late only around an outage.
 fn timers_fire_in_time(id: ExecutionId, plan: &Plan, entries: &[Entry], evidence: &Evidence, findings: &mut Findings) {
     let Some(wait) = plan.node_ix("wait") else { return };
-    let at = |verb: Verb| {
-        let found = entries.iter().find(|entry| {
-            entry
-                .transitions
-                .iter()
-                .any(|change| change.node_ix() == Some(wait) && change.verb() == Some(verb))
-        });
-        found.map(|entry| entry.at)
+    let does = |entry: &Entry, verb: Verb| {
+        let mut changes = entry.transitions.iter();
+        changes.any(|change| change.node_ix() == Some(wait) && change.verb() == Some(verb))
     };
-    let (Some(waiting), Some(fired)) = (at(Verb::NodeWaiting), at(Verb::NodeCompleted)) else {
+    let Some(fires) = entries.iter().position(|entry| does(entry, Verb::NodeCompleted)) else {
         return;
     };
+    // A run that went on waits anew.
+    let waits = entries[..fires].iter().rfind(|entry| does(entry, Verb::NodeWaiting));
+    let Some(waits) = waits else { return };
+    let (waiting, fired) = (waits.at, entries[fires].at);
     let delay_ms = if plan.workflow.as_str() == "wait-short" {
         DELAYS_MS[0]
     } else {

@@ -4,7 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use troupe_actors::{Command, CommandOutcome, EngineError, EngineHandle, KeyPolicy, OnClosed, OnOpen, StartRequest};
+use troupe_actors::{
+    Command, CommandOutcome, EngineError, EngineHandle, KeyPolicy, OnClosed, OnOpen, ReopenOutcome, ReopenRequest,
+    StartRequest,
+};
+use troupe_core::execution::Remedy;
 use troupe_core::{CommandId, ExecutionId, Json};
 
 use super::calls::{answer_waits, one_of_the_family};
@@ -17,9 +21,13 @@ const KEYED_ONE_IN: u64 = 10;
 /// Business keys a workflow: few, so that starts meet.
 const BUSINESS_KEYS: u64 = 2;
 /// One start in so many is of a workflow with children or calls: each of them starts several executions more.
-const FAMILIES_ONE_IN: u64 = 6;
+const FAMILIES_ONE_IN: u64 = 8;
 /// One start in so many is of a workflow with large values: what goes through the pipes of a test is not what it is about.
 const LARGE_ONE_IN: u64 = 24;
+/// How long a client waits for the end of what it canceled.
+const ENDS_WITHIN: Duration = Duration::from_millis(200);
+/// One retry in so many lets what failed count as skipped.
+const SKIPPED_ONE_IN: u64 = 4;
 /// Bytes that a start payload is padded with where large values are wanted.
 const PADDING_BYTES: usize = 66_000;
 
@@ -58,10 +66,14 @@ pub(super) async fn client(engine: EngineHandle, incarnation: u32, next: Arc<Ato
         let Some(id) = start(&engine, format!("{workflow}/{incarnation}-{number}")).await else {
             continue;
         };
-        match random() % 8 {
+        match random() % 9 {
             0 | 1 => pause_and_resume(&engine, one_of_the_family(&engine, id).await).await,
             2 => command(&engine, "cancel", one_of_the_family(&engine, id).await).await,
             3..=5 => read_some(&engine, client, id).await,
+            6 => {
+                command(&engine, "cancel", id).await;
+                retry(&engine, id).await;
+            }
             _ => {}
         }
         answer_waits(&engine, id).await;
@@ -182,6 +194,46 @@ async fn command(engine: &EngineHandle, verb: &str, id: ExecutionId) {
             what: format!("{verb} {id}: {error}"),
         }
         .emit(),
+    }
+}
+
+/// Lets an execution that was canceled or has failed go on; that it completed, or that nothing was cut off, is no trouble.
+async fn retry(engine: &EngineHandle, id: ExecutionId) {
+    match engine.wait_until_ended(id, ENDS_WITHIN).await {
+        Ok(Some(_)) => {}
+        Ok(None) => return,
+        Err(error) => return trouble(&format!("wait for the end of {id}"), &error),
+    }
+    let remedy = if random().is_multiple_of(SKIPPED_ONE_IN) {
+        Remedy::Skip(None)
+    } else {
+        Remedy::Retry
+    };
+    let request = ReopenRequest {
+        nodes: Vec::new(),
+        remedy,
+        dry_run: false,
+    };
+    let (name, given) = named("retry");
+    Record::RetryAsked { id }.emit();
+    match engine.reopen(id, request, given).await {
+        Ok(ReopenOutcome {
+            command: Some(outcome), ..
+        }) => acknowledged("retry", id, name, outcome),
+        Ok(ReopenOutcome { command: None, .. }) => {
+            let what = format!("retry {id}: it was answered as if nothing was to happen");
+            Record::Trouble { what }.emit();
+        }
+        Err(EngineError::Refused(why)) if matches!(why.code.as_str(), "NOT_REOPENABLE" | "NOTHING_TO_RETRY") => {}
+        Err(error) => trouble(&format!("retry {id}"), &error),
+    }
+}
+
+/// What another try would not mend.
+fn trouble(doing: &str, error: &EngineError) {
+    if error.retry_after_ms().is_none() {
+        let what = format!("{doing}: {error}");
+        Record::Trouble { what }.emit();
     }
 }
 

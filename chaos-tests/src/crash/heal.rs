@@ -25,6 +25,8 @@ use super::workload;
 const HEALED_WITHIN: Duration = Duration::from_secs(20);
 /// How long it may take to publish the rest.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(10);
+/// How long a read may wait for its answer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Entries of one history read at once.
 const HISTORY_PAGE: usize = 1_000;
@@ -115,7 +117,7 @@ async fn settle(
     loop {
         let mut late = Vec::new();
         for id in std::mem::take(&mut open) {
-            let view = match engine.get(id).await {
+            let view = match look(engine, id).await {
                 Ok(view) => view,
                 Err(EngineError::NotFound(_)) => continue,
                 Err(error) if error.retry_after_ms().is_some() && Instant::now() < until => {
@@ -135,6 +137,8 @@ async fn settle(
                 does_not_heal(evidence, id, &error);
             }
             open.insert(id);
+            // Nobody may have heard of a child yet, not even of the command that holds it.
+            open.extend(open_children(&view));
             late.push(view);
         }
         if open.is_empty() {
@@ -149,6 +153,13 @@ async fn settle(
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Reads an execution; one that does not answer is named.
+async fn look(engine: &EngineHandle, id: ExecutionId) -> Result<ExecutionView, EngineError> {
+    let silent = || EngineError::Unavailable(format!("no read was answered within {ANSWERS_WITHIN:?}"));
+    let answer = tokio::time::timeout(ANSWERS_WITHIN, engine.get(id)).await;
+    answer.unwrap_or_else(|_| Err(silent()))
 }
 
 /// Resumes what an operator paused, and calls what waits for nothing but a call. Timeouts, and what a parent says, come by themselves.

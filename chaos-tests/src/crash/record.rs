@@ -39,7 +39,7 @@ pub enum Record {
     },
     /// A command was acknowledged.
     CommandAcked {
-        /// `pause`, `resume` or `cancel`.
+        /// `pause`, `resume`, `cancel`, `retry`, or what was done to a node: `call`, `complete`.
         verb: String,
         /// The execution.
         id: ExecutionId,
@@ -52,6 +52,11 @@ pub enum Record {
     },
     /// A resume is about to be asked for: attempts may start from here on.
     ResumeAsked {
+        /// The execution.
+        id: ExecutionId,
+    },
+    /// A retry is about to be asked for: attempts may start from here on, although the execution was canceled.
+    RetryAsked {
         /// The execution.
         id: ExecutionId,
     },

@@ -11,10 +11,10 @@ use serde_json::Value as JsonValue;
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::execution::{
     AttemptOutcome, ChildId, ChildOutcome, ChildReport, Decision, EdgeState, Effect, Entry, Event, ExecutionState,
-    Phase, Status, Verb, replay,
+    Phase, Remedy, Status, Verb, replay,
 };
 use troupe_core::plan::Plan;
-use troupe_core::{ErrorInfo, ExecutionId, Timestamp, Visit};
+use troupe_core::{ErrorInfo, ExecutionId, NodeIx, Timestamp, Visit};
 
 use super::contents::Contents;
 use super::family::{self, Birth, Family};
@@ -100,6 +100,7 @@ fn agree(
 ) -> Result<Course, String> {
     let mut reference = Reference::new(definition);
     reference.depth = state.parent.map_or(0, |parent| parent.depth);
+    reference.attached = state.parent.is_none_or(|parent| parent.attached);
     let mut folded = ExecutionState::new(plan, state.id);
     let mut course = Course::default();
     for entry in entries {
@@ -272,11 +273,16 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &C
             reference.variables_set(at, &variables)
         }
         Event::Admitted => reference.admitted(at),
-        event @ (Event::Reopened(_)
-        | Event::Frozen
-        | Event::FrozenWithParent
-        | Event::ErrorWorkflow(_)
-        | Event::ControlsChanged(_)) => {
+        Event::Reopened(reopened) => {
+            let key = |ix: &NodeIx| plan.node(*ix).key.to_string();
+            let nodes: Vec<String> = reopened.nodes.iter().map(key).collect();
+            let remedy = match &reopened.remedy {
+                Remedy::Retry => reference::Remedy::Retry,
+                Remedy::Skip(output) => reference::Remedy::Skip(output.as_ref().map(|value| contents.parsed(value))),
+            };
+            reference.reopened(at, &nodes, &remedy)
+        }
+        event @ (Event::Frozen | Event::FrozenWithParent | Event::ErrorWorkflow(_) | Event::ControlsChanged(_)) => {
             return Err(format!("the reference knows no {}", name(event)));
         }
         Event::Children(reports) => {

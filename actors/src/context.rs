@@ -105,7 +105,7 @@ impl EngineContext {
             plans: PlanCache::new(Arc::clone(&parts.definitions), shards, options.plans_max, latest_ttl)
                 .with_resume_links(options.resume_links.clone())
                 .with_mutants(options.mutants.core),
-            blobs: Blobs::new(Arc::clone(&parts.state), options.blob_bytes_max),
+            blobs: Blobs::new(Arc::clone(&parts.state), &options),
             cached_outputs: CacheMetrics::new("output"),
             directory: Directory::default(),
             attempts: Permits::new(options.attempts_max),

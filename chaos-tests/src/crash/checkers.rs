@@ -24,7 +24,7 @@ use troupe_ports::ExecutionSummary;
 use super::record::Record;
 use super::workload::DELAYS_MS;
 use crate::reference::UNDOES;
-pub use contents::Contents;
+pub use contents::{Contents, blobs_of};
 pub use events::expected as expected_events;
 pub(crate) use semantics::key_of;
 
@@ -94,6 +94,7 @@ pub fn check(evidence: &Evidence) -> Vec<Violation> {
     events::are_published(evidence, &mut findings);
     epochs::only_grow(evidence, &mut findings);
     keys::are_unique(evidence, &mut findings);
+    contents::are_kept(evidence, &mut findings);
     rooms::hold_so_many(evidence, &mut findings);
     lists::show_the_end(evidence, &mut findings);
     failures::are_bounded(evidence, &mut findings);

@@ -39,7 +39,7 @@ pub enum Record {
     },
     /// A command was acknowledged.
     CommandAcked {
-        /// `pause`, `resume` or `cancel`.
+        /// `pause`, `resume`, `cancel`, `retry`, or what was done to a node: `call`, `complete`.
         verb: String,
         /// The execution.
         id: ExecutionId,

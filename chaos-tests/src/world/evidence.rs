@@ -13,7 +13,6 @@ use troupe_ports::{ExecutionBase, StateStore};
 
 use super::supersede::SUPERSEDED;
 use super::{BEGINNING, FAULTS_MS, HEALED_MS, Outcome, World, at_once, definitions, drawn, shards};
-use crate::crash::checkers::Contents;
 use crate::crash::{Record, check};
 
 impl World {
@@ -101,7 +100,7 @@ impl World {
         let drawn = executions.filter(|(state, ..)| is_drawn(state)).count();
         self.counts.insert("drawn executions", drawn as u64);
         self.evidence.listed = Some(self.lists.rows());
-        self.evidence.contents = Contents(self.store.contents());
+        self.evidence.contents = self.store.contents();
         let violations = check(&self.evidence);
         Outcome {
             violations,

@@ -100,6 +100,7 @@ fn agree(
 ) -> Result<Course, String> {
     let mut reference = Reference::new(definition);
     reference.depth = state.parent.map_or(0, |parent| parent.depth);
+    reference.attached = state.parent.is_none_or(|parent| parent.attached);
     let mut folded = ExecutionState::new(plan, state.id);
     let mut course = Course::default();
     for entry in entries {

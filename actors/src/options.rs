@@ -135,6 +135,10 @@ pub struct Mutants {
     pub values_after_entries: bool,
     /// A takeover does not look after the children of what it resumes.
     pub children_not_resumed: bool,
+    /// Controls of a wider scope reach executions when they wake, and nobody at the door.
+    pub no_door: bool,
+    /// One attempt more than its limit allows has a slot of its key.
+    pub one_slot_too_many: bool,
     /// Every report of an attempt is delivered again, late. No fault of its own: dedupe makes it harmless.
     pub redeliver_reports: bool,
 }

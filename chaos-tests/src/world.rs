@@ -10,6 +10,7 @@
 //! into the void, a process may freeze and find its shard taken when it thaws.
 
 mod attempts;
+mod awaited;
 mod checkpoints;
 mod clients;
 mod commits;
@@ -23,6 +24,7 @@ mod faults;
 mod forget;
 mod keys;
 mod language;
+mod limits;
 mod lists;
 mod parts;
 mod process;
@@ -310,6 +312,7 @@ impl World {
             Timed::Deliver(process, id, message) => self.deliver(process, id, message),
             Timed::StartAgain(process, number, tries) => self.try_start(process, number, tries),
             Timed::AttemptEnds(process, attempt, ending) => self.attempt_ends(process, attempt, ending),
+            Timed::QueueTimeout(process, attempt) => self.queue_timeout(process, attempt),
             Timed::AttemptPoll(process, attempt) => self.attempt_poll(process, attempt),
             Timed::Redelivered(id, report) => self.redelivered(id, report),
             Timed::RoomsPoll(process) => self.poll_rooms(process),

@@ -117,6 +117,8 @@ fn enough_happened(tally: &Tally) {
         ("outages of the store", 20),
         ("lost attempts", 10),
         ("held attempts", 1),
+        ("slots taken", 80),
+        ("queue timeouts", 8),
         ("probes", 50),
         ("signal", 3),
         ("heartbeat", 3),

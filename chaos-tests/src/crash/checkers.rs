@@ -48,6 +48,8 @@ pub struct Evidence {
     pub own_outages: BTreeMap<ExecutionId, Vec<(Timestamp, Timestamp)>>,
     /// What lists show in the end, where that is known.
     pub listed: Option<BTreeMap<ExecutionId, ExecutionSummary>>,
+    /// What was seen to be broken while it happened.
+    pub seen: Vec<Violation>,
     /// Large values that the store keeps.
     pub contents: Contents,
 }
@@ -84,7 +86,7 @@ impl Findings {
 /// Every violation that the evidence shows.
 #[must_use]
 pub fn check(evidence: &Evidence) -> Vec<Violation> {
-    let mut findings = Findings(Vec::new());
+    let mut findings = Findings(evidence.seen.clone());
     acknowledged_survives(evidence, &mut findings);
     for (id, (state, plan, entries)) in &evidence.executions {
         applied_exactly_once(*id, state, plan, entries, &mut findings);

@@ -1,6 +1,7 @@
 //! What was going on when something broke: so that a campaign can tell which faults met which features.
 
 mod graphs;
+mod limits;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +14,8 @@ use super::process::{ActorNo, Execution, ProcessNo, Waiting};
 
 /// Everything that can be going on.
 pub fn features() -> impl Iterator<Item = &'static str> {
-    FEATURES.into_iter().chain(graphs::FEATURES)
+    let own = FEATURES.into_iter().chain(graphs::FEATURES);
+    own.chain(limits::FEATURES)
 }
 
 /// What no world can have: limits count one engine's executions, and where there is one process, none is apart from the store.
@@ -59,6 +61,7 @@ impl World {
             for execution in process.executions.values() {
                 in_use(execution, &mut features);
             }
+            limits::of_process(process, &mut features);
         }
         // Those without an actor are hit with the store's owner.
         features.extend(self.parked.values().flatten());

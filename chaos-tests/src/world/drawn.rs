@@ -1,5 +1,7 @@
 //! Workflows that a scenario draws: graphs of the core's own generator, and families of them.
 
+mod bounds;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use troupe_core::definition::WorkflowDefinition;
@@ -68,6 +70,7 @@ fn graph(id: &str, nodes_max: u16, random: &mut Random) -> Option<Value> {
         }
         shorten(&mut graph);
         slow_down(&mut graph, random);
+        bounds::bound(&mut graph, random);
         graph["id"] = id.into();
         graph["version"] = json!(1);
         is_lawful(&graph).then_some(graph)

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use troupe_actors::EngineError;
+use troupe_actors::attempt::leave::Limits;
 use troupe_actors::attempt::machine::AttemptGate;
 use troupe_actors::checkpointer::machine::{CheckpointerMachine, Generation};
 use troupe_actors::checkpointer::{CheckpointItem, Pending};
@@ -21,6 +22,7 @@ use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp, Toke
 use troupe_ports::{CheckpointRow, ExecutionCursor, ExecutionSummary, LogRecord};
 
 use super::family::Starter;
+use super::limits::Place;
 use crate::crash::record::Sighting;
 
 /// How long a shard's lease lasts.
@@ -209,9 +211,9 @@ impl Execution {
 /// Where an attempt's actor stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It waits for a permit and its turn.
+    /// It waits for leave to run.
     Queued,
-    /// It has a permit and waits for the lease.
+    /// It has leave to run and waits for the lease.
     Leasing,
     /// Its execution is paused.
     Held,
@@ -233,6 +235,7 @@ pub(super) struct Attempt {
     pub(super) timeout_ms: u64,
     pub(super) input: String,
     pub(super) gate: AttemptGate,
+    pub(super) place: Place,
     pub(super) stage: Stage,
     pub(super) canceled: bool,
     /// It was told to look at its gate again.
@@ -539,7 +542,8 @@ pub(super) struct Process {
     pub(super) executions: BTreeMap<ActorNo, Execution>,
     pub(super) directory: BTreeMap<ExecutionId, ActorNo>,
     pub(super) attempts: BTreeMap<u64, Attempt>,
-    pub(super) permits: usize,
+    /// How many attempts may run at once.
+    pub(super) limits: Arc<Limits>,
     /// Tasks that start children.
     pub(super) starters: BTreeMap<u64, Starter>,
     /// Who runs and who waits where only so many may.
@@ -553,7 +557,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(owner: String, permits: usize) -> Self {
+    pub(super) fn new(owner: String, limits: Limits) -> Self {
         Self {
             owner,
             frozen: false,
@@ -563,7 +567,7 @@ impl Process {
             executions: BTreeMap::new(),
             directory: BTreeMap::new(),
             attempts: BTreeMap::new(),
-            permits,
+            limits: Arc::new(limits),
             starters: BTreeMap::new(),
             rooms: Rooms::default(),
             polls_rooms: false,
@@ -610,7 +614,7 @@ impl Process {
         out.extend(ready.map(|(actor, _)| Address::Execution(*actor)));
         for (number, attempt) in &self.attempts {
             let ready = match attempt.stage {
-                Stage::Queued => self.permits > 0 || attempt.canceled,
+                Stage::Queued => attempt.place.may_move() || attempt.canceled,
                 Stage::Held => attempt.notified,
                 Stage::Leasing => attempt.notified,
                 Stage::Running(_) => false,

@@ -117,6 +117,8 @@ pub(super) enum Timed {
     StartAgain(ProcessNo, u64, u64),
     AttemptEnds(ProcessNo, u64, Ending),
     AttemptPoll(ProcessNo, u64),
+    /// An attempt has waited for its turn as long as its node allows.
+    QueueTimeout(ProcessNo, u64),
     /// A report arrives once more, or late.
     Redelivered(ExecutionId, Box<AttemptClosed>),
     Evaluated(ProcessNo, ActorNo),
@@ -158,6 +160,7 @@ impl Timed {
             | Self::SaveQuarantine(process, _)
             | Self::AttemptEnds(process, ..)
             | Self::AttemptPoll(process, _)
+            | Self::QueueTimeout(process, _)
             | Self::Evaluated(process, _)
             | Self::RoomsPoll(process) => Some(*process),
             Self::Arrive { .. }
@@ -200,6 +203,7 @@ impl Timed {
             Self::SaveQuarantine(..) => "save quarantine",
             Self::AttemptEnds(..) => "attempt ends",
             Self::AttemptPoll(..) => "attempt poll",
+            Self::QueueTimeout(..) => "queue timeout",
             Self::Redelivered(..) => "redelivered",
             Self::Evaluated(..) => "evaluated",
             Self::RoomsPoll(_) => "rooms poll",

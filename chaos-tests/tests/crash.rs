@@ -128,7 +128,7 @@ fn assert_happened(counts: &Counts, kinds: &[&'static str], more_than: usize) {
 fn crash_nothing_acknowledged_is_lost() {
     let (violations, counts) = run(&Campaign {
         kills: 50,
-        life_ms: (30, 800),
+        life_ms: (30, 1_000),
         clients: 24,
         fault: None,
     });

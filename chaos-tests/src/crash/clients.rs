@@ -17,7 +17,7 @@ use super::record::Record;
 use super::workload;
 
 /// One start in so many has a business key.
-const KEYED_ONE_IN: u64 = 10;
+const KEYED_ONE_IN: u64 = 8;
 /// Business keys a workflow: few, so that starts meet.
 const BUSINESS_KEYS: u64 = 2;
 /// One start in so many is of a workflow with children or calls: each of them starts several executions more.

@@ -115,44 +115,56 @@ async fn settle(
     let until = Instant::now() + HEALED_WITHIN;
     let mut known = BTreeSet::new();
     loop {
-        let mut late = Vec::new();
+        let is_late = Instant::now() > until;
         for id in std::mem::take(&mut open) {
-            let view = match look(engine, id).await {
-                Ok(view) => view,
-                Err(EngineError::NotFound(_)) => continue,
-                Err(error) if error.retry_after_ms().is_some() && Instant::now() < until => {
+            match visit(engine, id).await {
+                Ok(Visit::Unknown) => {}
+                Ok(Visit::Ended) => _ = known.insert(id),
+                Ok(Visit::Open(view)) => {
+                    known.insert(id);
+                    if is_late {
+                        let what = used_up_its_time(&view);
+                        evidence.records.push(Record::Trouble { what });
+                        continue;
+                    }
                     open.insert(id);
-                    continue;
+                    // Nobody may have heard of a child yet, not even of the command that holds it.
+                    open.extend(open_children(&view));
                 }
+                Err(error) if error.retry_after_ms().is_some() && !is_late => _ = open.insert(id),
                 Err(error) => {
+                    known.insert(id);
                     does_not_heal(evidence, id, &error);
-                    continue;
                 }
-            };
-            known.insert(id);
-            if view.state.status.is_terminal() {
-                continue;
             }
-            if let Err(error) = let_go_on(engine, &view).await {
-                does_not_heal(evidence, id, &error);
-            }
-            open.insert(id);
-            // Nobody may have heard of a child yet, not even of the command that holds it.
-            open.extend(open_children(&view));
-            late.push(view);
         }
         if open.is_empty() {
             return known;
         }
-        if Instant::now() > until {
-            for view in &late {
-                let what = used_up_its_time(view);
-                evidence.records.push(Record::Trouble { what });
-            }
-            return known;
-        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// How an execution was found.
+enum Visit {
+    /// The engine knows no such execution.
+    Unknown,
+    Ended,
+    /// It was told what it may wait for.
+    Open(Box<ExecutionView>),
+}
+
+async fn visit(engine: &EngineHandle, id: ExecutionId) -> Result<Visit, EngineError> {
+    let view = match look(engine, id).await {
+        Ok(view) => view,
+        Err(EngineError::NotFound(_)) => return Ok(Visit::Unknown),
+        Err(error) => return Err(error),
+    };
+    if view.state.status.is_terminal() {
+        return Ok(Visit::Ended);
+    }
+    let_go_on(engine, &view).await?;
+    Ok(Visit::Open(Box::new(view)))
 }
 
 /// Reads an execution; one that does not answer is named.

@@ -35,6 +35,7 @@ pub(crate) async fn reopen(
             nodes: request.nodes,
             remedy: request.remedy,
             reason: command.reason,
+            controls: None,
         }),
         principal: command.principal,
         command: command.command,
@@ -60,6 +61,7 @@ fn dry(view: &ExecutionView, request: ReopenRequest) -> Result<ReopenOutcome, En
         nodes: request.nodes.iter().map(find).collect::<Result<Vec<NodeIx>, _>>()?,
         remedy: request.remedy,
         reason: None,
+        controls: None,
     };
     let reopening = reopening(&view.plan, &view.state, &reopened);
     let reopening = reopening.map_err(|refusal| EngineError::Refused(Box::new(refusal)))?;

@@ -52,7 +52,14 @@ pub(crate) async fn rerun(
     let given = request.input.as_ref().map_or(0, troupe_core::Json::bytes);
     admit_bytes(engine, given + bytes_of(&request.variables))?;
     let is_root = plan.node(from).entries == 0;
-    let mut start = start_input(engine, source, compiled, planned.rerun, is_root, &request)?;
+    let mut start = start_input(
+        engine,
+        source,
+        compiled,
+        (planned.rerun, planned.trigger),
+        is_root,
+        &request,
+    )?;
     let shard = engine.shard(start.started.id.shard())?;
     if let Err(stopped) = refuse_if_stopped(engine, &start.started.workflow)
         && last_seq(&shard, start.started.id).await?.is_none()
@@ -82,7 +89,7 @@ fn start_input(
     engine: &EngineContext,
     source: &ExecutionState,
     compiled: Arc<CompiledPlan>,
-    rerun: Rerun,
+    (rerun, trigger): (Rerun, Option<String>),
     is_root: bool,
     request: &RerunRequest,
 ) -> Result<Box<StartInput>, EngineError> {
@@ -111,6 +118,7 @@ fn start_input(
     let started = Started {
         variables: variables.collect(),
         metadata: source.metadata.clone(),
+        trigger,
         priority: (priority != compiled.plan.settings.priority).then_some(priority),
         rerun: Some(Box::new(rerun)),
         request_key: key.clone(),

@@ -12,7 +12,7 @@ use troupe_telemetry::AttemptEnd;
 use super::answers::end_of;
 use super::children::command_to_child;
 use super::loading::Found;
-use super::machine::{Action, ExecutionMachine, Input, MachineOptions};
+use super::machine::{Action, CommandInput, ExecutionMachine, Input, MachineOptions, Wanted};
 use super::message::{ExecutionArguments, ExecutionMessage, Respond, StartInput};
 use crate::attempt::AttemptHandle;
 use crate::committer::HeldCommit;
@@ -149,10 +149,11 @@ impl ExecutionShell {
                 }
                 Input::Command(command, Respond::Nobody)
             }
-            ExecutionMessage::Command(command, reply) => {
+            ExecutionMessage::Command(mut command, reply) => {
                 let Some(reply) = self.load_for(myself, reply, None).await else {
                     return;
                 };
+                self.begin_under_controls(&mut command);
                 Input::Command(command, reply)
             }
             ExecutionMessage::Read(reply) => {
@@ -259,6 +260,14 @@ impl ExecutionShell {
         controls
             .set()
             .news_for(&machine.compiled().plan, machine.state(), self.shard.engine.now())
+    }
+
+    /// An execution that had ended and goes on is told what a new one is.
+    fn begin_under_controls(&self, command: &mut CommandInput) {
+        if let (Wanted::Reopen(reopen), Some(machine)) = (&mut command.wanted, &self.machine) {
+            let plan = &machine.compiled().plan;
+            reopen.controls = self.shard.controls.at_start(plan, self.shard.engine.now());
+        }
     }
 
     fn retire_if_idle(&mut self, myself: &ActorRef<ExecutionMessage>) {

@@ -104,6 +104,8 @@ pub struct Reopen {
     pub remedy: Remedy,
     /// Why, for people.
     pub reason: Option<String>,
+    /// Controls that a next run begins under: the execution's actor fills them in.
+    pub controls: Option<Box<ControlsSeen>>,
 }
 
 /// What a command wants of a node.

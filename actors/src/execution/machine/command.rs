@@ -62,11 +62,14 @@ impl<R> ExecutionMachine<R> {
                 return Ok((Event::Decided { node: *node, decision }, None));
             }
         }
+        let ended = self.state.status.is_terminal();
         let mut reopened = Reopened {
             run: self.state.run,
             nodes,
             remedy: wanted.remedy,
             reason: wanted.reason,
+            // One that runs knows them.
+            controls: wanted.controls.filter(|_| ended),
         };
         let reopening = reopening(&self.compiled.plan, &self.state, &reopened);
         let reopening = reopening.map_err(|refusal| EngineError::Refused(Box::new(refusal)))?;

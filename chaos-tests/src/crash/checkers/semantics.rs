@@ -144,7 +144,7 @@ fn agree(
                     begun.push(child);
                     course.family.begun.insert(child, Birth { input, attached });
                 }
-                Did::Abort { .. } | Did::Tell { .. } | Did::Finish => {}
+                Did::Abort { .. } | Did::Tell { .. } | Did::Report { .. } | Did::Finish => {}
             }
         }
         let starts = effects.iter().filter_map(|effect| match effect {
@@ -506,6 +506,7 @@ fn compare(reference: &Reference, plan: &Plan, state: &ExecutionState, contents:
         reference::Status::Canceling { .. } => ("canceling", JsonValue::Null),
         reference::Status::Failing => ("failing", JsonValue::Null),
         reference::Status::Undoing(_) => ("compensating", JsonValue::Null),
+        reference::Status::Reporting => ("reporting", JsonValue::Null),
         reference::Status::Running => ("running", JsonValue::Null),
         reference::Status::Pending => ("pending", JsonValue::Null),
     };

@@ -5,7 +5,7 @@ use serde_json::Value as JsonValue;
 use crate::id::NodeIx;
 use crate::value::{ErrorInfo, Value};
 
-use super::state::{self, Failure, Phase, Status};
+use super::state::{self, Phase, Status};
 use super::step::StepError;
 use super::transition::Verb;
 use super::tx::Tx;
@@ -45,7 +45,8 @@ impl Tx<'_> {
                     let otherwise =
                         || ErrorInfo::new(ENDED, format!("the node `{}` ended it as failed", self.planned(ix).key));
                     let error = error.unwrap_or_else(otherwise);
-                    self.set_failure(Some(Failure { node: Some(ix), error }));
+                    let failure = self.failure_of(Some(ix), error);
+                    self.set_failure(Some(failure));
                 }
                 self.end_as(state::Ending::Failed)?;
             }

@@ -3,12 +3,12 @@
 use minicbor::{Decode, Encode};
 use serde_json::{Value as JsonValue, json};
 
-use crate::id::{ExecutionId, NodeIx, WorkflowId};
+use crate::id::{ExecutionId, NodeIx, Visit, WorkflowId};
 use crate::plan::Plan;
 use crate::value::{ErrorInfo, Value};
 
 use super::effect::Effect;
-use super::state::{ExecutionState, NodeState, Status};
+use super::state::{ExecutionState, Failure, NodeState, Status};
 use super::step::StepError;
 use super::transition::Verb;
 use super::tx::Tx;
@@ -33,7 +33,28 @@ pub struct StartErrorWorkflow {
     pub input: Value,
 }
 
+/// A visit in which a node failed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct FailedVisit {
+    /// Its number.
+    #[n(0)]
+    pub visit: Visit,
+    /// Attempts that ended by themselves.
+    #[n(1)]
+    pub attempts: u32,
+    /// What the node received.
+    #[n(2)]
+    pub input: Value,
+}
+
 impl Tx<'_> {
+    /// Why the execution fails: a node as it stands, or the execution itself.
+    pub(super) fn failure_of(&self, node: Option<NodeIx>, error: ErrorInfo) -> Failure {
+        let visit = node.filter(|_| self.has_to_report());
+        let visit = visit.map(|ix| Box::new(self.state.visit_of(self.plan, ix)));
+        Failure { node, error, visit }
+    }
+
     /// An execution that handles a failure itself starts no error workflow, nor does a child of one: so their number is bounded.
     pub(super) fn has_to_report(&self) -> bool {
         self.plan.settings.error_workflow.is_some() && self.state.handles_failure_of.is_none()
@@ -75,9 +96,12 @@ impl ExecutionState {
         let execution = Value::from(self.execution_report());
         let error = failure.map_or_else(Value::null, |failure| Value::Inline(failure.error.to_json()));
         let node = failure.and_then(|failure| failure.node);
-        let node = node.map_or_else(Value::null, |ix| self.node_report(plan, ix));
-        let compensations = self.compensations.as_ref();
-        let compensations = compensations.map(|_| Value::from(self.compensation_report(plan)));
+        let node = node.map_or_else(Value::null, |ix| {
+            let visit = failure.and_then(|failure| failure.visit.as_deref().cloned());
+            self.node_report(plan, ix, visit.unwrap_or_else(|| self.visit_of(plan, ix)))
+        });
+        let compensations = plan.settings.compensates;
+        let compensations = compensations.then(|| Value::from(self.compensation_report(plan)));
         let members = [
             ("execution", &execution),
             ("error", &error),
@@ -88,18 +112,27 @@ impl ExecutionState {
         Value::object(members.into_iter().chain(compensations))
     }
 
-    fn node_report(&self, plan: &Plan, ix: NodeIx) -> Value {
-        let (planned, node) = (plan.node(ix), &self.nodes[ix.at()]);
+    /// A node in its latest visit.
+    fn visit_of(&self, plan: &Plan, ix: NodeIx) -> FailedVisit {
+        let node = &self.nodes[ix.at()];
+        FailedVisit {
+            visit: node.visit,
+            attempts: attempts(node),
+            input: self.input_of(plan, ix),
+        }
+    }
+
+    fn node_report(&self, plan: &Plan, ix: NodeIx, failed: FailedVisit) -> Value {
+        let planned = plan.node(ix);
         let described = [
             ("id", json!(planned.key.as_str())),
             ("type", json!(planned.kind.as_str())),
-            ("visit", json!(node.visit.0)),
-            ("attempts", json!(attempts(node))),
+            ("visit", json!(failed.visit.0)),
+            ("attempts", json!(failed.attempts)),
         ]
         .map(|(name, value)| (name, Value::from(value)));
-        let input = self.input_of(plan, ix);
         let members = described.iter().map(|(name, value)| (*name, value));
-        Value::object(members.chain([("input", &input)]))
+        Value::object(members.chain([("input", &failed.input)]))
     }
 
     fn execution_report(&self) -> JsonValue {
@@ -140,6 +173,7 @@ impl ExecutionState {
 }
 
 /// Attempts that ended by themselves.
-fn attempts(node: &NodeState) -> usize {
-    node.attempts.iter().filter(|record| !record.was_interrupted()).count()
+fn attempts(node: &NodeState) -> u32 {
+    let ended = node.attempts.iter().filter(|record| !record.was_interrupted());
+    u32::try_from(ended.count()).unwrap_or(u32::MAX)
 }

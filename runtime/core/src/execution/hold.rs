@@ -146,7 +146,7 @@ impl Tx<'_> {
         self.set_holds(Holds::new(self.at));
     }
 
-    /// A new execution begins under these controls.
+    /// A new execution, or the next run of one, begins under these controls.
     pub(super) fn begin_under(&mut self, seen: &ControlsSeen) {
         self.learn(seen);
     }

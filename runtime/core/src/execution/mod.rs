@@ -32,7 +32,7 @@ mod wait;
 pub use children::{CHILD_DEPTH_MAX, Children};
 pub use compensation::{CompensatedVisit, Compensations};
 pub use effect::{ChildCommand, Effect, OfferOutput, StartAttempt, StartChild};
-pub use error_workflow::{ErrorWorkflow, StartErrorWorkflow};
+pub use error_workflow::{ErrorWorkflow, FailedVisit, StartErrorWorkflow};
 pub use event::{
     Answer, AttemptClosed, AttemptFailure, AttemptOutcome, CachedOutput, ChildId, ChildOutcome, ChildReport, Decision,
     Entry, Event, LogLine, Parent, Started,

@@ -22,6 +22,7 @@ impl Tx<'_> {
     /// The node's edges let it start.
     pub(super) fn ready(&mut self, ix: NodeIx) -> Result<(), StepError> {
         let input = self.state.taken_input(self.plan, ix);
+        self.forget_first_input(ix);
         self.ready_with(ix, input)
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 
+use crate::control::ControlsSeen;
 use crate::definition::{JoinMode, OnJoinTimeout};
 use crate::id::{EdgeIx, LoopIx, NodeIx, Run};
 use crate::plan::Plan;
@@ -32,6 +33,9 @@ pub struct Reopened {
     /// Why, for people.
     #[n(3)]
     pub reason: Option<String>,
+    /// Controls of a wider scope that the next run begins under, if some hold it.
+    #[n(4)]
+    pub controls: Option<Box<ControlsSeen>>,
 }
 
 /// What becomes of a failed node.
@@ -190,7 +194,7 @@ impl Tx<'_> {
             ..
         } = &reopening;
         if self.state.status.is_terminal() {
-            self.begin_run(reopening.run);
+            self.begin_run(reopening.run, reopened.controls.as_deref());
         }
         self.forget_failure(affected);
         let given: BTreeMap<NodeIx, Given> = first.iter().map(|ix| (*ix, self.given(affected, *ix))).collect();
@@ -220,14 +224,17 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn begin_run(&mut self, run: Run) {
+    fn begin_run(&mut self, run: Run, controls: Option<&ControlsSeen>) {
         self.set_run(run);
         self.set_status(Status::Running);
         self.set_not_ended();
         self.set_ended_by(None);
-        let deadline = self.plan.settings.timeout_ms.map(|ms| self.at.plus_ms(ms));
-        self.set_execution_deadline(deadline);
         self.begin_clocks();
+        if let Some(controls) = controls {
+            self.begin_under(controls);
+        }
+        let deadline = self.plan.settings.timeout_ms.map(|ms| self.clock().plus_ms(ms));
+        self.set_execution_deadline(deadline);
         self.changed(Verb::ExecutionStarted);
     }
 
@@ -245,7 +252,7 @@ impl Tx<'_> {
         let earliest = stays.min_by_key(|ix| (self.node(*ix).ended_at, *ix));
         let failure = earliest.and_then(|ix| {
             let error = self.node(ix).failure.as_ref()?.error.clone();
-            Some(Failure { node: Some(ix), error })
+            Some(self.failure_of(Some(ix), error))
         });
         self.set_failure(failure);
     }
@@ -443,7 +450,10 @@ impl Tx<'_> {
                 let is_early = matches!(join.mode, JoinMode::Any | JoinMode::Quorum { .. })
                     || matches!(join.timeout, Some((_, OnJoinTimeout::Proceed)));
                 if !in_later_pass && !is_early {
-                    return self.ready(ix);
+                    return match self.first_input(ix) {
+                        Some(first) => self.ready_with(ix, first),
+                        None => self.ready(ix),
+                    };
                 }
                 self.update(ix, |node| node.data = given.data);
                 self.ready_with(ix, Input::Mapped(value))

@@ -75,6 +75,9 @@ pub struct RerunOf {
     /// The node from which it runs.
     #[n(1)]
     pub from: NodeIx,
+    /// What that node maps, until its edges decide again: it began whatever its join says, perhaps with another input.
+    #[n(2)]
+    pub input: Option<Input>,
 }
 
 /// A node that has run and will run again.
@@ -114,6 +117,8 @@ impl Repeated {
 pub struct RerunPlan {
     /// What it takes over. `input` and `reason` are left to the caller.
     pub rerun: Rerun,
+    /// The trigger that its start names: that of the other execution, where the version has it.
+    pub trigger: Option<String>,
     /// The nodes that have run and will run again, in definition order.
     pub repeated: Vec<Repeated>,
 }
@@ -166,8 +171,13 @@ pub fn rerun(
         let node = &source.nodes[there(*ix)?.at()];
         Repeated::of(plan, *ix, node)
     });
+    let fires = |name: &&String| {
+        let named = plan.node_ix(name);
+        named.is_some_and(|ix| plan.roots.contains(&ix) && plan.node(ix).trigger.is_some())
+    };
     Ok(RerunPlan {
         repeated: repeated.collect(),
+        trigger: source.trigger.as_ref().filter(fires).cloned(),
         rerun: Rerun {
             of: source.id,
             from,
@@ -267,13 +277,24 @@ fn same_edge(of: &Plan, there: NodeIx, plan: &Plan, edge: EdgeIx) -> Option<Edge
             && known.condition == wanted.condition
             && known.errors == wanted.errors
     };
+    let asked = condition_of(plan, edge);
     let outgoing = of.node(there).outgoing.iter().copied();
-    let same: Vec<EdgeIx> = outgoing.filter(|known| says_the_same(of.edge(*known))).collect();
+    let same = outgoing.filter(|known| says_the_same(of.edge(*known)) && condition_of(of, *known) == asked);
+    let same: Vec<EdgeIx> = same.collect();
+
     let named = same.iter().find(|known| of.edge(**known).id == wanted.id);
     named.copied().or(match same.as_slice() {
         [only] => Some(*only),
         _ => None,
     })
+}
+
+/// The condition of a decision that an edge belongs to.
+fn condition_of(plan: &Plan, edge: EdgeIx) -> Option<&str> {
+    let decision = plan.node(plan.edge(edge).source).decision.as_ref()?;
+    let mut conditions = decision.conditions.iter();
+    let (expression, _) = conditions.find(|(_, edges)| edges.contains(&edge))?;
+    Some(expression)
 }
 
 impl Tx<'_> {
@@ -323,6 +344,24 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// What the node from which a rerun runs maps, while its edges have not decided anew.
+    pub(super) fn first_input(&self, ix: NodeIx) -> Option<Input> {
+        let of = self.state.rerun_of.as_deref().filter(|of| of.from == ix)?;
+        of.input.clone()
+    }
+
+    /// The edges of a node decide: what a rerun gave it counts no more.
+    pub(super) fn forget_first_input(&mut self, ix: NodeIx) {
+        if self.first_input(ix).is_some() {
+            let of = self
+                .state
+                .rerun_of
+                .clone()
+                .map(|of| Box::new(RerunOf { input: None, ..*of }));
+            self.set_rerun_of(of);
+        }
+    }
+
     /// The node from which the rerun runs starts at once, whatever its join says.
     pub(super) fn run_from(&mut self, rerun: &Rerun) -> Result<(), StepError> {
         let ix = rerun.from;
@@ -334,6 +373,11 @@ impl Tx<'_> {
             Some(given) => Input::Carried(given),
             None => self.state.taken_input(self.plan, ix),
         };
+        if self.planned(ix).maps_input && self.planned(ix).entries > 0 {
+            let first = Some(input.clone());
+            let of = self.state.rerun_of.clone();
+            self.set_rerun_of(of.map(|of| Box::new(RerunOf { input: first, ..*of })));
+        }
         self.ready_with(ix, input)
     }
 }

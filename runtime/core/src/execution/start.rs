@@ -62,10 +62,12 @@ impl Tx<'_> {
         state.request_key.clone_from(&started.request_key);
         state.key_ordinal = started.key_ordinal;
         state.parent = started.parent;
+        state.trigger.clone_from(&started.trigger);
         state.rerun_of = started.rerun.as_ref().map(|rerun| {
             Box::new(RerunOf {
                 execution: rerun.of,
                 from: rerun.from,
+                input: None,
             })
         });
         state.handles_failure_of = started.handles_failure_of;

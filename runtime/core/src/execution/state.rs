@@ -12,7 +12,7 @@ use crate::value::{ErrorInfo, Json, Value};
 
 use super::children::Children;
 use super::compensation::Compensations;
-use super::error_workflow::ErrorWorkflow;
+use super::error_workflow::{ErrorWorkflow, FailedVisit};
 use super::event::Parent;
 use super::hold::Holds;
 use super::rerun::RerunOf;
@@ -129,6 +129,9 @@ pub struct ExecutionState {
     /// The `end` node that ended it, if one did.
     #[n(44)]
     pub ended_by: Option<NodeIx>,
+    /// The trigger that its start named.
+    #[n(45)]
+    pub trigger: Option<String>,
     /// How many nodes have not ended. Derived; see [`ExecutionState::reindex`].
     #[cbor(skip)]
     pub open_nodes: u32,
@@ -255,6 +258,9 @@ pub struct Failure {
     /// The error.
     #[n(1)]
     pub error: ErrorInfo,
+    /// The node as it failed, where an error workflow is to hear of it: it may be visited again before the execution ends.
+    #[n(2)]
+    pub visit: Option<Box<FailedVisit>>,
 }
 
 /// How an edge was resolved. Every edge is resolved exactly once a generation.
@@ -365,6 +371,7 @@ impl ExecutionState {
             handles_failure_of: None,
             error_workflow: None,
             ended_by: None,
+            trigger: None,
             open_nodes: 0,
             active: BTreeSet::new(),
             running: BTreeSet::new(),

@@ -13,6 +13,7 @@ use super::effect::{Effect, StartAttempt};
 use super::error_workflow::ErrorWorkflow;
 use super::event::Answer;
 use super::hold::Holds;
+use super::rerun::RerunOf;
 use super::scope::{Evaluator, Question, Scope};
 use super::state::{EdgeState, ExecutionState, Failure, LoopState, NodeState, Phase, Stamp, Status};
 use super::step::{StepError, Stepped};
@@ -58,6 +59,7 @@ enum Undo {
     EndedAt(Option<Timestamp>),
     Run(Run),
     EndedBy(Option<NodeIx>),
+    RerunOf(Option<Box<RerunOf>>),
     ExecutionDeadline(Option<Timestamp>),
 }
 
@@ -153,6 +155,7 @@ impl<'a> Tx<'a> {
                 Undo::EndedAt(old) => self.state.ended_at = old,
                 Undo::Run(old) => self.state.run = old,
                 Undo::EndedBy(old) => self.state.ended_by = old,
+                Undo::RerunOf(old) => self.state.rerun_of = old,
                 Undo::ExecutionDeadline(old) => self.state.execution_deadline = old,
             }
         }
@@ -400,6 +403,11 @@ impl<'a> Tx<'a> {
         self.undo.push(Undo::EndedBy(old));
     }
 
+    pub(super) fn set_rerun_of(&mut self, of: Option<Box<RerunOf>>) {
+        let old = std::mem::replace(&mut self.state.rerun_of, of);
+        self.undo.push(Undo::RerunOf(old));
+    }
+
     pub(super) fn set_run(&mut self, run: Run) {
         let old = std::mem::replace(&mut self.state.run, run);
         self.undo.push(Undo::Run(old));
@@ -413,7 +421,8 @@ impl<'a> Tx<'a> {
     /// Keeps the first failure that nothing handled.
     pub(super) fn note_failure(&mut self, node: Option<NodeIx>, error: ErrorInfo) {
         if self.state.failure.is_none() {
-            self.set_failure(Some(Failure { node, error }));
+            let failure = self.failure_of(node, error);
+            self.set_failure(Some(failure));
         }
     }
 

@@ -467,6 +467,7 @@ fn plan_settings(settings: Settings) -> PlanSettings {
             .iter()
             .map(|(name, value)| (name.clone(), Value::from(value.clone())))
             .collect(),
+        compensates: settings.compensate,
         error_workflow: settings.error_workflow.map(WorkflowId::from),
         parallel_nodes_max: settings.max_parallel_nodes,
         concurrency: settings.concurrency,

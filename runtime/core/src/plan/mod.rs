@@ -332,6 +332,8 @@ pub struct PlanSettings {
     pub input_schema: Option<Json>,
     /// Defaults of variables.
     pub variables: BTreeMap<String, Value>,
+    /// Whether what completed is undone when an execution does not complete, as far as nodes say how.
+    pub compensates: bool,
     /// The workflow that is started when an execution fails.
     pub error_workflow: Option<WorkflowId>,
     /// Most attempts outstanding at once.

@@ -1,9 +1,11 @@
 //! Random definitions, outcomes, commands and interleavings. `PROPTEST_CASES` raises their number.
 
+mod again;
 mod family;
 mod held;
 mod outside;
 mod reopened;
+mod reported;
 mod undone;
 
 use proptest::prelude::*;
@@ -13,6 +15,7 @@ use troupe_core::definition::{Diagnostic, Limits, Severity, WorkflowDefinition, 
 use troupe_core::execution::{Effect, ExecutionState, replay};
 use troupe_core::plan::Plan;
 
+use crate::support::again::OF_GRAPHS;
 use crate::support::cases::{Case, cases};
 use crate::support::duo::Duo;
 use crate::support::script;
@@ -124,14 +127,6 @@ proptest! {
 #[test]
 fn random_definitions_are_valid_as_graphs() {
     // The rest is about fields that the tests do not need and about languages that they do not use.
-    let of_graphs = [
-        "UNREACHABLE_NODE",
-        "IRREDUCIBLE_CYCLE",
-        "LOOP_WITHOUT_EXIT",
-        "UNKNOWN_NODE",
-        "INVALID_VALUE",
-        "DECISION_EDGE_UNMATCHED",
-    ];
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for _ in 0..1_000 {
         let case = proptest::strategy::Strategy::new_tree(&cases(), &mut runner).unwrap();
@@ -139,7 +134,7 @@ fn random_definitions_are_valid_as_graphs() {
         let definition: WorkflowDefinition = serde_json::from_value(case.definition.clone()).unwrap();
         let found = validate(&definition, None, &Limits::default());
         let errors = found.iter().filter(|found| found.severity == Severity::Error);
-        let errors: Vec<&Diagnostic> = errors.filter(|error| of_graphs.contains(&error.code)).collect();
+        let errors: Vec<&Diagnostic> = errors.filter(|error| OF_GRAPHS.contains(&error.code)).collect();
         assert!(errors.is_empty(), "{errors:?}: {case:?}");
     }
 }
@@ -213,6 +208,7 @@ fn random_definitions_cover_what_they_should() {
             outside::met(&duo),
             family::met(&duo),
             reopened::met(&duo),
+            reported::met(&duo),
             undone::met(&duo),
             held::met(&duo),
         ]
@@ -255,6 +251,7 @@ fn random_definitions_cover_what_they_should() {
         .chain(outside::WANTED)
         .chain(family::WANTED)
         .chain(reopened::WANTED)
+        .chain(reported::WANTED)
         .chain(undone::WANTED)
         .chain(held::WANTED)
     {

@@ -45,10 +45,13 @@ fn compensation(written: &Node) -> Option<Node> {
 }
 
 impl Reference {
+    pub(super) fn compensates(&self) -> bool {
+        self.definition.settings.get("compensate") == Some(&Value::Bool(true))
+    }
+
     /// A node has completed by itself: one that was skipped with an output has not.
     pub(super) fn note_completion(&mut self, id: &str) {
-        let compensates = self.definition.settings.get("compensate") == Some(&Value::Bool(true));
-        if !compensates || compensation(node(&self.definition, id)).is_none() {
+        if !self.compensates() || compensation(node(&self.definition, id)).is_none() {
             return;
         }
         let state = &self.nodes[id];

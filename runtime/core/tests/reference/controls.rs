@@ -103,6 +103,11 @@ impl Reference {
         }
     }
 
+    /// It is in one shard with another execution.
+    pub(super) fn share_controls(&mut self, other: &Self) {
+        self.controls = other.controls.clone();
+    }
+
     /// It begins, or goes on as its next run: from now on clocks count.
     pub(super) fn begin_clocks(&mut self, told: Told) {
         (self.told, self.controls.accounted_at) = (told, self.at);

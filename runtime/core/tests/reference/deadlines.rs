@@ -54,9 +54,12 @@ impl Reference {
         match self.status {
             Status::Canceling { until } => return vec![(until, Deadline::CancelGrace, 0)],
             Status::Running | Status::Failing => {}
-            Status::Pending | Status::Undoing(_) | Status::Completed(_) | Status::Failed | Status::Canceled => {
-                return found;
-            }
+            Status::Pending
+            | Status::Undoing(_)
+            | Status::Reporting
+            | Status::Completed(_)
+            | Status::Failed
+            | Status::Canceled => return found,
         }
         if let Some(timeout) = self.definition.settings.get("timeout").and_then(Value::as_i64) {
             found.push((self.timed_from + timeout, Deadline::Execution, 0));

@@ -12,7 +12,7 @@ impl Reference {
     /// `settings.timeout`: everything ends at once.
     pub(super) fn time_out(&mut self) {
         self.end_everything();
-        self.failure.get_or_insert((None, failure("EXECUTION_TIMEOUT").error()));
+        self.blame_first(None, failure("EXECUTION_TIMEOUT").error());
         self.verdict = Some(Status::Failed);
     }
 
@@ -34,7 +34,6 @@ impl Reference {
         }
         self.end_everything();
         self.ended_by = Some(id.to_owned());
-        let by_node = |error: Value| (Some(id.to_owned()), error);
         let asked = self.asked_status(id);
         self.verdict = Some(match asked.as_deref() {
             Some("canceled") => {
@@ -45,9 +44,10 @@ impl Reference {
                 match field(node(&self.definition, id), "error") {
                     Some(error) => {
                         let code = error["code"].as_str().unwrap_or("ENDED");
-                        self.failure = Some(by_node(json!({"message": error["message"], "code": code})));
+                        let error = json!({"message": error["message"], "code": code});
+                        self.blame(Some(id), error);
                     }
-                    None => _ = self.failure.get_or_insert(by_node(failure("ENDED").error())),
+                    None => self.blame_first(Some(id), failure("ENDED").error()),
                 }
                 Status::Failed
             }
@@ -74,7 +74,7 @@ impl Reference {
             match self.execution_output() {
                 Ok(output) => self.be_over(Status::Completed(output)),
                 Err(Thrown) => {
-                    self.failure = Some((None, expression_error()));
+                    self.blame(None, expression_error());
                     self.end_as(Ending::Failed);
                 }
             }
@@ -91,13 +91,14 @@ impl Reference {
             self.status = Status::Undoing(ending);
             return;
         }
-        self.be_over(match ending {
-            Ending::Failed => Status::Failed,
-            Ending::Canceled => Status::Canceled,
-        });
+        match ending {
+            Ending::Failed if self.has_to_report() => self.start_reporting(),
+            Ending::Failed => self.be_over(Status::Failed),
+            Ending::Canceled => self.be_over(Status::Canceled),
+        }
     }
 
-    fn be_over(&mut self, status: Status) {
+    pub(super) fn be_over(&mut self, status: Status) {
         (self.paused, self.paused_with_parent) = (false, false);
         self.status = status;
         self.did.push(Did::Finish);

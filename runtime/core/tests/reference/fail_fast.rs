@@ -14,7 +14,7 @@ impl Reference {
         if self.status != Status::Running {
             return;
         }
-        self.failure.get_or_insert((Some(id.to_owned()), error));
+        self.blame_first(Some(id), error);
         if self.definition.settings.get("onFailure").and_then(Value::as_str) != Some("continue") {
             self.stop_all_but_cleanup();
         }

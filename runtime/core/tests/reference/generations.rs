@@ -80,6 +80,7 @@ impl Reference {
             Status::Pending
             | Status::Canceling { .. }
             | Status::Undoing(_)
+            | Status::Reporting
             | Status::Completed(_)
             | Status::Failed
             | Status::Canceled => false,

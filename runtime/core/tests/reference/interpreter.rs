@@ -1,6 +1,7 @@
 //! The stimuli that move an execution.
 
 use serde_json::{Value, json};
+use troupe_core::definition::Node;
 
 use super::children::Tell;
 use super::compensations::UNDOES;
@@ -22,6 +23,7 @@ impl Reference {
         variables: &[(String, Value)],
     ) -> Result<Vec<Did>, Refusal> {
         self.create(at, trigger, input, variables)?;
+        self.begin_running();
         self.fire_roots(trigger)
     }
 
@@ -53,10 +55,18 @@ impl Reference {
         let Some(trigger) = self.queued.take().filter(|_| self.status == Status::Pending) else {
             return Err(Refusal::Unchanged);
         };
+        self.begin_running();
         self.fire_roots(trigger.as_deref())
     }
 
-    fn create(
+    /// Whether a start may name the node as its trigger.
+    pub(super) fn may_name(&self, id: &str) -> bool {
+        let named = |node: &&Node| node.id == id;
+        let node = self.definition.nodes.iter().find(named);
+        node.is_some_and(|node| is_trigger(&self.definition, node))
+    }
+
+    pub(super) fn create(
         &mut self,
         at: i64,
         trigger: Option<&str>,
@@ -69,13 +79,7 @@ impl Reference {
             .get("inputSchema")
             .cloned()
             .unwrap_or(Value::Null);
-        let known = |id: &str| {
-            self.definition
-                .nodes
-                .iter()
-                .any(|node| node.id == id && is_trigger(&self.definition, node))
-        };
-        if trigger.is_some_and(|id| !known(id)) {
+        if trigger.is_some_and(|id| !self.may_name(id)) {
             return Err(Refusal::Refused("UNKNOWN_TRIGGER"));
         }
         if !language::meets(&schema, &input) {
@@ -89,17 +93,17 @@ impl Reference {
             .cloned()
             .unwrap_or_default();
         self.variables = defaults.into_iter().chain(variables.iter().cloned()).collect();
-        (self.at, self.payload) = (at, input);
+        (self.at, self.created_at, self.payload) = (at, at, input);
+        self.trigger = trigger.map(str::to_owned);
         self.begin_clocks(self.in_force());
         Ok(())
     }
 
-    fn fire_roots(&mut self, trigger: Option<&str>) -> Result<Vec<Did>, Refusal> {
-        (self.timed_from, self.status) = (self.at, Status::Running);
+    pub(super) fn fire_roots(&mut self, trigger: Option<&str>) -> Result<Vec<Did>, Refusal> {
         let firing = firing_roots(&self.definition, trigger);
         for id in roots(&self.definition) {
-            // A root before it may have canceled it or ended the execution.
-            if self.nodes[&id].phase.is_terminal() {
+            // A root before it may have canceled it or ended the execution; a rerun may have taken it over or begun with it.
+            if self.nodes[&id].phase != Phase::Pending {
                 continue;
             }
             if firing.contains(&id) {
@@ -117,6 +121,7 @@ impl Reference {
         if id.ends_with(UNDOES) {
             return self.undoing_reported(outcome);
         }
+        self.set(id).attempts += 1;
         match (self.nodes[id].phase, outcome) {
             (Phase::Canceling, outcome) => {
                 self.set(id).failed.extend(outcome.err().map(|failure| failure.code));
@@ -152,7 +157,9 @@ impl Reference {
     pub(super) fn pause_with(&mut self, at: i64, freezes: bool) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
         let stands_there = self.paused && self.is_frozen_by_itself() == freezes;
-        if matches!(self.status, Status::Canceling { .. }) || (stands_there && !self.paused_with_parent) {
+        if matches!(self.status, Status::Canceling { .. } | Status::Reporting)
+            || (stands_there && !self.paused_with_parent)
+        {
             return Err(Refusal::Unchanged);
         }
         (self.paused, self.paused_with_parent) = (true, false);
@@ -181,8 +188,16 @@ impl Reference {
         if matches!(self.status, Status::Undoing(_)) && !at_once && self.paused {
             return self.resume(at);
         }
-        if matches!(self.status, Status::Canceling { .. } | Status::Undoing(_)) && !at_once {
+        if matches!(
+            self.status,
+            Status::Canceling { .. } | Status::Undoing(_) | Status::Reporting
+        ) && !at_once
+        {
             return Err(Refusal::Unchanged);
+        }
+        if self.status == Status::Reporting {
+            self.be_over(Status::Failed);
+            return self.conclude();
         }
         if at_once {
             self.give_up_undoing();
@@ -230,6 +245,7 @@ impl Reference {
                     self.set(&id).interruptions += u32::from(counts);
                     self.set(&id).interruptions_of_attempt += u32::from(counts);
                     if self.nodes[&id].interruptions_of_attempt > INTERRUPTIONS_MAX {
+                        self.set(&id).attempts += 1;
                         self.fail_attempt(&id, failure("INTERRUPTED"));
                     } else {
                         self.hold(&id);

@@ -18,7 +18,7 @@ impl Reference {
         self.alive(at)?;
         if matches!(
             self.status,
-            Status::Pending | Status::Canceling { .. } | Status::Undoing(_)
+            Status::Pending | Status::Canceling { .. } | Status::Undoing(_) | Status::Reporting
         ) {
             return Err(Refusal::Refused("NODE_NOT_WAITING"));
         }

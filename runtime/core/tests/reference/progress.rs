@@ -206,7 +206,10 @@ impl Reference {
         if self.status == Status::Pending {
             return Ok(std::mem::take(&mut self.did));
         }
-        if self.all_ended() && self.status != Status::Pending {
+        if self.is_over() || self.status == Status::Reporting {
+            return Ok(std::mem::take(&mut self.did));
+        }
+        if self.all_ended() {
             if !matches!(self.status, Status::Undoing(_)) {
                 self.end();
             }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::controls::Told;
 use super::definition::{join_field, node};
 use super::loops::Loop;
 use super::state::{Did, Edge, EndedVisit, Generation, NodeState, Phase, Reference, Refusal, Status};
@@ -44,8 +43,7 @@ impl Reference {
         if has_ended {
             self.run += 1;
             (self.status, self.ended_by, self.timed_from) = (Status::Running, None, at);
-            // It is told of controls when it wakes the next time.
-            self.begin_clocks(Told::default());
+            self.begin_clocks(self.in_force());
         }
         self.forget_failure(&again);
         let given: Vec<(String, NodeState)> = first.iter().map(|id| (id.clone(), self.nodes[id].clone())).collect();
@@ -90,6 +88,7 @@ impl Reference {
             | Status::Failing
             | Status::Canceling { .. }
             | Status::Undoing(_)
+            | Status::Reporting
             | Status::Completed(_) => Err(Refusal::Refused("NOT_REOPENABLE")),
         }
     }
@@ -177,7 +176,11 @@ impl Reference {
         };
         let left = self.ids().into_iter().filter(is_left);
         let first = left.min_by_key(|id| self.nodes[id].failed_at);
-        self.failure = first.map(|id| (Some(id.clone()), self.nodes[&id].error.clone().unwrap_or_default()));
+        self.failure = None;
+        if let Some(id) = first {
+            let error = self.nodes[&id].error.clone().unwrap_or_default();
+            self.blame(Some(&id), error);
+        }
     }
 
     /// Each gets its next visit; one that has not begun keeps its own.

@@ -10,6 +10,7 @@ use super::compensations::{Done, Ending};
 use super::controls::{Controls, Told};
 use super::definition::incoming;
 use super::loops::{Loop, loops};
+use super::retries::Failure;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -21,6 +22,8 @@ pub enum Status {
     },
     /// Nothing runs but what undoes what completed; then it ends so.
     Undoing(Ending),
+    /// It has failed, and its error workflow is being started; then it ends so.
+    Reporting,
     Completed(Value),
     Failed,
     Canceled,
@@ -106,6 +109,8 @@ pub struct NodeState {
     pub failed: Vec<String>,
     /// Data with templates resolved.
     pub data: Value,
+    /// Attempts that ended by themselves.
+    pub attempts: u32,
     pub interruptions: u32,
     /// Of its outstanding attempt alone.
     pub interruptions_of_attempt: u32,
@@ -145,6 +150,7 @@ impl NodeState {
             brought: None,
             failed: Vec::new(),
             data: Value::Null,
+            attempts: 0,
             interruptions: 0,
             interruptions_of_attempt: 0,
             ran: false,
@@ -241,6 +247,11 @@ pub enum Did {
         index: usize,
         what: Tell,
     },
+    /// The error workflow is started with this payload.
+    Report {
+        workflow: String,
+        input: Value,
+    },
     Finish,
 }
 
@@ -248,6 +259,12 @@ pub enum Did {
 #[derive(Clone, Debug)]
 pub struct Reference {
     pub definition: WorkflowDefinition,
+    /// As its error workflow hears of it.
+    pub id: String,
+    /// The id of its parent, likewise.
+    pub parent: Option<String>,
+    /// It runs on behalf of another one's failure.
+    pub handles_failure: bool,
     pub status: Status,
     pub paused: bool,
     /// It is paused because its parent is, not because an operator said so.
@@ -258,6 +275,7 @@ pub struct Reference {
     pub attached: bool,
     /// From 1.
     pub run: u32,
+    pub(super) created_at: i64,
     /// From when the execution's timeout counts.
     pub(super) timed_from: i64,
     pub variables: BTreeMap<String, Value>,
@@ -270,9 +288,15 @@ pub struct Reference {
     pub generations: BTreeMap<String, Generation>,
     /// The first unhandled failure: node and error.
     pub failure: Option<(Option<String>, Value)>,
+    /// That node as it failed, for the error workflow.
+    pub(super) blamed: Value,
+    /// The execution of the error workflow, or why there is none.
+    pub told_of_failure: Option<Result<String, Failure>>,
     /// Inner ones first.
     pub(super) loops: Vec<Loop>,
     pub(super) payload: Value,
+    /// That its start named.
+    pub(super) trigger: Option<String>,
     /// The trigger that it was started with, while it waits until it may run.
     pub(super) queued: Option<Option<String>>,
     /// Calls that came before their node waited, oldest first.
@@ -306,12 +330,16 @@ impl Reference {
         let loops = loops(definition);
         Self {
             definition: definition.clone(),
+            id: String::new(),
+            parent: None,
+            handles_failure: false,
             status: Status::Pending,
             paused: false,
             paused_with_parent: false,
             depth: 0,
             attached: true,
             run: 1,
+            created_at: 0,
             timed_from: 0,
             variables: BTreeMap::new(),
             nodes: definition
@@ -326,8 +354,11 @@ impl Reference {
                 .map(|the| (the.header.clone(), Generation::first()))
                 .collect(),
             failure: None,
+            blamed: Value::Null,
+            told_of_failure: None,
             loops,
             payload: Value::Null,
+            trigger: None,
             queued: None,
             calls: BTreeMap::new(),
             at: 0,

@@ -18,7 +18,10 @@ impl Reference {
         self.alive(at)?;
         let written = node(&self.definition, id);
         let refused = |code| Err(Refusal::Refused(code));
-        let is_ending = matches!(self.status, Status::Canceling { .. } | Status::Undoing(_));
+        let is_ending = matches!(
+            self.status,
+            Status::Canceling { .. } | Status::Undoing(_) | Status::Reporting
+        );
         if is_ending || written.node_type != "webhook" || self.is_root(id) {
             return refused("NODE_NOT_WAITING");
         }

@@ -1,4 +1,4 @@
-//! What random workflows undo when they do not complete.
+//! What random workflows undo when they do not complete, and whom they tell.
 
 use serde_json::{Map, Value, json};
 
@@ -14,6 +14,13 @@ pub fn compensate(definition: &mut Value, choices: &mut Choices<'_>) {
         if !choices.one_in(4) {
             node["data"]["compensation"] = json!({"type": "function", "data": compensation(choices)});
         }
+    }
+}
+
+/// Has some workflows start another one when they fail.
+pub fn report(definition: &mut Value, choices: &mut Choices<'_>) {
+    if choices.one_in(3) {
+        definition["settings"]["errorWorkflow"] = json!("alarm");
     }
 }
 
@@ -66,7 +73,7 @@ fn compensation(choices: &mut Choices<'_>) -> Map<String, Value> {
             json!(choices.pick(&["input.output", "const:1", "throw", "execution.iteration"])),
         );
     }
-    if choices.one_in(6) {
+    if choices.one_in(3) {
         set("totalTimeout", json!(choices.pick(&[1, 60, 5_000])));
     }
     if choices.one_in(8) {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::aftermath::compensate;
+use super::aftermath::{compensate, report};
 use super::choices::Choices;
 use super::definitions::{calm, definition};
 
@@ -41,13 +41,15 @@ pub fn cases() -> impl Strategy<Value = Case> {
             prop::collection::vec(any::<u16>(), 8),
             prop::collection::vec(any::<u16>(), 0..=nodes * 20),
             prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(any::<u16>(), 1..=nodes * 8)],
+            any::<u16>(),
             any::<bool>(),
         )
     };
     prop_oneof![4 => of_size(6), 5 => of_size(12), 1 => of_size(40)].prop_map(
-        |(nodes, edges, loops, settings, script, undoes, is_calm)| {
+        |(nodes, edges, loops, settings, script, undoes, reports, is_calm)| {
             let mut definition = definition(&nodes, &edges, &loops, &settings);
             compensate(&mut definition, &mut Choices::new(&undoes));
+            report(&mut definition, &mut Choices::new(&[reports]));
             if is_calm {
                 calm(&mut definition);
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value as JsonValue;
-use troupe_core::execution::{EdgeState, Phase, Status, next_deadline};
+use troupe_core::execution::{EdgeState, ErrorWorkflow, Phase, Status, next_deadline};
 
 use super::duo::{Disagreement, Duo};
 use super::evaluator::parsed;
@@ -139,6 +139,13 @@ impl Duo {
             .as_ref()
             .map(|(node, error)| (node.clone(), error["code"].as_str().unwrap_or_default().to_owned()));
         same("failure", &failure, &expected)?;
+        let told = state.error_workflow.as_deref().map(|outcome| match outcome {
+            ErrorWorkflow::Began(id) => Ok(id.to_string()),
+            ErrorWorkflow::Refused(error) => Err(error.code.clone()),
+        });
+        let expected = reference.told_of_failure.clone();
+        let expected = expected.map(|outcome| outcome.map_err(|failure| failure.code));
+        same("error workflow", &told, &expected)?;
         let due = next_deadline(state).map(|due| due.0);
         same("next deadline", &due, &reference.next_deadline())?;
         same("status", &status(&state.status), &expected_status(&reference.status))
@@ -288,6 +295,7 @@ fn expected_status(status: &reference::Status) -> (&'static str, Option<String>)
         reference::Status::Running => ("running", None),
         reference::Status::Failing => ("failing", None),
         reference::Status::Undoing(_) => ("compensating", None),
+        reference::Status::Reporting => ("reporting", None),
         reference::Status::Canceling { until } => ("canceling", Some(until.to_string())),
         reference::Status::Completed(output) => ("completed", Some(normal(output).to_string())),
         reference::Status::Failed => ("failed", None),
@@ -318,7 +326,7 @@ pub(super) fn in_order(mut done: Vec<Did>) -> Vec<Did> {
         Did::Start { .. } | Did::Abort { .. } => (0, String::new(), 0, None),
         Did::Begin { node, .. } => (1, node.clone(), 0, None),
         Did::Tell { node, index, what, .. } => (2, node.clone(), *index, Some(*what)),
-        Did::Finish => (3, String::new(), 0, None),
+        Did::Report { .. } | Did::Finish => (3, String::new(), 0, None),
     });
     done
 }
@@ -350,6 +358,10 @@ pub(super) fn normal_did(did: &Did) -> Did {
             index: *index,
             input: normal(input),
             attached: *attached,
+        },
+        Did::Report { workflow, input } => Did::Report {
+            workflow: workflow.clone(),
+            input: normal(input),
         },
         other => other.clone(),
     }

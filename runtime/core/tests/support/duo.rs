@@ -52,6 +52,8 @@ pub struct Duo {
     pub controls: ControlSet,
     /// Every control that was set or lifted, and when.
     pub commands: Vec<(i64, Scope, Option<Control>)>,
+    /// How many executions it comes after: it is the rerun of a rerun.
+    pub generation: u32,
     /// How many visits of each node have ended.
     ended: BTreeMap<NodeIx, u32>,
 }
@@ -61,10 +63,12 @@ impl Duo {
         let definition: WorkflowDefinition = serde_json::from_value(definition.clone()).expect("a definition");
         let plan = Plan::build(&definition).expect("a valid definition");
         let id = ExecutionId::fresh(ShardId(3), Timestamp(EPOCH), 42);
+        let mut reference = Reference::new(&definition);
+        reference.id = id.to_string();
         Self {
             state: ExecutionState::new(&plan, id),
             plan,
-            reference: Reference::new(&definition),
+            reference,
             now: EPOCH,
             log: Vec::new(),
             outstanding: BTreeMap::new(),
@@ -78,6 +82,7 @@ impl Duo {
             attached: true,
             controls: ControlSet::default(),
             commands: Vec::new(),
+            generation: 0,
             ended: BTreeMap::new(),
         }
     }
@@ -85,6 +90,21 @@ impl Duo {
     /// So many executions are above it.
     pub fn depth(&mut self, depth: u32) {
         (self.depth, self.reference.depth) = (depth, depth);
+        self.reference.parent = self.parent().map(|parent| parent.execution.to_string());
+    }
+
+    /// It is a rerun of another one, in the same shard.
+    pub fn become_another(&mut self, source: &Self, id: ExecutionId) {
+        self.state = ExecutionState::new(&self.plan, id);
+        self.reference.id = id.to_string();
+        self.reference.under_controls_of(&source.reference);
+        self.controls = source.controls.clone();
+        (self.now, self.generation, self.starves) = (source.now, source.generation + 1, source.starves);
+    }
+
+    /// It runs on behalf of another one's failure.
+    pub fn handle_failure(&mut self) {
+        self.reference.handles_failure = true;
     }
 
     /// Its parent does not wait for it.
@@ -308,7 +328,8 @@ impl Duo {
                     }
                 }
                 Effect::AbortAttempt(_) => {}
-                Effect::StartErrorWorkflow(_) => return Err("executions of the tests name no error workflow".into()),
+                Effect::StartErrorWorkflow(_) if self.state.status == Status::Reporting => {}
+                Effect::StartErrorWorkflow(_) => return Err("an execution reports that has not failed".into()),
                 Effect::StartChild(start) if self.state.is_node_held(start.child.node) => {
                     return Err("a child begins that is held".into());
                 }
@@ -327,6 +348,7 @@ impl Duo {
             }
         }
         self.starts_again_alike()?;
+        self.reports_again_alike(effects)?;
         let most = self
             .plan
             .settings
@@ -355,6 +377,21 @@ impl Duo {
             Ok(())
         } else {
             Err(format!("among {open:?} is a child that never began"))
+        }
+    }
+
+    /// Whoever takes over an execution that reports starts the same error workflow.
+    fn reports_again_alike(&self, effects: &[Effect]) -> Result<(), Disagreement> {
+        let again = self.state.error_workflow_to_start(&self.plan);
+        same(
+            "whether an error workflow is to start",
+            &again.is_some(),
+            &(self.state.status == Status::Reporting),
+        )?;
+        let mut effects = effects.iter();
+        match effects.find(|effect| matches!(effect, Effect::StartErrorWorkflow(_))) {
+            Some(Effect::StartErrorWorkflow(start)) => same("the report, again", &again.as_ref(), &Some(start)),
+            _ => Ok(()),
         }
     }
 
@@ -405,7 +442,10 @@ impl Duo {
                     },
                 }),
                 Effect::AskForRoom => {}
-                Effect::StartErrorWorkflow(_) => {}
+                Effect::StartErrorWorkflow(start) => done.push(Did::Report {
+                    workflow: start.workflow.as_str().into(),
+                    input: normal(&parsed(&start.input)),
+                }),
             }
         }
         let (state, plan) = (&self.state, &self.plan);

@@ -1,6 +1,7 @@
 //! Drives the real core and the reference in lock-step.
 
 pub mod aftermath;
+pub mod again;
 pub mod alone;
 pub mod cases;
 pub mod choices;

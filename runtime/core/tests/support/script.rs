@@ -6,6 +6,7 @@ use troupe_core::definition::NodeKind;
 use troupe_core::execution::{Phase, StartChild, Status, next_deadline};
 use troupe_core::plan::PlanNode;
 
+use super::again::{Begin, another_version};
 use super::cases::Case;
 use super::choices::Choices;
 use super::duo::{Disagreement, Duo, Stimulus};
@@ -20,7 +21,7 @@ pub fn run(case: &Case, starves: bool) -> Result<Duo, String> {
     duo.starves = starves;
     let mut choices = Choices::new(&case.script);
     let mut trace = Vec::new();
-    let outcome = play(&mut duo, case.is_calm, &mut choices, &mut trace);
+    let outcome = play(&mut duo, case.is_calm, &mut choices, &mut trace, STIMULI_MAX);
     outcome.map_err(|disagreement| {
         let (trace, stands) = (trace.join("\n"), duo.stands());
         format!("{disagreement}\nafter:\n{trace}\nwhere stand:\n{stands}")
@@ -28,7 +29,13 @@ pub fn run(case: &Case, starves: bool) -> Result<Duo, String> {
     Ok(duo)
 }
 
-fn play(duo: &mut Duo, is_calm: bool, choices: &mut Choices<'_>, trace: &mut Vec<String>) -> Result<(), Disagreement> {
+fn play(
+    duo: &mut Duo,
+    is_calm: bool,
+    choices: &mut Choices<'_>,
+    trace: &mut Vec<String>,
+    stimuli_max: usize,
+) -> Result<(), Disagreement> {
     match choices.below(20) {
         18 => duo.depth(1),
         19 => {
@@ -41,6 +48,9 @@ fn play(duo: &mut Duo, is_calm: bool, choices: &mut Choices<'_>, trace: &mut Vec
         let control = control(duo, choices);
         apply(duo, &control, trace)?;
     }
+    if choices.one_in(4) && duo.plan.settings.error_workflow.is_some() {
+        duo.handle_failure();
+    }
     let start = start(duo, choices);
     let started = apply(duo, &start, trace)?;
     if !started {
@@ -50,7 +60,18 @@ fn play(duo: &mut Duo, is_calm: bool, choices: &mut Choices<'_>, trace: &mut Vec
             Err("a refused start left an entry".into())
         };
     }
-    for _ in 0..STIMULI_MAX {
+    go_on(duo, is_calm, choices, trace, stimuli_max)
+}
+
+/// Lets things happen, so many at most, until the execution has ended for good.
+fn go_on(
+    duo: &mut Duo,
+    is_calm: bool,
+    choices: &mut Choices<'_>,
+    trace: &mut Vec<String>,
+    stimuli_max: usize,
+) -> Result<(), Disagreement> {
+    for _ in 0..stimuli_max {
         let patience = [0, 0, 1, 40, 600, 7_000, 200_000];
         if duo.state.status.is_terminal() {
             after_the_end(duo, trace)?;
@@ -81,7 +102,92 @@ fn play(duo: &mut Duo, is_calm: bool, choices: &mut Choices<'_>, trace: &mut Vec
         }
         apply(duo, &stimulus, trace)?;
     }
+    if stimuli_max < STIMULI_MAX {
+        return Ok(());
+    }
     Err("the execution never ends".into())
+}
+
+/// Executions of which each but the first takes over what the one before gave.
+pub struct Again {
+    pub runs: Vec<Duo>,
+    /// Codes of reruns that were refused.
+    pub refused: Vec<String>,
+}
+
+/// Runs a case, perhaps not to its end, and runs it again from some node, perhaps more than once.
+pub fn run_again(case: &Case, tape: &[u16], starves: bool) -> Result<Again, String> {
+    let mut again = Again {
+        runs: Vec::new(),
+        refused: Vec::new(),
+    };
+    let mut trace = Vec::new();
+    let mut choices = Choices::new(tape);
+    let stimuli_max = *choices.pick(&[STIMULI_MAX, 4, 12, 40, STIMULI_MAX]);
+    let mut duo = Duo::new(&case.definition);
+    duo.starves = starves;
+    let told = |what: Disagreement, trace: &[String], stands: String| {
+        format!("{what}\nafter:\n{}\nwhere stand:\n{stands}", trace.join("\n"))
+    };
+    let outcome = play(
+        &mut duo,
+        case.is_calm,
+        &mut Choices::new(&case.script),
+        &mut trace,
+        stimuli_max,
+    );
+    outcome.map_err(|what| told(what, &trace, duo.stands()))?;
+    let mut definition = case.definition.clone();
+    while duo.state.seq.0 > 0 && again.runs.len() < 3 {
+        let begun = run_from(&duo, &mut definition, &mut choices, &mut trace);
+        let begun = begun.map_err(|what| told(what, &trace, duo.stands()))?;
+        match begun {
+            Err(code) => again.refused.push(code),
+            Ok((mut next, start)) => {
+                std::mem::swap(&mut duo, &mut next);
+                again.runs.push(next);
+                let outcome = begin_again(&mut duo, case.is_calm, &start, &mut choices, &mut trace);
+                outcome.map_err(|what| told(what, &trace, duo.stands()))?;
+            }
+        }
+        if choices.is_spent() || choices.one_in(3) {
+            break;
+        }
+    }
+    again.runs.push(duo);
+    Ok(again)
+}
+
+/// A rerun from some node; `definition` becomes the version that it runs.
+fn run_from(
+    duo: &Duo,
+    definition: &mut Value,
+    choices: &mut Choices<'_>,
+    trace: &mut Vec<String>,
+) -> Result<Result<Begin, String>, Disagreement> {
+    let version = another_version(definition, choices);
+    let nodes = version["nodes"].as_array().cloned().unwrap_or_default();
+    let from = choices.pick(&nodes)["id"].as_str().unwrap_or_default().to_owned();
+    let input = choices.one_in(3).then(|| value(choices));
+    trace.push(format!("again from {from} with {input:?} in {version}"));
+    let begun = duo.rerun(&version, &from, input.as_ref())?;
+    if begun.is_ok() {
+        *definition = version;
+    }
+    Ok(begun)
+}
+
+fn begin_again(
+    duo: &mut Duo,
+    is_calm: bool,
+    start: &Stimulus,
+    choices: &mut Choices<'_>,
+    trace: &mut Vec<String>,
+) -> Result<(), Disagreement> {
+    if apply(duo, start, trace)? {
+        go_on(duo, is_calm, choices, trace, STIMULI_MAX)?;
+    }
+    Ok(())
 }
 
 fn apply(duo: &mut Duo, stimulus: &Stimulus, trace: &mut Vec<String>) -> Result<bool, Disagreement> {
@@ -130,6 +236,9 @@ fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus
     let mut possible = Vec::new();
     if duo.state.status == Status::Pending {
         possible.extend(std::iter::repeat_n(Stimulus::Admit, 6));
+    }
+    if duo.state.status == Status::Reporting {
+        possible.extend(std::iter::repeat_n(report_told(duo, choices), 4));
     }
     if duo.state.paused {
         possible.push(Stimulus::Resume);
@@ -216,11 +325,35 @@ fn possible(duo: &Duo, is_calm: bool, choices: &mut Choices<'_>) -> Vec<Stimulus
         possible.push(Stimulus::ResumeWithParent);
     }
     possible.extend(from_outside(duo, choices));
+    if duo.plan.settings.error_workflow.is_some() && choices.one_in(8) {
+        possible.push(report_told(duo, choices));
+    }
+    if duo.state.status == Status::Reporting && choices.one_in(2) {
+        possible.push(Stimulus::Cancel {
+            grace_ms: 1,
+            at_once: choices.one_in(2),
+        });
+    }
     let has_failed = duo.state.nodes.iter().any(|node| node.phase == Phase::Failed);
     if has_failed || choices.one_in(10) {
         possible.push(reopening(duo, choices));
     }
     possible
+}
+
+/// What became of the error workflow.
+fn report_told(duo: &Duo, choices: &mut Choices<'_>) -> Stimulus {
+    Stimulus::Reported(if choices.one_in(3) {
+        Err(Failure {
+            code: "WORKFLOW_NOT_FOUND".into(),
+            message: "there is none".into(),
+            details: None,
+            retryable: false,
+            retry_after_ms: None,
+        })
+    } else {
+        Ok(duo.state.id.to_string())
+    })
 }
 
 /// Some control is set or lifted, mostly one that concerns the execution.
@@ -457,6 +590,7 @@ fn after_the_end(duo: &mut Duo, trace: &mut Vec<String>) -> Result<(), Disagreem
         Stimulus::ResumeWithParent,
         Stimulus::Freeze,
         Stimulus::FreezeWithParent,
+        report_told(duo, &mut Choices::new(&[])),
     ]);
     late.extend(duo.begun.last().map(|start| {
         let report = child_report(duo, start, true, &mut Choices::new(&[]));

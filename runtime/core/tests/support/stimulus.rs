@@ -1,13 +1,15 @@
 //! What can happen to an execution, as the core and as the reference hear of it.
 
 use serde_json::{Value as JsonValue, json};
+use troupe_core::control::ControlsSeen;
 use troupe_core::execution::{
-    self as core, AttemptClosed, AttemptFailure, AttemptOutcome, ChildId, ChildOutcome, Event, Reopened, Started,
+    self as core, AttemptClosed, AttemptFailure, AttemptOutcome, ChildId, ChildOutcome, ErrorWorkflow, Event, Reopened,
+    Started,
 };
 use troupe_core::{ErrorInfo, Json, NodeIx, Timestamp, Token, Value, Visit};
 
 use super::duo::Duo;
-use crate::reference::{ChildEnd, ChildReport, Control, Decision, Did, Failure, Refusal, Remedy, Scope};
+use crate::reference::{self, ChildEnd, ChildReport, Control, Decision, Did, Failure, Refusal, Remedy, Scope};
 
 /// Something that happens to an execution.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +26,13 @@ pub enum Stimulus {
         variables: Vec<(String, JsonValue)>,
     },
     Admit,
+    /// A rerun begins: as the core hears of it, and what the reference is given.
+    StartOver {
+        started: Box<Started>,
+        input: JsonValue,
+        variables: Vec<(String, JsonValue)>,
+        rerun: Box<reference::rerun::Rerun>,
+    },
     Report {
         node: String,
         outcome: Result<JsonValue, Failure>,
@@ -76,6 +85,8 @@ pub enum Stimulus {
         nodes: Vec<String>,
         remedy: Remedy,
     },
+    /// The error workflow began, as this execution, or could not be started.
+    Reported(Result<String, Failure>),
 }
 
 impl Duo {
@@ -84,12 +95,21 @@ impl Duo {
             variables: values(variables),
             trigger: trigger.cloned(),
             parent: self.parent(),
-            controls: self
-                .controls
-                .news_at_start(&self.plan, Timestamp(self.now))
-                .map(Box::new),
+            handles_failure_of: self.reference.handles_failure.then_some(self.state.id),
+            controls: self.controls_at_start(),
             ..Started::of(self.state.id, &self.plan, Value::from(input.clone()))
         })
+    }
+
+    /// What an execution that had ended begins its next run under.
+    fn controls_of_next_run(&self) -> Option<Box<ControlsSeen>> {
+        let ended = self.state.status.is_terminal();
+        self.controls_at_start().filter(|_| ended)
+    }
+
+    fn controls_at_start(&self) -> Option<Box<ControlsSeen>> {
+        let seen = self.controls.news_at_start(&self.plan, Timestamp(self.now));
+        seen.map(Box::new)
     }
 
     /// A stimulus as the core hears of it.
@@ -106,6 +126,10 @@ impl Duo {
                 variables,
             } => Event::Queued(self.started(trigger.as_ref(), input, variables)),
             Stimulus::Admit => Event::Admitted,
+            Stimulus::StartOver { started, .. } => Event::Started(Box::new(Started {
+                controls: self.controls_at_start(),
+                ..(**started).clone()
+            })),
             Stimulus::Report { node, outcome } => self.closed(self.outstanding[node], outcome),
             Stimulus::Stale { token } => self.closed(*token, &Ok(json!("stale"))),
             Stimulus::Deadline => Event::DeadlineReached,
@@ -151,7 +175,12 @@ impl Duo {
                     Remedy::Skip(output) => core::Remedy::Skip(output.clone().map(Value::from)),
                 },
                 reason: None,
+                controls: self.controls_of_next_run(),
             })),
+            Stimulus::Reported(outcome) => Event::ErrorWorkflow(match outcome {
+                Ok(id) => ErrorWorkflow::Began(id.parse().expect("an id of an execution")),
+                Err(failure) => ErrorWorkflow::Refused(error_info(failure)),
+            }),
         }
     }
 
@@ -202,6 +231,12 @@ impl Duo {
                 variables,
             } => reference.queue(at, trigger.as_deref(), input.clone(), variables),
             Stimulus::Admit => reference.admitted(at),
+            Stimulus::StartOver {
+                input,
+                variables,
+                rerun,
+                ..
+            } => reference.start_over(at, input.clone(), variables, rerun),
             Stimulus::Report { node, outcome } => reference.report(at, node, outcome.clone()),
             Stimulus::Stale { .. } if reference.is_over() => Err(Refusal::Ended),
             Stimulus::Stale { .. } => Err(Refusal::Stale),
@@ -223,6 +258,7 @@ impl Duo {
             Stimulus::Learn => reference.learn(at),
             Stimulus::ResumeWithParent => reference.resume_with_parent(at),
             Stimulus::Reopen { nodes, remedy } => reference.reopened(at, nodes, remedy),
+            Stimulus::Reported(outcome) => reference.reported(at, outcome.clone()),
         }
     }
 

@@ -459,6 +459,7 @@ fn what_was_undone_is_not_retried_and_runs_again_in_a_rerun() {
     run.fail("a^", "E2");
     assert_eq!(run.status(), "failed");
     let retry = Reopened {
+        controls: None,
         run: run.state.run,
         nodes: Vec::new(),
         remedy: Remedy::Retry,

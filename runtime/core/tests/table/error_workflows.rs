@@ -148,3 +148,40 @@ fn an_outcome_that_nobody_waits_for_is_stale() {
     let began = Event::ErrorWorkflow(ErrorWorkflow::Began(another()));
     assert_eq!(run.try_apply(&began), Err(StepError::Stale));
 }
+
+#[test]
+fn it_hears_that_there_was_nothing_to_undo() {
+    let mut run = reporting(&json!({"compensate": true}));
+    run.start(None);
+    run.fail("a", "E1");
+    run.due();
+    run.fail("a", "E1");
+    run.due();
+    run.fail("a", "E1");
+    assert_eq!(run.done(), "report to alarm");
+    assert_eq!(run.report.as_ref().unwrap()["compensations"], json!([]));
+}
+
+#[test]
+fn it_hears_of_the_visit_that_failed_though_others_followed() {
+    let mut run = Solo::new(&json!({
+        "id": "w", "version": 1,
+        "nodes": [
+            {"id": "r", "type": "function", "data": {}},
+            {"id": "h", "type": "function", "data": {"retryPolicy": {"maxAttempts": 1}}},
+        ],
+        "edges": [
+            {"id": "in", "source": "r", "target": "h"},
+            {"id": "back", "source": "h", "target": "h", "type": "always", "condition": "execution.iteration == 1"},
+        ],
+        "settings": {"errorWorkflow": "alarm", "onFailure": "continue"},
+    }));
+    run.start(None);
+    run.complete("r", json!("first")).fail("h", "E1");
+    run.complete("h", json!("second"));
+    assert_eq!(run.done(), "report to alarm");
+    let report = run.report.as_ref().unwrap();
+    assert_eq!(report["error"]["code"], "E1");
+    let expected = json!({"id": "h", "type": "function", "visit": 1, "attempts": 1, "input": "first"});
+    assert_eq!(report["node"], expected);
+}

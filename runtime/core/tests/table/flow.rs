@@ -314,7 +314,7 @@ impl Run {
             Did::Start {
                 node, visit, attempt, ..
             } => Some(format!("{node}{attempt}@{visit}")),
-            Did::Abort { .. } | Did::Begin { .. } | Did::Tell { .. } | Did::Finish => None,
+            Did::Abort { .. } | Did::Begin { .. } | Did::Tell { .. } | Did::Report { .. } | Did::Finish => None,
         });
         started.collect::<Vec<_>>().join(" ")
     }
@@ -323,7 +323,7 @@ impl Run {
     pub fn aborted(&self) -> String {
         let aborted = self.done.iter().filter_map(|did| match did {
             Did::Abort { node } => Some(node.as_str()),
-            Did::Start { .. } | Did::Begin { .. } | Did::Tell { .. } | Did::Finish => None,
+            Did::Start { .. } | Did::Begin { .. } | Did::Tell { .. } | Did::Report { .. } | Did::Finish => None,
         });
         aborted.collect::<Vec<_>>().join(" ")
     }

@@ -7,11 +7,14 @@ use troupe_core::execution::{
 use troupe_core::{NodeIx, Run, Value, Visit};
 
 use super::flow::{Flow, Run as Flowing, flow};
+use crate::reference::{Control, Scope};
 use crate::support::alone::Alone;
+use crate::support::duo::Stimulus;
 
 fn request(alone: &Alone, nodes: &str, remedy: Remedy) -> Reopened {
     let nodes = nodes.split_whitespace().map(|node| alone.plan.node_ix(node).unwrap());
     Reopened {
+        controls: None,
         run: if alone.state.status.is_terminal() {
             alone.state.run.next()
         } else {
@@ -423,4 +426,56 @@ fn an_attached_child_that_has_ended_is_left_to_its_parent() {
     alone.begins_here();
     let event = retry(&alone, "");
     assert_eq!(alone.apply(event).started(), r#"a@2({"ok":true})"#);
+}
+
+fn control(scope: Scope, control: Option<Control>) -> Stimulus {
+    Stimulus::Control {
+        scope,
+        is_stop: false,
+        control,
+    }
+}
+
+#[test]
+fn the_next_run_begins_under_a_pause_of_its_workflow() {
+    let mut run = flow("a each/forEach", "")
+        .data("each", json!({"workflowId": "other", "items": "const:[1]"}))
+        .start();
+    run.cancel(0).due();
+    assert_eq!(run.status(), "canceled");
+    run.apply(control(Scope::Workflow("flow".into()), Some(Control::Pause)));
+    run.retry("");
+    assert!(run.done.is_empty(), "nothing begins: {:?}", run.done);
+    assert!(run.duo.news().is_none(), "it knows already");
+    run.apply(control(Scope::Workflow("flow".into()), None));
+    run.apply(Stimulus::Learn);
+    assert_eq!((run.started(), run.done.len()), ("a1@2".into(), 2));
+}
+
+#[test]
+fn the_next_run_of_a_frozen_workflow_counts_its_timeout_from_when_that_goes_on() {
+    let mut run = flow("a", "").settings(json!({"timeout": 1_000})).start();
+    run.fail("a", "E1");
+    run.wait(500);
+    run.apply(control(Scope::All, Some(Control::Freeze)));
+    run.wait(100).retry("");
+    run.wait(5_000);
+    run.apply(control(Scope::All, None));
+    run.apply(Stimulus::Learn);
+    assert_eq!(run.next_due(), Some(500 + 100 + 5_000 + 1_000));
+}
+
+#[test]
+fn one_that_runs_is_told_of_controls_by_themselves() {
+    let mut run = flow("a b", "").settings(json!({"onFailure": "continue"})).start();
+    run.fail("a", "E1");
+    run.apply(control(Scope::NodeType("function".into()), Some(Control::Pause)));
+    run.apply(Stimulus::Learn);
+    run.retry("a");
+    assert!(run.done.is_empty(), "{:?}", run.done);
+    let reopened = run.duo.log.iter().find_map(|(entry, _)| match &entry.event {
+        Event::Reopened(reopened) => Some(reopened),
+        _ => None,
+    });
+    assert_eq!(reopened.unwrap().controls, None);
 }

@@ -1,7 +1,7 @@
 //! ADR 0019: a rerun takes over what another execution gave, and runs from a node.
 
 use serde_json::{Value as JsonValue, json};
-use troupe_core::execution::{Event, ExecutionState, RerunPlan, Started, rerun};
+use troupe_core::execution::{Event, ExecutionState, Remedy, Reopened, RerunPlan, Started, rerun};
 use troupe_core::{ErrorInfo, ExecutionId, ShardId, Timestamp, Value};
 
 use super::flow::{Flow, Run, flow};
@@ -225,4 +225,89 @@ fn a_rerun_can_be_rerun() {
     .unwrap();
     assert_eq!(of.rerun.reused.len(), 3);
     assert_eq!(of.repeated.len(), 1, "what the first one took over did not run there");
+}
+
+fn deciding(first: &str, second: &str) -> Flow {
+    let conditions = json!([{"id": "yes", "expression": "true"}, {"id": "no", "expression": "false"}]);
+    let decision = flow("d/decision b c", "d>b d>b b>c").data("d", json!({"conditions": conditions}));
+    decision
+        .edge(0, json!({"sourceHandle": first}))
+        .edge(1, json!({"sourceHandle": second, "id": "another name"}))
+}
+
+#[test]
+fn an_edge_of_a_decision_is_the_same_where_it_belongs_to_the_same_condition() {
+    let both = deciding("yes", "yes").start();
+    let turned = deciding("no", "yes").create();
+    assert_eq!(refusal(&both, Some(&turned), "b"), "RERUN_EDGES_CHANGED");
+    let mut run = deciding("yes", "no").start();
+    run.complete("b", json!(1)).fail("c", "E1");
+    let renamed = deciding("no", "yes").create();
+    let again = begun(&run, Some(&renamed), "c", None);
+    assert_eq!(
+        (again.started().as_str(), again.nodes().as_str()),
+        ("c@1(1)", "d:completed b:completed c:running"),
+    );
+}
+
+#[test]
+fn a_retry_maps_the_edited_input_anew_until_edges_decide() {
+    let mut run = flow("a b", "a>b")
+        .data("b", json!({"inputMapping": {"i": "input", "v": "variables.v"}}))
+        .start();
+    run.complete("a", json!(1)).fail("b", "E1");
+    let mut again = begun(&run, None, "b", Some(json!(7)));
+    assert_eq!(again.started(), r#"b@1({"i":7,"v":null})"#);
+    again.fail("b", "E1");
+    again.apply(retry(&again, &["b"]));
+    assert_eq!(again.started(), r#"b@2({"i":7,"v":null})"#);
+    again.apply(Event::VariablesSet(vec![("v".into(), Value::from(json!(3)))]));
+    again.fail("b", "E1");
+    again.apply(retry(&again, &["b"]));
+    assert_eq!(again.started(), r#"b@3({"i":7,"v":3})"#, "variables may have been set");
+}
+
+fn retry(of: &Alone, nodes: &[&str]) -> Event {
+    Event::Reopened(Box::new(Reopened {
+        run: of.state.run.next(),
+        nodes: nodes
+            .iter()
+            .map(|node| of.plan.node_ix(node).expect("a node"))
+            .collect(),
+        remedy: Remedy::Retry,
+        reason: None,
+        controls: None,
+    }))
+}
+
+#[test]
+fn the_input_of_an_edge_that_decides_again_replaces_the_edited_one() {
+    let mut run = flow("a b", "a!>b")
+        .data("b", json!({"inputMapping": {"i": "input"}}))
+        .start();
+    run.fail("a", "E1").complete("b", json!(1));
+    let mut again = begun(&run, None, "b", Some(json!(7)));
+    again.fail("b", "E2");
+    again.apply(retry(&again, &["a"]));
+    assert_eq!(again.started(), r#"a@1({"ok":true})"#);
+    again.fail("a", "E3");
+    let first = again.started();
+    assert!(first.starts_with(r#"b@2({"i":{"error""#), "{first}");
+    again.fail("b", "E4");
+    again.apply(retry(&again, &["b"]));
+    assert_eq!(again.started(), first.replace("b@2", "b@3"));
+}
+
+#[test]
+fn a_retry_maps_what_the_node_began_with_though_other_edges_arrived_since() {
+    let mut run = flow("a x b", "a>b x>b")
+        .data("b", json!({"inputMapping": {"i": "input"}}))
+        .settings(json!({"onFailure": "continue"}))
+        .start();
+    run.complete("a", json!(1)).fail("x", "E1");
+    let mut again = again(&run, "b");
+    assert_eq!(again.started(), r#"b@1({"i":1}) x@1({"ok":true})"#);
+    again.complete("x", json!(2)).fail("b", "E1");
+    again.apply(retry(&again, &["b"]));
+    assert_eq!(again.started(), r#"b@2({"i":1})"#);
 }

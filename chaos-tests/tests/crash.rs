@@ -238,6 +238,12 @@ fn crash_a_cursor_before_its_events_is_caught() {
     caught_by_kills(Fault::CursorBeforeConfirm, &["C7"]);
 }
 
+/// What a parent told its children last, or they it, was lost with its engine.
+#[test]
+fn crash_children_that_are_not_resumed_are_caught() {
+    caught_by_kills(Fault::ChildrenNotResumed, &["C12"]);
+}
+
 /// What an entry refers to was not in the store when its engine was killed.
 #[test]
 fn crash_an_entry_before_its_large_values_is_caught() {

@@ -93,6 +93,8 @@ pub enum Fault {
     CursorBeforeConfirm,
     /// An entry may become durable before the large values that it refers to.
     ValuesAfterEntries,
+    /// A takeover does not look after the children of what it resumes.
+    ChildrenNotResumed,
 }
 
 /// Options under which everything happens often: checkpoints, passivation, short leases.
@@ -118,6 +120,7 @@ pub fn engine_options(end: End, fault: Option<Fault>) -> EngineOptions {
             read_before_commit: fault == Some(Fault::ReadBeforeCommit),
             cursor_before_confirm: fault == Some(Fault::CursorBeforeConfirm),
             values_after_entries: fault == Some(Fault::ValuesAfterEntries),
+            children_not_resumed: fault == Some(Fault::ChildrenNotResumed),
             // Without a repetition nobody would notice that it is not recognised.
             redeliver_reports: fault == Some(Fault::NoCompletionDedupe),
             ..Mutants::default()

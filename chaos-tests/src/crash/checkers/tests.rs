@@ -6,11 +6,11 @@ mod play;
 use std::sync::Arc;
 
 use serde_json::json;
-use troupe_core::execution::{ChildOutcome, Entry, Event, ExecutionState, Status};
-use troupe_core::{ErrorInfo, ExecutionId, Json, ShardId, Timestamp};
+use troupe_core::execution::{ChildOutcome, Entry, Event, ExecutionState, Remedy, Reopened, Status, Transition, Verb};
+use troupe_core::{ErrorInfo, ExecutionId, Json, Run, Seq, ShardId, Timestamp};
 
 use super::semantics::follows_the_reference;
-use super::{Evidence, Findings};
+use super::{Evidence, Findings, applied_exactly_once, timers_fire_in_time};
 use crate::crash::record::Record;
 use crate::crash::workload;
 pub(super) use play::run;
@@ -208,4 +208,70 @@ fn a_call_that_was_taken_twice_is_found() {
     let again = entries[place].clone();
     entries.insert(place + 1, again);
     assert_found(&evidence, "C6", "the reference refuses it");
+}
+
+/// What is said of an execution that has ended and has one entry more.
+fn after_the_end(change: impl FnOnce(&mut Entry)) -> Vec<&'static str> {
+    let mut evidence = run("chain");
+    let (id, (state, plan, entries)) = evidence.executions.iter_mut().next().unwrap();
+    let mut late = entries.last().unwrap().clone();
+    late.seq = late.seq.next();
+    change(&mut late);
+    entries.push(late);
+    let mut findings = Findings(Vec::new());
+    applied_exactly_once(*id, state, plan, entries, &mut findings);
+    let found = findings.0.into_iter();
+    found.map(|violation| violation.invariant).collect()
+}
+
+#[test]
+fn an_entry_after_the_end_is_found_unless_it_begins_a_run() {
+    assert!(after_the_end(|_| {}).contains(&"C10"));
+    let found = after_the_end(|entry| {
+        entry.event = Event::Reopened(Box::new(Reopened {
+            run: Run(2),
+            nodes: Vec::new(),
+            remedy: Remedy::Retry,
+            reason: None,
+        }));
+        entry.transitions = vec![Transition::execution(Verb::ExecutionStarted)];
+    });
+    // One that has completed cannot go on, which is another matter.
+    assert_eq!(found[0], "C2");
+    assert!(!found.contains(&"C10"), "{found:?}");
+}
+
+/// What became of the wait of a workflow, and when.
+fn late_or_early(course: &[(i64, Verb)]) -> Vec<String> {
+    let mut evidence = run("wait-short");
+    let (id, (_, plan, entries)) = evidence.executions.iter().next().unwrap();
+    let wait = plan.node_ix("wait").unwrap();
+    let entries: Vec<Entry> = course
+        .iter()
+        .map(|(at, verb)| Entry {
+            seq: Seq(1),
+            at: Timestamp(*at),
+            event: Event::DeadlineReached,
+            transitions: vec![Transition::node(*verb, wait)],
+            ..entries[0].clone()
+        })
+        .collect();
+    let (id, plan) = (*id, Arc::clone(plan));
+    evidence.executions.clear();
+    let mut findings = Findings(Vec::new());
+    timers_fire_in_time(id, &plan, &entries, &evidence, &mut findings);
+    findings.0.into_iter().map(|violation| violation.what).collect()
+}
+
+#[test]
+fn a_wait_is_timed_from_where_its_run_began_to_wait() {
+    use Verb::{NodeCanceled, NodeCompleted, NodeWaiting};
+    let [delay_ms, _] = workload::DELAYS_MS.map(u64::cast_signed);
+    let again = [(0, NodeWaiting), (10, NodeCanceled), (5_000, NodeWaiting)];
+    let fires = |at: i64| [again.as_slice(), &[(at, NodeCompleted)]].concat();
+    assert_eq!(late_or_early(&fires(5_000 + delay_ms)), Vec::<String>::new());
+    let early = late_or_early(&fires(5_000 + delay_ms - 1));
+    assert!(early.len() == 1 && early[0].contains("1 ms early"), "{early:?}");
+    let late = late_or_early(&fires(6_001 + delay_ms));
+    assert!(late.len() == 1 && late[0].contains("1001 ms late"), "{late:?}");
 }

@@ -29,6 +29,7 @@ mod lists;
 mod parts;
 mod process;
 mod random;
+mod reruns;
 mod rooms;
 pub mod scenario;
 mod schedule;

@@ -7,6 +7,7 @@ mod failures;
 mod family;
 mod keys;
 mod lists;
+mod reports;
 mod rooms;
 mod semantics;
 #[cfg(test)]
@@ -101,6 +102,7 @@ pub fn check(evidence: &Evidence) -> Vec<Violation> {
     contents::are_kept(evidence, &mut findings);
     rooms::hold_so_many(evidence, &mut findings);
     lists::show_the_end(evidence, &mut findings);
+    reports::are_started_once(evidence, &mut findings);
     failures::are_bounded(evidence, &mut findings);
     effects_follow_commits(evidence, &mut findings);
     paused_means_paused(evidence, &mut findings);

@@ -103,6 +103,8 @@ impl World {
                 command,
             };
             ExecutionMessage::Command(Box::new(input), reply)
+        } else if let Act::Rerun(..) = act {
+            ExecutionMessage::Read(Respond::Rerun(number, request))
         } else {
             ExecutionMessage::Read(reply)
         };
@@ -157,6 +159,11 @@ impl World {
         };
         let key = client.key.clone();
         match (answer, client.id) {
+            (Answer::Started { id, existing }, Some(of)) if matches!(act, Act::Rerun(..)) => {
+                let key = rerun_key(of, client.done);
+                self.record(Record::StartAcked { key, id, existing });
+                self.count("reruns");
+            }
             (Answer::Started { id, existing }, _) => {
                 client.id = Some(id);
                 let record = if client.kind == KeyKind::Business {
@@ -245,7 +252,7 @@ fn wanted(act: &Act, number: usize) -> Option<Wanted> {
     let json = |text: String| Json::from_trusted(text).into();
     let of_node = |node: &String, command: NodeCommand| Wanted::OfNode(node.clone(), command);
     Some(match act {
-        Act::Start | Act::Supersede | Act::Read => return None,
+        Act::Start | Act::Supersede | Act::Read | Act::Rerun(..) => return None,
         Act::Pause => Wanted::Event(Event::Paused),
         Act::Resume => Wanted::Event(Event::Resumed),
         Act::Cancel => Wanted::Event(Event::CancelRequested {
@@ -281,10 +288,21 @@ fn reopen(nodes: Vec<String>, remedy: Remedy) -> Wanted {
         nodes,
         remedy,
         reason: None,
+        controls: None,
     })
 }
 
+/// The request key of a rerun of an execution.
+pub(super) fn rerun_key(of: ExecutionId, number: u64) -> String {
+    format!("rerun/{of}/{number}")
+}
+
 impl Client {
+    /// What it asks for now, and how many things it has asked for before.
+    pub(super) fn asks(&self) -> Option<(&Act, u64)> {
+        self.plan.front().map(|(_, act)| (act, self.done))
+    }
+
     /// The run of its business key with this ordinal.
     pub(super) fn run(&self, ordinal: u64) -> ExecutionId {
         ExecutionId::derived(SHARDS, KeySpace::Business, &self.workflow, self.business_key(), ordinal)

@@ -21,7 +21,7 @@ pub fn features() -> impl Iterator<Item = &'static str> {
 /// What no world can have: limits count one engine's executions, and where there is one process, none is apart from the store.
 pub const IMPOSSIBLE: [(&str, &str); 2] = [("waits for room", "partition"), ("has room", "partition")];
 
-const FEATURES: [&str; 26] = [
+const FEATURES: [&str; 29] = [
     "attempt",
     "retry",
     "delay",
@@ -48,6 +48,9 @@ const FEATURES: [&str; 26] = [
     "undoing",
     "undoing tried again",
     "output reused",
+    "reporting",
+    "on behalf of a failure",
+    "rerun",
 ];
 
 impl World {
@@ -143,6 +146,9 @@ fn of_execution(state: &ExecutionState, features: &mut BTreeSet<&'static str>) {
         (matches!(state.status, Status::Compensating(_)), "undoing"),
         (undoing_again(state), "undoing tried again"),
         (state.nodes.iter().any(reuses), "output reused"),
+        (state.status == Status::Reporting, "reporting"),
+        (state.handles_failure_of.is_some(), "on behalf of a failure"),
+        (state.rerun_of.is_some(), "rerun"),
         (state.execution_deadline.is_some(), "execution deadline"),
         (state.execution_key.is_some(), "business key"),
         (!state.signals.is_empty(), "early call kept"),

@@ -8,7 +8,7 @@ use troupe_core::definition::WorkflowDefinition;
 use troupe_core::plan::Plan;
 
 use super::random::Random;
-use crate::generator::aftermath::compensate;
+use crate::generator::aftermath::{compensate, report};
 use crate::generator::choices::Choices;
 use crate::generator::definitions::{calm, definition};
 
@@ -67,6 +67,9 @@ fn graph(id: &str, nodes_max: u16, random: &mut Random) -> Option<Value> {
         }
         if tape(1)[0] % 3 == 0 {
             compensate(&mut graph, &mut Choices::new(&tape(64)));
+        }
+        if tape(1)[0] % 4 == 0 {
+            report(&mut graph, &mut Choices::new(&tape(4)));
         }
         shorten(&mut graph);
         slow_down(&mut graph, random);

@@ -55,7 +55,7 @@ impl World {
 
     pub(super) fn refuse(&mut self, reply: Respond, error: EngineError) {
         match reply {
-            Respond::Client(client, request) | Respond::Key(client, request, _) => {
+            Respond::Client(client, request) | Respond::Key(client, request, _) | Respond::Rerun(client, request) => {
                 self.answer(client, request, Answer::Refused(error));
             }
             Respond::Starter(number, tries) => self.starter_refused(number, tries, error),
@@ -393,6 +393,7 @@ impl World {
         let (client, request) = match reply {
             Respond::Client(client, request) => (client, request),
             Respond::Key(client, request, ordinal) => return self.latest_is(process, client, request, ordinal, answer),
+            Respond::Rerun(client, request) => return self.run_again(client, request, answer),
             Respond::Starter(number, tries) => return self.starter_hears(process, number, tries, answer),
             Respond::Nobody => return,
         };

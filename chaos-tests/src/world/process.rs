@@ -40,6 +40,8 @@ pub(super) enum Respond {
     Client(usize, u64),
     /// To a start under a business key, which looks at the key's latest execution; see [`super::keys`].
     Key(usize, u64, u64),
+    /// To a rerun that a client asks for.
+    Rerun(usize, u64),
     /// To the task that starts a child, and its which try this was.
     Starter(u64, u64),
     /// To nobody.

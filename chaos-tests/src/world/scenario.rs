@@ -103,6 +103,8 @@ pub enum Act {
     Retry(Vec<String>),
     /// Let a failed node count as skipped after all, with an output or without.
     SkipFailed(String, bool),
+    /// Run the workflow again from a node, with what it has given so far and perhaps another input.
+    Rerun(String, bool),
 }
 
 impl Act {
@@ -136,6 +138,7 @@ impl Act {
             Self::SetVariables => "set",
             Self::Retry(_) => "retry",
             Self::SkipFailed(..) => "skip failed",
+            Self::Rerun(..) => "rerun",
         }
     }
 }
@@ -335,11 +338,12 @@ fn interfere(workflow: &WorkflowDefinition, acts: &mut Vec<(u64, Act)>, random: 
 fn reopen(workflow: &WorkflowDefinition, acts: &mut Vec<(u64, Act)>, random: &mut Random) {
     for _ in 0..=random.below(2) {
         let node = workflow.nodes[random.place(workflow.nodes.len())].id.clone();
-        let act = match random.below(6) {
-            0 | 1 if workflow.id == NEEDS_ITS_END => Act::Retry(Vec::new()),
+        let act = match random.below(8) {
+            0 | 1 | 3 | 4 if workflow.id == NEEDS_ITS_END => Act::Retry(Vec::new()),
             0 => Act::SkipFailed(node, false),
             1 => Act::SkipFailed(node, true),
             2 => Act::Retry(vec![node]),
+            3 | 4 => Act::Rerun(node, random.once_in(2)),
             _ => Act::Retry(Vec::new()),
         };
         acts.push((random.between(20, 400), act));

@@ -32,6 +32,11 @@ pub(super) fn known() -> Vec<WorkflowDefinition> {
         undone(),
         undone_by_and_by(),
         cached(),
+        chain_of("alarm", vec![work("tell"), fragile("tell-more")]),
+        reports("reports", "alarm"),
+        reports("reports-by-script", "asks"),
+        reports("reports-to-nobody", "missing"),
+        undone_and_reported(),
     ];
     known.extend(own.into_iter().map(read));
     known.extend(bounded());
@@ -236,6 +241,20 @@ fn cached() -> Value {
     dear["data"]["cache"] = json!({"key": "input.n", "ttl": 300});
     dearer["data"]["cache"] = json!({"key": "nodes.dear.output", "ttl": 60_000});
     chain_of("cached", vec![dear, dearer, work("t")])
+}
+
+/// Somebody is told when it fails.
+fn reports(id: &str, to: &str) -> Value {
+    let mut whole = chain_of(id, vec![work("a"), fragile("b"), fragile("c")]);
+    whole["settings"] = json!({"errorWorkflow": to});
+    whole
+}
+
+fn undone_and_reported() -> Value {
+    let mut whole = undone();
+    whole["id"] = "undone-and-reported".into();
+    whole["settings"]["errorWorkflow"] = "reports".into();
+    whole
 }
 
 fn parent_of_waits() -> Value {

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use serde_json::Value as JsonValue;
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::execution::{
-    Answer, AttemptOutcome, ChildId, ChildOutcome, ChildReport, Decision, EdgeState, Effect, Entry, Event,
-    ExecutionState, Phase, Remedy, Reopened, Status, Verb, replay,
+    Answer, AttemptOutcome, ChildId, ChildOutcome, ChildReport, Decision, EdgeState, Effect, Entry, ErrorWorkflow,
+    Event, ExecutionState, Phase, Remedy, Reopened, Rerun, ReusedResult, Started, Status, Verb, replay,
 };
 use troupe_core::plan::Plan;
 use troupe_core::{ErrorInfo, ExecutionId, NodeIx, Timestamp, Visit};
@@ -99,7 +99,12 @@ fn agree(
     contents: &Contents,
 ) -> Result<Course, String> {
     let mut reference = Reference::new(definition);
+    reference.id = state.id.to_string();
     reference.depth = state.parent.map_or(0, |parent| parent.depth);
+    reference.attached = state.parent.is_none_or(|parent| parent.attached);
+    reference.parent = state.parent.map(|parent| parent.execution.to_string());
+    reference.execution_key = state.execution_key.clone();
+    reference.handles_failure = state.handles_failure_of.is_some();
     reference.attached = state.parent.is_none_or(|parent| parent.attached);
     let mut folded = ExecutionState::new(plan, state.id);
     let mut course = Course::default();
@@ -119,7 +124,7 @@ fn agree(
             return Ok(course);
         };
         settle_backoffs(&mut reference, plan, &folded).map_err(what)?;
-        let (mut started, mut given, mut begun) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut started, mut given, mut begun, mut told) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for did in done {
             match did {
                 Did::Start {
@@ -144,7 +149,8 @@ fn agree(
                     begun.push(child);
                     course.family.begun.insert(child, Birth { input, attached });
                 }
-                Did::Abort { .. } | Did::Tell { .. } | Did::Report { .. } | Did::Finish => {}
+                Did::Report { workflow, input } => told.push((workflow, shown(&input))),
+                Did::Abort { .. } | Did::Tell { .. } | Did::Finish => {}
             }
         }
         let starts = effects.iter().filter_map(|effect| match effect {
@@ -152,6 +158,7 @@ fn agree(
             _ => None,
         });
         same("children begun", &sorted(starts.collect()), &sorted(begun)).map_err(what)?;
+        same("error workflow", &reported_by(&effects, contents), &told).map_err(what)?;
         let awaited = awaited(&folded, &reference, plan).map_err(what)?;
         same("children awaited", &sorted(folded.open_children()), &awaited).map_err(what)?;
         same("attempts dispatched", &dispatched(plan, entry), &sorted(started)).map_err(what)?;
@@ -227,6 +234,32 @@ pub(crate) fn key_of(plan: &Plan, ix: NodeIx) -> String {
     }
 }
 
+/// What a rerun takes over, as its first entry says.
+fn taken_over(plan: &Plan, started: &Started, rerun: &Rerun, contents: &Contents) -> reference::rerun::Rerun {
+    let reused = rerun.reused.iter().map(|reused| reference::rerun::Reused {
+        node: key_of(plan, reused.node),
+        result: match &reused.result {
+            ReusedResult::Completed(output) => reference::rerun::ReusedResult::Completed(contents.parsed(output)),
+            ReusedResult::Failed(failed) => reference::rerun::ReusedResult::Failed {
+                error: failure(&failed.error, false, None).error(),
+                payload: failed
+                    .payload
+                    .as_ref()
+                    .map_or(JsonValue::Null, |payload| contents.parsed(payload)),
+            },
+            ReusedResult::Skipped => reference::rerun::ReusedResult::Skipped,
+            ReusedResult::Canceled => reference::rerun::ReusedResult::Canceled,
+        },
+        taken: reused.taken.iter().map(|edge| edge.at()).collect(),
+    });
+    reference::rerun::Rerun {
+        from: key_of(plan, rerun.from),
+        input: rerun.input.as_ref().map(|input| contents.parsed(input)),
+        reused: reused.collect(),
+        trigger: started.trigger.clone(),
+    }
+}
+
 fn reopen(
     reference: &mut Reference,
     at: i64,
@@ -263,7 +296,10 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &C
                 .map(|(name, value)| (name.clone(), contents.parsed(value)))
                 .collect();
             let (trigger, input) = (started.trigger.as_deref(), contents.parsed(&started.input));
-            if matches!(entry.event, Event::Queued(_)) {
+            if let Some(rerun) = &started.rerun {
+                let rerun = taken_over(plan, started, rerun, contents);
+                reference.start_over(at, input, &variables, &rerun)
+            } else if matches!(entry.event, Event::Queued(_)) {
                 reference.queue(at, trigger, input, &variables)
             } else {
                 reference.start(at, trigger, input, &variables)
@@ -314,7 +350,14 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &C
         }
         Event::Admitted => reference.admitted(at),
         Event::Reopened(reopened) => reopen(reference, at, plan, reopened, contents),
-        event @ (Event::Frozen | Event::FrozenWithParent | Event::ErrorWorkflow(_) | Event::ControlsChanged(_)) => {
+        Event::ErrorWorkflow(outcome) => reference.reported(
+            at,
+            match outcome {
+                ErrorWorkflow::Began(id) => Ok(id.to_string()),
+                ErrorWorkflow::Refused(error) => Err(failure(error, false, None)),
+            },
+        ),
+        event @ (Event::Frozen | Event::FrozenWithParent | Event::ControlsChanged(_)) => {
             return Err(format!("the reference knows no {}", name(event)));
         }
         Event::Children(reports) => {
@@ -414,6 +457,18 @@ fn given_by(effects: &[Effect], plan: &Plan, contents: &Contents) -> Vec<Given> 
         )
     });
     sorted(given.collect())
+}
+
+/// Error workflows that an entry starts, and what they are given.
+fn reported_by(effects: &[Effect], contents: &Contents) -> Vec<(String, String)> {
+    let reports = effects.iter().filter_map(|effect| match effect {
+        Effect::StartErrorWorkflow(start) => {
+            let input = shown(&contents.parsed(&start.input));
+            Some((start.workflow.as_str().to_owned(), input))
+        }
+        _ => None,
+    });
+    reports.collect()
 }
 
 /// A value as text, whatever the order of an object's fields.

@@ -66,6 +66,9 @@ impl Reference {
             "run": self.run,
             "startTime": started.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         });
+        if let Some(key) = &self.execution_key {
+            execution["executionKey"] = json!(key);
+        }
         if let Some(parent) = &self.parent {
             execution["parent"] = json!(parent);
         }

@@ -261,6 +261,8 @@ pub struct Reference {
     pub definition: WorkflowDefinition,
     /// As its error workflow hears of it.
     pub id: String,
+    /// Its business key, likewise.
+    pub execution_key: Option<String>,
     /// The id of its parent, likewise.
     pub parent: Option<String>,
     /// It runs on behalf of another one's failure.
@@ -331,6 +333,7 @@ impl Reference {
         Self {
             definition: definition.clone(),
             id: String::new(),
+            execution_key: None,
             parent: None,
             handles_failure: false,
             status: Status::Pending,

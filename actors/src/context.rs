@@ -1,6 +1,5 @@
 //! What the actors of one engine, and of one shard, share: ports, options, counters and the routing table.
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
@@ -12,13 +11,11 @@ use dashmap::{DashMap, DashSet};
 use parking_lot::RwLock;
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, oneshot};
-use troupe_core::definition::NodeKind;
 use troupe_core::{CommandId, Epoch, ExecutionId, ShardId, Timestamp};
 use troupe_telemetry::{CacheMetrics, EngineMetrics};
 
 use crate::attempt::AttemptWaits;
-use crate::attempt::permits::Permits;
-use crate::attempt::slots::Slots;
+use crate::attempt::leave::Limits;
 use crate::blobs::Blobs;
 use crate::breakers::Breakers;
 use crate::checkpointer::CheckpointerMessage;
@@ -52,11 +49,7 @@ pub struct EngineContext {
     /// Executions with an actor.
     pub directory: Directory,
     /// Attempts that may run at once.
-    pub attempts: Arc<Permits>,
-    /// Attempts that may run at once of node types that have a limit.
-    pub attempts_of: BTreeMap<NodeKind, Arc<Permits>>,
-    /// Attempts that may run at once under a key.
-    pub slots: Arc<Slots>,
+    pub limits: Limits,
     /// Executions that may run at once of workflows with a limit.
     pub rooms: EngineRooms,
     /// Targets that are unwell.
@@ -105,12 +98,10 @@ impl EngineContext {
             plans: PlanCache::new(Arc::clone(&parts.definitions), shards, options.plans_max, latest_ttl)
                 .with_resume_links(options.resume_links.clone())
                 .with_mutants(options.mutants.core),
-            blobs: Blobs::new(Arc::clone(&parts.state), options.blob_bytes_max),
+            blobs: Blobs::new(Arc::clone(&parts.state), &options),
             cached_outputs: CacheMetrics::new("output"),
             directory: Directory::default(),
-            attempts: Permits::new(options.attempts_max),
-            attempts_of: limits_of_types(&options),
-            slots: Arc::default(),
+            limits: Limits::new(&options),
             rooms: EngineRooms::default(),
             breakers: Breakers::new(options.breakers, Arc::clone(&parts.clock)),
             checkpoints: Arc::new(Semaphore::new(2)),
@@ -184,11 +175,6 @@ impl EngineContext {
         }
         Err(EngineError::Unavailable("no shard is served".into()))
     }
-}
-
-fn limits_of_types(options: &EngineOptions) -> BTreeMap<NodeKind, Arc<Permits>> {
-    let limits = options.attempts_max_of.iter();
-    limits.map(|(kind, most)| (*kind, Permits::new(*most))).collect()
 }
 
 /// What the actors of one shard share, under one epoch.

@@ -131,8 +131,14 @@ pub struct Mutants {
     pub forgets_what_is_written: bool,
     /// Timers of executions that give up their actor are left to the store, which may not have them yet.
     pub timers_left_to_store: bool,
+    /// Large values are said to be durable before the store has them.
+    pub values_after_entries: bool,
     /// A takeover does not look after the children of what it resumes.
     pub children_not_resumed: bool,
+    /// Controls of a wider scope reach executions when they wake, and nobody at the door.
+    pub no_door: bool,
+    /// One attempt more than its limit allows has a slot of its key.
+    pub one_slot_too_many: bool,
     /// Every report of an attempt is delivered again, late. No fault of its own: dedupe makes it harmless.
     pub redeliver_reports: bool,
 }

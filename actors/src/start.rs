@@ -357,8 +357,12 @@ async fn status_of(
         .is_ok()
         && let Ok(answer) = answer.await
     {
-        let Viewed { state, .. } = answer?;
-        return Ok(Some((state.status, state.seq)));
+        return match answer {
+            Ok(Viewed { state, .. }) => Ok(Some((state.status, state.seq))),
+            // Its archive goes at this moment.
+            Err(EngineError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        };
     }
     match load(shard, id).await? {
         Loaded::Found(found) => Ok(Some((found.state.status, found.state.seq))),

@@ -53,7 +53,7 @@ fn engine(plant: fn(&mut Mutants), options: &mut Options) {
 }
 
 /// Every fault that can be planted.
-pub const MUTANTS: [Mutant; 16] = [
+pub const MUTANTS: [Mutant; 17] = [
     mutant("quorum_one_short", "core", &["C6"], |o| {
         core(|m| m.quorum_one_short = true, o)
     }),
@@ -75,6 +75,9 @@ pub const MUTANTS: [Mutant; 16] = [
     }),
     mutant("children_not_resumed", "Execution", &["C12"], |o| {
         engine(|m| m.children_not_resumed = true, o);
+    }),
+    mutant("one_slot_too_many", "NodeAttempt", &["C6"], |o| {
+        engine(|m| m.one_slot_too_many = true, o);
     }),
     mutant("never_sets_aside", "Shard", &["C13"], |o| {
         engine(|m| m.never_sets_aside = true, o);

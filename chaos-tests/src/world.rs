@@ -10,6 +10,7 @@
 //! into the void, a process may freeze and find its shard taken when it thaws.
 
 mod attempts;
+mod awaited;
 mod checkpoints;
 mod clients;
 mod commits;
@@ -20,8 +21,10 @@ mod evidence;
 mod executions;
 mod family;
 mod faults;
+mod forget;
 mod keys;
 mod language;
+mod limits;
 mod lists;
 mod parts;
 mod process;
@@ -30,6 +33,7 @@ mod rooms;
 pub mod scenario;
 mod schedule;
 mod shards;
+mod stops;
 pub mod store;
 mod supersede;
 mod timing;
@@ -146,6 +150,8 @@ struct World {
     poisoned: BTreeSet<ExecutionId>,
     /// Executions whose actor is gone or that are set aside, and since when.
     sick: BTreeMap<ExecutionId, Timestamp>,
+    /// What clients were told is not there, and when.
+    forgotten: Vec<(ExecutionId, Timestamp)>,
     seen: Vec<usize>,
     hash: u64,
     line: String,
@@ -158,6 +164,9 @@ impl World {
         let store = Arc::new(SimulatedStore::new(SHARDS, Arc::clone(&clock)));
         let mut engine_options = parts::options();
         engine_options.mutants = options.mutants;
+        if let Some(retention_ms) = scenario.retention_ms {
+            engine_options.retention_ms = retention_ms;
+        }
         let lists = Arc::new(SimulatedLists::new());
         let mut translation = Translation::default();
         let definitions: Vec<WorkflowDefinition> = definitions(&scenario)
@@ -190,6 +199,7 @@ impl World {
             workflows: BTreeMap::new(),
             poisoned: BTreeSet::new(),
             sick: BTreeMap::new(),
+            forgotten: Vec::new(),
             seen: vec![0; usize::from(SHARDS)],
             hash: 0xCBF2_9CE4_8422_2325,
             line: String::new(),
@@ -288,6 +298,7 @@ impl World {
             Timed::SinkRetry(caller) => self.sink_retry(caller),
             Timed::SinkTick(caller) => self.sink_tick(caller),
             Timed::ListsTick(caller) => self.lists_tick(caller),
+            Timed::Forget(caller, look) => self.forget(caller, look),
             Timed::CommitterRetry(caller) => self.committer_retry(caller),
             Timed::Go(caller) => self.go(caller),
             Timed::Mail(caller, id) => self.mail(caller, id),
@@ -301,6 +312,7 @@ impl World {
             Timed::Deliver(process, id, message) => self.deliver(process, id, message),
             Timed::StartAgain(process, number, tries) => self.try_start(process, number, tries),
             Timed::AttemptEnds(process, attempt, ending) => self.attempt_ends(process, attempt, ending),
+            Timed::QueueTimeout(process, attempt) => self.queue_timeout(process, attempt),
             Timed::AttemptPoll(process, attempt) => self.attempt_poll(process, attempt),
             Timed::Redelivered(id, report) => self.redelivered(id, report),
             Timed::RoomsPoll(process) => self.poll_rooms(process),

@@ -1,11 +1,15 @@
 //! `kill -9` at random moments, with unsynced writes lost or torn, and frozen owners that thaw: every promise holds.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use troupe_chaos::crash::checkers::{Evidence, blobs_of};
 use troupe_chaos::crash::child::Fault;
-use troupe_core::execution::{Entry, Event};
+use troupe_core::ExecutionId;
+use troupe_core::definition::NodeKind;
+use troupe_core::execution::{Entry, Event, Transition, Verb};
+use troupe_core::plan::Plan;
 
 use troupe_chaos::crash::{Campaign, Outcome, Record, Takeovers, Violation, check, parked};
 
@@ -56,10 +60,48 @@ fn count(outcome: &Outcome) -> Counts {
     let executions = outcome.evidence.executions.values();
     let superseded = |entry: &Entry| matches!(entry.event, Event::CancelRequested { at_once: true, .. });
     let entries = executions.clone().flat_map(|(_, _, entries)| entries);
+    let reopened = entries.clone().filter(|entry| entry.reopens());
+    counts.insert("runs that went on", reopened.count());
     counts.insert("superseded", entries.filter(|entry| superseded(entry)).count());
     counts.insert("entries", executions.clone().map(|(_, _, entries)| entries.len()).sum());
     counts.insert("executions", executions.len());
+    count_families(&outcome.evidence, &mut counts);
     counts
+}
+
+/// What happened to families and large values while engines were tormented.
+fn count_families(evidence: &Evidence, counts: &mut Counts) {
+    let Some((last_kill, _)) = evidence.outages.last() else {
+        return;
+    };
+    let mut parents: BTreeSet<ExecutionId> = BTreeSet::new();
+    let mut values = BTreeSet::new();
+    let (mut born, mut answered) = (0, 0);
+    for (state, plan, entries) in evidence.executions.values() {
+        let tormented = entries.iter().filter(|entry| entry.at < *last_kill);
+        let changes = tormented.clone().flat_map(|entry| &entry.transitions);
+        answered += changes.filter(|change| answers_a_wait(plan, change)).count();
+        values.extend(tormented.flat_map(blobs_of).map(|blob| (state.blob_root(), blob)));
+        if let Some(parent) = state.parent.filter(|_| state.started_at < *last_kill) {
+            parents.insert(parent.execution);
+            born += 1;
+        }
+    }
+    let parents = parents.iter().filter_map(|id| evidence.executions.get(id));
+    let lives: Vec<_> = parents.map(|(state, ..)| (state.started_at, state.ended_at)).collect();
+    let met_a_parent = evidence.outages.iter().filter(|(killed_at, _)| {
+        let open = |(from, until): &(_, Option<_>)| from < killed_at && until.is_none_or(|until| until > *killed_at);
+        lives.iter().any(open)
+    });
+    counts.insert("kills while a parent was open", met_a_parent.count());
+    counts.insert("children born", born);
+    counts.insert("waits answered", answered);
+    counts.insert("large values", values.len());
+}
+
+fn answers_a_wait(plan: &Plan, change: &Transition) -> bool {
+    let waits = |ix| plan.node(ix).kind == NodeKind::Webhook;
+    change.verb() == Some(Verb::NodeCompleted) && change.node_ix().is_some_and(waits)
 }
 
 fn assert_holds(violations: &[Violation], counts: &Counts) {
@@ -86,7 +128,7 @@ fn assert_happened(counts: &Counts, kinds: &[&'static str], more_than: usize) {
 fn crash_nothing_acknowledged_is_lost() {
     let (violations, counts) = run(&Campaign {
         kills: 50,
-        life_ms: (30, 600),
+        life_ms: (30, 1_000),
         clients: 24,
         fault: None,
     });
@@ -95,6 +137,10 @@ fn crash_nothing_acknowledged_is_lost() {
     let often = ["found again", "commands", "reads", "effects", "started under a key"];
     assert_happened(&counts, &often, 100);
     assert_happened(&counts, &["found under a key", "superseded"], 10);
+    assert_happened(&counts, &["children born"], 500);
+    assert_happened(&counts, &["runs that went on"], 20);
+    assert_happened(&counts, &["waits answered", "large values"], 50);
+    assert_happened(&counts, &["kills while a parent was open"], 25);
 }
 
 /// Three hundred children wait when their engine is killed: what the next one tells their parent reaches each of them.
@@ -190,6 +236,21 @@ fn crash_a_read_before_its_commit_is_caught() {
 #[test]
 fn crash_a_cursor_before_its_events_is_caught() {
     caught_by_kills(Fault::CursorBeforeConfirm, &["C7"]);
+}
+
+/// What an entry refers to was not in the store when its engine was killed.
+#[test]
+fn crash_an_entry_before_its_large_values_is_caught() {
+    caught(Fault::ValuesAfterEntries, &["C1"], |fault| {
+        let (mut violations, counts) = run(&Campaign {
+            kills: 8,
+            life_ms: (50, 500),
+            clients: 24,
+            fault: Some(fault),
+        });
+        violations.retain(|found| found.what.contains("large value"));
+        (violations, counts)
+    });
 }
 
 /// Many shards and few clients: where the successor has nothing to write, only the epoch keeps the old owner out.

@@ -14,6 +14,7 @@ use troupe_core::execution::{AttemptClosed, AttemptFailure, AttemptOutcome};
 use troupe_core::{ErrorInfo, ExecutionId, Timestamp, Token};
 use troupe_ports::{Executed, Task};
 
+use super::leave::LeaveNeeds;
 use super::machine::AttemptGate;
 use super::payloads::{keep_output, load_payloads};
 use super::permits::Rank;
@@ -141,9 +142,7 @@ impl AttemptArguments {
         let kind = task.node().kind;
         let guard = Guard::of(&engine, &task);
         let needs = Needs {
-            rank,
-            kind,
-            slot,
+            leave: LeaveNeeds { rank, kind, slot },
             guard,
             plan: Arc::clone(&task.plan),
             node: token.node,

@@ -1,6 +1,7 @@
 //! One attempt of a node: a linked actor that waits for its turn, runs the executor and reports.
 
 mod actor;
+pub mod leave;
 pub mod machine;
 mod payloads;
 pub mod permits;

@@ -12,6 +12,7 @@ use troupe_core::execution::ExecutionState;
 use troupe_core::{NodeIx, plan::Plan};
 
 use super::permits::{Permit, Permits, Rank};
+use crate::options::Mutants;
 
 /// What attempts share that count under one limit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -72,7 +73,10 @@ impl SlotWanted {
 
 /// The slots of every key that is in use.
 #[derive(Debug, Default)]
-pub struct Slots(Mutex<HashMap<SlotKey, InUse>>);
+pub struct Slots {
+    keys: Mutex<HashMap<SlotKey, InUse>>,
+    mutants: Mutants,
+}
 
 #[derive(Debug, Default)]
 struct InUse {
@@ -98,10 +102,17 @@ struct Interest {
 }
 
 impl Slots {
+    /// With these faults planted.
+    #[must_use]
+    pub fn with(mut self, mutants: Mutants) -> Self {
+        self.mutants = mutants;
+        self
+    }
+
     /// A slot, if one is free and nobody waits for it.
     pub fn try_acquire(self: &Arc<Self>, wanted: &SlotWanted) -> Option<Slot> {
         let interest = self.interest(&wanted.key);
-        let permit = interest.permits.try_acquire_within(wanted.limit)?;
+        let permit = interest.permits.try_acquire_within(self.most(wanted))?;
         Some(Slot {
             _permit: permit,
             _interest: interest,
@@ -111,22 +122,26 @@ impl Slots {
     /// Waits for a slot, behind whoever is more urgent. Cancel-safe: who no longer waits is passed over.
     pub async fn acquire(self: &Arc<Self>, wanted: &SlotWanted, rank: Rank) -> Slot {
         let interest = self.interest(&wanted.key);
-        let permit = interest.permits.acquire_within(wanted.limit, rank).await;
+        let permit = interest.permits.acquire_within(self.most(wanted), rank).await;
         Slot {
             _permit: permit,
             _interest: interest,
         }
     }
 
+    fn most(&self, wanted: &SlotWanted) -> usize {
+        wanted.limit + usize::from(self.mutants.one_slot_too_many)
+    }
+
     /// How many keys are in use.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.0.lock().len()
+        self.keys.lock().len()
     }
 
     fn interest(self: &Arc<Self>, key: &SlotKey) -> Interest {
         let permits = {
-            let mut keys = self.0.lock();
+            let mut keys = self.keys.lock();
             let in_use = keys.entry(key.clone()).or_default();
             in_use.users += 1;
             Arc::clone(&in_use.permits)
@@ -141,7 +156,7 @@ impl Slots {
 
 impl Drop for Interest {
     fn drop(&mut self) {
-        let mut keys = self.slots.0.lock();
+        let mut keys = self.slots.keys.lock();
         if let Some(in_use) = keys.get_mut(&self.key) {
             in_use.users -= 1;
             if in_use.users == 0 {

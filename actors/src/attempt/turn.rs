@@ -1,20 +1,15 @@
 //! When an attempt's turn comes: what it waits for, and in which order.
-//!
-//! The slot of its key comes first, then the permit of its node type, then the one that all attempts share: whoever waits
-//! holds nothing that others of another key or type need.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use troupe_core::NodeIx;
-use troupe_core::definition::NodeKind;
 use troupe_core::plan::Plan;
 
 use super::actor::Shared;
+use super::leave::{Leave, LeaveNeeds};
 use super::machine::Turn;
-use super::permits::{Permit, Permits, Rank};
-use super::slots::{Slot, SlotWanted};
 use crate::breakers::{Admitted, Answer, Guard};
 use crate::context::ShardContext;
 use crate::evaluation::RunningAttempts;
@@ -97,20 +92,10 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Leave to run: whoever waits has it once it is dropped.
-#[derive(Debug)]
-pub(super) struct Leave {
-    _permit: Permit,
-    _of_type: Option<Permit>,
-    _slot: Option<Slot>,
-}
-
 /// What an attempt needs to run.
 #[derive(Debug)]
 pub(super) struct Needs {
-    pub(super) rank: Rank,
-    pub(super) kind: NodeKind,
-    pub(super) slot: Option<Box<SlotWanted>>,
+    pub(super) leave: LeaveNeeds,
     pub(super) guard: Option<Guard>,
     pub(super) plan: Arc<Plan>,
     pub(super) node: NodeIx,
@@ -163,7 +148,7 @@ pub(super) async fn my_turn<'a>(
             return std::future::pending().await;
         }
         if let (None, Some(guard)) = (&admitted, &needs.guard) {
-            match guard.ask(&shard.engine, needs.rank) {
+            match guard.ask(&shard.engine, needs.leave.rank) {
                 Answer::Unknown => {}
                 Answer::Go(go) => admitted = Some(go),
                 Answer::Parked(released) => {
@@ -207,31 +192,6 @@ pub(super) async fn my_turn<'a>(
 }
 
 async fn leave(shard: &ShardContext, needs: &Needs, shared: &Shared) -> Leave {
-    let engine = &shard.engine;
-    let slot = match &needs.slot {
-        None => None,
-        Some(wanted) => Some(match engine.slots.try_acquire(wanted) {
-            Some(slot) => slot,
-            None => {
-                let _waiting = Waiting::begin(shard, shared, AttemptWait::Slot);
-                engine.slots.acquire(wanted, needs.rank).await
-            }
-        }),
-    };
-    let permit = async |permits: &Arc<Permits>, what| match permits.try_acquire() {
-        Some(permit) => permit,
-        None => {
-            let _waiting = Waiting::begin(shard, shared, what);
-            permits.acquire(needs.rank).await
-        }
-    };
-    let of_type = match engine.attempts_of.get(&needs.kind) {
-        None => None,
-        Some(permits) => Some(permit(permits, AttemptWait::NodeType).await),
-    };
-    Leave {
-        _permit: permit(&engine.attempts, AttemptWait::Permit).await,
-        _of_type: of_type,
-        _slot: slot,
-    }
+    let waits = |what| Waiting::begin(shard, shared, what);
+    shard.engine.limits.leave(&needs.leave, waits).await
 }

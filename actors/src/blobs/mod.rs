@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
-use troupe_core::{BlobRef, Composed, ErrorInfo, ExecutionId, INLINE_BYTES_MAX, Json, Parts, Value};
+use troupe_core::{BlobRef, Composed, ErrorInfo, ExecutionId, INLINE_BYTES_MAX, Json, Parts, Timestamp, Value};
 use troupe_ports::{BlobsPut, StateStore, StoreError};
 use troupe_telemetry::CacheMetrics;
 
 use crate::context::ShardContext;
 use crate::error::EngineError;
+use crate::options::EngineOptions;
 
 use cache::ContentCache;
 pub(crate) use orphans::collect_orphans;
@@ -81,13 +82,16 @@ pub(crate) struct Blobs {
     bytes_max: u64,
     cache: Mutex<ContentCache>,
     metrics: CacheMetrics,
+    /// The planted fault "values after entries".
+    late: bool,
 }
 
 impl Blobs {
-    pub(crate) fn new(store: Arc<dyn StateStore>, bytes_max: u64) -> Self {
+    pub(crate) fn new(store: Arc<dyn StateStore>, options: &EngineOptions) -> Self {
         Self {
             store,
-            bytes_max,
+            bytes_max: options.blob_bytes_max,
+            late: options.mutants.values_after_entries,
             cache: Mutex::new(ContentCache::new(CACHE_BYTES_MAX)),
             metrics: CacheMetrics::new("value"),
         }
@@ -144,6 +148,10 @@ impl Blobs {
             return Ok(());
         }
         let now = shard.engine.now();
+        if self.late {
+            self.put_late(shard, root, (blob, content), now);
+            return Ok(());
+        }
         let put = self.store.put_blobs(
             shard.shard,
             shard.epoch,
@@ -163,6 +171,20 @@ impl Blobs {
                 Err(NotKept::Full(ErrorInfo::new(EXECUTION_TOO_LARGE, message)))
             }
         }
+    }
+
+    /// The planted fault: nobody waits for the store, which hears of it when the entry may be durable already.
+    fn put_late(&self, shard: &ShardContext, root: ExecutionId, (blob, content): (BlobRef, Json), now: Timestamp) {
+        self.cache.lock().insert(root, blob, content.clone());
+        let (store, bytes_max) = (Arc::clone(&self.store), self.bytes_max);
+        let (shard, epoch) = (shard.shard, shard.epoch);
+        tokio::spawn(async move {
+            tokio::time::sleep(RETRY_FIRST).await;
+            let put = store.put_blobs(shard, epoch, root, now, vec![(blob, content)], bytes_max);
+            if let Err(error) = put.await {
+                tracing::warn!(%root, %error, "a large value was not kept");
+            }
+        });
     }
 
     /// The content of a blob.

@@ -13,7 +13,7 @@ use crate::committer::Notify;
 use crate::committer::machine::Append;
 use crate::context::ShardContext;
 use crate::error::EngineError;
-use crate::evaluation::CompiledPlan;
+use crate::evaluation::{CompiledPlan, PlanCache};
 use crate::shard::send_to_relative;
 use crate::start;
 
@@ -21,9 +21,12 @@ use crate::start;
 const NAME: &str = "error";
 
 /// An error workflow to start.
-pub(super) struct NewErrorWorkflow {
-    id: ExecutionId,
-    failed: ExecutionId,
+#[derive(Clone, Debug)]
+pub struct NewErrorWorkflow {
+    /// Its id.
+    pub id: ExecutionId,
+    /// Whose failure it handles.
+    pub failed: ExecutionId,
     /// Where the large values of its input are kept.
     blobs_from: Option<ExecutionId>,
     workflow: WorkflowId,
@@ -32,7 +35,8 @@ pub(super) struct NewErrorWorkflow {
 
 impl NewErrorWorkflow {
     /// The one that an execution wants in its current run: its id is always the same.
-    pub(super) fn of(state: &ExecutionState, start: &StartErrorWorkflow) -> Self {
+    #[must_use]
+    pub fn of(state: &ExecutionState, start: &StartErrorWorkflow) -> Self {
         Self {
             id: ExecutionId::of_child(state.id, &format!("{}/{NAME}", state.run), 0),
             failed: state.id,
@@ -50,16 +54,31 @@ impl NewErrorWorkflow {
         if !is_small {
             return None;
         }
-        let compiled = self.plan(shard).await.ok()?;
+        let compiled = self.plan(&shard.engine.plans).await.ok()?;
         let started = self.started(&compiled);
         bear(shard, compiled, started, StartCause::Failure, options).await
     }
 
-    async fn plan(&self, shard: &ShardContext) -> Result<Arc<CompiledPlan>, EngineError> {
-        shard.engine.plans.to_start(self.workflow.as_str(), None).await
+    /// What it runs.
+    ///
+    /// # Errors
+    /// As [`PlanCache::to_start`].
+    pub async fn plan(&self, plans: &PlanCache) -> Result<Arc<CompiledPlan>, EngineError> {
+        plans.to_start(self.workflow.as_str(), None).await
     }
 
-    fn started(&self, compiled: &CompiledPlan) -> Started {
+    /// What the failed execution is told where it cannot be started at all.
+    #[must_use]
+    pub fn refused(error: EngineError) -> ErrorWorkflow {
+        ErrorWorkflow::Refused(match error {
+            EngineError::Refused(info) => *info,
+            error => ErrorInfo::new(error.code(), error.to_string()),
+        })
+    }
+
+    /// Its first event.
+    #[must_use]
+    pub fn started(&self, compiled: &CompiledPlan) -> Started {
         Started {
             handles_failure_of: Some(self.failed),
             ..Started::of(self.id, &compiled.plan, self.input.clone())
@@ -72,7 +91,13 @@ impl NewErrorWorkflow {
         let outcome = loop {
             match self.try_begin(&shard).await {
                 Ok(()) => break ErrorWorkflow::Began(self.id),
-                Err(EngineError::Unavailable(_) | EngineError::Fenced | EngineError::Overloaded { .. }) => {
+                // One that is set aside has begun, and goes on when it is released.
+                Err(
+                    EngineError::Unavailable(_)
+                    | EngineError::Fenced
+                    | EngineError::Overloaded { .. }
+                    | EngineError::Quarantined { .. },
+                ) => {
                     if shard.gate.is_closed() {
                         // Whoever takes the shard next starts it again.
                         return;
@@ -83,10 +108,7 @@ impl NewErrorWorkflow {
                 Err(error) => {
                     let (failed, workflow) = (self.failed, &self.workflow);
                     tracing::error!(id = %failed, %workflow, %error, "an error workflow cannot be started");
-                    break ErrorWorkflow::Refused(match error {
-                        EngineError::Refused(info) => *info,
-                        error => ErrorInfo::new(error.code(), error.to_string()),
-                    });
+                    break Self::refused(error);
                 }
             }
         };
@@ -95,7 +117,7 @@ impl NewErrorWorkflow {
     }
 
     async fn try_begin(&self, shard: &Arc<ShardContext>) -> Result<(), EngineError> {
-        let compiled = self.plan(shard).await?;
+        let compiled = self.plan(&shard.engine.plans).await?;
         let started = self.started(&compiled);
         if let Some(from) = self.blobs_from {
             let blobs = &shard.engine.blobs;

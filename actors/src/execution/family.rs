@@ -181,18 +181,29 @@ impl NewChild {
         if !self.parent.attached {
             return None;
         }
-        let mut machine = Box::new(ExecutionMachine::new(Arc::clone(compiled), self.id, options));
-        let mut actions = Vec::new();
-        let started = Box::new(self.started(compiled));
-        machine.handle(Input::Start(started, None, reply), now, &mut actions);
-        if actions.iter().any(|action| matches!(action, Action::Evaluate(_))) {
-            return None;
-        }
-        Born::of(machine, actions)
+        Born::begin(compiled, self.started(compiled), options, now, reply)
     }
 }
 
 impl<R> Born<R> {
+    /// Takes the first step of an execution; none where it needs answers for that, or as [`Self::of`].
+    #[must_use]
+    pub fn begin(
+        compiled: &Arc<CompiledPlan>,
+        started: Started,
+        options: MachineOptions,
+        now: Timestamp,
+        reply: R,
+    ) -> Option<Self> {
+        let mut machine = Box::new(ExecutionMachine::new(Arc::clone(compiled), started.id, options));
+        let mut actions = Vec::new();
+        machine.handle(Input::Start(Box::new(started), None, reply), now, &mut actions);
+        if actions.iter().any(|action| matches!(action, Action::Evaluate(_))) {
+            return None;
+        }
+        Self::of(machine, actions)
+    }
+
     /// One entry alone, and nothing that must happen before it is handed over; else none.
     #[must_use]
     pub fn of(machine: Box<ExecutionMachine<R>>, mut actions: Vec<Action<R>>) -> Option<Self> {

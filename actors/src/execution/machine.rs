@@ -175,7 +175,7 @@ impl<R> ExecutionMachine<R> {
 
     /// Whether it runs where only so many may: it keeps its actor, so that whoever takes over hears of it.
     fn has_room(&self) -> bool {
-        self.state.room.is_some() && self.state.status != Status::Pending
+        self.state.has_room()
     }
 
     /// Whether what happens next comes from another execution: a child, or the error workflow that is being started.

@@ -3,7 +3,7 @@
 mod actor;
 mod answers;
 mod children;
-mod error_workflow;
+pub mod error_workflow;
 pub mod family;
 mod jobs;
 pub mod load;

@@ -25,6 +25,7 @@ use crate::execution::load::{Loaded, load};
 use crate::execution::view::{changes_summary, summary};
 use crate::gauges::{ShardGauges, SinkProgress};
 use crate::record::{Mark, RecordItem, read_frames, read_header};
+use crate::rooms;
 use crate::sinks::{
     EventSinkActor, EventSinkArguments, EventSinkMessage, SinkFeed, VisibilityActor, VisibilityArguments,
     VisibilityMessage,
@@ -67,9 +68,10 @@ pub(super) async fn open(
     }
     context.context.controls.restore(controls);
     engine.quarantine.retain(|id, _| id.shard() != shard);
-    set_aside
-        .into_iter()
-        .for_each(|(id, reason)| drop(engine.quarantine.insert(id, reason)));
+    for (id, reason) in set_aside {
+        engine.quarantine.insert(id, reason);
+        keep_room(&context.context, id).await?;
+    }
     if let Some(torn) = torn {
         resumed.changed.extend(torn.set_aside.keys());
         leave_behind(&context, torn).await?;
@@ -102,6 +104,20 @@ pub(super) async fn open(
         children,
     ));
     Ok((context.context, context.actors))
+}
+
+/// What is set aside runs, where only so many may: it goes on when it is released.
+async fn keep_room(shard: &ShardContext, id: ExecutionId) -> Result<(), EngineError> {
+    match load(shard, id).await {
+        Ok(Loaded::Found(found)) if found.state.has_room() => {
+            rooms::runs(&shard.engine, &found.compiled.plan, &found.state);
+        }
+        Ok(Loaded::Found(_) | Loaded::Missing | Loaded::Tombstone(_)) => {}
+        // That is why it is set aside: nobody can tell whether it ran.
+        Err(EngineError::Damaged(why)) => tracing::debug!(%id, why, "what is set aside is damaged"),
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 pub(super) fn lease_ms(engine: &EngineContext) -> i64 {

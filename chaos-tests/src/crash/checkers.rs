@@ -23,8 +23,10 @@ use troupe_ports::ExecutionSummary;
 
 use super::record::Record;
 use super::workload::DELAYS_MS;
-pub use contents::Contents;
+use crate::reference::UNDOES;
+pub use contents::{Contents, blobs_of};
 pub use events::expected as expected_events;
+pub(crate) use semantics::key_of;
 
 /// How late a timer may fire in a healthy engine, in milliseconds.
 const LATE_HEALTHY_MS: u64 = 1_000;
@@ -38,12 +40,16 @@ pub struct Evidence {
     pub executions: BTreeMap<ExecutionId, (ExecutionState, Arc<Plan>, Vec<Entry>)>,
     /// Definitions of their workflows, by id; expressions in the language of the reference interpreter.
     pub definitions: BTreeMap<String, WorkflowDefinition>,
+    /// Executions whose archive is gone: their state is that of their entries.
+    pub forgotten: BTreeSet<ExecutionId>,
     /// When the engine was down or recovering: from the kill to one second after the next readiness.
     pub outages: Vec<(Timestamp, Timestamp)>,
     /// When one execution alone could not act, as with outages: its actor had failed, or it was set aside.
     pub own_outages: BTreeMap<ExecutionId, Vec<(Timestamp, Timestamp)>>,
     /// What lists show in the end, where that is known.
     pub listed: Option<BTreeMap<ExecutionId, ExecutionSummary>>,
+    /// What was seen to be broken while it happened.
+    pub seen: Vec<Violation>,
     /// Large values that the store keeps.
     pub contents: Contents,
 }
@@ -55,6 +61,12 @@ pub struct Violation {
     pub invariant: &'static str,
     /// What was seen.
     pub what: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} {}", self.invariant, self.what)
+    }
 }
 
 /// Collects violations.
@@ -74,7 +86,7 @@ impl Findings {
 /// Every violation that the evidence shows.
 #[must_use]
 pub fn check(evidence: &Evidence) -> Vec<Violation> {
-    let mut findings = Findings(Vec::new());
+    let mut findings = Findings(evidence.seen.clone());
     acknowledged_survives(evidence, &mut findings);
     for (id, (state, plan, entries)) in &evidence.executions {
         applied_exactly_once(*id, state, plan, entries, &mut findings);
@@ -84,6 +96,7 @@ pub fn check(evidence: &Evidence) -> Vec<Violation> {
     events::are_published(evidence, &mut findings);
     epochs::only_grow(evidence, &mut findings);
     keys::are_unique(evidence, &mut findings);
+    contents::are_kept(evidence, &mut findings);
     rooms::hold_so_many(evidence, &mut findings);
     lists::show_the_end(evidence, &mut findings);
     failures::are_bounded(evidence, &mut findings);
@@ -133,6 +146,7 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
             | Record::Effect { .. }
             | Record::CommandAcked { .. }
             | Record::ResumeAsked { .. }
+            | Record::ReopenAsked { .. }
             | Record::Read { .. }
             | Record::Published { .. }
             | Record::Acquired { .. }
@@ -159,7 +173,7 @@ fn applied_exactly_once(
         findings.expect(entry.seq.0 == place as u64 + 1, "C2", || {
             format!("{id}: entry {} at place {place}", entry.seq)
         });
-        let ended = folded.status.is_terminal();
+        let ended = folded.status.is_terminal() && !entry.reopens();
         findings.expect(!ended, "C10", || format!("{id}: entry {} after the end", entry.seq));
         if let Err(error) = replay(plan, &mut folded, entry) {
             findings.expect(false, "C2", || {
@@ -177,15 +191,18 @@ fn applied_exactly_once(
     findings.expect(invariants::check(plan, &folded).is_ok(), "C2", || {
         format!("{id}: {:?}", invariants::check(plan, &folded))
     });
-    let mut ends: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut ends: BTreeMap<NodeIx, usize> = BTreeMap::new();
     for transition in entries.iter().flat_map(|entry| &entry.transitions) {
         let Some(node) = transition.node_ix() else { continue };
         if is_end(transition.verb()) {
-            *ends.entry(node.0).or_default() += 1;
+            *ends.entry(node).or_default() += 1;
         }
     }
     for (node, times) in ends {
-        let visits = state.nodes.get(node as usize).map_or(1, |node| node.visit.0);
+        let visits = match state.nodes.get(node.at()) {
+            Some(node) => node.visit.0 as usize,
+            None => undone(plan, state, node),
+        };
         findings.expect(times == visits, "C2", || {
             format!("{id}: node {node} ended {times} times in {visits} visits")
         });
@@ -213,6 +230,14 @@ fn applied_exactly_once(
         }
     }
     dispatched_one_after_the_other(id, entries, findings);
+}
+
+/// How many visits of a node its compensation has undone, or failed to.
+fn undone(plan: &Plan, state: &ExecutionState, compensation: NodeIx) -> usize {
+    let visits = state.compensations.iter().flat_map(|all| &all.visits);
+    let of_node = visits.filter(|visit| plan.node(visit.node).compensation == Some(compensation));
+    let undoing = of_node.filter_map(|visit| visit.compensation.as_deref());
+    undoing.filter(|undoing| undoing.phase.is_terminal()).count()
 }
 
 fn is_end(verb: Option<Verb>) -> bool {
@@ -255,7 +280,8 @@ fn effects_follow_commits(evidence: &Evidence, findings: &mut Findings) {
                 findings.expect(seen.insert((*id, node, *token)), "C3", || {
                     format!("{id}: dispatch {token:?} of {node} took effect twice")
                 });
-                findings.expect(!canceled.contains(id), "C4", || {
+                let may_follow = is_undoing(node) || !canceled.contains(id);
+                findings.expect(may_follow, "C4", || {
                     format!("{id}: {node} took effect after its cancel")
                 });
                 if !evidence.executions.contains_key(id) {
@@ -283,9 +309,15 @@ fn effects_follow_commits(evidence: &Evidence, findings: &mut Findings) {
             } if verb == "cancel" => {
                 canceled.insert(*id);
             }
+            Record::ReopenAsked { id } => _ = canceled.remove(id),
             _ => {}
         }
     }
+}
+
+/// Whether what took effect undoes something: after a cancellation nothing else starts.
+fn is_undoing(node: &str) -> bool {
+    node.ends_with(UNDOES)
 }
 
 /// Inputs of dispatched attempts, by node and by run, visit, attempt and nonce of their token.
@@ -304,7 +336,7 @@ fn starts_of(id: ExecutionId, evidence: &Evidence) -> Starts {
             if let Effect::StartAttempt(start) = effect {
                 let token = start.token;
                 let token_of = [token.run.0, token.visit.0, token.attempt.0, token.nonce];
-                let node = plan.node(token.node).key.to_string();
+                let node = key_of(plan, token.node);
                 starts.insert((node, token_of), evidence.contents.text(&start.input));
             }
         }
@@ -315,18 +347,22 @@ fn starts_of(id: ExecutionId, evidence: &Evidence) -> Starts {
 /// C8: a delay never ends early, and late only around an outage.
 fn timers_fire_in_time(id: ExecutionId, plan: &Plan, entries: &[Entry], evidence: &Evidence, findings: &mut Findings) {
     let Some(wait) = plan.node_ix("wait") else { return };
-    let at = |verb: Verb| {
-        let found = entries.iter().find(|entry| {
-            entry
-                .transitions
-                .iter()
-                .any(|change| change.node_ix() == Some(wait) && change.verb() == Some(verb))
-        });
-        found.map(|entry| entry.at)
+    let changes = |entry: &Entry, verb: Verb| {
+        let mut changes = entry.transitions.iter();
+        changes.any(|change| change.node_ix() == Some(wait) && change.verb() == Some(verb))
     };
-    let (Some(waiting), Some(fired)) = (at(Verb::NodeWaiting), at(Verb::NodeCompleted)) else {
+    let Some(end) = entries.iter().position(|entry| changes(entry, Verb::NodeCompleted)) else {
         return;
     };
+    if matches!(entries[end].event, Event::Decided { .. } | Event::Reopened(_)) {
+        return;
+    }
+    // In an earlier run it may have waited, and been canceled.
+    let mut before = entries[..=end].iter().rev();
+    let Some(begin) = before.find(|entry| changes(entry, Verb::NodeWaiting)) else {
+        return;
+    };
+    let (waiting, fired) = (begin.at, entries[end].at);
     let delay_ms = if plan.workflow.as_str() == "wait-short" {
         DELAYS_MS[0]
     } else {
@@ -367,9 +403,11 @@ fn paused_means_paused(evidence: &Evidence, findings: &mut Findings) {
             } if verb == "pause" => {
                 paused.insert(*id, *draining);
             }
-            Record::ResumeAsked { id } => {
+            Record::ResumeAsked { id } | Record::ReopenAsked { id } => {
                 paused.remove(id);
             }
+            // A cancellation lifts the pause for what it undoes.
+            Record::Effect { id, node, .. } if is_undoing(node) && was_canceled(evidence, *id) => {}
             Record::Effect { id, node, .. } => {
                 if let Some(draining) = paused.get_mut(id) {
                     findings.expect(*draining > 0, "C9", || format!("{id}: {node} took effect while paused"));
@@ -379,6 +417,12 @@ fn paused_means_paused(evidence: &Evidence, findings: &mut Findings) {
             _ => {}
         }
     }
+}
+
+fn was_canceled(evidence: &Evidence, id: ExecutionId) -> bool {
+    let entries = evidence.executions.get(&id).map(|(_, _, entries)| entries.iter());
+    let is_cancel = |entry: &Entry| matches!(entry.event, Event::CancelRequested { .. });
+    entries.is_some_and(|mut entries| entries.any(is_cancel))
 }
 
 /// C11: what a read showed is in the log, and later reads of the same client show no less.

@@ -91,6 +91,8 @@ pub enum Fault {
     NoEpochCheck,
     /// The events' cursor moves before the bus has confirmed what it passes.
     CursorBeforeConfirm,
+    /// An entry may become durable before the large values that it refers to.
+    ValuesAfterEntries,
 }
 
 /// Options under which everything happens often: checkpoints, passivation, short leases.
@@ -115,6 +117,7 @@ pub fn engine_options(end: End, fault: Option<Fault>) -> EngineOptions {
             effect_before_commit: fault == Some(Fault::EffectBeforeCommit),
             read_before_commit: fault == Some(Fault::ReadBeforeCommit),
             cursor_before_confirm: fault == Some(Fault::CursorBeforeConfirm),
+            values_after_entries: fault == Some(Fault::ValuesAfterEntries),
             // Without a repetition nobody would notice that it is not recognised.
             redeliver_reports: fault == Some(Fault::NoCompletionDedupe),
             ..Mutants::default()
@@ -123,15 +126,11 @@ pub fn engine_options(end: End, fault: Option<Fault>) -> EngineOptions {
     }
 }
 
-/// Opens an engine on the store of a campaign.
+/// Opens the store of a campaign.
 ///
 /// # Errors
-/// When the store cannot be opened or the engine does not become ready.
-pub async fn open(
-    setting: &Setting,
-    executor: Arc<dyn NodeExecutor>,
-    bus: Arc<dyn EventBus>,
-) -> anyhow::Result<EngineHandle> {
+/// When it does not open.
+pub(super) fn open_store(setting: &Setting) -> anyhow::Result<EmbeddedStore> {
     let options = StoreOptions {
         shards: setting.shards,
         sharing: match setting.end {
@@ -150,7 +149,28 @@ pub async fn open(
             Some(_) | None => None,
         },
     };
-    let store = Arc::new(EmbeddedStore::open(&setting.directory, &options).context("the store does not open")?);
+    EmbeddedStore::open(&setting.directory, &options).context("the store does not open")
+}
+
+/// Opens an engine on the store of a campaign.
+///
+/// # Errors
+/// When the store cannot be opened or the engine does not become ready.
+pub async fn open(
+    setting: &Setting,
+    executor: Arc<dyn NodeExecutor>,
+    bus: Arc<dyn EventBus>,
+) -> anyhow::Result<EngineHandle> {
+    open_on(Arc::new(open_store(setting)?), setting, executor, bus).await
+}
+
+/// As [`open`], on a store that is open already.
+pub(super) async fn open_on(
+    store: Arc<EmbeddedStore>,
+    setting: &Setting,
+    executor: Arc<dyn NodeExecutor>,
+    bus: Arc<dyn EventBus>,
+) -> anyhow::Result<EngineHandle> {
     let state: Arc<dyn StateStore> = store.clone();
     let parts = EngineParts {
         state: if setting.end == End::TakenOver {

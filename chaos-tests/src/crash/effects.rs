@@ -51,7 +51,12 @@ impl NodeExecutor for EffectSink {
             if u64::from(task.token.attempt.0) <= number("failFirst") {
                 return Executed::failed(ErrorInfo::new("FLAKY", "fails at first"), true);
             }
-            Executed::completed(Json::from_trusted(format!("\"{:016x}\"", random())))
+            let padding = usize::try_from(number("outputBytes")).unwrap_or(0);
+            Executed::completed(Json::from_trusted(format!(
+                "\"{:016x}{}\"",
+                random(),
+                ".".repeat(padding)
+            )))
         })
     }
 }

@@ -2,6 +2,7 @@
 //! their events and their log recorded.
 
 pub mod bus;
+mod calls;
 pub mod checkers;
 pub mod child;
 mod clients;

@@ -39,7 +39,7 @@ pub enum Record {
     },
     /// A command was acknowledged.
     CommandAcked {
-        /// `pause`, `resume` or `cancel`.
+        /// `pause`, `resume`, `cancel`, `retry`, or what was done to a node: `call`, `complete`.
         verb: String,
         /// The execution.
         id: ExecutionId,
@@ -52,6 +52,11 @@ pub enum Record {
     },
     /// A resume is about to be asked for: attempts may start from here on.
     ResumeAsked {
+        /// The execution.
+        id: ExecutionId,
+    },
+    /// Failed nodes are about to be asked to run again: an execution that has ended may go on from here on.
+    ReopenAsked {
         /// The execution.
         id: ExecutionId,
     },
@@ -123,6 +128,8 @@ pub enum Record {
     Restarted {
         /// The execution.
         id: ExecutionId,
+        /// The epoch under which that was done.
+        epoch: u64,
         /// When.
         at: Timestamp,
     },

@@ -1,12 +1,15 @@
-//! Workflows that use what may break: retries, joins, quorums, delays, error paths, clean-up.
+//! Workflows that use what may break: retries, joins, quorums, delays, error paths, clean-up, children, calls, large values.
 
 use serde_json::{Value, json};
-use troupe_core::definition::WorkflowDefinition;
+use troupe_core::definition::{NodeKind, WorkflowDefinition};
+use troupe_core::plan::Plan;
 
 /// Delay of the waiting workflows' delay nodes, in milliseconds: shorter and longer than passivation takes.
 pub const DELAYS_MS: [u64; 2] = [60, 400];
 /// How long nodes wait for a call, in milliseconds.
 const CALLED_WITHIN_MS: u64 = 700;
+/// Bytes of an output that is kept apart, and of one that is only together with others like it.
+const LARGE_BYTES: [usize; 2] = [66_000, 30_000];
 
 /// Every workflow of the load.
 ///
@@ -37,7 +40,19 @@ pub fn definitions() -> Vec<WorkflowDefinition> {
 /// Never: the definitions are constants.
 #[must_use]
 pub fn families() -> Vec<WorkflowDefinition> {
-    let all = [each(), spin(), nested(), loose(), called()];
+    let all = [each(), spin(), nested(), loose(), called(), asked()];
+    all.into_iter()
+        .map(|definition| serde_json::from_value(definition).expect("a constant definition"))
+        .collect()
+}
+
+/// Workflows with values past 64 KiB: given at the start, in a call, from node to node, to children and from them.
+///
+/// # Panics
+/// Never: the definitions are constants.
+#[must_use]
+pub fn large() -> Vec<WorkflowDefinition> {
+    let all = [bulky(), bulky_each()];
     all.into_iter()
         .map(|definition| serde_json::from_value(definition).expect("a constant definition"))
         .collect()
@@ -49,7 +64,19 @@ pub fn families() -> Vec<WorkflowDefinition> {
 /// Never: the definitions are constants.
 #[must_use]
 pub fn all() -> Vec<WorkflowDefinition> {
-    definitions().into_iter().chain(families()).collect()
+    definitions().into_iter().chain(families()).chain(large()).collect()
+}
+
+/// Whether executions of a workflow are given large values.
+#[must_use]
+pub fn is_large(workflow: &str) -> bool {
+    workflow.starts_with("bulky")
+}
+
+/// The nodes of a workflow that wait for a call.
+pub fn waits(plan: &Plan) -> impl Iterator<Item = &str> {
+    let waits = plan.nodes.iter().filter(|node| node.kind == NodeKind::Webhook);
+    waits.map(|node| node.key.as_str())
 }
 
 /// So many child executions that do nothing but wait, every other one for a call, the rest for an hour.
@@ -229,4 +256,40 @@ fn called() -> Value {
         work("s", json!({})), wait("call"), work("a", json!({})),
         {"id": "all", "type": "forEach", "data": {"items": "variables.items", "toleratedFailures": 2, "body": body}},
     ], "edges": [edge("s", "call", "default"), edge("call", "a", "always"), edge("s", "all", "default")]})
+}
+
+/// As [`called`], but nobody gives up: only a call, or the decision of an operator, lets it go on.
+fn asked() -> Value {
+    let wait = |id: &str| json!({"id": id, "type": "webhook", "data": {"webhookId": id}});
+    let body = json!({"nodes": [wait("answer"), work("w", json!({}))], "edges": [edge("answer", "w", "default")]});
+    json!({"id": "asked", "settings": {"variables": {"items": [1, 2]}}, "nodes": [
+        work("s", json!({})), wait("ask"), work("a", json!({"failFirst": 1})),
+        {"id": "all", "type": "forEach", "data": {"items": "variables.items", "toleratedFailures": 2, "body": body}},
+        work("t", json!({})),
+    ], "edges": [
+        edge("s", "ask", "default"), edge("ask", "a", "default"), edge("s", "all", "default"), edge("a", "t", "default"),
+        edge("all", "t", "default"),
+    ]})
+}
+
+/// A large output is the input of a retry, of a join and of the whole; a call may be large too.
+fn bulky() -> Value {
+    let call = json!({"id": "call", "type": "webhook", "data": {"webhookId": "call", "timeout": CALLED_WITHIN_MS}});
+    json!({"id": "bulky", "settings": {"onFailure": "continue"}, "nodes": [
+        work("s", json!({})), work("a", json!({"outputBytes": LARGE_BYTES[0]})), work("b", json!({"failFirst": 1})),
+        call, work("join", json!({"outputBytes": LARGE_BYTES[0]})),
+    ], "edges": [
+        edge("s", "a", "default"), edge("a", "b", "default"), edge("b", "join", "default"),
+        edge("s", "call", "default"), edge("call", "join", "always"),
+    ]})
+}
+
+/// Children are given a large value, and what they give is large together.
+fn bulky_each() -> Value {
+    let body = json!({"nodes": [work("w", json!({"outputBytes": LARGE_BYTES[1]}))], "edges": []});
+    json!({"id": "bulky-each", "settings": {"variables": {"items": [1, 2, 3]}}, "nodes": [
+        work("s", json!({"outputBytes": LARGE_BYTES[0]})),
+        {"id": "all", "type": "forEach", "data": {"items": "variables.items", "maxConcurrency": 2, "body": body}},
+        work("t", json!({})),
+    ], "edges": [edge("s", "all", "default"), edge("all", "t", "default")]})
 }

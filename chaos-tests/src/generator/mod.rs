@@ -1,5 +1,7 @@
 //! The random definitions of the core's own tests.
 
+#[path = "../../../runtime/core/tests/support/aftermath.rs"]
+pub mod aftermath;
 #[path = "../../../runtime/core/tests/support/choices.rs"]
 pub mod choices;
 #[path = "../../../runtime/core/tests/support/definitions.rs"]

@@ -1,4 +1,4 @@
-//! The attempts' shell: waits for a permit, the lease and its turn, takes effect, and reports sooner or later, or never.
+//! The attempts' shell: waits for leave to run, the lease and its turn, takes effect, and reports sooner or later, or never.
 
 use troupe_actors::attempt::machine::Turn;
 use troupe_actors::execution::machine::Dispatch;
@@ -6,10 +6,12 @@ use troupe_core::execution::{AttemptClosed, AttemptFailure, AttemptOutcome};
 use troupe_core::{BlobRef, ErrorInfo, Json, Token};
 use troupe_ports::StateStore;
 
+use super::limits::Place;
 use super::process::{ActorNo, Attempt, ExecutionMessage, ProcessNo, Stage};
 use super::schedule::{Ending, Timed};
 use super::{World, at_once, drawn};
 use crate::crash::Record;
+use crate::crash::checkers::key_of;
 
 /// Pause before a lease that has lapsed is looked at again.
 const LEASE_POLL_MS: u64 = 20;
@@ -44,13 +46,14 @@ impl World {
             actor,
             id: execution.id,
             token,
-            node: planned.key.to_string(),
+            node: key_of(&machine.compiled().plan, token.node),
             sleep_ms: data("sleepMs"),
             fail_first: data("failFirst"),
             fail_odds: data("failOdds"),
             timeout_ms: planned.attempt_timeout_ms,
             input,
             gate: Default::default(),
+            place: Place::of(&machine.compiled().plan, machine.state(), token.node),
             stage: Stage::Queued,
             canceled: false,
             notified: false,
@@ -58,6 +61,7 @@ impl World {
         execution.attempts.push((token, number, now));
         state.attempts.insert(number, attempt);
         self.count("attempts");
+        self.begin_queue(process, number);
     }
 
     /// Attempts of an execution that truly run.
@@ -111,12 +115,7 @@ impl World {
         let Some(state) = self.processes.get_mut(&process) else {
             return;
         };
-        let mut freed = 0;
-        state.attempts.retain(|_, attempt| {
-            freed += usize::from(attempt.actor == actor && has_permit(attempt.stage));
-            attempt.actor != actor
-        });
-        state.permits += freed;
+        state.attempts.retain(|_, attempt| attempt.actor != actor);
     }
 
     pub(super) fn attempt_step(&mut self, process: ProcessNo, number: u64) {
@@ -131,11 +130,13 @@ impl World {
         match attempt.stage {
             Stage::Running(_) => return,
             Stage::Held => return attempt.stage = Stage::Queued,
-            Stage::Queued if state.permits == 0 => return self.report(process, number, canceled(), false),
-            Stage::Queued => {
-                state.permits -= 1;
-                attempt.stage = Stage::Leasing;
+            Stage::Queued if !attempt.place.comes(&state.limits) => {
+                if attempt.canceled {
+                    self.never_started(process, number, "CANCELED");
+                }
+                return;
             }
+            Stage::Queued => attempt.stage = Stage::Leasing,
             Stage::Leasing => {}
         }
         let open = state
@@ -147,10 +148,10 @@ impl World {
         }
         match attempt.gate.start() {
             Turn::Start => self.take_effect(process, number),
-            Turn::Aborted => self.report(process, number, canceled(), false),
+            Turn::Aborted => self.never_started(process, number, "CANCELED"),
             Turn::Hold => {
                 attempt.stage = Stage::Held;
-                state.permits += 1;
+                attempt.place.gives_back();
                 self.count("held attempts");
             }
         }
@@ -186,6 +187,7 @@ impl World {
         };
         self.record(record);
         self.count("effects");
+        self.count_together(process, number);
         let (wait_ms, ending) = match self.random.below(300) {
             0 => (timeout_ms, Ending::TimedOut),
             1..=4 => (self.random.below(sleep_ms + 3), Ending::Lost),
@@ -247,6 +249,11 @@ impl World {
         AttemptOutcome::Completed(Json::from_trusted(text).into())
     }
 
+    /// An attempt is given up before its turn came.
+    pub(super) fn never_started(&mut self, process: ProcessNo, number: u64, code: &str) {
+        self.report(process, number, failed(code, "the attempt never started", false), false);
+    }
+
     fn report(&mut self, process: ProcessNo, number: u64, outcome: AttemptOutcome, ran: bool) {
         let Some(attempt) = self.free(process, number) else {
             return;
@@ -275,16 +282,7 @@ impl World {
 
     fn free(&mut self, process: ProcessNo, number: u64) -> Option<Attempt> {
         let state = self.processes.get_mut(&process)?;
-        let attempt = state.attempts.remove(&number)?;
-        state.permits += usize::from(has_permit(attempt.stage));
-        Some(attempt)
-    }
-}
-
-fn has_permit(stage: Stage) -> bool {
-    match stage {
-        Stage::Leasing | Stage::Running(_) => true,
-        Stage::Queued | Stage::Held => false,
+        state.attempts.remove(&number)
     }
 }
 

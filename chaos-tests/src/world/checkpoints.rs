@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use troupe_actors::EngineError;
 use troupe_actors::checkpointer::Pending;
-use troupe_actors::checkpointer::archive::Packer;
+use troupe_actors::checkpointer::archive::{ArchiveError, Packer, give_way};
 use troupe_actors::execution::load::final_state;
 use troupe_core::{ExecutionId, ShardId};
-use troupe_ports::{Archive, CheckpointRow, StoreError, Wait};
+use troupe_ports::{Archive, CheckpointRow, ExecutionBase, StateStore, StoreError, Wait};
 
 use super::process::{
     ActorNo, CheckpointerMessage, ListsMessage, ProcessNo, ShardMessage, TimersMessage, Waiting, Writer, WriterStage,
@@ -149,20 +149,15 @@ impl World {
         let Some(pending) = writer.generation.executions.get(&id).cloned() else {
             return;
         };
-        let rows = match pending.mark.wait() {
-            Some(wait) => live(id, &pending, wait),
-            None => {
-                self.store.set_reachable(reachable);
-                let archived = self.archive(id, &pending);
-                self.store.set_reachable(true);
-                match archived {
-                    Ok(archive) => vec![CheckpointRow::Ended(archive)],
-                    Err(EngineError::Unavailable(_) | EngineError::Fenced) => return self.pause_writer(caller),
-                    Err(error) => {
-                        self.trouble(format!("{id} cannot be archived: {error}"));
-                        live(id, &pending, Wait::Message)
-                    }
-                }
+        self.store.set_reachable(reachable);
+        let rows = self.rows(id, &pending);
+        self.store.set_reachable(true);
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(EngineError::Unavailable(_) | EngineError::Fenced) => return self.pause_writer(caller),
+            Err(error) => {
+                self.trouble(format!("{id} cannot be archived: {error}"));
+                live(id, &pending, Wait::Message)
             }
         };
         let Some(serving) = self.serving(caller) else { return };
@@ -173,6 +168,22 @@ impl World {
         writer.chunk.extend(rows);
     }
 
+    /// An archive that gives way, where the execution has gone on from one; then the execution itself.
+    fn rows(&mut self, id: ExecutionId, pending: &Pending) -> Result<Vec<CheckpointRow>, EngineError> {
+        let mut rows = Vec::new();
+        if pending.reopens
+            && let Some(ExecutionBase::Ended(archive, _)) = at_once(self.store.load(id))?
+        {
+            rows.extend(give_way(&archive, pending).map_err(damaged)?);
+            self.count("archives that gave way");
+        }
+        match pending.mark.wait() {
+            Some(wait) => rows.extend(live(id, pending, wait)),
+            None => rows.push(CheckpointRow::Ended(self.archive(id, pending)?)),
+        }
+        Ok(rows)
+    }
+
     fn archive(&mut self, id: ExecutionId, pending: &Pending) -> Result<Archive, EngineError> {
         let end = match &pending.end {
             Some(end) => (**end).clone(),
@@ -181,8 +192,6 @@ impl World {
                 at_once(final_state(&self.context, id, pending))?
             }
         };
-        let damaged =
-            |error: troupe_actors::checkpointer::archive::ArchiveError| EngineError::Damaged(error.to_string());
         let mut packer = Packer::new().map_err(damaged)?;
         let bytes = packer
             .pack(&end.state, pending.frames.iter().map(|(_, frame)| frame))
@@ -232,6 +241,10 @@ impl World {
             Err(StoreError::Damaged(why)) => serving.inbox.push_back(ShardMessage::Halt(why)),
         }
     }
+}
+
+fn damaged(error: ArchiveError) -> EngineError {
+    EngineError::Damaged(error.to_string())
 }
 
 /// A live execution's rows: the entries up to a snapshot with it, then the rest.

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use troupe_actors::EngineError;
-use troupe_actors::execution::machine::{CommandInput, NodeCommand, Wanted};
-use troupe_core::execution::{Decision, Event, Started};
+use troupe_actors::execution::machine::{CommandInput, NodeCommand, Reopen, Wanted};
+use troupe_core::execution::{Decision, Event, Remedy, Started};
 use troupe_core::{CommandId, ErrorInfo, ExecutionId, Json, KeySpace, ShardId};
 
 use super::process::{ExecutionMessage, ProcessNo, Respond};
@@ -33,6 +33,7 @@ pub(super) struct Client {
     workflow: String,
     key: String,
     kind: KeyKind,
+    trigger: Option<String>,
     id: Option<ExecutionId>,
     plan: VecDeque<(u64, Act)>,
     /// Number of the request that is not answered yet.
@@ -47,6 +48,7 @@ impl Client {
             workflow: plan.workflow.clone(),
             key: plan.key.clone(),
             kind: plan.kind,
+            trigger: plan.trigger.clone(),
             id: None,
             plan: plan.acts.iter().cloned().collect(),
             waiting: None,
@@ -91,6 +93,8 @@ impl World {
         } else if let Some(wanted) = wanted(&act, number) {
             if act == Act::Resume {
                 self.record(Record::ResumeAsked { id });
+            } else if act.reopens() {
+                self.record(Record::ReopenAsked { id });
             }
             let command = Some(CommandId::from(self.command_id(number, &act).as_str()));
             let input = CommandInput {
@@ -134,7 +138,7 @@ impl World {
             process
                 .shards
                 .get(&shard)
-                .is_some_and(|serving| now < serving.lease_until)
+                .is_some_and(|serving| now < serving.lease_until && !serving.closing)
         };
         let serving = self.processes.iter().filter(|(_, process)| serves(process));
         let numbers: Vec<ProcessNo> = serving.map(|(number, _)| *number).collect();
@@ -196,8 +200,9 @@ impl World {
             (Answer::Refused(EngineError::Ended(_)), _) => self.count("ended before"),
             (Answer::Refused(EngineError::Refused(_)), _) if !act.starts() => self.count("refused commands"),
             (Answer::Refused(EngineError::NotFound(id)), _) => {
-                // It was acknowledged, so it must be there.
-                return self.trouble(format!("{act:?} of {id}: not found"));
+                // It was acknowledged, so it must be there, unless its time was over.
+                self.forgotten.push((id, self.now));
+                self.count("not found any more");
             }
             (
                 Answer::Refused(EngineError::Unavailable(_) | EngineError::Fenced | EngineError::Quarantined { .. }),
@@ -262,7 +267,22 @@ fn wanted(act: &Act, number: usize) -> Option<Wanted> {
             of_node(node, NodeCommand::Decide(Decision::Fail(error)))
         }
         Act::Skip(node) => of_node(node, NodeCommand::Decide(Decision::Skip(None))),
+        Act::Retry(nodes) => reopen(nodes.clone(), Remedy::Retry),
+        Act::SkipFailed(node, with_output) => {
+            let output = with_output.then(|| json(format!(r#"{{"ok":true,"by":{number}}}"#)));
+            reopen(vec![node.clone()], Remedy::Skip(output))
+        }
         Act::SetVariables => Wanted::Event(Event::VariablesSet(vec![("set".into(), json(number.to_string()))])),
+    })
+}
+
+fn reopen(nodes: Vec<String>, remedy: Remedy) -> Wanted {
+    Wanted::Reopen(Reopen {
+        nodes,
+        remedy,
+        reason: None,
+        // There are none in a world.
+        controls: None,
     })
 }
 
@@ -294,7 +314,7 @@ impl Client {
             input: Json::from_trusted(workflows::INPUT).into(),
             variables: Vec::new(),
             metadata: None,
-            trigger: None,
+            trigger: self.trigger.clone(),
             execution_key: ordinal.map(|_| self.business_key().to_owned()),
             request_key: (self.kind == KeyKind::Request).then(|| self.key.clone()),
             priority: None,

@@ -52,6 +52,7 @@ impl World {
                 for (actor, id) in std::mem::take(&mut committer.barriers) {
                     serving.inbox.push_back(ShardMessage::Rebuild(actor, id));
                 }
+                self.give_back(caller);
             }
             Action::Append {
                 position,
@@ -249,6 +250,16 @@ impl World {
                 }
                 Answer::Acquired(acquired)
             }
+            Call::Release => {
+                // Where that cannot be done the lease runs out.
+                let released = at_once(self.store.release(shard, epoch));
+                self.count(if released.is_ok() {
+                    "leases given back"
+                } else {
+                    "leases lost before"
+                });
+                Answer::Released
+            }
             Call::Renew => Answer::Renewed(at_once(self.store.renew(shard, epoch, self.context.options.lease))),
             Call::Checkpoint(rows, reached) => {
                 Answer::Written(at_once(self.store.checkpoint(shard, epoch, rows, reached)))
@@ -299,6 +310,7 @@ impl World {
     pub(super) fn answered(&mut self, caller: Caller, answer: Answer) {
         match answer {
             Answer::Acquired(lease) => self.acquired(caller, lease),
+            Answer::Released => self.given_back(caller),
             Answer::Renewed(renewed) => self.renewed(caller, renewed),
             Answer::Written(written) => self.written(caller, written),
             Answer::CursorSet(to, set) => self.cursor_set(caller, to, set),
@@ -323,6 +335,7 @@ fn unavailable(call: &Call) -> Answer {
     let error = StoreError::Unavailable("nobody answers".into());
     match call {
         Call::Acquire(_) => Answer::Acquired(Err(error)),
+        Call::Release => Answer::Released,
         Call::Renew => Answer::Renewed(Err(error)),
         Call::Append { .. } => Answer::Appended(Err(AppendError::Store(error))),
         Call::Probe(_) => Answer::Probed(Err(error)),

@@ -1,25 +1,27 @@
 //! What was going on when something broke: so that a campaign can tell which faults met which features.
 
 mod graphs;
+mod limits;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use troupe_core::ExecutionId;
 use troupe_core::definition::NodeKind;
-use troupe_core::execution::{ExecutionState, Phase, Status};
+use troupe_core::execution::{CacheUse, ExecutionState, NodeState, Phase, Status};
 
 use super::World;
 use super::process::{ActorNo, Execution, ProcessNo, Waiting};
 
 /// Everything that can be going on.
 pub fn features() -> impl Iterator<Item = &'static str> {
-    FEATURES.into_iter().chain(graphs::FEATURES)
+    let own = FEATURES.into_iter().chain(graphs::FEATURES);
+    own.chain(limits::FEATURES)
 }
 
 /// What no world can have: limits count one engine's executions, and where there is one process, none is apart from the store.
 pub const IMPOSSIBLE: [(&str, &str); 2] = [("waits for room", "partition"), ("has room", "partition")];
 
-const FEATURES: [&str; 22] = [
+const FEATURES: [&str; 26] = [
     "attempt",
     "retry",
     "delay",
@@ -42,6 +44,10 @@ const FEATURES: [&str; 22] = [
     "sandbox",
     "waits for room",
     "has room",
+    "next run",
+    "undoing",
+    "undoing tried again",
+    "output reused",
 ];
 
 impl World {
@@ -55,6 +61,7 @@ impl World {
             for execution in process.executions.values() {
                 in_use(execution, &mut features);
             }
+            limits::of_process(process, &mut features);
         }
         // Those without an actor are hit with the store's owner.
         features.extend(self.parked.values().flatten());
@@ -132,6 +139,10 @@ fn of_execution(state: &ExecutionState, features: &mut BTreeSet<&'static str>) {
         (state.paused, "paused"),
         (matches!(state.status, Status::Canceling { .. }), "canceling"),
         (state.status == Status::Failing, "failing"),
+        (state.run.0 > 1, "next run"),
+        (matches!(state.status, Status::Compensating(_)), "undoing"),
+        (undoing_again(state), "undoing tried again"),
+        (state.nodes.iter().any(reuses), "output reused"),
         (state.execution_deadline.is_some(), "execution deadline"),
         (state.execution_key.is_some(), "business key"),
         (!state.signals.is_empty(), "early call kept"),
@@ -143,4 +154,14 @@ fn of_execution(state: &ExecutionState, features: &mut BTreeSet<&'static str>) {
         (state.room.is_some() && state.status != Status::Pending, "has room"),
     ];
     features.extend(those.into_iter().filter(|(is, _)| *is).map(|(_, name)| name));
+}
+
+fn undoing_again(state: &ExecutionState) -> bool {
+    let all = state.compensations.as_deref();
+    let undoing = all.and_then(|all| all.visits.get(all.left as usize)?.compensation.as_deref());
+    undoing.is_some_and(|undoing| matches!(undoing.phase, Phase::Backoff { .. }))
+}
+
+fn reuses(node: &NodeState) -> bool {
+    matches!(node.cache.as_deref(), Some(CacheUse::Hit))
 }

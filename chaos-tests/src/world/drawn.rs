@@ -1,11 +1,15 @@
 //! Workflows that a scenario draws: graphs of the core's own generator, and families of them.
 
+mod bounds;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::plan::Plan;
 
 use super::random::Random;
+use crate::generator::aftermath::compensate;
+use crate::generator::choices::Choices;
 use crate::generator::definitions::{calm, definition};
 
 /// What the ids of drawn graphs begin with.
@@ -23,12 +27,13 @@ const TRIES: usize = 8;
 const CHILDREN: [&str; 5] = ["chain", "wait-short", "hook", "rescue", "missing"];
 
 /// One to three workflows.
-pub(super) fn definitions(random: &mut Random) -> Vec<Value> {
+pub(super) fn definitions(remote: bool, random: &mut Random) -> Vec<Value> {
     let mut drawn: Vec<Value> = Vec::new();
     for number in 0..=random.below(2) {
         let mut graph = graph(&format!("{PREFIX}{number}"), 8, random);
         if let Some(graph) = &mut graph {
             give_children(graph, !drawn.is_empty(), random);
+            limit(graph, remote, random);
         }
         drawn.extend(graph);
     }
@@ -60,8 +65,12 @@ fn graph(id: &str, nodes_max: u16, random: &mut Random) -> Option<Value> {
         if tape(1)[0] % 3 > 0 {
             calm(&mut graph);
         }
+        if tape(1)[0] % 3 == 0 {
+            compensate(&mut graph, &mut Choices::new(&tape(64)));
+        }
         shorten(&mut graph);
         slow_down(&mut graph, random);
+        bounds::bound(&mut graph, random);
         graph["id"] = id.into();
         graph["version"] = json!(1);
         is_lawful(&graph).then_some(graph)
@@ -89,6 +98,23 @@ fn slow_down(graph: &mut Value, random: &mut Random) {
     }
     if random.once_in(4) {
         graph["settings"]["maxParallelNodes"] = json!(1);
+    }
+}
+
+/// Some reuse what others gave, and of some only so many run at once: an engine counts its own.
+fn limit(graph: &mut Value, remote: bool, random: &mut Random) {
+    for node in graph["nodes"].as_array_mut().into_iter().flatten() {
+        if node["type"] == "function" && random.once_in(8) {
+            let keys = ["input", "trigger.n", "variables.v0", "input.ok", "throw"];
+            let key = keys[random.place(keys.len())];
+            node["data"]["cache"] = json!({"key": key, "ttl": random.between(20, 2_000)});
+        }
+    }
+    if !remote && random.once_in(6) {
+        graph["settings"]["concurrency"] = json!({"limit": random.between(1, 2)});
+        if random.once_in(2) {
+            graph["settings"]["concurrency"]["key"] = json!("trigger.n");
+        }
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use troupe_actors::checkpointer::archive::Unpacked;
 use troupe_actors::execution::load::{Loaded, load_over};
 use troupe_actors::record::{Mark, read_frames, read_header};
-use troupe_core::execution::{AttemptOutcome, Entry, Event, ExecutionState};
-use troupe_core::{ExecutionId, Seq};
+use troupe_core::execution::{AttemptOutcome, Entry, Event, ExecutionState, replay};
+use troupe_core::plan::Plan;
+use troupe_core::{ExecutionId, Seq, Timestamp};
 use troupe_ports::{ExecutionBase, StateStore};
 
 use super::supersede::SUPERSEDED;
 use super::{BEGINNING, FAULTS_MS, HEALED_MS, Outcome, World, at_once, definitions, drawn, shards};
-use crate::crash::checkers::Contents;
 use crate::crash::{Record, check};
 
 impl World {
@@ -88,18 +88,19 @@ impl World {
                 continue;
             };
             let plan = Arc::clone(&self.plan(started.workflow.as_str()).plan);
-            match self.stored_state(id) {
+            match self.stored_state(id, &plan, &entries) {
                 Ok(state) => drop(self.evidence.executions.insert(id, (state, plan, entries))),
                 Err(why) => self.trouble(format!("{id}: {why}")),
             }
         }
+        self.judge_forgotten();
         self.counts.insert("executions", self.evidence.executions.len() as u64);
         let executions = self.evidence.executions.values();
         let is_drawn = |state: &ExecutionState| state.workflow.as_str().starts_with(drawn::PREFIX);
         let drawn = executions.filter(|(state, ..)| is_drawn(state)).count();
         self.counts.insert("drawn executions", drawn as u64);
         self.evidence.listed = Some(self.lists.rows());
-        self.evidence.contents = Contents(self.store.contents());
+        self.evidence.contents = self.store.contents();
         let violations = check(&self.evidence);
         Outcome {
             violations,
@@ -160,12 +161,38 @@ impl World {
         histories
     }
 
-    /// What checkpoints made of an execution: everything is in the store by now.
-    fn stored_state(&self, id: ExecutionId) -> Result<ExecutionState, String> {
+    /// What checkpoints made of an execution: everything is in the store by now. Of one that was forgotten, what its entries say.
+    fn stored_state(&mut self, id: ExecutionId, plan: &Plan, entries: &[Entry]) -> Result<ExecutionState, String> {
         match at_once(load_over(&self.context, id, None)) {
             Ok(Loaded::Found(found)) => Ok(found.state),
-            Ok(Loaded::Missing | Loaded::Tombstone(_)) => Err("no checkpoint holds it".into()),
+            Ok(Loaded::Missing) => Err("no checkpoint holds it".into()),
+            Ok(Loaded::Tombstone(last)) => {
+                let mut state = ExecutionState::new(plan, id);
+                for entry in entries {
+                    replay(plan, &mut state, entry).map_err(|error| format!("entry {}: {error}", entry.seq))?;
+                }
+                if state.seq != last || !self.may_be_forgotten(&state, self.now) {
+                    return Err(format!("it was forgotten at entry {last}, and stands at {}", state.seq));
+                }
+                self.evidence.forgotten.insert(id);
+                Ok(state)
+            }
             Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn may_be_forgotten(&self, state: &ExecutionState, at: Timestamp) -> bool {
+        let retention_ms = self.context.options.retention_ms;
+        state.ended_at.is_some_and(|ended| ended.plus_ms(retention_ms) <= at)
+    }
+
+    /// Nobody was told that something is not there that was.
+    fn judge_forgotten(&mut self) {
+        for (id, at) in std::mem::take(&mut self.forgotten) {
+            let state = self.evidence.executions.get(&id).map(|(state, ..)| state);
+            if !state.is_some_and(|state| self.may_be_forgotten(state, at)) {
+                self.trouble(format!("{id}: not found at {at}"));
+            }
         }
     }
 
@@ -181,6 +208,7 @@ impl World {
                 }
                 Err(error) => return self.trouble(format!("{id}: {error}")),
             },
+            Ok(Some(ExecutionBase::Tombstone { .. })) => return,
             other => return self.trouble(format!("{id}: the store has {other:?}")),
         };
         let mut next = Seq(1);

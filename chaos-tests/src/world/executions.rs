@@ -8,7 +8,8 @@ use troupe_actors::evaluation::{Job, JobAnswer};
 use troupe_actors::execution::load::{Loaded, load_over};
 use troupe_actors::execution::machine::{Action, ExecutionMachine, Input, MachineOptions, Reply};
 use troupe_actors::record::Mark;
-use troupe_core::{ErrorInfo, ExecutionId};
+use troupe_actors::request::StartOutcome;
+use troupe_core::{ErrorInfo, ExecutionId, Seq};
 use troupe_ports::{CacheLimits, StateStore, StoreError};
 
 use super::clients::Answer;
@@ -35,7 +36,7 @@ impl World {
             let error = error.clone();
             return self.refuse(message.reply(), error);
         }
-        if !state.shards.contains_key(&id.shard()) {
+        if state.shards.get(&id.shard()).is_none_or(|serving| serving.closing) {
             return self.refuse(message.reply(), EngineError::Unavailable("not served here".into()));
         }
         let actor = *state.directory.entry(id).or_insert(number);
@@ -117,7 +118,8 @@ impl World {
                 | ExecutionMessage::Recover
                 | ExecutionMessage::ChildReported(_)
                 | ExecutionMessage::ChildAlive(..)
-                | ExecutionMessage::Admitted => {
+                | ExecutionMessage::Admitted
+                | ExecutionMessage::ErrorWorkflow(_) => {
                     execution.then = Some(message);
                     return self.look_up(process, actor);
                 }
@@ -138,6 +140,7 @@ impl World {
             ExecutionMessage::Wake => Input::Wake,
             ExecutionMessage::Recover => return,
             ExecutionMessage::Admitted => Input::Admitted,
+            ExecutionMessage::ErrorWorkflow(outcome) => Input::ErrorWorkflow(*outcome),
             ExecutionMessage::ChildReported(report) => Input::ChildReported(*report),
             ExecutionMessage::ChildAlive(child, _) => Input::ChildAlive(child),
             ExecutionMessage::Durable(seq) => Input::Durable(seq),
@@ -224,6 +227,9 @@ impl World {
         self.store.set_reachable(true);
         self.count("loads");
         match loaded {
+            Ok(Loaded::Found(found)) if found.state.status.is_terminal() && self.is_expiring(process, id) => {
+                self.gone(process, actor, found.state.seq);
+            }
             Ok(Loaded::Found(found)) => {
                 if found.segment_bytes == 0 && !found.state.status.is_terminal() {
                     self.count("loads of a snapshot");
@@ -233,13 +239,20 @@ impl World {
                 if let Some(execution) = self.execution(process, actor) {
                     execution.machine = Some(Box::new(machine));
                 }
-                self.give(process, actor, Input::TakeOver { drained: false });
+                let drained = self.was_drained(process, id);
+                self.give(process, actor, Input::TakeOver { drained });
             }
             Ok(Loaded::Missing) => self.missing(process, actor, options),
-            Ok(Loaded::Tombstone(_)) => self.trouble(format!("{id}: a tombstone although nothing expires")),
+            Ok(Loaded::Tombstone(last)) => self.gone(process, actor, last),
             Err(EngineError::Unavailable(_) | EngineError::Fenced) => self.not_loaded(process, actor),
             Err(error) => self.trouble(format!("{id}: {error}")),
         }
+    }
+
+    /// Whether whoever ran an execution before stopped on purpose. What this owner itself has lost is another matter.
+    fn was_drained(&mut self, process: ProcessNo, id: ExecutionId) -> bool {
+        let serving = self.caller(process, id.shard()).map(|(_, serving)| &*serving);
+        serving.is_some_and(|serving| serving.released && !serving.failed.contains(&id))
     }
 
     fn missing(&mut self, process: ProcessNo, actor: ActorNo, options: MachineOptions) {
@@ -254,6 +267,28 @@ impl World {
                     execution.machine = Some(Box::new(ExecutionMachine::new(compiled, id, options)));
                 }
                 self.give(process, actor, Input::Start(started, None, reply));
+            }
+            Some(ExecutionMessage::ChildAlive(_, child)) => self.cancel_orphan(process, child),
+            Some(message) => self.refuse(message.reply(), EngineError::NotFound(id)),
+            None => {}
+        }
+    }
+
+    /// Its archive is gone: that it was there is all that is known.
+    fn gone(&mut self, process: ProcessNo, actor: ActorNo, last: Seq) {
+        let Some(execution) = self.execution(process, actor) else {
+            return;
+        };
+        let id = execution.id;
+        match execution.then.take() {
+            Some(ExecutionMessage::Start { reply, .. }) => {
+                let outcome = StartOutcome {
+                    id,
+                    seq: last,
+                    existing: true,
+                    pending: false,
+                };
+                self.reply(process, actor, reply, Reply::Started(outcome));
             }
             Some(ExecutionMessage::ChildAlive(_, child)) => self.cancel_orphan(process, child),
             Some(message) => self.refuse(message.reply(), EngineError::NotFound(id)),
@@ -337,9 +372,8 @@ impl World {
                 }
             }
             Action::HeldBack(_) => panic!("the simulation has no controls of a wider scope"),
-            Action::BearErrorWorkflow(_) | Action::StartErrorWorkflow(_) => {
-                panic!("no workflow of the simulation names an error workflow")
-            }
+            Action::BearErrorWorkflow(start) => self.bear_error_workflow(process, actor, start),
+            Action::StartErrorWorkflow(start) => self.start_error_workflow(process, actor, &start),
             Action::AskForRoom => self.ask_for_room(process, actor),
             Action::HasRoom => self.has_room(process, actor),
             Action::Finished(_) => {
@@ -407,6 +441,10 @@ impl World {
         if !execution.unborn.is_empty() {
             let unborn = std::mem::take(&mut execution.unborn);
             self.give(process, actor, Input::Unborn(unborn));
+            return self.end_of_batch(process, actor);
+        }
+        if let Some(reported) = execution.reported.take() {
+            self.give(process, actor, reported);
             return self.end_of_batch(process, actor);
         }
         if execution.jobs.is_some() && matches!(execution.waiting, Waiting::No) {

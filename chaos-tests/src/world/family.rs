@@ -1,12 +1,17 @@
 //! Child executions' shell: what `actors/src/execution/children.rs` and `start.rs` do, a step at a time.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use troupe_actors::EngineError;
 use troupe_actors::committer::machine::Append;
+use troupe_actors::evaluation::{CompiledPlan, PlanCache};
+use troupe_actors::execution::error_workflow::NewErrorWorkflow;
 use troupe_actors::execution::family::{Born, NewChild, child_id, command_to_child, never_began};
-use troupe_actors::execution::machine::{Reply, outcome_of};
-use troupe_core::execution::{ChildCommand, ChildId, ChildOutcome, ChildReport, Parent, StartChild};
+use troupe_actors::execution::machine::{Input, Reply, outcome_of};
+use troupe_core::execution::{
+    ChildCommand, ChildId, ChildOutcome, ChildReport, ErrorWorkflow, Parent, StartChild, StartErrorWorkflow, Started,
+};
 use troupe_core::{Epoch, ErrorInfo, ExecutionId};
 
 use super::process::{ActorNo, CommitterMessage, Execution, ExecutionMessage, ProcessNo, Respond};
@@ -20,10 +25,67 @@ const RETRY_MS: u64 = 20;
 /// After this a start that was not answered was lost with the actor that was to answer.
 const UNANSWERED_MS: u64 = 250;
 
-/// The task that starts a child, however often that takes.
+/// What a task starts.
+#[derive(Clone, Debug)]
+enum Beginner {
+    Child(NewChild),
+    ErrorWorkflow(NewErrorWorkflow),
+}
+
+impl Beginner {
+    fn id(&self) -> ExecutionId {
+        match self {
+            Self::Child(child) => child.id,
+            Self::ErrorWorkflow(new) => new.id,
+        }
+    }
+
+    /// Whoever is told what became of it.
+    fn told(&self) -> ExecutionId {
+        match self {
+            Self::Child(child) => child.parent.execution,
+            Self::ErrorWorkflow(new) => new.failed,
+        }
+    }
+
+    fn first(&self, plans: &PlanCache) -> Result<(Arc<CompiledPlan>, Started), EngineError> {
+        match self {
+            Self::Child(child) => {
+                let compiled = at_once(child.plan(plans))?;
+                let started = child.started(&compiled);
+                Ok((compiled, started))
+            }
+            Self::ErrorWorkflow(new) => {
+                let compiled = at_once(new.plan(plans))?;
+                let started = new.started(&compiled);
+                Ok((compiled, started))
+            }
+        }
+    }
+
+    /// What whoever wanted it hears once it is there, or never will be.
+    fn news(&self, known: Result<Option<ChildOutcome>, EngineError>) -> ExecutionMessage {
+        match self {
+            Self::Child(new) => {
+                let child = new.parent.child;
+                match known {
+                    Ok(None) => ExecutionMessage::ChildAlive(child, new.id),
+                    Ok(Some(outcome)) => ExecutionMessage::ChildReported(Box::new(ChildReport { child, outcome })),
+                    Err(error) => ExecutionMessage::ChildReported(Box::new(never_began(child, &error))),
+                }
+            }
+            Self::ErrorWorkflow(new) => ExecutionMessage::ErrorWorkflow(Box::new(match known {
+                Ok(_) => ErrorWorkflow::Began(new.id),
+                Err(error) => NewErrorWorkflow::refused(error),
+            })),
+        }
+    }
+}
+
+/// The task that starts a child or an error workflow, however often that takes.
 #[derive(Debug)]
 pub(super) struct Starter {
-    child: NewChild,
+    what: Beginner,
     /// The owner that began it: it ends with the shard.
     epoch: Epoch,
     /// Which try this is.
@@ -60,42 +122,105 @@ impl World {
         let child = self.new_child(process, actor, start)?;
         let (options, now) = (self.machine_options(), self.now);
         let compiled = at_once(child.plan(&self.context.plans)).ok()?;
+        let born = child.born(&compiled, options, now, Respond::Nobody)?;
+        self.adopt(process, child.id, &compiled, born)
+    }
+
+    /// An actor goes on with what has taken its first step: the entry of that.
+    fn adopt(
+        &mut self,
+        process: ProcessNo,
+        id: ExecutionId,
+        compiled: &CompiledPlan,
+        born: Born<Respond>,
+    ) -> Option<Append<ActorNo>> {
         let Born {
             machine,
             first,
             actions,
-        } = child.born(&compiled, options, now, Respond::Nobody)?;
+        } = born;
         let number = self.number();
         let state = self.processes.get_mut(&process)?;
-        if state.directory.contains_key(&child.id) || state.quarantine.contains_key(&child.id) {
+        if state.directory.contains_key(&id) || state.quarantine.contains_key(&id) {
             return None;
         }
-        self.workflows
-            .insert(child.id, compiled.plan.workflow.as_str().to_owned());
-        let mut execution = Execution::new(child.id);
+        self.workflows.insert(id, compiled.plan.workflow.as_str().to_owned());
+        let mut execution = Execution::new(id);
         execution.routed = 1;
         execution.inbox.push_back(ExecutionMessage::Adopt(machine, actions));
         let state = self.processes.get_mut(&process)?;
-        state.directory.insert(child.id, number);
+        state.directory.insert(id, number);
         state.executions.insert(number, execution);
         Some(Append {
-            id: child.id,
+            id,
             draft: first,
             notify: number,
         })
     }
 
     pub(super) fn start_child(&mut self, process: ProcessNo, actor: ActorNo, start: &StartChild) {
-        let Some(child) = self.new_child(process, actor, start) else {
+        if let Some(child) = self.new_child(process, actor, start) {
+            self.count("children started");
+            self.begin_task(process, Beginner::Child(child));
+        }
+    }
+
+    fn new_error_workflow(
+        &self,
+        process: ProcessNo,
+        actor: ActorNo,
+        start: &StartErrorWorkflow,
+    ) -> Option<NewErrorWorkflow> {
+        let execution = self.processes.get(&process)?.executions.get(&actor)?;
+        Some(NewErrorWorkflow::of(execution.machine.as_deref()?.state(), start))
+    }
+
+    /// Begins the error workflow in the record of the failure, or gives it back.
+    pub(super) fn bear_error_workflow(&mut self, process: ProcessNo, actor: ActorNo, start: StartErrorWorkflow) {
+        let born = self.error_workflow_born(process, actor, &start);
+        let Some(execution) = self.execution(process, actor) else {
             return;
         };
+        match born {
+            Some(first) => {
+                let began = ErrorWorkflow::Began(first.id);
+                execution.appends.push(first);
+                execution.reported = Some(Input::ErrorWorkflow(began));
+                self.count("error workflows born");
+            }
+            None => execution.reported = Some(Input::UnbornErrorWorkflow(start)),
+        }
+    }
+
+    fn error_workflow_born(
+        &mut self,
+        process: ProcessNo,
+        actor: ActorNo,
+        start: &StartErrorWorkflow,
+    ) -> Option<Append<ActorNo>> {
+        let new = self.new_error_workflow(process, actor, start)?;
+        let (options, now) = (self.machine_options(), self.now);
+        let compiled = at_once(new.plan(&self.context.plans)).ok()?;
+        let mut is_small = true;
+        start.input.blobs(&mut |_| is_small = false);
+        let born = Born::begin(&compiled, new.started(&compiled), options, now, Respond::Nobody);
+        self.adopt(process, new.id, &compiled, born.filter(|_| is_small)?)
+    }
+
+    pub(super) fn start_error_workflow(&mut self, process: ProcessNo, actor: ActorNo, start: &StartErrorWorkflow) {
+        if let Some(new) = self.new_error_workflow(process, actor, start) {
+            self.count("error workflows started");
+            self.begin_task(process, Beginner::ErrorWorkflow(new));
+        }
+    }
+
+    fn begin_task(&mut self, process: ProcessNo, what: Beginner) {
         let number = self.number();
-        let shard = child.id.shard();
-        let Some((caller, _)) = self.caller(process, shard) else {
+        let Some((caller, _)) = self.caller(process, what.id().shard()) else {
             return;
         };
         let starter = Starter {
-            child,
+            what,
             epoch: caller.epoch,
             tries: 0,
             asks: false,
@@ -103,7 +228,6 @@ impl World {
         if let Some(state) = self.processes.get_mut(&process) {
             state.starters.insert(number, starter);
         }
-        self.count("children started");
         self.try_start(process, number, 0);
     }
 
@@ -115,7 +239,7 @@ impl World {
         let Some(starter) = state.starters.get_mut(&number).filter(|starter| starter.tries == tries) else {
             return;
         };
-        let (shard, epoch) = (starter.child.id.shard(), starter.epoch);
+        let (shard, epoch) = (starter.what.id().shard(), starter.epoch);
         if state.shards.get(&shard).is_none_or(|serving| serving.epoch != epoch) {
             // Whoever takes the shard next starts it again.
             state.starters.remove(&number);
@@ -123,11 +247,11 @@ impl World {
         }
         starter.tries += 1;
         starter.asks = false;
-        let (child, tries) = (starter.child.clone(), starter.tries);
-        match at_once(child.plan(&self.context.plans)) {
-            Ok(compiled) => {
-                let started = Box::new(child.started(&compiled));
-                self.workflows.insert(child.id, started.workflow.as_str().to_owned());
+        let (what, tries) = (starter.what.clone(), starter.tries);
+        match what.first(&self.context.plans) {
+            Ok((_, started)) => {
+                let (id, started) = (started.id, Box::new(started));
+                self.workflows.insert(id, started.workflow.as_str().to_owned());
                 let reply = Respond::Starter(number, tries);
                 let start = ExecutionMessage::Start {
                     started,
@@ -135,9 +259,9 @@ impl World {
                     reply,
                 };
                 self.after(UNANSWERED_MS, Timed::StartAgain(process, number, tries));
-                self.deliver(process, child.id, start);
+                self.deliver(process, id, start);
             }
-            Err(error) => self.starter_is_done(process, number, &child.parent, Err(error)),
+            Err(error) => self.starter_is_done(process, number, Err(error)),
         }
     }
 
@@ -149,9 +273,10 @@ impl World {
         let Some(starter) = state.starters.get_mut(&number).filter(|starter| starter.tries == tries) else {
             return;
         };
-        let (id, parent) = (starter.child.id, starter.child.parent);
+        let id = starter.what.id();
+        let awaited = matches!(&starter.what, Beginner::Child(child) if child.parent.attached);
         let known = match answer {
-            Reply::Started(_) if !parent.attached => Ok(Some(ChildOutcome::Began(id))),
+            Reply::Started(_) if !awaited => Ok(Some(ChildOutcome::Began(id))),
             Reply::Started(outcome) if !outcome.existing => Ok(None),
             Reply::Started(_) => {
                 starter.asks = true;
@@ -177,7 +302,7 @@ impl World {
                 return self.trouble("a start was answered with something else".into());
             }
         };
-        self.starter_is_done(process, number, &parent, known);
+        self.starter_is_done(process, number, known);
     }
 
     pub(super) fn starter_refused(&mut self, number: u64, tries: u64, error: EngineError) {
@@ -188,24 +313,13 @@ impl World {
         }
     }
 
-    fn starter_is_done(
-        &mut self,
-        process: ProcessNo,
-        number: u64,
-        parent: &Parent,
-        known: Result<Option<ChildOutcome>, EngineError>,
-    ) {
+    fn starter_is_done(&mut self, process: ProcessNo, number: u64, known: Result<Option<ChildOutcome>, EngineError>) {
         let starters = self.processes.get_mut(&process).map(|state| &mut state.starters);
         let Some(starter) = starters.and_then(|starters| starters.remove(&number)) else {
             return;
         };
-        let child = parent.child;
-        let message = match known {
-            Ok(None) => ExecutionMessage::ChildAlive(child, starter.child.id),
-            Ok(Some(outcome)) => ExecutionMessage::ChildReported(Box::new(ChildReport { child, outcome })),
-            Err(error) => ExecutionMessage::ChildReported(Box::new(never_began(child, &error))),
-        };
-        self.send_to_relative(process, parent.execution, message);
+        let message = starter.what.news(known);
+        self.send_to_relative(process, starter.what.told(), message);
     }
 
     pub(super) fn tell_child(&mut self, process: ProcessNo, actor: ActorNo, child: ChildId, command: ChildCommand) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use troupe_actors::attempt::leave::Limits;
 use troupe_actors::execution::machine::{CommandInput, NodeCommand, Wanted};
 use troupe_core::definition::NodeKind;
 use troupe_core::execution::Decision;
@@ -12,8 +13,6 @@ use super::scenario::{Fault, FaultKind};
 use super::schedule::{Repair, Timed};
 use super::{World, shards};
 
-/// Attempts that run at once in a process: few, so that some wait for their turn.
-const PERMITS: usize = 8;
 /// How long after a repair the world may still be late.
 const AFTERMATH_MS: u64 = 1_000;
 /// Pause before operators look again for what is set aside.
@@ -29,7 +28,8 @@ fn round<T: Copy>(those: &[T], which: u64) -> Option<T> {
 impl World {
     pub(super) fn start_process(&mut self, owner: String) {
         let number = ProcessNo::try_from(self.number()).unwrap_or(ProcessNo::MAX);
-        self.processes.insert(number, Process::new(owner, PERMITS));
+        let limits = Limits::new(&self.context.options);
+        self.processes.insert(number, Process::new(owner, limits));
         for shard in shards() {
             let delay_ms = self.random.below(10);
             self.after(delay_ms, Timed::Acquire(number, shard));
@@ -50,6 +50,7 @@ impl World {
         match fault.kind {
             FaultKind::Crash => self.crash(victim, None, fault.lasts_ms),
             FaultKind::PowerLoss(kept) => self.crash(victim, Some(kept), fault.lasts_ms),
+            FaultKind::Stop => self.stop(victim, fault.lasts_ms),
             FaultKind::Freeze => self.freeze(victim, fault.lasts_ms),
             FaultKind::Outage if self.store_up => {
                 self.count("outages of the store");

@@ -52,6 +52,11 @@ impl World {
     /// What the latest execution of a key answered: it decides.
     pub(super) fn latest_is(&mut self, process: ProcessNo, client: usize, request: u64, ordinal: u64, answer: Reply) {
         match answer {
+            // Its archive is gone: it ended.
+            Reply::Refused(EngineError::NotFound(id)) => {
+                self.forgotten.push((id, self.now));
+                self.start_run(process, client, request, ordinal + 1);
+            }
             Reply::View(state) if state.status.is_terminal() => self.start_run(process, client, request, ordinal + 1),
             Reply::View(state) if self.clients[client].supersedes() => {
                 let asking = &self.clients[client];

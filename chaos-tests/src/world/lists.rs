@@ -116,6 +116,10 @@ impl World {
                 lists.armed = false;
                 self.write_lists(caller);
             }
+            Some(ListsMessage::Forget) => {
+                lists.forgetting = true;
+                self.write_lists(caller);
+            }
             Some(ListsMessage::Flush(position)) => {
                 lists.machine.reached(position);
                 lists.flushing = true;
@@ -145,9 +149,13 @@ impl World {
         lists.busy = false;
         let summaries = std::mem::take(&mut lists.writing);
         let flushed = std::mem::take(&mut lists.flushing);
+        let forgets = std::mem::take(&mut lists.forgetting);
         if written.is_ok() {
             if flushed && let Some(writer) = &mut serving.checkpointer.writer {
                 writer.projected();
+            }
+            if forgets {
+                self.lists_are_clean(caller, true);
             }
             return self.count("lists written");
         }
@@ -158,6 +166,9 @@ impl World {
         }
         if !armed {
             self.after(RETRY_MS, Timed::ListsTick(caller));
+        }
+        if forgets {
+            self.lists_are_clean(caller, false);
         }
     }
 

@@ -45,6 +45,8 @@ pub(super) fn options() -> EngineOptions {
         owner: "simulated".into(),
         lease: Duration::from_millis(super::process::LEASE_MS),
         passivate_after_ms: 30,
+        attempts_max: super::limits::PERMITS,
+        attempts_max_of: super::limits::of_types(),
         ..EngineOptions::default()
     }
 }

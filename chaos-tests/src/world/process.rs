@@ -4,21 +4,25 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use troupe_actors::EngineError;
+use troupe_actors::attempt::leave::Limits;
 use troupe_actors::attempt::machine::AttemptGate;
 use troupe_actors::checkpointer::machine::{CheckpointerMachine, Generation};
 use troupe_actors::checkpointer::{CheckpointItem, Pending};
 use troupe_actors::committer::machine::{Append, CommitterMachine};
 use troupe_actors::evaluation::Job;
-use troupe_actors::execution::machine::{Action, CommandInput, ExecutionMachine};
+use troupe_actors::execution::machine::{Action, CommandInput, ExecutionMachine, Input};
 use troupe_actors::rooms::machine::Rooms;
 use troupe_actors::shard::machine::FailureMachine;
 use troupe_actors::sinks::machine::{CursorMachine, ProjectionMachine};
 use troupe_actors::timers::machine::TimersMachine;
-use troupe_core::execution::{AttemptClosed, ChildId, ChildOutcome, ChildReport, Parent, StartChild, Started};
+use troupe_core::execution::{
+    AttemptClosed, ChildId, ChildOutcome, ChildReport, ErrorWorkflow, Parent, StartChild, Started,
+};
 use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp, Token};
 use troupe_ports::{CheckpointRow, ExecutionCursor, ExecutionSummary, LogRecord};
 
 use super::family::Starter;
+use super::limits::Place;
 use crate::crash::record::Sighting;
 
 /// How long a shard's lease lasts.
@@ -66,6 +70,8 @@ pub(super) enum ExecutionMessage {
     ChildAlive(ChildId, ExecutionId),
     /// It waited for room, and may run.
     Admitted,
+    /// What became of its error workflow.
+    ErrorWorkflow(Box<ErrorWorkflow>),
     Durable(Seq),
     Report(Box<AttemptClosed>),
     NodeGone(Token),
@@ -84,7 +90,8 @@ impl ExecutionMessage {
             | Self::Recover
             | Self::ChildReported(_)
             | Self::ChildAlive(..)
-            | Self::Admitted => true,
+            | Self::Admitted
+            | Self::ErrorWorkflow(_) => true,
             Self::Durable(_) | Self::Report(_) | Self::NodeGone(_) => false,
         }
     }
@@ -98,6 +105,7 @@ impl ExecutionMessage {
                 | Self::ChildReported(_)
                 | Self::ChildAlive(..)
                 | Self::Admitted
+                | Self::ErrorWorkflow(_)
                 | Self::Command(_, Respond::Nobody)
         )
     }
@@ -113,6 +121,7 @@ impl ExecutionMessage {
             | Self::ChildReported(_)
             | Self::ChildAlive(..)
             | Self::Admitted
+            | Self::ErrorWorkflow(_)
             | Self::Durable(_)
             | Self::Report(_)
             | Self::NodeGone(_) => Respond::Nobody,
@@ -146,6 +155,8 @@ pub(super) struct Execution {
     pub(super) jobs: Option<Vec<Job>>,
     /// Children that could not begin in the record of the batch.
     pub(super) unborn: Vec<StartChild>,
+    /// What becomes of its error workflow, once the entries of the batch are handed over.
+    pub(super) reported: Option<Input<Respond>>,
     /// It has ended: its parent is told behind the entries of the batch.
     pub(super) ended: Option<(Parent, ChildOutcome)>,
     pub(super) waiting: Waiting,
@@ -168,6 +179,7 @@ impl Execution {
             appends: Vec::new(),
             jobs: None,
             unborn: Vec::new(),
+            reported: None,
             ended: None,
             waiting: Waiting::No,
             then: None,
@@ -180,7 +192,8 @@ impl Execution {
 
     /// Whether it lives and has carried out everything that its machine decided.
     pub(super) fn is_between_messages(&self) -> bool {
-        !self.dead && self.todo.is_empty() && self.appends.is_empty() && self.unborn.is_empty() && self.ended.is_none()
+        let has_more = !self.unborn.is_empty() || self.ended.is_some() || self.reported.is_some();
+        !self.dead && self.todo.is_empty() && self.appends.is_empty() && !has_more
     }
 
     fn is_runnable(&self) -> bool {
@@ -198,9 +211,9 @@ impl Execution {
 /// Where an attempt's actor stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It waits for a permit and its turn.
+    /// It waits for leave to run.
     Queued,
-    /// It has a permit and waits for the lease.
+    /// It has leave to run and waits for the lease.
     Leasing,
     /// Its execution is paused.
     Held,
@@ -222,6 +235,7 @@ pub(super) struct Attempt {
     pub(super) timeout_ms: u64,
     pub(super) input: String,
     pub(super) gate: AttemptGate,
+    pub(super) place: Place,
     pub(super) stage: Stage,
     pub(super) canceled: bool,
     /// It was told to look at its gate again.
@@ -386,6 +400,8 @@ pub(super) enum ListsMessage {
     Changed(LogPosition, Vec<ExecutionSummary>),
     Write,
     Flush(LogPosition),
+    /// Everything that has changed is to be listed before something is forgotten.
+    Forget,
 }
 
 /// The projection's actor.
@@ -399,6 +415,8 @@ pub(super) struct Lists {
     pub(super) writing: Vec<ExecutionSummary>,
     /// The checkpoint waits for this write.
     pub(super) flushing: bool,
+    /// What is about to be forgotten waits for this write.
+    pub(super) forgetting: bool,
 }
 
 impl Lists {
@@ -410,6 +428,7 @@ impl Lists {
             busy: false,
             writing: Vec::new(),
             flushing: false,
+            forgetting: false,
         }
     }
 
@@ -486,6 +505,14 @@ pub(super) struct Serving {
     pub(super) mail: BTreeMap<ExecutionId, VecDeque<ExecutionMessage>>,
     pub(super) resume: Resume,
     pub(super) failures: FailureMachine,
+    /// Its last owner gave it back.
+    pub(super) released: bool,
+    /// Executions whose actor failed under this owner: their attempts are not those that the last owner gave up.
+    pub(super) failed: BTreeSet<ExecutionId>,
+    /// It is about to be given back.
+    pub(super) closing: bool,
+    /// The store was asked to take it back.
+    pub(super) gives_back: bool,
 }
 
 /// An actor that can take a step.
@@ -509,36 +536,43 @@ pub(super) struct Process {
     pub(super) owner: String,
     pub(super) frozen: bool,
     pub(super) partitioned: bool,
+    /// It was told to stop, and starts again so many milliseconds after it has.
+    pub(super) stopping: Option<u64>,
     pub(super) shards: BTreeMap<ShardId, Serving>,
     pub(super) executions: BTreeMap<ActorNo, Execution>,
     pub(super) directory: BTreeMap<ExecutionId, ActorNo>,
     pub(super) attempts: BTreeMap<u64, Attempt>,
-    pub(super) permits: usize,
+    /// How many attempts may run at once.
+    pub(super) limits: Arc<Limits>,
     /// Tasks that start children.
     pub(super) starters: BTreeMap<u64, Starter>,
     /// Who runs and who waits where only so many may.
     pub(super) rooms: Rooms,
     pub(super) polls_rooms: bool,
     pub(super) quarantine: BTreeMap<ExecutionId, EngineError>,
+    /// Archives that are about to go.
+    pub(super) expiring: BTreeSet<ExecutionId>,
     /// What happened while it was frozen.
     pub(super) deferred: Vec<super::schedule::Timed>,
 }
 
 impl Process {
-    pub(super) fn new(owner: String, permits: usize) -> Self {
+    pub(super) fn new(owner: String, limits: Limits) -> Self {
         Self {
             owner,
             frozen: false,
             partitioned: false,
+            stopping: None,
             shards: BTreeMap::new(),
             executions: BTreeMap::new(),
             directory: BTreeMap::new(),
             attempts: BTreeMap::new(),
-            permits,
+            limits: Arc::new(limits),
             starters: BTreeMap::new(),
             rooms: Rooms::default(),
             polls_rooms: false,
             quarantine: BTreeMap::new(),
+            expiring: BTreeSet::new(),
             deferred: Vec::new(),
         }
     }
@@ -580,7 +614,7 @@ impl Process {
         out.extend(ready.map(|(actor, _)| Address::Execution(*actor)));
         for (number, attempt) in &self.attempts {
             let ready = match attempt.stage {
-                Stage::Queued => self.permits > 0 || attempt.canceled,
+                Stage::Queued => attempt.place.may_move() || attempt.canceled,
                 Stage::Held => attempt.notified,
                 Stage::Leasing => attempt.notified,
                 Stage::Running(_) => false,

@@ -2,6 +2,8 @@
 //! workflows.
 
 use troupe_actors::rooms::machine::{Asking, RoomKey};
+use troupe_core::execution::ExecutionState;
+use troupe_core::plan::Plan;
 use troupe_core::{ExecutionId, ShardId};
 
 use super::process::{ActorNo, ExecutionMessage, ProcessNo};
@@ -65,18 +67,7 @@ impl World {
     fn asking(&self, process: ProcessNo, actor: ActorNo) -> Option<(RoomKey, Asking)> {
         let execution = self.processes.get(&process)?.executions.get(&actor)?;
         let machine = execution.machine.as_deref()?;
-        let (plan, state) = (&machine.compiled().plan, machine.state());
-        let key = RoomKey {
-            workflow: plan.workflow.as_str().into(),
-            key: state.room.as_ref()?.key.as_str().into(),
-        };
-        let asking = Asking {
-            id: state.id,
-            priority: state.priority,
-            started_at: state.started_at,
-            limit: plan.settings.concurrency.as_ref()?.limit as usize,
-        };
-        Some((key, asking))
+        room_of(&machine.compiled().plan, machine.state())
     }
 
     fn settle_room(&mut self, process: ProcessNo, key: &RoomKey) {
@@ -119,4 +110,19 @@ impl World {
         });
         shards().all(|shard| told(&shard)) && !loads
     }
+}
+
+/// The room that an execution is in or waits for.
+pub(super) fn room_of(plan: &Plan, state: &ExecutionState) -> Option<(RoomKey, Asking)> {
+    let key = RoomKey {
+        workflow: plan.workflow.as_str().into(),
+        key: state.room.as_ref()?.key.as_str().into(),
+    };
+    let asking = Asking {
+        id: state.id,
+        priority: state.priority,
+        started_at: state.started_at,
+        limit: plan.settings.concurrency.as_ref()?.limit as usize,
+    };
+    Some((key, asking))
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as JsonValue;
-use troupe_core::definition::WorkflowDefinition;
+use troupe_core::definition::{NodeKind, WorkflowDefinition};
 
 use super::FAULTS_MS;
 use super::process::LEASE_MS;
@@ -11,6 +11,8 @@ use super::{drawn, workflows};
 
 /// Of so many worlds in a row, the first two have drawn workflows. Coprime with how many are played for each that is played twice.
 const DRAWN_OF: u64 = 5;
+/// Without its end it would wait for an hour.
+const NEEDS_ITS_END: &str = "early-end";
 /// Clients of a world, at most.
 const CLIENTS_MAX: u64 = 7;
 /// Clients of a busy world: many want the same few permits, batches and actors.
@@ -27,6 +29,9 @@ pub struct Scenario {
     pub remote: bool,
     /// Whether outputs are so large that snapshots become due.
     pub large: bool,
+    /// How long ended executions are kept, in milliseconds; none: as long as the world lasts.
+    #[serde(default)]
+    pub retention_ms: Option<u64>,
     /// Workflows beside the constant ones, in the language of the reference interpreter.
     pub definitions: Vec<JsonValue>,
     /// Who asks for what.
@@ -45,6 +50,9 @@ pub struct ClientPlan {
     pub kind: KeyKind,
     /// The key.
     pub key: String,
+    /// The trigger that it names, if it names one.
+    #[serde(default)]
+    pub trigger: Option<String>,
     /// When it begins, in milliseconds.
     pub begins_ms: u64,
     /// What it does, and how many milliseconds after the answer before.
@@ -91,6 +99,10 @@ pub enum Act {
     Skip(String),
     /// Set a variable.
     SetVariables,
+    /// Let failed nodes run again, also after the end; none: every one whose failure nothing handled.
+    Retry(Vec<String>),
+    /// Let a failed node count as skipped after all, with an output or without.
+    SkipFailed(String, bool),
 }
 
 impl Act {
@@ -98,6 +110,12 @@ impl Act {
     #[must_use]
     pub fn starts(&self) -> bool {
         matches!(self, Self::Start | Self::Supersede)
+    }
+
+    /// Whether it lets an execution that has ended go on.
+    #[must_use]
+    pub fn reopens(&self) -> bool {
+        matches!(self, Self::Retry(_) | Self::SkipFailed(..))
     }
 
     /// Its name, which is also that of the metric of how often it happened.
@@ -116,6 +134,8 @@ impl Act {
             Self::Fail(_) => "fail",
             Self::Skip(_) => "skip",
             Self::SetVariables => "set",
+            Self::Retry(_) => "retry",
+            Self::SkipFailed(..) => "skip failed",
         }
     }
 }
@@ -142,6 +162,8 @@ pub enum FaultKind {
     Crash,
     /// As a crash; of what was not synced, so many thousandths survive.
     PowerLoss(u16),
+    /// A process stops on purpose.
+    Stop,
     /// A process stands still.
     Freeze,
     /// Nobody reaches the store.
@@ -156,7 +178,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All, as they are named.
-    pub const NAMES: [&'static str; 7] = [
+    pub const NAMES: [&'static str; 8] = [
         "crash",
         "power loss",
         "freeze",
@@ -164,6 +186,7 @@ impl FaultKind {
         "partition",
         "panic",
         "poison",
+        "planned stop",
     ];
 
     /// Its name.
@@ -177,6 +200,7 @@ impl FaultKind {
             Self::Partition => 4,
             Self::Panic => 5,
             Self::Poison => 6,
+            Self::Stop => 7,
         }]
     }
 }
@@ -198,8 +222,10 @@ impl Scenario {
         let mut random = Random::new(seed ^ 0xA5A5_0F0F_3C3C_9696);
         let remote = random.once_in(2);
         let large = random.once_in(6);
+        // Large values go with the execution whose family keeps them; and nothing that is late is as late as that.
+        let retention_ms = (!large && random.once_in(4)).then(|| random.between(1_000, 1_400));
         let definitions = if drawn {
-            drawn::definitions(&mut random)
+            drawn::definitions(remote, &mut random)
         } else {
             Vec::new()
         };
@@ -225,6 +251,7 @@ impl Scenario {
             seed,
             remote,
             large,
+            retention_ms,
             definitions,
             clients,
             faults: faults(remote, &mut random),
@@ -255,10 +282,17 @@ fn client(number: u64, workflows: &[WorkflowDefinition], random: &mut Random) ->
         KeyKind::Business => format!("{}/key", workflow.id),
         KeyKind::None | KeyKind::Request => format!("{}/{number}", workflow.id),
     };
+    let triggers = workflow
+        .nodes
+        .iter()
+        .filter(|node| node.kind() == Some(NodeKind::Trigger));
+    let triggers: Vec<&str> = triggers.map(|node| node.id.as_str()).collect();
+    let names_one = !triggers.is_empty() && random.once_in(2);
     ClientPlan {
         workflow: workflow.id.clone(),
         kind,
         key,
+        trigger: names_one.then(|| triggers[random.place(triggers.len())].to_owned()),
         begins_ms: random.below(FAULTS_MS * 4 / 5),
         acts,
     }
@@ -276,10 +310,12 @@ fn interfere(workflow: &WorkflowDefinition, acts: &mut Vec<(u64, Act)>, random: 
         5 => acts.push((random.below(40), Act::SetVariables)),
         _ => {}
     }
-    // Without its end it would wait for an hour.
-    if workflow.id != "early-end" && random.once_in(6) {
+    if workflow.id != NEEDS_ITS_END && random.once_in(6) {
         let node = workflow.nodes[random.place(workflow.nodes.len())].id.clone();
         acts.push((random.below(60), Act::Skip(node)));
+    }
+    if random.once_in(3) {
+        reopen(workflow, acts, random);
     }
     for node in workflows::waiting_nodes(workflow) {
         for _ in 0..random.below(4) {
@@ -295,11 +331,26 @@ fn interfere(workflow: &WorkflowDefinition, acts: &mut Vec<(u64, Act)>, random: 
     }
 }
 
+/// What has failed by then runs again, or counts as skipped.
+fn reopen(workflow: &WorkflowDefinition, acts: &mut Vec<(u64, Act)>, random: &mut Random) {
+    for _ in 0..=random.below(2) {
+        let node = workflow.nodes[random.place(workflow.nodes.len())].id.clone();
+        let act = match random.below(6) {
+            0 | 1 if workflow.id == NEEDS_ITS_END => Act::Retry(Vec::new()),
+            0 => Act::SkipFailed(node, false),
+            1 => Act::SkipFailed(node, true),
+            2 => Act::Retry(vec![node]),
+            _ => Act::Retry(Vec::new()),
+        };
+        acts.push((random.between(20, 400), act));
+    }
+}
+
 fn faults(remote: bool, random: &mut Random) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut at_ms = random.between(10, 200);
     while at_ms < FAULTS_MS {
-        let (kind, lasts_ms) = match random.below(11) {
+        let (kind, lasts_ms) = match random.below(12) {
             0..=3 => {
                 let down_ms = random.between(2, if remote { LEASE_MS * 2 } else { 80 });
                 let kind = if remote || random.once_in(2) {
@@ -313,6 +364,7 @@ fn faults(remote: bool, random: &mut Random) -> Vec<Fault> {
             6 => (FaultKind::Outage, random.between(5, 150)),
             7 if remote => (FaultKind::Partition, random.between(10, LEASE_MS * 5 / 2)),
             8 if random.once_in(3) => (FaultKind::Poison, 0),
+            9 => (FaultKind::Stop, random.between(2, 80)),
             _ => (FaultKind::Panic, 0),
         };
         faults.push(Fault {

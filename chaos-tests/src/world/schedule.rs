@@ -7,6 +7,7 @@ use troupe_core::execution::AttemptClosed;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
 use troupe_ports::{AppendError, CheckpointRow, CommitId, ExecutionSummary, Lease, StoreError};
 
+use super::forget::Look;
 use super::process::{ActorNo, ExecutionMessage, ProcessNo};
 use super::random::Random;
 use super::scenario::Fault;
@@ -26,6 +27,7 @@ pub(super) struct Caller {
 #[derive(Clone, Debug)]
 pub(super) enum Call {
     Acquire(String),
+    Release,
     Renew,
     Append {
         position: LogPosition,
@@ -43,6 +45,7 @@ pub(super) enum Call {
 #[derive(Debug)]
 pub(super) enum Answer {
     Acquired(Result<Lease, StoreError>),
+    Released,
     Renewed(Result<Timestamp, StoreError>),
     Appended(Result<(), AppendError>),
     Probed(Result<Option<CommitId>, StoreError>),
@@ -94,6 +97,8 @@ pub(super) enum Timed {
     SinkRetry(Caller),
     SinkTick(Caller),
     ListsTick(Caller),
+    /// It is looked for archives that may go, or gone on with that.
+    Forget(Caller, Look),
     CommitterRetry(Caller),
     /// Whatever held entries back has seen to them, or is gone.
     Go(Caller),
@@ -112,6 +117,8 @@ pub(super) enum Timed {
     StartAgain(ProcessNo, u64, u64),
     AttemptEnds(ProcessNo, u64, Ending),
     AttemptPoll(ProcessNo, u64),
+    /// An attempt has waited for its turn as long as its node allows.
+    QueueTimeout(ProcessNo, u64),
     /// A report arrives once more, or late.
     Redelivered(ExecutionId, Box<AttemptClosed>),
     Evaluated(ProcessNo, ActorNo),
@@ -137,6 +144,7 @@ impl Timed {
             | Self::SinkRetry(caller)
             | Self::SinkTick(caller)
             | Self::ListsTick(caller)
+            | Self::Forget(caller, _)
             | Self::CommitterRetry(caller)
             | Self::Go(caller)
             | Self::Mail(caller, _)
@@ -152,6 +160,7 @@ impl Timed {
             | Self::SaveQuarantine(process, _)
             | Self::AttemptEnds(process, ..)
             | Self::AttemptPoll(process, _)
+            | Self::QueueTimeout(process, _)
             | Self::Evaluated(process, _)
             | Self::RoomsPoll(process) => Some(*process),
             Self::Arrive { .. }
@@ -178,6 +187,7 @@ impl Timed {
             Self::SinkRetry(_) => "sink retry",
             Self::SinkTick(_) => "sink tick",
             Self::ListsTick(_) => "lists tick",
+            Self::Forget(..) => "forget",
             Self::CommitterRetry(_) => "committer retry",
             Self::Go(_) => "go",
             Self::Mail(..) => "mail",
@@ -193,6 +203,7 @@ impl Timed {
             Self::SaveQuarantine(..) => "save quarantine",
             Self::AttemptEnds(..) => "attempt ends",
             Self::AttemptPoll(..) => "attempt poll",
+            Self::QueueTimeout(..) => "queue timeout",
             Self::Redelivered(..) => "redelivered",
             Self::Evaluated(..) => "evaluated",
             Self::RoomsPoll(_) => "rooms poll",

@@ -6,6 +6,7 @@ use troupe_actors::EngineError;
 use troupe_actors::checkpointer::CheckpointItem;
 use troupe_actors::checkpointer::machine::CheckpointerMachine;
 use troupe_actors::committer::machine::CommitterMachine;
+use troupe_actors::execution::load::{Loaded, load_over};
 use troupe_actors::record::{Mark, read_header};
 use troupe_actors::shard::machine::{FailureMachine, Verdict};
 use troupe_actors::timers::machine::TimersMachine;
@@ -19,6 +20,7 @@ use super::process::{
     ActorNo, Checkpointer, CheckpointerMessage, Committer, CommitterMessage, EventSink, ExecutionMessage, LEASE_MS,
     Lists, ListsMessage, ProcessNo, Resume, Serving, ShardMessage, Sweep, Timers, TimersMessage,
 };
+use super::rooms::room_of;
 use super::schedule::{Call, Caller, Timed};
 use super::{World, at_once};
 use crate::crash::Record;
@@ -60,7 +62,7 @@ impl World {
         let Some(state) = self.processes.get(&process) else {
             return;
         };
-        if !state.shards.contains_key(&shard) {
+        if !state.shards.contains_key(&shard) && state.stopping.is_none() {
             let caller = Caller {
                 process,
                 shard,
@@ -77,7 +79,7 @@ impl World {
         let served = self
             .processes
             .get(&process)
-            .is_some_and(|state| state.shards.contains_key(&shard));
+            .is_some_and(|state| state.shards.contains_key(&shard) || state.stopping.is_some());
         if served {
             return;
         }
@@ -186,11 +188,18 @@ impl World {
                 done: false,
             },
             failures: FailureMachine::new(mutants),
+            released: lease.released,
+            failed: BTreeSet::new(),
+            closing: false,
+            gives_back: false,
         };
         let caller = Caller {
             epoch: lease.epoch,
             ..caller
         };
+        for (id, _) in &set_aside {
+            self.keep_room(process, *id, &serving.checkpointer.machine)?;
+        }
         if let Some(state) = self.processes.get_mut(&process) {
             state.shards.insert(shard, serving);
             let quarantined = |(id, reason)| (id, EngineError::Quarantined { id, reason });
@@ -200,6 +209,30 @@ impl World {
         self.list_anew(caller, LogPosition(expected), changed)?;
         self.count("recoveries");
         self.after(LEASE_MS / 3, Timed::RenewTick(caller));
+        self.forget_regularly(caller);
+        Ok(())
+    }
+
+    /// What is set aside runs, where only so many may.
+    fn keep_room(
+        &mut self,
+        process: ProcessNo,
+        id: ExecutionId,
+        checkpointer: &CheckpointerMachine,
+    ) -> Result<(), StoreError> {
+        let pending = checkpointer.pending(id);
+        match at_once(load_over(&self.context, id, pending.as_ref())) {
+            Ok(Loaded::Found(found)) if found.state.has_room() => {
+                let asking = room_of(&found.compiled.plan, &found.state);
+                if let (Some((key, asking)), Some(state)) = (asking, self.processes.get_mut(&process)) {
+                    state.rooms.runs(key, asking.id);
+                    self.count("set aside with room");
+                }
+            }
+            Ok(Loaded::Found(_) | Loaded::Missing | Loaded::Tombstone(_)) => {}
+            Err(EngineError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
+            Err(error) => self.trouble(format!("{id} is set aside and cannot be loaded: {error}")),
+        }
         Ok(())
     }
 
@@ -343,6 +376,7 @@ impl World {
                 let (id, Some(serving)) = (execution.id, state.shards.get_mut(&shard)) else {
                     return;
                 };
+                serving.failed.insert(id);
                 if serving.failures.failed(id, now) == Verdict::Quarantine {
                     return self.quarantine(process, actor, id);
                 }
@@ -402,14 +436,18 @@ impl World {
         let Some(state) = self.processes.get_mut(&process) else {
             return;
         };
+        let Some(serving) = state.shards.get(&id.shard()) else {
+            return;
+        };
+        let serving_epoch = serving.epoch.0;
         if state.directory.get(&id) != Some(&actor) {
             return;
         }
         state.directory.remove(&id);
         self.drop_actor(process, actor);
         self.count("rebuilt");
-        let at = self.now;
-        self.record(Record::Restarted { id, at });
+        let (epoch, at) = (serving_epoch, self.now);
+        self.record(Record::Restarted { id, epoch, at });
         self.deliver(process, id, ExecutionMessage::Wake);
     }
 
@@ -419,8 +457,19 @@ impl World {
             return;
         };
         state.shards.remove(&shard);
+        self.withdraw(process, shard);
+        self.after(RETRY_MS, Timed::Acquire(process, shard));
+        self.end_if_let_go(process);
+    }
+
+    /// Drops every execution of a shard.
+    pub(super) fn withdraw(&mut self, process: ProcessNo, shard: ShardId) {
+        let Some(state) = self.processes.get_mut(&process) else {
+            return;
+        };
         state.rooms.forget_shard(shard);
         state.quarantine.retain(|id, _| id.shard() != shard);
+        state.expiring.retain(|id| id.shard() != shard);
         let ours = state
             .executions
             .iter()
@@ -430,7 +479,6 @@ impl World {
         for actor in actors {
             self.drop_actor(process, actor);
         }
-        self.after(RETRY_MS, Timed::Acquire(process, shard));
     }
 }
 

@@ -13,6 +13,8 @@ use troupe_ports::{
     LogRecord, StateStore, StoreCounters, StoreError, Wait,
 };
 
+use crate::crash::checkers::Contents;
+
 /// Time that only the world moves.
 #[derive(Debug, Default)]
 pub struct SimulatedClock(AtomicI64);
@@ -178,11 +180,14 @@ impl SimulatedStore {
 
     /// Every large value that is kept, for checkers.
     #[must_use]
-    pub fn contents(&self) -> BTreeMap<BlobRef, Json> {
-        let shards = self.lock();
-        let families = shards.iter().flat_map(|store| store.blobs.values());
-        let blobs = families.flat_map(|family| &family.blobs);
-        blobs.map(|(blob, content)| (*blob, content.clone())).collect()
+    pub fn contents(&self) -> Contents {
+        let mut contents = Contents::default();
+        for (root, family) in self.lock().iter().flat_map(|store| &store.blobs) {
+            for (blob, content) in &family.blobs {
+                contents.add(*root, *blob, content.clone());
+            }
+        }
+        contents
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<ShardStore>> {

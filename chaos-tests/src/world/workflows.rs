@@ -1,9 +1,12 @@
 //! The constant workflows of a world: the load of the crash test, what needs the sandbox, children and waits.
 
+mod bounded;
+
 use serde_json::{Value, json};
 use troupe_core::definition::{NodeKind, WorkflowDefinition};
 
 use crate::crash::workload;
+pub(super) use bounded::bounded;
 
 /// What executions are started with: items for those that want some.
 pub(super) const INPUT: &str = r#"{"n":1,"list":[1,2,3]}"#;
@@ -26,8 +29,12 @@ pub(super) fn known() -> Vec<WorkflowDefinition> {
         early_calls(),
         clean_up(),
         given_up(),
+        undone(),
+        undone_by_and_by(),
+        cached(),
     ];
     known.extend(own.into_iter().map(read));
+    known.extend(bounded());
     known
 }
 
@@ -192,6 +199,43 @@ fn given_up() -> Value {
         {"source": "quick", "target": "join"}, {"source": "slow", "target": "join"}, {"source": "join", "target": "t"},
     ]);
     whole
+}
+
+fn undo(node: &mut Value, undo: Value) {
+    node["data"]["compensation"] = json!({"type": "function", "data": undo["data"]});
+}
+
+/// What was done is undone when the last step fails.
+fn undone() -> Value {
+    let (mut book, mut pay, mut hint) = (work("book"), work("pay"), fragile("hint"));
+    undo(&mut book, work("unbook"));
+    undo(
+        &mut pay,
+        json!({"data": {"handlerId": "work", "failFirst": 1, "retryPolicy": {"maxAttempts": 3, "initialDelay": 20}}}),
+    );
+    undo(&mut hint, work("unhint"));
+    let mut whole = chain_of("undone", vec![book, pay, hint, fragile("send")]);
+    whole["settings"] = json!({"compensate": true, "timeout": 900});
+    whole
+}
+
+/// Undoing takes its time, and may fail.
+fn undone_by_and_by() -> Value {
+    let slow = json!({"data": {"handlerId": "work", "sleepMs": 60, "failOdds": 4, "retryPolicy": {"maxAttempts": 2, "initialDelay": 30}}});
+    let (mut one, mut two) = (work("one"), work("two"));
+    undo(&mut one, slow.clone());
+    undo(&mut two, slow);
+    let mut whole = chain_of("undone-by-and-by", vec![one, two, delay("d", 40), fragile("send")]);
+    whole["settings"] = json!({"compensate": true});
+    whole
+}
+
+/// Reuses what somebody gave for the same input.
+fn cached() -> Value {
+    let (mut dear, mut dearer) = (work("dear"), work("dearer"));
+    dear["data"]["cache"] = json!({"key": "input.n", "ttl": 300});
+    dearer["data"]["cache"] = json!({"key": "nodes.dear.output", "ttl": 60_000});
+    chain_of("cached", vec![dear, dearer, work("t")])
 }
 
 fn parent_of_waits() -> Value {

@@ -14,15 +14,15 @@ const RESTARTS_MAX: usize = 3;
 /// See [`RESTARTS_MAX`].
 const WINDOW_MS: u64 = 60_000;
 
-/// Restarts are counted from the last time that the shard was taken, or that the execution was set aside.
+/// Restarts are counted by owner, one that has lost the shard and does not know it yet too, and from the last time that the
+/// execution was set aside.
 pub(super) fn are_bounded(evidence: &Evidence, findings: &mut Findings) {
-    let mut restarts: BTreeMap<ExecutionId, VecDeque<Timestamp>> = BTreeMap::new();
+    let mut restarts: BTreeMap<(ExecutionId, u64), VecDeque<Timestamp>> = BTreeMap::new();
     for record in &evidence.records {
         match record {
-            Record::Acquired { shard, .. } => restarts.retain(|id, _| id.shard().0 != *shard),
-            Record::SetAside { id } => drop(restarts.remove(id)),
-            Record::Restarted { id, at } => {
-                let times = restarts.entry(*id).or_default();
+            Record::SetAside { id } => restarts.retain(|(known, _), _| known != id),
+            Record::Restarted { id, epoch, at } => {
+                let times = restarts.entry((*id, *epoch)).or_default();
                 times.push_back(*at);
                 while times.front().is_some_and(|first| at.since_ms(*first) >= WINDOW_MS) {
                     times.pop_front();
@@ -48,8 +48,8 @@ mod tests {
             if place == set_aside_after {
                 evidence.records.push(Record::SetAside { id });
             }
-            let at = Timestamp(*at);
-            evidence.records.push(Record::Restarted { id, at });
+            let (epoch, at) = (1, Timestamp(*at));
+            evidence.records.push(Record::Restarted { id, epoch, at });
         }
         let mut findings = Findings(Vec::new());
         are_bounded(&evidence, &mut findings);

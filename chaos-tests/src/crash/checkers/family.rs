@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value as JsonValue;
-use troupe_core::ExecutionId;
 use troupe_core::execution::{ChildId, ChildOutcome, ChildReport, ExecutionState, Parent, Status};
 use troupe_core::plan::Plan;
+use troupe_core::{ErrorInfo, ExecutionId};
 
 use super::contents::Contents;
 use super::semantics::normal;
@@ -81,6 +81,10 @@ pub(super) fn agree(evidence: &Evidence, families: &BTreeMap<ExecutionId, Family
             // One of which nothing was heard may have been given up before it began.
             let Some(heard) = family.heard.get(child) else { continue };
             let own = there.first().and_then(|child| evidence.executions.get(child));
+            let is_forgotten = there.first().is_some_and(|child| evidence.forgotten.contains(child));
+            if is_forgotten && matches!(heard, ChildOutcome::Failed(error) if error.code == "CHILD_FORGOTTEN") {
+                continue;
+            }
             let why = is_as_heard(heard, own.map(|(state, ..)| state), &evidence.contents).err();
             findings.expect(why.is_none(), "C2", || {
                 format!(
@@ -134,7 +138,12 @@ fn is_as_begun(
 /// A child ended as its parent's log says.
 fn is_as_heard(heard: &ChildOutcome, own: Option<&ExecutionState>, contents: &Contents) -> Result<(), String> {
     let Some(own) = own else {
-        let refused = matches!(heard, ChildOutcome::Failed(error) if REFUSALS.contains(&error.code.as_str()));
+        let has_no_key =
+            |error: &ErrorInfo| error.code == "EXPRESSION_ERROR" && error.message.contains("settings.concurrency.key");
+        let refused = matches!(
+            heard,
+            ChildOutcome::Failed(error) if REFUSALS.contains(&error.code.as_str()) || has_no_key(error)
+        );
         return if refused {
             Ok(())
         } else {

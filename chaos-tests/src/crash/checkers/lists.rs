@@ -9,6 +9,12 @@ pub(super) fn show_the_end(evidence: &Evidence, findings: &mut Findings) {
     let Some(listed) = &evidence.listed else { return };
     for (id, (state, ..)) in &evidence.executions {
         let expected = summary(state);
+        if evidence.forgotten.contains(id) {
+            findings.expect(!listed.contains_key(id), "C11", || {
+                format!("{id}: lists show an execution whose archive is gone")
+            });
+            continue;
+        }
         let Some(shown) = listed.get(id) else {
             findings.expect(false, "C11", || format!("{id}: no list shows it"));
             continue;

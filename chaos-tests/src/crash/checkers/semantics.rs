@@ -10,17 +10,17 @@ use std::collections::BTreeMap;
 use serde_json::Value as JsonValue;
 use troupe_core::definition::WorkflowDefinition;
 use troupe_core::execution::{
-    AttemptOutcome, ChildId, ChildOutcome, ChildReport, Decision, EdgeState, Effect, Entry, Event, ExecutionState,
-    Phase, Status, Verb, replay,
+    Answer, AttemptOutcome, ChildId, ChildOutcome, ChildReport, Decision, EdgeState, Effect, Entry, ErrorWorkflow,
+    Event, ExecutionState, Phase, Remedy, Reopened, Status, Verb, replay,
 };
 use troupe_core::plan::Plan;
-use troupe_core::{ErrorInfo, ExecutionId, Timestamp, Visit};
+use troupe_core::{ErrorInfo, ExecutionId, NodeIx, Timestamp, Visit};
 
 use super::contents::Contents;
 use super::family::{self, Birth, Family};
 use super::{Evidence, Findings, is_in_time};
 use crate::crash::record::Record;
-use crate::reference::{self, ChildEnd, Did, Failure, Reference, Refusal};
+use crate::reference::{self, ChildEnd, Did, Failure, Reference, Refusal, UNDOES};
 
 /// Inputs of attempts, by node, visit and number of the attempt, as the reference gives them.
 type Inputs = BTreeMap<(String, u32, u32), JsonValue>;
@@ -100,6 +100,10 @@ fn agree(
 ) -> Result<Course, String> {
     let mut reference = Reference::new(definition);
     reference.depth = state.parent.map_or(0, |parent| parent.depth);
+    reference.id = state.id.to_string();
+    reference.parent = state.parent.map(|parent| parent.execution.to_string());
+    reference.handles_failure = state.handles_failure_of.is_some();
+    reference.attached = state.parent.is_none_or(|parent| parent.attached);
     let mut folded = ExecutionState::new(plan, state.id);
     let mut course = Course::default();
     for entry in entries {
@@ -111,6 +115,7 @@ fn agree(
             .next_deadline()
             .filter(|_| entry.event == Event::DeadlineReached);
         course.deadlines.extend(due.map(|due| (Timestamp(due), entry.at)));
+        tell_reused(&mut reference, plan, entry, contents);
         let done = stimulate(&mut reference, plan, entry, contents).map_err(what)?;
         let Ok(effects) = replay(plan, &mut folded, entry) else {
             // That is C2's affair, and nothing can be compared from here on.
@@ -215,6 +220,41 @@ fn name(event: &Event) -> &'static str {
     }
 }
 
+/// How a node is called; what undoes one has a name of its own.
+pub(crate) fn key_of(plan: &Plan, ix: NodeIx) -> String {
+    let key = &plan.node(ix).key;
+    if plan.is_compensation(ix) {
+        format!("{key}{UNDOES}")
+    } else {
+        key.to_string()
+    }
+}
+
+fn reopen(
+    reference: &mut Reference,
+    at: i64,
+    plan: &Plan,
+    reopened: &Reopened,
+    contents: &Contents,
+) -> Result<Vec<Did>, Refusal> {
+    let named: Vec<String> = reopened.nodes.iter().map(|ix| key_of(plan, *ix)).collect();
+    let remedy = match &reopened.remedy {
+        Remedy::Retry => reference::Remedy::Retry,
+        Remedy::Skip(output) => reference::Remedy::Skip(output.as_ref().map(|output| contents.parsed(output))),
+    };
+    reference.reopened(at, &named, &remedy)
+}
+
+/// Tells the reference what the store knew under the keys of nodes that reuse outputs.
+fn tell_reused(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &Contents) {
+    for answer in &entry.answers {
+        if let Answer::Cached(cached) = answer {
+            let output = cached.output.as_ref().map(|output| contents.parsed(output));
+            reference.found_in_cache(plan.node(cached.node).key.as_str(), output);
+        }
+    }
+}
+
 /// Tells the reference what an entry says came from outside.
 fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &Contents) -> Result<Vec<Did>, String> {
     let at = entry.at.0;
@@ -233,16 +273,20 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &C
             }
         }
         Event::AttemptClosed(closed) => {
-            let node = plan.node(closed.token.node).key.as_str();
-            let phase = reference.nodes[node].phase;
-            if !matches!(phase, reference::Phase::Running | reference::Phase::Canceling) {
+            let node = key_of(plan, closed.token.node);
+            let phase = if plan.is_compensation(closed.token.node) {
+                reference.under_way().map(|undoing| undoing.phase)
+            } else {
+                Some(reference.nodes[&node].phase)
+            };
+            if !matches!(phase, Some(reference::Phase::Running | reference::Phase::Canceling)) {
                 return Err(format!("a report of {node}, which is {phase:?}"));
             }
             let outcome = match &closed.outcome {
                 AttemptOutcome::Completed(output) => Ok(contents.parsed(output)),
                 AttemptOutcome::Failed(failed) => Err(failure(&failed.error, failed.retryable, failed.retry_after_ms)),
             };
-            reference.report(at, node, outcome)
+            reference.report(at, &node, outcome)
         }
         Event::DeadlineReached => reference.deadline(at),
         Event::Paused => reference.pause(at),
@@ -272,11 +316,15 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &C
             reference.variables_set(at, &variables)
         }
         Event::Admitted => reference.admitted(at),
-        event @ (Event::Reopened(_)
-        | Event::Frozen
-        | Event::FrozenWithParent
-        | Event::ErrorWorkflow(_)
-        | Event::ControlsChanged(_)) => {
+        Event::Reopened(reopened) => reopen(reference, at, plan, reopened, contents),
+        Event::ErrorWorkflow(outcome) => {
+            let outcome = match outcome {
+                ErrorWorkflow::Began(id) => Ok(id.to_string()),
+                ErrorWorkflow::Refused(error) => Err(failure(error, false, None)),
+            };
+            reference.reported(at, outcome)
+        }
+        event @ (Event::Frozen | Event::FrozenWithParent | Event::ControlsChanged(_)) => {
             return Err(format!("the reference knows no {}", name(event)));
         }
         Event::Children(reports) => {
@@ -326,6 +374,13 @@ fn settle_backoffs(reference: &mut Reference, plan: &Plan, folded: &ExecutionSta
             }
         }
     }
+    let undoing = folded.compensations.as_deref();
+    let undoing = undoing.and_then(|all| all.visits.get(all.left as usize)?.compensation.as_deref());
+    if let Some(Phase::Backoff { until, .. }) = undoing.map(|undoing| &undoing.phase)
+        && !reference.settle_undoing_backoff(until.0)
+    {
+        return Err(format!("the next attempt to undo is due at {until}"));
+    }
     Ok(())
 }
 
@@ -338,7 +393,7 @@ fn dispatched(plan: &Plan, entry: &Entry) -> Vec<String> {
             Some(Verb::NodeScheduled) => transition.node_ix(),
             _ => None,
         });
-    sorted(nodes.map(|ix| plan.node(ix).key.to_string()).collect())
+    sorted(nodes.map(|ix| key_of(plan, ix)).collect())
 }
 
 /// Node, visit and number of an attempt, its input, and what the templates in its node's data gave.
@@ -361,7 +416,7 @@ fn given_by(effects: &[Effect], plan: &Plan, contents: &Contents) -> Vec<Given> 
         let data = read.map(|(name, _)| (name.clone(), data[name].clone())).collect();
         let (input, data) = (shown(&contents.parsed(&start.input)), shown(&JsonValue::Object(data)));
         (
-            planned.key.to_string(),
+            key_of(plan, start.token.node),
             start.token.visit.0,
             start.token.attempt.0,
             input,
@@ -388,7 +443,8 @@ fn ended(plan: &Plan, entry: &Entry) -> Vec<(String, &'static str)> {
             Verb::NodeCanceled => "canceled",
             _ => return None,
         };
-        Some((plan.node(transition.node_ix()?).key.to_string(), how))
+        let node = transition.node_ix().filter(|ix| !plan.is_compensation(*ix))?;
+        Some((plan.node(node).key.to_string(), how))
     });
     sorted(ends.collect())
 }
@@ -431,6 +487,7 @@ fn compare(reference: &Reference, plan: &Plan, state: &ExecutionState, contents:
         let expected = expected.error.as_ref().and_then(|error| error["code"].as_str());
         same(&format!("error of {key}"), &code, &expected)?;
     }
+    compare_undone(reference, plan, state, contents)?;
     let canceled = matches!(state.status, Status::Canceling { .. } | Status::Canceled { .. });
     for (place, edge) in state.edges.iter().enumerate() {
         let resolved = match edge {
@@ -465,6 +522,33 @@ fn compare(reference: &Reference, plan: &Plan, state: &ExecutionState, contents:
     };
     same("status", &state.status.name(), &status)?;
     same("output", &output, &expected_output)
+}
+
+/// What was undone, in which order, and with what.
+fn compare_undone(
+    reference: &Reference,
+    plan: &Plan,
+    state: &ExecutionState,
+    contents: &Contents,
+) -> Result<(), String> {
+    let visits = state.compensations.iter().flat_map(|all| &all.visits);
+    let seen = visits.map(|visit| {
+        let undoing = visit.compensation.as_deref().map(|undoing| {
+            let code = undoing.failure.as_ref().map(|failure| failure.error.code.clone());
+            let output = undoing.output.as_ref().map(|output| normal(&contents.parsed(output)));
+            (undoing.phase.name(), code, output)
+        });
+        (plan.node(visit.node).key.to_string(), visit.visit.0, undoing)
+    });
+    let expected = reference.done.iter().map(|done| {
+        let undoing = done.undoing.as_ref().map(|undoing| {
+            let code = undoing.error.as_ref().and_then(|error| error["code"].as_str());
+            let output = undoing.output.as_ref().map(normal);
+            (phase(undoing.phase), code.map(str::to_owned), output)
+        });
+        (done.node.clone(), done.visit, undoing)
+    });
+    same("what is undone", &seen.collect::<Vec<_>>(), &expected.collect())
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, seen: &T, expected: &T) -> Result<(), String> {

@@ -13,7 +13,7 @@ use super::semantics::follows_the_reference;
 use super::{Evidence, Findings};
 use crate::crash::record::Record;
 use crate::crash::workload;
-use play::run;
+pub(super) use play::run;
 
 fn violations(evidence: &Evidence) -> Vec<(&'static str, String)> {
     let mut findings = Findings(Vec::new());

@@ -327,6 +327,12 @@ impl ExecutionState {
         blob_root(self.id, self.parent.as_ref())
     }
 
+    /// Whether it runs where only so many may (`settings.concurrency`).
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.room.is_some() && self.status != Status::Pending && !self.status.is_terminal()
+    }
+
     /// The state before the first entry.
     #[must_use]
     pub fn new(plan: &Plan, id: ExecutionId) -> Self {

@@ -24,6 +24,7 @@ mod progress;
 mod reopen;
 pub mod rerun;
 mod retries;
+mod reuse;
 mod scope;
 mod state;
 mod waits;

@@ -113,7 +113,7 @@ impl Reference {
             "webhook" if self.is_root(id) => self.take_call(id, self.payload.clone()),
             "webhook" => self.begin_wait(id),
             kind if has_children(kind) => self.begin_children(id),
-            _ => self.hold(id),
+            _ => self.reuse_or_hold(id),
         }
     }
 

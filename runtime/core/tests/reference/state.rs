@@ -321,6 +321,8 @@ pub struct Reference {
     pub(super) did: Vec<Did>,
     /// Every visit that ended, and how, until somebody takes them.
     pub ends: Vec<(String, Phase)>,
+    /// What the store was asked for and knew, by node, where nobody has used it yet.
+    pub(super) found: BTreeMap<String, VecDeque<Option<Value>>>,
 }
 
 impl Reference {
@@ -371,6 +373,7 @@ impl Reference {
             ended_by: None,
             did: Vec::new(),
             ends: Vec::new(),
+            found: BTreeMap::new(),
         }
     }
 

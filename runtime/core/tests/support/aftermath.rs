@@ -1,5 +1,4 @@
-//! What random workflows undo when they do not complete, and whom they tell. Apart from [`super::nodes`]: the simulation draws those and knows none of
-//! this.
+//! What random workflows undo when they do not complete, and whom they tell.
 
 use serde_json::{Map, Value, json};
 

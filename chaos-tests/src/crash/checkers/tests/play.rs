@@ -97,7 +97,7 @@ struct Play {
 }
 
 /// Everything that a workflow of the load does.
-pub(super) fn run(workflow: &str) -> Evidence {
+pub(in super::super) fn run(workflow: &str) -> Evidence {
     let all = workload::definitions().into_iter().chain(workload::families());
     let mut play = Play {
         definitions: all.map(|definition| (definition.id.clone(), definition)).collect(),
@@ -165,15 +165,20 @@ impl Play {
         true
     }
 
-    /// The first node that waits is called, every other one is left to its timeout.
+    /// Calls an execution that no other one began wherever it waits, a child only where it has no timeout.
     fn call(&self) -> Option<Mail> {
-        let call = json!({"body": {"n": 1}, "headers": {}, "query": {}, "method": "POST"});
-        let (id, live) = self.live.iter().find(|(_, live)| live.parent.is_none())?;
-        let waits = |phase: &Phase| matches!(phase, Phase::Waiting { .. });
-        let node = live.state.nodes.iter().position(|node| waits(&node.phase))?;
+        let is_called = |live: &Live, phase: &Phase| match phase {
+            Phase::Waiting { until, .. } => live.parent.is_none() || until.is_none(),
+            _ => false,
+        };
+        let waiting = self.live.iter().find_map(|(id, live)| {
+            let nodes = &live.state.nodes;
+            Some((*id, nodes.iter().position(|node| is_called(live, &node.phase))?))
+        });
+        let (id, node) = waiting?;
         let node = troupe_core::NodeIx(u32::try_from(node).ok()?);
-        let call = call.into();
-        Some((*id, Event::Signaled { node, call }))
+        let call = json!({"body": {"n": 1}, "headers": {}, "query": {}, "method": "POST"}).into();
+        Some((id, Event::Signaled { node, call }))
     }
 
     fn deliver(&mut self, id: ExecutionId, event: Event) {

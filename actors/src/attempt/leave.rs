@@ -1,0 +1,85 @@
+//! Leave to run: what bounds the attempts of one engine that run at once, and in which order an attempt waits for it.
+//!
+//! The slot of its key comes first, then the permit of its node type, then the one that all attempts share: whoever waits
+//! holds nothing that others of another key or type need. Nothing here needs a runtime.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use troupe_core::definition::NodeKind;
+
+use super::permits::{Permit, Permits, Rank};
+use super::slots::{Slot, SlotWanted, Slots};
+use super::turn::AttemptWait;
+use crate::options::EngineOptions;
+
+/// What an attempt's leave depends on.
+#[derive(Clone, Debug)]
+pub struct LeaveNeeds {
+    /// How urgent it is.
+    pub rank: Rank,
+    /// The type of its node.
+    pub kind: NodeKind,
+    /// The slot that it needs.
+    pub slot: Option<Box<SlotWanted>>,
+}
+
+/// What bounds the attempts of one engine that run at once.
+#[derive(Debug)]
+pub struct Limits {
+    slots: Arc<Slots>,
+    of_types: BTreeMap<NodeKind, Arc<Permits>>,
+    all: Arc<Permits>,
+}
+
+/// Leave to run: whoever waits has it once it is dropped.
+#[derive(Debug)]
+pub struct Leave {
+    _permit: Permit,
+    _of_type: Option<Permit>,
+    _slot: Option<Slot>,
+}
+
+impl Limits {
+    /// The limits of an engine.
+    #[must_use]
+    pub fn new(options: &EngineOptions) -> Self {
+        let of_types = options.attempts_max_of.iter();
+        Self {
+            slots: Arc::new(Slots::default().with(options.mutants)),
+            of_types: of_types.map(|(kind, most)| (*kind, Permits::new(*most))).collect(),
+            all: Permits::new(options.attempts_max),
+        }
+    }
+
+    /// Waits for leave to run. While it waits for something, it keeps what `waits` makes of that. Cancel-safe: who no longer
+    /// waits is passed over, and gives back what it has.
+    pub async fn leave<W>(&self, needs: &LeaveNeeds, waits: impl Fn(AttemptWait) -> W) -> Leave {
+        let slot = match &needs.slot {
+            None => None,
+            Some(wanted) => Some(match self.slots.try_acquire(wanted) {
+                Some(slot) => slot,
+                None => {
+                    let _waiting = waits(AttemptWait::Slot);
+                    self.slots.acquire(wanted, needs.rank).await
+                }
+            }),
+        };
+        let permit = async |permits: &Arc<Permits>, what| match permits.try_acquire() {
+            Some(permit) => permit,
+            None => {
+                let _waiting = waits(what);
+                permits.acquire(needs.rank).await
+            }
+        };
+        let of_type = match self.of_types.get(&needs.kind) {
+            None => None,
+            Some(permits) => Some(permit(permits, AttemptWait::NodeType).await),
+        };
+        Leave {
+            _permit: permit(&self.all, AttemptWait::Permit).await,
+            _of_type: of_type,
+            _slot: slot,
+        }
+    }
+}

@@ -54,7 +54,7 @@ impl SlotWanted {
             }
             ConcurrencyScope::Global => Among::All,
         };
-        let given = state.nodes.get(ix.at()).and_then(|node| node.concurrency_key.as_ref());
+        let given = state.node(ix).and_then(|node| node.concurrency_key.as_ref());
         // Nodes of bodies may have the same id.
         let own = || match plan.workflow.as_str().split_once('#') {
             Some((_, within)) => format!("{within}#{}", planned.key).into(),

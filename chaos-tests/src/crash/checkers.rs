@@ -42,6 +42,8 @@ pub struct Evidence {
     pub definitions: BTreeMap<String, WorkflowDefinition>,
     /// Executions whose archive is gone: their state is that of their entries.
     pub forgotten: BTreeSet<ExecutionId>,
+    /// Executions that may be forgotten: lists may show them no more.
+    pub expired: BTreeSet<ExecutionId>,
     /// When the engine was down or recovering: from the kill to one second after the next readiness.
     pub outages: Vec<(Timestamp, Timestamp)>,
     /// When one execution alone could not act, as with outages: its actor had failed, or it was set aside.

@@ -52,7 +52,7 @@ pub fn families() -> Vec<WorkflowDefinition> {
 /// Never: the definitions are constants.
 #[must_use]
 pub fn large() -> Vec<WorkflowDefinition> {
-    let all = [bulky(), bulky_each()];
+    let all = [bulky(), bulky_each(), bulky_loose()];
     all.into_iter()
         .map(|definition| serde_json::from_value(definition).expect("a constant definition"))
         .collect()
@@ -272,11 +272,11 @@ fn asked() -> Value {
     ]})
 }
 
-/// A large output is the input of a retry, of a join and of the whole; a call may be large too.
+/// A large output is kept in a variable, and is the input of a retry and of a join; a call may be large too.
 fn bulky() -> Value {
     let call = json!({"id": "call", "type": "webhook", "data": {"webhookId": "call", "timeout": CALLED_WITHIN_MS}});
     json!({"id": "bulky", "settings": {"onFailure": "continue"}, "nodes": [
-        work("s", json!({})), work("a", json!({"outputBytes": LARGE_BYTES[0]})), work("b", json!({"failFirst": 1})),
+        work("s", json!({})), work("a", json!({"outputBytes": LARGE_BYTES[0], "outputMapping": {"kept": "output"}})), work("b", json!({"failFirst": 1})),
         call, work("join", json!({"outputBytes": LARGE_BYTES[0]})),
     ], "edges": [
         edge("s", "a", "default"), edge("a", "b", "default"), edge("b", "join", "default"),
@@ -292,4 +292,14 @@ fn bulky_each() -> Value {
         {"id": "all", "type": "forEach", "data": {"items": "variables.items", "maxConcurrency": 2, "body": body}},
         work("t", json!({})),
     ], "edges": [edge("s", "all", "default"), edge("all", "t", "default")]})
+}
+
+/// Children that nobody waits for are given a large value: it is theirs from then on.
+fn bulky_loose() -> Value {
+    let many = json!({"items": "variables.items", "wait": false, "workflowId": "chain"});
+    json!({"id": "bulky-loose", "settings": {"variables": {"items": [1, 2]}}, "nodes": [
+        work("s", json!({"outputBytes": LARGE_BYTES[0]})),
+        {"id": "off", "type": "subworkflow", "data": {"workflowId": "fan", "mode": "detached"}},
+        {"id": "many", "type": "forEach", "data": many},
+    ], "edges": [edge("s", "off", "default"), edge("s", "many", "default")]})
 }

@@ -93,6 +93,9 @@ impl World {
                 Err(why) => self.trouble(format!("{id}: {why}")),
             }
         }
+        let executions = self.evidence.executions.iter();
+        let expired = executions.filter(|(_, (state, ..))| self.may_be_forgotten(state, self.now));
+        self.evidence.expired = expired.map(|(id, _)| *id).collect();
         self.judge_forgotten();
         self.counts.insert("executions", self.evidence.executions.len() as u64);
         let executions = self.evidence.executions.values();

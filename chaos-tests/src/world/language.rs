@@ -79,11 +79,6 @@ impl Translation {
                     let mapped = value.as_object_mut().into_iter().flatten();
                     mapped.for_each(|(_, value)| self.expression(value, asks));
                 }
-                "concurrency" => {
-                    if let Some(key) = value.get_mut("key") {
-                        self.expression(key, asks);
-                    }
-                }
                 "conditions" => {
                     for condition in value.as_array_mut().into_iter().flatten() {
                         self.expression(&mut condition["expression"], asks);

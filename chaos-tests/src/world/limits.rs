@@ -83,7 +83,7 @@ impl Place {
             leave: None,
             waits_for: WaitsFor::default(),
             counts: counts(plan, state, ix),
-            queue_timeout_ms: planned.queue_timeout_ms(state.nodes[ix.at()].data.as_ref()),
+            queue_timeout_ms: planned.queue_timeout_ms(state.node(ix).and_then(|node| node.data.as_ref())),
         }
     }
 

@@ -157,6 +157,8 @@ impl Tx<'_> {
     pub(super) fn cancel(&mut self, reason: Option<&str>, grace_ms: u64, at_once: bool) -> Result<(), StepError> {
         let reason = reason.map(str::to_owned);
         match (&self.state.status, at_once) {
+            // It is meant to end, and whoever would resume it may be gone: a parent that waits for it no longer.
+            (Status::Compensating(_), false) if self.state.paused => return self.resume(),
             (Status::Canceling { .. } | Status::Compensating(_) | Status::Reporting, false) => {
                 return Err(StepError::Unchanged);
             }

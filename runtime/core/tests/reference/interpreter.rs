@@ -185,6 +185,9 @@ impl Reference {
 
     pub fn cancel(&mut self, at: i64, grace_ms: i64, at_once: bool) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
+        if matches!(self.status, Status::Undoing(_)) && !at_once && self.paused {
+            return self.resume(at);
+        }
         if matches!(
             self.status,
             Status::Canceling { .. } | Status::Undoing(_) | Status::Reporting

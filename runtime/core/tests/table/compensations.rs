@@ -300,6 +300,21 @@ fn a_cancellation_ends_a_paused_execution_and_so_lets_it_compensate() {
     assert_eq!((run.done().as_str(), run.state.paused), ("-b a^1", false));
 }
 
+/// A parent that has ended resumes nobody.
+#[test]
+fn a_cancellation_lifts_the_pause_of_what_is_being_undone() {
+    for pause in [Event::Paused, Event::PausedWithParent] {
+        let mut run = flow("a b!", "a>b");
+        run.complete("a", json!(1));
+        run.apply(&pause);
+        run.fail("b", "E1");
+        assert_eq!((run.done().as_str(), run.state.paused), ("", true));
+        run.cancel(100, false).unwrap();
+        assert_eq!((run.done().as_str(), run.state.paused), ("a^1", false));
+        assert_eq!(run.cancel(100, false), Err(StepError::Unchanged));
+    }
+}
+
 #[test]
 fn a_timeout_of_the_execution_compensates_and_does_not_count_meanwhile() {
     let mut run = compensating("a b", "a>b", |definition| {

@@ -98,7 +98,7 @@ struct Play {
 
 /// Everything that a workflow of the load does.
 pub(in super::super) fn run(workflow: &str) -> Evidence {
-    let all = workload::definitions().into_iter().chain(workload::families());
+    let all = workload::all().into_iter();
     let mut play = Play {
         definitions: all.map(|definition| (definition.id.clone(), definition)).collect(),
         now: 1_000,

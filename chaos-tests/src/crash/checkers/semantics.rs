@@ -105,7 +105,6 @@ fn agree(
     reference.parent = state.parent.map(|parent| parent.execution.to_string());
     reference.execution_key = state.execution_key.clone();
     reference.handles_failure = state.handles_failure_of.is_some();
-    reference.attached = state.parent.is_none_or(|parent| parent.attached);
     let mut folded = ExecutionState::new(plan, state.id);
     let mut course = Course::default();
     for entry in entries {

@@ -9,6 +9,7 @@ use super::state::Reference;
 
 impl Reference {
     /// The store was asked for what an earlier attempt of a node gave, and knew this.
+    #[allow(dead_code, reason = "only the checkers of chaos-tests know a store")]
     pub fn found_in_cache(&mut self, id: &str, output: Option<Value>) {
         self.found.entry(id.to_owned()).or_default().push_back(output);
     }

@@ -42,9 +42,10 @@ mod workflows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Arguments, Write as _};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use futures::FutureExt;
+use serde::Deserialize;
 use troupe_actors::Mutants;
 use troupe_actors::context::EngineContext;
 use troupe_actors::evaluation::CompiledPlan;
@@ -113,14 +114,24 @@ pub fn play(scenario: &Scenario, options: Options) -> Outcome {
     world.judge()
 }
 
-fn definitions(scenario: &Scenario) -> Vec<WorkflowDefinition> {
-    let mut definitions = workflows::known();
-    definitions.extend(workflows::limited());
-    let own = scenario.definitions.iter();
-    definitions
-        .extend(own.map(|own| serde_json::from_value(own.clone()).expect("a scenario's definitions can be read")));
-    definitions
+/// The workflows of every world.
+fn constant() -> impl Iterator<Item = &'static Arc<WorkflowDefinition>> {
+    workflows::KNOWN.iter().chain(workflows::LIMITED.iter())
 }
+
+/// Those that a scenario has beside.
+fn own(scenario: &Scenario) -> impl Iterator<Item = WorkflowDefinition> {
+    let own = scenario.definitions.iter();
+    own.map(|own| WorkflowDefinition::deserialize(own).expect("a scenario's definitions can be read"))
+}
+
+/// The constant ones as the engine is given them: translated once for ten thousand worlds.
+static TRANSLATED: LazyLock<(Translation, Vec<Arc<WorkflowDefinition>>)> = LazyLock::new(|| {
+    let mut translation = Translation::default();
+    let written = constant().map(|definition| Arc::new(translation.for_engine(definition)));
+    let written = written.collect();
+    (translation, written)
+});
 
 struct World {
     options: Options,
@@ -169,12 +180,9 @@ impl World {
             engine_options.retention_ms = retention_ms;
         }
         let lists = Arc::new(SimulatedLists::new());
-        let mut translation = Translation::default();
-        let definitions: Vec<WorkflowDefinition> = definitions(&scenario)
-            .iter()
-            .map(|definition| translation.for_engine(definition))
-            .collect();
-        let context = parts::context(&store, &clock, &lists, &definitions, engine_options);
+        let (mut translation, mut definitions) = TRANSLATED.clone();
+        definitions.extend(own(&scenario).map(|definition| Arc::new(translation.for_engine(&definition))));
+        let context = parts::context(&store, &clock, &lists, definitions, engine_options);
         Self {
             options,
             random,

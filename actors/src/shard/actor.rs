@@ -11,7 +11,7 @@ use troupe_core::control::{ControlKey, Setting};
 use troupe_core::{ExecutionId, ShardId};
 
 use super::machine::{FailureMachine, Verdict};
-use super::open::{lease_ms, open};
+use super::open::{keep_room, lease_ms, open};
 use super::route::deliver;
 use crate::checkpointer::CheckpointerMessage;
 use crate::committer::{CommitterMessage, ControlNotify};
@@ -276,12 +276,13 @@ impl ShardState {
             return;
         };
         let store = &context.engine.parts.state;
-        let Err(error) = store
-            .set_quarantine(context.shard, context.epoch, id, Some(&reason))
-            .await
-        else {
-            return;
+        let saved = async {
+            // Its actor may never have told that it runs.
+            keep_room(context, id).await?;
+            let (shard, epoch) = (context.shard, context.epoch);
+            Ok::<_, EngineError>(store.set_quarantine(shard, epoch, id, Some(&reason)).await?)
         };
+        let Err(error) = saved.await else { return };
         tracing::warn!(%id, %error, "that an execution is set aside is not saved yet");
         let myself = myself.clone();
         tokio::spawn(async move {

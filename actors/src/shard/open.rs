@@ -107,7 +107,7 @@ pub(super) async fn open(
 }
 
 /// What is set aside runs, where only so many may: it goes on when it is released.
-async fn keep_room(shard: &ShardContext, id: ExecutionId) -> Result<(), EngineError> {
+pub(super) async fn keep_room(shard: &ShardContext, id: ExecutionId) -> Result<(), EngineError> {
     match load(shard, id).await {
         Ok(Loaded::Found(found)) if found.state.has_room() => {
             rooms::runs(&shard.engine, &found.compiled.plan, &found.state);

@@ -12,7 +12,7 @@ use troupe_core::{ExecutionId, Seq, Timestamp};
 use troupe_ports::{ExecutionBase, StateStore};
 
 use super::supersede::SUPERSEDED;
-use super::{BEGINNING, FAULTS_MS, HEALED_MS, Outcome, World, at_once, definitions, drawn, shards};
+use super::{BEGINNING, FAULTS_MS, HEALED_MS, Outcome, World, at_once, constant, drawn, own, shards};
 use crate::crash::{Record, check};
 
 impl World {
@@ -68,9 +68,6 @@ impl World {
         if !self.clients_are_done() {
             self.trouble("a client was never answered".into());
         }
-        for definition in definitions(&self.scenario) {
-            self.evidence.definitions.insert(definition.id.clone(), definition);
-        }
         self.note_epochs();
         let histories = self.histories();
         let applied_twice: Vec<ExecutionId> = histories
@@ -96,6 +93,7 @@ impl World {
         let executions = self.evidence.executions.iter();
         let expired = executions.filter(|(_, (state, ..))| self.may_be_forgotten(state, self.now));
         self.evidence.expired = expired.map(|(id, _)| *id).collect();
+        self.note_definitions();
         self.judge_forgotten();
         self.counts.insert("executions", self.evidence.executions.len() as u64);
         let executions = self.evidence.executions.values();
@@ -111,6 +109,19 @@ impl World {
             coverage: self.coverage,
             trace_hash: self.hash,
         }
+    }
+
+    /// The definitions of what was run.
+    fn note_definitions(&mut self) {
+        let executions = self.evidence.executions.values();
+        let run = executions.map(|(state, ..)| state.workflow.as_str().split('#').next().unwrap_or_default());
+        let run: BTreeSet<&str> = run.collect();
+        let constant = constant().filter(|definition| run.contains(definition.id.as_str()));
+        let of_scenario = own(&self.scenario).filter(|definition| run.contains(definition.id.as_str()));
+        let definitions = constant.map(|definition| (**definition).clone()).chain(of_scenario);
+        self.evidence.definitions = definitions
+            .map(|definition| (definition.id.clone(), definition))
+            .collect();
     }
 
     /// Who wrote which record: a commit id says under which epoch it was made.

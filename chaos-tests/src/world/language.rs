@@ -12,7 +12,7 @@ use troupe_ports::SandboxJob;
 use crate::reference::language;
 
 /// Expressions that only the sandbox evaluates: what they are in the reference's language, by what they are in JavaScript.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Translation {
     sandboxed: BTreeMap<String, String>,
 }

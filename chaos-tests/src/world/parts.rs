@@ -24,12 +24,12 @@ pub(super) fn context(
     store: &Arc<SimulatedStore>,
     clock: &Arc<SimulatedClock>,
     lists: &Arc<SimulatedLists>,
-    definitions: &[WorkflowDefinition],
+    definitions: Vec<Arc<WorkflowDefinition>>,
     options: EngineOptions,
 ) -> EngineContext {
     let parts = EngineParts {
         state: Arc::clone(store) as _,
-        definitions: Arc::new(Definitions(definitions.iter().cloned().map(Arc::new).collect())),
+        definitions: Arc::new(Definitions(definitions)),
         visibility: Arc::clone(lists) as _,
         bus: Arc::new(Unused),
         executor: Arc::new(Unused),

@@ -1,5 +1,7 @@
 //! What is going to happen in a world, drawn from a seed before it begins: so that it can be printed, cut down and kept.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value as JsonValue;
 use troupe_core::definition::{NodeKind, WorkflowDefinition};
@@ -232,14 +234,14 @@ impl Scenario {
         } else {
             Vec::new()
         };
-        let mut workflows = workflows::known();
+        let mut workflows = workflows::KNOWN.clone();
         if !remote {
-            workflows.extend(workflows::limited());
+            workflows.extend(workflows::LIMITED.iter().cloned());
         }
         let own = definitions.iter().cloned();
         let own = own.map(|own| serde_json::from_value(own).expect("a drawn definition was read before"));
         // As likely as all the constant ones together.
-        let own: Vec<WorkflowDefinition> = own.collect();
+        let own: Vec<Arc<WorkflowDefinition>> = own.map(Arc::new).collect();
         let times = workflows.len() / own.len().max(1);
         workflows.extend(own.iter().flat_map(|own| std::iter::repeat_n(own.clone(), times)));
         let count = if random.once_in(50) {
@@ -262,7 +264,7 @@ impl Scenario {
     }
 }
 
-fn client(number: u64, workflows: &[WorkflowDefinition], random: &mut Random) -> ClientPlan {
+fn client(number: u64, workflows: &[Arc<WorkflowDefinition>], random: &mut Random) -> ClientPlan {
     let workflow = &workflows[random.place(workflows.len())];
     let kind = match random.below(10) {
         0 => KeyKind::None,

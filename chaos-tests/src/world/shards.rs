@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use troupe_actors::EngineError;
-use troupe_actors::checkpointer::CheckpointItem;
 use troupe_actors::checkpointer::machine::CheckpointerMachine;
+use troupe_actors::checkpointer::{CheckpointItem, Pending};
 use troupe_actors::committer::machine::CommitterMachine;
 use troupe_actors::execution::load::{Loaded, load_over};
 use troupe_actors::record::{Mark, read_header};
@@ -198,7 +198,8 @@ impl World {
             ..caller
         };
         for (id, _) in &set_aside {
-            self.keep_room(process, *id, &serving.checkpointer.machine)?;
+            let pending = serving.checkpointer.machine.pending(*id);
+            self.keep_room(process, *id, pending.as_ref())?;
         }
         if let Some(state) = self.processes.get_mut(&process) {
             state.shards.insert(shard, serving);
@@ -214,14 +215,8 @@ impl World {
     }
 
     /// What is set aside runs, where only so many may.
-    fn keep_room(
-        &mut self,
-        process: ProcessNo,
-        id: ExecutionId,
-        checkpointer: &CheckpointerMachine,
-    ) -> Result<(), StoreError> {
-        let pending = checkpointer.pending(id);
-        match at_once(load_over(&self.context, id, pending.as_ref())) {
+    fn keep_room(&mut self, process: ProcessNo, id: ExecutionId, pending: Option<&Pending>) -> Result<(), StoreError> {
+        match at_once(load_over(&self.context, id, pending)) {
             Ok(Loaded::Found(found)) if found.state.has_room() => {
                 let asking = room_of(&found.compiled.plan, &found.state);
                 if let (Some((key, asking)), Some(state)) = (asking, self.processes.get_mut(&process)) {
@@ -402,16 +397,23 @@ impl World {
     /// Until the store has it, a restart would try the execution again.
     pub(super) fn save_quarantine(&mut self, process: ProcessNo, id: ExecutionId) {
         let reachable = self.reaches(process);
-        let Some((caller, _)) = self.caller(process, id.shard()) else {
+        let Some((caller, serving)) = self.caller(process, id.shard()) else {
             return;
         };
+        let pending = serving.checkpointer.machine.pending(id);
         let Some(EngineError::Quarantined { reason, .. }) =
             self.processes.get(&process).and_then(|state| state.quarantine.get(&id))
         else {
             return;
         };
+        let reason = reason.clone();
         let reason = Some(reason.as_str());
-        let saved = reachable && at_once(self.store.set_quarantine(caller.shard, caller.epoch, id, reason)).is_ok();
+        self.store.set_reachable(reachable);
+        let has_room = self.keep_room(process, id, pending.as_ref());
+        self.store.set_reachable(true);
+        let saved = has_room.is_ok()
+            && reachable
+            && at_once(self.store.set_quarantine(caller.shard, caller.epoch, id, reason)).is_ok();
         if !saved {
             self.after(SAVE_AGAIN_MS, Timed::SaveQuarantine(process, id));
         }

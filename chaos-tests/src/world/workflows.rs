@@ -2,6 +2,8 @@
 
 mod bounded;
 
+use std::sync::{Arc, LazyLock};
+
 use serde_json::{Value, json};
 use troupe_core::definition::{NodeKind, WorkflowDefinition};
 
@@ -12,7 +14,14 @@ pub(super) use bounded::bounded;
 pub(super) const INPUT: &str = r#"{"n":1,"list":[1,2,3]}"#;
 
 /// Every constant workflow; expressions are such that the engine and the reference interpreter read them alike.
-pub(super) fn known() -> Vec<WorkflowDefinition> {
+pub(super) static KNOWN: LazyLock<Vec<Arc<WorkflowDefinition>>> =
+    LazyLock::new(|| known().into_iter().map(Arc::new).collect());
+
+/// Workflows of which only so many executions run at once, and one that has such children. An engine counts its own.
+pub(super) static LIMITED: LazyLock<Vec<Arc<WorkflowDefinition>>> =
+    LazyLock::new(|| limited().into_iter().map(Arc::new).collect());
+
+fn known() -> Vec<WorkflowDefinition> {
     let mut known = workload::definitions();
     let own = [
         asks(),
@@ -43,8 +52,7 @@ pub(super) fn known() -> Vec<WorkflowDefinition> {
     known
 }
 
-/// Workflows of which only so many executions run at once, and one that has such children. An engine counts its own.
-pub(super) fn limited() -> Vec<WorkflowDefinition> {
+fn limited() -> Vec<WorkflowDefinition> {
     let mut one = chain_of("one-at-once", vec![work("a"), delay("d", 25), work("b")]);
     one["settings"] = json!({"concurrency": {"limit": 1, "key": "trigger.n"}, "timeout": 700});
     let mut two = chain_of("two-at-once", vec![work("a"), fragile("b")]);

@@ -43,7 +43,9 @@ fn known() -> Vec<WorkflowDefinition> {
         cached(),
         chain_of("alarm", vec![work("tell"), fragile("tell-more")]),
         reports("reports", "alarm"),
-        reports("reports-by-script", "asks"),
+        alarm_by_script(),
+        reports("reports-by-script", "alarm-by-script"),
+        reports("reports-at-length", "alarm-by-script"),
         reports("reports-to-nobody", "missing"),
         undone_and_reported(),
     ];
@@ -248,7 +250,7 @@ fn cached() -> Value {
     let (mut dear, mut dearer) = (work("dear"), work("dearer"));
     dear["data"]["cache"] = json!({"key": "input.n", "ttl": 300});
     dearer["data"]["cache"] = json!({"key": "nodes.dear.output", "ttl": 60_000});
-    chain_of("cached", vec![dear, dearer, work("t")])
+    chain_of("cached", vec![dear, dearer, delay("d", 80), work("t")])
 }
 
 /// Somebody is told when it fails.
@@ -261,8 +263,15 @@ fn reports(id: &str, to: &str) -> Value {
 fn undone_and_reported() -> Value {
     let mut whole = undone();
     whole["id"] = "undone-and-reported".into();
-    whole["settings"]["errorWorkflow"] = "reports".into();
+    whole["settings"]["errorWorkflow"] = "alarm-by-script".into();
     whole
+}
+
+/// Its start asks the sandbox: an expression of such a length is none that the engine evaluates itself.
+fn alarm_by_script() -> Value {
+    let mut tell = fragile("tell");
+    tell["data"]["inputMapping"] = json!({"list": "input.list"});
+    chain_of("alarm-by-script", vec![tell, work("log")])
 }
 
 fn parent_of_waits() -> Value {

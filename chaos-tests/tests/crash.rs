@@ -62,11 +62,19 @@ fn count(outcome: &Outcome) -> Counts {
     let entries = executions.clone().flat_map(|(_, _, entries)| entries);
     let reopened = entries.clone().filter(|entry| entry.reopens());
     counts.insert("runs that went on", reopened.count());
+    let retried = executions.clone().flat_map(|(_, _, entries)| entries.windows(2));
+    let retried = retried.filter(|pair| fails(&pair[0]) && pair[1].reopens());
+    counts.insert("failures retried", retried.count());
     counts.insert("superseded", entries.filter(|entry| superseded(entry)).count());
     counts.insert("entries", executions.clone().map(|(_, _, entries)| entries.len()).sum());
     counts.insert("executions", executions.len());
     count_families(&outcome.evidence, &mut counts);
     counts
+}
+
+fn fails(entry: &Entry) -> bool {
+    let mut changes = entry.transitions.iter();
+    changes.any(|change| change.verb() == Some(Verb::ExecutionFailed))
 }
 
 /// What happened to families and large values while engines were tormented.
@@ -139,6 +147,7 @@ fn crash_nothing_acknowledged_is_lost() {
     assert_happened(&counts, &["found under a key", "superseded"], 10);
     assert_happened(&counts, &["children born"], 500);
     assert_happened(&counts, &["runs that went on"], 20);
+    assert_happened(&counts, &["failures retried"], 3);
     assert_happened(&counts, &["waits answered", "large values"], 50);
     assert_happened(&counts, &["kills while a parent was open"], 25);
 }

@@ -193,14 +193,14 @@ pub(super) async fn open_on(
         .context("the engine does not start")
 }
 
-/// The workload has no expressions.
+/// The workload has no expressions beyond the safe subset.
 struct NoSandbox;
 
 impl Sandbox for NoSandbox {
     fn evaluate(&self, _: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
         Box::pin(std::future::ready(Err(ErrorInfo::new(
             "EXPRESSION_ERROR",
-            "the workload has no expressions",
+            "the workload has no expressions beyond the safe subset",
         ))))
     }
 

@@ -24,7 +24,7 @@ const BUSINESS_KEYS: u64 = 2;
 const FAMILIES_ONE_IN: u64 = 8;
 /// One start in so many is of a workflow with large values: what goes through the pipes of a test is not what it is about.
 const LARGE_ONE_IN: u64 = 24;
-/// How long a client waits for the end of what it canceled.
+/// How long a client waits for the end of what it may retry.
 const ENDS_WITHIN: Duration = Duration::from_millis(200);
 /// One retry in so many lets what failed count as skipped.
 const SKIPPED_ONE_IN: u64 = 4;
@@ -75,6 +75,9 @@ pub(super) async fn client(engine: EngineHandle, incarnation: u32, next: Arc<Ato
                 retry(&engine, id).await;
             }
             _ => {}
+        }
+        if workload::always_fails(workflow) {
+            retry(&engine, id).await;
         }
         answer_waits(&engine, id).await;
     }

@@ -40,7 +40,7 @@ pub fn definitions() -> Vec<WorkflowDefinition> {
 /// Never: the definitions are constants.
 #[must_use]
 pub fn families() -> Vec<WorkflowDefinition> {
-    let all = [each(), spin(), nested(), loose(), called(), asked()];
+    let all = [each(), spin(), nested(), loose(), called(), asked(), broken()];
     all.into_iter()
         .map(|definition| serde_json::from_value(definition).expect("a constant definition"))
         .collect()
@@ -71,6 +71,12 @@ pub fn all() -> Vec<WorkflowDefinition> {
 #[must_use]
 pub fn is_large(workflow: &str) -> bool {
     workflow.starts_with("bulky")
+}
+
+/// Whether executions of a workflow fail whatever happens, unless an operator helps.
+#[must_use]
+pub fn always_fails(workflow: &str) -> bool {
+    workflow == "broken"
 }
 
 /// The nodes of a workflow that wait for a call.
@@ -270,6 +276,18 @@ fn asked() -> Value {
         edge("s", "ask", "default"), edge("ask", "a", "default"), edge("s", "all", "default"), edge("a", "t", "default"),
         edge("all", "t", "default"),
     ]})
+}
+
+/// Fails whenever it runs, with its children: only a retry that skips lets it come to its end.
+fn broken() -> Value {
+    let mut fails = work("w", json!({"failFirst": 1_000}));
+    fails["data"]["retryPolicy"] = json!({"maxAttempts": 1});
+    let body = json!({"nodes": [fails], "edges": []});
+    json!({"id": "broken", "settings": {"variables": {"items": [1, 2]}}, "nodes": [
+        work("s", json!({})),
+        {"id": "all", "type": "forEach", "data": {"items": "variables.items", "body": body}},
+        work("t", json!({})),
+    ], "edges": [edge("s", "all", "default"), edge("all", "t", "default")]})
 }
 
 /// A large output is kept in a variable, and is the input of a retry and of a join; a call may be large too.

@@ -117,6 +117,13 @@ impl Directory {
         self.live.get(&id).map(|live| live.actor.clone())
     }
 
+    /// Every execution of a shard. Looks through all of them: for failures only.
+    #[must_use]
+    pub fn of_shard(&self, shard: ShardId) -> Vec<ExecutionId> {
+        let ids = self.live.iter().map(|entry| *entry.key());
+        ids.filter(|id| id.shard() == shard).collect()
+    }
+
     /// Which execution an actor runs. Looks through all of them: for failures only.
     #[must_use]
     pub fn find(&self, actor: ractor::ActorId) -> Option<ExecutionId> {

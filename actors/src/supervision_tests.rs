@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
 use tokio::sync::Semaphore;
-use troupe_core::execution::{ChildId, Status};
-use troupe_core::{ExecutionId, Json, NodeIx, Run, Visit};
+use troupe_core::execution::{ChildId, Parent, Started, Status};
+use troupe_core::{ExecutionId, Json, NodeIx, Run, Value, Visit};
 use troupe_executors::HandlerCall;
 
-use crate::execution::ExecutionMessage;
-use crate::shard::send_to_relative;
+use crate::execution::family::child_id;
+use crate::execution::{ExecutionMessage, Respond, StartInput};
+use crate::shard::{deliver, send_to_relative};
 use crate::support::{Gate, World, builtins, chain, world};
 use crate::{EngineOptions, ExecutionView};
 
@@ -145,6 +146,61 @@ async fn an_execution_whose_actor_panics_is_rebuilt_and_then_set_aside() {
     gate.panics.store(0, Ordering::SeqCst);
     world.engine.resume(poisoned, crate::Command::default()).await.unwrap();
     assert!(is_completed(&world.ended(poisoned).await));
+}
+
+/// What a parent told its child last was lost with the parent's actor: that it waits no longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_that_is_no_longer_awaited_is_canceled_when_its_parent_is_rebuilt() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = world(directory.path(), builtins(), EngineOptions::default()).await;
+    let waits = json!({"id": "n", "type": "delay", "data": {"delayType": "fixed", "delayValue": 3_600_000}});
+    world
+        .apply(json!({"id": "w", "name": "w", "version": 1, "edges": [], "nodes": [waits]}))
+        .await;
+    let id = world.start("w", json!({})).await;
+    let place = &world.engine.context.shards[usize::from(id.shard().0)];
+    let shard = place.read().clone().expect("it is served");
+    let compiled = world.engine.context.plans.to_start("w", None).await.unwrap();
+    let child = ChildId {
+        run: Run(1),
+        node: NodeIx(0),
+        visit: Visit(1),
+        index: 0,
+    };
+    let parent = Parent {
+        execution: id,
+        child,
+        attached: true,
+        depth: 1,
+        root: Some(id),
+    };
+    let orphan = child_id(id, &compiled.plan, child);
+    let started = Started {
+        parent: Some(parent),
+        ..Started::of(orphan, &compiled.plan, Value::null())
+    };
+    let start = StartInput {
+        started,
+        principal: None,
+        compiled,
+        fresh: true,
+    };
+    deliver(
+        &shard,
+        orphan,
+        ExecutionMessage::Start(Box::new(start), Respond::Nobody),
+    )
+    .await;
+    while world.engine.get(orphan).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    actor_of(&world, id).kill();
+    let view = world.ended(orphan).await;
+    assert!(
+        matches!(view.state.status, Status::Canceled { .. }),
+        "{:?}",
+        view.state.status
+    );
 }
 
 /// A child asks a parent of which nothing is left, as after the parent's archive has expired.

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::{World, builtins, chain, on_store, store};
-use troupe_actors::{Command, ControlOutcome, EngineError, EngineOptions, StartRequest};
+use troupe_actors::{Command, ControlOutcome, EngineError, EngineOptions, ReopenRequest, StartRequest};
 use troupe_core::control::{Clocks, ControlKey, Scope, Setting};
-use troupe_core::execution::Status;
-use troupe_core::{ExecutionId, Json};
-use troupe_executors::{ExecutorsBuilder, HandlerCall};
+use troupe_core::execution::{Event, Remedy, Status};
+use troupe_core::{ExecutionId, Json, Seq};
+use troupe_executors::{ExecutorsBuilder, HandlerCall, HandlerError};
 
 const PAUSED: Setting = Setting::Paused { clocks: Clocks::Run };
 const STOPPED: Setting = Setting::Stopped { cancel_running: false };
@@ -422,4 +422,50 @@ async fn a_control_is_published_once_whatever_the_number_of_shards() {
             ("engine", "stopped", "{}".to_owned()),
         ]
     );
+}
+
+/// Workflows that `subworkflow` nodes start are not in the scope of their parent: what began there would run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_goes_on_under_a_pause_begins_no_child() {
+    let directory = tempfile::tempdir().unwrap();
+    let calls: Arc<AtomicU32> = Arc::default();
+    let count = Arc::clone(&calls);
+    let executors = builtins().handler("once", move |_: HandlerCall| {
+        let is_first = count.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            if is_first {
+                Err(HandlerError::new("E1", "not yet"))
+            } else {
+                Ok(Json::from_trusted("1"))
+            }
+        }
+    });
+    let world = on_store(store(directory.path(), 1), executors, EngineOptions::default()).await;
+    let mut other = chain("other", 1, "once");
+    other["nodes"][0]["data"]["retryPolicy"] = json!({"maxAttempts": 1});
+    world.apply(other).await;
+    let child = json!({"id": "n", "type": "subworkflow", "data": {"workflowId": "other"}});
+    world
+        .apply(json!({"id": "w", "name": "w", "version": 1, "nodes": [child], "edges": []}))
+        .await;
+    let id = world.start("w", json!({})).await;
+    assert_eq!(world.ended(id).await.state.status, Status::Failed);
+    let pause = ControlKey::Pause(workflow("w"));
+    set(&world, &pause, Some(PAUSED)).await;
+    let retry = ReopenRequest {
+        nodes: Vec::new(),
+        remedy: Remedy::Retry,
+        dry_run: false,
+    };
+    world.engine.reopen(id, retry, Command::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "no child began");
+    let history = world.engine.history(id, Seq(0), 1_000).await.unwrap();
+    let Some(Event::Reopened(reopened)) = history.last().map(|entry| &entry.event) else {
+        panic!("something followed: {:?}", history.last());
+    };
+    assert!(reopened.controls.as_ref().is_some_and(|seen| seen.whole));
+    set(&world, &pause, None).await;
+    all_complete(&world, &[id]).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
 }

@@ -203,3 +203,25 @@ async fn what_cannot_be_rerun_is_refused_and_a_business_key_stays_where_it_is() 
     assert_eq!(view.state.execution_key, None);
     assert_eq!(world.engine.latest_of_key("w", "order-1").await.unwrap(), Some(id));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rerun_names_the_trigger_of_the_execution_that_it_repeats() {
+    let directory = tempfile::tempdir().unwrap();
+    let handlers = Handlers::failing(0);
+    let world = world(directory.path(), handlers.executors(), EngineOptions::default()).await;
+    let mut definition = definition("count");
+    for id in ["one", "other"] {
+        let trigger = json!({"id": id, "type": "trigger", "data": {"triggerType": "manual"}});
+        definition["nodes"].as_array_mut().unwrap().push(trigger);
+        let edge = json!({"id": format!("of {id}"), "source": id, "target": "a"});
+        definition["edges"].as_array_mut().unwrap().push(edge);
+    }
+    world.apply(definition).await;
+    let mut request = StartRequest::new("w", Json::of(&json!({"n": 1})));
+    request.trigger = Some("other".into());
+    let id = world.engine.start(request).await.unwrap().id;
+    world.ended(id).await;
+    let again = started(&world.engine.rerun(id, from("one")).await.unwrap());
+    let view = world.ended(again).await;
+    assert_eq!(view.state.trigger.as_deref(), Some("other"));
+}

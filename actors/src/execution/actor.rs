@@ -184,6 +184,10 @@ impl ExecutionShell {
                 }
                 Input::ChildAlive(child)
             }
+            ExecutionMessage::AskParent(parent) => {
+                self.load_patiently(myself).await;
+                Input::AskParent(parent)
+            }
             ExecutionMessage::Admitted => {
                 self.load_patiently(myself).await;
                 Input::Admitted

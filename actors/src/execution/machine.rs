@@ -215,6 +215,7 @@ impl<R> ExecutionMachine<R> {
             Input::Read(reply) => self.read(reply, out),
             Input::ChildReported(report) => self.reported.push(report),
             Input::ChildAlive(child) => self.child_alive(child, out),
+            Input::AskParent(lost) => self.ask_parent(lost, out),
             Input::Unborn(starts) => {
                 let seq = self.state.seq;
                 let effects = starts
@@ -249,6 +250,17 @@ impl<R> ExecutionMachine<R> {
             out.push(Action::StartErrorWorkflow(start));
         }
         if let Some(parent) = self.state.parent.filter(|parent| parent.attached) {
+            out.push(Action::AskParent(parent));
+        }
+    }
+
+    /// Asks the execution whose actor was lost, if this one is an open child of it.
+    fn ask_parent(&self, lost: ExecutionId, out: &mut Vec<Action<R>>) {
+        let parent = self
+            .state
+            .parent
+            .filter(|parent| parent.attached && parent.execution == lost);
+        if let Some(parent) = parent.filter(|_| !self.state.status.is_terminal()) {
             out.push(Action::AskParent(parent));
         }
     }

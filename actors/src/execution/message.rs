@@ -77,6 +77,8 @@ pub enum ExecutionMessage {
     ChildReported(Box<ChildReport>, Option<HeldCommit>),
     /// A child of it has begun, or goes on after its owner was lost.
     ChildAlive(ChildId, ExecutionId),
+    /// The actor of this execution was lost: if that is its parent, it asks what that wants of it.
+    AskParent(ExecutionId),
     /// What became of its error workflow.
     ErrorWorkflow(Box<ErrorWorkflow>),
 
@@ -103,6 +105,7 @@ impl ExecutionMessage {
             | Self::Recover(_)
             | Self::ChildReported(..)
             | Self::ChildAlive(..)
+            | Self::AskParent(_)
             | Self::Admitted
             | Self::ErrorWorkflow(_) => true,
             Self::Durable(_) | Self::Report(_) | Self::NodeGone(..) => false,
@@ -120,6 +123,7 @@ impl ExecutionMessage {
             | Self::Recover(_)
             | Self::ChildReported(..)
             | Self::ChildAlive(..)
+            | Self::AskParent(_)
             | Self::Admitted
             | Self::ErrorWorkflow(_)
             | Self::Durable(_)

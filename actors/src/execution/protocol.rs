@@ -62,6 +62,8 @@ pub enum Input<R> {
     ChildReported(ChildReport),
     /// A child execution has begun, or goes on after its owner was lost.
     ChildAlive(ChildId),
+    /// What this execution told its children last may be lost: a child of it asks.
+    AskParent(ExecutionId),
     /// Children of [`Action::Bear`] that did not begin: they are started once the entry that wants them is durable.
     Unborn(Vec<StartChild>),
     /// What became of the error workflow.

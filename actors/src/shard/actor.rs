@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use troupe_core::control::{ControlKey, Setting};
 use troupe_core::{ExecutionId, ShardId};
 
+use super::lost_word::ask_children;
 use super::machine::{FailureMachine, Verdict};
 use super::open::{keep_room, lease_ms, open};
 use super::route::deliver;
@@ -394,7 +395,10 @@ impl ShardState {
             return;
         }
         let context = Arc::clone(context);
-        tokio::spawn(async move { deliver(&context, id, ExecutionMessage::Wake).await });
+        tokio::spawn(async move {
+            deliver(&context, id, ExecutionMessage::Wake).await;
+            ask_children(&context, id).await;
+        });
     }
 
     async fn close(&mut self, myself: &ActorRef<ShardMessage>) {

@@ -2,6 +2,7 @@
 
 mod actor;
 mod loss;
+mod lost_word;
 pub mod machine;
 mod mail;
 mod open;

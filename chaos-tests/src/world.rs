@@ -26,6 +26,7 @@ mod keys;
 mod language;
 mod limits;
 mod lists;
+mod lost_word;
 mod parts;
 mod process;
 mod random;
@@ -308,6 +309,7 @@ impl World {
             Timed::SinkTick(caller) => self.sink_tick(caller),
             Timed::ListsTick(caller) => self.lists_tick(caller),
             Timed::Forget(caller, look) => self.forget(caller, look),
+            Timed::AskChildren(caller, parent, after) => self.ask_listed(caller, parent, after),
             Timed::CommitterRetry(caller) => self.committer_retry(caller),
             Timed::Go(caller) => self.go(caller),
             Timed::Mail(caller, id) => self.mail(caller, id),

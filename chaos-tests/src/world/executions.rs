@@ -118,6 +118,7 @@ impl World {
                 | ExecutionMessage::Recover
                 | ExecutionMessage::ChildReported(_)
                 | ExecutionMessage::ChildAlive(..)
+                | ExecutionMessage::AskParent(_)
                 | ExecutionMessage::Admitted
                 | ExecutionMessage::ErrorWorkflow(_) => {
                     execution.then = Some(message);
@@ -139,6 +140,7 @@ impl World {
             ExecutionMessage::Read(reply) => Input::Read(reply),
             ExecutionMessage::Wake => Input::Wake,
             ExecutionMessage::Recover => return,
+            ExecutionMessage::AskParent(lost) => Input::AskParent(lost),
             ExecutionMessage::Admitted => Input::Admitted,
             ExecutionMessage::ErrorWorkflow(outcome) => Input::ErrorWorkflow(*outcome),
             ExecutionMessage::ChildReported(report) => Input::ChildReported(*report),

@@ -70,13 +70,17 @@ impl VisibilityStore for SimulatedLists {
         Ok(lock(&self.projected).get(&shard).copied().unwrap_or_default())
     }
 
-    /// Knows the one question that the engine itself asks: which children are open, newest first.
+    /// Knows what the engine itself asks: which children are open, of one execution or of all, newest first.
     async fn list(&self, query: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError> {
         let rows = lock(&self.rows);
         let place = |row: &ExecutionSummary| (row.started_at, row.id);
         let mut found: Vec<ExecutionSummary> = rows
             .values()
-            .filter(|row| !query.children || row.parent.is_some())
+            .filter(|row| {
+                query
+                    .parent
+                    .map_or(!query.children || row.parent.is_some(), |of| row.parent == Some(of))
+            })
             .filter(|row| query.status.as_ref().is_none_or(|status| *status == row.status))
             .filter(|row| {
                 let prefix = query.id_prefix.as_deref().unwrap_or_default();

@@ -70,6 +70,8 @@ pub(super) enum ExecutionMessage {
     ChildReported(Box<ChildReport>),
     /// A child is there, under this id.
     ChildAlive(ChildId, ExecutionId),
+    /// Its parent, if it is this one, was built again: what that told it last may be lost.
+    AskParent(ExecutionId),
     /// It waited for room, and may run.
     Admitted,
     /// What became of its error workflow.
@@ -92,6 +94,7 @@ impl ExecutionMessage {
             | Self::Recover
             | Self::ChildReported(_)
             | Self::ChildAlive(..)
+            | Self::AskParent(_)
             | Self::Admitted
             | Self::ErrorWorkflow(_) => true,
             Self::Durable(_) | Self::Report(_) | Self::NodeGone(_) => false,
@@ -106,6 +109,7 @@ impl ExecutionMessage {
                 | Self::Recover
                 | Self::ChildReported(_)
                 | Self::ChildAlive(..)
+                | Self::AskParent(_)
                 | Self::Admitted
                 | Self::ErrorWorkflow(_)
                 | Self::Command(_, Respond::Nobody)
@@ -122,6 +126,7 @@ impl ExecutionMessage {
             | Self::Recover
             | Self::ChildReported(_)
             | Self::ChildAlive(..)
+            | Self::AskParent(_)
             | Self::Admitted
             | Self::ErrorWorkflow(_)
             | Self::Durable(_)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use troupe_core::execution::AttemptClosed;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
-use troupe_ports::{AppendError, CheckpointRow, CommitId, ExecutionSummary, Lease, StoreError};
+use troupe_ports::{AppendError, CheckpointRow, CommitId, ExecutionCursor, ExecutionSummary, Lease, StoreError};
 
 use super::forget::Look;
 use super::process::{ActorNo, ExecutionMessage, ProcessNo};
@@ -99,6 +99,8 @@ pub(super) enum Timed {
     ListsTick(Caller),
     /// It is looked for archives that may go, or gone on with that.
     Forget(Caller, Look),
+    /// Children of an execution whose actor failed are listed, after this one, and ask.
+    AskChildren(Caller, ExecutionId, Option<ExecutionCursor>),
     CommitterRetry(Caller),
     /// Whatever held entries back has seen to them, or is gone.
     Go(Caller),
@@ -145,6 +147,7 @@ impl Timed {
             | Self::SinkTick(caller)
             | Self::ListsTick(caller)
             | Self::Forget(caller, _)
+            | Self::AskChildren(caller, ..)
             | Self::CommitterRetry(caller)
             | Self::Go(caller)
             | Self::Mail(caller, _)
@@ -188,6 +191,7 @@ impl Timed {
             Self::SinkTick(_) => "sink tick",
             Self::ListsTick(_) => "lists tick",
             Self::Forget(..) => "forget",
+            Self::AskChildren(..) => "ask children",
             Self::CommitterRetry(_) => "committer retry",
             Self::Go(_) => "go",
             Self::Mail(..) => "mail",

@@ -451,6 +451,7 @@ impl World {
         let (epoch, at) = (serving_epoch, self.now);
         self.record(Record::Restarted { id, epoch, at });
         self.deliver(process, id, ExecutionMessage::Wake);
+        self.ask_children(process, id);
     }
 
     /// Drops everything of a shard at once.

@@ -11,9 +11,11 @@
 
 mod attempts;
 mod awaited;
+pub mod breakers;
 mod checkpoints;
 mod clients;
 mod commits;
+mod controls;
 pub mod coverage;
 pub(crate) mod drawn;
 mod events;
@@ -21,10 +23,12 @@ mod evidence;
 mod executions;
 mod family;
 mod faults;
+mod holding;
 mod keys;
 mod language;
 mod limits;
 mod lists;
+pub mod operators;
 mod parts;
 mod process;
 mod random;
@@ -133,6 +137,8 @@ struct World {
     schedule: Schedule,
     processes: BTreeMap<ProcessNo, Process>,
     clients: Vec<Client>,
+    operators: Vec<operators::Operator>,
+    holding: holding::Holding,
     numbers: u64,
     store_up: bool,
     healed: bool,
@@ -180,6 +186,8 @@ impl World {
             schedule: Schedule::default(),
             processes: BTreeMap::new(),
             clients: Vec::new(),
+            operators: Vec::new(),
+            holding: holding::Holding::default(),
             numbers: 0,
             store_up: true,
             healed: false,
@@ -206,6 +214,7 @@ impl World {
             self.clients.push(Client::new(plan));
             self.after(plan.begins_ms, Timed::Client(number));
         }
+        self.begin_operators();
         for fault in self.scenario.faults.clone() {
             self.after(fault.at_ms, Timed::Fault(fault));
         }
@@ -217,6 +226,7 @@ impl World {
         let mut ready = Vec::new();
         for _ in 0..STEPS_MAX {
             self.observe_health();
+            self.set_alarms();
             runnable.clear();
             for (number, process) in &self.processes {
                 process.runnable(&mut ready);
@@ -308,6 +318,13 @@ impl World {
             Timed::Redelivered(id, report) => self.redelivered(id, report),
             Timed::RoomsPoll(process) => self.poll_rooms(process),
             Timed::Evaluated(process, actor) => self.evaluated(process, actor),
+            Timed::Operator(operator) => self.operator_acts(operator),
+            Timed::OperatorGivesUp(operator, request) => self.operator_gives_up(operator, request),
+            Timed::Ask(process, asked) => self.asked(process, *asked),
+            Timed::InForce(caller, told) => self.in_force(caller, told),
+            Timed::CancelStopped(caller, clean) => self.cancel_stopped(caller, clean),
+            Timed::LiftAll => self.lift_all(),
+            Timed::BreakerDue(process, target) => self.breaker_due(process, &target),
             Timed::Client(client) => self.client_acts(client),
             Timed::GiveUp(client, request) => self.client_gives_up(client, request),
             Timed::Fault(fault) => self.fault(fault),

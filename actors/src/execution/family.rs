@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value as JsonValue;
+use troupe_core::control::ControlsSeen;
 use troupe_core::definition::NodeKind;
 use troupe_core::execution::{
     ChildCommand, ChildId, ChildOutcome, ChildReport, Event, ExecutionState, Parent, StartChild, Started,
@@ -174,6 +175,7 @@ impl NewChild {
     pub fn born<R>(
         &self,
         compiled: &Arc<CompiledPlan>,
+        controls: Option<Box<ControlsSeen>>,
         options: MachineOptions,
         now: Timestamp,
         reply: R,
@@ -183,7 +185,10 @@ impl NewChild {
         }
         let mut machine = Box::new(ExecutionMachine::new(Arc::clone(compiled), self.id, options));
         let mut actions = Vec::new();
-        let started = Box::new(self.started(compiled));
+        let started = Box::new(Started {
+            controls,
+            ..self.started(compiled)
+        });
         machine.handle(Input::Start(started, None, reply), now, &mut actions);
         if actions.iter().any(|action| matches!(action, Action::Evaluate(_))) {
             return None;

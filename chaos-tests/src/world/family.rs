@@ -64,7 +64,13 @@ impl World {
             machine,
             first,
             actions,
-        } = child.born(&compiled, options, now, Respond::Nobody)?;
+        } = child.born(
+            &compiled,
+            self.begins_under(process, child.id, &compiled),
+            options,
+            now,
+            Respond::Nobody,
+        )?;
         let number = self.number();
         let state = self.processes.get_mut(&process)?;
         if state.directory.contains_key(&child.id) || state.quarantine.contains_key(&child.id) {

@@ -70,13 +70,19 @@ impl VisibilityStore for SimulatedLists {
         Ok(lock(&self.projected).get(&shard).copied().unwrap_or_default())
     }
 
-    /// Knows the one question that the engine itself asks: which children are open, newest first.
+    /// Knows the questions that the engine itself asks: which children, or executions of a workflow, are open, newest first.
     async fn list(&self, query: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError> {
         let rows = lock(&self.rows);
         let place = |row: &ExecutionSummary| (row.started_at, row.id);
         let mut found: Vec<ExecutionSummary> = rows
             .values()
             .filter(|row| !query.children || row.parent.is_some())
+            .filter(|row| {
+                query
+                    .workflow_id
+                    .as_ref()
+                    .is_none_or(|workflow| *workflow == row.workflow_id)
+            })
             .filter(|row| query.status.as_ref().is_none_or(|status| *status == row.status))
             .filter(|row| {
                 let prefix = query.id_prefix.as_deref().unwrap_or_default();

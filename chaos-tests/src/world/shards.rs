@@ -124,13 +124,15 @@ impl World {
         for LogRecord { position, bytes, .. } in tail {
             let (_, items) = read_header(&bytes).map_err(|error| StoreError::Damaged(error.to_string()))?;
             if position > projected {
-                let listed = items.iter().filter(|item| changes_lists(&bytes, item));
+                let executions = items.iter().filter(|item| !item.id.is_controls());
+                let listed = executions.filter(|item| changes_lists(&bytes, item));
                 changed.extend(listed.map(|item| item.id));
             }
             if position <= lease.checkpointed {
                 continue;
             }
-            marks.extend(items.iter().map(|item| (item.id, item.mark)));
+            let executions = items.iter().filter(|item| !item.id.is_controls());
+            marks.extend(executions.map(|item| (item.id, item.mark)));
             let items = items.into_iter().map(|item| CheckpointItem {
                 head: head_of(&bytes, &item),
                 item,
@@ -139,6 +141,8 @@ impl World {
             });
             checkpointer.committed(position, &bytes, items.collect(), self.now);
         }
+        let pending = checkpointer.pending(ExecutionId::controls(shard));
+        let controls = self.controls_of(shard, pending.map(|pending| pending.frames).unwrap_or_default())?;
         let parked = marks.iter().filter_map(|(id, mark)| match mark {
             Mark::Until(at) => Some((*at, *id)),
             Mark::Running | Mark::Message | Mark::Ended => None,
@@ -160,6 +164,7 @@ impl World {
                 busy: false,
                 stopped: false,
                 barriers: Vec::new(),
+                told: Vec::new(),
             },
             checkpointer: Checkpointer {
                 machine: checkpointer,
@@ -186,6 +191,7 @@ impl World {
                 done: false,
             },
             failures: FailureMachine::new(mutants),
+            controls,
         };
         let caller = Caller {
             epoch: lease.epoch,
@@ -199,6 +205,9 @@ impl World {
         }
         self.list_anew(caller, LogPosition(expected), changed)?;
         self.count("recoveries");
+        self.heed_controls(process, shard);
+        self.after(0, Timed::CancelStopped(caller, 0));
+        self.reconcile(process);
         self.after(LEASE_MS / 3, Timed::RenewTick(caller));
         Ok(())
     }
@@ -349,6 +358,7 @@ impl World {
                 serving.committer.inbox.push_back(CommitterMessage::Barrier(actor, id));
             }
             Some(ShardMessage::Rebuild(actor, id)) => self.rebuild(process, actor, id),
+            Some(ShardMessage::Control(request, number)) => self.control_shard(process, shard, *request, number),
         }
     }
 
@@ -409,7 +419,11 @@ impl World {
         self.drop_actor(process, actor);
         self.count("rebuilt");
         let at = self.now;
-        self.record(Record::Restarted { id, at });
+        // Whoever has lost the shard and does not know yet is another owner, and not the one whose restarts count.
+        let epoch = self.caller(process, id.shard()).map(|(caller, _)| caller.epoch);
+        if epoch == Some(self.store.epoch(id.shard())) {
+            self.record(Record::Restarted { id, at });
+        }
         self.deliver(process, id, ExecutionMessage::Wake);
     }
 
@@ -420,6 +434,8 @@ impl World {
         };
         state.shards.remove(&shard);
         state.rooms.forget_shard(shard);
+        // Whoever waits for it repeats what it asked.
+        state.spreading.retain(|_, spreading| !spreading.waits_for(shard));
         state.quarantine.retain(|id, _| id.shard() != shard);
         let ours = state
             .executions

@@ -1,12 +1,14 @@
 //! The constant workflows of a world: the load of the crash test, what needs the sandbox, children and waits.
 
 mod bounded;
+mod guarded;
 
 use serde_json::{Value, json};
 use troupe_core::definition::{NodeKind, WorkflowDefinition};
 
 use crate::crash::workload;
 pub(super) use bounded::bounded;
+pub(super) use guarded::guarded;
 
 /// What executions are started with: items for those that want some.
 pub(super) const INPUT: &str = r#"{"n":1,"list":[1,2,3]}"#;
@@ -32,6 +34,7 @@ pub(super) fn known() -> Vec<WorkflowDefinition> {
     ];
     known.extend(own.into_iter().map(read));
     known.extend(bounded());
+    known.extend(guarded());
     known
 }
 

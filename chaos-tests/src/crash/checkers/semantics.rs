@@ -17,6 +17,7 @@ use troupe_core::plan::Plan;
 use troupe_core::{ErrorInfo, ExecutionId, Timestamp, Visit};
 
 use super::contents::Contents;
+use super::controls::Teller;
 use super::family::{self, Birth, Family};
 use super::{Evidence, Findings, is_in_time};
 use crate::crash::record::Record;
@@ -48,7 +49,7 @@ pub(super) fn follows_the_reference(evidence: &Evidence, findings: &mut Findings
             });
             continue;
         };
-        match agree(&definition, state, plan, entries, &evidence.contents) {
+        match agree(&definition, state, plan, entries, evidence) {
             Ok(course) => {
                 for (due, at) in course.deadlines {
                     is_in_time(*id, due, at, evidence, findings);
@@ -96,8 +97,10 @@ fn agree(
     state: &ExecutionState,
     plan: &Plan,
     entries: &[Entry],
-    contents: &Contents,
+    evidence: &Evidence,
 ) -> Result<Course, String> {
+    let contents = &evidence.contents;
+    let mut teller = Teller::new(&evidence.controls, state.id);
     let mut reference = Reference::new(definition);
     reference.depth = state.parent.map_or(0, |parent| parent.depth);
     let mut folded = ExecutionState::new(plan, state.id);
@@ -107,6 +110,7 @@ fn agree(
         if let Event::Children(reports) = &entry.event {
             course.family.hear(&folded, reports);
         }
+        teller.tell(entry, &mut reference);
         let due = reference
             .next_deadline()
             .filter(|_| entry.event == Event::DeadlineReached);
@@ -116,7 +120,7 @@ fn agree(
             // That is C2's affair, and nothing can be compared from here on.
             return Ok(course);
         };
-        settle_backoffs(&mut reference, plan, &folded).map_err(what)?;
+        settle_backoffs(&mut reference, plan, &folded, entry.at).map_err(what)?;
         let (mut started, mut given, mut begun) = (Vec::new(), Vec::new(), Vec::new());
         for did in done {
             match did {
@@ -272,11 +276,8 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &C
             reference.variables_set(at, &variables)
         }
         Event::Admitted => reference.admitted(at),
-        event @ (Event::Reopened(_)
-        | Event::Frozen
-        | Event::FrozenWithParent
-        | Event::ErrorWorkflow(_)
-        | Event::ControlsChanged(_)) => {
+        Event::ControlsChanged(_) => reference.learn(at),
+        event @ (Event::Reopened(_) | Event::Frozen | Event::FrozenWithParent | Event::ErrorWorkflow(_)) => {
             return Err(format!("the reference knows no {}", name(event)));
         }
         Event::Children(reports) => {
@@ -317,16 +318,31 @@ fn failure(error: &ErrorInfo, retryable: bool, retry_after_ms: Option<u64>) -> F
 }
 
 /// The core draws the jitter; the reference says only within which bounds.
-fn settle_backoffs(reference: &mut Reference, plan: &Plan, folded: &ExecutionState) -> Result<(), String> {
+fn settle_backoffs(
+    reference: &mut Reference,
+    plan: &Plan,
+    folded: &ExecutionState,
+    at: Timestamp,
+) -> Result<(), String> {
     for (planned, node) in plan.nodes.iter().zip(&folded.nodes) {
         if let Phase::Backoff { until, .. } = node.phase {
             let bounds = reference.nodes[planned.key.as_str()].phase;
+            // What a clock has stood so far is added when it goes on.
+            let until = until.plus_ms(stood_ms(folded, plan, planned.key.as_str(), at));
             if !reference.settle_backoff(planned.key.as_str(), until.0) {
                 return Err(format!("{}: retry due at {until}, expected {bounds:?}", planned.key));
             }
         }
     }
     Ok(())
+}
+
+/// For how long the clock of a node has stood at a time.
+fn stood_ms(folded: &ExecutionState, plan: &Plan, node: &str, at: Timestamp) -> u64 {
+    let Some(holds) = folded.holds.as_deref() else { return 0 };
+    let apart = plan.node_ix(node).and_then(|ix| holds.clocks.get(&ix).copied());
+    let stopped = apart.or(holds.clock);
+    stopped.map_or(0, |stopped| at.since_ms(stopped.since))
 }
 
 /// Nodes that the entry says were dispatched.

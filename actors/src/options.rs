@@ -137,6 +137,8 @@ pub struct Mutants {
     pub children_not_resumed: bool,
     /// Controls of a wider scope reach executions when they wake, and nobody at the door.
     pub no_door: bool,
+    /// Attempts go on although the breaker of their target is open.
+    pub nobody_is_parked: bool,
     /// One attempt more than its limit allows has a slot of its key.
     pub one_slot_too_many: bool,
     /// Every report of an attempt is delivered again, late. No fault of its own: dedupe makes it harmless.

@@ -67,6 +67,42 @@ async fn all_complete(world: &World, ids: &[ExecutionId]) {
     }
 }
 
+/// An execution that learns of a pause while an attempt of it waits for its turn: nothing wakes it when the pause is lifted, and
+/// nothing need.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_waits_for_its_turn_goes_on_when_the_pause_is_lifted() {
+    let directory = tempfile::tempdir().unwrap();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let inside = Arc::clone(&gate);
+    let executors = builtins().handler("gate", move |_: HandlerCall| {
+        let inside = Arc::clone(&inside);
+        async move {
+            inside.acquire().await.unwrap().forget();
+            Ok(Json::from_trusted("1"))
+        }
+    });
+    let options = EngineOptions {
+        attempts_max: 1,
+        ..EngineOptions::default()
+    };
+    let world = on_store(store(directory.path(), 1), executors, options).await;
+    let mut two = chain("w", 2, "gate");
+    two["edges"] = json!([]);
+    world.apply(two).await;
+    let id = world.start("w", json!({})).await;
+    let key = ControlKey::Pause(workflow("w"));
+    while set(&world, &key, Some(PAUSED)).await.draining == 0 {
+        set(&world, &key, None).await;
+    }
+    // The one that runs ends, and with its report the execution learns of the pause.
+    gate.add_permits(2);
+    drained(&world).await;
+    set(&world, &key, None).await;
+    let ids = [id];
+    let ended = tokio::time::timeout(Duration::from_secs(20), all_complete(&world, &ids));
+    ended.await.expect("the second attempt starts when the pause is lifted");
+}
+
 /// C9: between the acknowledgement of a pause and its end no attempt starts in the scope, whatever happens to the engine.
 async fn nothing_starts_while(scope: Scope) {
     let directory = tempfile::tempdir().unwrap();

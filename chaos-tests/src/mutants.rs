@@ -53,7 +53,7 @@ fn engine(plant: fn(&mut Mutants), options: &mut Options) {
 }
 
 /// Every fault that can be planted.
-pub const MUTANTS: [Mutant; 17] = [
+pub const MUTANTS: [Mutant; 19] = [
     mutant("quorum_one_short", "core", &["C6"], |o| {
         core(|m| m.quorum_one_short = true, o)
     }),
@@ -78,6 +78,10 @@ pub const MUTANTS: [Mutant; 17] = [
     }),
     mutant("one_slot_too_many", "NodeAttempt", &["C6"], |o| {
         engine(|m| m.one_slot_too_many = true, o);
+    }),
+    mutant("no_door", "controls", &["C9"], |o| engine(|m| m.no_door = true, o)),
+    mutant("nobody_is_parked", "breakers", &["C9"], |o| {
+        engine(|m| m.nobody_is_parked = true, o);
     }),
     mutant("never_sets_aside", "Shard", &["C13"], |o| {
         engine(|m| m.never_sets_aside = true, o);

@@ -20,6 +20,7 @@ pub fn shrink(scenario: &Scenario, options: Options, invariant: &str) -> Scenari
         for cut in [
             cut_clients as fn(&Scenario, usize) -> Option<Scenario>,
             cut_faults,
+            cut_operators,
             cut_acts,
             cut_definitions,
             cut_nodes,
@@ -70,6 +71,14 @@ fn cut_faults(from: &Scenario, place: usize) -> Option<Scenario> {
     let mut smaller = from.clone();
     (place < from.faults.len()).then(|| {
         smaller.faults.remove(place);
+        smaller
+    })
+}
+
+fn cut_operators(from: &Scenario, place: usize) -> Option<Scenario> {
+    let mut smaller = from.clone();
+    (place < from.operators.len()).then(|| {
+        smaller.operators.remove(place);
         smaller
     })
 }

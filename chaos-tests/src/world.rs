@@ -11,9 +11,11 @@
 
 mod attempts;
 mod awaited;
+pub mod breakers;
 mod checkpoints;
 mod clients;
 mod commits;
+mod controls;
 pub mod coverage;
 pub(crate) mod drawn;
 mod events;
@@ -22,11 +24,13 @@ mod executions;
 mod family;
 mod faults;
 mod forget;
+mod holding;
 mod keys;
 mod language;
 mod limits;
 mod lists;
 mod lost_word;
+pub mod operators;
 mod parts;
 mod process;
 mod random;
@@ -148,6 +152,8 @@ struct World {
     schedule: Schedule,
     processes: BTreeMap<ProcessNo, Process>,
     clients: Vec<Client>,
+    operators: Vec<operators::Operator>,
+    holding: holding::Holding,
     numbers: u64,
     store_up: bool,
     healed: bool,
@@ -197,6 +203,8 @@ impl World {
             schedule: Schedule::default(),
             processes: BTreeMap::new(),
             clients: Vec::new(),
+            operators: Vec::new(),
+            holding: holding::Holding::default(),
             numbers: 0,
             store_up: true,
             healed: false,
@@ -224,6 +232,7 @@ impl World {
             self.clients.push(Client::new(plan));
             self.after(plan.begins_ms, Timed::Client(number));
         }
+        self.begin_operators();
         for fault in self.scenario.faults.clone() {
             self.after(fault.at_ms, Timed::Fault(fault));
         }
@@ -235,6 +244,7 @@ impl World {
         let mut ready = Vec::new();
         for _ in 0..STEPS_MAX {
             self.observe_health();
+            self.set_alarms();
             runnable.clear();
             for (number, process) in &self.processes {
                 process.runnable(&mut ready);
@@ -328,6 +338,13 @@ impl World {
             Timed::Redelivered(id, report) => self.redelivered(id, report),
             Timed::RoomsPoll(process) => self.poll_rooms(process),
             Timed::Evaluated(process, actor) => self.evaluated(process, actor),
+            Timed::Operator(operator) => self.operator_acts(operator),
+            Timed::OperatorGivesUp(operator, request) => self.operator_gives_up(operator, request),
+            Timed::Ask(process, asked) => self.asked(process, *asked),
+            Timed::InForce(caller, told) => self.in_force(caller, told),
+            Timed::CancelStopped(caller, clean) => self.cancel_stopped(caller, clean),
+            Timed::LiftAll => self.lift_all(),
+            Timed::BreakerDue(process, target) => self.breaker_due(process, &target),
             Timed::Client(client) => self.client_acts(client),
             Timed::GiveUp(client, request) => self.client_gives_up(client, request),
             Timed::Fault(fault) => self.fault(fault),

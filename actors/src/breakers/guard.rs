@@ -53,23 +53,12 @@ impl Guard {
 
     /// Whether the target may be called now.
     pub fn ask(&self, engine: &EngineContext, rank: Rank) -> Answer {
-        if !engine.breakers.any() {
-            return Answer::Unknown;
-        }
-        self.target(engine)
-            .map_or(Answer::Unknown, |target| engine.breakers.ask(&target, rank))
+        engine.breakers.ask_for(|| self.target(engine), rank)
     }
 
     /// The attempt has ended so.
     pub fn ended(&self, engine: &EngineContext, admitted: Option<Admitted>, ended: &AttemptOutcome) {
-        let outcome = outcome(ended);
-        if let Some(admitted) = admitted {
-            return admitted.settle(outcome);
-        }
-        let matters = matches!(outcome, Outcome::Failed { .. }) || engine.breakers.any();
-        if matters && let Some(target) = self.target(engine) {
-            engine.breakers.ended_unasked(&target, outcome);
-        }
+        engine.breakers.ended(|| self.target(engine), admitted, ended);
     }
 
     fn target(&self, engine: &EngineContext) -> Option<String> {
@@ -81,7 +70,7 @@ impl Guard {
 }
 
 /// What the end of an attempt says of its target: it speaks against it where another attempt might succeed.
-fn outcome(ended: &AttemptOutcome) -> Outcome {
+pub(super) fn outcome(ended: &AttemptOutcome) -> Outcome {
     let AttemptOutcome::Failed(failure) = ended else {
         return Outcome::Answered;
     };

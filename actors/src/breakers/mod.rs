@@ -16,6 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use troupe_core::control::{BreakerOverride, ControlKey, Setting};
+use troupe_core::execution::AttemptOutcome;
 use troupe_core::{CommandId, Timestamp};
 use troupe_ports::Clock;
 
@@ -23,15 +24,21 @@ pub use guard::Guard;
 pub use machine::{BreakerHold, BreakerSettings, BreakerState, Outcome};
 
 use crate::attempt::permits::Rank;
+use crate::options::Mutants;
 use machine::{Breaker, Pass};
 
 /// Targets with a breaker at once; those beyond go unguarded, so that hostile names cost no memory.
 pub const TARGETS_MAX: usize = 1_000;
 
+/// Sees to it that [`Breakers::due`] is called for a target at a time.
+pub type Alarm = Box<dyn Fn(&Arc<Breakers>, &Arc<str>, Timestamp) + Send + Sync>;
+
 /// The breakers of one engine.
 pub struct Breakers {
     settings: Option<BreakerSettings>,
     clock: Arc<dyn Clock>,
+    alarm: Alarm,
+    mutants: Mutants,
     known: AtomicUsize,
     targets: Mutex<HashMap<Arc<str>, Target>>,
     /// The latest word of operators on each target: when it was given, and its command.
@@ -147,9 +154,22 @@ impl Breakers {
     /// No breaker yet; none ever without settings, unless an operator says so.
     #[must_use]
     pub fn new(settings: Option<BreakerSettings>, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Self::with_alarm(settings, clock, Box::new(wake_at), Mutants::default())
+    }
+
+    /// As [`Breakers::new`], without a runtime: whoever made the alarm calls [`Breakers::due`].
+    #[must_use]
+    pub fn with_alarm(
+        settings: Option<BreakerSettings>,
+        clock: Arc<dyn Clock>,
+        alarm: Alarm,
+        mutants: Mutants,
+    ) -> Arc<Self> {
         Arc::new(Self {
             settings,
             clock,
+            alarm,
+            mutants,
             known: AtomicUsize::new(0),
             targets: Mutex::default(),
             words: Mutex::default(),
@@ -188,6 +208,9 @@ impl Breakers {
         if let Some(pass) = pass {
             return Answer::Go(self.admitted(&name, pass));
         }
+        if self.mutants.nobody_is_parked {
+            return Answer::Unknown;
+        }
         let (release, released) = oneshot::channel();
         known.arrivals += 1;
         let order = (rank, Reverse(known.arrivals));
@@ -196,6 +219,31 @@ impl Breakers {
         drop(targets);
         drop(released_now);
         Answer::Parked(released)
+    }
+
+    /// Whether the target of an attempt may be called now; it is found out only where somebody must know.
+    pub fn ask_for(self: &Arc<Self>, target: impl FnOnce() -> Option<String>, rank: Rank) -> Answer {
+        if !self.any() {
+            return Answer::Unknown;
+        }
+        target().map_or(Answer::Unknown, |target| self.ask(&target, rank))
+    }
+
+    /// An attempt on a target has ended so.
+    pub fn ended(
+        self: &Arc<Self>,
+        target: impl FnOnce() -> Option<String>,
+        admitted: Option<Admitted>,
+        ended: &AttemptOutcome,
+    ) {
+        let outcome = guard::outcome(ended);
+        if let Some(admitted) = admitted {
+            return admitted.settle(outcome);
+        }
+        let matters = matches!(outcome, Outcome::Failed { .. }) || self.any();
+        if matters && let Some(target) = target() {
+            self.ended_unasked(&target, outcome);
+        }
     }
 
     /// A call ended of which nobody asked, since nothing was known of its target.
@@ -238,9 +286,14 @@ impl Breakers {
         self.change(target, |breaker, _, now| breaker.hold(held, now));
     }
 
-    /// Forgets what was counted of a target: its breaker is closed, and opens again by what fails from now on.
+    /// Forgets what was counted of a target: its breaker is closed, and opens again by what fails from now on. One of which an
+    /// operator has said meanwhile how it stands goes on standing so.
     pub fn reset(self: &Arc<Self>, target: &str) {
-        self.change(target, |breaker, _, now| breaker.reset(now));
+        self.change(target, |breaker, _, now| {
+            if breaker.held().is_none() {
+                breaker.reset(now);
+            }
+        });
     }
 
     /// Every target with a breaker, by name.
@@ -331,18 +384,28 @@ impl Breakers {
             return;
         };
         known.timer = due;
-        let (breakers, name) = (Arc::downgrade(self), Arc::clone(name));
-        tokio::spawn(async move {
-            while let Some(breakers) = breakers.upgrade() {
-                let left_ms = until.since_ms(breakers.clock.now());
-                if left_ms == 0 {
-                    return breakers.change(&name, |breaker, _, now| breaker.due(now));
-                }
-                drop(breakers);
-                tokio::time::sleep(Duration::from_millis(left_ms)).await;
-            }
-        });
+        (self.alarm)(self, name, until);
     }
+
+    /// The time of a target's breaker may be over.
+    pub fn due(self: &Arc<Self>, target: &str) {
+        self.change(target, |breaker, _, now| breaker.due(now));
+    }
+}
+
+/// The alarm of an engine: a task that sleeps.
+fn wake_at(breakers: &Arc<Breakers>, name: &Arc<str>, until: Timestamp) {
+    let (breakers, name) = (Arc::downgrade(breakers), Arc::clone(name));
+    tokio::spawn(async move {
+        while let Some(breakers) = breakers.upgrade() {
+            let left_ms = until.since_ms(breakers.clock.now());
+            if left_ms == 0 {
+                return breakers.due(&name);
+            }
+            drop(breakers);
+            tokio::time::sleep(Duration::from_millis(left_ms)).await;
+        }
+    });
 }
 
 impl Target {
@@ -365,5 +428,29 @@ impl Target {
             calls,
             failed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Timestamp {
+            Timestamp(5)
+        }
+    }
+
+    #[test]
+    fn a_reset_that_comes_late_takes_back_no_later_word() {
+        let breakers = Breakers::with_alarm(None, Arc::new(Still), Box::new(|_, _, _| ()), Mutants::default());
+        let key = ControlKey::Breaker("t".into());
+        let open = Some(Setting::Breaker(BreakerOverride::Open));
+        breakers.heed(&key, Timestamp(1), &"a".into(), None);
+        breakers.heed(&key, Timestamp(2), &"b".into(), open);
+        breakers.reset("t");
+        assert!(matches!(breakers.ask("t", Rank::default()), Answer::Parked(_)));
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use troupe_core::WorkflowId;
-use troupe_core::control::{ControlKey, Scope, Setting};
+use troupe_core::control::{ControlKey, ControlSet, Scope, Setting};
 use troupe_core::execution::Event;
-use troupe_ports::ExecutionQuery;
+use troupe_core::{ShardId, WorkflowId};
+use troupe_ports::{ExecutionQuery, ExecutionSummary};
 
 use crate::context::ShardContext;
 use crate::execution::machine::{CommandInput, Wanted};
@@ -14,9 +14,9 @@ use crate::execution::{ExecutionMessage, Respond};
 use crate::shard::deliver;
 
 /// Pause between two looks at the lists: they follow the log by less.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Looks that must find nothing before the work is done.
-const CLEAN_LOOKS: u32 = 2;
+pub const CLEAN_LOOKS: u32 = 2;
 /// Executions listed at once.
 const LIST_ROWS: usize = 1_000;
 /// Grace of the cancellations, in milliseconds.
@@ -27,7 +27,7 @@ const CANCEL_GRACE_MS: u64 = 10_000;
 pub(crate) async fn cancel_stopped(shard: Arc<ShardContext>) {
     let mut clean = 0;
     while clean < CLEAN_LOOKS && !shard.gate.is_closed() {
-        let scopes = stopped(&shard);
+        let scopes = stopped(&shard.controls.set());
         if scopes.is_empty() {
             return;
         }
@@ -47,8 +47,8 @@ pub(crate) async fn cancel_stopped(shard: Arc<ShardContext>) {
 }
 
 /// Scopes whose executions are to be canceled.
-pub(crate) fn stopped(shard: &ShardContext) -> Vec<Scope> {
-    let set = shard.controls.set();
+#[must_use]
+pub fn stopped(set: &ControlSet) -> Vec<Scope> {
     let scopes = set.in_force().filter_map(|(key, _, setting)| match (key, setting) {
         (ControlKey::Stop(scope), Setting::Stopped { cancel_running: true }) => Some(scope.clone()),
         _ => None,
@@ -56,32 +56,44 @@ pub(crate) fn stopped(shard: &ShardContext) -> Vec<Scope> {
     scopes.collect()
 }
 
-async fn cancel_in(shard: &Arc<ShardContext>, scope: &Scope) -> Result<usize, troupe_ports::StoreError> {
-    let mut query = ExecutionQuery {
+/// The list of a shard's executions of which some may be in a scope.
+#[must_use]
+pub fn open_executions(shard: ShardId, scope: &Scope) -> ExecutionQuery {
+    ExecutionQuery {
         workflow_id: match scope {
             Scope::Workflow(workflow) => Some(workflow.as_str().to_owned()),
             Scope::All | Scope::Node { .. } | Scope::NodeType(_) => None,
         },
         status: Some("running".to_owned()),
-        id_prefix: Some(format!("{:04x}", shard.shard.0)),
+        id_prefix: Some(format!("{:04x}", shard.0)),
         limit: LIST_ROWS,
         ..ExecutionQuery::default()
-    };
+    }
+}
+
+/// What a listed execution is told, if the stop of a scope is about it.
+#[must_use]
+pub fn cancellation(scope: &Scope, listed: &ExecutionSummary) -> Option<CommandInput> {
+    let is_in = scope.covers(&WorkflowId::from(listed.workflow_id.as_str()));
+    is_in.then(|| CommandInput {
+        wanted: Wanted::Event(Event::CancelRequested {
+            reason: Some(format!("an emergency stop of {scope}")),
+            grace_ms: CANCEL_GRACE_MS,
+            at_once: false,
+        }),
+        principal: None,
+        command: None,
+    })
+}
+
+async fn cancel_in(shard: &Arc<ShardContext>, scope: &Scope) -> Result<usize, troupe_ports::StoreError> {
+    let mut query = open_executions(shard.shard, scope);
     let mut found = 0;
     loop {
         let page = shard.engine.parts.visibility.list(query.clone()).await?;
         for item in page.items {
-            if scope.covers(&WorkflowId::from(item.workflow_id.as_str())) {
+            if let Some(input) = cancellation(scope, &item) {
                 found += 1;
-                let input = CommandInput {
-                    wanted: Wanted::Event(Event::CancelRequested {
-                        reason: Some(format!("an emergency stop of {scope}")),
-                        grace_ms: CANCEL_GRACE_MS,
-                        at_once: false,
-                    }),
-                    principal: None,
-                    command: None,
-                };
                 let message = ExecutionMessage::Command(Box::new(input), Respond::Nobody);
                 deliver(shard, item.id, message).await;
             }

@@ -1,5 +1,6 @@
 //! Brings a shard's controls back: the store's base, folded with what the log alone still holds.
 
+use bytes::Bytes;
 use minicbor::Decoder;
 use troupe_core::control::{ControlEntry, ControlSet};
 use troupe_core::{ExecutionId, Seq};
@@ -19,9 +20,21 @@ pub(crate) async fn load(shard: &ShardContext) -> Result<ControlSet, EngineError
     let id = ExecutionId::controls(shard.shard);
     // First the log, then the store: what leaves the one in between is in the other.
     let pending = pending(shard, id).await?;
+    let base = shard.engine.parts.state.load(id).await?;
+    fold(base, pending.map(|pending| pending.frames).unwrap_or_default())
+}
+
+/// The controls that the store's base and the frames of the log's tail give.
+///
+/// # Errors
+/// As [`load`].
+pub fn fold(
+    base: Option<ExecutionBase>,
+    pending: impl IntoIterator<Item = (Seq, Bytes)>,
+) -> Result<ControlSet, EngineError> {
     let mut set = ControlSet::default();
     let mut frames = Vec::new();
-    match shard.engine.parts.state.load(id).await? {
+    match base {
         None => {}
         Some(ExecutionBase::Live { snapshot, segments, .. }) => {
             if let Some((_, bytes)) = snapshot {
@@ -33,7 +46,7 @@ pub(crate) async fn load(shard: &ShardContext) -> Result<ControlSet, EngineError
             return Err(damaged("they ended".to_owned()));
         }
     }
-    frames.extend(pending.into_iter().flat_map(|pending| pending.frames));
+    frames.extend(pending);
     for (last, segment) in frames {
         if last <= set.seq() {
             continue;

@@ -1,5 +1,6 @@
 //! What a shard decides of a control: whether it is news, and which entry says so.
 
+use bytes::Bytes;
 use troupe_core::control::{CONTROLS_MAX, ControlEntry, ControlKey, ControlSet, Setting};
 use troupe_core::{CommandId, ErrorInfo, Principal, Timestamp};
 
@@ -50,6 +51,17 @@ impl ControlsMachine {
     #[must_use]
     pub fn set(&self) -> &ControlSet {
         &self.ahead
+    }
+
+    /// The same as a snapshot.
+    ///
+    /// # Panics
+    /// Never: writing to a vector cannot fail.
+    #[must_use]
+    pub fn encoded(&self) -> Bytes {
+        minicbor::to_vec(&self.ahead)
+            .expect("writing to a vector cannot fail")
+            .into()
     }
 
     /// Decides a request.

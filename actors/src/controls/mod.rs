@@ -3,13 +3,17 @@
 mod cancel;
 mod load;
 mod machine;
+mod order;
 mod shared;
 mod spread;
 #[cfg(test)]
 mod spread_tests;
 
-pub(crate) use cancel::{cancel_stopped, stopped};
+pub(crate) use cancel::cancel_stopped;
+pub use cancel::{CLEAN_LOOKS, LOOK_EVERY, cancellation, open_executions, stopped};
+pub use load::fold;
 pub(crate) use load::load;
 pub use machine::{ControlRequest, ControlsMachine, Decided};
+pub use order::{behind, given_at};
 pub use shared::ShardControls;
 pub(crate) use spread::{control, controls, reconcile};

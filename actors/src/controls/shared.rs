@@ -8,9 +8,10 @@ use tokio::sync::watch;
 use troupe_core::control::{ControlEntry, ControlKey, ControlSet, ControlsSeen, Scope};
 use troupe_core::execution::ExecutionState;
 use troupe_core::plan::Plan;
-use troupe_core::{NodeIx, Timestamp, WorkflowId};
+use troupe_core::{NodeIx, Seq, Timestamp, WorkflowId};
 
 use crate::error::EngineError;
+use crate::options::Mutants;
 use crate::request::Held;
 
 /// The durable controls of one shard.
@@ -19,6 +20,7 @@ pub struct ShardControls {
     current: RwLock<Current>,
     version: AtomicU64,
     changed: watch::Sender<u64>,
+    mutants: Mutants,
 }
 
 #[derive(Debug, Default)]
@@ -34,11 +36,18 @@ impl Default for ShardControls {
             current: RwLock::default(),
             version: AtomicU64::new(0),
             changed: watch::Sender::new(0),
+            mutants: Mutants::default(),
         }
     }
 }
 
 impl ShardControls {
+    /// With these faults planted.
+    #[must_use]
+    pub fn with(self, mutants: Mutants) -> Self {
+        Self { mutants, ..self }
+    }
+
     /// Changes with every entry; 0 where there never was one.
     #[must_use]
     pub fn version(&self) -> u64 {
@@ -96,6 +105,18 @@ impl ShardControls {
         Some(Box::new(seen))
     }
 
+    /// What an execution must learn before it steps, where it has not looked since: `known` is the version that it saw last.
+    #[must_use]
+    pub fn news(&self, known: &mut u64, plan: &Plan, state: &ExecutionState, now: Timestamp) -> Option<ControlsSeen> {
+        let version = self.version();
+        // One that has ended may be reopened: it has not looked.
+        if version == *known || state.seq == Seq(0) || state.status.is_terminal() {
+            return None;
+        }
+        *known = version;
+        self.set().news_for(plan, state, now)
+    }
+
     /// What holds an execution, or a node of it that has not ended.
     #[must_use]
     pub fn holding(&self, plan: &Plan, state: &ExecutionState) -> Vec<Held> {
@@ -119,7 +140,7 @@ impl ShardControls {
     /// Runs `start` unless a control holds attempts of the node: no control can come in between.
     pub fn enter<T>(&self, plan: &Plan, node: NodeIx, start: impl FnOnce() -> T) -> Option<T> {
         let current = self.current.read();
-        let is_held = current.holds && current.set.holds_attempt(plan, node);
+        let is_held = current.holds && current.set.holds_attempt(plan, node) && !self.mutants.no_door;
         (!is_held).then(start)
     }
 

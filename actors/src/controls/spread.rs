@@ -1,14 +1,14 @@
 //! Brings a control to every shard, and tells how far it came.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
 use tokio::sync::oneshot;
 use troupe_core::control::{ControlKey, ControlSet, Register, Setting};
-use troupe_core::{ErrorInfo, ShardId, Timestamp};
+use troupe_core::{ErrorInfo, ShardId};
 
 use super::machine::ControlRequest;
+use super::order::{behind, given_at, latest};
 use crate::context::{EngineContext, ShardContext};
 use crate::error::EngineError;
 use crate::request::{Command, ControlOutcome, ControlView};
@@ -37,19 +37,9 @@ pub(crate) async fn control(
         return Err(EngineError::Unavailable("no shard is served".into()));
     }
     let sets: Vec<Arc<ControlSet>> = shards.iter().map(|shard| shard.controls.set()).collect();
-    let given = command
-        .command
-        .as_ref()
-        .and_then(|id| sets.iter().find_map(|set| set.given_at(id)));
-    let stands_there = |set: &Arc<ControlSet>| set.register(&key).and_then(|register| register.setting) == setting;
-    if given.is_none() && sets.iter().all(stands_there) {
+    let Some(at) = given_at(&sets, &key, setting, command.command.as_ref(), engine.now()) else {
         return outcome(engine, &key, &sets, true);
-    }
-    // A repetition completes what it began. A new command comes after whatever is there.
-    let at = given.unwrap_or_else(|| {
-        let latest = sets.iter().filter_map(|set| set.register(&key)).map(|known| known.at.0);
-        Timestamp(latest.max().map_or(i64::MIN, |latest| latest + 1).max(engine.now().0))
-    });
+    };
     let request = ControlRequest {
         at,
         key: key.clone(),
@@ -101,20 +91,6 @@ pub(super) async fn tell(shard: &ShardContext, request: ControlRequest) -> Resul
     answer.await.map_err(|_| gone())?
 }
 
-/// The latest register of every control over these shards.
-fn latest(sets: &[Arc<ControlSet>]) -> BTreeMap<ControlKey, Register> {
-    let mut found: BTreeMap<ControlKey, Register> = BTreeMap::new();
-    for (key, register) in sets.iter().flat_map(|set| set.registers()) {
-        let newer = found
-            .get(key)
-            .is_none_or(|known| (known.at, &known.command) < (register.at, &register.command));
-        if newer {
-            found.insert(key.clone(), register.clone());
-        }
-    }
-    found
-}
-
 /// Every control in force, with how many attempts it still lets end and in how many shards it is.
 pub(crate) fn controls(engine: &EngineContext) -> Vec<ControlView> {
     let sets: Vec<Arc<ControlSet>> = served(engine).iter().map(|shard| shard.controls.set()).collect();
@@ -144,25 +120,12 @@ pub(crate) fn controls(engine: &EngineContext) -> Vec<ControlView> {
 pub(crate) async fn reconcile(engine: &Arc<EngineContext>) {
     let shards = served(engine);
     let sets: Vec<Arc<ControlSet>> = shards.iter().map(|shard| shard.controls.set()).collect();
-    for (key, register) in latest(&sets) {
-        let behind = shards.iter().zip(&sets).filter(|(_, set)| {
-            let known = set.register(&key);
-            known.is_none_or(|known| (known.at, &known.command) < (register.at, &register.command))
-        });
-        for (shard, _) in behind {
-            let request = ControlRequest {
-                at: register.at,
-                key: key.clone(),
-                setting: register.setting,
-                command: register.command.clone(),
-                principal: register.principal.clone(),
-                reason: register.reason.clone(),
-            };
-            let ShardId(number) = shard.shard;
-            match tell(shard, request).await {
-                Ok(_) => tracing::warn!(shard = number, ?key, "a control that was not in every shard is now"),
-                Err(error) => tracing::error!(shard = number, ?key, %error, "a control is not in every shard"),
-            }
+    for (place, request) in behind(&sets) {
+        let Some(shard) = shards.get(place) else { continue };
+        let (ShardId(number), key) = (shard.shard, request.key.clone());
+        match tell(shard, request).await {
+            Ok(_) => tracing::warn!(shard = number, ?key, "a control that was not in every shard is now"),
+            Err(error) => tracing::error!(shard = number, ?key, %error, "a control is not in every shard"),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use troupe_core::control::ControlsSeen;
 use troupe_core::execution::{AttemptClosed, ChildCommand};
-use troupe_core::{ErrorInfo, ExecutionId, Seq};
+use troupe_core::{ErrorInfo, ExecutionId};
 use troupe_telemetry::AttemptEnd;
 
 use super::answers::end_of;
@@ -250,20 +250,10 @@ impl ExecutionShell {
 
     /// What the execution must learn of its shard's controls before it steps.
     fn news_of_controls(&mut self) -> Option<ControlsSeen> {
-        let controls = &self.shard.controls;
-        let version = controls.version();
-        if version == self.controls {
-            return None;
-        }
-        let machine = self.machine.as_ref().filter(|machine| {
-            let state = machine.state();
-            // One that has ended may be reopened: it has not looked.
-            state.seq > Seq(0) && !state.status.is_terminal()
-        })?;
-        self.controls = version;
-        controls
-            .set()
-            .news_for(&machine.compiled().plan, machine.state(), self.shard.engine.now())
+        let machine = self.machine.as_ref()?;
+        let (plan, state) = (&machine.compiled().plan, machine.state());
+        let now = self.shard.engine.now();
+        self.shard.controls.news(&mut self.controls, plan, state, now)
     }
 
     /// An execution that had ended and goes on is told what a new one is.

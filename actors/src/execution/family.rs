@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value as JsonValue;
+use troupe_core::control::ControlsSeen;
 use troupe_core::definition::NodeKind;
 use troupe_core::execution::{
     ChildCommand, ChildId, ChildOutcome, ChildReport, Event, ExecutionState, Parent, StartChild, Started,
@@ -174,6 +175,7 @@ impl NewChild {
     pub fn born<R>(
         &self,
         compiled: &Arc<CompiledPlan>,
+        controls: Option<Box<ControlsSeen>>,
         options: MachineOptions,
         now: Timestamp,
         reply: R,
@@ -181,7 +183,11 @@ impl NewChild {
         if !self.parent.attached {
             return None;
         }
-        Born::begin(compiled, self.started(compiled), options, now, reply)
+        let started = Started {
+            controls,
+            ..self.started(compiled)
+        };
+        Born::begin(compiled, started, options, now, reply)
     }
 }
 

@@ -379,7 +379,7 @@ impl<R> ExecutionMachine<R> {
         let plan = Arc::clone(&self.compiled);
         let over = stepping.rounds >= self.options.evaluation_rounds_max;
         let mut evaluator = LiveEvaluator::new(&plan, &stepping.answers, over);
-        let was_held = self.state.is_held();
+        let was_paused = self.state.paused;
         let stepped = step(
             &plan.plan,
             &mut self.state,
@@ -393,7 +393,7 @@ impl<R> ExecutionMachine<R> {
                 if let Some(command) = &stepping.command {
                     self.state.note_command(command.clone());
                 }
-                self.stepped(stepping, stepped, was_held, out);
+                self.stepped(stepping, stepped, was_paused, out);
             }
             Err(StepError::Pending) => {
                 stepping.rounds += 1;
@@ -431,7 +431,7 @@ impl<R> ExecutionMachine<R> {
         &mut self,
         stepping: Stepping<R>,
         stepped: troupe_core::execution::Stepped,
-        was_held: bool,
+        was_paused: bool,
         out: &mut Vec<Action<R>>,
     ) {
         let Stepping {
@@ -453,10 +453,11 @@ impl<R> ExecutionMachine<R> {
         if matches!(event, Event::Reopened(_)) && self.state.room.is_some() {
             out.push(Action::HasRoom);
         }
-        if !was_held && self.state.is_held() {
+        // What a wider scope holds waits at the door of its shard, which lets it pass whether or not the execution is woken.
+        if !was_paused && self.state.paused {
             out.push(Action::HoldQueued);
         }
-        let resumed = was_held && !self.state.is_held();
+        let resumed = was_paused && !self.state.paused;
         let draft = self.draft(Entry {
             seq,
             at,

@@ -64,7 +64,7 @@ impl ExecutionShell {
                     Action::HeldBack(at) => {
                         let Some(machine) = &self.machine else { continue };
                         let workflow = machine.compiled().plan.workflow.clone();
-                        self.tell_timers(TimersMessage::HeldBack(self.id, workflow, at));
+                        self.tell_timers(TimersMessage::HeldBack(self.id, workflow, at, self.controls));
                     }
                     Action::HoldQueued => {
                         for attempt in &self.attempts {

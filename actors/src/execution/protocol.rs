@@ -157,7 +157,7 @@ pub enum Action<R> {
     OfferOutput(OfferOutput),
     /// A wider scope keeps it from going on: it would at this time, or wants to no longer.
     HeldBack(Option<Timestamp>),
-    /// Attempts that wait for their turn must not start: the execution is held.
+    /// Attempts that wait for their turn must not start: the execution is paused.
     HoldQueued,
     /// They may start again.
     ReleaseQueued,

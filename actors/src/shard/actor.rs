@@ -175,7 +175,7 @@ impl ShardState {
         let answer = match opened {
             Ok((context, beside)) => {
                 self.beside = beside;
-                if !stopped(&context).is_empty() {
+                if !stopped(&context.controls.set()).is_empty() {
                     tokio::spawn(cancel_stopped(Arc::clone(&context)));
                 }
                 self.controls = ControlsMachine::new((*context.controls.set()).clone());
@@ -335,11 +335,8 @@ impl ShardState {
             // What it repeats may not be durable yet.
             Decided::Unchanged => (CommitterMessage::Barrier(told), false),
             Decided::Append(entry) => {
-                let set = minicbor::to_vec(self.controls.set()).expect("writing to a vector cannot fail");
-                let notify = ControlNotify {
-                    set: set.into(),
-                    reply: told,
-                };
+                let set = self.controls.encoded();
+                let notify = ControlNotify { set, reply: told };
                 (CommitterMessage::Control(Box::new(entry), notify), true)
             }
         };

@@ -307,7 +307,7 @@ async fn spawn_beside(
     let gauges = Arc::new(ShardGauges::new(running + waiting, progress));
     let spawn_failed = |error: ractor::SpawnErr| EngineError::Unavailable(error.to_string());
     let cell = myself.get_cell();
-    let controls = Arc::new(ShardControls::default());
+    let controls = Arc::new(ShardControls::default().with(engine.options.mutants));
     let arguments = TimersArguments {
         engine: Arc::clone(engine),
         shard,

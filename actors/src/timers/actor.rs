@@ -27,8 +27,9 @@ pub enum TimersMessage {
     Set(ExecutionId, Option<Timestamp>),
     /// An execution gives up its actor until then.
     Park(ExecutionId, Timestamp),
-    /// A wider scope keeps an execution of this workflow from going on, which it would at this time; or no longer.
-    HeldBack(ExecutionId, WorkflowId, Option<Timestamp>),
+    /// A wider scope keeps an execution of this workflow from going on, which it would at this time; or no longer. By the
+    /// controls of this version.
+    HeldBack(ExecutionId, WorkflowId, Option<Timestamp>, u64),
     /// A scope is held no longer.
     Lifted(Scope),
     /// The tail of the log holds executions that wait.
@@ -94,7 +95,10 @@ impl Actor for TimersActor {
         match message {
             TimersMessage::Set(id, at) => state.machine.set(id, at),
             TimersMessage::Park(id, at) => state.machine.park(id, at),
-            TimersMessage::HeldBack(id, workflow, at) => state.machine.hold_back(id, workflow, at),
+            TimersMessage::HeldBack(id, workflow, at, seen) => {
+                let is_current = state.arguments.controls.version() == seen;
+                state.machine.hold_back(id, workflow, at, is_current);
+            }
             TimersMessage::Lifted(scope) => state.machine.lifted(&scope, state.arguments.engine.now()),
             TimersMessage::Recovered(parked) => {
                 parked.into_iter().for_each(|(at, id)| state.machine.park(id, at));

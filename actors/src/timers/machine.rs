@@ -100,8 +100,9 @@ impl TimersMachine {
         }
     }
 
-    /// A control of a wider scope keeps an execution from going on, which it would at `at`; or no longer does.
-    pub fn hold_back(&mut self, id: ExecutionId, workflow: WorkflowId, at: Option<Timestamp>) {
+    /// A control of a wider scope keeps an execution from going on, which it would at `at`; or no longer does. Unless what it
+    /// knows of controls is current, the one that holds it may have been lifted before it said so: then it wakes to look again.
+    pub fn hold_back(&mut self, id: ExecutionId, workflow: WorkflowId, at: Option<Timestamp>, is_current: bool) {
         if let Some((workflow, since)) = self.held_since.remove(&id)
             && let Some(of_workflow) = self.held_back.get_mut(&workflow)
         {
@@ -110,7 +111,11 @@ impl TimersMachine {
                 self.held_back.remove(&workflow);
             }
         }
-        if let Some(at) = at {
+        if let Some(at) = at
+            && !is_current
+        {
+            self.lifted.insert((at, id));
+        } else if let Some(at) = at {
             self.held_since.insert(id, (workflow.clone(), at));
             self.held_back.entry(workflow).or_default().insert((at, id));
         }
@@ -345,12 +350,12 @@ mod tests {
         let mut timers = TimersMachine::new(8);
         assert!(timers.refill(&[], 8));
         let workflow = |name: &str| WorkflowId::from(name);
-        timers.hold_back(id(1), workflow("w"), Some(Timestamp(50)));
-        timers.hold_back(id(2), workflow("w#each"), Some(Timestamp(10)));
-        timers.hold_back(id(3), workflow("v"), Some(Timestamp(20)));
-        timers.hold_back(id(4), workflow("w"), Some(Timestamp(30)));
-        timers.hold_back(id(4), workflow("w"), None);
-        timers.hold_back(id(1), workflow("w"), Some(Timestamp(40)));
+        timers.hold_back(id(1), workflow("w"), Some(Timestamp(50)), true);
+        timers.hold_back(id(2), workflow("w#each"), Some(Timestamp(10)), true);
+        timers.hold_back(id(3), workflow("v"), Some(Timestamp(20)), true);
+        timers.hold_back(id(4), workflow("w"), Some(Timestamp(30)), true);
+        timers.hold_back(id(4), workflow("w"), None, true);
+        timers.hold_back(id(1), workflow("w"), Some(Timestamp(40)), true);
         assert_eq!((timers.next(), timers.due(Timestamp(100), 9)), (None, vec![]));
         timers.park(id(5), Timestamp(30));
         timers.lifted(&Scope::Workflow(workflow("w")), Timestamp(60));
@@ -365,6 +370,20 @@ mod tests {
             [(Timestamp(20), id(3))],
             "whatever the time is"
         );
+    }
+
+    #[test]
+    fn whoever_says_too_late_that_it_is_held_back_wakes_to_look_again() {
+        let mut timers = TimersMachine::new(8);
+        assert!(timers.refill(&[], 8));
+        let workflow = WorkflowId::from("w");
+        timers.lifted(&Scope::Workflow(workflow.clone()), Timestamp(60));
+        timers.hold_back(id(1), workflow.clone(), Some(Timestamp(50)), false);
+        assert_eq!(timers.due(Timestamp(60), 9), [(Timestamp(50), id(1))]);
+        timers.hold_back(id(1), workflow.clone(), Some(Timestamp(50)), true);
+        assert_eq!(timers.due(Timestamp(100), 9), [], "now it knows what holds it");
+        timers.hold_back(id(1), workflow, None, false);
+        assert_eq!(timers.next(), None);
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! The attempts' shell: waits for leave to run, the lease and its turn, takes effect, and reports sooner or later, or never.
 
+use std::sync::Arc;
+
 use troupe_actors::attempt::machine::Turn;
+use troupe_actors::controls::ShardControls;
 use troupe_actors::execution::machine::Dispatch;
 use troupe_core::execution::{AttemptClosed, AttemptFailure, AttemptOutcome};
 use troupe_core::{BlobRef, ErrorInfo, Json, Token};
 use troupe_ports::StateStore;
 
+use super::awaited::Awaited;
+use super::breakers::Guarded;
 use super::limits::Place;
 use super::process::{ActorNo, Attempt, ExecutionMessage, ProcessNo, Stage};
 use super::schedule::{Ending, Timed};
@@ -47,12 +52,21 @@ impl World {
             id: execution.id,
             token,
             node: key_of(&machine.compiled().plan, token.node),
+            handler: planned
+                .data
+                .get("handlerId")
+                .and_then(|id| id.as_str())
+                .unwrap_or_default()
+                .to_owned(),
             sleep_ms: data("sleepMs"),
             fail_first: data("failFirst"),
             fail_odds: data("failOdds"),
             timeout_ms: planned.attempt_timeout_ms,
             input,
             gate: Default::default(),
+            guarded: Guarded::of(planned),
+            plan: Arc::clone(&machine.compiled().plan),
+            door: None,
             place: Place::of(&machine.compiled().plan, machine.state(), token.node),
             stage: Stage::Queued,
             canceled: false,
@@ -130,6 +144,8 @@ impl World {
         match attempt.stage {
             Stage::Running(_) => return,
             Stage::Held => return attempt.stage = Stage::Queued,
+            Stage::Barred => return self.at_the_door(process, number),
+            Stage::Parked => return self.parked_step(process, number),
             Stage::Queued if !attempt.place.comes(&state.limits) => {
                 if attempt.canceled {
                     self.never_started(process, number, "CANCELED");
@@ -139,21 +155,41 @@ impl World {
             Stage::Queued => attempt.stage = Stage::Leasing,
             Stage::Leasing => {}
         }
-        let open = state
-            .shards
-            .get(&attempt.id.shard())
-            .is_some_and(|serving| now < serving.lease_until);
-        if !open {
+        let serving = state.shards.get(&attempt.id.shard());
+        let Some(serving) = serving.filter(|serving| now < serving.lease_until) else {
             return self.after(LEASE_POLL_MS, Timed::AttemptPoll(process, number));
+        };
+        if attempt.is_parked(&state.guards.breakers) {
+            return self.count("parked");
         }
-        match attempt.gate.start() {
+        let (plan, node) = (&attempt.plan, attempt.token.node);
+        let Some(turn) = serving.controls.in_force.enter(plan, node, || attempt.gate.start()) else {
+            attempt.bar(&serving.controls.in_force);
+            return self.count("held at the door");
+        };
+        match turn {
             Turn::Start => self.take_effect(process, number),
             Turn::Aborted => self.never_started(process, number, "CANCELED"),
             Turn::Hold => {
                 attempt.stage = Stage::Held;
                 attempt.place.gives_back();
+                attempt.guarded.gives_back();
                 self.count("held attempts");
             }
+        }
+    }
+
+    /// A control held it: it may be let pass now, or was aborted.
+    fn at_the_door(&mut self, process: ProcessNo, number: u64) {
+        let state = self.processes.get_mut(&process);
+        let Some(attempt) = state.and_then(|state| state.attempts.get_mut(&number)) else {
+            return;
+        };
+        if attempt.canceled {
+            return self.never_started(process, number, "CANCELED");
+        }
+        if attempt.door.as_mut().and_then(Awaited::poll).is_some() {
+            (attempt.door, attempt.stage) = (None, Stage::Queued);
         }
     }
 
@@ -188,6 +224,8 @@ impl World {
         self.record(record);
         self.count("effects");
         self.count_together(process, number);
+        self.expect_free(process, number);
+        self.expect_closed(process, number);
         let (wait_ms, ending) = match self.random.below(300) {
             0 => (timeout_ms, Ending::TimedOut),
             1..=4 => (self.random.below(sleep_ms + 3), Ending::Lost),
@@ -205,12 +243,14 @@ impl World {
         else {
             return;
         };
+        let is_unwell = self.is_unwell(attempt);
         let fails = u64::from(attempt.token.attempt.0) <= attempt.fail_first;
         let (token, actor, odds) = (attempt.token, attempt.actor, attempt.fail_odds);
         let workflow = self.workflows.get(&attempt.id);
         let is_drawn = workflow.is_some_and(|workflow| workflow.starts_with(drawn::PREFIX));
         let breaks = odds > 0 && self.random.once_in(odds);
         let outcome = match ending {
+            Ending::Settled if is_unwell => failed("DOWN", "the handler is unwell", true),
             Ending::Settled if fails => failed("FLAKY", &format!("failure {number}"), true),
             Ending::Settled if breaks => failed("E1", &format!("failure {number}"), false),
             Ending::Settled if is_drawn && self.random.once_in(5) => {
@@ -233,6 +273,7 @@ impl World {
                 return;
             }
         };
+        self.judge_target(process, number, &outcome);
         self.report(process, number, outcome, true);
     }
 
@@ -283,6 +324,17 @@ impl World {
     fn free(&mut self, process: ProcessNo, number: u64) -> Option<Attempt> {
         let state = self.processes.get_mut(&process)?;
         state.attempts.remove(&number)
+    }
+}
+
+impl Attempt {
+    /// Others may have its leave, until no control holds it.
+    fn bar(&mut self, controls: &Arc<ShardControls>) {
+        self.place.gives_back();
+        self.guarded.gives_back();
+        let (controls, plan, node) = (Arc::clone(controls), Arc::clone(&self.plan), self.token.node);
+        self.door = Some(Awaited::new(async move { controls.let_pass(&plan, node).await }));
+        self.stage = Stage::Barred;
     }
 }
 

@@ -110,9 +110,15 @@ impl World {
         };
         self.after(PATIENCE_MS, Timed::GiveUp(number, request));
         match self.server(id.shard()) {
+            Some(process) if let Some(error) = self.stopped_start(process, number, &act) => self.refuse(reply, error),
             Some(process) => self.deliver(process, id, message),
             None => self.refuse(reply, EngineError::Unavailable("nobody serves the shard".into())),
         }
+    }
+
+    fn stopped_start(&mut self, process: ProcessNo, number: usize, act: &Act) -> Option<EngineError> {
+        let workflow = act.starts().then(|| self.clients[number].workflow.clone())?;
+        self.refused_by_stop(process, &workflow)
     }
 
     fn command_id(&self, number: usize, act: &Act) -> String {
@@ -212,7 +218,12 @@ impl World {
                 self.count("not found any more");
             }
             (
-                Answer::Refused(EngineError::Unavailable(_) | EngineError::Fenced | EngineError::Quarantined { .. }),
+                Answer::Refused(
+                    EngineError::Unavailable(_)
+                    | EngineError::Fenced
+                    | EngineError::Quarantined { .. }
+                    | EngineError::Stopped { .. },
+                ),
                 _,
             ) => {
                 return self.try_again(number);

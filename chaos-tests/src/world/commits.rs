@@ -6,6 +6,7 @@ use troupe_actors::committer::machine::{Action, Batch};
 use troupe_core::{LogPosition, ShardId};
 use troupe_ports::{AppendError, CommitId, StateStore, StoreError, VisibilityStore};
 
+use super::controls::ControlNotify;
 use super::process::{
     ActorNo, CheckpointerMessage, CommitterMessage, ExecutionMessage, ListsMessage, ProcessNo, ShardMessage,
 };
@@ -34,6 +35,16 @@ impl World {
                 }
                 return;
             }
+            Some(CommitterMessage::Control(entry, notify)) => {
+                if committer.machine.gather_control(*entry, notify) {
+                    committer.inbox.push_back(CommitterMessage::Flush);
+                }
+                return;
+            }
+            Some(CommitterMessage::ControlBarrier(told)) => {
+                committer.told.push(told);
+                committer.machine.begin()
+            }
             Some(CommitterMessage::Flush) => committer.machine.begin(),
             Some(CommitterMessage::Barrier(actor, id)) => {
                 committer.barriers.push((actor, id));
@@ -43,7 +54,7 @@ impl World {
         self.commit(caller, action);
     }
 
-    fn commit(&mut self, caller: Caller, action: Action<ActorNo>) {
+    fn commit(&mut self, caller: Caller, action: Action<ActorNo, ControlNotify>) {
         let Some(serving) = self.serving(caller) else { return };
         let committer = &mut serving.committer;
         committer.busy = false;
@@ -51,6 +62,9 @@ impl World {
             Action::Idle => {
                 for (actor, id) in std::mem::take(&mut committer.barriers) {
                     serving.inbox.push_back(ShardMessage::Rebuild(actor, id));
+                }
+                for told in std::mem::take(&mut committer.told) {
+                    self.told_shard(caller, told);
                 }
                 self.give_back(caller);
             }
@@ -108,20 +122,21 @@ impl World {
     }
 
     /// Hands a durable batch to everyone who waited: first those who keep it, then those who act on it.
-    fn release(&mut self, caller: Caller, batch: Batch<ActorNo>) {
+    fn release(&mut self, caller: Caller, batch: Batch<ActorNo, ControlNotify>) {
         let Batch {
             position,
             record,
             items,
             appends,
-            ..
+            controls,
         } = batch;
         self.count("commits");
         *self.counts.entry("entries").or_default() += items.len() as u64;
         let mut told: Vec<(ActorNo, troupe_core::Seq)> = Vec::new();
         let mut kept = Vec::with_capacity(items.len());
         let mut summaries = Vec::new();
-        for (item, append) in items.into_iter().zip(appends) {
+        let mut items = items.into_iter();
+        for (item, append) in items.by_ref().take(appends.len()).zip(appends) {
             let draft = *append.draft;
             summaries.extend(draft.summary.map(|summary| *summary));
             match told.last_mut() {
@@ -134,6 +149,15 @@ impl World {
                 end: draft.end,
                 head: draft.head,
             });
+        }
+        for (item, (entry, notify)) in items.zip(controls) {
+            kept.push(CheckpointItem {
+                item,
+                snapshot: Some(notify.snapshot()),
+                end: None,
+                head: None,
+            });
+            self.control_committed(caller, &entry, notify);
         }
         if let Some(serving) = self.serving(caller) {
             if !summaries.is_empty() {

@@ -1,5 +1,7 @@
 //! What was going on when something broke: so that a campaign can tell which faults met which features.
 
+mod breakers;
+mod controls;
 mod graphs;
 mod limits;
 
@@ -16,6 +18,8 @@ use super::process::{ActorNo, Execution, ProcessNo, Waiting};
 pub fn features() -> impl Iterator<Item = &'static str> {
     let own = FEATURES.into_iter().chain(graphs::FEATURES);
     own.chain(limits::FEATURES)
+        .chain(controls::FEATURES)
+        .chain(breakers::FEATURES)
 }
 
 /// What no world can have: limits count one engine's executions, and where there is one process, none is apart from the store.
@@ -65,6 +69,8 @@ impl World {
                 in_use(execution, &mut features);
             }
             limits::of_process(process, &mut features);
+            controls::of_process(process, &mut features);
+            breakers::of_process(process, &mut features);
         }
         // Those without an actor are hit with the store's owner.
         features.extend(self.parked.values().flatten());
@@ -103,6 +109,7 @@ fn in_use(execution: &Execution, features: &mut BTreeSet<&'static str>) {
         features.insert("sandbox");
     }
     of_execution(state, features);
+    controls::of_execution(state, features);
     graphs::of_graph(state, plan, features);
     for (planned, node) in plan.nodes.iter().zip(&state.nodes) {
         let own = match &node.phase {

@@ -94,7 +94,8 @@ impl World {
     fn send(&mut self, caller: Caller, position: LogPosition, record: &[u8]) {
         let mut events = Vec::new();
         let items = read_header(record).map(|(_, items)| items).unwrap_or_default();
-        for item in items {
+        // What is done to controls is announced, which nobody here hears.
+        for item in items.into_iter().filter(|item| !item.id.is_controls()) {
             let Some(workflow) = self.workflows.get(&item.id) else {
                 return self.trouble(format!("{}: an entry of something that nobody started", item.id));
             };

@@ -37,6 +37,7 @@ impl World {
             && self.clients_are_done()
             && self.unhealthy_since.is_none()
             && !set_aside
+            && !self.anything_held()
             && clean.all(|clean| clean)
     }
 
@@ -49,7 +50,7 @@ impl World {
                 let Ok((_, items)) = read_header(&record.bytes) else {
                     continue;
                 };
-                for item in items {
+                for item in items.into_iter().filter(|item| !item.id.is_controls()) {
                     if item.mark == Mark::Ended {
                         self.open.remove(&item.id);
                     } else {
@@ -69,6 +70,7 @@ impl World {
             self.trouble("a client was never answered".into());
         }
         self.note_epochs();
+        self.note_holds();
         let histories = self.histories();
         let applied_twice: Vec<ExecutionId> = histories
             .iter()
@@ -152,6 +154,10 @@ impl World {
                 };
                 let (mut superseded, mut begun) = (0, 0);
                 for item in items {
+                    if item.id.is_controls() {
+                        self.note_control(shard, &record.bytes[item.frame]);
+                        continue;
+                    }
                     for entry in read_frames(&record.bytes[item.frame]) {
                         match entry {
                             Ok(entry) => {

@@ -75,6 +75,8 @@ impl World {
             self.perform(process, actor, action);
         } else if let Waiting::Load(_) = execution.waiting {
             self.load(process, actor);
+        } else if let Some(input) = execution.next.take() {
+            self.give(process, actor, input);
         } else if let Some(message) = execution.then.take() {
             self.hear(process, actor, message);
         } else if let Some(message) = execution.inbox.pop_front() {
@@ -127,7 +129,11 @@ impl World {
             }
         }
         let input = match message {
-            ExecutionMessage::Start { started, reply, .. } => Input::Start(started, None, reply),
+            ExecutionMessage::Start { mut started, reply, .. } => {
+                let compiled = self.plan(started.workflow.as_str());
+                started.controls = self.begins_under(process, id, &compiled);
+                Input::Start(started, None, reply)
+            }
             ExecutionMessage::Supersede { started, reply } => return self.supersede(process, actor, started, reply),
             ExecutionMessage::Adopt(machine, actions) => {
                 if let Some(execution) = self.execution(process, actor) {
@@ -136,7 +142,10 @@ impl World {
                 }
                 return;
             }
-            ExecutionMessage::Command(command, reply) => Input::Command(command, reply),
+            ExecutionMessage::Command(mut command, reply) => {
+                self.goes_on_under(process, actor, &mut command);
+                Input::Command(command, reply)
+            }
             ExecutionMessage::Read(reply) => Input::Read(reply),
             ExecutionMessage::Wake => Input::Wake,
             ExecutionMessage::Recover => return,
@@ -168,7 +177,7 @@ impl World {
                 )
             }
         };
-        self.give(process, actor, input);
+        self.tell(process, actor, input);
     }
 
     pub(super) fn machine_options(&self) -> MachineOptions {
@@ -242,7 +251,7 @@ impl World {
                     execution.machine = Some(Box::new(machine));
                 }
                 let drained = self.was_drained(process, id);
-                self.give(process, actor, Input::TakeOver { drained });
+                self.tell(process, actor, Input::TakeOver { drained });
             }
             Ok(Loaded::Missing) => self.missing(process, actor, options),
             Ok(Loaded::Tombstone(last)) => self.gone(process, actor, last),
@@ -263,8 +272,9 @@ impl World {
         };
         let id = execution.id;
         match execution.then.take() {
-            Some(ExecutionMessage::Start { started, reply, .. }) => {
+            Some(ExecutionMessage::Start { mut started, reply, .. }) => {
                 let compiled = self.plan(started.workflow.as_str());
+                started.controls = self.begins_under(process, id, &compiled);
                 if let Some(execution) = self.execution(process, actor) {
                     execution.machine = Some(Box::new(ExecutionMachine::new(compiled, id, options)));
                 }
@@ -373,7 +383,16 @@ impl World {
                     at_once(put).expect("the simulated store takes it");
                 }
             }
-            Action::HeldBack(_) => panic!("the simulation has no controls of a wider scope"),
+            Action::HeldBack(at) => {
+                let workflow = execution
+                    .machine
+                    .as_ref()
+                    .map(|machine| machine.compiled().plan.workflow.clone());
+                if let (Some(workflow), Some(serving)) = (workflow, state.shards.get_mut(&id.shard())) {
+                    let held = TimersMessage::HeldBack(id, workflow, at, execution.controls);
+                    serving.timers.inbox.push_back(held);
+                }
+            }
             Action::BearErrorWorkflow(start) => self.bear_error_workflow(process, actor, start),
             Action::StartErrorWorkflow(start) => self.start_error_workflow(process, actor, &start),
             Action::AskForRoom => self.ask_for_room(process, actor),
@@ -455,7 +474,7 @@ impl World {
             let after = self.random.below(40);
             return self.after(after, Timed::Evaluated(process, actor));
         }
-        if matches!(execution.waiting, Waiting::No) && execution.then.is_none() {
+        if matches!(execution.waiting, Waiting::No) && execution.next.is_none() && execution.then.is_none() {
             self.retire_if_idle(process, actor);
         }
     }

@@ -122,7 +122,8 @@ impl World {
         let child = self.new_child(process, actor, start)?;
         let (options, now) = (self.machine_options(), self.now);
         let compiled = at_once(child.plan(&self.context.plans)).ok()?;
-        let born = child.born(&compiled, options, now, Respond::Nobody)?;
+        let controls = self.begins_under(process, child.id, &compiled);
+        let born = child.born(&compiled, controls, options, now, Respond::Nobody)?;
         self.adopt(process, child.id, &compiled, born)
     }
 
@@ -203,7 +204,11 @@ impl World {
         let compiled = at_once(new.plan(&self.context.plans)).ok()?;
         let mut is_small = true;
         start.input.blobs(&mut |_| is_small = false);
-        let born = Born::begin(&compiled, new.started(&compiled), options, now, Respond::Nobody);
+        let started = Started {
+            controls: self.begins_under(process, new.id, &compiled),
+            ..new.started(&compiled)
+        };
+        let born = Born::begin(&compiled, started, options, now, Respond::Nobody);
         self.adopt(process, new.id, &compiled, born.filter(|_| is_small)?)
     }
 

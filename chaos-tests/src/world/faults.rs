@@ -8,6 +8,7 @@ use troupe_core::definition::NodeKind;
 use troupe_core::execution::Decision;
 use troupe_core::{ExecutionId, Json, ShardId};
 
+use super::breakers::Guards;
 use super::process::{ActorNo, ExecutionMessage, Process, ProcessNo, Respond, ShardMessage};
 use super::scenario::{Fault, FaultKind};
 use super::schedule::{Repair, Timed};
@@ -29,7 +30,8 @@ impl World {
     pub(super) fn start_process(&mut self, owner: String) {
         let number = ProcessNo::try_from(self.number()).unwrap_or(ProcessNo::MAX);
         let limits = Limits::new(&self.context.options);
-        self.processes.insert(number, Process::new(owner, limits));
+        let guards = Guards::new(&self.clock, self.options.mutants);
+        self.processes.insert(number, Process::new(owner, limits, guards));
         for shard in shards() {
             let delay_ms = self.random.below(10);
             self.after(delay_ms, Timed::Acquire(number, shard));
@@ -174,6 +176,7 @@ impl World {
         self.poisoned.clear();
         self.after(0, Timed::Release);
         self.after(NUDGE_MS, Timed::Nudge);
+        self.after(0, Timed::LiftAll);
     }
 
     /// Some nodes wait for a call for ever: that is a named cause to wait, and here operators remove it.

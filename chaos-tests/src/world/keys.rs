@@ -15,8 +15,12 @@ use super::{SHARDS, World, at_once};
 impl World {
     /// Asks which execution of a client's key is the latest.
     pub(super) fn start_under_key(&mut self, client: usize, request: u64, shard: ShardId) {
-        let serving = self.server(shard).and_then(|process| self.caller(process, shard));
-        match serving {
+        let process = self.server(shard);
+        let stopped = process.and_then(|process| self.refused_by_stop(process, self.clients[client].workflow()));
+        if let Some(error) = stopped {
+            return self.refuse(Respond::Client(client, request), error);
+        }
+        match process.and_then(|process| self.caller(process, shard)) {
             Some((_, serving)) => {
                 let ask = CheckpointerMessage::Head(client, request);
                 serving.checkpointer.inbox.push_back(ask);
@@ -91,7 +95,7 @@ impl World {
 
 /// Business key and ordinal of a first entry.
 pub(super) fn head_of(record: &[u8], item: &RecordItem) -> Option<(ExecutionId, u64)> {
-    if item.seq != Seq(1) {
+    if item.seq != Seq(1) || item.id.is_controls() {
         return None;
     }
     let entry = read_frames(&record[item.frame.clone()]).next()?.ok()?;

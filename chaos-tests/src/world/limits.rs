@@ -125,6 +125,16 @@ impl Place {
         self.needs.slot.is_some() && self.leave.is_some()
     }
 
+    /// How urgent it is.
+    pub(super) fn rank(&self) -> Rank {
+        self.needs.rank
+    }
+
+    /// The type of its node.
+    pub(super) fn kind(&self) -> NodeKind {
+        self.needs.kind
+    }
+
     /// The longest wait for its turn.
     pub(super) fn queue_timeout_ms(&self) -> Option<u64> {
         self.queue_timeout_ms

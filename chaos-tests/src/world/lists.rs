@@ -70,7 +70,8 @@ impl VisibilityStore for SimulatedLists {
         Ok(lock(&self.projected).get(&shard).copied().unwrap_or_default())
     }
 
-    /// Knows what the engine itself asks: which children are open, of one execution or of all, newest first.
+    /// Knows what the engine itself asks: which children, of one execution or of all, or executions of a workflow are open, newest
+    /// first.
     async fn list(&self, query: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError> {
         let rows = lock(&self.rows);
         let place = |row: &ExecutionSummary| (row.started_at, row.id);
@@ -80,6 +81,12 @@ impl VisibilityStore for SimulatedLists {
                 query
                     .parent
                     .map_or(!query.children || row.parent.is_some(), |of| row.parent == Some(of))
+            })
+            .filter(|row| {
+                query
+                    .workflow_id
+                    .as_ref()
+                    .is_none_or(|workflow| *workflow == row.workflow_id)
             })
             .filter(|row| query.status.as_ref().is_none_or(|status| *status == row.status))
             .filter(|row| {

@@ -9,18 +9,24 @@ use troupe_actors::attempt::machine::AttemptGate;
 use troupe_actors::checkpointer::machine::{CheckpointerMachine, Generation};
 use troupe_actors::checkpointer::{CheckpointItem, Pending};
 use troupe_actors::committer::machine::{Append, CommitterMachine};
+use troupe_actors::controls::ControlRequest;
 use troupe_actors::evaluation::Job;
 use troupe_actors::execution::machine::{Action, CommandInput, ExecutionMachine, Input};
 use troupe_actors::rooms::machine::Rooms;
 use troupe_actors::shard::machine::FailureMachine;
 use troupe_actors::sinks::machine::{CursorMachine, ProjectionMachine};
 use troupe_actors::timers::machine::TimersMachine;
+use troupe_core::control::{ControlEntry, Scope};
 use troupe_core::execution::{
     AttemptClosed, ChildId, ChildOutcome, ChildReport, ErrorWorkflow, Parent, StartChild, Started,
 };
-use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp, Token};
+use troupe_core::plan::Plan;
+use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp, Token, WorkflowId};
 use troupe_ports::{CheckpointRow, ExecutionCursor, ExecutionSummary, LogRecord};
 
+use super::awaited::Awaited;
+use super::breakers::{Guarded, Guards};
+use super::controls::{ControlNotify, Controls, Spreading, Told};
 use super::family::Starter;
 use super::limits::Place;
 use crate::crash::record::Sighting;
@@ -167,6 +173,10 @@ pub(super) struct Execution {
     /// It has ended: its parent is told behind the entries of the batch.
     pub(super) ended: Option<(Parent, ChildOutcome)>,
     pub(super) waiting: Waiting,
+    /// What it is given once it knows of the controls that are in force.
+    pub(super) next: Option<Input<Respond>>,
+    /// Version of its shard's controls that it saw last.
+    pub(super) controls: u64,
     /// The message for which it was loaded.
     pub(super) then: Option<ExecutionMessage>,
     pub(super) attempts: Vec<(Token, u64, Timestamp)>,
@@ -189,6 +199,8 @@ impl Execution {
             reported: None,
             ended: None,
             waiting: Waiting::No,
+            next: None,
+            controls: 0,
             then: None,
             attempts: Vec::new(),
             routed: 0,
@@ -200,7 +212,7 @@ impl Execution {
     /// Whether it lives and has carried out everything that its machine decided.
     pub(super) fn is_between_messages(&self) -> bool {
         let has_more = !self.unborn.is_empty() || self.ended.is_some() || self.reported.is_some();
-        !self.dead && self.todo.is_empty() && self.appends.is_empty() && !has_more
+        !self.dead && self.next.is_none() && self.todo.is_empty() && self.appends.is_empty() && !has_more
     }
 
     fn is_runnable(&self) -> bool {
@@ -208,7 +220,9 @@ impl Execution {
             return false;
         }
         match self.waiting {
-            Waiting::No => !self.todo.is_empty() || self.then.is_some() || !self.inbox.is_empty(),
+            Waiting::No => {
+                !self.todo.is_empty() || self.next.is_some() || self.then.is_some() || !self.inbox.is_empty()
+            }
             Waiting::Load(_) => true,
             Waiting::Lookup | Waiting::Pause | Waiting::Evaluation => !self.todo.is_empty(),
         }
@@ -224,6 +238,10 @@ pub(super) enum Stage {
     Leasing,
     /// Its execution is paused.
     Held,
+    /// A control of a wider scope holds it.
+    Barred,
+    /// Its target is unwell.
+    Parked,
     /// It runs since then.
     Running(Timestamp),
 }
@@ -235,6 +253,7 @@ pub(super) struct Attempt {
     pub(super) id: ExecutionId,
     pub(super) token: Token,
     pub(super) node: String,
+    pub(super) handler: String,
     pub(super) sleep_ms: u64,
     pub(super) fail_first: u64,
     /// It fails for good once in so many times; 0: never.
@@ -243,6 +262,10 @@ pub(super) struct Attempt {
     pub(super) input: String,
     pub(super) gate: AttemptGate,
     pub(super) place: Place,
+    pub(super) guarded: Guarded,
+    pub(super) plan: Arc<Plan>,
+    /// Until no control holds it.
+    pub(super) door: Option<Awaited<()>>,
     pub(super) stage: Stage,
     pub(super) canceled: bool,
     /// It was told to look at its gate again.
@@ -258,17 +281,20 @@ pub(super) enum CommitterMessage {
     Go,
     Flush,
     Barrier(ActorNo, ExecutionId),
+    Control(Box<ControlEntry>, ControlNotify),
+    ControlBarrier(Told),
 }
 
 /// The committer's actor.
 #[derive(Debug)]
 pub(super) struct Committer {
-    pub(super) machine: CommitterMachine<ActorNo>,
+    pub(super) machine: CommitterMachine<ActorNo, ControlNotify>,
     pub(super) inbox: VecDeque<CommitterMessage>,
     /// It awaits the store.
     pub(super) busy: bool,
     pub(super) stopped: bool,
     pub(super) barriers: Vec<(ActorNo, ExecutionId)>,
+    pub(super) told: Vec<Told>,
 }
 
 /// What a checkpointer hears.
@@ -336,6 +362,8 @@ pub(super) enum WriterStage {
 pub(super) enum TimersMessage {
     Set(ExecutionId, Option<Timestamp>),
     Park(ExecutionId, Timestamp),
+    HeldBack(ExecutionId, WorkflowId, Option<Timestamp>, u64),
+    Lifted(Scope),
     Recovered(Vec<(Timestamp, ExecutionId)>),
     Checkpointed,
     Tick,
@@ -453,6 +481,8 @@ pub(super) enum ShardMessage {
     Halt(String),
     Failed(ActorNo),
     Rebuild(ActorNo, ExecutionId),
+    /// Set or lift a control, for the word with this number.
+    Control(Box<ControlRequest>, u64),
 }
 
 /// What recovery has still to resume.
@@ -520,6 +550,7 @@ pub(super) struct Serving {
     pub(super) closing: bool,
     /// The store was asked to take it back.
     pub(super) gives_back: bool,
+    pub(super) controls: Controls,
 }
 
 /// An actor that can take a step.
@@ -551,11 +582,14 @@ pub(super) struct Process {
     pub(super) attempts: BTreeMap<u64, Attempt>,
     /// How many attempts may run at once.
     pub(super) limits: Arc<Limits>,
+    pub(super) guards: Guards,
     /// Tasks that start children.
     pub(super) starters: BTreeMap<u64, Starter>,
     /// Who runs and who waits where only so many may.
     pub(super) rooms: Rooms,
     pub(super) polls_rooms: bool,
+    /// Words that are on their way to its shards.
+    pub(super) spreading: BTreeMap<u64, Spreading>,
     pub(super) quarantine: BTreeMap<ExecutionId, EngineError>,
     /// Archives that are about to go.
     pub(super) expiring: BTreeSet<ExecutionId>,
@@ -564,7 +598,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(owner: String, limits: Limits) -> Self {
+    pub(super) fn new(owner: String, limits: Limits, guards: Guards) -> Self {
         Self {
             owner,
             frozen: false,
@@ -575,9 +609,11 @@ impl Process {
             directory: BTreeMap::new(),
             attempts: BTreeMap::new(),
             limits: Arc::new(limits),
+            guards,
             starters: BTreeMap::new(),
             rooms: Rooms::default(),
             polls_rooms: false,
+            spreading: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             expiring: BTreeSet::new(),
             deferred: Vec::new(),
@@ -623,7 +659,9 @@ impl Process {
             let ready = match attempt.stage {
                 Stage::Queued => attempt.place.may_move() || attempt.canceled,
                 Stage::Held => attempt.notified,
+                Stage::Barred => attempt.canceled || attempt.door.as_ref().is_some_and(Awaited::is_woken),
                 Stage::Leasing => attempt.notified,
+                Stage::Parked => attempt.canceled || attempt.guarded.may_move(),
                 Stage::Running(_) => false,
             };
             if ready {

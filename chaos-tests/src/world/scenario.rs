@@ -7,9 +7,11 @@ use serde_json::Value as JsonValue;
 use troupe_core::definition::{NodeKind, WorkflowDefinition};
 
 use super::FAULTS_MS;
+use super::breakers::Unwell;
+use super::operators::OperatorPlan;
 use super::process::LEASE_MS;
 use super::random::Random;
-use super::{drawn, workflows};
+use super::{breakers, drawn, operators, workflows};
 
 /// Of so many worlds in a row, the first two have drawn workflows. Coprime with how many are played for each that is played twice.
 const DRAWN_OF: u64 = 5;
@@ -40,6 +42,12 @@ pub struct Scenario {
     pub clients: Vec<ClientPlan>,
     /// What breaks.
     pub faults: Vec<Fault>,
+    /// Who pauses and stops what.
+    #[serde(default)]
+    pub operators: Vec<OperatorPlan>,
+    /// Which handlers fail, and when.
+    #[serde(default)]
+    pub unwell: Vec<Unwell>,
 }
 
 /// A client: it asks for one thing after the other, each until it is answered.
@@ -249,9 +257,14 @@ impl Scenario {
         } else {
             random.between(2, CLIENTS_MAX)
         };
-        let clients = (0..count)
+        let clients: Vec<ClientPlan> = (0..count)
             .map(|number| client(number, &workflows, &mut random))
             .collect();
+        let faults = faults(remote, &mut random);
+        let is_started = |workflow: &&WorkflowDefinition| clients.iter().any(|client| client.workflow == workflow.id);
+        let started: Vec<&WorkflowDefinition> = workflows.iter().map(Arc::as_ref).filter(is_started).collect();
+        let unwell = breakers::draw(&mut random);
+        let operators = operators::draw(&started, &mut random);
         Self {
             seed,
             remote,
@@ -259,7 +272,9 @@ impl Scenario {
             retention_ms,
             definitions,
             clients,
-            faults: faults(remote, &mut random),
+            faults,
+            operators,
+            unwell,
         }
     }
 }

@@ -1,13 +1,16 @@
 //! What happens at which instant. At one instant the seed decides what comes first.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use troupe_core::execution::AttemptClosed;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
 use troupe_ports::{AppendError, CheckpointRow, CommitId, ExecutionCursor, ExecutionSummary, Lease, StoreError};
 
+use super::controls::Told;
 use super::forget::Look;
+use super::operators::Asked;
 use super::process::{ActorNo, ExecutionMessage, ProcessNo};
 use super::random::Random;
 use super::scenario::Fault;
@@ -126,6 +129,19 @@ pub(super) enum Timed {
     Evaluated(ProcessNo, ActorNo),
     /// It is looked again whether executions that wait for room may be let in.
     RoomsPoll(ProcessNo),
+    /// An operator gives its word, or has waited long enough for its answer.
+    Operator(usize),
+    OperatorGivesUp(usize, u64),
+    /// A process is given somebody's word.
+    Ask(ProcessNo, Box<Asked>),
+    /// A shard obeys a word.
+    InForce(Caller, Told),
+    /// A stop looks for what it cancels; so many looks found nothing.
+    CancelStopped(Caller, u32),
+    /// What is in force in a healed world is lifted.
+    LiftAll,
+    /// The time of a breaker may be over.
+    BreakerDue(ProcessNo, Arc<str>),
     Client(usize),
     GiveUp(usize, u64),
     Fault(Fault),
@@ -155,6 +171,8 @@ impl Timed {
             | Self::CheckpointTick(caller)
             | Self::TimersTick(caller)
             | Self::RenewTick(caller)
+            | Self::InForce(caller, _)
+            | Self::CancelStopped(caller, _)
             | Self::ResumeRetry(caller) => Some(caller.process),
             Self::Acquire(process, _)
             | Self::LoadRetry(process, _)
@@ -163,6 +181,8 @@ impl Timed {
             | Self::SaveQuarantine(process, _)
             | Self::AttemptEnds(process, ..)
             | Self::AttemptPoll(process, _)
+            | Self::Ask(process, _)
+            | Self::BreakerDue(process, _)
             | Self::QueueTimeout(process, _)
             | Self::Evaluated(process, _)
             | Self::RoomsPoll(process) => Some(*process),
@@ -170,6 +190,9 @@ impl Timed {
             | Self::Synced { .. }
             | Self::Publish { .. }
             | Self::Redelivered(..)
+            | Self::Operator(_)
+            | Self::OperatorGivesUp(..)
+            | Self::LiftAll
             | Self::Client(_)
             | Self::GiveUp(..)
             | Self::Fault(_)
@@ -211,6 +234,13 @@ impl Timed {
             Self::Redelivered(..) => "redelivered",
             Self::Evaluated(..) => "evaluated",
             Self::RoomsPoll(_) => "rooms poll",
+            Self::Operator(_) => "operator",
+            Self::OperatorGivesUp(..) => "operator gives up",
+            Self::Ask(..) => "ask",
+            Self::InForce(..) => "in force",
+            Self::CancelStopped(..) => "cancel stopped",
+            Self::LiftAll => "lift all",
+            Self::BreakerDue(..) => "breaker due",
             Self::Client(_) => "client",
             Self::GiveUp(..) => "give up",
             Self::Fault(_) => "fault",

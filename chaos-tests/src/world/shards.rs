@@ -126,13 +126,15 @@ impl World {
         for LogRecord { position, bytes, .. } in tail {
             let (_, items) = read_header(&bytes).map_err(|error| StoreError::Damaged(error.to_string()))?;
             if position > projected {
-                let listed = items.iter().filter(|item| changes_lists(&bytes, item));
+                let executions = items.iter().filter(|item| !item.id.is_controls());
+                let listed = executions.filter(|item| changes_lists(&bytes, item));
                 changed.extend(listed.map(|item| item.id));
             }
             if position <= lease.checkpointed {
                 continue;
             }
-            marks.extend(items.iter().map(|item| (item.id, item.mark)));
+            let executions = items.iter().filter(|item| !item.id.is_controls());
+            marks.extend(executions.map(|item| (item.id, item.mark)));
             let items = items.into_iter().map(|item| CheckpointItem {
                 head: head_of(&bytes, &item),
                 item,
@@ -141,6 +143,8 @@ impl World {
             });
             checkpointer.committed(position, &bytes, items.collect(), self.now);
         }
+        let pending = checkpointer.pending(ExecutionId::controls(shard));
+        let controls = self.controls_of(shard, pending.map(|pending| pending.frames).unwrap_or_default())?;
         let parked = marks.iter().filter_map(|(id, mark)| match mark {
             Mark::Until(at) => Some((*at, *id)),
             Mark::Running | Mark::Message | Mark::Ended => None,
@@ -162,6 +166,7 @@ impl World {
                 busy: false,
                 stopped: false,
                 barriers: Vec::new(),
+                told: Vec::new(),
             },
             checkpointer: Checkpointer {
                 machine: checkpointer,
@@ -192,6 +197,7 @@ impl World {
             failed: BTreeSet::new(),
             closing: false,
             gives_back: false,
+            controls,
         };
         let caller = Caller {
             epoch: lease.epoch,
@@ -209,6 +215,9 @@ impl World {
         }
         self.list_anew(caller, LogPosition(expected), changed)?;
         self.count("recoveries");
+        self.heed_controls(process, shard);
+        self.after(0, Timed::CancelStopped(caller, 0));
+        self.reconcile(process);
         self.after(LEASE_MS / 3, Timed::RenewTick(caller));
         self.forget_regularly(caller);
         Ok(())
@@ -378,6 +387,7 @@ impl World {
                 serving.committer.inbox.push_back(CommitterMessage::Barrier(actor, id));
             }
             Some(ShardMessage::Rebuild(actor, id)) => self.rebuild(process, actor, id),
+            Some(ShardMessage::Control(request, number)) => self.control_shard(process, shard, *request, number),
         }
     }
 
@@ -471,6 +481,8 @@ impl World {
             return;
         };
         state.rooms.forget_shard(shard);
+        // Whoever waits for it repeats what it asked.
+        state.spreading.retain(|_, spreading| !spreading.waits_for(shard));
         state.quarantine.retain(|id, _| id.shard() != shard);
         state.expiring.retain(|id| id.shard() != shard);
         let ours = state

@@ -13,7 +13,7 @@ pub(super) const SUPERSEDED: &str = "superseded by the next execution of its key
 
 impl World {
     /// Ends an execution and begins another one of its key, in one record.
-    pub(super) fn supersede(&mut self, process: ProcessNo, actor: ActorNo, started: Box<Started>, reply: Respond) {
+    pub(super) fn supersede(&mut self, process: ProcessNo, actor: ActorNo, mut started: Box<Started>, reply: Respond) {
         let (options, now) = (self.machine_options(), self.now);
         let Some(execution) = self.execution(process, actor) else {
             return;
@@ -27,11 +27,9 @@ impl World {
             return self.refuse(reply, EngineError::Ended(id));
         }
         let next = started.id;
-        let mut machine = Box::new(ExecutionMachine::new(
-            self.plan(started.workflow.as_str()),
-            next,
-            options,
-        ));
+        let compiled = self.plan(started.workflow.as_str());
+        started.controls = self.begins_under(process, next, &compiled);
+        let mut machine = Box::new(ExecutionMachine::new(compiled, next, options));
         let mut actions = Vec::new();
         let mut input = Input::Start(started, None, reply);
         loop {

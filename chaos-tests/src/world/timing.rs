@@ -18,6 +18,7 @@ const CROWDED_MS: u64 = 10;
 
 impl World {
     pub(super) fn timers_step(&mut self, process: ProcessNo, shard: ShardId) {
+        let now = self.now;
         let Some((caller, serving)) = self.caller(process, shard) else {
             return;
         };
@@ -26,6 +27,11 @@ impl World {
             None => return,
             Some(TimersMessage::Set(id, at)) => timers.machine.set(id, at),
             Some(TimersMessage::Park(id, at)) => timers.machine.park(id, at),
+            Some(TimersMessage::HeldBack(id, workflow, at, seen)) => {
+                let is_current = serving.controls.in_force.version() == seen;
+                timers.machine.hold_back(id, workflow, at, is_current);
+            }
+            Some(TimersMessage::Lifted(scope)) => timers.machine.lifted(&scope, now),
             Some(TimersMessage::Recovered(parked)) => {
                 parked.into_iter().for_each(|(at, id)| timers.machine.park(id, at));
             }
@@ -67,6 +73,8 @@ impl World {
     fn fire(&mut self, caller: Caller) -> Option<u64> {
         let now = self.now;
         let serving = self.serving(caller)?;
+        let everything = serving.controls.in_force.hold_everything();
+        serving.timers.machine.hold_everything(everything);
         serving.timers.machine.next().filter(|first| *first <= now)?;
         let due = serving.timers.machine.due(now, FIRED_MAX);
         let more = serving

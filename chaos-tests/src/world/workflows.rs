@@ -1,6 +1,7 @@
 //! The constant workflows of a world: the load of the crash test, what needs the sandbox, children and waits.
 
 mod bounded;
+mod guarded;
 
 use std::sync::{Arc, LazyLock};
 
@@ -9,6 +10,7 @@ use troupe_core::definition::{NodeKind, WorkflowDefinition};
 
 use crate::crash::workload;
 pub(super) use bounded::bounded;
+pub(super) use guarded::guarded;
 
 /// What executions are started with: items for those that want some.
 pub(super) const INPUT: &str = r#"{"n":1,"list":[1,2,3]}"#;
@@ -51,6 +53,7 @@ fn known() -> Vec<WorkflowDefinition> {
     ];
     known.extend(own.into_iter().map(read));
     known.extend(bounded());
+    known.extend(guarded());
     known
 }
 

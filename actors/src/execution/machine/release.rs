@@ -72,7 +72,7 @@ impl<R> ExecutionMachine<R> {
                     }));
                 }
                 Release::Reply(reply, answer) => out.push(Action::Reply(reply, answer)),
-                Release::Queued if self.state.is_held() => {}
+                Release::Queued if self.state.paused => {}
                 Release::Queued => out.push(Action::ReleaseQueued),
             }
         }
@@ -96,7 +96,7 @@ impl<R> ExecutionMachine<R> {
             Some(Phase::Canceling { token: current }) if *current == token => {}
             _ => return,
         }
-        if self.state.is_held() {
+        if self.state.paused {
             self.held.push(dispatch);
         } else {
             out.push(Action::Start(dispatch));

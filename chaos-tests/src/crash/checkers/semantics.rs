@@ -17,6 +17,7 @@ use troupe_core::plan::Plan;
 use troupe_core::{ErrorInfo, ExecutionId, NodeIx, Timestamp, Visit};
 
 use super::contents::Contents;
+use super::controls::Teller;
 use super::family::{self, Birth, Family};
 use super::{Evidence, Findings, is_in_time};
 use crate::crash::record::Record;
@@ -48,7 +49,7 @@ pub(super) fn follows_the_reference(evidence: &Evidence, findings: &mut Findings
             });
             continue;
         };
-        match agree(&definition, state, plan, entries, &evidence.contents) {
+        match agree(&definition, state, plan, entries, evidence) {
             Ok(course) => {
                 for (due, at) in course.deadlines {
                     is_in_time(*id, due, at, evidence, findings);
@@ -96,8 +97,10 @@ fn agree(
     state: &ExecutionState,
     plan: &Plan,
     entries: &[Entry],
-    contents: &Contents,
+    evidence: &Evidence,
 ) -> Result<Course, String> {
+    let contents = &evidence.contents;
+    let mut teller = Teller::new(&evidence.controls, state.id);
     let mut reference = Reference::new(definition);
     reference.id = state.id.to_string();
     reference.depth = state.parent.map_or(0, |parent| parent.depth);
@@ -112,6 +115,7 @@ fn agree(
         if let Event::Children(reports) = &entry.event {
             course.family.hear(&folded, reports);
         }
+        teller.tell(entry, &mut reference);
         let due = reference
             .next_deadline()
             .filter(|_| entry.event == Event::DeadlineReached);
@@ -122,7 +126,7 @@ fn agree(
             // That is C2's affair, and nothing can be compared from here on.
             return Ok(course);
         };
-        settle_backoffs(&mut reference, plan, &folded).map_err(what)?;
+        settle_backoffs(&mut reference, plan, &folded, entry.at).map_err(what)?;
         let (mut started, mut given, mut begun, mut told) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for did in done {
             match did {
@@ -348,6 +352,7 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &C
             reference.variables_set(at, &variables)
         }
         Event::Admitted => reference.admitted(at),
+        Event::ControlsChanged(_) => reference.learn(at),
         Event::Reopened(reopened) => reopen(reference, at, plan, reopened, contents),
         Event::ErrorWorkflow(outcome) => reference.reported(
             at,
@@ -356,7 +361,7 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &C
                 ErrorWorkflow::Refused(error) => Err(failure(error, false, None)),
             },
         ),
-        event @ (Event::Frozen | Event::FrozenWithParent | Event::ControlsChanged(_)) => {
+        event @ (Event::Frozen | Event::FrozenWithParent) => {
             return Err(format!("the reference knows no {}", name(event)));
         }
         Event::Children(reports) => {
@@ -397,10 +402,17 @@ fn failure(error: &ErrorInfo, retryable: bool, retry_after_ms: Option<u64>) -> F
 }
 
 /// The core draws the jitter; the reference says only within which bounds.
-fn settle_backoffs(reference: &mut Reference, plan: &Plan, folded: &ExecutionState) -> Result<(), String> {
+fn settle_backoffs(
+    reference: &mut Reference,
+    plan: &Plan,
+    folded: &ExecutionState,
+    at: Timestamp,
+) -> Result<(), String> {
     for (planned, node) in plan.nodes.iter().zip(&folded.nodes) {
         if let Phase::Backoff { until, .. } = node.phase {
             let bounds = reference.nodes[planned.key.as_str()].phase;
+            // What a clock has stood so far is added when it goes on.
+            let until = until.plus_ms(stood_ms(folded, plan.node_ix(planned.key.as_str()), at));
             if !reference.settle_backoff(planned.key.as_str(), until.0) {
                 return Err(format!("{}: retry due at {until}, expected {bounds:?}", planned.key));
             }
@@ -409,11 +421,19 @@ fn settle_backoffs(reference: &mut Reference, plan: &Plan, folded: &ExecutionSta
     let undoing = folded.compensations.as_deref();
     let undoing = undoing.and_then(|all| all.visits.get(all.left as usize)?.compensation.as_deref());
     if let Some(Phase::Backoff { until, .. }) = undoing.map(|undoing| &undoing.phase)
-        && !reference.settle_undoing_backoff(until.0)
+        && !reference.settle_undoing_backoff(until.plus_ms(stood_ms(folded, None, at)).0)
     {
         return Err(format!("the next attempt to undo is due at {until}"));
     }
     Ok(())
+}
+
+/// For how long the clock of a node, or of the execution, has stood at a time.
+fn stood_ms(folded: &ExecutionState, node: Option<NodeIx>, at: Timestamp) -> u64 {
+    let Some(holds) = folded.holds.as_deref() else { return 0 };
+    let apart = node.and_then(|ix| holds.clocks.get(&ix).copied());
+    let stopped = apart.or(holds.clock);
+    stopped.map_or(0, |stopped| at.since_ms(stopped.since))
 }
 
 /// Nodes that the entry says were dispatched.

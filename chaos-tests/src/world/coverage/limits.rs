@@ -14,7 +14,7 @@ pub(super) fn of_process(process: &Process, features: &mut BTreeSet<&'static str
         match attempt.stage {
             Stage::Queued => features.extend(attempt.place.waits_for().map(name)),
             Stage::Running(_) if attempt.place.has_slot() => _ = features.insert("has slot"),
-            Stage::Running(_) | Stage::Leasing | Stage::Held => {}
+            Stage::Running(_) | Stage::Leasing | Stage::Held | Stage::Barred | Stage::Parked => {}
         }
     }
 }

@@ -561,7 +561,9 @@ impl super::state::ExecutionState {
     pub(super) fn has_children_to_begin(&self) -> bool {
         let mut parents = self.children.iter();
         parents.any(|(ix, children)| {
-            let may = children.begun < children.total && children.open.len() < children.at_once as usize;
+            let begins = children.begun < children.total && children.open.len() < children.at_once as usize;
+            // A loop asks only then whether it goes round once more, also where it may not.
+            let may = begins || children.open.is_empty();
             may && self.nodes[ix.at()].phase == Phase::Parenting && self.is_node_held(*ix)
         })
     }

@@ -1,6 +1,6 @@
 //! §6 and ADR 0021: pauses of wider scopes, and clocks that stand still.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::definition::node;
 use super::state::{Did, NodeState, Phase, Reference, Refusal};
@@ -46,10 +46,12 @@ pub struct Controls {
     stood: Vec<Stood>,
     /// Deadlines have moved for what stood until then.
     accounted_at: i64,
+    /// When the execution was told last: what stood before that is settled.
+    told_at: i64,
 }
 
 impl Reference {
-    /// A control is set or lifted; the execution learns of it when it wakes.
+    /// A control is set or lifted; the execution learns of it when it wakes. It may hear late, after what it did meanwhile.
     pub fn controlled(&mut self, at: i64, scope: &Scope, is_stop: bool, control: Option<Control>) {
         let same = |(known, what): &(Scope, Control)| known == scope && (*what == Control::Stop) == is_stop;
         self.controls.in_force.retain(|known| !same(known));
@@ -57,8 +59,37 @@ impl Reference {
             .in_force
             .extend(control.map(|control| (scope.clone(), control)));
         if !is_stop {
-            self.stand(at, Some(scope), control == Some(Control::Freeze));
+            self.stand_late(at, scope, control == Some(Control::Freeze));
         }
+    }
+
+    /// As [`Self::stand`], at a time for which deadlines may have moved already, or not have.
+    fn stand_late(&mut self, at: i64, scope: &Scope, stands: bool) {
+        let mut all = self.controls.stood.iter();
+        let open = all.find(|stood| stood.scope.as_ref() == Some(scope) && stood.until.is_none());
+        let since = open.map_or(self.controls.told_at, |open| open.from);
+        let before = self.stood_of_all(since);
+        let from = if stands { at.max(self.controls.told_at) } else { at };
+        self.stand(from, Some(scope), stands);
+        let after = self.stood_of_all(since);
+        let differs = |id: &str| after[id] - before[id];
+        self.timed_from += differs("");
+        for id in self.ids() {
+            move_deadlines(self.set(&id), differs(&id));
+        }
+        if self.under_way().is_some() {
+            move_deadlines(self.current(), differs(""));
+        }
+    }
+
+    /// For how long the clocks of the execution (of no name) and of its nodes stood.
+    fn stood_of_all(&self, since: i64) -> BTreeMap<String, i64> {
+        let of_nodes = self.ids().into_iter().map(|id| {
+            let ms = self.stood_since(since, |scope| self.covers(scope) || self.names(scope, &id));
+            (id, ms)
+        });
+        let whole = self.stood_since(since, |scope| self.covers(scope));
+        of_nodes.chain([(String::new(), whole)]).collect()
     }
 
     /// The clocks of a scope, or of the execution's own pause, stand from now on or go.
@@ -87,7 +118,7 @@ impl Reference {
     /// The execution wakes and learns of the controls: what they let go goes on, what fell due meanwhile first.
     pub fn learn(&mut self, at: i64) -> Result<Vec<Did>, Refusal> {
         self.alive(at)?;
-        self.told = self.in_force();
+        (self.told, self.controls.told_at) = (self.in_force(), at);
         self.apply_due();
         self.look_after_all();
         self.conclude()
@@ -111,15 +142,26 @@ impl Reference {
     /// It begins, or goes on as its next run: from now on clocks count.
     pub(super) fn begin_clocks(&mut self, told: Told) {
         (self.told, self.controls.accounted_at) = (told, self.at);
+        self.controls.told_at = self.at;
+        for open in self.controls.stood.iter_mut().filter(|stood| stood.until.is_none()) {
+            open.from = open.from.max(self.at);
+        }
         self.freeze(false);
     }
 
     fn covers(&self, scope: &Scope) -> bool {
         match scope {
             Scope::All => true,
-            Scope::Workflow(workflow) => *workflow == self.definition.id,
-            Scope::Node { .. } | Scope::NodeType(_) => false,
+            Scope::Workflow(workflow) => self.is_within(workflow),
+            Scope::Node { workflow, node } => self.is_within(&format!("{workflow}#{node}")),
+            Scope::NodeType(_) => false,
         }
+    }
+
+    /// Whether it runs a workflow, or the body of a node in it: bodies are named after both.
+    fn is_within(&self, outer: &str) -> bool {
+        let rest = self.definition.id.strip_prefix(outer);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
     }
 
     fn names(&self, scope: &Scope, id: &str) -> bool {

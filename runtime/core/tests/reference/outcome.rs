@@ -11,6 +11,9 @@ use super::language::{self, Thrown};
 use super::scope::mapped;
 use super::state::{Phase, Reference};
 
+/// Length of what `concurrency.key` may give, as JSON.
+const KEY_BYTES_MAX: usize = 1_024;
+
 impl Reference {
     /// Fixes a node's input and data; false when that failed the node.
     pub(super) fn prepare(&mut self, id: &str) -> bool {
@@ -69,8 +72,9 @@ impl Reference {
         }
         if let Some(key) = field(&written, "concurrency").and_then(|limit| limit["key"].as_str()) {
             let scope = self.scope(Some(id), &[("input", &input)]);
-            // A key that is nothing is none.
-            if language::evaluate(key, &scope).is_ok_and(|key| !key.is_null()) {
+            // A key that is nothing is none, and one has so many bytes at most.
+            let is_key = |key: &Value| !key.is_null() && key.to_string().len() <= KEY_BYTES_MAX;
+            if language::evaluate(key, &scope).is_ok_and(|key| is_key(&key)) {
                 return true;
             }
             self.fail(id, expression_error(), input);

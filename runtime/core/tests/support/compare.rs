@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value as JsonValue;
-use troupe_core::execution::{EdgeState, ErrorWorkflow, Phase, Status, next_deadline};
+use troupe_core::Timestamp;
+use troupe_core::execution::{EdgeState, ErrorWorkflow, Event, Phase, Status, next_deadline, step};
 
 use super::duo::{Disagreement, Duo};
-use super::evaluator::parsed;
+use super::evaluator::{Mini, parsed};
 use crate::reference::{self, Did, Edge};
 
 impl Duo {
@@ -197,6 +198,26 @@ impl Duo {
         same("what is undone", &visits.collect::<Vec<_>>(), &expected.collect())?;
         let left = self.state.compensations.as_ref().map_or(0, |all| all.left as usize);
         same("visits left to undo", &left, &self.reference.left)
+    }
+
+    /// Whoever is held by a wider scope and says that nothing is held back is not woken when that is lifted: nothing may come of it.
+    pub(super) fn nobody_is_forgotten(&self) -> Result<(), String> {
+        let state = &self.state;
+        if !state.is_held_widely() || state.paused || state.status.is_terminal() || state.held_back().is_some() {
+            return Ok(());
+        }
+        // What is due without that happens anyway.
+        if next_deadline(state).is_some_and(|due| due.0 <= self.now) {
+            return Ok(());
+        }
+        let mut free = state.clone();
+        let event = Event::ControlsChanged(Box::default());
+        let stepped = step(&self.plan, &mut free, Timestamp(self.now), &event, &mut Mini::patient());
+        match stepped {
+            Ok(stepped) if stepped.effects.is_empty() => Ok(()),
+            Ok(stepped) => Err(format!("held back by nothing, and when let go: {:?}", stepped.effects)),
+            Err(error) => Err(format!("it cannot be let go: {error:?}")),
+        }
     }
 
     /// For how long the clock of a node, or of the execution, has stood.

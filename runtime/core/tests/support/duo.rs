@@ -173,6 +173,7 @@ impl Duo {
                 let done = in_order(done);
                 same("effects", &format!("{done:?}"), &format!("{expected:?}"))?;
                 self.compare()?;
+                self.nobody_is_forgotten()?;
                 Ok(Ok(done))
             }
             (Err(error), Err(refusal)) => {

@@ -151,8 +151,9 @@ fn handler_of(workflow: &WorkflowDefinition) -> Option<String> {
 }
 
 fn words_on_breaker(random: &mut Random) -> Vec<(u64, Word)> {
-    let all = [Word::Open, Word::Close, Word::Lift, Word::Reset, Word::Open];
-    let mut words = vec![(random.below(60), Word::Open)];
+    let all = [Word::Open, Word::Close, Word::Lift, Word::Reset];
+    let first = if random.once_in(2) { Word::Open } else { Word::Close };
+    let mut words = vec![(random.below(60), first)];
     for _ in 0..random.below(4) {
         words.push((random.below(200), all[random.place(all.len())]));
     }

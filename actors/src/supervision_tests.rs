@@ -152,15 +152,35 @@ async fn an_execution_whose_actor_panics_is_rebuilt_and_then_set_aside() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_child_that_is_no_longer_awaited_is_canceled_when_its_parent_is_rebuilt() {
     let directory = tempfile::tempdir().unwrap();
-    let world = world(directory.path(), builtins(), EngineOptions::default()).await;
+    let (gate, go) = (Arc::new(Gate::default()), Arc::new(Semaphore::new(0)));
+    gate.open();
+    let wait = go.clone();
+    let executors = builtins().handler("wait", move |_: HandlerCall| {
+        let wait = wait.clone();
+        async move {
+            wait.acquire().await.expect("never closed").forget();
+            Ok(Json::null())
+        }
+    });
+    let store = crate::support::store(directory.path(), 4);
+    // One that is loaded asks by itself: whoever waits keeps its actor.
+    let options = EngineOptions {
+        passivate_after_ms: 24 * 3_600_000,
+        ..EngineOptions::default()
+    };
+    let world = crate::support::with_sandbox(store, executors, options, gate.clone()).await;
+    let mut definition = chain("w", 2, "wait");
+    definition["edges"][0]["condition"] = "(() => { return 42 })()".into();
+    world.apply(definition).await;
     let waits = json!({"id": "n", "type": "delay", "data": {"delayType": "fixed", "delayValue": 3_600_000}});
     world
-        .apply(json!({"id": "w", "name": "w", "version": 1, "edges": [], "nodes": [waits]}))
+        .apply(json!({"id": "other", "name": "other", "version": 1, "edges": [], "nodes": [waits]}))
         .await;
     let id = world.start("w", json!({})).await;
     let place = &world.engine.context.shards[usize::from(id.shard().0)];
     let shard = place.read().clone().expect("it is served");
-    let compiled = world.engine.context.plans.to_start("w", None).await.unwrap();
+    let plan = world.engine.get(id).await.unwrap().plan;
+    let compiled = world.engine.context.plans.to_start("other", None).await.unwrap();
     let child = ChildId {
         run: Run(1),
         node: NodeIx(0),
@@ -174,7 +194,7 @@ async fn a_child_that_is_no_longer_awaited_is_canceled_when_its_parent_is_rebuil
         depth: 1,
         root: Some(id),
     };
-    let orphan = child_id(id, &compiled.plan, child);
+    let orphan = child_id(id, &plan, child);
     let started = Started {
         parent: Some(parent),
         ..Started::of(orphan, &compiled.plan, Value::null())
@@ -194,13 +214,16 @@ async fn a_child_that_is_no_longer_awaited_is_canceled_when_its_parent_is_rebuil
     while world.engine.get(orphan).await.is_err() {
         tokio::task::yield_now().await;
     }
-    actor_of(&world, id).kill();
+    // The parent's actor panics when its node completes.
+    gate.panics.store(1, Ordering::SeqCst);
+    go.add_permits(1);
     let view = world.ended(orphan).await;
     assert!(
         matches!(view.state.status, Status::Canceled { .. }),
         "{:?}",
         view.state.status
     );
+    assert_eq!(world.engine.status().panics, 1);
 }
 
 /// A child asks a parent of which nothing is left, as after the parent's archive has expired.

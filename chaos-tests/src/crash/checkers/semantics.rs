@@ -311,11 +311,14 @@ fn stimulate(reference: &mut Reference, plan: &Plan, entry: &Entry, contents: &C
         Event::AttemptClosed(closed) => {
             let node = key_of(plan, closed.token.node);
             let phase = if plan.is_compensation(closed.token.node) {
-                reference.under_way().map(|undoing| undoing.phase)
+                let undoing = reference.under_way();
+                undoing
+                    .ok_or_else(|| format!("a report of {node}, which is not under way"))?
+                    .phase
             } else {
-                Some(reference.nodes[&node].phase)
+                reference.nodes[&node].phase
             };
-            if !matches!(phase, Some(reference::Phase::Running | reference::Phase::Canceling)) {
+            if !matches!(phase, reference::Phase::Running | reference::Phase::Canceling) {
                 return Err(format!("a report of {node}, which is {phase:?}"));
             }
             let outcome = match &closed.outcome {

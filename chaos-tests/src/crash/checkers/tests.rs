@@ -233,6 +233,7 @@ fn an_entry_after_the_end_is_found_unless_it_begins_a_run() {
             nodes: Vec::new(),
             remedy: Remedy::Retry,
             reason: None,
+            controls: None,
         }));
         entry.transitions = vec![Transition::execution(Verb::ExecutionStarted)];
     });

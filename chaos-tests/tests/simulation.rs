@@ -148,7 +148,7 @@ fn enough_happened(tally: &Tally) {
         ("skip failed", 6),
         ("reruns", 20),
         ("archives that gave way", 12),
-        ("error workflows born", 12),
+        ("error workflows born", 6),
         ("error workflows started", 4),
         ("planned stops", 20),
         ("leases given back", 30),

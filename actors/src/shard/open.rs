@@ -106,12 +106,13 @@ pub(super) async fn open(
     Ok((context.context, context.actors))
 }
 
-/// What is set aside runs, where only so many may: it goes on when it is released.
+/// What is set aside runs, where only so many may: it goes on when it is released. One that has ended makes room.
 pub(super) async fn keep_room(shard: &ShardContext, id: ExecutionId) -> Result<(), EngineError> {
     match load(shard, id).await {
         Ok(Loaded::Found(found)) if found.state.has_room() => {
             rooms::runs(&shard.engine, &found.compiled.plan, &found.state);
         }
+        Ok(Loaded::Found(found)) if found.state.status.is_terminal() => rooms::leave(&shard.engine, id),
         Ok(Loaded::Found(_) | Loaded::Missing | Loaded::Tombstone(_)) => {}
         // That is why it is set aside: nobody can tell whether it ran.
         Err(EngineError::Damaged(why)) => tracing::debug!(%id, why, "what is set aside is damaged"),

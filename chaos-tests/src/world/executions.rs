@@ -242,6 +242,10 @@ impl World {
                 self.gone(process, actor, found.state.seq);
             }
             Ok(Loaded::Found(found)) => {
+                if found.state.status.is_terminal() {
+                    // Its actor may have failed before it could say so.
+                    self.leave_room(process, id);
+                }
                 if found.segment_bytes == 0 && !found.state.status.is_terminal() {
                     self.count("loads of a snapshot");
                 }

@@ -233,6 +233,7 @@ impl World {
                     self.count("set aside with room");
                 }
             }
+            Ok(Loaded::Found(found)) if found.state.status.is_terminal() => self.leave_room(process, id),
             Ok(Loaded::Found(_) | Loaded::Missing | Loaded::Tombstone(_)) => {}
             Err(EngineError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
             Err(error) => self.trouble(format!("{id} is set aside and cannot be loaded: {error}")),

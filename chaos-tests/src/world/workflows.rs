@@ -229,7 +229,7 @@ fn undone() -> Value {
     undo(&mut book, work("unbook"));
     undo(
         &mut pay,
-        json!({"data": {"handlerId": "work", "failFirst": 1, "retryPolicy": {"maxAttempts": 3, "initialDelay": 20}}}),
+        json!({"data": {"handlerId": "work", "failFirst": 2, "retryPolicy": {"maxAttempts": 3, "initialDelay": 60}}}),
     );
     undo(&mut hint, work("unhint"));
     let mut whole = chain_of("undone", vec![book, pay, hint, fragile("send")]);
@@ -239,7 +239,7 @@ fn undone() -> Value {
 
 /// Undoing takes its time, and may fail.
 fn undone_by_and_by() -> Value {
-    let slow = json!({"data": {"handlerId": "work", "sleepMs": 60, "failOdds": 4, "retryPolicy": {"maxAttempts": 2, "initialDelay": 30}}});
+    let slow = json!({"data": {"handlerId": "work", "sleepMs": 60, "failFirst": 1, "failOdds": 4, "retryPolicy": {"maxAttempts": 3, "initialDelay": 60}}});
     let (mut one, mut two) = (work("one"), work("two"));
     undo(&mut one, slow.clone());
     undo(&mut two, slow);

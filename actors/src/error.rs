@@ -124,6 +124,15 @@ impl EngineError {
         }
     }
 
+    /// Whether a start that must happen is to be repeated until something else comes of it.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::Fenced | Self::Overloaded { .. } | Self::Quarantined { .. }
+        )
+    }
+
     /// When another try makes sense, in milliseconds; none when a repetition cannot help.
     #[must_use]
     pub fn retry_after_ms(&self) -> Option<u64> {

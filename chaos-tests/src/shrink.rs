@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::crash::Violation;
 use crate::world::scenario::{Act, Scenario};
 use crate::world::{Options, drawn, play};
 
@@ -10,9 +11,10 @@ const PLAYS_MAX: usize = 4_000;
 /// Other draws of chance that a smaller scenario is tried with: what was taken out moves every draw behind it.
 const DRAWS: u64 = 4;
 
-/// A scenario that still breaks `invariant`, from which nothing more can be taken out.
+/// A scenario in which what was seen still is, but for names and numbers, and from which nothing more can be taken out.
 #[must_use]
-pub fn shrink(scenario: &Scenario, options: Options, invariant: &str) -> Scenario {
+pub fn shrink(scenario: &Scenario, options: Options, seen: &Violation) -> Scenario {
+    let wanted = shape(seen);
     let mut smallest = scenario.clone();
     let mut plays = 0;
     loop {
@@ -38,7 +40,7 @@ pub fn shrink(scenario: &Scenario, options: Options, invariant: &str) -> Scenari
                         seed: smaller.seed ^ draw,
                         ..smaller.clone()
                     };
-                    breaks(&drawn, options, invariant).then_some(drawn)
+                    breaks(&drawn, options, &wanted).then_some(drawn)
                 }) {
                     Some(failing) => smallest = failing,
                     None => place += 1,
@@ -54,9 +56,18 @@ pub fn shrink(scenario: &Scenario, options: Options, invariant: &str) -> Scenari
     }
 }
 
-fn breaks(scenario: &Scenario, options: Options, invariant: &str) -> bool {
+fn breaks(scenario: &Scenario, options: Options, wanted: &str) -> bool {
     let violations = play(scenario, options).violations;
-    violations.iter().any(|violation| violation.invariant == invariant)
+    violations.iter().any(|violation| shape(violation) == wanted)
+}
+
+/// What a violation says, without the names and numbers that another scenario has others of: a smaller one that breaks the same
+/// invariant in another way may have become unlawful.
+fn shape(violation: &Violation) -> String {
+    let words = violation.what.split_whitespace();
+    let words = words.filter(|word| !word.contains(|letter: char| letter.is_ascii_digit()));
+    let words: Vec<&str> = words.collect();
+    format!("{} {}", violation.invariant, words.join(" "))
 }
 
 fn cut_clients(from: &Scenario, place: usize) -> Option<Scenario> {
@@ -194,7 +205,7 @@ fn is_fair(scenario: &Scenario) -> bool {
     scenario.clients.iter().all(|client| {
         let acts = client.acts.iter().map(|(_, act)| act);
         let paused = acts.fold(false, |paused, act| match act {
-            Act::Pause => true,
+            Act::Pause | Act::Freeze => true,
             Act::Resume | Act::Cancel => false,
             _ => paused,
         });

@@ -38,6 +38,7 @@ mod reruns;
 mod rooms;
 pub mod scenario;
 mod schedule;
+mod services;
 mod shards;
 mod stops;
 pub mod store;

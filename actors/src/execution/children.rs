@@ -91,12 +91,7 @@ impl NewChild {
             match self.try_begin(&shard).await {
                 Ok(outcome) => break outcome,
                 // One that is set aside goes on when it is released, and may complete.
-                Err(
-                    EngineError::Unavailable(_)
-                    | EngineError::Fenced
-                    | EngineError::Overloaded { .. }
-                    | EngineError::Quarantined { .. },
-                ) => {
+                Err(error) if error.passes() => {
                     if shard.gate.is_closed() {
                         // Whoever takes the shard next starts it again.
                         return;

@@ -92,12 +92,7 @@ impl NewErrorWorkflow {
             match self.try_begin(&shard).await {
                 Ok(()) => break ErrorWorkflow::Began(self.id),
                 // One that is set aside has begun, and goes on when it is released.
-                Err(
-                    EngineError::Unavailable(_)
-                    | EngineError::Fenced
-                    | EngineError::Overloaded { .. }
-                    | EngineError::Quarantined { .. },
-                ) => {
+                Err(error) if error.passes() => {
                     if shard.gate.is_closed() {
                         // Whoever takes the shard next starts it again.
                         return;

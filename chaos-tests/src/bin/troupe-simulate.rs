@@ -87,7 +87,7 @@ fn make_small(scenario: &Scenario) -> Result<bool> {
         println!("seed {seed} breaks nothing");
         return Ok(true);
     };
-    let small = shrink(scenario, Options::default(), first.invariant);
+    let small = shrink(scenario, Options::default(), first);
     println!("{}", serde_json::to_string_pretty(&small)?);
     told(&seed, &play(&small, Options::default()));
     Ok(false)

@@ -11,6 +11,7 @@ mod lists;
 mod reports;
 mod rooms;
 mod semantics;
+mod stimuli;
 #[cfg(test)]
 mod tests;
 
@@ -380,7 +381,8 @@ fn timers_fire_in_time(id: ExecutionId, plan: &Plan, entries: &[Entry], evidence
     findings.expect(fired >= due, "C8", || {
         format!("{id}: a timer fired {} ms early", due.since_ms(fired))
     });
-    if !evidence.controls.may_have_stood(id) {
+    let froze = |entry: &Entry| matches!(entry.event, Event::Frozen | Event::FrozenWithParent);
+    if !evidence.controls.may_have_stood(id) && !entries[..end].iter().any(froze) {
         is_in_time(id, due, fired, evidence, findings);
     }
 }
@@ -411,7 +413,7 @@ fn paused_means_paused(evidence: &Evidence, findings: &mut Findings) {
                 draining,
                 unchanged: false,
                 ..
-            } if verb == "pause" => {
+            } if verb == "pause" || verb == "freeze" => {
                 paused.insert(*id, *draining);
             }
             Record::ResumeAsked { id } | Record::ReopenAsked { id } => {

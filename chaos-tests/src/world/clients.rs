@@ -265,6 +265,7 @@ fn wanted(act: &Act, number: usize) -> Option<Wanted> {
     Some(match act {
         Act::Start | Act::Supersede | Act::Read | Act::Rerun(..) => return None,
         Act::Pause => Wanted::Event(Event::Paused),
+        Act::Freeze => Wanted::Event(Event::Frozen),
         Act::Resume => Wanted::Event(Event::Resumed),
         Act::Cancel => Wanted::Event(Event::CancelRequested {
             reason: None,

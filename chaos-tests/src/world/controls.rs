@@ -17,7 +17,9 @@ use troupe_core::{ExecutionId, Seq, ShardId};
 use troupe_ports::{StateStore, StoreError, VisibilityStore};
 
 use super::operators::Asked;
-use super::process::{ActorNo, CommitterMessage, ExecutionMessage, ProcessNo, Respond, ShardMessage, TimersMessage};
+use super::process::{
+    ActorNo, CommitterMessage, ExecutionMessage, ProcessNo, Respond, Serving, ShardMessage, TimersMessage,
+};
 use super::schedule::{Caller, Timed};
 use super::{World, at_once};
 
@@ -100,18 +102,19 @@ impl World {
         }
     }
 
+    /// The shards that a process serves, and what is in force in each.
+    fn sets_of(&self, process: ProcessNo) -> Option<(Vec<ShardId>, Vec<Arc<ControlSet>>)> {
+        let shards = &self.processes.get(&process)?.shards;
+        let set_of = |(shard, serving): (&ShardId, &Serving)| (*shard, serving.controls.in_force.set());
+        Some(shards.iter().map(set_of).unzip())
+    }
+
     /// A process is given somebody's word.
     pub(super) fn asked(&mut self, process: ProcessNo, asked: Asked) {
         let now = self.now;
-        let Some(state) = self.processes.get(&process) else {
+        let Some((served, sets)) = self.sets_of(process) else {
             return;
         };
-        let served: Vec<ShardId> = state.shards.keys().copied().collect();
-        let sets: Vec<Arc<ControlSet>> = state
-            .shards
-            .values()
-            .map(|serving| serving.controls.in_force.set())
-            .collect();
         if served.is_empty() {
             return;
         }
@@ -150,15 +153,9 @@ impl World {
 
     /// A shard that was opened may know less than the others, or more.
     pub(super) fn reconcile(&mut self, process: ProcessNo) {
-        let Some(state) = self.processes.get(&process) else {
+        let Some((served, sets)) = self.sets_of(process) else {
             return;
         };
-        let served: Vec<ShardId> = state.shards.keys().copied().collect();
-        let sets: Vec<Arc<ControlSet>> = state
-            .shards
-            .values()
-            .map(|serving| serving.controls.in_force.set())
-            .collect();
         for (place, request) in behind(&sets) {
             self.count("controls completed");
             self.tell_shard(process, served[place], 0, request);

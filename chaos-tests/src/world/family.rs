@@ -294,12 +294,7 @@ impl World {
                 "the child ended, and its archive is gone",
             )))),
             // One that is set aside goes on when it is released, and may complete.
-            Reply::Refused(
-                EngineError::Unavailable(_)
-                | EngineError::Fenced
-                | EngineError::Overloaded { .. }
-                | EngineError::Quarantined { .. },
-            ) => {
+            Reply::Refused(error) if error.passes() => {
                 return self.after(RETRY_MS, Timed::StartAgain(process, number, tries));
             }
             Reply::Refused(error) => Err(error),

@@ -152,7 +152,7 @@ fn counts(plan: &Plan, state: &ExecutionState, ix: NodeIx) -> Vec<(String, usize
         return counts;
     };
     let (outer, within) = workflow.split_once('#').unwrap_or((workflow, ""));
-    let key = match &state.nodes[ix.at()].concurrency_key {
+    let key = match state.node(ix).and_then(|node| node.concurrency_key.as_ref()) {
         Some(key) => format!("key {}", key.as_str()),
         None => format!("node {within}#{}", planned.key),
     };

@@ -93,6 +93,8 @@ pub enum Act {
     Read,
     /// Pause.
     Pause,
+    /// Pause, and clocks stand.
+    Freeze,
     /// Resume.
     Resume,
     /// Cancel.
@@ -138,6 +140,7 @@ impl Act {
             Self::Supersede => "supersede",
             Self::Read => "read",
             Self::Pause => "pause",
+            Self::Freeze => "freeze",
             Self::Resume => "resume",
             Self::Cancel => "cancel",
             Self::Signal(_) => "signal",
@@ -322,7 +325,14 @@ fn client(number: u64, workflows: &[Arc<WorkflowDefinition>], random: &mut Rando
 fn interfere(workflow: &WorkflowDefinition, acts: &mut Vec<(u64, Act)>, random: &mut Random) {
     match random.below(8) {
         0 | 1 => {
-            acts.push((random.below(30), Act::Pause));
+            let first = if random.once_in(2) { Act::Freeze } else { Act::Pause };
+            // Some change their mind on the clocks.
+            if random.once_in(4) {
+                let other = if first == Act::Pause { Act::Freeze } else { Act::Pause };
+                acts.extend([(random.below(30), first), (random.below(30), other)]);
+            } else {
+                acts.push((random.below(30), first));
+            }
             acts.push((random.below(80), Act::Resume));
         }
         2 | 3 => acts.push((random.below(60), Act::Cancel)),

@@ -8,7 +8,7 @@ use troupe_core::execution::ExecutionState;
 use crate::world::process::{Process, Stage};
 
 /// Everything of it that can be in use.
-pub(super) const FEATURES: [&str; 9] = [
+pub(super) const FEATURES: [&str; 10] = [
     "control in force",
     "stop in force",
     "stop that cancels",
@@ -16,6 +16,7 @@ pub(super) const FEATURES: [&str; 9] = [
     "held at the door",
     "held as a whole",
     "node held",
+    "frozen by itself",
     "clock stands",
     "node's clock stands",
 ];
@@ -39,6 +40,7 @@ pub(super) fn of_execution(state: &ExecutionState, features: &mut BTreeSet<&'sta
     let those = [
         (holds.whole, "held as a whole"),
         (!holds.nodes.is_empty(), "node held"),
+        (holds.own_freeze, "frozen by itself"),
         (holds.clock.is_some(), "clock stands"),
         (!holds.clocks.is_empty(), "node's clock stands"),
     ];

@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::execution::ExecutionState;
+use crate::execution::{ExecutionState, Holds, Stopped};
 use crate::id::{NodeIx, Timestamp};
 use crate::plan::Plan;
 
@@ -45,22 +45,15 @@ impl ControlSet {
         }
         let holds = state.holds.as_deref();
         let told_at = holds.map_or(state.started_at, |holds| holds.told_at);
-        // While its own pause stops its clocks, what wider scopes do to them does not count.
-        let counted = holds.filter(|holds| !holds.own_freeze);
-        let from_whole = counted.and_then(|holds| holds.clock.filter(|clock| clock.by_scope));
-        let from_whole = from_whole.map_or(told_at, |clock| clock.since);
         let (whole, nodes) = self.held_of(plan);
-        let spans = self.spans(|scope| scope.covers(&plan.workflow), from_whole, now);
-        let mut node_spans = Vec::new();
-        for ix in self.frozen_alone(plan, state, told_at) {
-            let apart = counted.and_then(|holds| holds.clocks.get(&ix));
-            let from = match apart {
-                Some(clock) if clock.by_scope => clock.since,
-                Some(_) => told_at,
-                None => from_whole,
-            };
-            node_spans.push((ix, self.spans(|scope| scope.covers_node(plan, ix), from, now)));
-        }
+        let from = holds.map_or(told_at, Holds::told_from);
+        let spans = self.spans(|scope| scope.covers(&plan.workflow), from, now);
+        let alone = self.frozen_alone(plan, state, told_at).into_iter();
+        let spans_of = |ix| {
+            let from = holds.map_or(told_at, |holds| holds.told_from_of(ix));
+            (ix, self.spans(|scope| scope.covers_node(plan, ix), from, now))
+        };
+        let node_spans = alone.map(spans_of).collect();
         let seen = ControlsSeen {
             whole,
             nodes,
@@ -142,14 +135,10 @@ impl ControlsSeen {
         let Some(holds) = state.holds.as_deref() else {
             return self.whole || !self.nodes.is_empty() || !self.spans.is_empty() || !self.node_spans.is_empty();
         };
-        let stands = |spans: &[Span], clock: Option<&crate::execution::Stopped>| match (spans, clock) {
+        // Whether wider scopes did to a clock what they were known to do, all the time.
+        let stands = |spans: &[Span], clock: Option<&Stopped>| match (spans, clock.filter(|clock| clock.by_scope)) {
             ([], None) => true,
-            ([], Some(clock)) => !clock.by_scope,
-            // One that went on and stopped again stands elsewhere.
-            ([only], Some(clock)) => {
-                let same_place = holds.own_freeze || only.from == clock.since;
-                only.until.is_none() && clock.by_scope && same_place
-            }
+            ([only], Some(clock)) => only.until.is_none() && only.from <= clock.told_from,
             _ => false,
         };
         let same_clocks = stands(&self.spans, holds.clock.as_ref())

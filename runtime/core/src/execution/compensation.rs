@@ -257,6 +257,9 @@ impl Tx<'_> {
         if let Err(violation) = self.check_input(ix)? {
             return self.fail(ix, violation);
         }
+        if let Err(error) = self.find_concurrency_key(ix)? {
+            return self.fail(ix, error);
+        }
         self.set_total_deadline(ix);
         self.hold(ix);
         Ok(())

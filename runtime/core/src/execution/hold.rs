@@ -18,7 +18,7 @@ use super::tx::Tx;
 /// What an execution knows of pauses beside whether it is paused itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Holds {
-    /// Up to when spans of wider freezes are accounted for.
+    /// When it was told of controls last.
     #[n(0)]
     pub told_at: Timestamp,
     /// A wider scope holds all of it.
@@ -36,6 +36,18 @@ pub struct Holds {
     /// Where clocks of nodes stand that stopped apart from it.
     #[n(5)]
     pub clocks: BTreeMap<NodeIx, Stopped>,
+    /// When its own pause stopped its clock, as far back as something may still be told of.
+    #[n(6)]
+    #[cbor(default)]
+    pub own: Vec<Span>,
+    /// By how many milliseconds deadlines have moved since it was told last.
+    #[n(7)]
+    #[cbor(default)]
+    pub moved_ms: u64,
+    /// By how many those of nodes whose clocks stopped apart.
+    #[n(8)]
+    #[cbor(default)]
+    pub moved_apart_ms: BTreeMap<NodeIx, u64>,
 }
 
 /// A clock that stands still.
@@ -47,6 +59,10 @@ pub struct Stopped {
     /// A wider scope keeps it there, perhaps beside the execution's own pause.
     #[n(1)]
     pub by_scope: bool,
+    /// What wider scopes did from here on was told as lasting, or was not told yet.
+    #[n(2)]
+    #[cbor(default)]
+    pub told_from: Timestamp,
 }
 
 impl Holds {
@@ -58,7 +74,37 @@ impl Holds {
             own_freeze: false,
             clock: None,
             clocks: BTreeMap::new(),
+            own: Vec::new(),
+            moved_ms: 0,
+            moved_apart_ms: BTreeMap::new(),
         }
+    }
+
+    /// From when on wider scopes may yet have done something else to the execution's clock than is known.
+    #[must_use]
+    pub fn told_from(&self) -> Timestamp {
+        self.clock.map_or(self.told_at, |stopped| stopped.told_from)
+    }
+
+    /// The same of a node's clock.
+    #[must_use]
+    pub fn told_from_of(&self, ix: NodeIx) -> Timestamp {
+        let apart = self.clocks.get(&ix);
+        apart.map_or_else(|| self.told_from(), |stopped| stopped.told_from)
+    }
+
+    /// By how much deadlines have still to move where wider scopes stopped a clock in these spans and deadlines have moved by so
+    /// much since it was told last; and where that clock stands.
+    fn advance(&self, spans: &[Span], moved_ms: u64, told_from: Timestamp, now: Timestamp) -> (i64, Option<Stopped>) {
+        let open = spans.last().filter(|span| span.until.is_none());
+        let since = open.map_or(now, |span| span.from);
+        let stopped = Stopped {
+            since,
+            by_scope: open.is_some(),
+            told_from: since,
+        };
+        let ms = signed(stood_ms(&[spans, &self.own], told_from, since)) - signed(moved_ms);
+        (ms, (stopped.by_scope || self.own_freeze).then_some(stopped))
     }
 }
 
@@ -158,47 +204,50 @@ impl Tx<'_> {
         self.begin_held_children()
     }
 
+    /// Deadlines are moved to where the clocks stand or go by now, whatever was known before.
     fn learn(&mut self, seen: &ControlsSeen) {
-        let mut holds = self.holds();
-        let (whole_ms, clock) = advance(holds.own_freeze, holds.clock, &seen.spans);
-        let mut apart = BTreeMap::new();
+        let (mut holds, at) = (self.holds(), self.at);
+        let (whole_ms, clock) = holds.advance(&seen.spans, holds.moved_ms, holds.told_from(), at);
+        let (mut apart, mut clocks) = (BTreeMap::new(), BTreeMap::new());
         for (ix, spans) in &seen.node_spans {
-            let before = holds.clocks.get(ix).copied();
-            let (moved_ms, after) = match (holds.own_freeze, before) {
-                // It stands with the execution, and may go on standing when that does.
-                (true, None) => {
-                    let stays = is_open(spans);
-                    (
-                        0,
-                        holds.clock.filter(|_| stays).map(|clock| Stopped {
-                            by_scope: true,
-                            ..clock
-                        }),
-                    )
-                }
-                (own, before) => advance(own, before, spans),
-            };
-            match after {
-                Some(after) => drop(holds.clocks.insert(*ix, after)),
-                None => drop(holds.clocks.remove(ix)),
-            }
-            apart.insert(*ix, moved_ms);
+            let moved_ms = holds.moved_apart_ms.get(ix).copied().unwrap_or(holds.moved_ms);
+            let (ms, stopped) = holds.advance(spans, moved_ms, holds.told_from_of(*ix), at);
+            apart.insert(*ix, ms);
+            clocks.extend(stopped.map(|stopped| (*ix, stopped)));
         }
-        holds.told_at = self.at;
-        holds.whole = seen.whole;
-        holds.nodes.clone_from(&seen.nodes);
-        holds.clock = clock;
+        let bases = clocks.values().chain(&clock).map(|stopped| stopped.told_from);
+        let told_from = bases.min().unwrap_or(at);
+        holds
+            .own
+            .retain(|span| span.until.is_none_or(|until| until > told_from));
+        let holds = Holds {
+            told_at: at,
+            whole: seen.whole,
+            nodes: seen.nodes.clone(),
+            own_freeze: holds.own_freeze,
+            clock,
+            clocks,
+            own: holds.own,
+            moved_ms: 0,
+            moved_apart_ms: BTreeMap::new(),
+        };
         self.set_holds(holds);
         self.move_deadlines(whole_ms, &apart);
     }
 
     /// The execution's own pause stops its clock.
     pub(super) fn freeze(&mut self) {
-        let mut holds = self.holds();
+        let (mut holds, at) = (self.holds(), self.at);
+        if holds.own_freeze {
+            return;
+        }
         holds.own_freeze = true;
+        holds.own.push(Span { from: at, until: None });
+        let told_from = holds.told_at;
         holds.clock.get_or_insert(Stopped {
-            since: self.at,
+            since: at,
             by_scope: false,
+            told_from,
         });
         self.set_holds(holds);
     }
@@ -212,34 +261,47 @@ impl Tx<'_> {
         // Where a wider scope keeps a clock standing, what it stood so far is accounted for.
         let again = |stopped: Stopped| stopped.by_scope.then_some(Stopped { since: at, ..stopped });
         let whole_ms = holds.clock.map_or(0, |clock| at.since_ms(clock.since));
-        let mut apart = BTreeMap::new();
         let clocks = std::mem::take(&mut holds.clocks);
-        for (ix, stopped) in clocks {
-            apart.insert(ix, at.since_ms(stopped.since));
-            if let Some(stopped) = again(stopped) {
-                holds.clocks.insert(ix, stopped);
-            }
+        let apart_ms: BTreeMap<NodeIx, u64> = clocks
+            .iter()
+            .map(|(ix, stopped)| (*ix, at.since_ms(stopped.since)))
+            .collect();
+        let moved_before_ms = holds.moved_ms;
+        for (ix, moved_ms) in &mut holds.moved_apart_ms {
+            *moved_ms += apart_ms.get(ix).copied().unwrap_or(whole_ms);
+        }
+        for (ix, ms) in &apart_ms {
+            holds.moved_apart_ms.entry(*ix).or_insert(moved_before_ms + ms);
+        }
+        holds.moved_ms += whole_ms;
+        holds.clocks = clocks
+            .into_iter()
+            .filter_map(|(ix, stopped)| Some((ix, again(stopped)?)))
+            .collect();
+        if let Some(own) = holds.own.last_mut() {
+            own.until = Some(at);
         }
         holds.own_freeze = false;
         holds.clock = holds.clock.and_then(again);
+        let apart = apart_ms.into_iter().map(|(ix, ms)| (ix, signed(ms))).collect();
         self.set_holds(holds);
-        self.move_deadlines(whole_ms, &apart);
+        self.move_deadlines(signed(whole_ms), &apart);
     }
 
     /// Moves every deadline by as long as its clock stood: `apart` names nodes whose clocks differ from the execution's.
-    fn move_deadlines(&mut self, whole_ms: u64, apart: &BTreeMap<NodeIx, u64>) {
+    fn move_deadlines(&mut self, whole_ms: i64, apart: &BTreeMap<NodeIx, i64>) {
         if whole_ms == 0 && apart.values().all(|ms| *ms == 0) {
             return;
         }
         if let Some(at) = self.state.execution_deadline {
-            self.set_execution_deadline(Some(at.plus_ms(whole_ms)));
+            self.set_execution_deadline(Some(moved(at, whole_ms)));
         }
         let waiting = self.state.deadlines.iter().filter_map(|(_, deadline)| deadline.node());
         let waiting: std::collections::BTreeSet<NodeIx> = waiting.collect();
         for ix in waiting {
             let ms = apart.get(&ix).copied().unwrap_or(whole_ms);
             self.update(ix, |node| {
-                let later = |at: &mut Timestamp| *at = at.plus_ms(ms);
+                let later = |at: &mut Timestamp| *at = moved(*at, ms);
                 match &mut node.phase {
                     Phase::Pending => node.first_arrival_at.iter_mut().for_each(later),
                     Phase::Backoff { until, .. } | Phase::Delaying { until } => later(until),
@@ -255,27 +317,32 @@ impl Tx<'_> {
                     | Phase::Skipped
                     | Phase::Canceled => {}
                 }
-                node.total_deadline.iter_mut().for_each(|at| *at = at.plus_ms(ms));
+                node.total_deadline.iter_mut().for_each(later);
             });
         }
     }
 }
 
-/// For how long a clock stood while only a wider scope could stop it, and where it stands now.
-fn advance(own_freeze: bool, stopped: Option<Stopped>, spans: &[Span]) -> (u64, Option<Stopped>) {
-    if own_freeze {
-        let by_scope = is_open(spans);
-        return (0, stopped.map(|stopped| Stopped { by_scope, ..stopped }));
+/// For how long a clock stood in a time: what overlaps counts once.
+fn stood_ms(spans: &[&[Span]], from: Timestamp, until: Timestamp) -> u64 {
+    let all = spans.iter().flat_map(|spans| spans.iter());
+    let mut all: Vec<(Timestamp, Timestamp)> = all
+        .map(|span| (span.from, span.until.map_or(until, |ended| ended.min(until))))
+        .collect();
+    all.sort_unstable();
+    let (mut stood_ms, mut reached) = (0, from);
+    for (from, until) in all {
+        stood_ms += until.since_ms(from.max(reached));
+        reached = reached.max(until);
     }
-    let stood = spans.iter().filter_map(|span| Some(span.until?.since_ms(span.from)));
-    let stands = spans.last().filter(|span| span.until.is_none());
-    let stands = stands.map(|span| Stopped {
-        since: span.from,
-        by_scope: true,
-    });
-    (stood.sum(), stands)
+    stood_ms
 }
 
-fn is_open(spans: &[Span]) -> bool {
-    spans.last().is_some_and(|span| span.until.is_none())
+/// Clocks stand for less than the ages of the universe.
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+fn moved(at: Timestamp, ms: i64) -> Timestamp {
+    Timestamp(at.0.saturating_add(ms))
 }

@@ -309,3 +309,46 @@ fn clocks_go_for_exactly_as_long_as_nothing_stops_them() {
     }
     assert!(ended[1] > 100, "most of them end: {ended:?}");
 }
+
+/// A delay that would end at 1,100, in an execution that freezes by itself and with its workflow.
+fn frozen_twice(own: (i64, i64), wide: (i64, i64), hears: [i64; 2]) -> Option<Timestamp> {
+    let mut told = Told::start(workflow(&[delay("d", 100)]));
+    let mut moments = vec![own.0, own.1, wide.0, wide.1, hears[0], hears[1]];
+    moments.sort_unstable();
+    moments.dedup();
+    for moment in moments {
+        told.run.now = Timestamp(moment);
+        if moment == wide.0 {
+            told.control(Scope::Workflow("w".into()), Some(Clocks::Freeze));
+        }
+        if moment == wide.1 {
+            told.control(Scope::Workflow("w".into()), None);
+        }
+        if hears.contains(&moment) {
+            told.wake();
+        }
+        if moment == own.0 {
+            told.run.step(Event::Frozen).unwrap();
+        }
+        if moment == own.1 {
+            told.run.step(Event::Resumed).unwrap();
+        }
+    }
+    told.run.assert_replays();
+    next_deadline(&told.run.state)
+}
+
+#[test]
+fn what_stood_for_two_reasons_counts_once_whenever_it_was_heard() {
+    let due = |stood: i64| Some(Timestamp(1_100 + stood));
+    // The wider freeze began before its own and was heard during it.
+    assert_eq!(frozen_twice((1_020, 1_050), (1_010, 1_070), [1_030, 1_070]), due(60));
+    // It began during its own and was heard after that.
+    assert_eq!(frozen_twice((1_000, 1_040), (1_030, 1_060), [1_050, 1_060]), due(60));
+    // It was lifted during its own, and that was heard after that.
+    assert_eq!(frozen_twice((1_020, 1_050), (1_010, 1_030), [1_015, 1_060]), due(40));
+    // It was lifted before its own, and that was heard during it: in between the clock went.
+    assert_eq!(frozen_twice((1_040, 1_060), (1_010, 1_030), [1_015, 1_050]), due(40));
+    // Nothing of it was heard in time.
+    assert_eq!(frozen_twice((1_030, 1_040), (1_010, 1_020), [1_050, 1_051]), due(20));
+}

@@ -98,7 +98,7 @@ impl Tx<'_> {
     }
 
     /// The key is fixed for the visit, so that every attempt of it counts under the same.
-    fn find_concurrency_key(&mut self, ix: NodeIx) -> Result<Result<(), ErrorInfo>, StepError> {
+    pub(super) fn find_concurrency_key(&mut self, ix: NodeIx) -> Result<Result<(), ErrorInfo>, StepError> {
         let limit = self.planned(ix).concurrency.as_ref();
         if limit.is_none_or(|limit| limit.key.is_none()) {
             return Ok(Ok(()));

@@ -137,6 +137,9 @@ impl Reference {
         if field(&written, "inputSchema").is_some_and(|schema| !language::meets(schema, &input)) {
             return self.fail_undoing(failure("SCHEMA_VIOLATION").error());
         }
+        if !self.has_key(&written, None, &input) {
+            return self.fail_undoing(expression_error());
+        }
         self.current().ready_at = Some(at);
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
-use troupe_core::definition::WorkflowEdge;
+use troupe_core::definition::{Node, WorkflowEdge};
 
 use super::definition::{edge_type, field, node, outgoing, owner, text};
 use super::interpreter::{expression_error, failure};
@@ -70,17 +70,23 @@ impl Reference {
             self.fail(id, failure("SCHEMA_VIOLATION").error(), input);
             return false;
         }
-        if let Some(key) = field(&written, "concurrency").and_then(|limit| limit["key"].as_str()) {
-            let scope = self.scope(Some(id), &[("input", &input)]);
-            // A key that is nothing is none, and one has so many bytes at most.
-            let is_key = |key: &Value| !key.is_null() && key.to_string().len() <= KEY_BYTES_MAX;
-            if language::evaluate(key, &scope).is_ok_and(|key| is_key(&key)) {
-                return true;
-            }
+        if !self.has_key(&written, Some(id), &input) {
             self.fail(id, expression_error(), input);
             return false;
         }
         true
+    }
+
+    /// Whether the key that it counts under is one, if it has any.
+    pub(super) fn has_key(&self, written: &Node, id: Option<&str>, input: &Value) -> bool {
+        let limit = field(written, "concurrency");
+        let Some(key) = limit.and_then(|limit| limit["key"].as_str()) else {
+            return true;
+        };
+        let scope = self.scope(id, &[("input", input)]);
+        // A key that is nothing is none, and one has so many bytes at most.
+        let is_key = |key: &Value| !key.is_null() && key.to_string().len() <= KEY_BYTES_MAX;
+        language::evaluate(key, &scope).is_ok_and(|key| is_key(&key))
     }
 
     /// A delay waits from when it is ready, and not at all if it is due.

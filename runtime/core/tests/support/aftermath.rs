@@ -76,6 +76,16 @@ fn compensation(choices: &mut Choices<'_>) -> Map<String, Value> {
     if choices.one_in(3) {
         set("totalTimeout", json!(choices.pick(&[1, 60, 5_000])));
     }
+    if choices.one_in(6) {
+        let key = choices.pick(&[
+            "const:1",
+            "input.output",
+            "variables.v0",
+            "execution.workflowId",
+            "throw",
+        ]);
+        set("concurrency", json!({"limit": 1, "key": key}));
+    }
     if choices.one_in(8) {
         set("inputSchema", json!({"type": choices.pick(&["object", "number"])}));
     }

@@ -477,3 +477,23 @@ fn what_was_undone_is_not_retried_and_runs_again_in_a_rerun() {
         "`a` could not be undone: what it gave is taken over"
     );
 }
+
+#[test]
+fn what_undoes_counts_under_the_key_that_its_limit_gives() {
+    let keyed = |key: &str| {
+        compensating("a b", "a>b", |definition| {
+            undo(definition, 0)["concurrency"] = json!({"key": key});
+        })
+    };
+    let mut run = keyed("input.output.account");
+    run.complete("a", json!({"account": "red"})).fail("b", "E1");
+    let undoing = run.state.compensations.as_deref().unwrap();
+    let undoing = undoing.of_node(troupe_core::NodeIx(0)).unwrap().compensation.as_deref();
+    let key = undoing.unwrap().concurrency_key.as_ref();
+    assert_eq!(key.map(troupe_core::Json::as_str), Some("\"red\""));
+    for nothing in ["input.output.gone", "throw"] {
+        let mut run = keyed(nothing);
+        run.complete("a", json!({"account": "red"})).fail("b", "E1");
+        assert_eq!(run.undone(), "a:failed(EXPRESSION_ERROR)", "{nothing}");
+    }
+}

@@ -1,0 +1,218 @@
+//! The actors that serve a shard beside its executions: what they are, and what they hear.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use troupe_actors::checkpointer::CheckpointItem;
+use troupe_actors::checkpointer::machine::{CheckpointerMachine, Generation};
+use troupe_actors::committer::machine::{Append, CommitterMachine};
+use troupe_actors::sinks::machine::{CursorMachine, ProjectionMachine};
+use troupe_actors::timers::machine::TimersMachine;
+use troupe_core::control::{ControlEntry, Scope};
+use troupe_core::{ExecutionId, LogPosition, Timestamp, WorkflowId};
+use troupe_ports::{CheckpointRow, ExecutionSummary, LogRecord};
+
+use super::controls::{ControlNotify, Told};
+use super::process::ActorNo;
+use crate::crash::record::Sighting;
+
+/// What a committer hears.
+#[derive(Debug)]
+pub(super) enum CommitterMessage {
+    Append(Vec<Append<ActorNo>>),
+    /// Entries that may wait for what the parent makes of them.
+    Held(Vec<Append<ActorNo>>),
+    Go,
+    Flush,
+    Barrier(ActorNo, ExecutionId),
+    Control(Box<ControlEntry>, ControlNotify),
+    ControlBarrier(Told),
+}
+
+/// The committer's actor.
+#[derive(Debug)]
+pub(super) struct Committer {
+    pub(super) machine: CommitterMachine<ActorNo, ControlNotify>,
+    pub(super) inbox: VecDeque<CommitterMessage>,
+    /// It awaits the store.
+    pub(super) busy: bool,
+    pub(super) stopped: bool,
+    pub(super) barriers: Vec<(ActorNo, ExecutionId)>,
+    pub(super) told: Vec<Told>,
+}
+
+/// What a checkpointer hears.
+#[derive(Debug)]
+pub(super) enum CheckpointerMessage {
+    Committed {
+        position: LogPosition,
+        record: bytes::Bytes,
+        items: Vec<CheckpointItem>,
+    },
+    Lookup(ExecutionId, ActorNo),
+    /// Which execution of a client's business key is the latest.
+    Head(usize, u64),
+    Tick,
+    Written,
+}
+
+/// The checkpointer's actor.
+#[derive(Debug)]
+pub(super) struct Checkpointer {
+    pub(super) machine: CheckpointerMachine,
+    pub(super) inbox: VecDeque<CheckpointerMessage>,
+    pub(super) ticking: bool,
+    pub(super) writer: Option<Writer>,
+}
+
+/// The task that writes a checkpoint.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) generation: Arc<Generation>,
+    pub(super) left: VecDeque<ExecutionId>,
+    pub(super) chunk: Vec<CheckpointRow>,
+    pub(super) stage: WriterStage,
+    pub(super) busy: bool,
+}
+
+impl Writer {
+    /// Lists show everything up to the checkpoint: the log may be trimmed.
+    pub(super) fn projected(&mut self) {
+        if self.stage == WriterStage::Project {
+            (self.stage, self.busy) = (WriterStage::Trim, false);
+        }
+    }
+
+    /// The next checkpoint trims what this one leaves.
+    pub(super) fn not_projected(&mut self) {
+        if self.stage == WriterStage::Project {
+            (self.stage, self.busy) = (WriterStage::Done, false);
+        }
+    }
+}
+
+/// How far a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WriterStage {
+    Rows,
+    Last,
+    Project,
+    Trim,
+    Done,
+}
+
+/// What the timers hear.
+#[derive(Debug)]
+pub(super) enum TimersMessage {
+    Set(ExecutionId, Option<Timestamp>),
+    Park(ExecutionId, Timestamp),
+    HeldBack(ExecutionId, WorkflowId, Option<Timestamp>, u64),
+    Lifted(Scope),
+    Recovered(Vec<(Timestamp, ExecutionId)>),
+    Checkpointed,
+    Tick,
+}
+
+/// The timers' actor.
+#[derive(Debug)]
+pub(super) struct Timers {
+    pub(super) machine: TimersMachine,
+    pub(super) inbox: VecDeque<TimersMessage>,
+    pub(super) armed: Option<Timestamp>,
+}
+
+/// What an event sink hears.
+#[derive(Debug)]
+pub(super) enum SinkMessage {
+    Committed(LogPosition, bytes::Bytes),
+    Behind,
+    Save,
+}
+
+/// The event sink's actor.
+#[derive(Debug)]
+pub(super) struct EventSink {
+    pub(super) machine: CursorMachine,
+    pub(super) inbox: VecDeque<SinkMessage>,
+    /// It was told that it is behind and has not looked yet.
+    pub(super) behind: bool,
+    /// Where it reads the log next, while it catches up.
+    pub(super) reads_from: Option<LogPosition>,
+    /// What it read and has still to send.
+    pub(super) read: VecDeque<LogRecord>,
+    /// A record's events that the bus has not confirmed.
+    pub(super) sending: Option<(LogPosition, Vec<Sighting>)>,
+    /// It awaits the bus or the store.
+    pub(super) busy: bool,
+    pub(super) saving: bool,
+}
+
+impl EventSink {
+    /// One that has sent everything up to `cursor`, and saves its cursor after so many records.
+    pub(super) fn new(cursor: LogPosition, save_after: u64) -> Self {
+        Self {
+            machine: CursorMachine::new(cursor, save_after),
+            // What the last owner committed and never sent.
+            inbox: [SinkMessage::Behind].into(),
+            behind: false,
+            reads_from: None,
+            read: VecDeque::new(),
+            sending: None,
+            busy: false,
+            saving: false,
+        }
+    }
+
+    /// Whether there is nothing left to send.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.busy && !self.can_go_on()
+    }
+
+    pub(super) fn can_go_on(&self) -> bool {
+        self.sending.is_some() || !self.read.is_empty() || self.reads_from.is_some() || !self.inbox.is_empty()
+    }
+}
+
+/// What the projection for lists hears.
+#[derive(Debug)]
+pub(super) enum ListsMessage {
+    Changed(LogPosition, Vec<ExecutionSummary>),
+    Write,
+    Flush(LogPosition),
+    /// Everything that has changed is to be listed before something is forgotten.
+    Forget,
+}
+
+/// The projection's actor.
+#[derive(Debug)]
+pub(super) struct Lists {
+    pub(super) machine: ProjectionMachine,
+    pub(super) inbox: VecDeque<ListsMessage>,
+    pub(super) armed: bool,
+    /// It awaits the store.
+    pub(super) busy: bool,
+    pub(super) writing: Vec<ExecutionSummary>,
+    /// The checkpoint waits for this write.
+    pub(super) flushing: bool,
+    /// What is about to be forgotten waits for this write.
+    pub(super) forgetting: bool,
+}
+
+impl Lists {
+    pub(super) fn new() -> Self {
+        Self {
+            machine: ProjectionMachine::default(),
+            inbox: VecDeque::new(),
+            armed: false,
+            busy: false,
+            writing: Vec::new(),
+            flushing: false,
+            forgetting: false,
+        }
+    }
+
+    /// Whether there is nothing left to write.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.busy && !self.armed && self.inbox.is_empty()
+    }
+}

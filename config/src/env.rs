@@ -52,6 +52,11 @@ variables! {
     "TROUPE_BREAKERS_OPEN_MS" Key("breakers.open_ms") "How long a breaker stays open at first.";
     "TROUPE_BREAKERS_OPEN_MAX_MS" Key("breakers.open_max_ms") "How long a breaker stays open at most.";
     "TROUPE_BREAKERS_SUCCESSES_MIN" Key("breakers.successes_min") "Calls that must succeed before a breaker closes.";
+    "TROUPE_STORE_STATE" Key("store.state") "Redis that keeps the state.";
+    "TROUPE_STORE_DEFINITIONS" Key("store.definitions") "PostgreSQL that keeps definitions and lists.";
+    "TROUPE_STORE_EVENTS" Key("store.events") "RabbitMQ that events go to.";
+    "TROUPE_STORE_PREFIX" Key("store.prefix") "Begins the names of everything on these servers.";
+    "TROUPE_STORE_CA_FILE" Key("store.ca_file") "Authority that signed the certificates of these servers.";
     "TROUPE_STORE_DURABILITY" Key("store.durability") "What an acknowledgement promises.";
     "TROUPE_SANDBOX_PROCESSES" Key("sandbox.processes") "Processes that run function code.";
     "TROUPE_SANDBOX_MEMORY_MIB" Key("sandbox.memory_mib") "JavaScript heap of one process.";

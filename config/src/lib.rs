@@ -12,5 +12,5 @@ pub use error::{ConfigError, Problem};
 pub use load::{DEFAULTS, FILE_NAME, Sources};
 pub use settings::{
     AllowedHost, AllowedTarget, BreakerSettings, Durability, EngineSettings, HttpSettings, LimitSettings, LogSettings,
-    NodeTypeLimits, PublicUrl, SandboxSettings, Settings, StoreSettings,
+    NodeTypeLimits, PublicUrl, SandboxSettings, Settings, StoreSettings, StoreUrl,
 };

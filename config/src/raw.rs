@@ -51,6 +51,11 @@ pub(crate) struct RawBreakers {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawStore {
+    pub(crate) state: String,
+    pub(crate) definitions: String,
+    pub(crate) events: String,
+    pub(crate) prefix: String,
+    pub(crate) ca_file: String,
     pub(crate) durability: String,
 }
 

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::raw::{Raw, RawBreakers, RawNodeTypes};
+use crate::raw::{Raw, RawBreakers, RawNodeTypes, RawStore};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,11 +107,51 @@ pub struct BreakerSettings {
     pub successes_min: u64,
 }
 
-/// The store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
+    /// Redis with the state; none: the embedded store has it.
+    pub state: Option<StoreUrl>,
+    /// PostgreSQL with definitions and lists; none: the embedded store has them.
+    pub definitions: Option<StoreUrl>,
+    /// RabbitMQ that events go to beside the API's own stream.
+    pub events: Option<StoreUrl>,
     /// What an acknowledgement promises.
     pub durability: Durability,
+    /// Begins the names of everything on these servers.
+    pub prefix: String,
+    /// PEM file with the authority that signed their certificates; none: those of the system are trusted.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The address of a server. It may hold a password, which is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreUrl(String);
+
+impl StoreUrl {
+    /// The address with its password: for whoever connects.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
+        let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(authority_end);
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        // What follows a question mark may be a login too.
+        let path = path.split('?').next().unwrap_or_default();
+        write!(out, "{scheme}://{host}{path}")
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "\"{self}\"")
+    }
 }
 
 /// What an acknowledgement promises.
@@ -119,7 +159,25 @@ pub struct StoreSettings {
 pub enum Durability {
     /// The disk has it.
     Strict,
+    /// The server has it; a crash of its machine may take about the last second.
+    Relaxed,
+    /// The server has it in memory.
+    Volatile,
 }
+
+/// How addresses of a server begin.
+const STATE_SCHEMES: [&str; 6] = [
+    "redis://",
+    "rediss://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+    "redis+cluster://",
+    "rediss+cluster://",
+];
+const DEFINITION_SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
+const EVENT_SCHEMES: [&str; 2] = ["amqp://", "amqps://"];
+/// Longest prefix of names on a server.
+const PREFIX_BYTES_MAX: usize = 40;
 
 /// Function code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,9 +277,7 @@ impl Settings {
                 node_types: check.node_types(&raw.engine.node_types),
             },
             breakers: check.breakers(&raw.breakers),
-            store: StoreSettings {
-                durability: check.durability(&raw.store.durability),
-            },
+            store: check.store(&raw.store),
             sandbox: SandboxSettings {
                 processes: match check.range("sandbox.processes", raw.sandbox.processes, 0, 256) as usize {
                     0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -346,16 +402,59 @@ impl Checks {
         parsed
     }
 
-    fn durability(&mut self, text: &str) -> Durability {
-        if text != "strict" {
-            let hint = "the embedded store always fsyncs before it acknowledges: use \"strict\"".to_owned();
-            self.complain(
-                "store.durability",
-                format!("`{text}` is no durability of this store"),
-                hint,
-            );
+    fn store(&mut self, raw: &RawStore) -> StoreSettings {
+        StoreSettings {
+            state: self.store_url("store.state", &raw.state, &STATE_SCHEMES),
+            definitions: self.store_url("store.definitions", &raw.definitions, &DEFINITION_SCHEMES),
+            events: self.store_url("store.events", &raw.events, &EVENT_SCHEMES),
+            durability: self.durability(raw),
+            prefix: self.prefix(&raw.prefix),
+            ca_file: (!raw.ca_file.is_empty()).then(|| raw.ca_file.as_str().into()),
         }
-        Durability::Strict
+    }
+
+    fn store_url(&mut self, key: &'static str, text: &str, schemes: &[&str]) -> Option<StoreUrl> {
+        if text.is_empty() {
+            return None;
+        }
+        let url = StoreUrl(text.to_owned());
+        let host = schemes.iter().find_map(|scheme| text.strip_prefix(scheme));
+        if host.is_none_or(|host| host.is_empty() || host.starts_with('/')) {
+            let hint = format!("give an address that begins with {}", schemes.join(" or "));
+            self.complain(key, format!("`{url}` is no address of such a server"), hint);
+        }
+        Some(url)
+    }
+
+    fn durability(&mut self, raw: &RawStore) -> Durability {
+        let durability = match raw.durability.as_str() {
+            "strict" => Durability::Strict,
+            "relaxed" => Durability::Relaxed,
+            "volatile" => Durability::Volatile,
+            other => {
+                let hint = "use \"strict\", \"relaxed\" or \"volatile\"".to_owned();
+                self.complain("store.durability", format!("`{other}` is no durability"), hint);
+                Durability::Strict
+            }
+        };
+        if durability != Durability::Strict && raw.state.is_empty() {
+            let hint = "the embedded store always fsyncs before it acknowledges: use \"strict\"".to_owned();
+            let message = format!("`{}` is no durability of this store", raw.durability);
+            self.complain("store.durability", message, hint);
+        }
+        durability
+    }
+
+    /// It must do as a name in Redis and in PostgreSQL.
+    fn prefix(&mut self, text: &str) -> String {
+        let mut letters = text.bytes();
+        let begins = letters.next().is_some_and(|letter| letter.is_ascii_lowercase());
+        let goes_on = letters.all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'_');
+        if !begins || !goes_on || text.len() > PREFIX_BYTES_MAX {
+            let hint = format!("use a lowercase letter, then lowercase letters, digits and _, at most {PREFIX_BYTES_MAX}");
+            self.complain("store.prefix", format!("`{text}` is no name that Redis and PostgreSQL both take"), hint);
+        }
+        text.to_owned()
     }
 
     fn log_format(&mut self, text: &str) -> bool {

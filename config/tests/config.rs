@@ -242,3 +242,25 @@ fn targets_are_read_in_every_notation() {
         assert_eq!(parse(wrong), None, "{wrong}");
     }
 }
+
+#[test]
+fn servers_of_the_stores_are_given_by_their_addresses_and_no_password_is_shown() {
+    let (_directory, mut sources) = file("[store]\nstate = 'redis://u:hidden@10.0.0.1:6379/2?sentinel_password=hidden'\ndurability = 'relaxed'\n");
+    sources.environment = vec![("TROUPE_STORE_EVENTS".into(), "amqp://guest:hidden@127.0.0.1/%2f".into())];
+    let store = sources.load().unwrap().store;
+    let state = store.state.clone().unwrap();
+    assert_eq!(state.to_string(), "redis://10.0.0.1:6379/2");
+    assert!(state.expose().contains("u:hidden@"));
+    assert_eq!(store.durability, Durability::Relaxed);
+    assert!(!format!("{store:?}").contains("hidden"), "{store:?}");
+
+    let error = problems_of(
+        "[store]\nstate = 'postgres://u:hidden@h'\ndefinitions = 'postgres://'\nevents = 'h:5672'\nprefix = 'A-b'\ndurability = 'lax'\n",
+    );
+    let keys: Vec<&str> = error.problems.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        ["store.state", "store.definitions", "store.events", "store.durability", "store.prefix"]
+    );
+    assert!(!error.to_string().contains("hidden"), "{error}");
+}

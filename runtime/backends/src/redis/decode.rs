@@ -86,8 +86,11 @@ pub(super) fn bytes_if_any(value: Value) -> Result<Option<Vec<u8>>, StoreError> 
     }
 }
 
+/// Field and value of a hash.
+type Pair = (Vec<u8>, Vec<u8>);
+
 /// Pairs of a hash, by RESP3 or RESP2.
-pub(super) fn pairs(value: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+pub(super) fn pairs(value: Value) -> Result<Vec<Pair>, StoreError> {
     match value {
         Value::Map(pairs) => pairs
             .into_iter()

@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
 
 use super::{free_port, unique};
 
@@ -174,6 +175,11 @@ impl RedisServer {
         assert!(status.success());
     }
 
+    /// Sets other settings for the next start.
+    pub fn set(&mut self, settings: &[&str]) {
+        self.settings = settings.iter().map(|&line| line.to_owned()).collect();
+    }
+
     /// Runs a command through a connection of its own.
     pub fn command(&self, parts: &[&str]) -> redis::Value {
         let client = redis::Client::open(self.url()).unwrap();
@@ -226,4 +232,18 @@ fn pings(port: u16) -> bool {
     };
     // Also one that asks for a password answers.
     ask().is_ok_and(|answer| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH"))
+}
+
+/// Options of a store with 8 shards on this server.
+pub fn options(server: &RedisServer, durability: RedisDurability) -> RedisOptions {
+    RedisOptions {
+        shards: 8,
+        durability,
+        ..RedisOptions::new(server.url())
+    }
+}
+
+/// A store on this server.
+pub async fn opened(server: &RedisServer, durability: RedisDurability) -> RedisStore {
+    RedisStore::open(&options(server, durability)).await.unwrap()
 }

@@ -329,3 +329,38 @@ async fn a_key_of_another_type_is_damage() {
         other => panic!("expected damage, got {other:?}"),
     }
 }
+
+#[tokio::test]
+async fn cursors_that_were_not_written_at_once_go_with_what_comes_next() {
+    let server = RedisServer::durable();
+    let (store, other) = (
+        opened(&server, RedisDurability::Strict).await,
+        opened(&server, RedisDurability::Strict).await,
+    );
+    let mut lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    for position in 1..=40 {
+        append(&store, &lease, position).await.unwrap();
+    }
+    let reached = Some(LogPosition(40));
+    store.checkpoint(SHARD, lease.epoch, vec![], reached).await.unwrap();
+    let set = async |epoch, to| {
+        let set = store.set_cursor(SHARD, epoch, "events", LogPosition(to)).await;
+        set.unwrap();
+        assert_eq!(store.cursor(SHARD, "events").await.unwrap(), LogPosition(to));
+    };
+    let seen_elsewhere = async || other.cursor(SHARD, "events").await.unwrap().0;
+    for next in ["renew", "trim", "acquire", "release"] {
+        let from = seen_elsewhere().await;
+        // Quick enough that not each of them is written.
+        for to in from + 1..=from + 9 {
+            set(lease.epoch, to).await;
+        }
+        match next {
+            "renew" => drop(store.renew(SHARD, lease.epoch, LEASE).await.unwrap()),
+            "trim" => store.trim(SHARD, lease.epoch, LogPosition(1)).await.unwrap(),
+            "acquire" => lease = store.acquire(SHARD, "writer", LEASE).await.unwrap(),
+            _ => store.release(SHARD, lease.epoch).await.unwrap(),
+        }
+        assert_eq!(seen_elsewhere().await, from + 9, "after {next}");
+    }
+}

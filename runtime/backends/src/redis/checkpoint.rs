@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use redis::Value;
-use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
+use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{CheckpointRow, ExecutionBase, Expired, StoreError, Wait};
 
 use super::layout::{self, Part, ShardKeys};
@@ -46,8 +46,12 @@ impl Executions {
     }
 }
 
+fn after_seq(seq: Seq, bytes: &[u8]) -> Vec<u8> {
+    [&seq.0.to_be_bytes()[..], bytes].concat()
+}
+
 /// A row as the script reads it.
-fn row<'a>(row: &'a CheckpointRow, executions: &Executions, args: &mut Vec<Arg<'a>>) -> Result<(), StoreError> {
+fn row<'a>(row: &'a CheckpointRow, executions: &Executions, args: &mut Vec<Arg<'a>>) {
     match row {
         CheckpointRow::Live {
             id,
@@ -57,16 +61,13 @@ fn row<'a>(row: &'a CheckpointRow, executions: &Executions, args: &mut Vec<Arg<'
             snapshot,
             wait,
         } => {
-            let snapshot = snapshot
-                .as_ref()
-                .map(|bytes| [&last.0.to_be_bytes()[..], bytes].concat());
-            let segment_head = layout::segment_head(*last, segment.len())?;
+            let snapshot = snapshot.as_ref().map(|bytes| after_seq(*last, bytes));
             args.extend([
                 Arg::Bytes(b"L"),
                 executions.number(*id),
                 Arg::Number(first.0),
                 Arg::Owned(layout::live(*last, *wait)),
-                Arg::Owned([&segment_head[..], segment].concat()),
+                Arg::Owned(after_seq(*last, segment)),
                 Arg::Owned(snapshot.unwrap_or_default()),
             ]);
         }
@@ -84,21 +85,19 @@ fn row<'a>(row: &'a CheckpointRow, executions: &Executions, args: &mut Vec<Arg<'
             segment,
             snapshot,
         } => {
-            let segment_head = layout::segment_head(*ended, segment.len())?;
             // The entry that reopened it follows in the next row, or is still in the log: until then it waits for a message.
             args.extend([
                 Arg::Bytes(b"R"),
                 executions.number(*id),
                 Arg::Owned(layout::live(*ended, Wait::Message)),
-                Arg::Owned([&segment_head[..], segment].concat()),
-                Arg::Owned([&ended.0.to_be_bytes()[..], snapshot].concat()),
+                Arg::Owned(after_seq(*ended, segment)),
+                Arg::Owned(after_seq(*ended, snapshot)),
             ]);
         }
         CheckpointRow::Head { key, ordinal } => {
             args.extend([Arg::Bytes(b"H"), Arg::Bytes(&key.0), Arg::Number(*ordinal)]);
         }
     }
-    Ok(())
 }
 
 impl RedisStore {
@@ -129,7 +128,7 @@ impl RedisStore {
         ];
         args.extend(executions.ids.iter().map(|id| Arg::Bytes(&id.0)));
         for each in rows {
-            row(each, &executions, &mut args)?;
+            row(each, &executions, &mut args);
         }
         self.write((shard, epoch), &CHECKPOINT, names, args).await?;
         if let Some(reached) = reached {

@@ -162,18 +162,16 @@ pub(super) fn records(value: Value) -> Result<(LogPosition, Vec<LogRecord>), Sto
 }
 
 fn segments(value: Value) -> Result<Vec<(Seq, Bytes)>, StoreError> {
-    let all = Bytes::from(bytes_if_any(value)?.unwrap_or_default());
-    let (mut rest, mut segments) = (&all[..], Vec::new());
-    while !rest.is_empty() {
-        let last = Seq(take_number(&mut rest)?);
-        let length = u32::from_be_bytes(*take(&mut rest)?) as usize;
-        let Some((content, after)) = rest.split_at_checked(length) else {
-            return Err(damaged("a segment in Redis is cut off"));
-        };
-        segments.push((last, all.slice_ref(content)));
-        rest = after;
-    }
-    Ok(segments)
+    list(value)?
+        .into_iter()
+        .map(|segment| after_seq(bytes(segment)?))
+        .collect()
+}
+
+/// A seq and what stands after it.
+fn after_seq(stored: Vec<u8>) -> Result<(Seq, Bytes), StoreError> {
+    let seq = Seq(take_number(&mut &stored[..])?);
+    Ok((seq, Bytes::from(stored).slice(8..)))
 }
 
 /// Answer of the script that loads an execution.
@@ -191,20 +189,12 @@ pub(super) fn base(value: Value, id: ExecutionId) -> Result<Option<ExecutionBase
     let (head, second, third) = (bytes(next())?, next(), parts.next());
     Ok(Some(match third {
         Some(third) => ExecutionBase::Live {
-            snapshot: snapshot(second)?,
+            snapshot: bytes_if_any(second)?.map(after_seq).transpose()?,
             segments: segments(third)?,
             wait: wait(&head, id)?,
         },
         None => ExecutionBase::Ended(archive(head, id)?, segments(second)?),
     }))
-}
-
-fn snapshot(value: Value) -> Result<Option<(Seq, Bytes)>, StoreError> {
-    let Some(snapshot) = bytes_if_any(value)? else {
-        return Ok(None);
-    };
-    let seq = Seq(take_number(&mut &snapshot[..])?);
-    Ok(Some((seq, Bytes::from(snapshot).slice(8..))))
 }
 
 fn wait(live: &[u8], id: ExecutionId) -> Result<Wait, StoreError> {

@@ -8,8 +8,6 @@ use troupe_ports::{Archive, StoreError, Wait};
 
 /// Bytes before an archive's content.
 pub(super) const ARCHIVE_HEAD: usize = 32;
-/// Bytes before a segment's content.
-const SEGMENT_HEAD: usize = 12;
 
 /// Keys of one shard.
 pub(super) struct ShardKeys {
@@ -45,7 +43,7 @@ pub(super) struct ShardKeys {
 /// What a key of an execution holds.
 #[derive(Clone, Copy)]
 pub(super) enum Part {
-    /// String: segments, each with its last seq and length.
+    /// List: segments, each after its last seq.
     Segments = b'g' as isize,
     /// String: seq and bytes of the last snapshot.
     Snapshot = b'n' as isize,
@@ -183,16 +181,6 @@ pub(super) fn live(last: Seq, wait: Wait) -> Vec<u8> {
     bytes.push(kind);
     bytes.extend_from_slice(&instant(due));
     bytes
-}
-
-/// What stands before the content of a segment.
-pub(super) fn segment_head(last: Seq, length: usize) -> Result<[u8; SEGMENT_HEAD], StoreError> {
-    let length = u32::try_from(length)
-        .map_err(|_| StoreError::Damaged(format!("a segment of {length} bytes is too large for Redis")))?;
-    let mut head = [0; SEGMENT_HEAD];
-    head[..8].copy_from_slice(&last.0.to_be_bytes());
-    head[8..].copy_from_slice(&length.to_be_bytes());
-    Ok(head)
 }
 
 /// What stands before the content of an archive.

@@ -1,6 +1,6 @@
 //! Ownership, the log and cursors.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redis::Value;
@@ -32,6 +32,11 @@ impl RedisStore {
         lease: Duration,
     ) -> Result<Lease, StoreError> {
         let keys = self.keys(shard)?;
+        match self.write_cursors(shard, self.marks.epoch(shard)).await {
+            // It was another's meanwhile, whose cursors count.
+            Ok(()) | Err(StoreError::Fenced { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let args = vec![
             Arg::Bytes(&self.identity),
             Arg::Bytes(owner.as_bytes()),
@@ -57,6 +62,7 @@ impl RedisStore {
             released: released == 1,
         };
         self.check_marks(&lease)?;
+        self.cursors.forget(shard);
         Ok(lease)
     }
 
@@ -91,6 +97,7 @@ impl RedisStore {
         lease: Duration,
     ) -> Result<Timestamp, StoreError> {
         let keys = self.keys(shard)?;
+        self.write_cursors(shard, epoch).await?;
         let args = vec![Arg::Number(epoch.0), Arg::Number(milliseconds(lease))];
         let now = self.write((shard, epoch), &RENEW, vec![&keys.owner], args).await?;
         Ok(timestamp(decode::number(now)?))
@@ -98,6 +105,7 @@ impl RedisStore {
 
     pub(super) async fn release_shard(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
+        self.write_cursors(shard, epoch).await?;
         self.write((shard, epoch), &RELEASE, vec![&keys.owner], vec![Arg::Number(epoch.0)])
             .await?;
         Ok(())
@@ -176,6 +184,7 @@ impl RedisStore {
         up_to: LogPosition,
     ) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
+        self.write_cursors(shard, epoch).await?;
         loop {
             let args = vec![Arg::Number(epoch.0), Arg::Number(up_to.0), Arg::Number(TRIM_RECORDS)];
             let names = vec![&keys.owner[..], &keys.log, &keys.cursors];
@@ -188,24 +197,42 @@ impl RedisStore {
 
     pub(super) async fn read_cursor(&self, shard: ShardId, sink: &str) -> Result<LogPosition, StoreError> {
         let keys = self.keys(shard)?;
+        let set = self.cursors.get(shard, sink);
         let mut command = redis::cmd("HGET");
         command.arg(&keys.cursors).arg(sink);
         let position = decode::bytes_if_any(self.command(keys.slot, &command).await?)?;
         let position = position.map(|text| decode::decimal(&text)).transpose()?;
-        Ok(LogPosition(position.unwrap_or(0)))
+        Ok(set.max(LogPosition(position.unwrap_or(0))))
     }
 
-    pub(super) async fn write_cursor(
+    pub(super) async fn move_cursor(
         &self,
         shard: ShardId,
         epoch: Epoch,
         sink: &str,
         to: LogPosition,
     ) -> Result<(), StoreError> {
+        self.keys(shard)?;
+        if self.cursors.set(shard, epoch, sink, to, Instant::now()) {
+            self.write_cursor(shard, epoch, sink, to).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
         let args = vec![Arg::Number(epoch.0), Arg::Bytes(sink.as_bytes()), Arg::Number(to.0)];
         let names = vec![&keys.owner[..], &keys.cursors];
         self.write((shard, epoch), &SET_CURSOR, names, args).await?;
+        self.cursors.written(shard, epoch, sink, to, Instant::now());
+        Ok(())
+    }
+
+    /// Writes the cursors of a shard that have moved since they were written.
+    async fn write_cursors(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        for (sink, to) in self.cursors.unwritten(shard, epoch) {
+            self.write_cursor(shard, epoch, &sink, to).await?;
+        }
         Ok(())
     }
 }

@@ -59,6 +59,12 @@ impl Marks {
         }
     }
 
+    /// The epoch under which this process acquired the shard last; 0 if it never did.
+    pub(super) fn epoch(&self, shard: ShardId) -> Epoch {
+        let mark = self.shards.get(usize::from(shard.0));
+        mark.map_or(Epoch(0), |mark| mark.lock().epoch)
+    }
+
     /// Takes what the store tells of a shard that was just acquired; what it has lost, if it has.
     pub(super) fn acquired(&self, shard: ShardId, found: Mark) -> Option<Mark> {
         let mut mark = self.shards.get(usize::from(shard.0))?.lock();

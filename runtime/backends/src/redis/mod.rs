@@ -11,6 +11,7 @@ mod blobs;
 mod cached;
 mod checkpoint;
 mod checks;
+mod cursors;
 mod decode;
 mod error;
 mod layout;
@@ -30,6 +31,7 @@ use redis::Value;
 use troupe_core::{Epoch, ShardId};
 use troupe_ports::StoreError;
 
+use cursors::Cursors;
 pub use error::RedisOpenError;
 use layout::{Layout, ShardKeys};
 use link::Link;
@@ -52,6 +54,7 @@ pub struct RedisStore {
     durability: RedisDurability,
     /// What was acknowledged here, shard by shard.
     marks: Marks,
+    cursors: Cursors,
     appends: AtomicU64,
 }
 
@@ -89,6 +92,7 @@ impl RedisStore {
             layout,
             identity,
             durability: options.durability,
+            cursors: Cursors::default(),
             appends: AtomicU64::new(0),
         })
     }

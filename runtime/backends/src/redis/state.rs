@@ -99,7 +99,7 @@ impl StateStore for RedisStore {
     }
 
     async fn set_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError> {
-        self.write_cursor(shard, epoch, sink, to).await
+        self.move_cursor(shard, epoch, sink, to).await
     }
 
     async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError> {

@@ -57,7 +57,7 @@ pub struct RedisServer {
     pub port: u16,
     directory: TempDir,
     settings: Vec<String>,
-    binary: &'static str,
+    is_sentinel: bool,
 }
 
 impl RedisServer {
@@ -65,7 +65,7 @@ impl RedisServer {
     pub fn start(settings: &[&str]) -> Self {
         let port = free_port();
         let settings = settings.iter().map(|&line| line.to_owned()).collect();
-        let mut server = Self::prepare(port, settings, "redis-server");
+        let mut server = Self::prepare(port, settings, false);
         server.run();
         server
     }
@@ -83,18 +83,24 @@ impl RedisServer {
             "sentinel down-after-milliseconds master 1000".to_owned(),
             "sentinel failover-timeout master 10000".to_owned(),
         ];
-        let mut server = Self::prepare(port, settings, "redis-sentinel");
+        let mut server = Self::prepare(port, settings, true);
         server.run();
         server
     }
 
-    fn prepare(port: u16, settings: Vec<String>, binary: &'static str) -> Self {
+    /// Starts a member of a cluster, with a port beside for the cluster's own traffic.
+    pub fn start_cluster_member(settings: &[&str]) -> Self {
+        let bus = format!("cluster-port {}", free_port());
+        Self::start(&[settings, &[&bus]].concat())
+    }
+
+    fn prepare(port: u16, settings: Vec<String>, is_sentinel: bool) -> Self {
         Self {
             child: None,
             port,
             directory: tempfile::tempdir().unwrap(),
             settings,
-            binary,
+            is_sentinel,
         }
     }
 
@@ -114,10 +120,11 @@ impl RedisServer {
     pub fn run(&mut self) {
         assert!(self.child.is_none(), "the server runs");
         let config = self.directory.path().join("redis.conf");
-        if !config.exists() || self.binary != "redis-sentinel" {
-            let mut text = format!("bind 127.0.0.1\nport {}\nsave \"\"\n", self.port);
-            if self.binary == "redis-sentinel" {
-                text = format!("bind 127.0.0.1\nport {}\n", self.port);
+        // A Sentinel writes what it knows into its file.
+        if !config.exists() || !self.is_sentinel {
+            let mut text = format!("bind 127.0.0.1\nport {}\n", self.port);
+            if !self.is_sentinel {
+                text.push_str("save \"\"\n");
             }
             text.push_str(&format!("dir {}\n", self.directory.path().display()));
             text.push_str(&self.settings.join("\n"));
@@ -125,8 +132,9 @@ impl RedisServer {
             std::fs::write(&config, text).unwrap();
         }
         let log = std::fs::File::create(self.directory.path().join("log")).unwrap();
-        let child = Command::new(self.binary)
+        let child = Command::new("redis-server")
             .arg(&config)
+            .args(self.is_sentinel.then_some("--sentinel"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -1,7 +1,7 @@
 -- Applies a chunk whole or not at all: Redis takes nothing back, so the first pass only looks and plans.
 -- KEYS: owner, live, timers, running, expiry, tombstones, heads; then segments, snapshot and archive of each execution.
 -- ARGV: epoch, reached or '', number of executions, their ids, then the rows.
-local FIXED, HISTORY_BYTES_MAX = 7, 536870000
+local FIXED = 7
 local o = redis.call('HMGET', KEYS[1], 'e', 'c')
 if o[1] ~= ARGV[1] then return o[1] end
 local count = tonumber(ARGV[3])
@@ -11,7 +11,7 @@ local function snapshot_of(x) return KEYS[FIXED + 3 * x - 1] end
 local function archive_of(x) return KEYS[FIXED + 3 * x] end
 
 -- What is stored of each execution, as it will be after the rows so far.
-local id, kind, last, meta, expiry, added = {}, {}, {}, {}, {}, {}
+local id, kind, last, meta, expiry = {}, {}, {}, {}, {}
 for x = 1, count do id[x] = ARGV[3 + x] end
 for from = 1, count, 1000 do
   local to = math.min(from + 999, count)
@@ -73,15 +73,11 @@ while at <= rows do
           return {ok = string.format(
             'execution %s is stored up to %.0f, the next segment begins at %.0f', hex(id[x]), base, first)}
         end
-        added[x] = (added[x] or redis.call('STRLEN', segments_of(x))) + #segment
-        if added[x] > HISTORY_BYTES_MAX then
-          return {ok = string.format('the history of execution %s is too long for one key', hex(id[x]))}
-        end
         if kind[x] == 'live' then unindex(x) end
         kind[x], last[x], meta[x] = 'live', to, new
         write('HSET', KEYS[2], id[x], new)
         index(x)
-        write('APPEND', segments_of(x), segment)
+        write('RPUSH', segments_of(x), segment)
         if snapshot ~= '' then write('SET', snapshot_of(x), snapshot) end
       end
       at = at + 6
@@ -102,16 +98,12 @@ while at <= rows do
     elseif row == 'R' then
       local new, segment, snapshot = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
       if kind[x] == 'archive' and last[x] == number(new) then
-        added[x] = (added[x] or redis.call('STRLEN', segments_of(x))) + #segment
-        if added[x] > HISTORY_BYTES_MAX then
-          return {ok = string.format('the history of execution %s is too long for one key', hex(id[x]))}
-        end
         write('ZREM', KEYS[5], expiry[x] .. id[x])
         write('DEL', archive_of(x))
         kind[x], meta[x], expiry[x] = 'live', new, nil
         write('HSET', KEYS[2], id[x], new)
         index(x)
-        write('APPEND', segments_of(x), segment)
+        write('RPUSH', segments_of(x), segment)
         write('SET', snapshot_of(x), snapshot)
       end
       at = at + 5

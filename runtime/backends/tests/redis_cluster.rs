@@ -188,8 +188,9 @@ fn row(shard: ShardId, position: u64) -> CheckpointRow {
 }
 
 /// Appends and checkpoints like a committer, which repeats what was not available and looks up what is unknown; how many
-/// records it wrote.
-async fn write(store: Arc<RedisStore>, shard: ShardId, stop: Arc<AtomicBool>) -> u64 {
+/// records it wrote, and how often it was told to repeat.
+async fn write(store: Arc<RedisStore>, shard: ShardId, stop: Arc<AtomicBool>) -> (u64, u64) {
+    let mut unavailable = 0;
     let lease = store.acquire(shard, "writer", LEASE).await.unwrap();
     let mut position = 1;
     while !stop.load(Ordering::Relaxed) {
@@ -204,7 +205,10 @@ async fn write(store: Arc<RedisStore>, shard: ShardId, stop: Arc<AtomicBool>) ->
                 assert_eq!(next, at.next(), "only an append of unknown outcome was before this one");
                 position += 1;
             }
-            Err(AppendError::Store(StoreError::Unavailable(_))) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(AppendError::Store(StoreError::Unavailable(_))) => {
+                unavailable += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
             Err(AppendError::Store(other)) => panic!("shard {shard}: {other}"),
         }
         if position.is_multiple_of(50) {
@@ -213,12 +217,13 @@ async fn write(store: Arc<RedisStore>, shard: ShardId, stop: Arc<AtomicBool>) ->
                 .checkpoint(shard, lease.epoch, vec![row(shard, position)], reached)
                 .await
             {
-                Ok(()) | Err(StoreError::Unavailable(_)) => {}
+                Ok(()) => {}
+                Err(StoreError::Unavailable(_)) => unavailable += 1,
                 Err(other) => panic!("shard {shard}: {other}"),
             }
         }
     }
-    position - 1
+    (position - 1, unavailable)
 }
 
 async fn verify(options: &RedisOptions, written: &[u64]) {
@@ -255,7 +260,9 @@ async fn appends_go_on_while_slots_move() {
     stop.store(true, Ordering::Relaxed);
     let mut written = Vec::new();
     for writer in writers {
-        written.push(writer.await.unwrap());
+        let (records, unavailable) = writer.await.unwrap();
+        assert_eq!(unavailable, 0, "whoever meets a slot on the move waits for it");
+        written.push(records);
     }
     assert!(written.iter().all(|written| *written > 50), "{written:?}");
     let left = cluster.members[0].command(&["DBSIZE"]);
@@ -283,7 +290,7 @@ async fn a_member_that_comes_back_has_what_it_acknowledged() {
     stop.store(true, Ordering::Relaxed);
     let mut written = Vec::new();
     for writer in writers {
-        written.push(writer.await.unwrap());
+        written.push(writer.await.unwrap().0);
     }
     verify(&options, &written).await;
 }

@@ -51,6 +51,15 @@ async fn a_server_must_keep_what_the_durability_promises() {
 }
 
 #[tokio::test]
+async fn syncs_that_pause_for_a_rewrite_are_not_strict() {
+    let server = RedisServer::start(&["appendonly yes", "appendfsync always", "no-appendfsync-on-rewrite yes"]);
+    let error = refused(&options(&server, Strict)).await;
+    assert_eq!(error.code(), "REDIS_NOT_DURABLE");
+    assert!(error.to_string().contains("no-appendfsync-on-rewrite no"), "{error}");
+    opened(&server, Relaxed).await;
+}
+
+#[tokio::test]
 async fn a_server_that_evicts_is_refused_whatever_the_durability() {
     let server = RedisServer::start(&["maxmemory-policy allkeys-lru"]);
     for asked in [Strict, Relaxed, Volatile] {

@@ -1,0 +1,224 @@
+//! Names of keys and forms of what stands in them.
+//!
+//! Everything of a shard shares the hash tag `{prefix:s<shard>}` and so one slot; names are one letter, ids raw bytes.
+//! Instants are 8 bytes whose order is that of the instants, so that a sorted set of `instant, id` without scores is an index.
+
+use troupe_core::{ExecutionId, Seq, ShardId, Timestamp};
+use troupe_ports::{Archive, StoreError, Wait};
+
+/// Bytes before an archive's content.
+pub(super) const ARCHIVE_HEAD: usize = 32;
+
+/// Keys of one shard.
+pub(super) struct ShardKeys {
+    tag: String,
+    pub slot: u16,
+    /// Hash: `i` identity of the store, `e` epoch, `o` name of the owner, `u` end of its lease in ms, `t` trimmed up to,
+    /// `c` checkpointed up to.
+    pub owner: Vec<u8>,
+    /// List of commit id (16 bytes) and record; the first has the position after the trimmed ones.
+    pub log: Vec<u8>,
+    /// Hash: sink to position.
+    pub cursors: Vec<u8>,
+    /// Hash: id to last seq, wait and due instant.
+    pub live: Vec<u8>,
+    /// Due instant and id of those that wait for one.
+    pub timers: Vec<u8>,
+    /// Ids of those with unfinished work.
+    pub running: Vec<u8>,
+    /// Expiry and id of archives.
+    pub expiry: Vec<u8>,
+    /// Hash: id to last seq and expiry.
+    pub tombstones: Vec<u8>,
+    /// Expiry and id of tombstones.
+    pub tombstone_expiry: Vec<u8>,
+    /// Hash: key to ordinal.
+    pub heads: Vec<u8>,
+    /// Hash: id to reason.
+    pub quarantine: Vec<u8>,
+    /// Instant of the first blob and id of roots that nobody confirmed.
+    pub unconfirmed: Vec<u8>,
+}
+
+/// What a key of an execution holds.
+#[derive(Clone, Copy)]
+pub(super) enum Part {
+    /// List: segments, each after its last seq.
+    Segments = b'g' as isize,
+    /// String: seq and bytes of the last snapshot.
+    Snapshot = b'n' as isize,
+    /// String: last seq, expiry, milliseconds and expiry of the tombstone, bytes.
+    Archive = b'a' as isize,
+    /// Hash: content hash to content; `t` bytes together, `s` instant of the first.
+    Blobs = b'b' as isize,
+}
+
+impl ShardKeys {
+    fn new(prefix: &str, shard: u16) -> Self {
+        let tag = format!("{{{prefix}:s{shard}}}");
+        let key = |letter: char| format!("{tag}{letter}").into_bytes();
+        Self {
+            slot: slot(&tag),
+            owner: key('o'),
+            log: key('l'),
+            cursors: key('k'),
+            live: key('v'),
+            timers: key('t'),
+            running: key('r'),
+            expiry: key('e'),
+            tombstones: key('x'),
+            tombstone_expiry: key('y'),
+            heads: key('h'),
+            quarantine: key('q'),
+            unconfirmed: key('u'),
+            tag,
+        }
+    }
+
+    /// The key of a part of an execution.
+    pub(super) fn part(&self, part: Part, id: ExecutionId) -> Vec<u8> {
+        let mut key = Vec::with_capacity(self.tag.len() + 17);
+        key.extend_from_slice(self.tag.as_bytes());
+        key.push(part as u8);
+        key.extend_from_slice(&id.0);
+        key
+    }
+}
+
+/// Keys of the deployment that are no shard's.
+pub(super) struct CacheKeys {
+    pub slot: u16,
+    /// Hash: key to expiry and output.
+    pub outputs: Vec<u8>,
+    /// Keys by when they were last used.
+    pub uses: Vec<u8>,
+    /// Expiry and key.
+    pub expiry: Vec<u8>,
+    /// Bytes of all outputs.
+    pub bytes: Vec<u8>,
+}
+
+/// All keys of a deployment.
+pub(super) struct Layout {
+    pub shards: Vec<ShardKeys>,
+    pub cache: CacheKeys,
+}
+
+impl Layout {
+    pub(super) fn new(prefix: &str, shards: u16) -> Self {
+        let cache = format!("{{{prefix}:cache}}");
+        let key = |letter: char| format!("{cache}{letter}").into_bytes();
+        Self {
+            shards: (0..shards).map(|shard| ShardKeys::new(prefix, shard)).collect(),
+            cache: CacheKeys {
+                slot: slot(&cache),
+                outputs: key('o'),
+                uses: key('u'),
+                expiry: key('e'),
+                bytes: key('t'),
+            },
+        }
+    }
+
+    /// The keys of a shard.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Damaged`] when there is no such shard.
+    pub(super) fn shard(&self, shard: ShardId) -> Result<&ShardKeys, StoreError> {
+        self.shards
+            .get(usize::from(shard.0))
+            .ok_or_else(|| StoreError::Damaged(format!("shard {shard} of a store with {}", self.shards.len())))
+    }
+}
+
+/// The key of what was fixed when the store was created, and its slot.
+pub(super) fn meta(prefix: &str) -> (Vec<u8>, u16) {
+    let tag = format!("{{{prefix}:meta}}");
+    let slot = slot(&tag);
+    (tag.into_bytes(), slot)
+}
+
+/// Number of slots of a Redis Cluster.
+pub(super) const SLOTS: u16 = 16_384;
+
+/// The slot of a key that is one hash tag in braces.
+///
+/// Source: Redis Cluster specification, CRC-16/XMODEM of what stands between the braces.
+fn slot(tag: &str) -> u16 {
+    let content = tag.trim_start_matches('{').trim_end_matches('}');
+    let crc = content.bytes().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            }
+        })
+    });
+    crc % SLOTS
+}
+
+/// An instant as bytes of the same order.
+pub(super) fn instant(at: Timestamp) -> [u8; 8] {
+    (at.0.cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+/// The bound of an index by instant that takes in everything at or before `at`.
+pub(super) fn up_to(at: Timestamp) -> Vec<u8> {
+    [&b"["[..], &instant(at), &[0xff; 16]].concat()
+}
+
+/// The last seq and the wait of a live execution.
+pub(super) fn live(last: Seq, wait: Wait) -> Vec<u8> {
+    let (kind, due) = match wait {
+        Wait::Running => (b'0', Timestamp(0)),
+        Wait::Until(due) => (b'1', due),
+        Wait::Message => (b'2', Timestamp(0)),
+    };
+    let mut bytes = Vec::with_capacity(17);
+    bytes.extend_from_slice(&last.0.to_be_bytes());
+    bytes.push(kind);
+    bytes.extend_from_slice(&instant(due));
+    bytes
+}
+
+/// What stands before the content of an archive.
+pub(super) fn archive_head(archive: &Archive) -> [u8; ARCHIVE_HEAD] {
+    let mut head = [0; ARCHIVE_HEAD];
+    head[..8].copy_from_slice(&archive.last.0.to_be_bytes());
+    head[8..16].copy_from_slice(&instant(archive.expires_at));
+    head[16..24].copy_from_slice(&archive.tombstone_ms.to_be_bytes());
+    head[24..].copy_from_slice(&instant(archive.expires_at.plus_ms(archive.tombstone_ms)));
+    head
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        // Both values are printed by `CLUSTER KEYSLOT`.
+        assert_eq!(slot("{123456789}"), 12_739);
+        assert_eq!(slot("{user1000}"), 3_443);
+    }
+
+    #[test]
+    fn bytes_of_instants_are_in_their_order() {
+        let instants = [i64::MIN, -1, 0, 1, 1 << 40, i64::MAX].map(|at| instant(Timestamp(at)));
+        assert!(instants.is_sorted());
+    }
+
+    #[test]
+    fn keys_of_a_shard_share_its_tag() {
+        let layout = Layout::new("troupe", 13);
+        let keys = layout.shard(ShardId(12)).unwrap();
+        let id = ExecutionId::fresh(ShardId(12), Timestamp(1), 2);
+        for key in [&keys.owner, &keys.log, &keys.unconfirmed, &keys.part(Part::Blobs, id)] {
+            assert!(key.starts_with(b"{troupe:s12}"));
+        }
+        assert!(layout.shard(ShardId(13)).is_err());
+    }
+}

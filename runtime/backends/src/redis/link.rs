@@ -1,0 +1,295 @@
+//! The way to the servers: one, or the members of a cluster, found by slot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use redis::{Cmd, ServerErrorKind, Value};
+use tokio::time::Instant;
+
+use super::decode;
+use super::error::{LinkError, RedisOpenError};
+use super::layout::SLOTS;
+use super::node::{Node, Settings, Source};
+use super::script::Call;
+use super::target::{Address, Place};
+
+/// How long a command that was not run waits before it asks a cluster again.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+const ASK_AGAIN_MAX: Duration = Duration::from_millis(200);
+
+pub(super) enum Link {
+    One(Node),
+    Cluster(Cluster),
+}
+
+impl Link {
+    pub(super) fn new(place: Place, settings: Settings) -> Self {
+        let settings = Arc::new(settings);
+        match place {
+            Place::Server(address) => Self::One(Node::new(Source::Fixed(address), settings)),
+            Place::Sentinels {
+                sentinels,
+                master,
+                login,
+            } => Self::One(Node::new(
+                Source::Sentinels {
+                    sentinels,
+                    master,
+                    login,
+                },
+                settings,
+            )),
+            Place::Cluster(seeds) => Self::Cluster(Cluster {
+                seeds,
+                settings,
+                owners: RwLock::new(Arc::new(Vec::new())),
+                nodes: RwLock::new(BTreeMap::new()),
+                refreshing: tokio::sync::Mutex::new(()),
+            }),
+        }
+    }
+
+    /// Runs a command whose keys are all of `slot`.
+    pub(super) async fn send(&self, slot: u16, command: &Cmd) -> Result<Value, LinkError> {
+        match self {
+            Self::One(node) => node.send(command).await,
+            Self::Cluster(cluster) => cluster.send(slot, command).await,
+        }
+    }
+
+    /// Runs a script, which is sent whole to a server that does not know it.
+    pub(super) async fn call(&self, slot: u16, call: &Call<'_>) -> Result<Value, LinkError> {
+        match self.send(slot, &call.by_hash()).await {
+            Err(error) if error.is(ServerErrorKind::NoScript) => self.send(slot, &call.by_code()).await,
+            answer => answer,
+        }
+    }
+
+    /// Connects to every server that has slots, so that each is checked.
+    pub(super) async fn check(&self) -> Result<(), RedisOpenError> {
+        let ping = redis::cmd("PING");
+        match self {
+            Self::One(node) => {
+                node.send(&ping).await?;
+            }
+            Self::Cluster(cluster) => {
+                cluster.refresh(None).await?;
+                let owners = Arc::clone(&cluster.owners.read());
+                for range in owners.iter() {
+                    cluster.node(&range.owner).send(&ping).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Slots and the member that has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Range {
+    first: u16,
+    last: u16,
+    owner: Address,
+}
+
+/// A cluster. A command that a member did not run, because the slot is elsewhere or on the move, is sent again; one that it may
+/// have run is not.
+pub(super) struct Cluster {
+    seeds: Vec<Address>,
+    settings: Arc<Settings>,
+    owners: RwLock<Arc<Vec<Range>>>,
+    nodes: RwLock<BTreeMap<Address, Arc<Node>>>,
+    refreshing: tokio::sync::Mutex<()>,
+}
+
+impl Cluster {
+    fn node(&self, address: &Address) -> Arc<Node> {
+        if let Some(node) = self.nodes.read().get(address) {
+            return Arc::clone(node);
+        }
+        let mut nodes = self.nodes.write();
+        let made = || Arc::new(Node::new(Source::Fixed(address.clone()), Arc::clone(&self.settings)));
+        Arc::clone(nodes.entry(address.clone()).or_insert_with(made))
+    }
+
+    fn owner(&self, slot: u16) -> Option<Address> {
+        let owners = self.owners.read();
+        let range = owners.iter().find(|range| (range.first..=range.last).contains(&slot))?;
+        Some(range.owner.clone())
+    }
+
+    async fn send(&self, slot: u16, command: &Cmd) -> Result<Value, LinkError> {
+        let deadline = Instant::now() + self.settings.response_timeout;
+        let mut wait = ASK_AGAIN;
+        let mut redirect: Option<(Address, bool)> = None;
+        loop {
+            let (address, asking) = match redirect.take() {
+                Some(redirect) => redirect,
+                None => match self.owner(slot) {
+                    Some(owner) => (owner, false),
+                    None => {
+                        self.refresh(None).await?;
+                        let owner = self.owner(slot).ok_or_else(|| not_covered(slot))?;
+                        (owner, false)
+                    }
+                },
+            };
+            let node = self.node(&address);
+            let sent = if asking {
+                node.send_asking(command).await
+            } else {
+                node.send(command).await
+            };
+            let error = match sent {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            if let Some((to, asking)) = moved(&error, &address)
+                && Instant::now() < deadline
+            {
+                if !asking {
+                    self.moved(slot, to.clone());
+                }
+                redirect = Some((to, asking));
+                continue;
+            }
+            let again = match &error {
+                LinkError::NotRun(_) => is_passing(&error) && Instant::now() + wait < deadline,
+                LinkError::Unknown(_) | LinkError::Refused(_) => false,
+            };
+            if !again {
+                // Whoever tries again next should find the member that took over.
+                if matches!(error, LinkError::Unknown(_)) {
+                    self.forget(&address);
+                }
+                return Err(error);
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(ASK_AGAIN_MAX);
+            if !error.is(ServerErrorKind::TryAgain) {
+                // The map stays as it was where nobody can be asked; the deadline ends this.
+                if let Err(failed) = self.refresh(Some(&address)).await {
+                    tracing::debug!(?failed, "the slots of the cluster cannot be read");
+                }
+            }
+        }
+    }
+
+    fn forget(&self, address: &Address) {
+        let mut owners = self.owners.write();
+        let left = owners.iter().filter(|range| range.owner != *address).cloned().collect();
+        *owners = Arc::new(left);
+    }
+
+    /// Notes the new owner of one slot.
+    fn moved(&self, slot: u16, to: Address) {
+        let mut owners = self.owners.write();
+        let mut ranges = vec![Range {
+            first: slot,
+            last: slot,
+            owner: to,
+        }];
+        ranges.extend(
+            owners
+                .iter()
+                .filter(|range| (range.first, range.last) != (slot, slot))
+                .cloned(),
+        );
+        *owners = Arc::new(ranges);
+    }
+
+    /// Asks a member who has which slots: first those other than `suspect`.
+    async fn refresh(&self, suspect: Option<&Address>) -> Result<(), LinkError> {
+        let before = Arc::clone(&self.owners.read());
+        let _one_at_a_time = self.refreshing.lock().await;
+        if !Arc::ptr_eq(&before, &self.owners.read()) {
+            return Ok(());
+        }
+        let mut members: Vec<Address> = self.nodes.read().keys().cloned().collect();
+        members.extend(self.seeds.iter().cloned());
+        members.sort_by_key(|member| Some(member) == suspect);
+        let mut last = not_covered(0);
+        for member in members {
+            let mut command = redis::cmd("CLUSTER");
+            command.arg("SLOTS");
+            let node = self.node(&member);
+            let asked = tokio::time::timeout(self.settings.connect_timeout, node.send(&command)).await;
+            match asked {
+                Ok(Ok(value)) => match ranges(value, &member) {
+                    Some(ranges) => {
+                        *self.owners.write() = Arc::new(ranges);
+                        return Ok(());
+                    }
+                    None => tracing::debug!(%member, "the slots that it tells make no sense"),
+                },
+                Ok(Err(error)) => last = error,
+                Err(_) => tracing::debug!(%member, "does not tell its slots in time"),
+            }
+        }
+        Err(last)
+    }
+}
+
+fn not_covered(slot: u16) -> LinkError {
+    let why = format!("no member of the cluster has slot {slot}");
+    LinkError::NotRun((redis::ErrorKind::ClusterConnectionNotFound, "cluster", why).into())
+}
+
+/// Where a member sends us, and whether only for this command.
+fn moved(error: &LinkError, from: &Address) -> Option<(Address, bool)> {
+    let LinkError::NotRun(error) = error else { return None };
+    let (to, _) = error.redirect_node()?;
+    // A member that does not know its own name means the host it was reached at.
+    let to = if to.starts_with(':') {
+        format!("{}{to}", from.host)
+    } else {
+        to.to_owned()
+    };
+    let asking = error.kind() == redis::ErrorKind::Server(ServerErrorKind::Ask);
+    Some((Address::parse(&to, from.port)?, asking))
+}
+
+/// Whether asking again soon makes sense: the slot is on the move, or its member is not there and another will take over.
+fn is_passing(error: &LinkError) -> bool {
+    let LinkError::NotRun(error) = error else { return false };
+    match error.kind() {
+        redis::ErrorKind::Server(kind) => matches!(
+            kind,
+            ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::BusyLoading
+        ),
+        redis::ErrorKind::Io | redis::ErrorKind::ClusterConnectionNotFound => true,
+        _ => false,
+    }
+}
+
+/// Answer of `CLUSTER SLOTS`.
+fn ranges(value: Value, asked: &Address) -> Option<Vec<Range>> {
+    let mut ranges = Vec::new();
+    for range in decode::list(value).ok()? {
+        let mut parts = decode::list(range).ok()?.into_iter();
+        let first = u16::try_from(decode::number(parts.next()?).ok()?).ok()?;
+        let last = u16::try_from(decode::number(parts.next()?).ok()?).ok()?;
+        let mut master = decode::list(parts.next()?).ok()?.into_iter();
+        let host = match master.next()? {
+            Value::Nil => String::new(),
+            host => String::from_utf8(decode::bytes(host).ok()?).ok()?,
+        };
+        let host = if host.is_empty() { asked.host.clone() } else { host };
+        let port = u16::try_from(decode::number(master.next()?).ok()?).ok()?;
+        if first > last || last >= SLOTS {
+            return None;
+        }
+        ranges.push(Range {
+            first,
+            last,
+            owner: Address { host, port },
+        });
+    }
+    Some(ranges)
+}

@@ -1,0 +1,238 @@
+//! Ownership, the log and cursors.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use redis::Value;
+use troupe_core::{Epoch, LogPosition, ShardId, Timestamp};
+use troupe_ports::{AppendError, CommitId, Lease, LogRecord, StoreError};
+
+use super::marks::Mark;
+use super::script::{ACQUIRE, APPEND, Arg, READ, RELEASE, RENEW, SET_CURSOR, TRIM};
+use super::{RedisDurability, RedisStore, decode};
+
+/// Bytes of records that one answer carries; larger ones hold up everybody else on the connection.
+const PAGE_BYTES: usize = 4 << 20;
+/// Records that one step of a trim removes, so that appends do not wait long behind it.
+const TRIM_RECORDS: u64 = 512;
+
+fn milliseconds(lease: Duration) -> u64 {
+    u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn timestamp(ms: u64) -> Timestamp {
+    Timestamp(i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+impl RedisStore {
+    pub(super) async fn acquire_shard(
+        &self,
+        shard: ShardId,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<Lease, StoreError> {
+        let keys = self.keys(shard)?;
+        match self.write_cursors(shard, self.marks.epoch(shard)).await {
+            // It was another's meanwhile, whose cursors count.
+            Ok(()) | Err(StoreError::Fenced { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let args = vec![
+            Arg::Bytes(&self.identity),
+            Arg::Bytes(owner.as_bytes()),
+            Arg::Number(milliseconds(lease)),
+        ];
+        let names = vec![&keys.owner[..], &keys.log, &keys.cursors];
+        let answer = match self.ask(keys.slot, &ACQUIRE, names, args).await? {
+            Value::Nil => return Err(decode::gone(shard)),
+            Value::BulkString(holder) => {
+                let holder = String::from_utf8_lossy(&holder);
+                return Err(StoreError::Held(format!("{holder} has shard {shard}")));
+            }
+            Value::SimpleString(why) => return Err(StoreError::Damaged(format!("shard {shard}: {why}"))),
+            value => value,
+        };
+        let [epoch, next, checkpointed, now, released] = decode::numbers(answer)?;
+        let lease = Lease {
+            shard,
+            epoch: Epoch(epoch),
+            next: LogPosition(next),
+            checkpointed: LogPosition(checkpointed),
+            store_now: timestamp(now),
+            released: released == 1,
+        };
+        self.check_marks(&lease)?;
+        self.cursors.forget(shard);
+        Ok(lease)
+    }
+
+    /// Compares what the store has with what it acknowledged to this process.
+    fn check_marks(&self, lease: &Lease) -> Result<(), StoreError> {
+        let found = Mark {
+            epoch: lease.epoch,
+            next: lease.next,
+            checkpointed: lease.checkpointed,
+        };
+        let shard = lease.shard;
+        let Some(known) = self.marks.acquired(shard, found) else {
+            return Ok(());
+        };
+        let why = format!(
+            "shard {shard} went back: Redis acknowledged {known} to this process and now has {found}; it was restored from an \
+             older copy, or a replica without the latest writes took over"
+        );
+        if self.durability != RedisDurability::Relaxed {
+            return Err(StoreError::Damaged(why));
+        }
+        // What relaxed durability may lose is lost: the shard goes on, and nobody can say that it was not told.
+        tracing::error!(%shard, acknowledged = %known, %found, "{why}");
+        self.marks.reset(shard, found);
+        Ok(())
+    }
+
+    pub(super) async fn renew_lease(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        lease: Duration,
+    ) -> Result<Timestamp, StoreError> {
+        let keys = self.keys(shard)?;
+        self.write_cursors(shard, epoch).await?;
+        let args = vec![Arg::Number(epoch.0), Arg::Number(milliseconds(lease))];
+        let now = self.write((shard, epoch), &RENEW, vec![&keys.owner], args).await?;
+        Ok(timestamp(decode::number(now)?))
+    }
+
+    pub(super) async fn release_shard(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        let keys = self.keys(shard)?;
+        self.write_cursors(shard, epoch).await?;
+        self.write((shard, epoch), &RELEASE, vec![&keys.owner], vec![Arg::Number(epoch.0)])
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn append_record(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        position: LogPosition,
+        commit: CommitId,
+        record: &Bytes,
+    ) -> Result<(), AppendError> {
+        let keys = self.keys(shard)?;
+        let commit = commit.0.to_be_bytes();
+        let args = vec![
+            Arg::Number(epoch.0),
+            Arg::Number(position.0),
+            Arg::Joined(&commit, record),
+        ];
+        let names = vec![&keys.owner[..], &keys.log];
+        match decode::number(self.write((shard, epoch), &APPEND, names, args).await?)? {
+            0 => {
+                self.count_append();
+                self.marks.appended(shard, position);
+                Ok(())
+            }
+            next => Err(AppendError::Conflict {
+                next: LogPosition(next),
+            }),
+        }
+    }
+
+    pub(super) async fn read_records(
+        &self,
+        shard: ShardId,
+        from: LogPosition,
+        bytes_max: usize,
+    ) -> Result<Vec<LogRecord>, StoreError> {
+        let keys = self.keys(shard)?;
+        let mut all: Vec<LogRecord> = Vec::new();
+        let (mut from, mut left) = (from, bytes_max);
+        loop {
+            let page = left.min(PAGE_BYTES);
+            let args = vec![Arg::Number(from.0), Arg::Number(page as u64)];
+            let names = vec![&keys.owner[..], &keys.log];
+            let answer = match self.ask(keys.slot, &READ, names, args).await? {
+                Value::Nil => return Err(decode::gone(shard)),
+                value => value,
+            };
+            let (first, records) = decode::records(answer)?;
+            if first > from {
+                // What was read before has been trimmed meanwhile.
+                all.clear();
+            }
+            let Some(last) = records.last() else { break };
+            let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
+            // A page has at least one record, which may be more than is wanted.
+            if bytes > left && !all.is_empty() {
+                break;
+            }
+            from = last.position.next();
+            left = left.saturating_sub(bytes);
+            all.extend(records);
+            if left == 0 || page < PAGE_BYTES {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    pub(super) async fn trim_records(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        up_to: LogPosition,
+    ) -> Result<(), StoreError> {
+        let keys = self.keys(shard)?;
+        self.write_cursors(shard, epoch).await?;
+        loop {
+            let args = vec![Arg::Number(epoch.0), Arg::Number(up_to.0), Arg::Number(TRIM_RECORDS)];
+            let names = vec![&keys.owner[..], &keys.log, &keys.cursors];
+            let left = self.write((shard, epoch), &TRIM, names, args).await?;
+            if decode::number(left)? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(super) async fn read_cursor(&self, shard: ShardId, sink: &str) -> Result<LogPosition, StoreError> {
+        let keys = self.keys(shard)?;
+        let set = self.cursors.get(shard, sink);
+        let mut command = redis::cmd("HGET");
+        command.arg(&keys.cursors).arg(sink);
+        let position = decode::bytes_if_any(self.command(keys.slot, &command).await?)?;
+        let position = position.map(|text| decode::decimal(&text)).transpose()?;
+        Ok(set.max(LogPosition(position.unwrap_or(0))))
+    }
+
+    pub(super) async fn move_cursor(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        sink: &str,
+        to: LogPosition,
+    ) -> Result<(), StoreError> {
+        self.keys(shard)?;
+        if self.cursors.set(shard, epoch, sink, to, Instant::now()) {
+            self.write_cursor(shard, epoch, sink, to).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError> {
+        let keys = self.keys(shard)?;
+        let args = vec![Arg::Number(epoch.0), Arg::Bytes(sink.as_bytes()), Arg::Number(to.0)];
+        let names = vec![&keys.owner[..], &keys.cursors];
+        self.write((shard, epoch), &SET_CURSOR, names, args).await?;
+        self.cursors.written(shard, epoch, sink, to, Instant::now());
+        Ok(())
+    }
+
+    /// Writes the cursors of a shard that have moved since they were written.
+    async fn write_cursors(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        for (sink, to) in self.cursors.unwritten(shard, epoch) {
+            self.write_cursor(shard, epoch, &sink, to).await?;
+        }
+        Ok(())
+    }
+}

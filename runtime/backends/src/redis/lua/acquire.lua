@@ -1,0 +1,22 @@
+-- KEYS: owner, log, cursors. ARGV: identity, name, lease in ms.
+local o = redis.call('HMGET', KEYS[1], 'i', 'e', 'o', 'u', 't', 'c')
+if not o[1] then return false end
+if o[1] ~= ARGV[1] then return {ok = 'it belongs to another store'} end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if o[3] and o[3] ~= ARGV[2] and tonumber(o[4]) > now then return o[3] end
+local trimmed, checkpointed = tonumber(o[5]), tonumber(o[6])
+local next = trimmed + redis.call('LLEN', KEYS[2]) + 1
+local cursor = 0
+for _, at in ipairs(redis.call('HVALS', KEYS[3])) do cursor = math.max(cursor, tonumber(at)) end
+if checkpointed >= next or trimmed > checkpointed or cursor >= next then
+  return {ok = string.format(
+    'it went back: its log is trimmed up to %.0f and goes on at %.0f, its checkpoint is at %.0f, a sink has sent %.0f',
+    trimmed, next, checkpointed, cursor)}
+end
+-- The time makes an epoch that a failover or a restored copy forgot come back as a higher one, never as the same.
+local epoch = math.max(tonumber(o[2]) + 1, now)
+redis.call('HSET', KEYS[1], 'e', string.format('%.0f', epoch), 'o', ARGV[2],
+  'u', string.format('%.0f', now + tonumber(ARGV[3])))
+local released = (o[2] ~= '0' and not o[3]) and 1 or 0
+return {epoch, next, checkpointed, now, released}

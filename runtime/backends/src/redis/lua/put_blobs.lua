@@ -1,0 +1,23 @@
+-- KEYS: owner, blobs of the root, unconfirmed. ARGV: epoch, root, since in 8 bytes, most bytes; then hash, bytes, content of each.
+-- Answers 0, or the bytes that the root would have, when that is too many and nothing was kept.
+local epoch = redis.call('HGET', KEYS[1], 'e')
+if epoch ~= ARGV[1] then return epoch end
+local known = redis.call('HGET', KEYS[2], 't')
+local total, new, fields = tonumber(known or 0), {}, {}
+for at = 5, #ARGV, 3 do
+  local hash = ARGV[at]
+  if not new[hash] and redis.call('HEXISTS', KEYS[2], hash) == 0 then
+    new[hash] = true
+    fields[#fields + 1] = at
+    total = total + tonumber(ARGV[at + 1])
+  end
+end
+if #fields == 0 then return 0 end
+if total > tonumber(ARGV[4]) then return total end
+for _, at in ipairs(fields) do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 2]) end
+redis.call('HSET', KEYS[2], 't', string.format('%.0f', total))
+if not known then
+  redis.call('HSET', KEYS[2], 's', ARGV[3])
+  redis.call('ZADD', KEYS[3], 0, ARGV[3] .. ARGV[2])
+end
+return 0

@@ -1,0 +1,12 @@
+-- KEYS: owner, log, cursors. ARGV: epoch, up to, records at once. Answers how many are left to remove.
+local o = redis.call('HMGET', KEYS[1], 'e', 't', 'c')
+if o[1] ~= ARGV[1] then return o[1] end
+local trimmed = tonumber(o[2])
+local to = math.min(tonumber(ARGV[2]), tonumber(o[3]), trimmed + redis.call('LLEN', KEYS[2]))
+for _, at in ipairs(redis.call('HVALS', KEYS[3])) do to = math.min(to, tonumber(at)) end
+local wanted = to - trimmed
+if wanted <= 0 then return 0 end
+local step = math.min(wanted, tonumber(ARGV[3]))
+redis.call('LTRIM', KEYS[2], step, -1)
+redis.call('HSET', KEYS[1], 't', string.format('%.0f', trimmed + step))
+return wanted - step

@@ -1,0 +1,214 @@
+//! The store on Redis 7.0 or newer: one server, one with Sentinel, or a cluster.
+//!
+//! Everything of a shard is in one slot, and every write is one script that first compares the epoch: a former owner writes
+//! nothing, a chunk of a checkpoint is written whole or not at all. What `Ok` survives is what the server's settings
+//! promise; they are checked whenever a connection is made (see [`RedisDurability`]).
+//!
+//! A store that went back (a failover that lost its tail, a restored copy) or was emptied is told by `acquire`, and by the
+//! scripts: no record of an owner is ever made anew.
+
+mod blobs;
+mod cached;
+mod checkpoint;
+mod checks;
+mod cursors;
+mod decode;
+mod error;
+mod layout;
+mod link;
+mod log;
+mod marks;
+mod node;
+mod options;
+mod script;
+mod state;
+mod target;
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use redis::Value;
+use troupe_core::{Epoch, ShardId};
+use troupe_ports::StoreError;
+
+use cursors::Cursors;
+pub use error::RedisOpenError;
+use layout::{Layout, ShardKeys};
+use link::Link;
+use marks::Marks;
+use node::Settings;
+pub use options::{RedisDurability, RedisOptions, RedisTls};
+use script::{Arg, CREATE, CREATE_SHARD, Call, Script};
+use target::Target;
+
+/// Version of the layout; a store with a higher one was written by a newer release.
+const FORMAT: u64 = 1;
+
+/// A store on Redis. Implements `StateStore`.
+///
+/// Cheap to drop; what was acknowledged stays, leases run out.
+pub struct RedisStore {
+    link: Link,
+    layout: Layout,
+    identity: Vec<u8>,
+    durability: RedisDurability,
+    /// What was acknowledged here, shard by shard.
+    marks: Marks,
+    cursors: Cursors,
+    appends: AtomicU64,
+}
+
+impl RedisStore {
+    /// Connects, checks the servers, and creates the store if there is none under the prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`RedisOpenError`]; only where [`RedisOpenError::is_passing`] says so does another attempt make sense. Cancel-safe: a
+    /// half-created store is completed by the next call.
+    pub async fn open(options: &RedisOptions) -> Result<Self, RedisOpenError> {
+        check_prefix(&options.prefix)?;
+        let target = Target::parse(&options.url)?;
+        if target.encrypted {
+            install_cryptography();
+        }
+        let settings = Settings {
+            login: target.login,
+            database: target.database,
+            certificates: target
+                .encrypted
+                .then(|| target::certificates(&options.tls))
+                .transpose()?,
+            durability: options.durability,
+            settings_vouched: options.settings_vouched,
+            response_timeout: options.response_timeout,
+            connect_timeout: options.connect_timeout,
+        };
+        let link = Link::new(target.place, settings);
+        link.check().await?;
+        let (layout, identity) = create(&link, options).await?;
+        Ok(Self {
+            marks: Marks::new(layout.shards.len()),
+            link,
+            layout,
+            identity,
+            durability: options.durability,
+            cursors: Cursors::default(),
+            appends: AtomicU64::new(0),
+        })
+    }
+
+    fn keys(&self, shard: ShardId) -> Result<&ShardKeys, StoreError> {
+        self.layout.shard(shard)
+    }
+
+    /// Runs a script that reads.
+    async fn ask(
+        &self,
+        slot: u16,
+        script: &'static Script,
+        keys: Vec<&[u8]>,
+        args: Vec<Arg<'_>>,
+    ) -> Result<Value, StoreError> {
+        Ok(self.link.call(slot, &Call { script, keys, args }).await?)
+    }
+
+    /// Runs a script that writes for the owner: its first key is the owner's record, its first argument the epoch.
+    async fn write(
+        &self,
+        (shard, epoch): (ShardId, Epoch),
+        script: &'static Script,
+        keys: Vec<&[u8]>,
+        args: Vec<Arg<'_>>,
+    ) -> Result<Value, StoreError> {
+        let slot = self.keys(shard)?.slot;
+        let value = self.ask(slot, script, keys, args).await?;
+        decode::fenced(value, shard, epoch)
+    }
+
+    async fn command(&self, slot: u16, command: &redis::Cmd) -> Result<Value, StoreError> {
+        Ok(self.link.send(slot, command).await?)
+    }
+
+    fn count_append(&self) {
+        self.appends.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for RedisStore {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("RedisStore")
+            .field("shards", &self.layout.shards.len())
+            .field("durability", &self.durability)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_prefix(prefix: &str) -> Result<(), RedisOpenError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
+    if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(is_plain) {
+        let why = "the prefix has 1 to 64 letters, digits and -_.:/".to_owned();
+        return Err(RedisOpenError::Options(why));
+    }
+    Ok(())
+}
+
+/// rustls takes its cryptography from one place a process.
+fn install_cryptography() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Whoever came first has installed one; that will do.
+        drop(rustls::crypto::ring::default_provider().install_default());
+    });
+}
+
+/// Fixes number of shards and identity, or reads them; makes the records of the owners, before anybody owns one.
+async fn create(link: &Link, options: &RedisOptions) -> Result<(Layout, Vec<u8>), RedisOpenError> {
+    let (meta, slot) = layout::meta(&options.prefix);
+    let fresh = fresh_identity();
+    let call = Call {
+        script: &CREATE,
+        keys: vec![&meta],
+        args: vec![
+            Arg::Number(FORMAT),
+            Arg::Number(options.shards.max(1).into()),
+            Arg::Bytes(&fresh),
+        ],
+    };
+    let answer = link.call(slot, &call).await?;
+    let mut fixed = decode::list(answer)?.into_iter();
+    let mut next = || fixed.next().unwrap_or(Value::Nil);
+    let (format, shards, identity, ready) = (next(), next(), next(), next());
+    let found = decode::number(format)?;
+    if found > FORMAT {
+        return Err(RedisOpenError::NewerFormat { found, known: FORMAT });
+    }
+    let shards = u16::try_from(decode::number(shards)?)
+        .map_err(|_| RedisOpenError::Damaged("the number of shards is unreadable".to_owned()))?;
+    let identity = decode::bytes(identity)?;
+    let layout = Layout::new(&options.prefix, shards);
+    if decode::bytes_if_any(ready)?.is_none() {
+        for keys in &layout.shards {
+            let call = Call {
+                script: &CREATE_SHARD,
+                keys: vec![&keys.owner],
+                args: vec![Arg::Bytes(&identity)],
+            };
+            if decode::bytes(link.call(keys.slot, &call).await?)? != identity {
+                let why = format!("under the prefix {} are shards of another store", options.prefix);
+                return Err(RedisOpenError::Damaged(why));
+            }
+        }
+        let mut command = redis::cmd("HSET");
+        command.arg(&meta).arg("r").arg(1);
+        link.send(slot, &command).await?;
+    }
+    Ok((layout, identity))
+}
+
+/// 16 random bytes.
+fn fresh_identity() -> Vec<u8> {
+    use std::hash::{BuildHasher, RandomState};
+    // The standard library's keys are random in each process and differ in each state.
+    let half = |salt: u8| RandomState::new().hash_one(salt).to_be_bytes();
+    [half(0), half(1)].concat()
+}

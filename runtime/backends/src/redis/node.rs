@@ -1,0 +1,266 @@
+//! One server behind one multiplexed connection, made anew when it breaks.
+//!
+//! A command is sent once: whoever gets no answer learns that the outcome is unknown, and nothing is repeated here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, PushInfo, PushKind, RedisError, TlsCertificates, Value};
+use tokio::time::Instant;
+
+use super::checks;
+use super::error::{LinkError, RedisOpenError};
+use super::options::RedisDurability;
+use super::target::{self, Address, Login};
+
+/// Commands that may wait for the connection's task; whoever finds it full waits.
+const PIPELINE_COMMANDS: usize = 4_096;
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// What every connection of a deployment has in common.
+pub(super) struct Settings {
+    pub login: Login,
+    pub database: i64,
+    pub certificates: Option<TlsCertificates>,
+    pub durability: RedisDurability,
+    pub settings_vouched: bool,
+    pub response_timeout: Duration,
+    pub connect_timeout: Duration,
+}
+
+/// Who says where the server is, each time it is dialled.
+pub(super) enum Source {
+    Fixed(Address),
+    Sentinels {
+        sentinels: Vec<Address>,
+        master: String,
+        login: Login,
+    },
+}
+
+/// A connection in use. Its `broken` flag is also set by the connection itself when the server goes away.
+#[derive(Clone)]
+struct Live {
+    connection: MultiplexedConnection,
+    broken: Arc<AtomicBool>,
+}
+
+/// What became of the attempts to connect.
+struct Dialling {
+    failures_in_a_row: u32,
+    not_before: Option<Instant>,
+    last: Option<LinkErrorCopy>,
+}
+
+/// A failure that several callers are told.
+#[derive(Clone)]
+enum LinkErrorCopy {
+    NotRun(RedisError),
+    Refused(RedisOpenError),
+}
+
+impl From<LinkErrorCopy> for LinkError {
+    fn from(copy: LinkErrorCopy) -> Self {
+        match copy {
+            LinkErrorCopy::NotRun(error) => Self::NotRun(error),
+            LinkErrorCopy::Refused(refused) => Self::Refused(refused),
+        }
+    }
+}
+
+/// A server.
+pub(super) struct Node {
+    source: Source,
+    settings: Arc<Settings>,
+    live: Mutex<Option<Live>>,
+    dialling: tokio::sync::Mutex<Dialling>,
+    /// Attempts that have ended.
+    dialled: AtomicU64,
+}
+
+impl Node {
+    pub(super) fn new(source: Source, settings: Arc<Settings>) -> Self {
+        Self {
+            source,
+            settings,
+            live: Mutex::new(None),
+            dialling: tokio::sync::Mutex::new(Dialling {
+                failures_in_a_row: 0,
+                not_before: None,
+                last: None,
+            }),
+            dialled: AtomicU64::new(0),
+        }
+    }
+
+    /// Sends a command and waits for its answer.
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, LinkError> {
+        let mut live = self.connected().await?;
+        let answer = live.connection.send_packed_command(command).await;
+        self.judged(&live, answer.and_then(Value::extract_error))
+    }
+
+    /// Sends a command to the server that a slot is moving to.
+    pub(super) async fn send_asking(&self, command: &Cmd) -> Result<Value, LinkError> {
+        let mut live = self.connected().await?;
+        let mut both = redis::pipe();
+        both.cmd("ASKING").add_command(command.clone());
+        let answers = live.connection.req_packed_commands(&both, 0, 2).await;
+        let answer = answers.and_then(|mut answers| answers.pop().unwrap_or(Value::Nil).extract_error());
+        self.judged(&live, answer)
+    }
+
+    fn judged(&self, live: &Live, answer: Result<Value, RedisError>) -> Result<Value, LinkError> {
+        answer.map_err(|error| {
+            let error = LinkError::of_answer(error);
+            if error.breaks_connection() {
+                live.broken.store(true, Ordering::Release);
+            }
+            error
+        })
+    }
+
+    fn usable(&self) -> Option<Live> {
+        let live = self.live.lock();
+        live.as_ref()
+            .filter(|live| !live.broken.load(Ordering::Acquire))
+            .cloned()
+    }
+
+    /// The connection, made if there is none. Callers that wait for one attempt share its failure.
+    async fn connected(&self) -> Result<Live, LinkError> {
+        if let Some(live) = self.usable() {
+            return Ok(live);
+        }
+        let seen = self.dialled.load(Ordering::Acquire);
+        let mut dialling = self.dialling.lock().await;
+        if let Some(live) = self.usable() {
+            return Ok(live);
+        }
+        if self.dialled.load(Ordering::Acquire) > seen
+            && let Some(failed) = dialling.last.clone()
+        {
+            return Err(failed.into());
+        }
+        if let Some(not_before) = dialling.not_before {
+            tokio::time::sleep_until(not_before).await;
+        }
+        let dialled = self.dial().await;
+        self.dialled.fetch_add(1, Ordering::AcqRel);
+        match dialled {
+            Ok(live) => {
+                dialling.failures_in_a_row = 0;
+                dialling.not_before = None;
+                dialling.last = None;
+                *self.live.lock() = Some(live.clone());
+                Ok(live)
+            }
+            Err(failed) => {
+                let wait = BACKOFF_MIN.saturating_mul(1 << dialling.failures_in_a_row.min(10));
+                dialling.failures_in_a_row += 1;
+                dialling.not_before = Some(Instant::now() + wait.min(BACKOFF_MAX));
+                dialling.last = Some(failed.clone());
+                Err(failed.into())
+            }
+        }
+    }
+
+    async fn dial(&self) -> Result<Live, LinkErrorCopy> {
+        let is_named = matches!(self.source, Source::Sentinels { .. });
+        let address = match &self.source {
+            Source::Fixed(address) => address.clone(),
+            Source::Sentinels {
+                sentinels,
+                master,
+                login,
+            } => self.ask_sentinels(sentinels, master, login).await?,
+        };
+        let settings = &self.settings;
+        let client = target::client(
+            &address,
+            &settings.login,
+            settings.database,
+            settings.certificates.as_ref(),
+        )
+        .map_err(LinkErrorCopy::Refused)?;
+        let mut live = connect(&client, settings).await.map_err(LinkErrorCopy::NotRun)?;
+        if is_named {
+            is_master(&mut live.connection, &address)
+                .await
+                .map_err(LinkErrorCopy::NotRun)?;
+        }
+        checks::server(&mut live.connection, settings)
+            .await
+            .map_err(|error| match error {
+                LinkError::Refused(refused) => LinkErrorCopy::Refused(refused),
+                LinkError::NotRun(error) | LinkError::Unknown(error) => LinkErrorCopy::NotRun(error),
+            })?;
+        Ok(live)
+    }
+
+    /// The address of the master, by the first Sentinel that knows it.
+    async fn ask_sentinels(
+        &self,
+        sentinels: &[Address],
+        master: &str,
+        login: &Login,
+    ) -> Result<Address, LinkErrorCopy> {
+        let mut last = RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "no Sentinel knows the master"));
+        for sentinel in sentinels {
+            let client = target::client(sentinel, login, 0, self.settings.certificates.as_ref())
+                .map_err(LinkErrorCopy::Refused)?;
+            let asked = async {
+                let mut live = connect(&client, &self.settings).await?;
+                let mut command = redis::cmd("SENTINEL");
+                command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+                command.query_async::<Option<(String, u16)>>(&mut live.connection).await
+            };
+            match asked.await {
+                Ok(Some((host, port))) => return Ok(Address { host, port }),
+                Ok(None) => {
+                    let why = format!("{sentinel} knows no master `{master}`");
+                    last = RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "Sentinel", why));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(LinkErrorCopy::NotRun(last))
+    }
+}
+
+async fn connect(client: &Client, settings: &Settings) -> Result<Live, RedisError> {
+    let broken = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&broken);
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(settings.connect_timeout))
+        .set_response_timeout(Some(settings.response_timeout))
+        .set_pipeline_buffer_size(PIPELINE_COMMANDS)
+        .set_push_sender(move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                told.store(true, Ordering::Release);
+            }
+            Ok::<_, std::convert::Infallible>(())
+        });
+    let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    Ok(Live { connection, broken })
+}
+
+/// A Sentinel may name a server that has just been demoted, or not yet been promoted.
+async fn is_master(connection: &mut MultiplexedConnection, address: &Address) -> Result<(), RedisError> {
+    let role: Vec<Value> = redis::cmd("ROLE").query_async(connection).await?;
+    match role.first() {
+        Some(Value::BulkString(role)) if role == b"master" => Ok(()),
+        _ => {
+            let why = format!("{address} is no master at the moment");
+            Err(RedisError::from((
+                ErrorKind::MasterNameNotFoundBySentinel,
+                "Sentinel",
+                why,
+            )))
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The scripts, and what is sent to run one.
+
+use std::io::Write;
+use std::sync::LazyLock;
+
+use redis::{Cmd, RedisWrite, ToRedisArgs};
+
+/// A script of the store, known to the server by its hash once it was sent.
+pub(super) struct Script {
+    code: &'static str,
+    hash: String,
+}
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal;)*) => {
+        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!($file)));)*
+    };
+}
+
+scripts! {
+    CREATE = "lua/create.lua";
+    CREATE_SHARD = "lua/create_shard.lua";
+    ACQUIRE = "lua/acquire.lua";
+    RENEW = "lua/renew.lua";
+    RELEASE = "lua/release.lua";
+    APPEND = "lua/append.lua";
+    READ = "lua/read.lua";
+    TRIM = "lua/trim.lua";
+    SET_CURSOR = "lua/set_cursor.lua";
+    CHECKPOINT = "lua/checkpoint.lua";
+    LOAD = "lua/load.lua";
+    HEAD = "lua/head.lua";
+    LIVE_COUNTS = "lua/live_counts.lua";
+    EXPIRE = "lua/expire.lua";
+    SET_QUARANTINE = "lua/set_quarantine.lua";
+    PUT_BLOBS = "lua/put_blobs.lua";
+    SETTLE_BLOBS = "lua/settle_blobs.lua";
+    CACHED_OUTPUT = "lua/cached_output.lua";
+    CACHE_OUTPUT = "lua/cache_output.lua";
+}
+
+impl Script {
+    fn new(code: &'static str) -> Self {
+        Self {
+            code,
+            hash: redis::Script::new(code).get_hash().to_owned(),
+        }
+    }
+}
+
+/// An argument of a script, written into the command without a copy on the way.
+pub(super) enum Arg<'a> {
+    Bytes(&'a [u8]),
+    /// One argument of two parts.
+    Joined(&'a [u8], &'a [u8]),
+    /// A number as decimal text.
+    Number(u64),
+    Signed(i64),
+    Owned(Vec<u8>),
+}
+
+impl ToRedisArgs for Arg<'_> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        match self {
+            Self::Bytes(bytes) => out.write_arg(bytes),
+            Self::Owned(bytes) => out.write_arg(bytes),
+            Self::Number(number) => out.write_arg_fmt(number),
+            Self::Signed(number) => out.write_arg_fmt(number),
+            Self::Joined(head, tail) => {
+                let mut argument = out.writer_for_next_arg();
+                // The buffer is in memory, where a write cannot fail.
+                argument.write_all(head).and_then(|()| argument.write_all(tail)).ok();
+            }
+        }
+    }
+}
+
+/// A script with its keys, all of one slot, and its arguments.
+pub(super) struct Call<'a> {
+    pub script: &'static Script,
+    pub keys: Vec<&'a [u8]>,
+    pub args: Vec<Arg<'a>>,
+}
+
+impl Call<'_> {
+    /// The command that runs a script which the server knows.
+    pub(super) fn by_hash(&self) -> Cmd {
+        self.command("EVALSHA", &self.script.hash)
+    }
+
+    /// The command that runs a script and makes it known.
+    pub(super) fn by_code(&self) -> Cmd {
+        self.command("EVAL", self.script.code)
+    }
+
+    fn command(&self, verb: &str, script: &str) -> Cmd {
+        let mut command = redis::cmd(verb);
+        command.arg(script).arg(self.keys.len());
+        for key in &self.keys {
+            command.arg(*key);
+        }
+        for arg in &self.args {
+            command.arg(arg);
+        }
+        command
+    }
+}

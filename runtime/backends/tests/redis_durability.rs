@@ -1,0 +1,366 @@
+//! The store on Redis when the server crashes, stalls, is emptied or comes back older than it was.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use support::redis::{RedisServer, opened, options};
+use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
+use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
+use troupe_ports::{AppendError, CheckpointRow, CommitId, ExecutionBase, Lease, StateStore, StoreError, Wait};
+
+const SHARD: ShardId = ShardId(3);
+const LEASE: Duration = Duration::from_secs(60);
+
+fn content(position: u64) -> Bytes {
+    Bytes::from(format!("record {position} ").repeat(1 + position as usize % 50))
+}
+
+async fn append(store: &RedisStore, lease: &Lease, position: u64) -> Result<(), AppendError> {
+    let commit = CommitId(position.into());
+    let at = LogPosition(position);
+    store
+        .append(lease.shard, lease.epoch, at, commit, content(position))
+        .await
+}
+
+fn row(position: u64) -> CheckpointRow {
+    CheckpointRow::Live {
+        id: ExecutionId::fresh(SHARD, Timestamp(1), position),
+        first: Seq(1),
+        last: Seq(1),
+        segment: content(position),
+        snapshot: None,
+        wait: Wait::Running,
+    }
+}
+
+fn is_damaged<T: std::fmt::Debug>(result: Result<T, StoreError>, part: &str) {
+    match result {
+        Err(StoreError::Damaged(why)) => assert!(why.contains(part), "{why}"),
+        other => panic!("expected damage, got {other:?}"),
+    }
+}
+
+/// Appends, checkpoints and trims until the server goes away; the last position that was acknowledged, and checkpointed.
+async fn write_until_it_fails(store: Arc<RedisStore>, lease: Lease) -> (u64, u64) {
+    let mut checkpointed = 0;
+    for position in lease.next.0.. {
+        match append(&store, &lease, position).await {
+            Ok(()) => {}
+            Err(AppendError::Store(StoreError::Unavailable(_))) => return (position - 1, checkpointed),
+            Err(other) => panic!("an append fails with {other}"),
+        }
+        if position % 25 == 0 {
+            let reached = Some(LogPosition(position));
+            let done = store.checkpoint(SHARD, lease.epoch, vec![row(position)], reached).await;
+            let done = match done {
+                Ok(()) => store.trim(SHARD, lease.epoch, LogPosition(position - 10)).await,
+                failed => failed,
+            };
+            match done {
+                Ok(()) => checkpointed = position,
+                Err(StoreError::Unavailable(_)) => return (position, checkpointed),
+                Err(other) => panic!("a checkpoint fails with {other}"),
+            }
+        }
+    }
+    unreachable!("the loop ends when the server goes")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_a_killed_server() {
+    let mut server = RedisServer::durable();
+    let options = options(&server, RedisDurability::Strict);
+    let store = Arc::new(RedisStore::open(&options).await.unwrap());
+    for _ in 0..3 {
+        let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+        let writer = tokio::spawn(write_until_it_fails(Arc::clone(&store), lease));
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        server.kill();
+        let (acknowledged, checkpointed) = writer.await.unwrap();
+        assert!(acknowledged > lease.next.0 + 25, "it wrote something: {acknowledged}");
+        server.run();
+
+        // By another process, and by the one that was connected before.
+        for store in [&Arc::new(RedisStore::open(&options).await.unwrap()), &store] {
+            let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+            assert!(lease.next.0 > acknowledged, "{} after {acknowledged}", lease.next);
+            assert!(lease.next.0 <= acknowledged + 2, "what was under way is one record");
+            assert!(lease.checkpointed.0 >= checkpointed);
+            let records = store.read(SHARD, LogPosition(1), usize::MAX).await.unwrap();
+            assert!(records.last().unwrap().position.0 >= acknowledged);
+            for record in &records {
+                let at = record.position.0;
+                assert_eq!((record.commit, &record.bytes), (CommitId(at.into()), &content(at)));
+            }
+            let rows = store.running(SHARD, None, usize::MAX).await.unwrap();
+            assert!(rows.len() as u64 >= checkpointed / 25);
+            for id in rows {
+                assert!(matches!(
+                    store.load(id).await.unwrap(),
+                    Some(ExecutionBase::Live { .. })
+                ));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_append_without_an_answer_is_unknown_and_found_by_its_commit_id() {
+    let server = RedisServer::durable();
+    let options = RedisOptions {
+        response_timeout: Duration::from_millis(300),
+        ..options(&server, RedisDurability::Strict)
+    };
+    let store = RedisStore::open(&options).await.unwrap();
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&store, &lease, 1).await.unwrap();
+    server.signal("STOP");
+    let started = Instant::now();
+    let unknown = append(&store, &lease, 2).await;
+    assert!(
+        matches!(&unknown, Err(AppendError::Store(StoreError::Unavailable(why))) if why.contains("unknown")),
+        "got {unknown:?}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(3));
+    server.signal("CONT");
+    // What the stalled server had been sent it does now; whoever looks finds it.
+    let tail = loop {
+        match store.read(SHARD, LogPosition(1), usize::MAX).await {
+            Ok(records) if records.len() == 2 => break records,
+            Ok(_) | Err(StoreError::Unavailable(_)) if started.elapsed() < Duration::from_secs(20) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            other => panic!("the record is not found: {other:?}"),
+        }
+    };
+    assert_eq!(tail[1].commit, CommitId(2));
+    let again = append(&store, &lease, 2).await;
+    assert!(matches!(again, Err(AppendError::Conflict { next }) if next == LogPosition(3)));
+    append(&store, &lease, 3).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_unavailable_until_it_is() {
+    let mut server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&store, &lease, 1).await.unwrap();
+    server.kill();
+    for _ in 0..5 {
+        let refused = append(&store, &lease, 2).await;
+        assert!(
+            matches!(refused, Err(AppendError::Store(StoreError::Unavailable(_)))),
+            "got {refused:?}"
+        );
+    }
+    server.run();
+    let started = Instant::now();
+    while let Err(error) = append(&store, &lease, 2).await {
+        assert!(started.elapsed() < Duration::from_secs(10), "{error}");
+    }
+    assert_eq!(store.read(SHARD, LogPosition(1), usize::MAX).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_restored_copy_is_told_by_whoever_saw_more() {
+    let mut server = RedisServer::durable();
+    let (strict, relaxed) = (
+        opened(&server, RedisDurability::Strict).await,
+        opened(&server, RedisDurability::Relaxed).await,
+    );
+    let lease = strict.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&strict, &lease, 1).await.unwrap();
+    let old = relaxed.acquire(ShardId(4), "writer", LEASE).await.unwrap();
+    append(&relaxed, &old, 1).await.unwrap();
+    let copy = server.copy_of_files();
+    let lease = strict.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&strict, &lease, 2).await.unwrap();
+    append(&relaxed, &old, 2).await.unwrap();
+    server.kill();
+    server.restore(&copy);
+    server.run();
+
+    // The copy knows an older epoch: nobody of the new time writes into it.
+    let started = Instant::now();
+    let late = loop {
+        match append(&strict, &lease, 3).await {
+            Err(AppendError::Store(StoreError::Unavailable(_))) if started.elapsed() < Duration::from_secs(10) => {}
+            other => break other,
+        }
+    };
+    assert!(
+        matches!(late, Err(AppendError::Store(StoreError::Fenced { owner, .. })) if owner < lease.epoch),
+        "got {late:?}"
+    );
+    is_damaged(strict.acquire(SHARD, "writer", LEASE).await, "went back");
+    is_damaged(strict.acquire(SHARD, "writer", LEASE).await, "went back");
+    // Relaxed durability may lose it, and goes on where the store is, under an epoch that was never used.
+    let new = relaxed.acquire(ShardId(4), "writer", LEASE).await.unwrap();
+    assert_eq!(new.next, LogPosition(2));
+    assert!(new.epoch > old.epoch);
+    append(&relaxed, &new, 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_ends_before_what_relies_on_it_is_told() {
+    let server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&store, &lease, 1).await.unwrap();
+    let fields = ["{troupe:s3}o", "{troupe:s3}k"];
+    let set = |key: &str, field: &str, value: &str| server.command(&["HSET", key, field, value]);
+    for (key, field, back) in [(fields[0], "c", "0"), (fields[0], "t", "0"), (fields[1], "events", "0")] {
+        set(key, field, "2");
+        let fresh = opened(&server, RedisDurability::Strict).await;
+        is_damaged(fresh.acquire(SHARD, "writer", LEASE).await, "went back");
+        set(key, field, back);
+    }
+    let fresh = opened(&server, RedisDurability::Strict).await;
+    assert!(fresh.acquire(SHARD, "writer", LEASE).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_emptied_server_is_damage_and_nothing_is_made_anew() {
+    let server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&store, &lease, 1).await.unwrap();
+    server.command(&["FLUSHALL"]);
+    match append(&store, &lease, 2).await {
+        Err(AppendError::Store(error)) => is_damaged::<()>(Err(error), "not in Redis any more"),
+        other => panic!("expected damage, got {other:?}"),
+    }
+    let id = ExecutionId::fresh(SHARD, Timestamp(1), 1);
+    is_damaged(store.acquire(SHARD, "writer", LEASE).await, "not in Redis any more");
+    is_damaged(store.renew(SHARD, lease.epoch, LEASE).await, "not in Redis any more");
+    is_damaged(store.read(SHARD, LogPosition(1), 1_000).await, "not in Redis any more");
+    is_damaged(store.load(id).await, "not in Redis any more");
+    is_damaged(store.head(id).await, "not in Redis any more");
+    let rows = vec![row(1)];
+    let refused = store.checkpoint(SHARD, lease.epoch, rows, Some(LogPosition(1))).await;
+    is_damaged(refused, "not in Redis any more");
+    assert_eq!(server.command(&["DBSIZE"]), redis::Value::Int(0));
+
+    // Another store in the same place is not ours.
+    opened(&server, RedisDurability::Strict).await;
+    is_damaged(store.acquire(SHARD, "writer", LEASE).await, "another store");
+}
+
+#[tokio::test]
+async fn a_frozen_owner_is_fenced_after_its_lease() {
+    let server = RedisServer::durable();
+    let (frozen, successor) = (
+        opened(&server, RedisDurability::Strict).await,
+        opened(&server, RedisDurability::Strict).await,
+    );
+    let old = frozen
+        .acquire(SHARD, "frozen", Duration::from_millis(300))
+        .await
+        .unwrap();
+    append(&frozen, &old, 1).await.unwrap();
+    let started = Instant::now();
+    let new = loop {
+        match successor.acquire(SHARD, "successor", LEASE).await {
+            Ok(lease) => break lease,
+            Err(StoreError::Held(_)) if started.elapsed() < Duration::from_secs(10) => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err(error) => panic!("the lease does not expire: {error}"),
+        }
+    };
+    assert_eq!(new.next, LogPosition(2));
+    let late = append(&frozen, &old, 2).await;
+    assert!(
+        matches!(late, Err(AppendError::Store(StoreError::Fenced { owner, ours, .. })) if owner == new.epoch && ours == old.epoch),
+        "got {late:?}"
+    );
+    let late = frozen.renew(SHARD, old.epoch, LEASE).await;
+    assert!(matches!(late, Err(StoreError::Fenced { .. })), "got {late:?}");
+    append(&successor, &new, 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_forgot_are_sent_again() {
+    let server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    for position in 1..=5 {
+        server.command(&["SCRIPT", "FLUSH"]);
+        append(&store, &lease, position).await.unwrap();
+    }
+    assert_eq!(store.read(SHARD, LogPosition(1), usize::MAX).await.unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_whole_chunks_and_is_not_damaged() {
+    let server = RedisServer::start(&["appendonly yes", "appendfsync always"]);
+    let store = opened(&server, RedisDurability::Strict).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&store, &lease, 1).await.unwrap();
+    server.command(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    let refused = append(&store, &lease, 2).await;
+    assert!(
+        matches!(&refused, Err(AppendError::Store(StoreError::Unavailable(why))) if why.contains("memory")),
+        "got {refused:?}"
+    );
+    let rows = (1..=20).map(row).collect();
+    let refused = store.checkpoint(SHARD, lease.epoch, rows, Some(LogPosition(1))).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "got {refused:?}");
+    assert_eq!(store.live_counts(SHARD).await.unwrap(), (0, 0));
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    append(&store, &lease, 2).await.unwrap();
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    assert_eq!((lease.next, lease.checkpointed), (LogPosition(3), LogPosition(0)));
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_damage() {
+    let server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    server.command(&["SET", "{troupe:s3}l", "no list"]);
+    match append(&store, &lease, 1).await {
+        Err(AppendError::Store(error)) => is_damaged::<()>(Err(error), "WRONGTYPE"),
+        other => panic!("expected damage, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn cursors_that_were_not_written_at_once_go_with_what_comes_next() {
+    let server = RedisServer::durable();
+    let (store, other) = (
+        opened(&server, RedisDurability::Strict).await,
+        opened(&server, RedisDurability::Strict).await,
+    );
+    let mut lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    for position in 1..=40 {
+        append(&store, &lease, position).await.unwrap();
+    }
+    let reached = Some(LogPosition(40));
+    store.checkpoint(SHARD, lease.epoch, vec![], reached).await.unwrap();
+    let set = async |epoch, to| {
+        let set = store.set_cursor(SHARD, epoch, "events", LogPosition(to)).await;
+        set.unwrap();
+        assert_eq!(store.cursor(SHARD, "events").await.unwrap(), LogPosition(to));
+    };
+    let seen_elsewhere = async || other.cursor(SHARD, "events").await.unwrap().0;
+    for next in ["renew", "trim", "acquire", "release"] {
+        let from = seen_elsewhere().await;
+        // Quick enough that not each of them is written.
+        for to in from + 1..=from + 9 {
+            set(lease.epoch, to).await;
+        }
+        match next {
+            "renew" => drop(store.renew(SHARD, lease.epoch, LEASE).await.unwrap()),
+            "trim" => store.trim(SHARD, lease.epoch, LogPosition(1)).await.unwrap(),
+            "acquire" => lease = store.acquire(SHARD, "writer", LEASE).await.unwrap(),
+            _ => store.release(SHARD, lease.epoch).await.unwrap(),
+        }
+        assert_eq!(seen_elsewhere().await, from + 9, "after {next}");
+    }
+}

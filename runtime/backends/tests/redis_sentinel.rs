@@ -1,0 +1,103 @@
+//! A master that Sentinel names, and the replica that takes over from it.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use redis::Value;
+use support::redis::RedisServer;
+use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
+use troupe_core::{LogPosition, ShardId};
+use troupe_ports::{AppendError, CommitId, Lease, StateStore, StoreError};
+
+const SHARD: ShardId = ShardId(1);
+const LEASE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn append(store: &RedisStore, lease: &Lease, position: u64) -> Result<(), AppendError> {
+    let record = format!("record {position}").into();
+    store
+        .append(
+            SHARD,
+            lease.epoch,
+            LogPosition(position),
+            CommitId(position.into()),
+            record,
+        )
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_takes_over_with_the_log_and_its_fences() {
+    let durable = ["appendonly yes", "appendfsync always", "repl-diskless-sync-delay 0"];
+    let mut master = RedisServer::start(&durable);
+    let follows = format!("replicaof 127.0.0.1 {}", master.port);
+    let replica = RedisServer::start(&[&durable[..], &[&follows]].concat());
+    let sentinel = RedisServer::sentinel(master.port, 1);
+    let started = Instant::now();
+    while master.command(&["WAIT", "1", "100"]) != Value::Int(1) {
+        assert!(started.elapsed() < PATIENCE, "the replica does not follow");
+    }
+    let options = RedisOptions {
+        shards: 4,
+        durability: RedisDurability::Strict,
+        ..RedisOptions::new(format!(
+            "redis+sentinel://127.0.0.1:{},127.0.0.1:{}/master",
+            support::free_port(),
+            sentinel.port
+        ))
+    };
+    let store = RedisStore::open(&options).await.unwrap();
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    for position in 1..=20 {
+        append(&store, &lease, position).await.unwrap();
+    }
+    assert_eq!(master.command(&["WAIT", "1", "5000"]), Value::Int(1));
+    // Sentinel must know the replica before it can promote it.
+    let started = Instant::now();
+    while !format!("{:?}", sentinel.command(&["SENTINEL", "REPLICAS", "master"])).contains(&replica.port.to_string()) {
+        assert!(started.elapsed() < PATIENCE, "Sentinel does not see the replica");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    master.kill();
+
+    // The owner goes on, on the other server, without knowing where it is.
+    let started = Instant::now();
+    loop {
+        match append(&store, &lease, 21).await {
+            Ok(()) => break,
+            Err(AppendError::Conflict { next: LogPosition(22) }) => break,
+            Err(AppendError::Store(StoreError::Unavailable(_))) if started.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            other => panic!("the append fails with {other:?}"),
+        }
+    }
+    let records = store.read(SHARD, LogPosition(1), usize::MAX).await.unwrap();
+    let commits: Vec<_> = records.iter().map(|record| record.commit.0).collect();
+    assert_eq!(commits, (1..=21).collect::<Vec<_>>());
+    let role = replica.command(&["ROLE"]);
+    assert!(format!("{role:?}").contains("master"), "{role:?}");
+    // And the fence has moved with it.
+    let other = RedisStore::open(&options).await.unwrap();
+    let held = other.acquire(SHARD, "other", LEASE).await;
+    assert!(matches!(held, Err(StoreError::Held(_))), "got {held:?}");
+    let new = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    assert!(new.epoch > lease.epoch);
+    let late = append(&other, &lease, 22).await;
+    assert!(
+        matches!(late, Err(AppendError::Store(StoreError::Fenced { .. }))),
+        "got {late:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_master_that_no_sentinel_knows_is_told() {
+    let master = RedisServer::durable();
+    let sentinel = RedisServer::sentinel(master.port, 1);
+    let options = RedisOptions::new(format!("redis+sentinel://127.0.0.1:{}/nobody", sentinel.port));
+    let error = RedisStore::open(&options).await.unwrap_err();
+    assert!(error.is_passing());
+    assert!(error.to_string().contains("nobody"), "{error}");
+}

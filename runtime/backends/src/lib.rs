@@ -1,9 +1,11 @@
-//! Implementations of the ports: the embedded store and the in-process event bus.
+//! Implementations of the ports: the embedded store, the PostgreSQL definition store and the in-process event bus.
 //!
 //! This crate knows drivers and file formats; it knows no actor, no route and no workflow rule.
 
 pub mod bus;
 pub mod embedded;
+pub mod postgres;
 
 pub use bus::{EventFilter, InProcessBus, Subscription, SubscriptionError, SystemSubscription};
 pub use embedded::{DurabilityMutant, EmbeddedStore, PowerLoss, Sharing, StoreOptions};
+pub use postgres::{PostgresOptions, PostgresStore};

@@ -2,6 +2,10 @@
 //!
 //! This crate knows drivers and file formats; it knows no actor, no route and no workflow rule.
 
+// Tests inside the crate share their servers with those beside it.
+#[cfg(test)]
+extern crate self as troupe_backends;
+
 pub mod bus;
 pub mod embedded;
 pub mod postgres;

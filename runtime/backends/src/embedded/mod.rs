@@ -10,6 +10,7 @@ mod cached;
 mod cursors;
 mod definitions;
 mod derived;
+mod epochs;
 mod log;
 mod options;
 mod power_loss;
@@ -38,7 +39,7 @@ use writer::{NoRider, Writer};
 /// Reader threads of the derived file: lists may scan while executions are loaded.
 const DERIVED_READERS: usize = 2;
 
-/// A store in a directory. Implements `StateStore`, `DefinitionStore` and `VisibilityStore`.
+/// A store in a directory. Implements `StateStore`, `DefinitionStore`, `VisibilityStore` and `EpochAuthority`.
 ///
 /// Dropping it writes what is queued, closes the files and gives the directory up; that blocks for some milliseconds.
 pub struct EmbeddedStore {

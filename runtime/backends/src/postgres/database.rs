@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgConnection, PgPool, Postgres};
 
 use super::failure::Failure;
-use super::migrate::{self, Server};
+use super::migrate;
 use super::options::PostgresOptions;
 
 /// What an answer may take beyond the statement timeout, which the server keeps.
@@ -31,14 +31,18 @@ impl Database {
     pub(super) async fn open(options: &PostgresOptions) -> Result<Self, Failure> {
         let connect = options.connect().map_err(Failure::Unavailable)?;
         let address = address(&connect);
+        let mut connect = session(connect, options);
         let server = migrate::run(&connect, &address, options).await?;
+        if server.acknowledges_early {
+            connect = connect.options([("synchronous_commit", "on")]);
+        }
         let pool = PgPoolOptions::new()
             .max_connections(options.connections_max)
             .min_connections(options.connections_min)
             .acquire_timeout(options.connect_timeout)
             .idle_timeout(IDLE_MAX)
             .max_lifetime(LIFETIME_MAX)
-            .connect_lazy_with(session(connect, options, &server));
+            .connect_lazy_with(connect);
         Ok(Self {
             pool,
             address,
@@ -134,22 +138,21 @@ fn address(connect: &PgConnectOptions) -> String {
     }
 }
 
-/// The settings of every connection of the pool. They win over those of the server, the database and the user.
-fn session(connect: PgConnectOptions, options: &PostgresOptions, server: &Server) -> PgConnectOptions {
+/// The settings of every connection. They win over those of the server, the database and the user.
+fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOptions {
     let timeout = options.statement_timeout.as_millis().to_string();
-    let mut settings = vec![
+    connect.options([
         ("search_path", options.schema.as_str()),
         ("statement_timeout", &timeout),
         // A frozen process keeps no row locked.
         ("idle_in_transaction_session_timeout", &timeout),
         ("default_transaction_isolation", "read committed"),
         ("default_transaction_read_only", "off"),
-        // Plans are made for the filters that are given; one for all of them would fit none.
+        // Plans are made for the values that are given.
         ("plan_cache_mode", "force_custom_plan"),
+        // The planner takes the ranges of lists for smaller than they are, and would rather read and sort one than walk along it.
+        ("enable_bitmapscan", "off"),
+        ("enable_incremental_sort", "off"),
         ("jit", "off"),
-    ];
-    if server.acknowledges_early {
-        settings.push(("synchronous_commit", "on"));
-    }
-    connect.options(settings)
+    ])
 }

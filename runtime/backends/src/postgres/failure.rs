@@ -2,6 +2,8 @@
 
 use troupe_ports::{DefinitionError, StoreError};
 
+const TLS_HINT: &str = "; `sslmode` and the CA file must fit the server's certificate";
+
 /// Why a call failed, with a hint where there is something to do. Carries no password: neither the driver's messages nor the
 /// server's name one.
 #[derive(Debug)]
@@ -27,9 +29,10 @@ impl Failure {
                     Self::Unavailable(text)
                 }
             }
-            Error::Tls(_) => Self::Unavailable(format!(
-                "{text}; `sslmode` and the CA file must fit the server's certificate"
-            )),
+            Error::Tls(_) => Self::Unavailable(format!("{text}{TLS_HINT}")),
+            Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                Self::Unavailable(format!("{text}{TLS_HINT}"))
+            }
             Error::PoolTimedOut => Self::Unavailable(format!(
                 "{address}: no connection in time; the server is down, or all connections are busy"
             )),

@@ -95,7 +95,6 @@ async fn bring_up_to_date(connection: &mut PgConnection, address: &str, schema: 
     let failed = |error: sqlx::Error| Failure::of(&error, address);
     let mut transaction = connection.begin().await.map_err(failed)?;
     for (name, value) in [
-        ("search_path", schema),
         ("statement_timeout", "0"),
         ("idle_in_transaction_session_timeout", "10s"),
     ] {

@@ -8,8 +8,11 @@ mod database;
 mod definitions;
 mod epochs;
 mod failure;
+mod list;
 mod migrate;
 mod options;
+#[cfg(test)]
+mod tests;
 mod text;
 mod visibility;
 

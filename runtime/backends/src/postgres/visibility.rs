@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use sqlx::AssertSqlSafe;
 use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore};
 
 use super::PostgresStore;
+use super::list::Question;
 use super::text::{escaped, indexed, unescaped};
 
-/// Items of a page, whatever was asked for.
-const PAGE_ITEMS_MAX: usize = 1_000;
 /// Summaries of a statement, so that none of them meets the statement timeout.
 const STATEMENT_SUMMARIES_MAX: usize = 5_000;
 
@@ -29,26 +29,12 @@ ON CONFLICT (id) DO UPDATE SET workflow = excluded.workflow, version = excluded.
     error_code = excluded.error_code, execution_key = excluded.execution_key, seq = excluded.seq, parent = excluded.parent
 WHERE s.seq < excluded.seq";
 
-/// One text for all filters: a session plans for the values that are given, and then a condition on a missing one is no condition.
-pub(super) const LIST: &str = "
-SELECT uuid_send(id), workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, uuid_send(parent)
-FROM summary
-WHERE ($1::text IS NULL OR workflow = $1)
-    AND ($2::text IS NULL OR status = $2)
-    AND ($3::text IS NULL OR parent = $3::uuid)
-    AND (NOT $4::boolean OR parent IS NOT NULL)
-    AND ($5::text IS NULL OR id BETWEEN $5::uuid AND $6::uuid)
-    AND ($7::bigint IS NULL OR started_ms >= $7)
-    AND ($8::bigint IS NULL OR started_ms < $8)
-    AND ($9::bigint IS NULL OR (started_ms, id) < ($9, $10::uuid))
-ORDER BY started_ms DESC, id DESC LIMIT $11";
-
 /// Locks in one order, so that it and a projection do not wait for each other.
 const FORGET: &str = "
 WITH gone AS (SELECT id FROM summary WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE)
 DELETE FROM summary USING gone WHERE summary.id = gone.id";
 
-/// Columns of [`LIST`].
+/// [`super::list::COLUMNS`] as they are read.
 type Row = (
     Vec<u8>,
     String,
@@ -172,67 +158,6 @@ fn summary(row: Row) -> Result<ExecutionSummary, StoreError> {
     })
 }
 
-/// What [`LIST`] is asked with.
-pub(super) struct Filters {
-    workflow: Option<String>,
-    status: Option<String>,
-    parent: Option<String>,
-    children: bool,
-    ids: Option<(String, String)>,
-    started_from: Option<i64>,
-    started_until: Option<i64>,
-    after: Option<(i64, String)>,
-    pub(super) limit: usize,
-}
-
-impl Filters {
-    /// None if nothing can match.
-    pub(super) fn of(query: &ExecutionQuery) -> Option<Self> {
-        let ids = match query.id_prefix.as_deref().unwrap_or_default() {
-            "" => None,
-            prefix if prefix.len() <= 32 && prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-                Some((format!("{prefix:0<32}"), format!("{prefix:f<32}")))
-            }
-            _ => return None,
-        };
-        Some(Self {
-            workflow: query.workflow_id.as_deref().map(|id| indexed(id).into_owned()),
-            status: query.status.as_deref().map(|status| indexed(status).into_owned()),
-            parent: query.parent.map(|parent| parent.to_string()),
-            children: query.children,
-            ids,
-            started_from: query.started_from.map(|at| at.0),
-            started_until: query.started_until.map(|at| at.0),
-            after: query.cursor.map(|after| (after.started_at.0, after.id.to_string())),
-            limit: query.limit.clamp(1, PAGE_ITEMS_MAX),
-        })
-    }
-
-    /// Binds everything to `asked`, whose text is [`LIST`] or contains it. One more than the limit is read, to see whether there is a
-    /// next page.
-    pub(super) fn arguments(self) -> sqlx::Result<sqlx::postgres::PgArguments> {
-        use sqlx::Arguments;
-        let (first, last) = self.ids.unzip();
-        let (after_started, after_id) = self.after.unzip();
-        let mut arguments = sqlx::postgres::PgArguments::default();
-        let add = || {
-            arguments.add(self.workflow)?;
-            arguments.add(self.status)?;
-            arguments.add(self.parent)?;
-            arguments.add(self.children)?;
-            arguments.add(first)?;
-            arguments.add(last)?;
-            arguments.add(self.started_from)?;
-            arguments.add(self.started_until)?;
-            arguments.add(after_started)?;
-            arguments.add(after_id)?;
-            arguments.add(integer(self.limit as u64 + 1))
-        };
-        add().map_err(sqlx::Error::Encode)?;
-        Ok(arguments)
-    }
-}
-
 #[async_trait]
 impl VisibilityStore for PostgresStore {
     async fn project(
@@ -264,16 +189,16 @@ impl VisibilityStore for PostgresStore {
     }
 
     async fn list(&self, query: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError> {
-        let Some(filters) = Filters::of(&query) else {
+        let question = Question::of(&query).map_err(|error| self.database.failure(&error))?;
+        let Some(Question { sql, arguments, limit }) = question else {
             return Ok(Page {
                 items: Vec::new(),
                 next: None,
             });
         };
-        let limit = filters.limit;
-        let arguments = filters.arguments().map_err(|error| self.database.failure(&error))?;
         let mut connection = self.database.connection().await?;
-        let asked = sqlx::query_as_with(LIST, arguments).fetch_all(&mut *connection);
+        // The text has nothing of the caller's: that is in the arguments.
+        let asked = sqlx::query_as_with(AssertSqlSafe(sql), arguments).fetch_all(&mut *connection);
         let rows: Vec<Row> = self.database.answer(asked).await?;
         connection.give_back();
         let more = rows.len() > limit;

@@ -44,7 +44,7 @@ impl Schema {
 
     /// A connection beside the store, in the schema.
     pub(crate) async fn connection(&self) -> PgConnection {
-        let mut connection = PgConnection::connect(&self.options.url).await.unwrap();
+        let mut connection = PgConnection::connect(&shared_url()).await.unwrap();
         run(&mut connection, &format!("SET search_path = {}", self.options.schema)).await;
         connection
     }
@@ -53,7 +53,7 @@ impl Schema {
 impl Drop for Schema {
     fn drop(&mut self) {
         let drop_schema = format!("DROP SCHEMA IF EXISTS {} CASCADE", self.options.schema);
-        let url = self.options.url.clone();
+        let url = shared_url();
         // A thread of its own: the test's runtime may be one that cannot wait here.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()

@@ -47,8 +47,10 @@ CREATE INDEX summary_started ON summary (started_ms, id);
 CREATE INDEX summary_workflow ON summary (workflow, started_ms, id);
 CREATE INDEX summary_status ON summary (status, started_ms, id);
 CREATE INDEX summary_workflow_status ON summary (workflow, status, started_ms, id);
+-- Children of one execution, and those that a shard looks for when it is opened. Most executions are nobody's children.
 CREATE INDEX summary_parent ON summary (parent, started_ms, id) WHERE parent IS NOT NULL;
-CREATE INDEX summary_child ON summary (started_ms, id) WHERE parent IS NOT NULL;
+CREATE INDEX summary_parent_status ON summary (parent, status, started_ms, id) WHERE parent IS NOT NULL;
+CREATE INDEX summary_child_status ON summary (status, started_ms, id) WHERE parent IS NOT NULL;
 
 CREATE TABLE projected (
     shard integer PRIMARY KEY,

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 use troupe_backends::{EmbeddedStore, PowerLoss, StoreOptions};
 use troupe_ports::conformance::Fixture;
-use troupe_ports::{DefinitionStore, EpochAuthority, StateStore, VisibilityStore};
+use troupe_ports::{AuditLog, DefinitionStore, EpochAuthority, StateStore, VisibilityStore};
 
 struct Directory {
     directory: TempDir,
@@ -59,6 +59,13 @@ impl Fixture<dyn EpochAuthority> for Directory {
     }
 }
 
+#[async_trait]
+impl Fixture<dyn AuditLog> for Directory {
+    async fn open(&self) -> Arc<dyn AuditLog> {
+        Directory::open(self)
+    }
+}
+
 mod state {
     use super::{Directory, PowerLoss};
     troupe_ports::state_store_conformance!(Directory::new(PowerLoss::Never));
@@ -77,6 +84,11 @@ mod visibility {
 mod epochs {
     use super::{Directory, PowerLoss};
     troupe_ports::epoch_authority_conformance!(Directory::new(PowerLoss::Never));
+}
+
+mod audit {
+    use super::{Directory, PowerLoss};
+    troupe_ports::audit_log_conformance!(Directory::new(PowerLoss::Never));
 }
 
 /// The layer that loses unsynced writes is otherwise a file like any other.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use support::Schema;
 use troupe_ports::conformance::Fixture;
-use troupe_ports::{DefinitionStore, EpochAuthority, VisibilityStore};
+use troupe_ports::{AuditLog, DefinitionStore, EpochAuthority, VisibilityStore};
 
 #[async_trait]
 impl Fixture<dyn DefinitionStore> for Schema {
@@ -32,6 +32,13 @@ impl Fixture<dyn EpochAuthority> for Schema {
     }
 }
 
+#[async_trait]
+impl Fixture<dyn AuditLog> for Schema {
+    async fn open(&self) -> Arc<dyn AuditLog> {
+        Arc::new(Schema::open(self).await)
+    }
+}
+
 mod definitions {
     use super::Schema;
     troupe_ports::definition_store_conformance!(Schema::new());
@@ -45,4 +52,9 @@ mod visibility {
 mod epochs {
     use super::Schema;
     troupe_ports::epoch_authority_conformance!(Schema::new());
+}
+
+mod audit {
+    use super::Schema;
+    troupe_ports::audit_log_conformance!(Schema::new());
 }

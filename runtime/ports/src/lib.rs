@@ -2,6 +2,7 @@
 //!
 //! This crate knows no backend, no actor and no wire type.
 
+pub mod audit;
 pub mod bus;
 pub mod clock;
 pub mod conformance;
@@ -11,6 +12,7 @@ pub mod executor;
 pub mod state;
 pub mod visibility;
 
+pub use audit::{AuditCursor, AuditId, AuditLog, AuditPage, AuditQuery, AuditRow, AuditTarget};
 pub use bus::{BusError, EventBus};
 pub use clock::{Clock, SystemClock};
 pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition, says_the_same};

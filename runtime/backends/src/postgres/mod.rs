@@ -4,6 +4,7 @@
 //! out of a pool, ends within a bounded time, and, where it changes something, does so in one transaction. A call whose answer is
 //! lost answers "unavailable": it may have taken place, and every one of them may be repeated.
 
+mod audit;
 mod database;
 mod definitions;
 mod epochs;
@@ -15,6 +16,7 @@ mod options;
 mod tests;
 mod text;
 mod visibility;
+mod walk;
 
 use troupe_ports::StoreError;
 

@@ -3,6 +3,7 @@
 //! A function gets a fixture whose store is new and empty, and panics where the store breaks the clause. The macros make one
 //! test of each. Nothing here assumes that the store's clock agrees with the machine's.
 
+pub mod audit;
 pub mod blobs;
 pub mod cached_outputs;
 pub mod definitions;
@@ -143,6 +144,19 @@ macro_rules! epoch_authority_conformance {
             only_one_of_many_racing_candidates_is_issued_an_epoch
             shards_are_ordered_independently
             epochs_are_there_after_reopening
+        }
+    };
+}
+
+/// The suite of [`crate::AuditLog`].
+#[macro_export]
+macro_rules! audit_log_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, audit:
+            rows_come_back_as_they_were_recorded
+            a_row_is_recorded_once_and_never_changed
+            rows_are_listed_newest_first_and_paged_without_loss
+            filters_narrow_the_rows
         }
     };
 }

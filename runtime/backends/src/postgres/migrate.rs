@@ -97,17 +97,11 @@ async fn look(connection: &mut PgConnection, address: &str) -> Result<Server, Fa
 async fn bring_up_to_date(connection: &mut PgConnection, address: &str, schema: &str) -> Result<(), Failure> {
     let failed = |error: sqlx::Error| Failure::of(&error, address);
     let mut transaction = connection.begin().await.map_err(failed)?;
-    for (name, value) in [
-        ("statement_timeout", "0"),
-        ("idle_in_transaction_session_timeout", "10s"),
-    ] {
-        sqlx::query("SELECT set_config($1, $2, true)")
-            .bind(name)
-            .bind(value)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-    }
+    // As long as it takes; the caller has a limit.
+    sqlx::query("SET LOCAL statement_timeout = 0")
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('troupe schema ' || $1, 0))")
         .bind(schema)
         .execute(&mut *transaction)

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use troupe_backends::PostgresStore;
 use troupe_core::{Epoch, LogPosition};
-use troupe_ports::{
-    DefinitionError, DefinitionStore, EpochAuthority, EpochError, ExecutionQuery, StoreError, VisibilityStore,
-};
+use troupe_ports::{DefinitionError, DefinitionStore, EpochAuthority, EpochError, ExecutionQuery, VisibilityStore};
 
 use super::support::{Schema, run};
 use super::{NOW, SHARD, analysis, definition, summary};
@@ -144,34 +142,4 @@ async fn a_lock_of_another_session_is_not_waited_for_for_ever() {
     run(&mut other, "COMMIT").await;
     let stored = store.put(definition("orders", "second"), analysis(), None, NOW).await;
     assert_eq!(stored.unwrap().version, 2);
-}
-
-/// A process that stops in the middle of a transaction does not keep its lock: the server ends its session.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_freezes_while_it_migrates_does_not_stop_the_others() {
-    let schema = Schema::new();
-    let mut frozen = schema.connection().await;
-    // What a migrating replica does first; then it says nothing more.
-    run(
-        &mut frozen,
-        &format!(
-            "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '1s';
-             SELECT pg_advisory_xact_lock(hashtextextended('troupe schema {}', 0))",
-            schema.options.schema
-        ),
-    )
-    .await;
-    let begun = std::time::Instant::now();
-    let mut impatient = schema.options.clone();
-    impatient.migrate_timeout = std::time::Duration::from_millis(200);
-    let waited = PostgresStore::open(&impatient).await;
-    assert!(
-        matches!(&waited, Err(StoreError::Unavailable(why)) if why.contains("another replica")),
-        "got {waited:?}"
-    );
-    schema.open().await;
-    assert!(
-        begun.elapsed() >= std::time::Duration::from_millis(800),
-        "it waited for the lock"
-    );
 }

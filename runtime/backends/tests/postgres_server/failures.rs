@@ -12,7 +12,7 @@ use troupe_backends::{PostgresOptions, PostgresStore};
 use troupe_core::{Epoch, LogPosition};
 use troupe_ports::{DefinitionError, DefinitionStore, EpochAuthority, EpochError, StoreError, VisibilityStore};
 
-use super::support::{PostgresServer, Schema};
+use super::support::{PostgresServer, Schema, run};
 use super::{NOW, SHARD, analysis, definition, summary};
 
 /// What one writer was told.
@@ -187,21 +187,31 @@ impl Proxy {
     }
 }
 
+/// The options for a schema through a proxy, with short timeouts.
+async fn through_proxy(schema: &Schema) -> (Proxy, PostgresOptions) {
+    let server: sqlx::postgres::PgConnectOptions = schema.options.url.parse().unwrap();
+    let proxy = Proxy::to(format!("{}:{}", server.get_host(), server.get_port())).await;
+    let user = server.get_username();
+    let options = PostgresOptions {
+        url: format!(
+            "postgres://{user}@127.0.0.1:{}/{}?sslmode=disable&application_name={}",
+            proxy.port,
+            server.get_database().unwrap_or(user),
+            schema.options.schema
+        ),
+        connections_max: 2,
+        connect_timeout: Duration::from_millis(500),
+        statement_timeout: Duration::from_millis(500),
+        ..schema.options.clone()
+    };
+    (proxy, options)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_says_nothing_is_told_in_time_and_left_for_one_that_answers() {
-    let mut schema = Schema::new();
-    let options: sqlx::postgres::PgConnectOptions = schema.options.url.parse().unwrap();
-    let proxy = Proxy::to(format!("{}:{}", options.get_host(), options.get_port())).await;
-    schema.options.url = format!(
-        "postgres://{}@127.0.0.1:{}/{}?sslmode=disable",
-        options.get_username(),
-        proxy.port,
-        options.get_database().unwrap()
-    );
-    schema.options.connections_max = 2;
-    schema.options.connect_timeout = Duration::from_millis(500);
-    schema.options.statement_timeout = Duration::from_millis(500);
-    let store = schema.open().await;
+    let schema = Schema::new();
+    let (proxy, options) = through_proxy(&schema).await;
+    let store = PostgresStore::open(&options).await.unwrap();
     store.issue(SHARD, Epoch(0), "owner").await.unwrap();
 
     proxy.frozen.send(true).unwrap();
@@ -219,4 +229,92 @@ async fn a_server_that_says_nothing_is_told_in_time_and_left_for_one_that_answer
         assert!(begun.elapsed() < Duration::from_secs(10), "{error}");
     }
     assert_eq!(store.issue(SHARD, Epoch(1), "owner").await.unwrap(), Epoch(2));
+}
+
+/// Waits until the session that goes through the proxy waits for a lock.
+async fn until_it_waits(schema: &Schema) {
+    let mut connection = schema.connection().await;
+    let begun = Instant::now();
+    loop {
+        let waiting: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock')",
+        )
+        .bind(&schema.options.schema)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+        if waiting {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "it does not wait");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A process that stops in the middle of a transaction does not keep its lock: the server ends its session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_freezes_while_it_stores_does_not_stop_the_others() {
+    let schema = Schema::new();
+    let store = schema.open().await;
+    store
+        .put(definition("orders", "first"), analysis(), None, NOW)
+        .await
+        .unwrap();
+    let (proxy, mut options) = through_proxy(&schema).await;
+    options.statement_timeout = Duration::from_secs(2);
+    let frozen = PostgresStore::open(&options).await.unwrap();
+    let mut holder = schema.connection().await;
+    run(
+        &mut holder,
+        "BEGIN; SELECT FROM workflow WHERE id = 'orders' FOR UPDATE",
+    )
+    .await;
+    let stored = tokio::spawn(async move { frozen.put(definition("orders", "second"), analysis(), None, NOW).await });
+    until_it_waits(&schema).await;
+    proxy.frozen.send(true).unwrap();
+    // The frozen one has the lock now, and does not know.
+    run(&mut holder, "COMMIT").await;
+    let begun = Instant::now();
+    let other = store.put(definition("orders", "third"), analysis(), None, NOW).await;
+    assert_eq!(other.unwrap().version, 2);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it waited for the lock");
+    let unknown = stored.await.unwrap();
+    assert!(
+        matches!(unknown, Err(DefinitionError::Unavailable(_))),
+        "got {unknown:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_freezes_while_it_makes_the_tables_does_not_stop_the_others() {
+    let schema = Schema::new();
+    let (proxy, mut options) = through_proxy(&schema).await;
+    options.statement_timeout = Duration::from_secs(2);
+    let mut holder = schema.connection().await;
+    let lock = format!(
+        "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('troupe schema {}', 0))",
+        schema.options.schema
+    );
+    run(&mut holder, &lock).await;
+    let impatient = PostgresOptions {
+        migrate_timeout: Duration::from_millis(200),
+        ..schema.options.clone()
+    };
+    let waited = PostgresStore::open(&impatient).await;
+    assert!(
+        matches!(&waited, Err(StoreError::Unavailable(why)) if why.contains("another replica")),
+        "got {waited:?}"
+    );
+    let frozen = tokio::spawn(async move { PostgresStore::open(&options).await });
+    until_it_waits(&schema).await;
+    proxy.frozen.send(true).unwrap();
+    run(&mut holder, "COMMIT").await;
+    let begun = Instant::now();
+    let store = schema.open().await;
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it waited for the lock");
+    store
+        .put(definition("orders", "first"), analysis(), None, NOW)
+        .await
+        .unwrap();
+    frozen.abort();
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 use troupe_backends::{EmbeddedStore, PowerLoss, StoreOptions};
 use troupe_ports::conformance::Fixture;
-use troupe_ports::{DefinitionStore, StateStore, VisibilityStore};
+use troupe_ports::{AuditLog, DefinitionStore, EpochAuthority, StateStore, VisibilityStore};
 
 struct Directory {
     directory: TempDir,
@@ -52,6 +52,20 @@ impl Fixture<dyn VisibilityStore> for Directory {
     }
 }
 
+#[async_trait]
+impl Fixture<dyn EpochAuthority> for Directory {
+    async fn open(&self) -> Arc<dyn EpochAuthority> {
+        Directory::open(self)
+    }
+}
+
+#[async_trait]
+impl Fixture<dyn AuditLog> for Directory {
+    async fn open(&self) -> Arc<dyn AuditLog> {
+        Directory::open(self)
+    }
+}
+
 mod state {
     use super::{Directory, PowerLoss};
     troupe_ports::state_store_conformance!(Directory::new(PowerLoss::Never));
@@ -65,6 +79,16 @@ mod definitions {
 mod visibility {
     use super::{Directory, PowerLoss};
     troupe_ports::visibility_store_conformance!(Directory::new(PowerLoss::Never));
+}
+
+mod epochs {
+    use super::{Directory, PowerLoss};
+    troupe_ports::epoch_authority_conformance!(Directory::new(PowerLoss::Never));
+}
+
+mod audit {
+    use super::{Directory, PowerLoss};
+    troupe_ports::audit_log_conformance!(Directory::new(PowerLoss::Never));
 }
 
 /// The layer that loses unsynced writes is otherwise a file like any other.

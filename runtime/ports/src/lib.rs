@@ -2,17 +2,21 @@
 //!
 //! This crate knows no backend, no actor and no wire type.
 
+pub mod audit;
 pub mod bus;
 pub mod clock;
 pub mod conformance;
 pub mod definitions;
+pub mod epochs;
 pub mod executor;
 pub mod state;
 pub mod visibility;
 
+pub use audit::{AuditCursor, AuditId, AuditLog, AuditPage, AuditQuery, AuditRow, AuditTarget};
 pub use bus::{BusError, EventBus};
 pub use clock::{Clock, SystemClock};
 pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition, says_the_same};
+pub use epochs::{EpochAuthority, EpochError};
 pub use executor::{Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, Secrets, Task};
 pub use state::{
     AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord,

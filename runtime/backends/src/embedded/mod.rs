@@ -5,11 +5,13 @@
 //! A crash between the files loses nothing: a checkpoint is durable in `store.db` before the log is trimmed, and an epoch
 //! is in force in both files before `acquire` returns it.
 
+mod audit;
 mod blobs;
 mod cached;
 mod cursors;
 mod definitions;
 mod derived;
+mod epochs;
 mod log;
 mod options;
 mod power_loss;
@@ -38,7 +40,8 @@ use writer::{NoRider, Writer};
 /// Reader threads of the derived file: lists may scan while executions are loaded.
 const DERIVED_READERS: usize = 2;
 
-/// A store in a directory. Implements `StateStore`, `DefinitionStore` and `VisibilityStore`.
+/// A store in a directory. Implements `StateStore`, `DefinitionStore`, `VisibilityStore`,
+/// `EpochAuthority` and `AuditLog`.
 ///
 /// Dropping it writes what is queued, closes the files and gives the directory up; that blocks for some milliseconds.
 pub struct EmbeddedStore {

@@ -95,6 +95,14 @@ CREATE INDEX IF NOT EXISTS cached_expiry ON cached_output (expires_ms);
 CREATE TABLE IF NOT EXISTS cached_total (one INTEGER PRIMARY KEY CHECK (one = 1), entries INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
 INSERT INTO cached_total (one, entries, bytes) VALUES (1, 0, 0) ON CONFLICT DO NOTHING;
 CREATE INDEX IF NOT EXISTS blob_unconfirmed ON blob_root (shard, since_ms, root) WHERE confirmed = 0;
+-- Who changed what.
+CREATE TABLE IF NOT EXISTS audit (
+    id BLOB PRIMARY KEY, at_ms INTEGER NOT NULL, principal TEXT, action TEXT NOT NULL, target_kind TEXT NOT NULL,
+    target_id TEXT NOT NULL, before BLOB, after BLOB, request TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS audit_at ON audit (at_ms, id);
+CREATE INDEX IF NOT EXISTS audit_principal ON audit (principal, at_ms, id);
+CREATE INDEX IF NOT EXISTS audit_target ON audit (target_kind, target_id, at_ms, id);
 ";
 
 /// A column that came later, as [`ADDED_TABLES`] did. The parent of a child execution.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::Connection;
-use troupe_core::{LogPosition, ShardId};
-use troupe_ports::{AppendError, CommitId, Lease, StateStore, StoreError};
+use troupe_core::{Epoch, LogPosition, ShardId};
+use troupe_ports::{AppendError, CommitId, EpochAuthority, EpochError, Lease, StateStore, StoreError};
 
 use super::{EmbeddedStore, Sharing, StoreOptions};
 
@@ -258,4 +258,31 @@ async fn commits_are_shared_and_the_write_ahead_log_stays_short() {
     // 3,200 records of 4 KB are 13 MB and more in frames; the limit of the WAL is 4 MB plus the transaction that passes it.
     let wal = std::fs::metadata(directory.path().join("log.db-wal")).unwrap().len();
     assert!(wal < 6 << 20, "the WAL has {wal} bytes");
+}
+
+#[tokio::test]
+async fn the_epoch_in_force_is_the_one_that_was_issued() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path(), Sharing::Exclusive).unwrap();
+    let old = store.acquire(SHARD, "old", LEASE).await.unwrap();
+    assert_eq!(store.issued(SHARD).await.unwrap(), old.epoch);
+    let stale = store.issue(SHARD, Epoch(0), "new").await;
+    assert!(
+        matches!(stale, Err(EpochError::Conflict { latest }) if latest == old.epoch),
+        "got {stale:?}"
+    );
+    append(&store, &old, 1, "one").await.unwrap();
+
+    let issued = store.issue(SHARD, old.epoch, "new").await.unwrap();
+    let late = append(&store, &old, 2, "late").await;
+    assert!(
+        matches!(late, Err(AppendError::Store(StoreError::Fenced { owner, .. })) if owner == issued),
+        "{late:?}"
+    );
+    let late = store
+        .set_quarantine(SHARD, old.epoch, troupe_core::ExecutionId([0; 16]), None)
+        .await;
+    assert!(matches!(late, Err(StoreError::Fenced { .. })), "{late:?}");
+    let again = store.acquire(SHARD, "old", LEASE).await.unwrap();
+    assert_eq!((again.epoch.0, again.next), (issued.0 + 1, LogPosition(2)));
 }

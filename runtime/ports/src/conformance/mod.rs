@@ -3,9 +3,11 @@
 //! A function gets a fixture whose store is new and empty, and panics where the store breaks the clause. The macros make one
 //! test of each. Nothing here assumes that the store's clock agrees with the machine's.
 
+pub mod audit;
 pub mod blobs;
 pub mod cached_outputs;
 pub mod definitions;
+pub mod epochs;
 pub mod state_checkpoint;
 pub mod state_log;
 pub mod visibility;
@@ -127,6 +129,34 @@ macro_rules! visibility_store_conformance {
             forgotten_summaries_are_gone
             the_projected_position_never_goes_back
             summaries_are_there_after_reopening
+        }
+    };
+}
+
+/// The suite of [`crate::EpochAuthority`].
+#[macro_export]
+macro_rules! epoch_authority_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, epochs:
+            epochs_count_from_one
+            a_candidate_that_looked_too_early_conflicts
+            epochs_follow_what_the_state_store_has_seen
+            only_one_of_many_racing_candidates_is_issued_an_epoch
+            shards_are_ordered_independently
+            epochs_are_there_after_reopening
+        }
+    };
+}
+
+/// The suite of [`crate::AuditLog`].
+#[macro_export]
+macro_rules! audit_log_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, audit:
+            rows_come_back_as_they_were_recorded
+            a_row_is_recorded_once_and_never_changed
+            rows_are_listed_newest_first_and_paged_without_loss
+            filters_narrow_the_rows
         }
     };
 }

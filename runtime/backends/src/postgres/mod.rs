@@ -1,0 +1,63 @@
+//! The definition store of a deployment: definitions, summaries of executions, epochs and audit rows in PostgreSQL.
+//!
+//! Everything is in one schema, whose tables are made and brought up to date when a store is opened. Each call takes a connection
+//! out of a pool, ends within a bounded time, and, where it changes something, does so in one transaction. A call whose answer is
+//! lost answers "unavailable": it may have taken place, and every one of them may be repeated.
+
+mod audit;
+mod database;
+mod definitions;
+mod epochs;
+mod failure;
+mod list;
+mod migrate;
+mod options;
+#[cfg(test)]
+mod tests;
+mod text;
+mod visibility;
+mod walk;
+
+use troupe_ports::StoreError;
+
+use database::Database;
+pub use options::PostgresOptions;
+
+/// A store in a schema of a PostgreSQL database. Implements `DefinitionStore`, `VisibilityStore`, `EpochAuthority` and `AuditLog`.
+///
+/// Any number of processes may use the same schema. Connections are made when they are needed and made again when they broke.
+pub struct PostgresStore {
+    database: Database,
+}
+
+impl PostgresStore {
+    /// Connects, brings the tables up to date and opens the store. Replicas that start at once wait for each other.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if the options or the server's settings do not serve or the server cannot be used; the text says
+    /// what to do and carries no password. [`StoreError::Damaged`] if the tables were made by a newer release or are not as a
+    /// release of this software made them.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing, or the tables are up to date.
+    pub async fn open(options: &PostgresOptions) -> Result<Self, StoreError> {
+        Ok(Self {
+            database: Database::open(options).await?,
+        })
+    }
+
+    /// Closes all connections, once those in use have been given back. Every later call is refused.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+}
+
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("PostgresStore")
+            .field("database", &self.database)
+            .finish()
+    }
+}

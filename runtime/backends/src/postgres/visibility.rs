@@ -1,0 +1,218 @@
+//! Summaries of executions: written in batches, a statement each; read page by page along an index.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sqlx::AssertSqlSafe;
+use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
+use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore};
+
+use super::PostgresStore;
+use super::list::Question;
+use super::text::{escaped, indexed, unescaped};
+
+/// Summaries of a statement, so that none of them meets the statement timeout.
+const STATEMENT_SUMMARIES_MAX: usize = 5_000;
+
+/// Ids travel as text and as bytes, because the driver is built without its UUIDs.
+const PROJECT: &str = "
+WITH moved AS (
+    INSERT INTO projected AS p (shard, position) VALUES ($1, $2)
+    ON CONFLICT (shard) DO UPDATE SET position = excluded.position WHERE p.position < excluded.position
+)
+INSERT INTO summary AS s
+    (id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent)
+SELECT * FROM unnest($3::uuid[], $4::text[], $5::bigint[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[], $10::text[],
+    $11::text[], $12::bigint[], $13::uuid[])
+ON CONFLICT (id) DO UPDATE SET workflow = excluded.workflow, version = excluded.version, status = excluded.status,
+    paused = excluded.paused, started_ms = excluded.started_ms, ended_ms = excluded.ended_ms,
+    error_code = excluded.error_code, execution_key = excluded.execution_key, seq = excluded.seq, parent = excluded.parent
+WHERE s.seq < excluded.seq";
+
+/// Locks in one order, so that it and a projection do not wait for each other.
+const FORGET: &str = "
+WITH gone AS (SELECT id FROM summary WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE)
+DELETE FROM summary USING gone WHERE summary.id = gone.id";
+
+/// [`super::list::COLUMNS`] as they are read.
+type Row = (
+    Vec<u8>,
+    String,
+    i64,
+    String,
+    bool,
+    i64,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    i64,
+    Option<Vec<u8>>,
+);
+
+/// The server's integers are signed; what the engine counts stays far below.
+pub(super) fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Arrays of a statement, one a column.
+#[derive(Default)]
+struct Columns {
+    ids: Vec<String>,
+    workflows: Vec<String>,
+    versions: Vec<i64>,
+    statuses: Vec<String>,
+    paused: Vec<bool>,
+    started: Vec<i64>,
+    ended: Vec<Option<i64>>,
+    error_codes: Vec<Option<String>>,
+    execution_keys: Vec<Option<String>>,
+    seqs: Vec<i64>,
+    parents: Vec<Option<String>>,
+}
+
+impl Columns {
+    fn push(&mut self, summary: &ExecutionSummary) {
+        let optional = |text: &Option<String>| text.as_deref().map(|text| escaped(text).into_owned());
+        self.ids.push(summary.id.to_string());
+        self.workflows.push(indexed(&summary.workflow_id).into_owned());
+        self.versions.push(i64::from(summary.version));
+        self.statuses.push(indexed(&summary.status).into_owned());
+        self.paused.push(summary.paused);
+        self.started.push(summary.started_at.0);
+        self.ended.push(summary.ended_at.map(|at| at.0));
+        self.error_codes.push(optional(&summary.error_code));
+        self.execution_keys.push(optional(&summary.execution_key));
+        self.seqs.push(integer(summary.seq.0));
+        self.parents.push(summary.parent.map(|parent| parent.to_string()));
+    }
+}
+
+/// The statements of a batch. A statement may name a row once only, and two that name several must do so in one order: so the
+/// last word on each execution counts, by id.
+fn batches(summaries: Vec<ExecutionSummary>) -> Vec<Columns> {
+    let mut latest: BTreeMap<ExecutionId, ExecutionSummary> = BTreeMap::new();
+    for summary in summaries {
+        let known = latest.entry(summary.id).or_insert_with(|| summary.clone());
+        if known.seq < summary.seq {
+            *known = summary;
+        }
+    }
+    let latest: Vec<_> = latest.into_values().collect();
+    let mut batches: Vec<Columns> = Vec::new();
+    for chunk in latest.chunks(STATEMENT_SUMMARIES_MAX) {
+        let mut columns = Columns::default();
+        chunk.iter().for_each(|summary| columns.push(summary));
+        batches.push(columns);
+    }
+    if batches.is_empty() {
+        batches.push(Columns::default());
+    }
+    batches
+}
+
+impl PostgresStore {
+    async fn write(&self, shard: ShardId, columns: Columns, up_to: LogPosition) -> Result<(), StoreError> {
+        let mut connection = self.database.connection().await?;
+        let asked = sqlx::query(PROJECT)
+            .bind(i32::from(shard.0))
+            .bind(integer(up_to.0))
+            .bind(columns.ids)
+            .bind(columns.workflows)
+            .bind(columns.versions)
+            .bind(columns.statuses)
+            .bind(columns.paused)
+            .bind(columns.started)
+            .bind(columns.ended)
+            .bind(columns.error_codes)
+            .bind(columns.execution_keys)
+            .bind(columns.seqs)
+            .bind(columns.parents)
+            .execute(&mut *connection);
+        self.database.answer(asked).await?;
+        connection.give_back();
+        Ok(())
+    }
+}
+
+fn id(bytes: &[u8]) -> Result<ExecutionId, StoreError> {
+    let id = bytes.try_into();
+    id.map(ExecutionId)
+        .map_err(|_| StoreError::Damaged(format!("an execution id of {} bytes", bytes.len())))
+}
+
+fn summary(row: Row) -> Result<ExecutionSummary, StoreError> {
+    let (bytes, workflow, version, status, paused, started, ended, error_code, execution_key, seq, parent) = row;
+    Ok(ExecutionSummary {
+        id: id(&bytes)?,
+        workflow_id: unescaped(workflow),
+        version: u32::try_from(version)
+            .map_err(|_| StoreError::Damaged(format!("version {version} of an execution's workflow")))?,
+        status: unescaped(status),
+        paused,
+        started_at: Timestamp(started),
+        ended_at: ended.map(Timestamp),
+        error_code: error_code.map(unescaped),
+        execution_key: execution_key.map(unescaped),
+        parent: parent.as_deref().map(id).transpose()?,
+        seq: Seq(seq.unsigned_abs()),
+    })
+}
+
+#[async_trait]
+impl VisibilityStore for PostgresStore {
+    async fn project(
+        &self,
+        shard: ShardId,
+        summaries: Vec<ExecutionSummary>,
+        up_to: LogPosition,
+    ) -> Result<(), StoreError> {
+        let mut batches = batches(summaries);
+        let last = batches.pop();
+        for batch in batches {
+            // Not there yet: what a crash leaves away is projected again.
+            self.write(shard, batch, LogPosition(0)).await?;
+        }
+        match last {
+            Some(batch) => self.write(shard, batch, up_to).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn projected(&self, shard: ShardId) -> Result<LogPosition, StoreError> {
+        let mut connection = self.database.connection().await?;
+        let asked = sqlx::query_scalar("SELECT position FROM projected WHERE shard = $1")
+            .bind(i32::from(shard.0))
+            .fetch_optional(&mut *connection);
+        let position: Option<i64> = self.database.answer(asked).await?;
+        connection.give_back();
+        Ok(LogPosition(position.map_or(0, i64::unsigned_abs)))
+    }
+
+    async fn list(&self, query: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError> {
+        let question = Question::of(&query).map_err(|error| self.database.failure(&error))?;
+        let Some(Question { sql, arguments, limit }) = question else {
+            return Ok(Page {
+                items: Vec::new(),
+                next: None,
+            });
+        };
+        let mut connection = self.database.connection().await?;
+        // The text has nothing of the caller's: that is in the arguments.
+        let asked = sqlx::query_as_with(AssertSqlSafe(sql), arguments).fetch_all(&mut *connection);
+        let rows: Vec<Row> = self.database.answer(asked).await?;
+        connection.give_back();
+        let more = rows.len() > limit;
+        let items: Vec<_> = rows.into_iter().take(limit).map(summary).collect::<Result<_, _>>()?;
+        let next = items.last().filter(|_| more).map(ExecutionCursor::from);
+        Ok(Page { items, next })
+    }
+
+    async fn forget(&self, ids: &[ExecutionId]) -> Result<(), StoreError> {
+        let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+        let mut connection = self.database.connection().await?;
+        let asked = sqlx::query(FORGET).bind(ids).execute(&mut *connection);
+        self.database.answer(asked).await?;
+        connection.give_back();
+        Ok(())
+    }
+}

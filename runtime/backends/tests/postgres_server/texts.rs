@@ -1,0 +1,99 @@
+//! What users name may hold anything: nothing of it may stop a projection, and all of it comes back.
+
+use sqlx::Row;
+use troupe_core::LogPosition;
+use troupe_ports::{DefinitionError, DefinitionStore, ExecutionQuery, ExecutionSummary, VisibilityStore};
+
+use super::support::Schema;
+use super::{NOW, SHARD, analysis, definition, summary};
+
+const ODD: &str = "\0 \u{1a}0 'quoted\" % _ \\ \u{1F3AD}";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn summaries_keep_odd_texts() {
+    let schema = Schema::new();
+    let store = schema.open().await;
+    let odd = ExecutionSummary {
+        workflow_id: ODD.to_owned(),
+        error_code: Some(ODD.to_owned()),
+        execution_key: Some(ODD.repeat(10_000)),
+        ..summary(1, 1)
+    };
+    let long = ExecutionSummary {
+        workflow_id: "w".repeat(10_000),
+        ..summary(2, 1)
+    };
+    store
+        .project(SHARD, vec![odd.clone(), long.clone(), summary(3, 1)], LogPosition(1))
+        .await
+        .unwrap();
+    let of = async |workflow: &str| {
+        let query = ExecutionQuery {
+            workflow_id: Some(workflow.to_owned()),
+            limit: 10,
+            ..ExecutionQuery::default()
+        };
+        VisibilityStore::list(&store, query).await.unwrap().items
+    };
+    assert_eq!(of(ODD).await, [odd]);
+    assert_eq!(of("orders").await, [summary(3, 1)]);
+    let found = of(&long.workflow_id).await;
+    assert_eq!(found.len(), 1);
+    assert!(
+        long.workflow_id.starts_with(&found[0].workflow_id),
+        "an absurd name is cut off"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn definitions_keep_odd_texts_and_the_order_of_their_keys() {
+    let schema = Schema::new();
+    let store = schema.open().await;
+    let mut odd = definition(ODD, ODD);
+    odd.extra
+        .insert("z".to_owned(), serde_json::json!({ "b": 1.0, "a": ODD, "": null }));
+    store.put(odd.clone(), analysis(), None, NOW).await.unwrap();
+    let found = store.get(ODD, None).await.unwrap().unwrap();
+    odd.version = 1;
+    assert_eq!((found.workflow.as_str(), &*found.definition), (ODD, &odd));
+    let text = |of| serde_json::to_string(of).unwrap();
+    assert_eq!(text(&*found.definition), text(&odd));
+    assert_eq!(DefinitionStore::list(&store, None, 10).await.unwrap().len(), 1);
+    assert!(store.archive(ODD, true).await.unwrap());
+    // For people, beside the text that counts.
+    let read = sqlx::query("SELECT document->'z'->>'a', document->>'name' FROM definition")
+        .fetch_one(&mut schema.connection().await)
+        .await
+        .unwrap();
+    assert_eq!(read.get::<String, _>(0), ODD.replace('\0', "\u{fffd}"));
+    assert_eq!(read.get::<String, _>(1), ODD.replace('\0', "\u{fffd}"));
+
+    let long = definition(&"w".repeat(1_025), "first");
+    let refused = store.put(long, analysis(), None, NOW).await;
+    assert!(matches!(refused, Err(DefinitionError::Refused(_))), "got {refused:?}");
+}
+
+/// Larger than a statement may be: several are made of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_batch_is_projected_whole() {
+    let schema = Schema::new();
+    let store = schema.open().await;
+    let summaries: Vec<_> = (0..12_001).map(|number| summary(number, 1)).collect();
+    store.project(SHARD, summaries, LogPosition(9)).await.unwrap();
+    assert_eq!(store.projected(SHARD).await.unwrap(), LogPosition(9));
+    let mut query = ExecutionQuery {
+        limit: 1_000_000,
+        ..ExecutionQuery::default()
+    };
+    let mut found = 0;
+    loop {
+        let page = VisibilityStore::list(&store, query.clone()).await.unwrap();
+        assert!(page.items.len() <= 1_000, "a page is bounded whatever was asked for");
+        found += page.items.len();
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(found, 12_001);
+}

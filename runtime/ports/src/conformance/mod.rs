@@ -4,6 +4,7 @@
 //! test of each. Nothing here assumes that the store's clock agrees with the machine's.
 
 pub mod blobs;
+pub mod bus;
 pub mod cached_outputs;
 pub mod definitions;
 pub mod state_checkpoint;
@@ -127,6 +128,22 @@ macro_rules! visibility_store_conformance {
             forgotten_summaries_are_gone
             the_projected_position_never_goes_back
             summaries_are_there_after_reopening
+        }
+    };
+}
+
+/// The suite of [`crate::EventBus`]; the fixture is a [`bus::BusFixture`].
+#[macro_export]
+macro_rules! event_bus_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, bus:
+            what_is_confirmed_arrives_unchanged
+            events_of_an_execution_arrive_in_order
+            callers_at_once_keep_their_order
+            publishing_nothing_succeeds
+            a_repeated_event_has_the_same_id
+            events_of_the_system_arrive_in_order
+            a_large_event_comes_through_whole
         }
     };
 }

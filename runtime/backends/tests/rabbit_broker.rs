@@ -19,7 +19,7 @@ use troupe_ports::EventBus;
 /// Executions whose events are published at once, each in order.
 const EXECUTIONS: u64 = 4;
 /// Events of each.
-const EVENTS: u64 = 6_000;
+const EVENTS: u64 = 3_000;
 
 /// An exchange with a quorum queue that outlives the broker.
 fn kept(broker: &Broker, batch: Option<RabbitBatch>) -> RabbitOptions {
@@ -55,14 +55,15 @@ async fn publish_histories(bus: &Arc<RabbitBus>, confirmed: &Arc<AtomicUsize>) -
 }
 
 /// Everything in the queue, each event at its first time; and how many came again.
-async fn drain(client: &Client, queue: &str) -> (HashMap<String, Vec<u64>>, usize) {
+async fn drain(broker: &Broker, client: &Client, queue: &str) -> (HashMap<String, Vec<u64>>, usize) {
     let mut listening = client.consume(queue).await;
     let (mut seen, mut again) = (HashSet::new(), 0);
     let mut first: HashMap<String, Vec<u64>> = HashMap::new();
     let all = usize::try_from(EXECUTIONS * EVENTS).unwrap();
     while seen.len() < all {
         let message = tokio::time::timeout(Duration::from_secs(20), listening.message()).await;
-        let message = message.unwrap_or_else(|_| panic!("{} of {all} events are in the queue", seen.len()));
+        let message =
+            message.unwrap_or_else(|_| panic!("{} of {all} events in the queue\n{}", seen.len(), broker.log()));
         for event in events_of(&message) {
             let event = event["id"].as_str().unwrap().to_owned();
             if seen.insert(event.clone()) {
@@ -81,12 +82,13 @@ async fn drain(client: &Client, queue: &str) -> (HashMap<String, Vec<u64>>, usiz
 async fn a_killed_broker_loses_nothing_that_was_confirmed() {
     let mut broker = Broker::start().await;
     let batches = RabbitBatch {
-        in_flight_max: 2,
+        in_flight_max: 8,
         ..RabbitBatch::default()
     };
     for batch in [None, Some(batches)] {
         let options = kept(&broker, batch);
         let bus = Arc::new(connected(options.clone()).await);
+        broker.settle().await;
         let confirmed = Arc::new(AtomicUsize::new(0));
         let publishing = tokio::spawn({
             let (bus, confirmed) = (Arc::clone(&bus), Arc::clone(&confirmed));
@@ -106,7 +108,7 @@ async fn a_killed_broker_loses_nothing_that_was_confirmed() {
         assert!(counters.connections >= 2, "{counters:?}");
         assert_eq!(batch.is_some(), counters.messages < counters.events, "{counters:?}");
         let client = Client::connect(&broker.url()).await;
-        let (first, again) = drain(&client, &options.queues[0].name).await;
+        let (first, again) = drain(&broker, &client, &options.queues[0].name).await;
         for execution in 0..EXECUTIONS {
             let seqs = &first[&id(execution).to_string()];
             assert_eq!(

@@ -119,8 +119,6 @@ impl Publisher {
 
     fn take(&mut self, call: Option<Call>) {
         match call {
-            // A caller that is gone repeats its events elsewhere, if anywhere.
-            Some(call) if call.reply.is_closed() => {}
             Some(call) => self.waiting.push_back(call),
             None => self.closing = true,
         }
@@ -197,7 +195,9 @@ impl Publisher {
             {
                 self.take(Some(call));
             }
-            session.pack(self.waiting.drain(..));
+            // A caller that is gone, as a shard that was lost, wants nothing published any more.
+            let wanted = self.waiting.drain(..).filter(|call| !call.reply.is_closed());
+            session.pack(wanted);
         }
     }
 

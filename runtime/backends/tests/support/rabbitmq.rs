@@ -109,6 +109,13 @@ impl Broker {
         }
     }
 
+    /// Writes down which quorum queues there are. RabbitMQ itself does that half a second later or so, and a queue that is not
+    /// in that directory comes back empty, without what it confirmed: that is not what a test wants to see.
+    pub(crate) async fn settle(&self) {
+        self.control(&["eval", "[ok = dets:sync(Table) || Table <- dets:all()]."])
+            .await;
+    }
+
     /// Runs `rabbitmqctl`.
     pub(crate) async fn control(&self, arguments: &[&str]) {
         let mut command = self.command("rabbitmqctl");
@@ -158,8 +165,14 @@ impl Broker {
         std::fs::write(directory.join("rabbitmq.conf"), configuration).unwrap();
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("console.log")).unwrap_or_default()
+    /// What it has printed and logged, for a test that fails.
+    pub(crate) fn log(&self) -> String {
+        let directory = self.directory.path();
+        let logs = std::fs::read_dir(directory.join("log")).into_iter().flatten();
+        let files = logs
+            .filter_map(|file| Some(file.ok()?.path()))
+            .chain([directory.join("console.log")]);
+        files.filter_map(|file| std::fs::read_to_string(file).ok()).collect()
     }
 }
 

@@ -245,13 +245,14 @@ impl EventSinkState {
     }
 
     /// Repeats until the bus has confirmed all of them.
-    async fn publish(&self, events: &[LifecycleEvent]) {
+    async fn publish(&self, mut events: &[LifecycleEvent]) {
         let mut pause = RETRY_FIRST;
         while !events.is_empty() {
             match self.arguments.engine.parts.bus.publish(events).await {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(shard = self.arguments.shard.0, %error, "events wait for the bus");
+                    events = events.get(error.confirmed()..).unwrap_or_default();
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
                 }

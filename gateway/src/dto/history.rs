@@ -163,24 +163,5 @@ fn transition(change: Transition, plan: &Plan) -> Option<TransitionDto> {
 /// `<entity>.<verb>`, as events are named.
 #[must_use]
 pub fn verb_name(verb: Verb) -> String {
-    let entity = match verb {
-        Verb::ExecutionCreated
-        | Verb::ExecutionStarted
-        | Verb::ExecutionPaused
-        | Verb::ExecutionResumed
-        | Verb::ExecutionCompleted
-        | Verb::ExecutionFailed
-        | Verb::ExecutionCanceled
-        | Verb::ExecutionCompensating => "execution",
-        Verb::NodeScheduled
-        | Verb::NodeWaiting
-        | Verb::NodeRetrying
-        | Verb::NodeCompleted
-        | Verb::NodeFailed
-        | Verb::NodeSkipped
-        | Verb::NodeCanceled
-        | Verb::NodeInterrupted
-        | Verb::NodeStarted => "node",
-    };
-    format!("{entity}.{}", verb.word())
+    format!("{}.{}", verb.entity(), verb.word())
 }

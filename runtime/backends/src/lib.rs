@@ -1,5 +1,5 @@
-//! Implementations of the ports: the embedded store, the store on Redis, and the in-process event bus.
-//! Implementations of the ports: the embedded store, the PostgreSQL definition store and the in-process event bus.
+//! Implementations of the ports: the embedded store, the state store on Redis, definitions and lists on PostgreSQL, events
+//! inside the process and on RabbitMQ.
 //!
 //! This crate knows drivers and file formats; it knows no actor, no route and no workflow rule.
 
@@ -8,11 +8,14 @@
 extern crate self as troupe_backends;
 
 pub mod bus;
+pub mod cloud_events;
 pub mod embedded;
-pub mod redis;
 pub mod postgres;
+pub mod rabbitmq;
+pub mod redis;
 
 pub use self::redis::{RedisDurability, RedisOpenError, RedisOptions, RedisStore, RedisTls};
 pub use bus::{EventFilter, InProcessBus, Subscription, SubscriptionError, SystemSubscription};
 pub use embedded::{DurabilityMutant, EmbeddedStore, PowerLoss, Sharing, StoreOptions};
 pub use postgres::{PostgresOptions, PostgresStore};
+pub use rabbitmq::{RabbitBus, RabbitOptions};

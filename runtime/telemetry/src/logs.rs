@@ -30,15 +30,21 @@ pub enum LogError {
     Installed,
 }
 
+/// What is never logged unless the filter names it: the AMQP client prints every returned message, payload and all.
+const QUIET: &str = "lapin::returned_messages";
+
 /// Sends the process's log lines to standard error. `filter` is in the syntax of `RUST_LOG`, such as `info,troupe=debug`.
 ///
 /// # Errors
 /// See [`LogError`].
 pub fn install_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| LogError::Filter {
+    let mut filter = EnvFilter::try_new(filter).map_err(|error| LogError::Filter {
         filter: filter.into(),
         reason: error.to_string(),
     })?;
+    if let (false, Ok(quiet)) = (filter.to_string().contains(QUIET), format!("{QUIET}=off").parse()) {
+        filter = filter.add_directive(quiet);
+    }
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

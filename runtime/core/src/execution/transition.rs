@@ -90,6 +90,30 @@ impl Verb {
         }
     }
 
+    /// What it happened to, as event types and routing keys say it: `execution` or `node`.
+    #[must_use]
+    pub fn entity(self) -> &'static str {
+        match self {
+            Self::ExecutionCreated
+            | Self::ExecutionStarted
+            | Self::ExecutionPaused
+            | Self::ExecutionResumed
+            | Self::ExecutionCompleted
+            | Self::ExecutionFailed
+            | Self::ExecutionCanceled
+            | Self::ExecutionCompensating => "execution",
+            Self::NodeScheduled
+            | Self::NodeWaiting
+            | Self::NodeRetrying
+            | Self::NodeCompleted
+            | Self::NodeFailed
+            | Self::NodeSkipped
+            | Self::NodeCanceled
+            | Self::NodeInterrupted
+            | Self::NodeStarted => "node",
+        }
+    }
+
     /// Whether it ends an execution.
     #[must_use]
     pub fn ends_execution(self) -> bool {

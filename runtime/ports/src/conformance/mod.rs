@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod blobs;
+pub mod bus;
 pub mod cached_outputs;
 pub mod definitions;
 pub mod epochs;
@@ -157,6 +158,22 @@ macro_rules! audit_log_conformance {
             a_row_is_recorded_once_and_never_changed
             rows_are_listed_newest_first_and_paged_without_loss
             filters_narrow_the_rows
+        }
+    };
+}
+
+/// The suite of [`crate::EventBus`]; the fixture is a [`bus::BusFixture`].
+#[macro_export]
+macro_rules! event_bus_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, bus:
+            what_is_confirmed_arrives_unchanged
+            events_of_an_execution_arrive_in_order
+            callers_at_once_keep_their_order
+            publishing_nothing_succeeds
+            a_repeated_event_has_the_same_id
+            events_of_the_system_arrive_in_order
+            a_large_event_comes_through_whole
         }
     };
 }

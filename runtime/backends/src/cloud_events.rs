@@ -1,0 +1,203 @@
+//! Events as the outside sees them: CloudEvents 1.0 in JSON. The only place that renders them.
+
+use chrono::{DateTime, SecondsFormat};
+use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
+use troupe_core::{Json, Timestamp};
+
+/// Media type of one event.
+pub const EVENT: &str = "application/cloudevents+json";
+/// Media type of several events, a JSON array.
+pub const BATCH: &str = "application/cloudevents-batch+json";
+
+/// One event with the attributes of CloudEvents 1.0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloudEvent {
+    /// The same event has the same one, however often it is published: `<execution>:<seq>.<n>`, or a command's id.
+    pub id: String,
+    /// `troupe.<entity>.<verb>.v1`.
+    pub kind: String,
+    /// `/workflows/<id>/executions/<id>`, or `/system`; a URI reference.
+    pub source: String,
+    /// The node's id.
+    pub subject: Option<String>,
+    /// When it happened.
+    pub time: Timestamp,
+    /// Sorts the events of one source as text: the entry's seq and the event's place in it, each of a fixed width.
+    pub sequence: Option<String>,
+    /// Whether it is about what undoes a node.
+    pub compensates: bool,
+    /// More about it; a JSON object.
+    pub data: Json,
+}
+
+impl CloudEvent {
+    /// The event of an execution or of one of its nodes.
+    #[must_use]
+    pub fn of_lifecycle(event: &LifecycleEvent) -> Self {
+        let execution = event.execution;
+        Self {
+            id: format!("{execution}:{}.{}", event.seq, event.part),
+            kind: format!("troupe.{}.{}.v1", event.verb.entity(), event.verb.word()),
+            source: format!(
+                "/workflows/{}/executions/{execution}",
+                path_segment(event.workflow.as_str())
+            ),
+            subject: event.node.as_ref().map(|(key, _)| key.as_str().to_owned()),
+            time: event.at,
+            sequence: Some(format!("{:012}.{:06}", event.seq.0, event.part)),
+            compensates: event.compensates,
+            data: event.data.clone(),
+        }
+    }
+
+    /// The event of the system.
+    #[must_use]
+    pub fn of_system(event: &SystemEvent) -> Self {
+        Self {
+            id: event.command.as_str().to_owned(),
+            kind: format!("troupe.{}.{}.v1", event.entity, event.verb),
+            source: "/system".to_owned(),
+            subject: None,
+            time: event.at,
+            sequence: None,
+            compensates: false,
+            data: event.data.clone(),
+        }
+    }
+
+    /// The event in the JSON format of CloudEvents.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut text = String::with_capacity(320 + self.data.bytes());
+        text.push_str(r#"{"specversion":"1.0""#);
+        let mut member = |name: &str, value: &str| {
+            text.push_str(",\"");
+            text.push_str(name);
+            text.push_str("\":");
+            text.push_str(&serde_json::Value::from(value).to_string());
+        };
+        member("id", &self.id);
+        member("source", &self.source);
+        member("type", &self.kind);
+        if let Some(subject) = &self.subject {
+            member("subject", subject);
+        }
+        if let Some(time) = date(self.time) {
+            member("time", &time);
+        }
+        if let Some(sequence) = &self.sequence {
+            member("sequence", sequence);
+        }
+        member("datacontenttype", "application/json");
+        if self.compensates {
+            text.push_str(",\"compensates\":true");
+        }
+        text.push_str(",\"data\":");
+        text.push_str(self.data.as_str());
+        text.push('}');
+        text
+    }
+}
+
+/// RFC 3339 to the millisecond; none where no calendar has the instant.
+fn date(at: Timestamp) -> Option<String> {
+    let date = DateTime::from_timestamp_millis(at.0)?;
+    Some(date.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+/// The text as one segment of a URI's path. Source: RFC 3986, section 2.3: what is not unreserved is percent-encoded.
+fn path_segment(text: &str) -> String {
+    let mut segment = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            segment.push(char::from(byte));
+        } else {
+            segment.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    segment
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::{Value, json};
+    use troupe_core::execution::Verb;
+    use troupe_core::{CommandId, ExecutionId, NodeKey, Seq};
+
+    use super::*;
+
+    fn event(workflow: &str, seq: u64, part: u32) -> LifecycleEvent {
+        LifecycleEvent {
+            execution: ExecutionId([7; 16]),
+            workflow: workflow.into(),
+            seq: Seq(seq),
+            part,
+            at: Timestamp(1_790_000_000_123),
+            verb: Verb::NodeCompleted,
+            node: Some((NodeKey::from("pay \"now\""), "http")),
+            compensates: false,
+            data: Json::from_trusted(r#"{"attempt":1,"output":{"ok":true}}"#),
+        }
+    }
+
+    fn parsed(event: &CloudEvent) -> Value {
+        serde_json::from_str(&event.to_json()).unwrap()
+    }
+
+    #[test]
+    fn an_event_of_a_node_has_every_attribute() {
+        let id = "07".repeat(16);
+        assert_eq!(
+            parsed(&CloudEvent::of_lifecycle(&event("orders/é 1", 12, 3))),
+            json!({
+                "specversion": "1.0",
+                "id": format!("{id}:12.3"),
+                "source": format!("/workflows/orders%2F%C3%A9%201/executions/{id}"),
+                "type": "troupe.node.completed.v1",
+                "subject": "pay \"now\"",
+                "time": "2026-09-21T14:13:20.123Z",
+                "sequence": "000000000012.000003",
+                "datacontenttype": "application/json",
+                "data": {"attempt": 1, "output": {"ok": true}},
+            })
+        );
+    }
+
+    #[test]
+    fn undoing_says_so_and_executions_have_no_subject() {
+        let mut event = event("w", 1, 0);
+        event.compensates = true;
+        assert_eq!(parsed(&CloudEvent::of_lifecycle(&event))["compensates"], true);
+        event.node = None;
+        event.verb = Verb::ExecutionFailed;
+        let parsed = parsed(&CloudEvent::of_lifecycle(&event));
+        assert_eq!(parsed["type"], "troupe.execution.failed.v1");
+        assert_eq!(parsed.get("subject"), None);
+    }
+
+    #[test]
+    fn sequences_sort_as_text() {
+        let sequence = |seq, part| CloudEvent::of_lifecycle(&event("w", seq, part)).sequence.unwrap();
+        let sorted = [sequence(9, 11), sequence(10, 2), sequence(10, 10), sequence(123_456, 0)];
+        assert!(sorted.is_sorted(), "{sorted:?}");
+    }
+
+    #[test]
+    fn events_of_the_system_are_named_by_their_command() {
+        let event = SystemEvent {
+            command: CommandId::from("c-1"),
+            at: Timestamp(0),
+            entity: "breaker",
+            verb: "overridden",
+            data: Json::from_trusted(r#"{"target":"a"}"#),
+        };
+        assert_eq!(
+            parsed(&CloudEvent::of_system(&event)),
+            json!({
+                "specversion": "1.0", "id": "c-1", "source": "/system", "type": "troupe.breaker.overridden.v1",
+                "time": "1970-01-01T00:00:00.000Z", "datacontenttype": "application/json", "data": {"target": "a"},
+            })
+        );
+    }
+}

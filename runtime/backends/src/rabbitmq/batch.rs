@@ -1,0 +1,188 @@
+//! Events that share a routing key travel as one message, unless it would overtake an event of the same execution.
+
+use std::collections::HashMap;
+
+use troupe_core::ExecutionId;
+
+use super::calls::Part;
+use super::message::{Message, Outgoing};
+use super::options::RabbitBatch;
+
+/// A message that still takes events.
+struct OpenBatch {
+    message: Message,
+    text: Vec<u8>,
+}
+
+/// Packs the events of one turn; the messages come in the order in which they must be sent.
+///
+/// An execution has events in at most one open batch: before an event goes to another one, that batch is closed, so it is
+/// sent first. What is sent in order arrives in order at every queue.
+pub(super) struct Packer {
+    limits: RabbitBatch,
+    open: Vec<OpenBatch>,
+    /// For each lane with an event in an open batch: the routing key of that batch.
+    lanes: HashMap<Option<ExecutionId>, String>,
+    closed: Vec<Message>,
+}
+
+impl Packer {
+    pub(super) fn new(limits: RabbitBatch) -> Self {
+        Self {
+            limits,
+            open: Vec::new(),
+            lanes: HashMap::new(),
+            closed: Vec::new(),
+        }
+    }
+
+    /// Adds an event; those of one execution come in its order.
+    pub(super) fn add(&mut self, event: Outgoing, part: Part) {
+        if self.lanes.get(&event.lane).is_some_and(|key| *key != event.key) {
+            let key = self.lanes[&event.lane].clone();
+            self.close(&key);
+        }
+        let (events_max, bytes_max) = (self.limits.events_max, self.limits.bytes_max);
+        // A comma, and the bracket that closes.
+        let full = |batch: &OpenBatch| {
+            batch.message.parts.len() >= events_max || batch.text.len() + event.body.len() + 2 > bytes_max
+        };
+        if self.batch(&event.key).is_some_and(|batch| full(batch)) {
+            self.close(&event.key);
+        }
+        self.lanes.insert(event.lane, event.key.clone());
+        match self.batch(&event.key) {
+            Some(batch) => {
+                batch.text.push(b',');
+                batch.text.extend_from_slice(&event.body);
+                batch.message.parts.push(part);
+            }
+            None => {
+                let mut text = Vec::with_capacity(event.body.len() + 2);
+                text.push(b'[');
+                text.extend_from_slice(&event.body);
+                let message = Message::single(event, part);
+                self.open.push(OpenBatch { message, text });
+            }
+        }
+    }
+
+    /// All messages, in order.
+    pub(super) fn finish(mut self) -> Vec<Message> {
+        self.closed.extend(self.open.into_iter().map(OpenBatch::close));
+        self.closed
+    }
+
+    fn batch(&mut self, key: &str) -> Option<&mut OpenBatch> {
+        self.open.iter_mut().find(|batch| batch.message.first.key == key)
+    }
+
+    fn close(&mut self, key: &str) {
+        if let Some(place) = self.open.iter().position(|batch| batch.message.first.key == key) {
+            self.closed.push(self.open.remove(place).close());
+            self.lanes.retain(|_, of| of != key);
+        }
+    }
+}
+
+impl OpenBatch {
+    fn close(mut self) -> Message {
+        if self.message.parts.len() > 1 {
+            self.text.push(b']');
+            self.message.body = self.text.into();
+        }
+        self.message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use troupe_core::{ExecutionId, Timestamp};
+
+    use super::*;
+
+    const LIMITS: RabbitBatch = RabbitBatch {
+        events_max: 4,
+        bytes_max: 60,
+        in_flight_max: 1,
+    };
+
+    fn event(lane: u8, key: u8, size: usize) -> Outgoing {
+        Outgoing {
+            key: format!("key{key}"),
+            id: String::new(),
+            kind: String::new(),
+            at: Timestamp(0),
+            lane: (lane > 0).then_some(ExecutionId([lane; 16])),
+            headers: Vec::new(),
+            body: Bytes::from(format!("\"{}\"", "x".repeat(size))),
+        }
+    }
+
+    fn packed(events: &[(u8, u8, usize)]) -> Vec<Message> {
+        let mut packer = Packer::new(LIMITS);
+        for (place, (lane, key, size)) in events.iter().enumerate() {
+            packer.add(event(*lane, *key, *size), Part { call: 1, place });
+        }
+        packer.finish()
+    }
+
+    fn places(messages: &[Message]) -> Vec<Vec<usize>> {
+        let of = |message: &Message| message.parts.iter().map(|part| part.place).collect();
+        messages.iter().map(of).collect()
+    }
+
+    #[test]
+    fn events_of_a_key_travel_together_and_a_single_one_as_itself() {
+        let messages = packed(&[(1, 1, 1), (2, 1, 2), (3, 2, 3)]);
+        assert_eq!(places(&messages), [vec![0, 1], vec![2]]);
+        assert_eq!(messages[0].body, Bytes::from_static(b"[\"x\",\"xx\"]"));
+        assert_eq!(messages[1].body, Bytes::from_static(b"\"xxx\""));
+    }
+
+    #[test]
+    fn a_batch_closes_before_it_would_overtake() {
+        // Lane 1 goes on with key 2: the batch of key 1 must be sent before, and takes no more.
+        let messages = packed(&[(1, 1, 1), (2, 2, 1), (1, 2, 1), (3, 1, 1)]);
+        assert_eq!(places(&messages), [vec![0], vec![1, 2], vec![3]]);
+    }
+
+    #[test]
+    fn batches_are_bounded() {
+        let counted: Vec<_> = (0..9).map(|lane| (lane + 1, 1, 1)).collect();
+        assert_eq!(places(&packed(&counted)), [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8]]);
+        assert_eq!(
+            places(&packed(&[(1, 1, 40), (1, 1, 10), (1, 1, 10)])),
+            [vec![0, 1], vec![2]]
+        );
+        assert_eq!(
+            places(&packed(&[(1, 1, 500), (1, 1, 1)])),
+            [vec![0], vec![1]],
+            "what is too large goes alone"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn order_is_kept_and_nothing_is_lost(events in proptest::collection::vec((0..5_u8, 0..4_u8, 0..30_usize), 0..60)) {
+            let messages = packed(&events);
+            let sent: Vec<usize> = places(&messages).concat();
+            let mut all = sent.clone();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..events.len()).collect::<Vec<_>>());
+            for lane in 0..5 {
+                let of: Vec<_> = sent.iter().filter(|place| events[**place].0 == lane).collect();
+                prop_assert!(of.is_sorted(), "lane {}: {:?}", lane, of);
+            }
+            for message in &messages {
+                prop_assert!(message.parts.len() <= LIMITS.events_max);
+                prop_assert!(message.parts.len() == 1 || message.body.len() <= LIMITS.bytes_max);
+                for part in &message.parts {
+                    prop_assert_eq!(event(0, events[part.place].1, 0).key, message.first.key.clone());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Events as AMQP messages.
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
+use troupe_core::{ExecutionId, Timestamp};
+
+use super::calls::Part;
+use super::key;
+use crate::cloud_events::{self, CloudEvent};
+
+/// Survives a restart of the broker, in a durable queue.
+const PERSISTENT: u8 = 2;
+
+/// An event that is to be sent.
+#[derive(Clone, Debug)]
+pub(super) struct Outgoing {
+    /// Its routing key.
+    pub(super) key: String,
+    /// Its id.
+    pub(super) id: String,
+    /// Its type.
+    pub(super) kind: String,
+    /// When it happened.
+    pub(super) at: Timestamp,
+    /// Whose order must be kept; none: the system's.
+    pub(super) lane: Option<ExecutionId>,
+    /// What a `headers` exchange looks at: the same for all events of one routing key.
+    pub(super) headers: Vec<(&'static str, String)>,
+    /// The CloudEvent.
+    pub(super) body: Bytes,
+}
+
+impl Outgoing {
+    pub(super) fn of_lifecycle(event: &LifecycleEvent) -> Self {
+        let mut headers = vec![
+            ("workflow", event.workflow.as_str().to_owned()),
+            ("entity", event.verb.entity().to_owned()),
+            ("verb", event.verb.word().to_owned()),
+        ];
+        if event.verb.entity() == "node" {
+            headers.push(("nodeType", key::node_type(event).to_owned()));
+        }
+        let key = key::of_lifecycle(event);
+        Self::new(&CloudEvent::of_lifecycle(event), key, Some(event.execution), headers)
+    }
+
+    pub(super) fn of_system(event: &SystemEvent) -> Self {
+        let headers = vec![("entity", event.entity.to_owned()), ("verb", event.verb.to_owned())];
+        Self::new(&CloudEvent::of_system(event), key::of_system(event), None, headers)
+    }
+
+    fn new(event: &CloudEvent, key: String, lane: Option<ExecutionId>, headers: Vec<(&'static str, String)>) -> Self {
+        Self {
+            key,
+            id: event.id.clone(),
+            kind: event.kind.clone(),
+            at: event.time,
+            lane,
+            headers,
+            body: event.to_json().into(),
+        }
+    }
+}
+
+/// One AMQP message: an event, or several that share a routing key.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    /// The event it is, or the first one it carries.
+    pub(super) first: Outgoing,
+    /// The body.
+    pub(super) body: Bytes,
+    /// The events it carries.
+    pub(super) parts: Vec<Part>,
+}
+
+impl Message {
+    /// A message of one event.
+    pub(super) fn single(event: Outgoing, part: Part) -> Self {
+        Self {
+            body: event.body.clone(),
+            first: event,
+            parts: vec![part],
+        }
+    }
+
+    /// The properties it is sent with, with headers for an exchange that looks at them.
+    pub(super) fn properties(&self, with_headers: bool) -> BasicProperties {
+        let media_type = match self.parts.len() {
+            1 => cloud_events::EVENT,
+            _ => cloud_events::BATCH,
+        };
+        let properties = BasicProperties::default()
+            .with_content_type(media_type.into())
+            .with_delivery_mode(PERSISTENT)
+            .with_message_id(short(&self.first.id))
+            .with_type(short(&self.first.kind))
+            .with_timestamp(u64::try_from(self.first.at.0 / 1_000).unwrap_or(0));
+        if !with_headers {
+            return properties;
+        }
+        let mut headers = FieldTable::default();
+        for (name, value) in &self.first.headers {
+            let value = AMQPValue::LongString(LongString::from(value.as_str()));
+            headers.insert((*name).into(), value);
+        }
+        properties.with_headers(headers)
+    }
+}
+
+/// The text, or as much of it as AMQP's short strings take.
+pub(super) fn short(text: &str) -> ShortString {
+    text[..text.floor_char_boundary(255)].into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use troupe_core::{CommandId, Json};
+
+    use super::*;
+
+    #[test]
+    fn an_id_too_long_for_amqp_is_cut_and_stays_whole_in_the_event() {
+        let id = "é".repeat(200);
+        let event = Outgoing::of_system(&SystemEvent {
+            command: CommandId::from(id.as_str()),
+            at: Timestamp(1_790_000_000_123),
+            entity: "engine",
+            verb: "paused",
+            data: Json::object([]),
+        });
+        let message = Message::single(event, Part { call: 0, place: 0 });
+        let properties = message.properties(true);
+        assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "é".repeat(127));
+        assert_eq!(*properties.timestamp(), Some(1_790_000_000));
+        let body: serde_json::Value = serde_json::from_slice(&message.body).unwrap();
+        assert_eq!(body["id"], id);
+    }
+}

@@ -1,0 +1,275 @@
+//! What is on its way over one connection.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use lapin::message::BasicReturnMessage;
+use lapin::options::BasicPublishOptions;
+use lapin::{Channel, Confirmation};
+use tokio::time::Instant;
+
+use super::Counters;
+use super::batch::Packer;
+use super::calls::{OpenCalls, Part};
+use super::message::Message;
+use super::options::{Checked, RabbitExchange, RabbitUnroutable};
+use super::publisher::Call;
+
+/// Unroutable messages are logged no more often than this.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
+type Confirming = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>;
+
+/// A message without a confirm.
+struct Sent {
+    confirming: Confirming,
+    /// The answer, where it was there at once.
+    at_once: Option<lapin::Result<Confirmation>>,
+    parts: Vec<Part>,
+    bytes: usize,
+    at: Instant,
+}
+
+/// Messages and calls of one connection. Confirms are taken in the order of sending, whatever order the broker sends them in.
+pub(super) struct Session {
+    checked: Arc<Checked>,
+    channel: Channel,
+    counters: Arc<Counters>,
+    calls: OpenCalls,
+    outbox: VecDeque<Message>,
+    sent: VecDeque<Sent>,
+    bytes: usize,
+    /// Ids of messages since nothing was in flight, where a returned one fails its calls.
+    returnable: HashMap<String, Vec<Part>>,
+    confirmed_any: bool,
+    /// Since when RabbitMQ takes nothing.
+    blocked: Option<Instant>,
+    /// Confirms are not late before this, plus the time they may take.
+    unblocked: Instant,
+    logged: Option<Instant>,
+}
+
+impl Session {
+    pub(super) fn new(checked: &Arc<Checked>, channel: &Channel, counters: Arc<Counters>) -> Self {
+        let holding = checked.options.unroutable == RabbitUnroutable::Fail;
+        Self {
+            checked: Arc::clone(checked),
+            channel: channel.clone(),
+            counters,
+            calls: OpenCalls::new(holding),
+            outbox: VecDeque::new(),
+            sent: VecDeque::new(),
+            bytes: 0,
+            returnable: HashMap::new(),
+            confirmed_any: false,
+            blocked: None,
+            unblocked: Instant::now(),
+            logged: None,
+        }
+    }
+
+    /// Whether a message was confirmed: a connection on which none ever is, is no reason to connect again at once.
+    pub(super) fn was_of_use(&self) -> bool {
+        self.confirmed_any
+    }
+
+    /// Whether a message has no confirm yet.
+    pub(super) fn in_flight(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
+    /// Whether nothing is to be done.
+    pub(super) fn is_idle(&self) -> bool {
+        self.sent.is_empty() && self.outbox.is_empty() && self.calls.is_empty()
+    }
+
+    /// Sends what was packed; false when no more may be in flight for now.
+    pub(super) fn send(&mut self) -> bool {
+        // What is held back is answered once nothing is in flight.
+        while !self.calls.holds()
+            && self.sent.len() < self.checked.in_flight_max()
+            && self.bytes < self.checked.options.in_flight_bytes_max
+        {
+            match self.outbox.pop_front() {
+                Some(message) if self.calls.want(&message.parts) => self.publish(message),
+                // Its calls failed meanwhile: they come again.
+                Some(_) => {}
+                None => return true,
+            }
+        }
+        false
+    }
+
+    /// Takes calls up: their events become messages.
+    pub(super) fn pack(&mut self, calls: impl Iterator<Item = Call>) {
+        let mut packer = self.checked.options.batch.map(Packer::new);
+        for call in calls {
+            let number = self.calls.admit(call.reply, call.events.len());
+            for (place, event) in call.events.into_iter().enumerate() {
+                let part = Part { call: number, place };
+                match &mut packer {
+                    Some(packer) => packer.add(event, part),
+                    None => self.outbox.push_back(Message::single(event, part)),
+                }
+            }
+        }
+        self.outbox.extend(packer.map(Packer::finish).into_iter().flatten());
+    }
+
+    fn publish(&mut self, message: Message) {
+        let (channel, exchange) = (self.channel.clone(), self.checked.exchange.clone());
+        let properties = message.properties(self.checked.options.kind == RabbitExchange::Headers);
+        let Message { first, body, parts } = message;
+        if self.checked.options.unroutable == RabbitUnroutable::Fail {
+            let id = super::message::short(&first.id).to_string();
+            self.returnable.insert(id, parts.clone());
+        }
+        let bytes = body.len();
+        let mut confirming: Confirming = Box::pin(async move {
+            let options = BasicPublishOptions {
+                mandatory: true,
+                immediate: false,
+            };
+            let key = super::message::short(&first.key);
+            let confirm = channel.basic_publish(exchange, key, options, &body, properties);
+            confirm.await?.await
+        });
+        // The first poll queues the frames: what is sent first goes first. It is polled again in its turn.
+        let at_once = match confirming.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        };
+        self.bytes += bytes;
+        self.sent.push_back(Sent {
+            confirming,
+            at_once,
+            parts,
+            bytes,
+            at: Instant::now(),
+        });
+    }
+
+    /// The answer to the message that was sent first; waits for ever where there is none. Cancel-safe.
+    pub(super) async fn next_confirmation(&mut self) -> lapin::Result<Confirmation> {
+        poll_fn(|context| self.poll_front(context)).await
+    }
+
+    fn poll_front(&mut self, context: &mut Context<'_>) -> Poll<lapin::Result<Confirmation>> {
+        match self.sent.front_mut() {
+            None => Poll::Pending,
+            Some(sent) => match sent.at_once.take() {
+                Some(result) => Poll::Ready(result),
+                None => sent.confirming.as_mut().poll(context),
+            },
+        }
+    }
+
+    /// Takes an answer, and those that are there already.
+    ///
+    /// # Errors
+    ///
+    /// Why the connection is of no more use.
+    pub(super) fn confirmed(&mut self, first: lapin::Result<Confirmation>) -> Result<(), String> {
+        let mut next = Poll::Ready(first);
+        while let Poll::Ready(confirmation) = next {
+            self.settle(confirmation)?;
+            next = self.poll_front(&mut Context::from_waker(Waker::noop()));
+        }
+        if self.sent.is_empty() {
+            self.calls.settled();
+            self.returnable.clear();
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, confirmation: lapin::Result<Confirmation>) -> Result<(), String> {
+        let confirmation = confirmation.map_err(|error| error.to_string())?;
+        let Some(sent) = self.sent.pop_front() else {
+            return Err("a confirm of nothing".to_owned());
+        };
+        self.bytes -= sent.bytes;
+        let returned = match confirmation {
+            Confirmation::Ack(returned) => {
+                self.confirmed_any = true;
+                self.counters.messages.fetch_add(1, Ordering::Relaxed);
+                self.counters
+                    .events
+                    .fetch_add(sent.parts.len() as u64, Ordering::Relaxed);
+                self.calls.confirm(&sent.parts);
+                returned
+            }
+            Confirmation::Nack(returned) => {
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                self.calls.refuse(&sent.parts, "RabbitMQ refused a message");
+                returned
+            }
+            Confirmation::NotRequested => return Err("the channel does not confirm".to_owned()),
+        };
+        if let Some(returned) = returned {
+            self.returned(&returned);
+        }
+        Ok(())
+    }
+
+    /// A message came back. The client gives it with *some* confirm, not always with its own.
+    fn returned(&mut self, returned: &BasicReturnMessage) {
+        let total = self.counters.unroutable.fetch_add(1, Ordering::Relaxed) + 1;
+        let key = returned.delivery.routing_key.as_str();
+        if self.logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+            self.logged = Some(Instant::now());
+            tracing::warn!(key, total, reason = %returned.reply_text, "no queue is bound for an event");
+        }
+        let id = returned.delivery.properties.message_id();
+        if let Some(parts) = id.as_ref().and_then(|id| self.returnable.remove(id.as_str())) {
+            let reason = format!("RabbitMQ returned a message: no queue is bound for {key}");
+            self.calls.refuse(&parts, &reason);
+        }
+    }
+
+    /// When [`Session::late`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.blocked {
+            Some(since) => (!self.calls.is_empty()).then(|| since + self.checked.options.wait_timeout),
+            None => {
+                let oldest = self.sent.front()?.at.max(self.unblocked);
+                Some(oldest + self.checked.options.confirm_timeout)
+            }
+        }
+    }
+
+    /// Lets calls fail that are blocked for too long. What they sent may still arrive: it is repeated behind that.
+    ///
+    /// # Errors
+    ///
+    /// When a confirm is late: the connection is of no more use.
+    pub(super) fn late(&mut self, reason: &str) -> Result<(), String> {
+        if self.deadline().is_none_or(|deadline| deadline > Instant::now()) {
+            return Ok(());
+        }
+        if self.blocked.is_none() {
+            return Err(format!("no confirm within {:?}", self.checked.options.confirm_timeout));
+        }
+        self.fail_all(reason);
+        Ok(())
+    }
+
+    pub(super) fn blocked(&mut self) {
+        self.blocked.get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn unblocked(&mut self) {
+        self.blocked = None;
+        self.unblocked = Instant::now();
+    }
+
+    /// All calls fail; what was not sent is not sent.
+    pub(super) fn fail_all(&mut self, reason: &str) {
+        self.calls.fail_all(reason);
+        self.outbox.clear();
+    }
+}

@@ -1,0 +1,94 @@
+//! The exchange and the queues of the bus.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::{Channel, Result};
+
+use super::message::short;
+use super::options::{Checked, RabbitQueue, RabbitTopology};
+
+/// Declares what the bus owns, or checks that it is there. What exists with other properties is an error.
+pub(super) async fn prepare(channel: &Channel, checked: &Checked) -> Result<()> {
+    let passive = match checked.options.topology {
+        RabbitTopology::Declare => false,
+        RabbitTopology::Passive => true,
+    };
+    let exchange = ExchangeDeclareOptions {
+        passive,
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    channel
+        .exchange_declare(
+            checked.exchange.clone(),
+            checked.options.kind.kind(),
+            exchange,
+            FieldTable::default(),
+        )
+        .await?;
+    for queue in &checked.options.queues {
+        if let Some(dead_letter) = &queue.dead_letter {
+            declare(channel, dead_letter, passive, quorum()).await?;
+        }
+        declare(channel, &queue.name, passive, arguments(queue)).await?;
+        if !passive {
+            bind(channel, checked, queue).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn declare(channel: &Channel, name: &str, passive: bool, arguments: FieldTable) -> Result<()> {
+    let options = QueueDeclareOptions {
+        passive,
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel.queue_declare(short(name), options, arguments).await.map(drop)
+}
+
+async fn bind(channel: &Channel, checked: &Checked, queue: &RabbitQueue) -> Result<()> {
+    let by_key = queue.binding_keys.iter().map(|key| (short(key), FieldTable::default()));
+    let by_headers = queue.binding_headers.iter().map(|headers| {
+        let mut table = FieldTable::default();
+        text(&mut table, "x-match", "all");
+        for (name, value) in headers {
+            text(&mut table, name, value);
+        }
+        ("".into(), table)
+    });
+    for (key, arguments) in by_key.chain(by_headers) {
+        channel
+            .queue_bind(
+                short(&queue.name),
+                checked.exchange.clone(),
+                key,
+                QueueBindOptions::default(),
+                arguments,
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+fn quorum() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    text(&mut arguments, "x-queue-type", "quorum");
+    arguments
+}
+
+/// What consumers reject goes to the dead-letter queue at least once, which asks for `reject-publish`.
+fn arguments(queue: &RabbitQueue) -> FieldTable {
+    let mut arguments = quorum();
+    if let Some(dead_letter) = &queue.dead_letter {
+        text(&mut arguments, "x-dead-letter-exchange", "");
+        text(&mut arguments, "x-dead-letter-routing-key", dead_letter);
+        text(&mut arguments, "x-dead-letter-strategy", "at-least-once");
+        text(&mut arguments, "x-overflow", "reject-publish");
+    }
+    arguments
+}
+
+fn text(table: &mut FieldTable, name: &str, value: &str) {
+    table.insert(short(name), AMQPValue::LongString(LongString::from(value)));
+}

@@ -1,0 +1,356 @@
+//! What messages on RabbitMQ look like, where they go, and what becomes of those that go nowhere. On the shared broker.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use lapin::options::{BasicRejectOptions, ExchangeDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use support::consumer::{Client, Listening, broker, events_of, table, unique};
+use support::events::{event, event_id, events, id};
+use support::{connected, publish_all, soon};
+use troupe_backends::rabbitmq::{
+    RabbitBatch, RabbitBus, RabbitExchange, RabbitOptions, RabbitQueue, RabbitState, RabbitTopology, RabbitUnroutable,
+};
+use troupe_core::execution::Verb;
+use troupe_core::lifecycle::SystemEvent;
+use troupe_core::{CommandId, Json, Timestamp};
+use troupe_ports::EventBus;
+
+fn options() -> RabbitOptions {
+    RabbitOptions {
+        exchange: unique("events"),
+        ..RabbitOptions::new(broker())
+    }
+}
+
+/// Ids of the next so many events.
+async fn ids(listening: &mut Listening, count: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    while ids.len() < count {
+        let delivery = soon("an event", listening.message()).await;
+        ids.extend(
+            events_of(&delivery)
+                .iter()
+                .map(|event| event["id"].as_str().unwrap().to_owned()),
+        );
+    }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_is_a_persistent_cloud_event_under_its_documented_key() {
+    let options = options();
+    let bus = connected(options.clone()).await;
+    let client = Client::connect(&broker()).await;
+    let queue = client.queue(&options.exchange, "#", FieldTable::default()).await;
+    let mut listening = client.consume(&queue).await;
+    let mut published = event(1, 3, Verb::NodeFailed);
+    published.workflow = "a.b".into();
+    bus.publish(&[published]).await.unwrap();
+    let system = SystemEvent {
+        command: CommandId::from("c-1"),
+        at: Timestamp(0),
+        entity: "breaker",
+        verb: "overridden",
+        data: Json::object([]),
+    };
+    bus.announce(&[system]).await.unwrap();
+
+    let message = soon("the event", listening.message()).await;
+    assert_eq!(message.routing_key.as_str(), "a%2Eb.node.http.failed");
+    let properties = &message.properties;
+    let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(ToString::to_string);
+    assert_eq!(text(properties.content_type()).unwrap(), "application/cloudevents+json");
+    assert_eq!(text(properties.message_id()), Some(event_id(1, 3)));
+    assert_eq!(text(properties.kind()).unwrap(), "troupe.node.failed.v1");
+    assert_eq!(
+        (*properties.delivery_mode(), *properties.timestamp()),
+        (Some(2), Some(1_790_000_000))
+    );
+    let [event] = &events_of(&message)[..] else {
+        panic!("one event")
+    };
+    assert_eq!(event["source"], format!("/workflows/a.b/executions/{}", id(1)));
+    assert_eq!(
+        (&event["specversion"], &event["subject"]),
+        (&"1.0".into(), &"pay".into())
+    );
+    let message = soon("the event of the system", listening.message()).await;
+    assert_eq!(message.routing_key.as_str(), "system.breaker.overridden");
+
+    client.delete_queue(&queue).await;
+    client.delete_exchange(&options.exchange).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bindings_choose_by_workflow_kind_and_header() {
+    let (topic, direct, headers) = (options(), options(), options());
+    let client = Client::connect(&broker()).await;
+    let queue = |keys: &[&str], headers: &[(&str, &str)]| RabbitQueue {
+        name: unique("queue"),
+        binding_keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        binding_headers: match headers {
+            [] => Vec::new(),
+            headers => vec![
+                headers
+                    .iter()
+                    .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                    .collect::<BTreeMap<_, _>>(),
+            ],
+        },
+        dead_letter: None,
+    };
+    for (options, kind, queue) in [
+        (
+            topic,
+            RabbitExchange::Topic,
+            queue(&["*.node.http.failed", "orders.execution.#"], &[]),
+        ),
+        (
+            direct,
+            RabbitExchange::Direct,
+            queue(&["orders.node.http.failed", "orders.execution.created"], &[]),
+        ),
+        (headers, RabbitExchange::Headers, {
+            let mut queue = queue(&[], &[("workflow", "orders"), ("verb", "failed"), ("nodeType", "http")]);
+            let other = BTreeMap::from([("entity".to_owned(), "execution".to_owned())]);
+            queue.binding_headers.push(other);
+            queue
+        }),
+    ] {
+        let options = RabbitOptions {
+            kind,
+            queues: vec![queue.clone()],
+            ..options
+        };
+        let bus = connected(options.clone()).await;
+        let verbs = [
+            Verb::ExecutionCreated,
+            Verb::NodeScheduled,
+            Verb::NodeFailed,
+            Verb::NodeCompleted,
+        ];
+        let events: Vec<_> = verbs.iter().zip(1..).map(|(verb, seq)| event(1, seq, *verb)).collect();
+        bus.publish(&events).await.unwrap();
+        let mut listening = client.consume(&queue.name).await;
+        assert_eq!(
+            ids(&mut listening, 2).await,
+            [event_id(1, 1), event_id(1, 3)],
+            "{kind:?}"
+        );
+        assert_eq!(bus.counters().unroutable, 2, "{kind:?}");
+        drop(bus);
+        client.delete_queue(&queue.name).await;
+        client.delete_exchange(&options.exchange).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_a_kind_share_messages_within_limits_when_batched() {
+    let batch = RabbitBatch {
+        events_max: 10,
+        ..RabbitBatch::default()
+    };
+    let options = RabbitOptions {
+        batch: Some(batch),
+        ..options()
+    };
+    let bus = connected(options.clone()).await;
+    let client = Client::connect(&broker()).await;
+    let queue = client.queue(&options.exchange, "#", FieldTable::default()).await;
+    let mut listening = client.consume(&queue).await;
+    // Many executions that all do the same, each step of all of them after the other.
+    let steps = (0..12).flat_map(|seq| (0..25).map(move |execution| events(execution, seq, seq + 1).remove(0)));
+    let published: Vec<_> = steps.collect();
+    bus.publish(&published).await.unwrap();
+    let (mut messages, mut seen) = (0, Vec::new());
+    while seen.len() < published.len() {
+        let message = soon("a batch", listening.message()).await;
+        let events = events_of(&message);
+        assert!(events.len() <= 10);
+        let kinds: std::collections::HashSet<_> = events.iter().map(|event| event["type"].to_string()).collect();
+        assert_eq!(kinds.len(), 1, "one kind a message");
+        messages += 1;
+        seen.extend(events.iter().map(|event| event["id"].as_str().unwrap().to_owned()));
+    }
+    assert_eq!(messages, 36, "25 events of a step make 3 messages of at most 10");
+    for execution in 0..25 {
+        let prefix = format!("{}:", id(execution));
+        let of: Vec<_> = seen.iter().filter(|id| id.starts_with(&prefix)).cloned().collect();
+        assert_eq!(of, (0..12).map(|seq| event_id(execution, seq)).collect::<Vec<_>>());
+    }
+    assert_eq!((bus.counters().events, bus.counters().messages), (300, 36));
+    client.delete_queue(&queue).await;
+    client.delete_exchange(&options.exchange).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_nobody_is_bound_for_are_counted() {
+    let options = options();
+    let bus = connected(options.clone()).await;
+    bus.publish(&events(1, 0, 50)).await.unwrap();
+    let counters = bus.counters();
+    assert_eq!((counters.unroutable, counters.events), (50, 50));
+    drop(bus);
+    Client::connect(&broker())
+        .await
+        .delete_exchange(&options.exchange)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_nobody_is_bound_for_fail_where_that_is_wanted() {
+    for batch in [None, Some(RabbitBatch::default())] {
+        let options = RabbitOptions {
+            unroutable: RabbitUnroutable::Fail,
+            batch,
+            ..options()
+        };
+        let bus = connected(options.clone()).await;
+        let client = Client::connect(&broker()).await;
+        let queue = client
+            .queue(&options.exchange, "orders.execution.*", FieldTable::default())
+            .await;
+        let published = [
+            event(1, 1, Verb::ExecutionCreated),
+            event(1, 2, Verb::ExecutionStarted),
+            event(1, 3, Verb::NodeScheduled),
+            event(1, 4, Verb::ExecutionCompleted),
+        ];
+        // Calls at once: one that goes nowhere does not disturb the others.
+        let others = (2..40).map(|execution| {
+            let bus = &bus;
+            async move { bus.publish(&[event(execution, 1, Verb::ExecutionCreated)]).await }
+        });
+        let (failed, others) = tokio::join!(bus.publish(&published), futures::future::join_all(others));
+        let error = failed.unwrap_err();
+        assert_eq!(error.confirmed(), 2, "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("no queue is bound for orders.node.http.scheduled"),
+            "{error}"
+        );
+        assert!(others.iter().all(Result::is_ok));
+        assert_eq!(bus.counters().unroutable, 1);
+        client.bind(&queue, &options.exchange, "#", FieldTable::default()).await;
+        bus.publish(&published[2..]).await.unwrap();
+        drop(bus);
+        client.delete_queue(&queue).await;
+        client.delete_exchange(&options.exchange).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_full_queue_refuses_is_repeated() {
+    let options = options();
+    let bus = connected(options.clone()).await;
+    let client = Client::connect(&broker()).await;
+    let mut arguments = table(&[("x-overflow", "reject-publish")]);
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(5));
+    let queue = client.queue(&options.exchange, "#", arguments).await;
+    let published = events(1, 0, 30);
+    let error = bus.publish(&published).await.unwrap_err();
+    // A queue counts roughly, so a few more than its limit may get in.
+    assert!(
+        error.confirmed() < 30 && error.to_string().contains("refused"),
+        "{error}"
+    );
+    assert!(bus.counters().refused > 0);
+    assert_eq!(bus.counters().connections, 1, "a refusal is no reason to connect again");
+    let mut listening = client.consume(&queue).await;
+    let heard = async {
+        let mut missing: std::collections::HashSet<_> = (0..30).map(|seq| event_id(1, seq)).collect();
+        while !missing.is_empty() {
+            for id in ids(&mut listening, 1).await {
+                missing.remove(&id);
+            }
+        }
+    };
+    tokio::join!(publish_all(&bus, &published), heard);
+    drop(bus);
+    client.delete_queue(&queue).await;
+    client.delete_exchange(&options.exchange).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rejected_events_go_to_the_dead_letter_queue() {
+    let (name, dead) = (unique("queue"), unique("dead"));
+    let options = RabbitOptions {
+        queues: vec![RabbitQueue {
+            name: name.clone(),
+            binding_keys: vec!["#".to_owned()],
+            dead_letter: Some(dead.clone()),
+            ..RabbitQueue::default()
+        }],
+        ..options()
+    };
+    let bus = connected(options.clone()).await;
+    bus.publish(&events(1, 0, 1)).await.unwrap();
+    let client = Client::connect(&broker()).await;
+    let rejected = client
+        .channel
+        .basic_get(name.as_str().into(), lapin::options::BasicGetOptions::default());
+    let rejected = rejected.await.unwrap().expect("the event is in the queue");
+    rejected.reject(BasicRejectOptions { requeue: false }).await.unwrap();
+    let mut listening = client.consume(&dead).await;
+    assert_eq!(ids(&mut listening, 1).await, [event_id(1, 0)]);
+    drop(bus);
+    client.delete_queue(&name).await;
+    client.delete_queue(&dead).await;
+    client.delete_exchange(&options.exchange).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_passive_bus_declares_nothing() {
+    let options = RabbitOptions {
+        topology: RabbitTopology::Passive,
+        wait_timeout: std::time::Duration::from_millis(300),
+        ..options()
+    };
+    let bus = RabbitBus::start(options.clone()).unwrap();
+    let failing = |state: &RabbitState| matches!(state, RabbitState::Connecting { failures: 1.., .. });
+    let state = soon("the first attempt", bus.until(failing)).await;
+    let RabbitState::Connecting { reason, .. } = state else {
+        panic!("{state:?}")
+    };
+    assert!(reason.contains("NOT_FOUND"), "{reason}");
+    let error = bus.publish(&events(1, 0, 1)).await.unwrap_err();
+    assert!(error.to_string().contains("NOT_FOUND"), "{error}");
+    let client = Client::connect(&broker()).await;
+    let durable = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let kind = lapin::ExchangeKind::Topic;
+    let declared =
+        client
+            .channel
+            .exchange_declare(options.exchange.as_str().into(), kind, durable, FieldTable::default());
+    declared.await.unwrap();
+    soon("connecting", bus.until(|state| *state == RabbitState::Connected)).await;
+    bus.publish(&events(1, 0, 1)).await.unwrap();
+    drop(bus);
+    client.delete_exchange(&options.exchange).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_of_another_kind_is_reported() {
+    let first = options();
+    let bus = connected(first.clone()).await;
+    let second = RabbitOptions {
+        kind: RabbitExchange::Fanout,
+        ..first.clone()
+    };
+    let other = RabbitBus::start(second).unwrap();
+    let failing = |state: &RabbitState| matches!(state, RabbitState::Connecting { failures: 2.., .. });
+    let state = soon("two attempts", other.until(failing)).await;
+    let RabbitState::Connecting { reason, .. } = state else {
+        panic!("{state:?}")
+    };
+    assert!(reason.contains("PRECONDITION_FAILED"), "{reason}");
+    drop((bus, other));
+    Client::connect(&broker()).await.delete_exchange(&first.exchange).await;
+}

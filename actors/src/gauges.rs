@@ -1,6 +1,7 @@
 //! What a scrape wants to know of a shard. Its actors count as they go, one atomic operation each; nothing is read until
 //! somebody asks.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use troupe_core::control::ControlKey;
@@ -97,14 +98,14 @@ pub struct ShardGauges {
     pub committer: Depth,
     /// Records that the checkpointer has not taken.
     pub checkpointer: Depth,
-    /// The event bus.
-    pub events: SinkProgress,
+    /// The event buses.
+    pub(crate) events: Vec<Arc<SinkProgress>>,
 }
 
 impl ShardGauges {
     /// A shard with so many executions that have not ended.
     #[must_use]
-    pub fn new(live: u64, events: SinkProgress) -> Self {
+    pub fn new(live: u64, events: Vec<Arc<SinkProgress>>) -> Self {
         Self {
             live: AtomicI64::new(i64::try_from(live).unwrap_or(i64::MAX)),
             committer: Depth::default(),
@@ -139,10 +140,12 @@ pub(crate) fn sample(engine: &EngineContext) {
         live += u64::try_from(gauges.live.load(Ordering::Relaxed)).unwrap_or(0);
         committer += gauges.committer.get();
         checkpointer += gauges.checkpointer.get();
-        events += gauges.events.backlog.load(Ordering::Relaxed) as u64;
-        let (records, late_ms) = gauges.events.pending(now);
-        pending += records;
-        lag_ms = lag_ms.max(late_ms);
+        for bus in &gauges.events {
+            events += bus.backlog.load(Ordering::Relaxed) as u64;
+            let (records, late_ms) = bus.pending(now);
+            pending += records;
+            lag_ms = lag_ms.max(late_ms);
+        }
     }
     let metrics = &engine.metrics;
     metrics.shards_owned(shards);

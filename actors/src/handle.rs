@@ -42,8 +42,8 @@ pub struct EngineParts {
     pub definitions: Arc<dyn DefinitionStore>,
     /// Lists of executions.
     pub visibility: Arc<dyn VisibilityStore>,
-    /// Where lifecycle events go.
-    pub bus: Arc<dyn EventBus>,
+    /// Where lifecycle events go. Each bus follows the log at its own pace, with the cursor of this name.
+    pub buses: Vec<(&'static str, Arc<dyn EventBus>)>,
     /// Who does the nodes' work.
     pub executor: Arc<dyn NodeExecutor>,
     /// Who evaluates expressions beyond the safe subset.

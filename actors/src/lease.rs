@@ -23,7 +23,8 @@ impl LeaseThread {
                 .worker_threads(1)
                 .max_blocking_threads(1)
                 .thread_name("leases")
-                .enable_time()
+                // A store that dials while it renews does so here.
+                .enable_all()
                 .build();
             built
                 .inspect_err(

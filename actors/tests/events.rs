@@ -63,7 +63,7 @@ async fn engine(store: &Arc<EmbeddedStore>, bus: &Arc<Valve>) -> EngineHandle {
         state: store.clone(),
         definitions: store.clone(),
         visibility: store.clone(),
-        bus: bus.clone(),
+        buses: vec![("events", bus.clone())],
         executor: Arc::new(executors.build()),
         sandbox: Arc::new(Arrows),
         clock: Arc::new(SystemClock),

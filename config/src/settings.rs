@@ -124,6 +124,21 @@ pub struct StoreSettings {
     pub ca_file: Option<PathBuf>,
 }
 
+impl StoreSettings {
+    /// Everything in the embedded store.
+    #[must_use]
+    pub fn embedded() -> Self {
+        Self {
+            state: None,
+            definitions: None,
+            events: None,
+            durability: Durability::Strict,
+            prefix: "troupe".to_owned(),
+            ca_file: None,
+        }
+    }
+}
+
 /// The address of a server. It may hold a password, which is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreUrl(String);
@@ -451,8 +466,13 @@ impl Checks {
         let begins = letters.next().is_some_and(|letter| letter.is_ascii_lowercase());
         let goes_on = letters.all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'_');
         if !begins || !goes_on || text.len() > PREFIX_BYTES_MAX {
-            let hint = format!("use a lowercase letter, then lowercase letters, digits and _, at most {PREFIX_BYTES_MAX}");
-            self.complain("store.prefix", format!("`{text}` is no name that Redis and PostgreSQL both take"), hint);
+            let hint =
+                format!("use a lowercase letter, then lowercase letters, digits and _, at most {PREFIX_BYTES_MAX}");
+            self.complain(
+                "store.prefix",
+                format!("`{text}` is no name that Redis and PostgreSQL both take"),
+                hint,
+            );
         }
         text.to_owned()
     }

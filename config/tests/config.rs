@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use troupe_config::env::{Sets, VARIABLES};
-use troupe_config::{AllowedHost, AllowedTarget, ConfigError, DEFAULTS, NodeTypeLimits, Sources};
+use troupe_config::{AllowedHost, AllowedTarget, ConfigError, DEFAULTS, Durability, NodeTypeLimits, Sources};
 
 fn file(text: &str) -> (tempfile::TempDir, Sources) {
     let directory = tempfile::tempdir().unwrap();
@@ -245,7 +245,8 @@ fn targets_are_read_in_every_notation() {
 
 #[test]
 fn servers_of_the_stores_are_given_by_their_addresses_and_no_password_is_shown() {
-    let (_directory, mut sources) = file("[store]\nstate = 'redis://u:hidden@10.0.0.1:6379/2?sentinel_password=hidden'\ndurability = 'relaxed'\n");
+    let (_directory, mut sources) =
+        file("[store]\nstate = 'redis://u:hidden@10.0.0.1:6379/2?sentinel_password=hidden'\ndurability = 'relaxed'\n");
     sources.environment = vec![("TROUPE_STORE_EVENTS".into(), "amqp://guest:hidden@127.0.0.1/%2f".into())];
     let store = sources.load().unwrap().store;
     let state = store.state.clone().unwrap();
@@ -260,7 +261,13 @@ fn servers_of_the_stores_are_given_by_their_addresses_and_no_password_is_shown()
     let keys: Vec<&str> = error.problems.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(
         keys,
-        ["store.state", "store.definitions", "store.events", "store.durability", "store.prefix"]
+        [
+            "store.state",
+            "store.definitions",
+            "store.events",
+            "store.durability",
+            "store.prefix"
+        ]
     );
     assert!(!error.to_string().contains("hidden"), "{error}");
 }

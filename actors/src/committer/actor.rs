@@ -95,7 +95,7 @@ pub struct CommitterArguments {
     /// Told of each record.
     pub checkpointer: ActorRef<CheckpointerMessage>,
     /// Told of each record.
-    pub events: SinkFeed<EventSinkMessage>,
+    pub events: Vec<SinkFeed<EventSinkMessage>>,
     /// Controls in force.
     pub controls: Arc<ShardControls>,
     /// Told of changed summaries.
@@ -310,11 +310,14 @@ impl CommitterState {
         };
         arguments.gauges.checkpointer.sent();
         lost |= arguments.checkpointer.send_message(kept).is_err();
-        lost |= !arguments.events.offer(position, || EventSinkMessage::Committed {
-            position,
-            items: events,
-            controls: changed,
-        });
+        let (items, controls): (Arc<[EventItem]>, Arc<[ControlEntry]>) = (events.into(), changed.into());
+        for bus in &arguments.events {
+            lost |= !bus.offer(position, || EventSinkMessage::Committed {
+                position,
+                items: Arc::clone(&items),
+                controls: Arc::clone(&controls),
+            });
+        }
         for (actor, seq) in told {
             // An execution that was killed meanwhile is rebuilt from the store, which has the entry.
             actor.send_message(ExecutionMessage::Durable(seq)).ok();

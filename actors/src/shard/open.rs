@@ -9,7 +9,7 @@ use dashmap::DashSet;
 use ractor::{Actor, ActorId, ActorRef};
 use tokio::sync::{Semaphore, oneshot};
 use troupe_core::{ExecutionId, LogPosition, ShardId};
-use troupe_ports::{ExecutionQuery, ExecutionSummary, Lease, LogRecord};
+use troupe_ports::{ExecutionQuery, ExecutionSummary, Lease, LogRecord, StoreError};
 
 use super::actor::ShardMessage;
 use super::loss::{Torn, cut};
@@ -24,6 +24,7 @@ use crate::execution::ExecutionMessage;
 use crate::execution::load::{Loaded, load};
 use crate::execution::view::{changes_summary, summary};
 use crate::gauges::{ShardGauges, SinkProgress};
+use crate::options::EngineOptions;
 use crate::record::{Mark, RecordItem, read_frames, read_header};
 use crate::rooms;
 use crate::sinks::{
@@ -41,6 +42,28 @@ const LIST_ROWS: usize = 1_000;
 /// Longest wait for the checkpoint that leaves lost records behind.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 
+/// Takes a shard, waiting for the lease of another owner to expire if it may.
+async fn acquire(engine: &EngineContext, shard: ShardId) -> Result<(LeaseGate, Lease), EngineError> {
+    let EngineOptions {
+        owner,
+        lease,
+        acquire_within,
+        ..
+    } = &engine.options;
+    let until = tokio::time::Instant::now() + *acquire_within;
+    loop {
+        let gate = LeaseGate::new(engine.now(), lease_ms(engine));
+        match engine.parts.state.acquire(shard, owner, *lease).await {
+            Ok(lease) => return Ok((gate, lease)),
+            Err(StoreError::Held(holder)) if tokio::time::Instant::now() < until => {
+                tracing::debug!(shard = shard.0, holder, "waits until another owner's lease expires");
+                tokio::time::sleep(*lease / 10).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Takes a shard and spawns its actors; it serves when this returned.
 pub(super) async fn open(
     engine: &Arc<EngineContext>,
@@ -48,17 +71,19 @@ pub(super) async fn open(
     myself: &ActorRef<ShardMessage>,
 ) -> Result<(Arc<ShardContext>, HashSet<ActorId>), EngineError> {
     let store = Arc::clone(&engine.parts.state);
-    let gate = LeaseGate::new(engine.now(), lease_ms(engine));
-    let lease = store
-        .acquire(shard, &engine.options.owner, engine.options.lease)
-        .await?;
-    let sink = store.cursor(shard, EventSinkActor::SINK).await?;
-    store.set_cursor(shard, lease.epoch, EventSinkActor::SINK, sink).await?;
+    let (gate, lease) = acquire(engine, shard).await?;
+    let mut sent = Vec::new();
+    for (name, _) in &engine.parts.buses {
+        let cursor = store.cursor(shard, name).await?;
+        // From now on it keeps the log from being trimmed.
+        store.set_cursor(shard, lease.epoch, name, cursor).await?;
+        sent.push(cursor);
+    }
     let projected = engine.parts.visibility.projected(shard).await?;
     let mut tail = Tail::read(engine, &lease, projected).await?;
     let torn = std::mem::take(&mut tail.torn);
     let set_aside = store.quarantined(shard).await?;
-    let context = spawn_beside(engine, myself, &lease, gate, sink).await?;
+    let context = spawn_beside(engine, myself, &lease, gate, &sent).await?;
     let mut resumed = tail.hand_over(&context).await?;
     let controls = controls::load(&context.context).await?;
     for (key, register) in controls.registers() {
@@ -77,10 +102,9 @@ pub(super) async fn open(
         leave_behind(&context, torn).await?;
     }
     // What the last owner committed and never sent; by now the checkpointer knows whose it is.
-    context
-        .events
-        .send_message(EventSinkMessage::Behind)
-        .map_err(|_| gone(shard))?;
+    for bus in &context.events {
+        bus.send_message(EventSinkMessage::Behind).map_err(|_| gone(shard))?;
+    }
     engine
         .counters
         .recovering
@@ -290,7 +314,7 @@ fn head_of(record: &[u8], item: &RecordItem, beside: &Beside) -> Option<(Executi
 
 struct Beside {
     context: Arc<ShardContext>,
-    events: ActorRef<EventSinkMessage>,
+    events: Vec<ActorRef<EventSinkMessage>>,
     visibility: ActorRef<VisibilityMessage>,
     actors: HashSet<ActorId>,
 }
@@ -300,12 +324,14 @@ async fn spawn_beside(
     myself: &ActorRef<ShardMessage>,
     lease: &Lease,
     gate: LeaseGate,
-    sink: LogPosition,
+    sent: &[LogPosition],
 ) -> Result<Beside, EngineError> {
     let (shard, epoch) = (lease.shard, lease.epoch);
     let (running, waiting) = engine.parts.state.live_counts(shard).await?;
-    let progress = SinkProgress::new(LogPosition(lease.next.0.saturating_sub(1)), sink);
-    let gauges = Arc::new(ShardGauges::new(running + waiting, progress));
+    let last = LogPosition(lease.next.0.saturating_sub(1));
+    let progress = |sent: &LogPosition| Arc::new(SinkProgress::new(last, *sent));
+    let gauges = ShardGauges::new(running + waiting, sent.iter().map(progress).collect());
+    let gauges = Arc::new(gauges);
     let spawn_failed = |error: ractor::SpawnErr| EngineError::Unavailable(error.to_string());
     let cell = myself.get_cell();
     let controls = Arc::new(ShardControls::default().with(engine.options.mutants));
@@ -338,17 +364,23 @@ async fn spawn_beside(
     let (checkpointer, _) = CheckpointerActor::spawn_linked(None, CheckpointerActor, arguments, cell.clone())
         .await
         .map_err(spawn_failed)?;
-    let arguments = EventSinkArguments {
-        engine: Arc::clone(engine),
-        shard,
-        epoch,
-        cursor: sink,
-        checkpointer: checkpointer.clone(),
-        gauges: Arc::clone(&gauges),
-    };
-    let (events, _) = EventSinkActor::spawn_linked(None, EventSinkActor, arguments, cell.clone())
-        .await
-        .map_err(spawn_failed)?;
+    let (mut events, mut feeds) = (Vec::new(), Vec::new());
+    for (bus, (cursor, progress)) in sent.iter().zip(&gauges.events).enumerate() {
+        let arguments = EventSinkArguments {
+            engine: Arc::clone(engine),
+            shard,
+            epoch,
+            bus,
+            cursor: *cursor,
+            checkpointer: checkpointer.clone(),
+            progress: Arc::clone(progress),
+        };
+        let (sink, _) = EventSinkActor::spawn_linked(None, EventSinkActor, arguments, cell.clone())
+            .await
+            .map_err(spawn_failed)?;
+        feeds.push(SinkFeed::new(sink.clone(), Arc::clone(progress)));
+        events.push(sink);
+    }
     let arguments = CommitterArguments {
         engine: Arc::clone(engine),
         shard,
@@ -357,20 +389,23 @@ async fn spawn_beside(
         next: lease.next,
         supervisor: myself.clone(),
         checkpointer: checkpointer.clone(),
-        events: SinkFeed::new(events.clone(), Arc::clone(&gauges)),
+        events: feeds,
         visibility: visibility.clone(),
         gauges: Arc::clone(&gauges),
     };
     let (committer, _) = CommitterActor::spawn_linked(None, CommitterActor, arguments, cell)
         .await
         .map_err(spawn_failed)?;
-    let actors = [
+    let beside = [
         committer.get_id(),
         checkpointer.get_id(),
         timers.get_id(),
         visibility.get_id(),
-        events.get_id(),
     ];
+    let actors = beside
+        .into_iter()
+        .chain(events.iter().map(|sink| sink.get_id()))
+        .collect();
     let supervisor = myself.clone();
     let engine = Arc::clone(engine);
     let context = ShardContext {
@@ -393,7 +428,7 @@ async fn spawn_beside(
         context: Arc::new(context),
         events,
         visibility,
-        actors: actors.into(),
+        actors,
     })
 }
 

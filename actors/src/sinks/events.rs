@@ -11,6 +11,7 @@ use troupe_core::control::ControlEntry;
 use troupe_core::execution::Entry;
 use troupe_core::lifecycle::{self, LifecycleEvent, SystemEvent};
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
+use troupe_ports::EventBus;
 
 use super::machine::{CursorMachine, Offer};
 use crate::checkpointer::CheckpointerMessage;
@@ -18,11 +19,9 @@ use crate::context::EngineContext;
 use crate::error::EngineError;
 use crate::evaluation::CompiledPlan;
 use crate::execution::load::{Loaded, load_over};
-use crate::gauges::{ShardGauges, SinkProgress};
+use crate::gauges::SinkProgress;
 use crate::record::{read_frames, read_frames_of, read_header};
 
-/// Name of the cursor.
-const SINK: &str = "events";
 /// Records offered but not yet sent beyond which the sink reads the log instead.
 const BACKLOG_MAX: usize = 4_096;
 /// The cursor is saved after so many records, or so long.
@@ -54,9 +53,9 @@ pub enum EventSinkMessage {
         /// Where it stands.
         position: LogPosition,
         /// Its entries.
-        items: Vec<EventItem>,
+        items: Arc<[EventItem]>,
         /// Its controls.
-        controls: Vec<ControlEntry>,
+        controls: Arc<[ControlEntry]>,
     },
     /// Records are in the log that were not offered.
     Behind,
@@ -68,20 +67,20 @@ pub enum EventSinkMessage {
 #[derive(Clone, Debug)]
 pub struct SinkFeed<M> {
     actor: ActorRef<M>,
-    gauges: Arc<ShardGauges>,
+    progress: Arc<SinkProgress>,
 }
 
 impl SinkFeed<EventSinkMessage> {
-    /// A feed to `actor`, which must be made with the same gauges.
+    /// A feed to `actor`, which must be made with the same progress.
     #[must_use]
-    pub fn new(actor: ActorRef<EventSinkMessage>, gauges: Arc<ShardGauges>) -> Self {
-        Self { actor, gauges }
+    pub fn new(actor: ActorRef<EventSinkMessage>, progress: Arc<SinkProgress>) -> Self {
+        Self { actor, progress }
     }
 
     /// Offers the record at `position`; false when the sink is gone.
     #[must_use]
     pub fn offer(&self, position: LogPosition, message: impl FnOnce() -> EventSinkMessage) -> bool {
-        let progress = &self.gauges.events;
+        let progress = &self.progress;
         progress.committed(position);
         if progress.backlog.load(Ordering::Relaxed) < BACKLOG_MAX {
             progress.backlog.fetch_add(1, Ordering::Relaxed);
@@ -100,12 +99,14 @@ pub struct EventSinkArguments {
     pub shard: ShardId,
     /// Its epoch.
     pub epoch: Epoch,
+    /// Which of the engine's buses.
+    pub bus: usize,
     /// Everything up to here was sent.
     pub cursor: LogPosition,
     /// Knows executions that no checkpoint holds.
     pub checkpointer: ActorRef<CheckpointerMessage>,
     /// See [`SinkFeed`].
-    pub gauges: Arc<ShardGauges>,
+    pub progress: Arc<SinkProgress>,
 }
 
 /// Publishes one shard's lifecycle events.
@@ -119,11 +120,6 @@ pub struct EventSinkState {
     machine: CursorMachine,
     known: HashMap<ExecutionId, Arc<CompiledPlan>>,
     saving: bool,
-}
-
-impl EventSinkActor {
-    /// The cursor's name in the store.
-    pub const SINK: &'static str = SINK;
 }
 
 impl Actor for EventSinkActor {
@@ -209,8 +205,12 @@ impl Actor for EventSinkActor {
 }
 
 impl EventSinkState {
+    fn bus(&self) -> &dyn EventBus {
+        &*self.arguments.engine.parts.buses[self.arguments.bus].1
+    }
+
     fn progress(&self) -> &SinkProgress {
-        &self.arguments.gauges.events
+        &self.arguments.progress
     }
 
     async fn send(&mut self, position: LogPosition, items: &[EventItem]) -> bool {
@@ -237,7 +237,7 @@ impl EventSinkState {
         }
         let events: Vec<SystemEvent> = controls.iter().map(lifecycle::derive_control).collect();
         let mut pause = RETRY_FIRST;
-        while let Err(error) = self.arguments.engine.parts.bus.announce(&events).await {
+        while let Err(error) = self.bus().announce(&events).await {
             tracing::warn!(shard = self.arguments.shard.0, %error, "events of the system wait for the bus");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
@@ -248,7 +248,7 @@ impl EventSinkState {
     async fn publish(&self, mut events: &[LifecycleEvent]) {
         let mut pause = RETRY_FIRST;
         while !events.is_empty() {
-            match self.arguments.engine.parts.bus.publish(events).await {
+            match self.bus().publish(events).await {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(shard = self.arguments.shard.0, %error, "events wait for the bus");
@@ -379,7 +379,8 @@ impl EventSinkState {
         let Some(position) = self.machine.unsaved() else { return };
         let arguments = &self.arguments;
         let store = &arguments.engine.parts.state;
-        match store.set_cursor(arguments.shard, arguments.epoch, SINK, position).await {
+        let (name, _) = arguments.engine.parts.buses[arguments.bus];
+        match store.set_cursor(arguments.shard, arguments.epoch, name, position).await {
             Ok(()) => self.machine.saved(position),
             Err(error) => tracing::warn!(shard = arguments.shard.0, %error, "a cursor stays behind for now"),
         }

@@ -150,7 +150,7 @@ pub async fn with_sandbox(
         state: store.clone(),
         definitions: store.clone(),
         visibility: store.clone(),
-        bus: bus.clone(),
+        buses: vec![("events", bus.clone())],
         executor: Arc::new(executors.build()),
         sandbox,
         clock: Arc::new(SystemClock),

@@ -183,7 +183,7 @@ pub(super) async fn open_on(
         },
         definitions: store.clone(),
         visibility: store,
-        bus,
+        buses: vec![("events", bus)],
         executor,
         sandbox: Arc::new(NoSandbox),
         clock: Arc::new(SystemClock),

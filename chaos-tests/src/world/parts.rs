@@ -31,7 +31,7 @@ pub(super) fn context(
         state: Arc::clone(store) as _,
         definitions: Arc::new(Definitions(definitions)),
         visibility: Arc::clone(lists) as _,
-        bus: Arc::new(Unused),
+        buses: vec![("events", Arc::new(Unused))],
         executor: Arc::new(Unused),
         sandbox: Arc::new(Unused),
         clock: Arc::clone(clock) as _,

@@ -1,9 +1,8 @@
 //! `troupe bench`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
+use super::state::StatePlace;
 use super::{Context, Failure};
 use crate::bench::{self, BenchError, Handler, Job, RECOVER_RUNNING, Workload};
 use crate::exit::Exit;
@@ -24,9 +23,16 @@ pub(super) struct Bench {
     /// What function nodes do.
     #[arg(long, value_enum, default_value = "noop")]
     handler: Handler,
-    /// Directory of the store; else a temporary one.
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    /// Where the state is kept: a directory for the embedded store, or the URL of a Redis, in which a store of its own is made
+    /// and left; else a temporary directory.
+    #[arg(long, value_name = "DIR|URL")]
+    state: Option<StatePlace>,
+    /// What an acknowledgement promises on a Redis: see `store.durability`.
+    #[arg(long, value_name = "strict|relaxed|volatile")]
+    durability: Option<String>,
+    /// URL of a RabbitMQ that events go to.
+    #[arg(long, value_name = "URL")]
+    events: Option<String>,
     /// Loads the store for `recover` and waits to be killed.
     #[arg(long, hide = true)]
     load_and_wait: bool,
@@ -34,7 +40,24 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) async fn execute(self, context: &Context) -> Result<Exit, Failure> {
-        let settings = context.settings(&context.sources())?;
+        let mut sources = context.sources();
+        let mut directory = None;
+        match self.state {
+            Some(StatePlace::Directory(given)) => directory = Some(given),
+            Some(server) => {
+                // Beside whatever else is on it.
+                let prefix = format!("bench_{}", std::process::id());
+                sources = server.set(sources).with_option("--state", "store.prefix", prefix);
+            }
+            None => {}
+        }
+        if let Some(durability) = self.durability {
+            sources = sources.with_option("--durability", "store.durability", durability);
+        }
+        if let Some(url) = self.events {
+            sources = sources.with_option("--events", "store.events", url);
+        }
+        let settings = context.settings(&sources)?;
         let (executions, nodes, concurrency) = self.workload.defaults();
         let scratch = tempfile::tempdir().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let job = Job {
@@ -43,7 +66,7 @@ impl Bench {
             nodes: positive("--nodes", self.nodes, nodes)?,
             concurrency: positive("--concurrency", self.concurrency, concurrency)?,
             handler: self.handler,
-            state: self.state.unwrap_or_else(|| scratch.path().into()),
+            state: directory.unwrap_or_else(|| scratch.path().into()),
             settings,
         };
         if self.load_and_wait {

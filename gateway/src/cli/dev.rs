@@ -1,7 +1,6 @@
 //! `troupe dev`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -14,6 +13,7 @@ use troupe_core::{Principal, ShardId};
 use troupe_telemetry::Exposition;
 
 use super::output::paint;
+use super::state::StatePlace;
 use super::{Context, Failure, progress};
 use crate::app::App;
 use crate::demo;
@@ -25,9 +25,15 @@ pub(super) struct Dev {
     /// Address of the API; loopback only.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Directory of the embedded store.
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    /// Where the state is kept: a directory for the embedded store, or the URL of a Redis.
+    #[arg(long, value_name = "DIR|URL")]
+    state: Option<StatePlace>,
+    /// URL of a PostgreSQL that definitions and lists are kept in.
+    #[arg(long, value_name = "URL")]
+    definitions: Option<String>,
+    /// URL of a RabbitMQ that events go to.
+    #[arg(long, value_name = "URL")]
+    events: Option<String>,
     /// Opens a shard although records of its log cannot be read: what only those held is lost. See the page of DAMAGED.
     #[arg(long, value_name = "SHARD")]
     accept_loss: Vec<u16>,
@@ -44,7 +50,13 @@ impl Dev {
             sources = sources.with_option("--listen", "listen", listen.as_str());
         }
         if let Some(state) = &self.state {
-            sources = sources.with_option("--state", "state_dir", state.display().to_string());
+            sources = state.set(sources);
+        }
+        if let Some(url) = &self.definitions {
+            sources = sources.with_option("--definitions", "store.definitions", url.as_str());
+        }
+        if let Some(url) = &self.events {
+            sources = sources.with_option("--events", "store.events", url.as_str());
         }
         let mut settings = context.settings(&sources)?;
         let listener = listen(settings.listen).await?;

@@ -32,6 +32,7 @@ mod set;
 mod show;
 mod skip;
 mod start;
+mod state;
 mod stop;
 mod tree;
 mod validate;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 use troupe_actors::{Command, ExecutionView, StartCause, StartRequest};
-use troupe_config::AllowedTarget;
+use troupe_config::{AllowedTarget, StoreSettings};
 use troupe_core::{ExecutionId, Json, Principal};
 
 use super::diagnostics::valid_file;
@@ -67,6 +67,8 @@ impl Run {
         let rules = wiring::rules(&settings, Some(wiring::built_in_handlers()));
         let definition = valid_file(&self.file, &rules, out).await?;
         let input = self.input.read()?;
+        // It leaves nothing behind, whatever a server nearby uses.
+        settings.store = StoreSettings::embedded();
         let scratch = tempfile::tempdir().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let app = wiring::open(settings, scratch.path(), wiring::Extras::default()).await?;
         let workflow = definition.id.clone();

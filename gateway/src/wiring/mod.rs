@@ -1,8 +1,11 @@
-//! Chooses backends and executors and puts the product together. The only file that names them.
+//! Chooses backends and executors and puts the product together. The only room that names them.
+
+mod stores;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -10,7 +13,6 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use troupe_actors::{BreakerSettings, Engine, EngineOptions, EngineParts, ResumeLinks};
-use troupe_backends::{EmbeddedStore, StoreOptions};
 pub use troupe_backends::{EventFilter, InProcessBus as LiveBus, Subscription, SubscriptionError, SystemSubscription};
 use troupe_config::Settings;
 use troupe_core::definition::{Limits, NodeKind};
@@ -20,7 +22,7 @@ use troupe_executors::{
 };
 pub use troupe_executors::{Handler, HandlerCall, HandlerError, HandlerResult, run_child_if_requested};
 use troupe_lang::checker::Checker;
-use troupe_ports::{NodeExecutor, Secrets, SystemClock};
+use troupe_ports::{EventBus, NodeExecutor, Secrets, SystemClock};
 use troupe_telemetry::Exposition;
 
 use crate::analyses::Analyses;
@@ -28,6 +30,8 @@ use crate::app::{App, Parts};
 use crate::error::ApiError;
 use crate::hooks::{HookIndex, server_secret};
 use crate::rules::Rules;
+
+use stores::Stores;
 
 /// What an embedding program adds.
 #[derive(Default)]
@@ -154,20 +158,16 @@ fn limits(settings: &Settings) -> Limits {
     }
 }
 
-/// Opens the embedded store in `directory` and starts an engine on it; returns when it serves.
+/// Opens the stores that the settings name (the embedded one lies in `directory`) and starts an engine on them; returns when it
+/// serves.
 ///
 /// # Errors
-/// `UNAVAILABLE` when another process has the store, `DAMAGED` when it does not make sense, and whatever keeps the
-/// sandbox processes from starting.
+/// `UNAVAILABLE` when a server cannot be reached, `STORE_IN_USE` when another process has the store, `DAMAGED` when it does not
+/// make sense, and whatever keeps the sandbox processes from starting.
 pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Result<App, ApiError> {
-    let options = StoreOptions {
-        shards: settings.engine.shards,
-        ..StoreOptions::default()
-    };
-    let place = directory.to_owned();
-    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&place, &options)).await;
-    let store = opened.map_err(|error| ApiError::new("INTERNAL", error.to_string()))??;
-    let store = Arc::new(store);
+    // What drivers nest in their futures stays out of the types of those who open the product.
+    let opening: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(Stores::open(&settings, directory));
+    let stores = opening.await?;
     let options = sandbox_options(&settings, extras.sandbox_program);
     let sandbox = SandboxPool::start(options.clone()).await.map_err(unavailable)?;
     let secrets = extras.secrets.unwrap_or_else(|| Arc::new(EnvSecrets));
@@ -182,7 +182,9 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         Arc::new(Checker::new().with_handlers(executors.handlers())),
         code,
     );
-    let secret = server_secret(directory).map_err(|error| {
+    // Where all stores are servers, nobody has made it.
+    let secret = std::fs::create_dir_all(directory).and_then(|()| server_secret(directory));
+    let secret = secret.map_err(|error| {
         let detail = format!("the server's secret in {}: {error}", directory.display());
         ApiError::new("UNAVAILABLE", detail)
     })?;
@@ -190,16 +192,29 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     let sandbox = Arc::new(sandbox);
     let live = LiveBus::new();
     let clock = Arc::new(SystemClock);
+    let mut buses: Vec<(&'static str, Arc<dyn EventBus>)> = vec![("events", Arc::new(live.clone()))];
+    if let Some(broker) = stores.broker {
+        buses.push(("rabbitmq", broker));
+    }
     let parts = EngineParts {
-        state: store.clone(),
-        definitions: store.clone(),
-        visibility: store.clone(),
-        bus: Arc::new(live.clone()),
+        state: stores.state.clone(),
+        definitions: stores.definitions.clone(),
+        visibility: stores.visibility.clone(),
+        buses,
         executor: Arc::new(executors),
         sandbox: sandbox.clone(),
         clock: clock.clone(),
     };
+    let given = extras.engine.unwrap_or_default();
+    let (owner, acquire_within) = if stores.shared {
+        // Whoever was killed is known to be gone when its lease has expired.
+        (stores::owner()?, given.lease * 2)
+    } else {
+        (given.owner.clone(), Duration::ZERO)
+    };
     let engine = EngineOptions {
+        owner,
+        acquire_within,
         executions_max: settings.engine.running_max,
         attempts_max: settings.engine.attempts_max,
         attempts_max_of: limits_of_types(&settings),
@@ -210,14 +225,14 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         cached_outputs_max: settings.limits.cached_outputs,
         cached_bytes_max: settings.limits.cached_bytes,
         resume_links: Some(Arc::clone(&resume_links)),
-        ..extras.engine.unwrap_or_default()
+        ..given
     };
     let engine = Engine::spawn(parts, engine).await?;
     Ok(App::new(Parts {
         engine,
-        state: store.clone(),
-        definitions: store.clone(),
-        visibility: store,
+        state: stores.state,
+        definitions: stores.definitions,
+        visibility: stores.visibility,
         live,
         analyses: Analyses::default(),
         hooks: HookIndex::default(),

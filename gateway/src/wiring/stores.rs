@@ -1,0 +1,165 @@
+//! Where state, definitions, lists and events are kept.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use troupe_backends::rabbitmq::RabbitTls;
+use troupe_backends::{
+    EmbeddedStore, PostgresOptions, PostgresStore, RabbitBus, RabbitOptions, RedisDurability, RedisOptions, RedisStore,
+    RedisTls, StoreOptions,
+};
+use troupe_config::{Durability, Settings, StoreUrl};
+use troupe_ports::{DefinitionStore, StateStore, StoreError, VisibilityStore};
+
+use crate::error::ApiError;
+
+/// How long a start waits for a server of a store that is starting too.
+const REACHED_WITHIN: Duration = Duration::from_secs(30);
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+
+/// What the settings name, opened.
+pub(super) struct Stores {
+    pub(super) state: Arc<dyn StateStore>,
+    pub(super) definitions: Arc<dyn DefinitionStore>,
+    pub(super) visibility: Arc<dyn VisibilityStore>,
+    /// Where events go beside the API's own stream.
+    pub(super) broker: Option<Arc<RabbitBus>>,
+    /// Whether others may have the state, one after the other or at once: then leases decide, and one that is left expires.
+    pub(super) shared: bool,
+}
+
+impl Stores {
+    /// Opens what the settings name: servers, and the embedded store in `directory` for the rest.
+    pub(super) async fn open(settings: &Settings, directory: &Path) -> Result<Self, ApiError> {
+        let named = &settings.store;
+        let embedded = if named.state.is_some() && named.definitions.is_some() {
+            None
+        } else {
+            Some(embedded(settings, directory).await?)
+        };
+        let here = || {
+            let missing = || ApiError::new("INTERNAL", "the embedded store was not opened");
+            embedded.clone().ok_or_else(missing)
+        };
+        let state: Arc<dyn StateStore> = match &named.state {
+            Some(url) => Arc::new(redis(settings, url).await?),
+            None => here()?,
+        };
+        let (definitions, visibility): (Arc<dyn DefinitionStore>, Arc<dyn VisibilityStore>) = match &named.definitions {
+            Some(url) => {
+                let store = Arc::new(postgres(settings, url).await?);
+                (store.clone(), store)
+            }
+            None => (here()?, here()?),
+        };
+        let broker = named.events.as_ref().map(|url| rabbitmq(settings, url)).transpose()?;
+        Ok(Self {
+            state,
+            definitions,
+            visibility,
+            broker,
+            shared: named.state.is_some(),
+        })
+    }
+}
+
+/// A name that no other process has, also on another machine.
+pub(super) fn owner() -> Result<String, ApiError> {
+    let mut random = [0; 6];
+    let unlucky = |_| ApiError::new("UNAVAILABLE", "the system gives no random bytes");
+    SystemRandom::new().fill(&mut random).map_err(unlucky)?;
+    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("engine-{}-{digits}", std::process::id()))
+}
+
+async fn embedded(settings: &Settings, directory: &Path) -> Result<Arc<EmbeddedStore>, ApiError> {
+    let options = StoreOptions {
+        shards: settings.engine.shards,
+        ..StoreOptions::default()
+    };
+    let place = directory.to_owned();
+    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&place, &options)).await;
+    let store = opened.map_err(|error| ApiError::new("INTERNAL", error.to_string()))??;
+    Ok(Arc::new(store))
+}
+
+async fn redis(settings: &Settings, url: &StoreUrl) -> Result<RedisStore, ApiError> {
+    let named = &settings.store;
+    let options = RedisOptions {
+        prefix: named.prefix.clone(),
+        shards: settings.engine.shards,
+        durability: match named.durability {
+            Durability::Strict => RedisDurability::Strict,
+            Durability::Relaxed => RedisDurability::Relaxed,
+            Durability::Volatile => RedisDurability::Volatile,
+        },
+        tls: RedisTls {
+            ca_file: named.ca_file.clone(),
+            ..RedisTls::default()
+        },
+        ..RedisOptions::new(url.expose())
+    };
+    let opened = reached(
+        || async { RedisStore::open(&options).await },
+        |error| error.is_passing().then(|| format!("{url}: {error}")),
+    );
+    opened
+        .await
+        .map_err(|error| ApiError::new(error.code(), format!("{url}: {error}")))
+}
+
+async fn postgres(settings: &Settings, url: &StoreUrl) -> Result<PostgresStore, ApiError> {
+    let options = PostgresOptions {
+        schema: settings.store.prefix.clone(),
+        ca_file: settings.store.ca_file.clone(),
+        ..PostgresOptions::new(url.expose())
+    };
+    let opened = reached(
+        || async { PostgresStore::open(&options).await },
+        |error| matches!(error, StoreError::Unavailable(_)).then(|| format!("{url}: {error}")),
+    );
+    opened.await.map_err(|error| match error {
+        StoreError::Unavailable(why) => ApiError::new("UNAVAILABLE", format!("{url}: {why}")),
+        other => other.into(),
+    })
+}
+
+fn rabbitmq(settings: &Settings, url: &StoreUrl) -> Result<Arc<RabbitBus>, ApiError> {
+    let options = RabbitOptions {
+        exchange: format!("{}.events", settings.store.prefix),
+        tls: RabbitTls {
+            ca_file: settings.store.ca_file.clone(),
+            ..RabbitTls::default()
+        },
+        ..RabbitOptions::new(url.expose())
+    };
+    let started = RabbitBus::start(options);
+    let bus = started.map_err(|error| ApiError::new("INVALID_PARAMETER", format!("store.events: {error}")))?;
+    Ok(Arc::new(bus))
+}
+
+/// Tries again for a while where `passing` gives a reason: servers and this process may be started together.
+async fn reached<T, E, F: Future<Output = Result<T, E>>>(
+    open: impl Fn() -> F,
+    passing: impl Fn(&E) -> Option<String>,
+) -> Result<T, E> {
+    let until = tokio::time::Instant::now() + REACHED_WITHIN;
+    let mut told = false;
+    loop {
+        let error = match open().await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        match passing(&error) {
+            Some(why) if tokio::time::Instant::now() < until => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(why, "waits for a server of the store");
+                }
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+            _ => return Err(error),
+        }
+    }
+}

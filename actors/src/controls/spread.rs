@@ -38,6 +38,12 @@ pub(crate) async fn control(
     }
     let sets: Vec<Arc<ControlSet>> = shards.iter().map(|shard| shard.controls.set()).collect();
     let Some(at) = given_at(&sets, &key, setting, command.command.as_ref(), engine.now()) else {
+        // Whoever has lost a shard knows no longer how the control stands there.
+        let now = engine.now();
+        if let Some(lost) = shards.iter().find(|shard| !shard.gate.is_open(now)) {
+            let why = format!("the lease of shard {} has expired", lost.shard);
+            return Err(EngineError::Unavailable(why));
+        }
         return outcome(engine, &key, &sets, true);
     };
     let request = ControlRequest {

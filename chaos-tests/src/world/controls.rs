@@ -119,6 +119,12 @@ impl World {
             return;
         }
         let Some(at) = given_at(&sets, &asked.key, asked.setting, Some(&asked.command), now) else {
+            // Whoever has lost a shard is no witness: it refuses, and the operator asks again.
+            let is_witness = |shard: &Serving| now < shard.lease_until;
+            let knows = self.processes.get(&process);
+            if !knows.is_some_and(|state| state.shards.values().all(is_witness)) {
+                return self.count("controls refused without a lease");
+            }
             return self.in_force_here(process, &asked, &served.into_iter().collect());
         };
         let request = ControlRequest {

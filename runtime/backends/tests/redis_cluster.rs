@@ -87,16 +87,13 @@ impl Cluster {
     /// Slots of a member that have keys.
     async fn slots_with_keys(&self, member: usize) -> Vec<u16> {
         let mut connection = self.connection(member).await;
-        let mut slots = Vec::new();
+        let mut all = redis::pipe();
         for slot in 0..16_384 {
-            let mut command = redis::cmd("CLUSTER");
-            command.arg("COUNTKEYSINSLOT").arg(slot);
-            let keys: u64 = command.query_async(&mut connection).await.unwrap();
-            if keys > 0 {
-                slots.push(slot);
-            }
+            all.cmd("CLUSTER").arg("COUNTKEYSINSLOT").arg(slot);
         }
-        slots
+        let keys: Vec<u64> = all.query_async(&mut connection).await.unwrap();
+        let slots = (0..).zip(keys).filter(|(_, keys)| *keys > 0);
+        slots.map(|(slot, _)| slot).collect()
     }
 
     /// Moves the keys of a slot, one by one, slowly at first, as `redis-cli --cluster reshard` does it fast.

@@ -63,7 +63,7 @@ impl RedisOpenError {
             Self::Evicts { .. } => "REDIS_EVICTS",
             Self::NotDurable { .. } => "REDIS_NOT_DURABLE",
             Self::NewerFormat { .. } => "REDIS_NEWER_FORMAT",
-            Self::Damaged(_) => "REDIS_DAMAGED",
+            Self::Damaged(_) => "DAMAGED",
         }
     }
 

@@ -49,8 +49,8 @@ const FORMAT: u64 = 1;
 ///
 /// Cheap to drop; what was acknowledged stays, leases run out.
 pub struct RedisStore {
-    /// Appends, leases and what is small.
-    quick: Link,
+    /// Appends, leases and what is small; a shard's always by the same.
+    quick: Vec<Link>,
     /// What may be megabytes: nobody waits behind it.
     bulk: Link,
     _io: Io,
@@ -91,10 +91,11 @@ impl RedisStore {
             connect_timeout: options.connect_timeout,
         };
         let settings = Arc::new(settings);
-        let quick = Link::new(target.place.clone(), Arc::clone(&settings));
-        let bulk = Link::new(target.place, settings);
-        quick.check().await?;
-        let (layout, identity) = create(&quick, options).await?;
+        let link = || Link::new(target.place.clone(), Arc::clone(&settings));
+        let bulk = link();
+        bulk.check().await?;
+        let (layout, identity) = create(&bulk, options).await?;
+        let quick = (0..options.append_connections()).map(|_| link()).collect();
         Ok(Self {
             marks: Marks::new(layout.shards.len()),
             quick,
@@ -115,16 +116,16 @@ impl RedisStore {
     /// Runs a script that reads.
     async fn ask(
         &self,
-        slot: u16,
+        of: &ShardKeys,
         script: &'static Script,
         keys: Vec<&[u8]>,
         args: Vec<Arg<'_>>,
     ) -> Result<Value, StoreError> {
         let link = match script.lane {
-            Lane::Quick => &self.quick,
+            Lane::Quick => &self.quick[usize::from(of.shard) % self.quick.len()],
             Lane::Bulk => &self.bulk,
         };
-        Ok(link.call(slot, &Call { script, keys, args }).await?)
+        Ok(link.call(of.slot, &Call { script, keys, args }).await?)
     }
 
     /// Runs a script that writes for the owner: its first key is the owner's record, its first argument the epoch.
@@ -135,8 +136,7 @@ impl RedisStore {
         keys: Vec<&[u8]>,
         args: Vec<Arg<'_>>,
     ) -> Result<Value, StoreError> {
-        let slot = self.keys(shard)?.slot;
-        let value = self.ask(slot, script, keys, args).await?;
+        let value = self.ask(self.keys(shard)?, script, keys, args).await?;
         decode::fenced(value, shard, epoch)
     }
 

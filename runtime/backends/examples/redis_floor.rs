@@ -1,6 +1,6 @@
 //! Prints what the store on Redis costs: one record alone, all shards at once, and rows of checkpoints.
 //!
-//! `cargo run --release -p troupe-backends --example redis_floor redis://127.0.0.1:6379`
+//! `cargo run --release -p troupe-backends --example redis_floor redis://127.0.0.1:6379 [CONNECTIONS]`
 //!
 //! The server is used as it is, whatever its durability; what is written stands under a prefix of its own and is left there.
 
@@ -139,6 +139,7 @@ async fn main() -> Result<(), Failure> {
         prefix: format!("floor-{}", std::process::id()),
         shards: SHARDS,
         durability: RedisDurability::Volatile,
+        connections: std::env::args().nth(2).map(|count| count.parse()).transpose()?,
         ..RedisOptions::new(&url)
     };
     let store = Arc::new(RedisStore::open(&options).await?);

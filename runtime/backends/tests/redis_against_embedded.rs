@@ -10,7 +10,7 @@ use std::time::Duration;
 use support::redis::{Prefix, shared};
 use troupe_backends::{DurabilityMutant, EmbeddedStore, RedisDurability, RedisOptions, RedisStore, StoreOptions};
 use troupe_core::{BlobRef, ExecutionId, Json, LogPosition, Seq, ShardId, Timestamp};
-use troupe_ports::{Archive, CheckpointRow, CommitId, Lease, StateStore, StoreError, Wait};
+use troupe_ports::{Archive, CheckpointRow, CommitId, ExecutionBase, Lease, StateStore, StoreError, Wait};
 
 const SHARD: ShardId = ShardId(2);
 const LEASE: Duration = Duration::from_secs(600);
@@ -207,4 +207,56 @@ async fn random_checkpoints_have_equal_outcomes() {
         }
     }
     assert!(damaged > 20, "chunks are also refused: {damaged}");
+}
+
+#[tokio::test]
+async fn a_chunk_may_have_thousands_of_executions() {
+    const EXECUTIONS: u64 = 2_500;
+    let prefix = Prefix::new();
+    let options = RedisOptions {
+        prefix: prefix.name.clone(),
+        shards: 4,
+        durability: RedisDurability::Volatile,
+        ..RedisOptions::new(shared())
+    };
+    let store = RedisStore::open(&options).await.unwrap();
+    let lease = store.acquire(SHARD, "owner", LEASE).await.unwrap();
+    let id = |number| ExecutionId::fresh(SHARD, Timestamp(1), number);
+    let rows = |first: u64| -> Vec<_> {
+        let row = |number| CheckpointRow::Live {
+            id: id(number),
+            first: Seq(first),
+            last: Seq(first),
+            segment: format!("{number}").into(),
+            snapshot: None,
+            wait: Wait::Running,
+        };
+        (0..EXECUTIONS).map(row).collect()
+    };
+    store.checkpoint(SHARD, lease.epoch, rows(1), None).await.unwrap();
+    // The last of them is damage for all.
+    let mut gap = rows(2);
+    gap.push(CheckpointRow::Live {
+        id: id(EXECUTIONS),
+        first: Seq(2),
+        last: Seq(2),
+        segment: "gap".into(),
+        snapshot: None,
+        wait: Wait::Running,
+    });
+    assert_eq!(
+        outcome(&store.checkpoint(SHARD, lease.epoch, gap, None).await),
+        "damaged"
+    );
+    store.checkpoint(SHARD, lease.epoch, rows(1), None).await.unwrap();
+    let running = store.running(SHARD, None, usize::MAX).await.unwrap();
+    assert_eq!(running, (0..EXECUTIONS).map(id).collect::<Vec<_>>());
+    for number in [0, 999, 1_000, 1_001, EXECUTIONS - 1] {
+        match store.load(id(number)).await.unwrap() {
+            Some(ExecutionBase::Live { segments, .. }) => {
+                assert_eq!(segments, [(Seq(1), format!("{number}").into())]);
+            }
+            other => panic!("execution {number} is {other:?}"),
+        }
+    }
 }

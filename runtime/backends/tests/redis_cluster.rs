@@ -79,59 +79,61 @@ impl Cluster {
         }
     }
 
-    /// Moves every slot of one member that has keys to another, key by key and slowly, as `redis-cli --cluster reshard` does it
-    /// fast; how many slots.
-    async fn move_keys(&self, from: usize, to: usize) -> usize {
-        let mut connections = Vec::new();
-        for member in &self.members {
-            let client = redis::Client::open(member.url()).unwrap();
-            connections.push(client.get_multiplexed_async_connection().await.unwrap());
+    async fn connection(&self, member: usize) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.members[member].url()).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    /// Slots of a member that have keys.
+    async fn slots_with_keys(&self, member: usize) -> Vec<u16> {
+        let mut connection = self.connection(member).await;
+        let mut all = redis::pipe();
+        for slot in 0..16_384 {
+            all.cmd("CLUSTER").arg("COUNTKEYSINSLOT").arg(slot);
         }
-        let (from_id, to_id) = (self.id(from), self.id(to));
-        let mut moved = 0;
-        for slot in 0..5_461 {
-            let cluster = |verb: &str| {
-                let mut command = redis::cmd("CLUSTER");
-                command.arg(verb).arg(slot);
-                command
-            };
-            let keys: u64 = cluster("COUNTKEYSINSLOT")
-                .query_async(&mut connections[from])
-                .await
-                .unwrap();
-            if keys == 0 {
-                continue;
-            }
-            moved += 1;
-            for (member, verb, other) in [(to, "IMPORTING", &from_id), (from, "MIGRATING", &to_id)] {
-                let mut command = cluster("SETSLOT");
-                command.arg(verb).arg(other);
-                command.exec_async(&mut connections[member]).await.unwrap();
-            }
-            for key_number in 0.. {
-                let mut command = cluster("GETKEYSINSLOT");
-                let keys: Vec<Vec<u8>> = command.arg(1).query_async(&mut connections[from]).await.unwrap();
-                let Some(key) = keys.first() else { break };
-                let mut migrate = redis::cmd("MIGRATE");
-                migrate
-                    .arg("127.0.0.1")
-                    .arg(self.members[to].port)
-                    .arg(key)
-                    .arg(0)
-                    .arg(5_000);
-                migrate.exec_async(&mut connections[from]).await.unwrap();
-                // Scripts of this slot see some of their keys here and some there meanwhile.
-                if key_number < 10 {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-            for member in [to, from, 3 - to - from] {
-                let mut command = cluster("SETSLOT");
-                command.arg("NODE").arg(&to_id);
-                command.exec_async(&mut connections[member]).await.unwrap();
+        let keys: Vec<u64> = all.query_async(&mut connection).await.unwrap();
+        let slots = (0..).zip(keys).filter(|(_, keys)| *keys > 0);
+        slots.map(|(slot, _)| slot).collect()
+    }
+
+    /// Moves the keys of a slot, one by one, slowly at first, as `redis-cli --cluster reshard` does it fast.
+    async fn move_keys(&self, slot: u16, from: usize, to: usize) {
+        let (mut source, mut target) = (self.connection(from).await, self.connection(to).await);
+        for (connection, verb, other) in [
+            (&mut target, "IMPORTING", self.id(from)),
+            (&mut source, "MIGRATING", self.id(to)),
+        ] {
+            let mut command = redis::cmd("CLUSTER");
+            command.arg("SETSLOT").arg(slot).arg(verb).arg(other);
+            command.exec_async(connection).await.unwrap();
+        }
+        for moved in 0.. {
+            let mut command = redis::cmd("CLUSTER");
+            command.arg("GETKEYSINSLOT").arg(slot).arg(1);
+            let keys: Vec<Vec<u8>> = command.query_async(&mut source).await.unwrap();
+            let Some(key) = keys.first() else { break };
+            let mut migrate = redis::cmd("MIGRATE");
+            migrate
+                .arg("127.0.0.1")
+                .arg(self.members[to].port)
+                .arg(key)
+                .arg(0)
+                .arg(5_000);
+            migrate.exec_async(&mut source).await.unwrap();
+            // Scripts of this slot see some of their keys here and some there meanwhile.
+            if moved < 10 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
-        moved
+    }
+
+    /// Ends the move of a slot.
+    async fn settle(&self, slot: u16, to: usize) {
+        for member in [to, (to + 1) % 3, (to + 2) % 3] {
+            let mut command = redis::cmd("CLUSTER");
+            command.arg("SETSLOT").arg(slot).arg("NODE").arg(self.id(to));
+            command.exec_async(&mut self.connection(member).await).await.unwrap();
+        }
     }
 
     fn id(&self, member: usize) -> String {
@@ -211,7 +213,7 @@ async fn write(store: Arc<RedisStore>, shard: ShardId, stop: Arc<AtomicBool>) ->
             }
             Err(AppendError::Store(other)) => panic!("shard {shard}: {other}"),
         }
-        if position.is_multiple_of(50) {
+        if position.is_multiple_of(200) {
             let reached = Some(LogPosition(position - 1));
             match store
                 .checkpoint(shard, lease.epoch, vec![row(shard, position)], reached)
@@ -254,8 +256,12 @@ async fn appends_go_on_while_slots_move() {
         .map(|shard| tokio::spawn(write(Arc::clone(&store), ShardId(shard), Arc::clone(&stop))))
         .collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let moved = cluster.move_keys(0, 1).await;
-    assert!(moved > 0, "no shard was on the first member");
+    let slots = cluster.slots_with_keys(0).await;
+    assert!(!slots.is_empty(), "no shard is on the first member");
+    for slot in slots {
+        cluster.move_keys(slot, 0, 1).await;
+        cluster.settle(slot, 1).await;
+    }
     tokio::time::sleep(Duration::from_millis(300)).await;
     stop.store(true, Ordering::Relaxed);
     let mut written = Vec::new();
@@ -293,4 +299,41 @@ async fn a_member_that_comes_back_has_what_it_acknowledged() {
         written.push(writer.await.unwrap().0);
     }
     verify(&options, &written).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_whose_keys_have_moved_is_served_before_it_is_settled() {
+    let cluster = Cluster::start();
+    let options = RedisOptions {
+        response_timeout: Duration::from_secs(2),
+        ..cluster.options("half")
+    };
+    let store = RedisStore::open(&options).await.unwrap();
+    let mut leases = Vec::new();
+    for shard in 0..SHARDS {
+        let lease = store.acquire(ShardId(shard), "writer", LEASE).await.unwrap();
+        leases.push(lease);
+    }
+    let append = async |position: u64| {
+        for lease in &leases {
+            let at = LogPosition(position);
+            let record = format!("{}:{position}", lease.shard).into();
+            store
+                .append(lease.shard, lease.epoch, at, CommitId(position.into()), record)
+                .await
+                .unwrap();
+        }
+    };
+    append(1).await;
+    let slots = cluster.slots_with_keys(0).await;
+    assert!(!slots.is_empty(), "no shard is on the first member");
+    for slot in &slots {
+        cluster.move_keys(*slot, 0, 1).await;
+    }
+    append(2).await;
+    for slot in &slots {
+        cluster.settle(*slot, 1).await;
+    }
+    append(3).await;
+    verify(&options, &[3; SHARDS as usize]).await;
 }

@@ -124,6 +124,28 @@ async fn a_login_is_used_and_a_wrong_one_told() {
     assert!(!format!("{:?}", with(":s%40cr%C3%A9t")).contains("cr%C3"));
 }
 
+/// The rights that `docs/errors/REDIS_LOGIN.md` names.
+#[tokio::test]
+async fn a_user_with_few_rights_is_enough() {
+    let server = RedisServer::start(&[
+        "appendonly yes",
+        "appendfsync always",
+        "user limited on >word ~{troupe:* +@read +@write +@scripting +@connection +info +config|get +cluster|slots +role +time",
+    ]);
+    let limited = |prefix: &str| RedisOptions {
+        url: format!("redis://limited:word@127.0.0.1:{}", server.port),
+        prefix: prefix.to_owned(),
+        ..options(&server, Strict)
+    };
+    let store = RedisStore::open(&limited("troupe")).await.unwrap();
+    let lease = store
+        .acquire(troupe_core::ShardId(0), "a", Duration::from_secs(9))
+        .await;
+    assert!(lease.is_ok(), "got {lease:?}");
+    let error = refused(&limited("other")).await;
+    assert_eq!(error.code(), "REDIS_LOGIN", "{error}");
+}
+
 #[tokio::test]
 async fn nobody_at_the_address_is_passing() {
     let options = RedisOptions::new(format!("redis://127.0.0.1:{}", support::free_port()));

@@ -1,10 +1,11 @@
 //! Outputs that may be reused, bounded in number and in bytes.
 
+use redis::Value;
 use troupe_core::{Json, Timestamp};
 use troupe_ports::{CacheLimits, StoreError};
 
 use super::layout;
-use super::script::{Arg, CACHE_OUTPUT, CACHED_OUTPUT};
+use super::script::{Arg, CACHE_OUTPUT, CACHED_OUTPUT, Call, Script};
 use super::{RedisStore, decode};
 
 /// A use is noted at most so often, in milliseconds: reading should not write each time.
@@ -13,6 +14,11 @@ const NOTED_EVERY_MS: u64 = 60_000;
 const EXPIRED_AT_ONCE: u64 = 100;
 
 impl RedisStore {
+    async fn cache(&self, script: &'static Script, keys: Vec<&[u8]>, args: Vec<Arg<'_>>) -> Result<Value, StoreError> {
+        let slot = self.layout.cache.slot;
+        Ok(self.bulk.call(slot, &Call { script, keys, args }).await?)
+    }
+
     pub(super) async fn find_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError> {
         let keys = &self.layout.cache;
         let instant = layout::instant(now);
@@ -23,7 +29,7 @@ impl RedisStore {
             Arg::Number(NOTED_EVERY_MS),
         ];
         let names = vec![&keys.outputs[..], &keys.uses];
-        let found = decode::bytes_if_any(self.ask(keys.slot, &CACHED_OUTPUT, names, args).await?)?;
+        let found = decode::bytes_if_any(self.cache(&CACHED_OUTPUT, names, args).await?)?;
         found
             .map(|output| decode::json(output, "an output for reuse"))
             .transpose()
@@ -49,7 +55,7 @@ impl RedisStore {
             Arg::Number(EXPIRED_AT_ONCE),
         ];
         let names = vec![&keys.outputs[..], &keys.uses, &keys.expiry, &keys.bytes];
-        self.ask(keys.slot, &CACHE_OUTPUT, names, args).await?;
+        self.cache(&CACHE_OUTPUT, names, args).await?;
         Ok(())
     }
 }

@@ -142,7 +142,7 @@ impl RedisStore {
         let parts = [Part::Segments, Part::Snapshot, Part::Archive].map(|part| keys.part(part, id));
         let mut names = vec![&keys.owner[..], &keys.live, &keys.tombstones];
         names.extend(parts.iter().map(|key| &key[..]));
-        let answer = self.ask(keys.slot, &LOAD, names, vec![Arg::Bytes(&id.0)]).await?;
+        let answer = self.ask(keys, &LOAD, names, vec![Arg::Bytes(&id.0)]).await?;
         decode::base(answer, id)
     }
 
@@ -150,7 +150,7 @@ impl RedisStore {
         let shard = key.shard();
         let keys = self.keys(shard)?;
         let names = vec![&keys.owner[..], &keys.heads];
-        match self.ask(keys.slot, &HEAD, names, vec![Arg::Bytes(&key.0)]).await? {
+        match self.ask(keys, &HEAD, names, vec![Arg::Bytes(&key.0)]).await? {
             Value::SimpleString(_) => Err(decode::gone(shard)),
             Value::Nil => Ok(None),
             ordinal => decode::number(ordinal).map(Some),
@@ -210,7 +210,7 @@ impl RedisStore {
         let controls = ExecutionId::controls(shard);
         let names = vec![&keys.live[..], &keys.running];
         let args = vec![Arg::Bytes(&controls.0)];
-        let [running, waiting] = decode::numbers(self.ask(keys.slot, &LIVE_COUNTS, names, args).await?)?;
+        let [running, waiting] = decode::numbers(self.ask(keys, &LIVE_COUNTS, names, args).await?)?;
         Ok((running, waiting))
     }
 

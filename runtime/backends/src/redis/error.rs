@@ -63,7 +63,7 @@ impl RedisOpenError {
             Self::Evicts { .. } => "REDIS_EVICTS",
             Self::NotDurable { .. } => "REDIS_NOT_DURABLE",
             Self::NewerFormat { .. } => "REDIS_NEWER_FORMAT",
-            Self::Damaged(_) => "REDIS_DAMAGED",
+            Self::Damaged(_) => "DAMAGED",
         }
     }
 
@@ -167,11 +167,14 @@ impl From<LinkError> for RedisOpenError {
     }
 }
 
+/// What Redis calls a key that is of another type than a command wants.
+const OF_ANOTHER_TYPE: &str = "WRONGTYPE";
+
 /// A key of another type than ours, or a script that stumbled over what it found.
 fn is_damage(error: &RedisError) -> bool {
-    error.code() == Some("WRONGTYPE")
-        || (error.code() == Some("ERR")
-            && error
-                .detail()
-                .is_some_and(|detail| detail.contains("user_script") || detail.contains("WRONGTYPE")))
+    let is_of_script = |detail: &str| detail.contains("user_script") || detail.contains(OF_ANOTHER_TYPE);
+    match error.code() {
+        Some(code) => code == OF_ANOTHER_TYPE || (code == "ERR" && error.detail().is_some_and(is_of_script)),
+        None => false,
+    }
 }

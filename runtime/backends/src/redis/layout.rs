@@ -12,6 +12,7 @@ pub(super) const ARCHIVE_HEAD: usize = 32;
 /// Keys of one shard.
 pub(super) struct ShardKeys {
     tag: String,
+    pub shard: u16,
     pub slot: u16,
     /// Hash: `i` identity of the store, `e` epoch, `o` name of the owner, `u` end of its lease in ms, `t` trimmed up to,
     /// `c` checkpointed up to.
@@ -58,6 +59,7 @@ impl ShardKeys {
         let tag = format!("{{{prefix}:s{shard}}}");
         let key = |letter: char| format!("{tag}{letter}").into_bytes();
         Self {
+            shard,
             slot: slot(&tag),
             owner: key('o'),
             log: key('l'),

@@ -25,8 +25,7 @@ pub(super) enum Link {
 }
 
 impl Link {
-    pub(super) fn new(place: Place, settings: Settings) -> Self {
-        let settings = Arc::new(settings);
+    pub(super) fn new(place: Place, settings: Arc<Settings>) -> Self {
         match place {
             Place::Server(address) => Self::One(Node::new(Source::Fixed(address), settings)),
             Place::Sentinels {

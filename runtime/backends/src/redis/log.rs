@@ -43,7 +43,7 @@ impl RedisStore {
             Arg::Number(milliseconds(lease)),
         ];
         let names = vec![&keys.owner[..], &keys.log, &keys.cursors];
-        let answer = match self.ask(keys.slot, &ACQUIRE, names, args).await? {
+        let answer = match self.ask(keys, &ACQUIRE, names, args).await? {
             Value::Nil => return Err(decode::gone(shard)),
             Value::BulkString(holder) => {
                 let holder = String::from_utf8_lossy(&holder);
@@ -152,7 +152,7 @@ impl RedisStore {
             let page = left.min(PAGE_BYTES);
             let args = vec![Arg::Number(from.0), Arg::Number(page as u64)];
             let names = vec![&keys.owner[..], &keys.log];
-            let answer = match self.ask(keys.slot, &READ, names, args).await? {
+            let answer = match self.ask(keys, &READ, names, args).await? {
                 Value::Nil => return Err(decode::gone(shard)),
                 value => value,
             };

@@ -24,10 +24,11 @@ mod script;
 mod state;
 mod target;
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 
 use redis::Value;
+use tokio::runtime::{Builder, Handle, Runtime};
 use troupe_core::{Epoch, ShardId};
 use troupe_ports::StoreError;
 
@@ -38,7 +39,7 @@ use link::Link;
 use marks::Marks;
 use node::Settings;
 pub use options::{RedisDurability, RedisOptions, RedisTls};
-use script::{Arg, CREATE, CREATE_SHARD, Call, Script};
+use script::{Arg, CREATE, CREATE_SHARD, Call, Lane, Script};
 use target::Target;
 
 /// Version of the layout; a store with a higher one was written by a newer release.
@@ -48,7 +49,11 @@ const FORMAT: u64 = 1;
 ///
 /// Cheap to drop; what was acknowledged stays, leases run out.
 pub struct RedisStore {
-    link: Link,
+    /// Appends, leases and what is small; a shard's always by the same.
+    quick: Vec<Link>,
+    /// What may be megabytes: nobody waits behind it.
+    bulk: Link,
+    _io: Io,
     layout: Layout,
     identity: Vec<u8>,
     durability: RedisDurability,
@@ -71,7 +76,9 @@ impl RedisStore {
         if target.encrypted {
             install_cryptography();
         }
+        let io = Io::start()?;
         let settings = Settings {
+            io: io.handle.clone(),
             login: target.login,
             database: target.database,
             certificates: target
@@ -83,12 +90,17 @@ impl RedisStore {
             response_timeout: options.response_timeout,
             connect_timeout: options.connect_timeout,
         };
-        let link = Link::new(target.place, settings);
-        link.check().await?;
-        let (layout, identity) = create(&link, options).await?;
+        let settings = Arc::new(settings);
+        let link = || Link::new(target.place.clone(), Arc::clone(&settings));
+        let bulk = link();
+        bulk.check().await?;
+        let (layout, identity) = create(&bulk, options).await?;
+        let quick = (0..options.append_connections()).map(|_| link()).collect();
         Ok(Self {
             marks: Marks::new(layout.shards.len()),
-            link,
+            quick,
+            bulk,
+            _io: io,
             layout,
             identity,
             durability: options.durability,
@@ -104,12 +116,16 @@ impl RedisStore {
     /// Runs a script that reads.
     async fn ask(
         &self,
-        slot: u16,
+        of: &ShardKeys,
         script: &'static Script,
         keys: Vec<&[u8]>,
         args: Vec<Arg<'_>>,
     ) -> Result<Value, StoreError> {
-        Ok(self.link.call(slot, &Call { script, keys, args }).await?)
+        let link = match script.lane {
+            Lane::Quick => &self.quick[usize::from(of.shard) % self.quick.len()],
+            Lane::Bulk => &self.bulk,
+        };
+        Ok(link.call(of.slot, &Call { script, keys, args }).await?)
     }
 
     /// Runs a script that writes for the owner: its first key is the owner's record, its first argument the epoch.
@@ -120,13 +136,13 @@ impl RedisStore {
         keys: Vec<&[u8]>,
         args: Vec<Arg<'_>>,
     ) -> Result<Value, StoreError> {
-        let slot = self.keys(shard)?.slot;
-        let value = self.ask(slot, script, keys, args).await?;
+        let value = self.ask(self.keys(shard)?, script, keys, args).await?;
         decode::fenced(value, shard, epoch)
     }
 
+    /// Runs a command that reads.
     async fn command(&self, slot: u16, command: &redis::Cmd) -> Result<Value, StoreError> {
-        Ok(self.link.send(slot, command).await?)
+        Ok(self.bulk.send(slot, command).await?)
     }
 
     fn count_append(&self) {
@@ -140,6 +156,38 @@ impl std::fmt::Debug for RedisStore {
             .field("shards", &self.layout.shards.len())
             .field("durability", &self.durability)
             .finish_non_exhaustive()
+    }
+}
+
+/// The thread that serves the connections. Leases are renewed from a runtime without sockets, and a busy engine must not
+/// keep them waiting.
+struct Io {
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+impl Io {
+    fn start() -> Result<Self, RedisOpenError> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(1)
+            .thread_name("redis")
+            .enable_all()
+            .build()
+            .map_err(|error| RedisOpenError::Options(format!("no thread can be had for connections: {error}")))?;
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        // Waiting for its thread is not allowed where a store may be dropped.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, PushInfo, PushKind, RedisError, TlsCertificates, Value};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::checks;
@@ -30,9 +31,12 @@ pub(super) struct Settings {
     pub settings_vouched: bool,
     pub response_timeout: Duration,
     pub connect_timeout: Duration,
+    /// Where connections live, whoever asked for them: a caller's runtime may be without sockets, busy or short-lived.
+    pub io: Handle,
 }
 
 /// Who says where the server is, each time it is dialled.
+#[derive(Clone)]
 pub(super) enum Source {
     Fixed(Address),
     Sentinels {
@@ -149,7 +153,11 @@ impl Node {
         if let Some(not_before) = dialling.not_before {
             tokio::time::sleep_until(not_before).await;
         }
-        let dialled = self.dial().await;
+        let dialling_task = dial(self.source.clone(), Arc::clone(&self.settings));
+        let dialled = self.settings.io.spawn(dialling_task).await.unwrap_or_else(|ended| {
+            let why = format!("the attempt to connect ended: {ended}");
+            Err(LinkErrorCopy::NotRun((ErrorKind::Client, "io", why).into()))
+        });
         self.dialled.fetch_add(1, Ordering::AcqRel);
         match dialled {
             Ok(live) => {
@@ -160,6 +168,10 @@ impl Node {
                 Ok(live)
             }
             Err(failed) => {
+                if dialling.failures_in_a_row == 0 {
+                    let failed = LinkError::from(failed.clone());
+                    tracing::warn!(?failed, "no connection to Redis; it is tried again");
+                }
                 let wait = BACKOFF_MIN.saturating_mul(1 << dialling.failures_in_a_row.min(10));
                 dialling.failures_in_a_row += 1;
                 dialling.not_before = Some(Instant::now() + wait.min(BACKOFF_MAX));
@@ -168,68 +180,67 @@ impl Node {
             }
         }
     }
+}
 
-    async fn dial(&self) -> Result<Live, LinkErrorCopy> {
-        let is_named = matches!(self.source, Source::Sentinels { .. });
-        let address = match &self.source {
-            Source::Fixed(address) => address.clone(),
-            Source::Sentinels {
-                sentinels,
-                master,
-                login,
-            } => self.ask_sentinels(sentinels, master, login).await?,
-        };
-        let settings = &self.settings;
-        let client = target::client(
-            &address,
-            &settings.login,
-            settings.database,
-            settings.certificates.as_ref(),
-        )
-        .map_err(LinkErrorCopy::Refused)?;
-        let mut live = connect(&client, settings).await.map_err(LinkErrorCopy::NotRun)?;
-        if is_named {
-            is_master(&mut live.connection, &address)
-                .await
-                .map_err(LinkErrorCopy::NotRun)?;
-        }
-        checks::server(&mut live.connection, settings)
+async fn dial(source: Source, settings: Arc<Settings>) -> Result<Live, LinkErrorCopy> {
+    let (address, is_named) = match &source {
+        Source::Fixed(address) => (address.clone(), false),
+        Source::Sentinels {
+            sentinels,
+            master,
+            login,
+        } => (ask_sentinels(&settings, sentinels, master, login).await?, true),
+    };
+    let client = target::client(
+        &address,
+        &settings.login,
+        settings.database,
+        settings.certificates.as_ref(),
+    )
+    .map_err(LinkErrorCopy::Refused)?;
+    let mut live = connect(&client, &settings).await.map_err(LinkErrorCopy::NotRun)?;
+    if is_named {
+        is_master(&mut live.connection, &address)
             .await
-            .map_err(|error| match error {
-                LinkError::Refused(refused) => LinkErrorCopy::Refused(refused),
-                LinkError::NotRun(error) | LinkError::Unknown(error) => LinkErrorCopy::NotRun(error),
-            })?;
-        Ok(live)
+            .map_err(LinkErrorCopy::NotRun)?;
     }
+    checks::server(&mut live.connection, &settings)
+        .await
+        .map_err(|error| match error {
+            LinkError::Refused(refused) => LinkErrorCopy::Refused(refused),
+            LinkError::NotRun(error) | LinkError::Unknown(error) => LinkErrorCopy::NotRun(error),
+        })?;
+    tracing::info!(%address, "connected to Redis");
+    Ok(live)
+}
 
-    /// The address of the master, by the first Sentinel that knows it.
-    async fn ask_sentinels(
-        &self,
-        sentinels: &[Address],
-        master: &str,
-        login: &Login,
-    ) -> Result<Address, LinkErrorCopy> {
-        let mut last = RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "no Sentinel knows the master"));
-        for sentinel in sentinels {
-            let client = target::client(sentinel, login, 0, self.settings.certificates.as_ref())
-                .map_err(LinkErrorCopy::Refused)?;
-            let asked = async {
-                let mut live = connect(&client, &self.settings).await?;
-                let mut command = redis::cmd("SENTINEL");
-                command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-                command.query_async::<Option<(String, u16)>>(&mut live.connection).await
-            };
-            match asked.await {
-                Ok(Some((host, port))) => return Ok(Address { host, port }),
-                Ok(None) => {
-                    let why = format!("{sentinel} knows no master `{master}`");
-                    last = RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "Sentinel", why));
-                }
-                Err(error) => last = error,
+/// The address of the master, by the first Sentinel that knows it.
+async fn ask_sentinels(
+    settings: &Settings,
+    sentinels: &[Address],
+    master: &str,
+    login: &Login,
+) -> Result<Address, LinkErrorCopy> {
+    let mut last = RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "no Sentinel knows the master"));
+    for sentinel in sentinels {
+        let client =
+            target::client(sentinel, login, 0, settings.certificates.as_ref()).map_err(LinkErrorCopy::Refused)?;
+        let asked = async {
+            let mut live = connect(&client, settings).await?;
+            let mut command = redis::cmd("SENTINEL");
+            command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+            command.query_async::<Option<(String, u16)>>(&mut live.connection).await
+        };
+        match asked.await {
+            Ok(Some((host, port))) => return Ok(Address { host, port }),
+            Ok(None) => {
+                let why = format!("{sentinel} knows no master `{master}`");
+                last = RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "Sentinel", why));
             }
+            Err(error) => last = error,
         }
-        Err(LinkErrorCopy::NotRun(last))
     }
+    Err(LinkErrorCopy::NotRun(last))
 }
 
 async fn connect(client: &Client, settings: &Settings) -> Result<Live, RedisError> {

@@ -1,6 +1,7 @@
 //! How a store on Redis is opened.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,6 +55,9 @@ pub struct RedisOptions {
     pub response_timeout: Duration,
     /// How long it may take to connect.
     pub connect_timeout: Duration,
+    /// Connections over which the shards' appends are spread; none: 8 under strict durability, else 1. Redis takes 16 KiB of a
+    /// connection at a time and syncs after a round over all of them: from a single one, large records hardly share a sync.
+    pub connections: Option<NonZeroU16>,
 }
 
 impl RedisOptions {
@@ -69,7 +73,19 @@ impl RedisOptions {
             tls: RedisTls::default(),
             response_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
+            connections: None,
         }
+    }
+}
+
+impl RedisOptions {
+    /// How many connections appends are spread over.
+    pub(super) fn append_connections(&self) -> u16 {
+        let by_durability = match self.durability {
+            RedisDurability::Strict => 8,
+            RedisDurability::Relaxed | RedisDurability::Volatile => 1,
+        };
+        self.connections.map_or(by_durability, NonZeroU16::get)
     }
 }
 
@@ -84,6 +100,7 @@ impl fmt::Debug for RedisOptions {
             .field("tls", &self.tls)
             .field("response_timeout", &self.response_timeout)
             .field("connect_timeout", &self.connect_timeout)
+            .field("connections", &self.connections)
             .finish_non_exhaustive()
     }
 }

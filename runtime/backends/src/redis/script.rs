@@ -9,40 +9,52 @@ use redis::{Cmd, RedisWrite, ToRedisArgs};
 pub(super) struct Script {
     code: &'static str,
     hash: String,
+    pub(super) lane: Lane,
+}
+
+/// Which connection a script takes.
+#[derive(Clone, Copy)]
+pub(super) enum Lane {
+    /// That of what somebody waits for: small, and never behind something large.
+    Quick,
+    /// That of what may carry megabytes.
+    Bulk,
 }
 
 macro_rules! scripts {
-    ($($name:ident = $file:literal;)*) => {
-        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!($file)));)*
+    ($($name:ident = $file:literal, $lane:ident;)*) => {
+        $(pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(include_str!($file), Lane::$lane));)*
     };
 }
 
 scripts! {
-    CREATE = "lua/create.lua";
-    CREATE_SHARD = "lua/create_shard.lua";
-    ACQUIRE = "lua/acquire.lua";
-    RENEW = "lua/renew.lua";
-    RELEASE = "lua/release.lua";
-    APPEND = "lua/append.lua";
-    READ = "lua/read.lua";
-    TRIM = "lua/trim.lua";
-    SET_CURSOR = "lua/set_cursor.lua";
-    CHECKPOINT = "lua/checkpoint.lua";
-    LOAD = "lua/load.lua";
-    HEAD = "lua/head.lua";
-    LIVE_COUNTS = "lua/live_counts.lua";
-    EXPIRE = "lua/expire.lua";
-    SET_QUARANTINE = "lua/set_quarantine.lua";
-    PUT_BLOBS = "lua/put_blobs.lua";
-    SETTLE_BLOBS = "lua/settle_blobs.lua";
-    CACHED_OUTPUT = "lua/cached_output.lua";
-    CACHE_OUTPUT = "lua/cache_output.lua";
+    CREATE = "lua/create.lua", Quick;
+    CREATE_SHARD = "lua/create_shard.lua", Quick;
+    ACQUIRE = "lua/acquire.lua", Quick;
+    RENEW = "lua/renew.lua", Quick;
+    RELEASE = "lua/release.lua", Quick;
+    APPEND = "lua/append.lua", Quick;
+    READ = "lua/read.lua", Bulk;
+    TRIM = "lua/trim.lua", Quick;
+    SET_CURSOR = "lua/set_cursor.lua", Quick;
+    CHECKPOINT = "lua/checkpoint.lua", Bulk;
+    LOAD = "lua/load.lua", Bulk;
+    HEAD = "lua/head.lua", Quick;
+    LIVE_COUNTS = "lua/live_counts.lua", Quick;
+    EXPIRE = "lua/expire.lua", Bulk;
+    SET_QUARANTINE = "lua/set_quarantine.lua", Quick;
+    PUT_BLOBS = "lua/put_blobs.lua", Bulk;
+    SETTLE_BLOBS = "lua/settle_blobs.lua", Bulk;
+    CACHED_OUTPUT = "lua/cached_output.lua", Bulk;
+    CACHE_OUTPUT = "lua/cache_output.lua", Bulk;
 }
 
 impl Script {
-    fn new(code: &'static str) -> Self {
+    fn new(code: &'static str, lane: Lane) -> Self {
         Self {
             code,
+            lane,
             hash: redis::Script::new(code).get_hash().to_owned(),
         }
     }

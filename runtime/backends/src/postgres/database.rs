@@ -153,8 +153,6 @@ fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOpt
         // The planner takes the ranges of lists for smaller than they are, and would rather read and sort one than walk along it
         // (see `walk.rs`). What cannot be had without sorting is sorted nevertheless.
         ("enable_sort", "off"),
-        ("enable_incremental_sort", "off"),
-        ("enable_bitmapscan", "off"),
         ("jit", "off"),
     ])
 }

@@ -257,7 +257,7 @@ async fn a_server_that_says_nothing_is_told_in_time_and_left_for_one_that_answer
         for answer in asked {
             let (silent, waited) = answer.await.unwrap();
             assert!(matches!(silent, Err(StoreError::Unavailable(_))), "got {silent:?}");
-            assert!(waited < Duration::from_secs(4), "{waited:?}");
+            assert!(waited < Duration::from_secs(8), "{waited:?}");
         }
         run(&mut holder, "ROLLBACK").await;
         // Connections that were frozen stay so; new ones are passed on.

@@ -161,8 +161,9 @@ async fn pass(
     let mut bytes = vec![0; 16_384];
     loop {
         let read = tokio::select! {
-            read = from.read(&mut bytes) => read.unwrap_or(0),
+            biased;
             () = freezes(&mut frozen) => std::future::pending().await,
+            read = from.read(&mut bytes) => read.unwrap_or(0),
         };
         if read == 0 || to.write_all(&bytes[..read]).await.is_err() {
             return;
@@ -207,22 +208,27 @@ async fn through_proxy(schema: &Schema) -> (Proxy, PostgresOptions) {
     (proxy, options)
 }
 
-/// Waits until so many sessions that go through the proxy wait for a lock.
-async fn until_they_wait(schema: &Schema, sessions: i64) {
+/// What `pg_stat_activity` says of a session that waits for a lock.
+const WAITING: &str = "wait_event_type = 'Lock'";
+/// What it says of one whose client says nothing more.
+const SILENT: &str = "state = 'idle in transaction'";
+
+/// Waits until so many sessions that go through the proxy are in a state.
+async fn until_they_are(schema: &Schema, state: &str, sessions: i64) {
     let mut connection = schema.connection().await;
     let begun = Instant::now();
     loop {
-        let waiting: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'",
-        )
+        let found: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND {state}"
+        )))
         .bind(&schema.options.schema)
         .fetch_one(&mut connection)
         .await
         .unwrap();
-        if waiting >= sessions {
+        if found >= sessions {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "{waiting} wait");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{found}: {state}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -250,7 +256,7 @@ async fn a_server_that_says_nothing_is_told_in_time_and_left_for_one_that_answer
         let mut asked = Vec::new();
         if busy {
             asked = vec![ask(), ask()];
-            until_they_wait(&schema, 2).await;
+            until_they_are(&schema, WAITING, 2).await;
         }
         proxy.frozen.send(true).unwrap();
         asked.extend([ask(), ask(), ask()]);
@@ -289,10 +295,11 @@ async fn a_replica_that_freezes_while_it_stores_does_not_stop_the_others() {
     )
     .await;
     let stored = tokio::spawn(async move { frozen.put(definition("orders", "second"), analysis(), None, NOW).await });
-    until_they_wait(&schema, 1).await;
+    until_they_are(&schema, WAITING, 1).await;
     proxy.frozen.send(true).unwrap();
-    // The frozen one has the lock now, and does not know.
+    // The frozen one gets the lock, and does not know.
     run(&mut holder, "COMMIT").await;
+    until_they_are(&schema, SILENT, 1).await;
     let begun = Instant::now();
     let other = store.put(definition("orders", "third"), analysis(), None, NOW).await;
     assert_eq!(other.unwrap().version, 2);
@@ -327,9 +334,10 @@ async fn a_replica_that_freezes_while_it_makes_the_tables_does_not_stop_the_othe
         "got {waited:?}"
     );
     let frozen = tokio::spawn(async move { PostgresStore::open(&options).await });
-    until_they_wait(&schema, 1).await;
+    until_they_are(&schema, WAITING, 1).await;
     proxy.frozen.send(true).unwrap();
     run(&mut holder, "COMMIT").await;
+    until_they_are(&schema, SILENT, 1).await;
     let begun = Instant::now();
     let store = schema.open().await;
     assert!(begun.elapsed() >= Duration::from_secs(1), "it waited for the lock");

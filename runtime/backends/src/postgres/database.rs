@@ -150,9 +150,9 @@ fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOpt
         ("default_transaction_read_only", "off"),
         // Plans are made for the values that are given.
         ("plan_cache_mode", "force_custom_plan"),
-        // The planner takes the ranges of lists for smaller than they are, and would rather read and sort one than walk along it.
-        ("enable_bitmapscan", "off"),
-        ("enable_incremental_sort", "off"),
+        // The planner takes the ranges of lists for smaller than they are, and would rather read and sort one than walk along it
+        // (see `walk.rs`). What cannot be had without sorting is sorted nevertheless.
+        ("enable_sort", "off"),
         ("jit", "off"),
     ])
 }

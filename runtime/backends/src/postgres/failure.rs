@@ -88,3 +88,33 @@ impl From<Failure> for DefinitionError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_no_damage() {
+        for (code, damage) in [
+            ("08006", false),
+            ("0A000", false),
+            ("22021", true),
+            ("23514", true),
+            ("25006", false),
+            ("28P01", false),
+            ("40001", false),
+            ("40P01", false),
+            ("42501", false),
+            ("42P01", true),
+            ("53100", false),
+            ("54000", true),
+            ("57014", false),
+            ("57P01", false),
+            ("XX000", false),
+            ("XX001", true),
+            ("", false),
+        ] {
+            assert_eq!(is_damage(code), damage, "{code}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! Everything is in one schema, whose tables are made and brought up to date when a store is opened. Each call takes a connection
 //! out of a pool, ends within a bounded time, and, where it changes something, does so in one transaction. A call whose answer is
-//! lost answers "unavailable": it may have taken place, and every one of them may be repeated.
+//! lost answers "unavailable": it may have taken place, and doing it again does no harm.
 
 mod audit;
 mod database;

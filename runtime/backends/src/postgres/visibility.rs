@@ -1,6 +1,7 @@
 //! Summaries of executions: written in batches, a statement each; read page by page along an index.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
@@ -92,9 +93,12 @@ impl Columns {
 fn batches(summaries: Vec<ExecutionSummary>) -> Vec<Columns> {
     let mut latest: BTreeMap<ExecutionId, ExecutionSummary> = BTreeMap::new();
     for summary in summaries {
-        let known = latest.entry(summary.id).or_insert_with(|| summary.clone());
-        if known.seq < summary.seq {
-            *known = summary;
+        match latest.entry(summary.id) {
+            Entry::Vacant(place) => {
+                place.insert(summary);
+            }
+            Entry::Occupied(mut known) if known.get().seq < summary.seq => drop(known.insert(summary)),
+            Entry::Occupied(_) => {}
         }
     }
     let latest: Vec<_> = latest.into_values().collect();

@@ -161,8 +161,9 @@ async fn pass(
     let mut bytes = vec![0; 16_384];
     loop {
         let read = tokio::select! {
-            read = from.read(&mut bytes) => read.unwrap_or(0),
+            biased;
             () = freezes(&mut frozen) => std::future::pending().await,
+            read = from.read(&mut bytes) => read.unwrap_or(0),
         };
         if read == 0 || to.write_all(&bytes[..read]).await.is_err() {
             return;
@@ -207,47 +208,71 @@ async fn through_proxy(schema: &Schema) -> (Proxy, PostgresOptions) {
     (proxy, options)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_says_nothing_is_told_in_time_and_left_for_one_that_answers() {
-    let schema = Schema::new();
-    let (proxy, options) = through_proxy(&schema).await;
-    let store = PostgresStore::open(&options).await.unwrap();
-    store.issue(SHARD, Epoch(0), "owner").await.unwrap();
+/// What `pg_stat_activity` says of a session that waits for a lock.
+const WAITING: &str = "wait_event_type = 'Lock'";
+/// What it says of one whose client says nothing more.
+const SILENT: &str = "state = 'idle in transaction'";
 
-    proxy.frozen.send(true).unwrap();
-    for _ in 0..4 {
-        let begun = Instant::now();
-        let silent = store.issued(SHARD).await;
-        assert!(matches!(silent, Err(StoreError::Unavailable(_))), "got {silent:?}");
-        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-    }
-    // Connections that were frozen stay so; new ones are passed on.
-    proxy.frozen.send(false).unwrap();
-    let begun = Instant::now();
-    while let Err(error) = store.issued(SHARD).await {
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        assert!(begun.elapsed() < Duration::from_secs(10), "{error}");
-    }
-    assert_eq!(store.issue(SHARD, Epoch(1), "owner").await.unwrap(), Epoch(2));
-}
-
-/// Waits until the session that goes through the proxy waits for a lock.
-async fn until_it_waits(schema: &Schema) {
+/// Waits until so many sessions that go through the proxy are in a state.
+async fn until_they_are(schema: &Schema, state: &str, sessions: i64) {
     let mut connection = schema.connection().await;
     let begun = Instant::now();
     loop {
-        let waiting: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock')",
-        )
+        let found: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND {state}"
+        )))
         .bind(&schema.options.schema)
         .fetch_one(&mut connection)
         .await
         .unwrap();
-        if waiting {
+        if found >= sessions {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "it does not wait");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{found}: {state}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Idle connections and busy ones alike: nobody waits for them longer than for an answer, and they hold no place in the pool.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_says_nothing_is_told_in_time_and_left_for_one_that_answers() {
+    let schema = Schema::new();
+    let (proxy, options) = through_proxy(&schema).await;
+    let store = Arc::new(PostgresStore::open(&options).await.unwrap());
+    for after in 0..4 {
+        store.issue(SHARD, Epoch(after), "owner").await.unwrap();
+        let mut holder = schema.connection().await;
+        let busy = after % 2 == 1;
+        if busy {
+            run(&mut holder, "BEGIN; LOCK TABLE epoch").await;
+        }
+        let ask = || {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                let begun = Instant::now();
+                (store.issued(SHARD).await, begun.elapsed())
+            })
+        };
+        let mut asked = Vec::new();
+        if busy {
+            asked = vec![ask(), ask()];
+            until_they_are(&schema, WAITING, 2).await;
+        }
+        proxy.frozen.send(true).unwrap();
+        asked.extend([ask(), ask(), ask()]);
+        for answer in asked {
+            let (silent, waited) = answer.await.unwrap();
+            assert!(matches!(silent, Err(StoreError::Unavailable(_))), "got {silent:?}");
+            assert!(waited < Duration::from_secs(8), "{waited:?}");
+        }
+        run(&mut holder, "ROLLBACK").await;
+        // Connections that were frozen stay so; new ones are passed on.
+        proxy.frozen.send(false).unwrap();
+        let begun = Instant::now();
+        while let Err(error) = store.issued(SHARD).await {
+            assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+            assert!(begun.elapsed() < Duration::from_secs(10), "{error}");
+        }
     }
 }
 
@@ -270,15 +295,18 @@ async fn a_replica_that_freezes_while_it_stores_does_not_stop_the_others() {
     )
     .await;
     let stored = tokio::spawn(async move { frozen.put(definition("orders", "second"), analysis(), None, NOW).await });
-    until_it_waits(&schema).await;
+    until_they_are(&schema, WAITING, 1).await;
     proxy.frozen.send(true).unwrap();
-    // The frozen one has the lock now, and does not know.
+    // The frozen one gets the lock, and does not know.
     run(&mut holder, "COMMIT").await;
+    until_they_are(&schema, SILENT, 1).await;
     let begun = Instant::now();
     let other = store.put(definition("orders", "third"), analysis(), None, NOW).await;
     assert_eq!(other.unwrap().version, 2);
     assert!(begun.elapsed() >= Duration::from_secs(1), "it waited for the lock");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     let unknown = stored.await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     assert!(
         matches!(unknown, Err(DefinitionError::Unavailable(_))),
         "got {unknown:?}"
@@ -306,9 +334,10 @@ async fn a_replica_that_freezes_while_it_makes_the_tables_does_not_stop_the_othe
         "got {waited:?}"
     );
     let frozen = tokio::spawn(async move { PostgresStore::open(&options).await });
-    until_it_waits(&schema).await;
+    until_they_are(&schema, WAITING, 1).await;
     proxy.frozen.send(true).unwrap();
     run(&mut holder, "COMMIT").await;
+    until_they_are(&schema, SILENT, 1).await;
     let begun = Instant::now();
     let store = schema.open().await;
     assert!(begun.elapsed() >= Duration::from_secs(1), "it waited for the lock");

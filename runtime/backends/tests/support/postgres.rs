@@ -31,6 +31,7 @@ impl Schema {
                 connections_min: 0,
                 connections_max: 8,
                 connect_timeout: Duration::from_secs(20),
+                migrate_timeout: Duration::from_secs(20),
                 ..PostgresOptions::new(shared_url())
             },
         }
@@ -52,7 +53,11 @@ impl Schema {
 
 impl Drop for Schema {
     fn drop(&mut self) {
-        let drop_schema = format!("DROP SCHEMA IF EXISTS {} CASCADE", self.options.schema);
+        // A session that a failed test left behind may hold a lock.
+        let drop_schema = format!(
+            "SET statement_timeout = '20s'; DROP SCHEMA IF EXISTS {} CASCADE",
+            self.options.schema
+        );
         let url = shared_url();
         // A thread of its own: the test's runtime may be one that cannot wait here.
         let dropped = std::thread::spawn(move || {

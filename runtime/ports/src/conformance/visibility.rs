@@ -72,10 +72,16 @@ pub async fn a_lower_seq_never_overwrites_a_higher_one(fixture: VisibilityFixtur
         status: "canceled".to_owned(),
         ..last.clone()
     };
-    for projected in [first.clone(), last.clone(), first, same_seq] {
+    let sequence = [first.clone(), last.clone(), first, same_seq];
+    for projected in sequence.clone() {
         project(&*store, vec![projected]).await;
     }
-    assert_eq!(all(&*store, everything()).await, [last]);
+    assert_eq!(all(&*store, everything()).await, [last.clone()]);
+    // The same of another execution, in one batch.
+    let id = execution(0, 2);
+    let of_other = |summary: ExecutionSummary| ExecutionSummary { id, ..summary };
+    project(&*store, sequence.map(of_other).to_vec()).await;
+    assert_eq!(all(&*store, everything()).await, [of_other(last.clone()), last]);
 }
 
 /// Pages of any size together give every execution once, newest first, those of one instant by id.

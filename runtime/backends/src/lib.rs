@@ -9,4 +9,4 @@ pub mod rabbitmq;
 
 pub use bus::{EventFilter, InProcessBus, Subscription, SubscriptionError, SystemSubscription};
 pub use embedded::{DurabilityMutant, EmbeddedStore, PowerLoss, Sharing, StoreOptions};
-pub use rabbitmq::{RabbitBus, RabbitOptions};
+pub use rabbitmq::{RabbitBus, RabbitOptions, RabbitSource};

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod conformance;
 pub mod definitions;
 pub mod executor;
+pub mod source;
 pub mod state;
 pub mod visibility;
 
@@ -14,6 +15,7 @@ pub use bus::{BusError, EventBus};
 pub use clock::{Clock, SystemClock};
 pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition, says_the_same};
 pub use executor::{Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, Secrets, Task};
+pub use source::{EventSource, Incoming, Receipt, SourceError};
 pub use state::{
     AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord,
     StateStore, StoreCounters, StoreError, Wait,

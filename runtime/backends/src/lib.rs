@@ -18,4 +18,4 @@ pub use self::redis::{RedisDurability, RedisOpenError, RedisOptions, RedisStore,
 pub use bus::{EventFilter, InProcessBus, Subscription, SubscriptionError, SystemSubscription};
 pub use embedded::{DurabilityMutant, EmbeddedStore, PowerLoss, Sharing, StoreOptions};
 pub use postgres::{PostgresOptions, PostgresStore};
-pub use rabbitmq::{RabbitBus, RabbitOptions};
+pub use rabbitmq::{RabbitBus, RabbitOptions, RabbitSource};

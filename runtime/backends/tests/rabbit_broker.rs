@@ -1,6 +1,7 @@
 //! The bus on a RabbitMQ of its own that is killed, short of memory, or asks for TLS.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/rabbitmq.rs"]
 mod support;
 
 use std::collections::{HashMap, HashSet};
@@ -9,9 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lapin::types::FieldTable;
+use support::broker::Broker;
 use support::consumer::{Client, events_of, unique};
 use support::events::{event_id, events, id};
-use support::rabbitmq::Broker;
 use support::{connected, publish_all, soon};
 use troupe_backends::rabbitmq::{RabbitBatch, RabbitBus, RabbitOptions, RabbitQueue, RabbitState};
 use troupe_ports::EventBus;

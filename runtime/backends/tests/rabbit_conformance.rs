@@ -1,6 +1,7 @@
 //! The bus on RabbitMQ against the suite of event buses, on the shared broker.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/rabbitmq.rs"]
 mod support;
 
 use std::sync::Arc;

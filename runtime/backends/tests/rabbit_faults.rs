@@ -1,6 +1,7 @@
 //! The bus on RabbitMQ while the network and the topology fail. On the shared broker.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/rabbitmq.rs"]
 mod support;
 
 use std::collections::HashSet;

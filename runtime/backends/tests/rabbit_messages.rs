@@ -1,6 +1,7 @@
 //! What messages on RabbitMQ look like, where they go, and what becomes of those that go nowhere. On the shared broker.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/rabbitmq.rs"]
 mod support;
 
 use std::collections::BTreeMap;

@@ -38,13 +38,7 @@ const QUIET: &str = "lapin::returned_messages";
 /// # Errors
 /// See [`LogError`].
 pub fn install_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let mut filter = EnvFilter::try_new(filter).map_err(|error| LogError::Filter {
-        filter: filter.into(),
-        reason: error.to_string(),
-    })?;
-    if let (false, Ok(quiet)) = (filter.to_string().contains(QUIET), format!("{QUIET}=off").parse()) {
-        filter = filter.add_directive(quiet);
-    }
+    let filter = filter_of(filter)?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -54,4 +48,31 @@ pub fn install_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).try_init(),
     };
     installed.map_err(|_| LogError::Installed)
+}
+
+fn filter_of(text: &str) -> Result<EnvFilter, LogError> {
+    let wrong = |error: &dyn std::fmt::Display| LogError::Filter {
+        filter: text.into(),
+        reason: error.to_string(),
+    };
+    let filter = EnvFilter::try_new(text).map_err(|error| wrong(&error))?;
+    if text.contains(QUIET) {
+        return Ok(filter);
+    }
+    let quiet = format!("{QUIET}=off").parse();
+    Ok(filter.add_directive(quiet.map_err(|error| wrong(&error))?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn returned_payloads_are_logged_only_where_the_filter_names_them() {
+        let shown = |text: &str| filter_of(text).unwrap().to_string();
+        assert_eq!(shown("info"), "lapin::returned_messages=off,info");
+        assert_eq!(shown("lapin::returned_messages=warn"), "lapin::returned_messages=warn");
+        assert!(filter_of("a=b=c").is_err());
+    }
 }

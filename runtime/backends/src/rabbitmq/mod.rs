@@ -1,4 +1,4 @@
-//! Lifecycle events on RabbitMQ.
+//! Lifecycle events on RabbitMQ, and messages of its queues for triggers.
 //!
 //! [`RabbitBus`] hands calls to one task, the publisher, which owns the only connection and connects again whenever it is lost.
 //! It sends what waits in order, many messages ahead of their confirms, and answers a call once all of its events are
@@ -13,6 +13,7 @@ mod message;
 mod options;
 mod publisher;
 mod session;
+mod source;
 mod topology;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use self::options::{
     RabbitUnroutable,
 };
 use self::publisher::{Call, Publisher};
+pub use self::source::RabbitSource;
 
 /// Where a bus stands with its broker.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,6 +41,8 @@ pub enum RabbitTopology {
     /// The bus, whenever it connects.
     #[default]
     Declare,
+    /// The queues are the bus's, the exchange is somebody else's: the bus only looks whether it is there.
+    QueuesOnly,
     /// Somebody else: the bus only looks whether they are there. For users without the right to configure.
     Passive,
 }

@@ -9,12 +9,13 @@ use super::options::{Checked, RabbitQueue, RabbitTopology};
 
 /// Declares what the bus owns, or checks that it is there. What exists with other properties is an error.
 pub(super) async fn prepare(channel: &Channel, checked: &Checked) -> Result<()> {
-    let passive = match checked.options.topology {
-        RabbitTopology::Declare => false,
-        RabbitTopology::Passive => true,
+    let (find_exchange, passive) = match checked.options.topology {
+        RabbitTopology::Declare => (false, false),
+        RabbitTopology::QueuesOnly => (true, false),
+        RabbitTopology::Passive => (true, true),
     };
     let exchange = ExchangeDeclareOptions {
-        passive,
+        passive: find_exchange,
         durable: true,
         ..ExchangeDeclareOptions::default()
     };

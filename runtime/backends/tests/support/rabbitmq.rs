@@ -1,236 +1,47 @@
-//! A RabbitMQ of the test's own: it can be killed, started again, starved of memory, and speaks TLS.
+//! What tests on RabbitMQ share: a consumer elsewhere, events, a proxy that falls silent, a broker of the test's own.
+#![allow(clippy::unwrap_used, dead_code)]
 
-use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+#[path = "rabbitmq/broker.rs"]
+pub(crate) mod broker;
+#[path = "rabbitmq/consumer.rs"]
+pub(crate) mod consumer;
+#[path = "rabbitmq/events.rs"]
+pub(crate) mod events;
+#[path = "rabbitmq/proxy.rs"]
+pub(crate) mod proxy;
 
-use lapin::{Connection, ConnectionProperties};
-use tempfile::TempDir;
+use std::time::Duration;
 
-/// Not `/usr/sbin`: the wrappers there change to another user.
-const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
-/// A broker takes seconds to start, more on a busy machine.
-const START: Duration = Duration::from_secs(180);
+use troupe_backends::rabbitmq::{RabbitBus, RabbitOptions, RabbitState};
+use troupe_core::lifecycle::LifecycleEvent;
+use troupe_ports::EventBus;
 
-pub(crate) struct Broker {
-    directory: TempDir,
-    node: String,
-    port: u16,
-    tls_port: u16,
-    distribution_port: u16,
-    epmd_port: u16,
-    epmd: Child,
-    server: Option<Child>,
+/// Longest that anything takes that is expected to happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for it, and panics with `what` where it takes too long.
+pub(crate) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(PATIENCE, work).await;
+    done.unwrap_or_else(|_| panic!("{what} takes too long"))
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+/// A bus that is connected.
+pub(crate) async fn connected(options: RabbitOptions) -> RabbitBus {
+    let bus = RabbitBus::start(options).unwrap();
+    soon("connecting", bus.until(|state| *state == RabbitState::Connected)).await;
+    bus
 }
 
-impl Broker {
-    pub(crate) async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let epmd_port = free_port();
-        // Started by the node it would outlive it, as a daemon.
-        let epmd = Command::new("epmd")
-            .args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("epmd of Erlang must be installed");
-        let node = format!("{}@localhost", super::consumer::unique("node"));
-        let mut broker = Self {
-            directory,
-            node,
-            port: free_port(),
-            tls_port: free_port(),
-            distribution_port: free_port(),
-            epmd_port,
-            epmd,
-            server: None,
-        };
-        make_certificates(broker.directory.path());
-        broker.configure();
-        broker.launch().await;
-        broker
-    }
-
-    /// `amqp://` of the broker.
-    pub(crate) fn url(&self) -> String {
-        format!("amqp://guest:guest@127.0.0.1:{}", self.port)
-    }
-
-    /// `amqps://` of the broker under that host name.
-    pub(crate) fn tls_url(&self, host: &str) -> String {
-        format!("amqps://guest:guest@{host}:{}", self.tls_port)
-    }
-
-    /// The authority that signed its certificate.
-    pub(crate) fn ca_file(&self) -> PathBuf {
-        self.directory.path().join("ca.pem")
-    }
-
-    /// Kills it at once, as power loss would but for the page cache.
-    pub(crate) fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            // The script and the machine it started are one process group.
-            let group = format!("-{}", server.id());
-            let killed = Command::new("kill").args(["-KILL", "--", &group]).status().unwrap();
-            assert!(killed.success());
-            server.wait().unwrap();
+/// Publishes as an event sink does: what an error does not count as confirmed is repeated. Returns the number of errors.
+pub(crate) async fn publish_all(bus: &dyn EventBus, mut events: &[LifecycleEvent]) -> usize {
+    let mut errors = 0;
+    let published = async {
+        while let Err(error) = bus.publish(events).await {
+            errors += 1;
+            events = &events[error.confirmed()..];
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    }
-
-    /// Starts it again, on the same files and ports.
-    pub(crate) async fn launch(&mut self) {
-        assert!(self.server.is_none());
-        let log = std::fs::File::create(self.directory.path().join("console.log")).unwrap();
-        let server = self
-            .command("rabbitmq-server")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .process_group(0)
-            .spawn()
-            .expect("RabbitMQ must be installed");
-        self.server = Some(server);
-        let deadline = Instant::now() + START;
-        while let Err(error) = Connection::connect(&self.url(), ConnectionProperties::default()).await {
-            assert!(
-                Instant::now() < deadline,
-                "RabbitMQ does not start: {error}\n{}",
-                self.log()
-            );
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-
-    /// Writes down which quorum queues there are. RabbitMQ itself does that half a second later or so, and a queue that is not
-    /// in that directory comes back empty, without what it confirmed: that is not what a test wants to see.
-    pub(crate) async fn settle(&self) {
-        self.control(&["eval", "[ok = dets:sync(Table) || Table <- dets:all()]."])
-            .await;
-    }
-
-    /// Runs `rabbitmqctl`.
-    pub(crate) async fn control(&self, arguments: &[&str]) {
-        let mut command = self.command("rabbitmqctl");
-        command.args(["-n", &self.node]).args(arguments);
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap())
-            .await
-            .unwrap();
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let directory = self.directory.path();
-        let mut command = Command::new(Path::new(PROGRAMS).join(program));
-        command
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("LANG", "C.UTF-8")
-            .env("HOME", directory)
-            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_NODENAME", &self.node)
-            .env("RABBITMQ_DIST_PORT", self.distribution_port.to_string())
-            .env("RABBITMQ_CONF_ENV_FILE", directory.join("none"))
-            .env("RABBITMQ_CONFIG_FILE", directory.join("rabbitmq"))
-            .env("RABBITMQ_ENABLED_PLUGINS_FILE", directory.join("plugins"))
-            .env("RABBITMQ_MNESIA_BASE", directory.join("data"))
-            .env("RABBITMQ_LOG_BASE", directory.join("log"))
-            .env("RABBITMQ_PID_FILE", directory.join("pid"))
-            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1");
-        command
-    }
-
-    fn configure(&self) {
-        let directory = self.directory.path();
-        std::fs::write(directory.join("plugins"), "[].").unwrap();
-        let file = |name: &str| directory.join(name).display().to_string();
-        let configuration = format!(
-            "listeners.tcp.1 = 127.0.0.1:{}\nlisteners.ssl.1 = 127.0.0.1:{}\n\
-             ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
-             ssl_options.verify = verify_none\n",
-            self.port,
-            self.tls_port,
-            file("ca.pem"),
-            file("server.pem"),
-            file("server.key"),
-        );
-        std::fs::write(directory.join("rabbitmq.conf"), configuration).unwrap();
-    }
-
-    /// What it has printed and logged, for a test that fails.
-    pub(crate) fn log(&self) -> String {
-        let directory = self.directory.path();
-        let logs = std::fs::read_dir(directory.join("log")).into_iter().flatten();
-        let files = logs
-            .filter_map(|file| Some(file.ok()?.path()))
-            .chain([directory.join("console.log")]);
-        files.filter_map(|file| std::fs::read_to_string(file).ok()).collect()
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.kill();
-        self.epmd.kill().unwrap();
-        self.epmd.wait().unwrap();
-    }
-}
-
-/// An authority, and a certificate for `localhost` that it signed.
-fn make_certificates(directory: &Path) {
-    let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").args(arguments).current_dir(directory).output();
-        let output = output.expect("openssl must be installed");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let ca = [
-        "req",
-        "-x509",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=test authority",
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.pem",
-    ];
-    openssl(&[&ca[..], &key].concat());
-    let request = [
-        "req",
-        "-subj",
-        "/CN=localhost",
-        "-keyout",
-        "server.key",
-        "-out",
-        "server.csr",
-    ];
-    openssl(&[&request[..], &key].concat());
-    std::fs::write(directory.join("names"), "subjectAltName = DNS:localhost\n").unwrap();
-    openssl(&[
-        "x509",
-        "-req",
-        "-in",
-        "server.csr",
-        "-CA",
-        "ca.pem",
-        "-CAkey",
-        "ca.key",
-        "-CAcreateserial",
-        "-days",
-        "2",
-        "-extfile",
-        "names",
-        "-out",
-        "server.pem",
-    ]);
+    soon("publishing", published).await;
+    errors
 }

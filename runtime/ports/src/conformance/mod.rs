@@ -9,6 +9,7 @@ pub mod bus;
 pub mod cached_outputs;
 pub mod definitions;
 pub mod epochs;
+pub mod source;
 pub mod state_checkpoint;
 pub mod state_log;
 pub mod visibility;
@@ -174,6 +175,20 @@ macro_rules! event_bus_conformance {
             a_repeated_event_has_the_same_id
             events_of_the_system_arrive_in_order
             a_large_event_comes_through_whole
+        }
+    };
+}
+
+/// The suite of [`crate::EventSource`]; the fixture is a [`source::SourceFixture`].
+#[macro_export]
+macro_rules! event_source_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, source:
+            accepted_messages_do_not_come_again
+            unsettled_messages_come_again
+            unsettled_messages_are_bounded
+            rejected_messages_are_set_aside_with_the_reason
+            a_message_is_settled_once
         }
     };
 }

@@ -50,6 +50,7 @@ pub use request::{
     Command, CommandOutcome, ControlOutcome, ControlView, EndWatch, Ended, EngineStatus, ExecutionView, Held,
     KeyPolicy, OnClosed, OnOpen, ReopenOutcome, ReopenRequest, RerunOutcome, RerunRequest, StartOutcome, StartRequest,
 };
+pub use rerun::values_of;
 pub use resume::{RESUME_SECRET_BYTES, ResumeLinks};
 pub use shard::DAMAGED_HINT;
 pub use troupe_telemetry::StartCause;

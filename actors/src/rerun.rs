@@ -132,13 +132,8 @@ fn start_input(
     }))
 }
 
-/// What is large of the start is kept under the new execution: it outlives the one that it repeats.
-async fn keep_values(
-    shard: &ShardContext,
-    from: Option<ExecutionId>,
-    started: &mut Started,
-) -> Result<(), EngineError> {
-    let to = started.id;
+/// Every value that a start carries.
+pub fn values_of(started: &mut Started) -> Vec<&mut Value> {
     let mut values: Vec<&mut Value> = vec![&mut started.input];
     values.extend(started.variables.iter_mut().map(|(_, value)| value));
     if let Some(rerun) = started.rerun.as_deref_mut() {
@@ -151,8 +146,18 @@ async fn keep_values(
             }
         }
     }
+    values
+}
+
+/// What is large of the start is kept under the new execution: it outlives the one that it repeats.
+async fn keep_values(
+    shard: &ShardContext,
+    from: Option<ExecutionId>,
+    started: &mut Started,
+) -> Result<(), EngineError> {
+    let to = started.id;
     let blobs = &shard.engine.blobs;
-    for value in values {
+    for value in values_of(started) {
         if let Value::Inline(document) = value {
             *value = blobs.keep(shard, to, document.clone()).await?;
         } else if let Some(from) = from {

@@ -24,6 +24,7 @@ mod executions;
 mod family;
 mod faults;
 mod forget;
+mod hand_over;
 mod holding;
 mod keys;
 mod language;

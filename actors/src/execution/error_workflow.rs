@@ -28,7 +28,7 @@ pub struct NewErrorWorkflow {
     /// Whose failure it handles.
     pub failed: ExecutionId,
     /// Where the large values of its input are kept.
-    blobs_from: Option<ExecutionId>,
+    pub blobs_from: Option<ExecutionId>,
     workflow: WorkflowId,
     input: Value,
 }

@@ -156,7 +156,10 @@ impl World {
             Ok(rows) => rows,
             Err(EngineError::Unavailable(_) | EngineError::Fenced) => return self.pause_writer(caller),
             Err(error) => {
-                self.trouble(format!("{id} cannot be archived: {error}"));
+                // An owner that was frozen for longer than archives are kept knows executions that are gone: its rows are refused.
+                if self.store.epoch(caller.shard) == caller.epoch {
+                    self.trouble(format!("{id} cannot be archived: {error}"));
+                }
                 live(id, &pending, Wait::Message)
             }
         };

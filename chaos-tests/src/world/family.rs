@@ -40,6 +40,14 @@ impl Beginner {
         }
     }
 
+    /// The family that it takes large values over from: one that is waited for has those of its own.
+    fn blobs_from(&self) -> Option<ExecutionId> {
+        match self {
+            Self::Child(child) => child.blobs_from.filter(|_| !child.parent.attached),
+            Self::ErrorWorkflow(new) => new.blobs_from,
+        }
+    }
+
     /// Whoever is told what became of it.
     fn told(&self) -> ExecutionId {
         match self {
@@ -254,7 +262,14 @@ impl World {
         starter.asks = false;
         let (what, tries) = (starter.what.clone(), starter.tries);
         match what.first(&self.context.plans) {
-            Ok((_, started)) => {
+            Ok((_, mut started)) => {
+                match self.hand_over(process, what.blobs_from(), &mut started) {
+                    Err(error) if error.passes() => {
+                        return self.after(RETRY_MS, Timed::StartAgain(process, number, tries));
+                    }
+                    Err(error) => return self.starter_is_done(process, number, Err(error)),
+                    Ok(()) => {}
+                }
                 let (id, started) = (started.id, Box::new(started));
                 self.workflows.insert(id, started.workflow.as_str().to_owned());
                 let reply = Respond::Starter(number, tries);

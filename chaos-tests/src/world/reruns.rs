@@ -23,15 +23,20 @@ impl World {
             }
         };
         match begin {
-            Ok(Some(started)) => {
-                let (id, started) = (started.id, Box::new(started));
+            Ok(Some((from, mut started))) => {
+                let (id, fresh) = (started.id, false);
                 self.workflows.insert(id, started.workflow.as_str().to_owned());
                 let key = started.request_key.clone().unwrap_or_default();
                 self.record(Record::StartAsked { key });
-                let fresh = false;
-                match self.server(id.shard()) {
-                    Some(process) => self.deliver(process, id, ExecutionMessage::Start { started, fresh, reply }),
-                    None => self.refuse(reply, EngineError::Unavailable("nobody serves the shard".into())),
+                let Some(process) = self.server(id.shard()) else {
+                    return self.refuse(reply, EngineError::Unavailable("nobody serves the shard".into()));
+                };
+                match self.hand_over(process, from, &mut started) {
+                    Ok(()) => {
+                        let started = Box::new(started);
+                        self.deliver(process, id, ExecutionMessage::Start { started, fresh, reply });
+                    }
+                    Err(error) => self.refuse(reply, error),
                 }
             }
             // It gave up waiting, and asks again or has moved on.
@@ -40,7 +45,12 @@ impl World {
         }
     }
 
-    fn rerun_of(&self, client: usize, source: &ExecutionState) -> Result<Option<Started>, ErrorInfo> {
+    /// What it starts, and the family that it takes large values over from.
+    fn rerun_of(
+        &self,
+        client: usize,
+        source: &ExecutionState,
+    ) -> Result<Option<(Option<ExecutionId>, Started)>, ErrorInfo> {
         let Some((Act::Rerun(node, with_input), done)) = self.clients[client].asks() else {
             return Ok(None);
         };
@@ -57,12 +67,13 @@ impl World {
             input: given,
             ..planned.rerun
         };
-        Ok(Some(Started {
+        let started = Started {
             variables: source.variables.clone().into_iter().collect(),
             trigger: planned.trigger,
             rerun: Some(Box::new(taken_over)),
             request_key: Some(key),
             ..Started::of(id, plan, start.unwrap_or_else(|| source.input.clone()))
-        }))
+        };
+        Ok(Some((source.blob_root(), started)))
     }
 }

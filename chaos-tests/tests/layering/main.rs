@@ -99,7 +99,7 @@ fn metrics_are_named_in_telemetry_only() {
 #[test]
 fn only_the_wiring_names_backends() {
     assert_none(
-        "backends only in wiring.rs",
+        "backends only in gateway/src/wiring",
         &sources::rust_files("gateway/src"),
         backend_name_violations,
     );

@@ -120,7 +120,7 @@ fn backends() {
         backend_name_violations(&file("gateway/src/cli/run.rs", unlawful)).len(),
         1
     );
-    assert!(backend_name_violations(&file("gateway/src/wiring.rs", unlawful)).is_empty());
+    assert!(backend_name_violations(&file("gateway/src/wiring/stores.rs", unlawful)).is_empty());
 }
 
 #[test]

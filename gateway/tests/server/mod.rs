@@ -34,12 +34,17 @@ impl Server {
 
     /// As [`Server::with`], with secrets for `{{ secrets.NAME }}`.
     pub(crate) fn with_secrets(state: &Path, arguments: &[&str], secrets: &[(&str, &str)]) -> Self {
+        let secrets = secrets.iter().map(|(name, value)| (format!("SECRET_{name}"), *value));
+        let settings: Vec<(String, &str)> = secrets.collect();
+        Self::with_settings(state, arguments, &settings)
+    }
+
+    /// As [`Server::with`], with variables of the environment, named without their prefix.
+    pub(crate) fn with_settings(state: &Path, arguments: &[&str], settings: &[(String, &str)]) -> Self {
         let mut command = troupe();
-        let secrets = secrets
-            .iter()
-            .map(|(name, value)| (format!("TROUPE_SECRET_{name}"), value));
+        let settings = settings.iter().map(|(name, value)| (format!("TROUPE_{name}"), value));
         command
-            .envs(secrets)
+            .envs(settings)
             .args(["dev", "-q", "--listen", "127.0.0.1:0", "--state"])
             .arg(state)
             .args(arguments)

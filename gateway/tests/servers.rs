@@ -1,0 +1,250 @@
+//! The real binary on Redis, PostgreSQL and RabbitMQ; it and Redis are killed meanwhile.
+#![allow(clippy::unwrap_used)]
+
+mod server;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lapin::options::{
+    BasicGetOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
+use serde_json::Value;
+use server::Server;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Half of them wait while everything is killed.
+const FLOW: &str = "
+id: flow
+name: Flow
+nodes:
+  - { id: first, type: function, data: { handlerId: echo } }
+  - { id: wait, type: delay, data: { delayType: fixed, delayValue: 1500 } }
+  - { id: last, type: function, data: { handlerId: echo, output: '({n: trigger.n})' } }
+edges:
+  - { id: e1, source: first, target: wait }
+  - { id: e2, source: wait, target: last }
+";
+
+/// A Redis that keeps what it acknowledges; dropping it kills it.
+struct Redis {
+    child: Child,
+    port: u16,
+    directory: TempDir,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let directory = tempfile::tempdir().unwrap();
+        let child = Self::run(port, &directory);
+        Self { child, port, directory }
+    }
+
+    fn run(port: u16, directory: &TempDir) -> Child {
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
+            .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
+            .arg(directory.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begun.elapsed() < PATIENCE, "Redis does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.child = Self::run(self.port, &self.directory);
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn shared(variable: &str, usual: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| usual.to_owned())
+}
+
+/// A queue that hears everything of one deployment, on the shared broker.
+struct Listener {
+    connection: Connection,
+    channel: Channel,
+    queue: String,
+    exchange: String,
+}
+
+impl Listener {
+    async fn bind(url: &str, prefix: &str) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let (queue, exchange) = (format!("{prefix}-heard"), format!("{prefix}.events"));
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let none = FieldTable::default;
+        let declared = channel.exchange_declare(exchange.as_str().into(), ExchangeKind::Topic, durable, none());
+        declared.await.unwrap();
+        let exclusive = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let declared = channel.queue_declare(queue.as_str().into(), exclusive, none());
+        declared.await.unwrap();
+        let bound = channel.queue_bind(
+            queue.as_str().into(),
+            exchange.as_str().into(),
+            "#".into(),
+            QueueBindOptions::default(),
+            none(),
+        );
+        bound.await.unwrap();
+        Self {
+            connection,
+            channel,
+            queue,
+            exchange,
+        }
+    }
+
+    /// The next event, if one is there.
+    async fn next(&self) -> Option<Value> {
+        let got = self
+            .channel
+            .basic_get(self.queue.as_str().into(), BasicGetOptions { no_ack: true });
+        let message = got.await.unwrap()?;
+        Some(serde_json::from_slice(&message.delivery.data).unwrap())
+    }
+
+    async fn close(self) {
+        let deleted = self
+            .channel
+            .exchange_delete(self.exchange.as_str().into(), ExchangeDeleteOptions::default());
+        deleted.await.unwrap();
+        self.connection.close(200, "done".into()).await.unwrap();
+    }
+}
+
+fn completed(server: &Server) -> BTreeSet<String> {
+    let (status, body) = server.get("/api/v1/executions?status=completed&limit=100");
+    assert_eq!(status, 200, "{body}");
+    let page: Value = serde_json::from_str(&body).unwrap();
+    let items = page["items"].as_array().unwrap().iter();
+    items.map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn until_completed(server: &Server, ids: &BTreeSet<String>) {
+    let begun = Instant::now();
+    loop {
+        let found = completed(server);
+        if ids.is_subset(&found) {
+            return;
+        }
+        let missing: Vec<&String> = ids.difference(&found).collect();
+        assert!(begun.elapsed() < PATIENCE, "not completed: {missing:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_the_server_and_redis_are_killed() {
+    let state = tempfile::tempdir().unwrap();
+    let random: String = state.path().to_string_lossy().chars().rev().take(6).collect();
+    let prefix = format!("test_{}_{}", std::process::id(), random.to_ascii_lowercase());
+    let prefix = prefix.as_str();
+    let postgres = shared("TROUPE_TEST_POSTGRES", "postgres://postgres@127.0.0.1:5432/test");
+    let rabbitmq = shared("TROUPE_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672");
+    let listener = Listener::bind(&rabbitmq, prefix).await;
+    let mut redis = Redis::start();
+    let redis_url = redis.url();
+    let settings = [
+        ("STORE_STATE".to_owned(), redis_url.as_str()),
+        ("STORE_DEFINITIONS".to_owned(), postgres.as_str()),
+        ("STORE_EVENTS".to_owned(), rabbitmq.as_str()),
+        ("STORE_PREFIX".to_owned(), prefix),
+    ];
+    let start = |server: &Server, n: u32| server.line(&["start", "flow", "-q", "-i", &format!("n={n}")]);
+    let mut ids = BTreeSet::new();
+
+    let server = Server::with_settings(state.path(), &[], &settings);
+    std::fs::write(state.path().join("flow.yaml"), FLOW).unwrap();
+    server.line(&["apply", "-q", &state.path().join("flow.yaml").display().to_string()]);
+    ids.extend((0..10).map(|n| start(&server, n)));
+    server.kill();
+
+    // Its leases expire, then the next one takes over.
+    let server = Server::with_settings(state.path(), &[], &settings);
+    ids.extend((10..20).map(|n| start(&server, n)));
+    redis.kill();
+    std::thread::sleep(Duration::from_millis(300));
+    redis.restart();
+    ids.extend((20..30).map(|n| start(&server, n)));
+    assert_eq!(ids.len(), 30);
+    until_completed(&server, &ids);
+    for id in &ids {
+        let (_, body) = server.get(&format!("/api/v1/executions/{id}"));
+        let shown: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(shown["output"]["n"], shown["input"]["n"], "{shown}");
+    }
+
+    // Each of its events has come, in order, some of them perhaps twice.
+    let (begun, mut heard) = (Instant::now(), BTreeMap::<String, Vec<(String, String)>>::new());
+    let ended = |heard: &BTreeMap<String, Vec<(String, String)>>| {
+        let ends =
+            |events: &Vec<(String, String)>| events.iter().any(|(kind, _)| kind == "troupe.execution.completed.v1");
+        ids.iter().all(|id| heard.get(id).is_some_and(ends))
+    };
+    while !ended(&heard) {
+        assert!(begun.elapsed() < PATIENCE, "{heard:?}");
+        let Some(event) = listener.next().await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let text = |name: &str| event[name].as_str().unwrap().to_owned();
+        let execution = text("source").rsplit('/').next().unwrap().to_owned();
+        let place = (text("type"), text("sequence"));
+        let known = heard.entry(execution).or_default();
+        if !known.contains(&place) {
+            assert!(
+                known.last().is_none_or(|last| last.1 < place.1),
+                "{known:?}, then {place:?}"
+            );
+            known.push(place);
+        }
+    }
+    for id in &ids {
+        assert_eq!(heard[id][0].0, "troupe.execution.created.v1");
+    }
+    drop(server);
+    listener.close().await;
+    let mut connection = PgConnection::connect(&postgres).await.unwrap();
+    let drop_schema = format!("DROP SCHEMA {prefix} CASCADE");
+    sqlx::query(AssertSqlSafe(drop_schema))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+}

@@ -91,10 +91,9 @@ fn shared(variable: &str, usual: &str) -> String {
 
 /// A queue that hears everything of one deployment, on the shared broker.
 struct Listener {
-    connection: Connection,
+    _connection: Connection,
     channel: Channel,
     queue: String,
-    exchange: String,
 }
 
 impl Listener {
@@ -124,10 +123,9 @@ impl Listener {
         );
         bound.await.unwrap();
         Self {
-            connection,
+            _connection: connection,
             channel,
             queue,
-            exchange,
         }
     }
 
@@ -139,13 +137,43 @@ impl Listener {
         let message = got.await.unwrap()?;
         Some(serde_json::from_slice(&message.delivery.data).unwrap())
     }
+}
 
-    async fn close(self) {
-        let deleted = self
-            .channel
-            .exchange_delete(self.exchange.as_str().into(), ExchangeDeleteOptions::default());
-        deleted.await.unwrap();
-        self.connection.close(200, "done".into()).await.unwrap();
+/// Takes what a deployment leaves on the shared servers away, whether the test passes or not.
+struct Cleanup {
+    postgres: String,
+    rabbitmq: String,
+    prefix: String,
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        let Self {
+            postgres,
+            rabbitmq,
+            prefix,
+        } = self;
+        let (postgres, rabbitmq) = (std::mem::take(postgres), std::mem::take(rabbitmq));
+        let (schema, exchange) = (
+            format!("DROP SCHEMA IF EXISTS {prefix} CASCADE"),
+            format!("{prefix}.events"),
+        );
+        let clean = async move {
+            let connection = Connection::connect(&rabbitmq, ConnectionProperties::default())
+                .await
+                .unwrap();
+            let channel = connection.create_channel().await.unwrap();
+            let deleted = channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default());
+            deleted.await.unwrap();
+            let mut connection = PgConnection::connect(&postgres).await.unwrap();
+            sqlx::query(AssertSqlSafe(schema))
+                .execute(&mut connection)
+                .await
+                .unwrap();
+        };
+        // The test's own runtime cannot be waited for here.
+        let cleaned = std::thread::spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(clean)).join();
+        assert!(cleaned.is_ok() || std::thread::panicking(), "something is left behind");
     }
 }
 
@@ -178,6 +206,11 @@ async fn nothing_acknowledged_is_lost_when_the_server_and_redis_are_killed() {
     let prefix = prefix.as_str();
     let postgres = shared("TROUPE_TEST_POSTGRES", "postgres://postgres@127.0.0.1:5432/test");
     let rabbitmq = shared("TROUPE_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672");
+    let _cleanup = Cleanup {
+        postgres: postgres.clone(),
+        rabbitmq: rabbitmq.clone(),
+        prefix: prefix.to_owned(),
+    };
     let listener = Listener::bind(&rabbitmq, prefix).await;
     let mut redis = Redis::start();
     let redis_url = redis.url();
@@ -239,12 +272,4 @@ async fn nothing_acknowledged_is_lost_when_the_server_and_redis_are_killed() {
     for id in &ids {
         assert_eq!(heard[id][0].0, "troupe.execution.created.v1");
     }
-    drop(server);
-    listener.close().await;
-    let mut connection = PgConnection::connect(&postgres).await.unwrap();
-    let drop_schema = format!("DROP SCHEMA {prefix} CASCADE");
-    sqlx::query(AssertSqlSafe(drop_schema))
-        .execute(&mut connection)
-        .await
-        .unwrap();
 }

@@ -354,7 +354,7 @@ pub(super) fn live_counts(connection: &Connection, shard: ShardId) -> rusqlite::
     let running = count("SELECT count(*) FROM live WHERE wait = 0 AND shard = ?1")?;
     let timed = count("SELECT count(*) FROM live WHERE wait = 1 AND shard = ?1")?;
     let controls = connection
-        .prepare_cached("SELECT count(*) FROM live WHERE id = ?1")?
+        .prepare_cached("SELECT count(*) FROM live WHERE id = ?1 AND wait = 2")?
         .query_row([ExecutionId::controls(shard).0], |row| row.get::<_, u64>(0))?;
     let messages = count("SELECT count(*) FROM live WHERE wait = 2 AND shard = ?1")? - controls;
     Ok((running, timed + messages))

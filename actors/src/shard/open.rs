@@ -79,6 +79,9 @@ pub(super) async fn open(
         store.set_cursor(shard, lease.epoch, name, cursor).await?;
         sent.push(cursor);
     }
+    // One that is configured no longer would keep it for ever.
+    let names: Vec<&str> = engine.parts.buses.iter().map(|(name, _)| *name).collect();
+    store.keep_cursors(shard, lease.epoch, &names).await?;
     let projected = engine.parts.visibility.projected(shard).await?;
     let mut tail = Tail::read(engine, &lease, projected).await?;
     let torn = std::mem::take(&mut tail.torn);

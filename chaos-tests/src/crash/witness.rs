@@ -119,6 +119,10 @@ impl StateStore for Witness {
         self.0.set_cursor(shard, epoch, sink, to).await
     }
 
+    async fn keep_cursors(&self, shard: ShardId, epoch: Epoch, sinks: &[&str]) -> Result<(), StoreError> {
+        self.0.keep_cursors(shard, epoch, sinks).await
+    }
+
     async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError> {
         self.0.expired(shard, now, limit).await
     }

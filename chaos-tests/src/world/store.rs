@@ -537,6 +537,13 @@ impl StateStore for SimulatedStore {
         })
     }
 
+    async fn keep_cursors(&self, shard: ShardId, epoch: Epoch, sinks: &[&str]) -> Result<(), StoreError> {
+        self.owned(shard, epoch, |store| {
+            store.cursors.retain(|sink, _| sinks.contains(&sink.as_str()));
+            Ok(())
+        })
+    }
+
     async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError> {
         self.lookup()?;
         self.with(shard, |store| {

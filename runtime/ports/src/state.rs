@@ -253,6 +253,10 @@ pub trait StateStore: Send + Sync + 'static {
     /// but a crash soon afterwards may take it back to an earlier value: then something is sent twice, never lost.
     async fn set_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError>;
 
+    /// Forgets the cursors of all sinks but these: what those have not sent keeps the log no longer. A crash soon afterwards may
+    /// bring them back.
+    async fn keep_cursors(&self, shard: ShardId, epoch: Epoch, sinks: &[&str]) -> Result<(), StoreError>;
+
     /// Archives that have expired at `now`, earliest first, at most `limit`. What is kept of them elsewhere goes before
     /// [`StateStore::expire`]: then a crash in between leaves nothing behind that nobody will look at again.
     async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError>;

@@ -42,6 +42,12 @@ impl Cursors {
             .map_or(LogPosition(0), |cursor| cursor.set)
     }
 
+    /// Forgets those of other sinks.
+    pub(super) fn keep(&self, shard: ShardId, sinks: &[&str]) {
+        let mut known = self.known.lock();
+        known.retain(|(of, sink), _| *of != shard || sinks.contains(&&**sink));
+    }
+
     /// Notes a position; false if there is nothing to write.
     pub(super) fn set(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> bool {
         let mut known = self.known.lock();

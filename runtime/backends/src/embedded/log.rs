@@ -289,3 +289,25 @@ pub(super) fn set_cursor(
         .execute(params![shard.0, sink, integer(to.0)])?;
     Ok(())
 }
+
+/// Forgets the cursors of other sinks.
+pub(super) fn keep_cursors(
+    connection: &Connection,
+    shard: ShardId,
+    epoch: Epoch,
+    sinks: &[String],
+) -> Ran<(), StoreError> {
+    if let Err(fenced) = fence(connection, shard, epoch)? {
+        return Ok(Err(fenced));
+    }
+    let known: Vec<String> = connection
+        .prepare_cached("SELECT sink FROM cursor WHERE shard = ?1")?
+        .query_map([shard.0], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for sink in known.iter().filter(|sink| !sinks.contains(sink)) {
+        connection
+            .prepare_cached("DELETE FROM cursor WHERE shard = ?1 AND sink = ?2")?
+            .execute(params![shard.0, sink])?;
+    }
+    Ok(Ok(()))
+}

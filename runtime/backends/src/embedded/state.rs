@@ -198,6 +198,15 @@ impl StateStore for EmbeddedStore {
         Ok(())
     }
 
+    async fn keep_cursors(&self, shard: ShardId, epoch: Epoch, sinks: &[&str]) -> Result<(), StoreError> {
+        self.fence(shard, epoch)?;
+        self.cursors.keep(shard, sinks);
+        let sinks: Vec<String> = sinks.iter().map(ToString::to_string).collect();
+        self.log
+            .run(move |log| log::keep_cursors(log, shard, epoch, &sinks))
+            .await
+    }
+
     async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError> {
         self.derived_readers
             .read(move |derived| derived::expired(derived, shard, now, limit))

@@ -68,6 +68,12 @@ impl Cursors {
         cursor.written_at = now;
     }
 
+    /// Forgets those of other sinks.
+    pub(super) fn keep(&self, shard: ShardId, sinks: &[&str]) {
+        let mut known = self.known.lock();
+        known.retain(|(of, sink), _| *of != shard || sinks.contains(&&**sink));
+    }
+
     /// Forgets a shard: another epoch is in force, and what was set here may not be what counts.
     pub(super) fn forget(&self, shard: ShardId) {
         self.known.lock().retain(|(of, _), _| *of != shard);

@@ -8,7 +8,7 @@ use troupe_core::{Epoch, LogPosition, ShardId, Timestamp};
 use troupe_ports::{AppendError, CommitId, Lease, LogRecord, StoreError};
 
 use super::marks::Mark;
-use super::script::{ACQUIRE, APPEND, Arg, READ, RELEASE, RENEW, SET_CURSOR, TRIM};
+use super::script::{ACQUIRE, APPEND, Arg, KEEP_CURSORS, READ, RELEASE, RENEW, SET_CURSOR, TRIM};
 use super::{RedisDurability, RedisStore, decode};
 
 /// Bytes of records that one answer carries; larger ones hold up everybody else on the connection.
@@ -225,6 +225,22 @@ impl RedisStore {
         let names = vec![&keys.owner[..], &keys.cursors];
         self.write((shard, epoch), &SET_CURSOR, names, args).await?;
         self.cursors.written(shard, epoch, sink, to, Instant::now());
+        Ok(())
+    }
+
+    /// Forgets those of other sinks.
+    pub(super) async fn forget_other_cursors(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        sinks: &[&str],
+    ) -> Result<(), StoreError> {
+        self.cursors.keep(shard, sinks);
+        let keys = self.keys(shard)?;
+        let kept = sinks.iter().map(|sink| Arg::Bytes(sink.as_bytes()));
+        let args = std::iter::once(Arg::Number(epoch.0)).chain(kept).collect();
+        let names = vec![&keys.owner[..], &keys.cursors];
+        self.write((shard, epoch), &KEEP_CURSORS, names, args).await?;
         Ok(())
     }
 

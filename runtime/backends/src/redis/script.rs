@@ -38,6 +38,7 @@ scripts! {
     READ = "lua/read.lua", Bulk;
     TRIM = "lua/trim.lua", Quick;
     SET_CURSOR = "lua/set_cursor.lua", Quick;
+    KEEP_CURSORS = "lua/keep_cursors.lua", Quick;
     CHECKPOINT = "lua/checkpoint.lua", Bulk;
     LOAD = "lua/load.lua", Bulk;
     HEAD = "lua/head.lua", Quick;

@@ -102,6 +102,10 @@ impl StateStore for RedisStore {
         self.move_cursor(shard, epoch, sink, to).await
     }
 
+    async fn keep_cursors(&self, shard: ShardId, epoch: Epoch, sinks: &[&str]) -> Result<(), StoreError> {
+        self.forget_other_cursors(shard, epoch, sinks).await
+    }
+
     async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError> {
         self.expired_archives(shard, now, limit).await
     }

@@ -76,6 +76,7 @@ macro_rules! state_store_conformance {
             trimming_stops_at_the_checkpoint
             trimming_stops_at_the_lowest_cursor
             a_cursor_at_its_beginning_keeps_the_log
+            a_cursor_that_is_forgotten_keeps_nothing
             positions_are_not_used_again_after_trimming
             timers_come_earliest_first_and_follow_the_last_wait
             running_executions_are_paged_in_order_of_id

@@ -1,7 +1,7 @@
 //! Clauses of [`StateStore`] about checkpoints, trimming, timers and archives.
 
 use bytes::Bytes;
-use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
+use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 
 use super::state_log::{LONG_LEASE, acquire, append};
 use super::{Fixture, execution};
@@ -370,6 +370,39 @@ pub async fn a_cursor_at_its_beginning_keeps_the_log(fixture: StateFixture<'_>) 
         .await
         .expect("the owner can trim");
     assert_eq!(positions(&*store).await, [1, 2, 3]);
+}
+
+/// A sink that is no more does not keep the log for ever, and begins anew should it come back.
+pub async fn a_cursor_that_is_forgotten_keeps_nothing(fixture: StateFixture<'_>) {
+    let store = fixture.open().await;
+    let lease = acquire(&*store, SHARD).await;
+    for position in 1..=3 {
+        append(&*store, &lease, position, "record").await;
+    }
+    for sink in ["events", "gone"] {
+        let set = store.set_cursor(SHARD, lease.epoch, sink, LogPosition(1)).await;
+        set.expect("the owner can set it");
+    }
+    let moved = store.set_cursor(SHARD, lease.epoch, "events", LogPosition(3)).await;
+    moved.expect("the owner can move it");
+    let checkpointed = store.checkpoint(SHARD, lease.epoch, vec![], Some(LogPosition(3))).await;
+    checkpointed.expect("the owner can checkpoint");
+    let trim = || async {
+        let trimmed = store.trim(SHARD, lease.epoch, LogPosition(3)).await;
+        trimmed.expect("the owner can trim");
+        positions(&*store).await
+    };
+    assert_eq!(trim().await, [2, 3]);
+    let former = Epoch(lease.epoch.0 - 1);
+    let refused = store.keep_cursors(SHARD, former, &[]).await;
+    assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
+    assert_eq!(trim().await, [2, 3]);
+    let kept = store.keep_cursors(SHARD, lease.epoch, &["events"]).await;
+    kept.expect("the owner can forget it");
+    assert_eq!(trim().await, [0; 0]);
+    let cursor = |sink: &'static str| store.cursor(SHARD, sink);
+    assert_eq!(cursor("events").await.expect("it can be read"), LogPosition(3));
+    assert_eq!(cursor("gone").await.expect("it can be read"), LogPosition(0));
 }
 
 /// A log that was trimmed to nothing goes on where it was, also after reopening.

@@ -197,9 +197,9 @@ impl Tx<'_> {
         self.state.compensations.as_ref().is_some_and(|all| all.left > 0)
     }
 
-    /// From now on nothing runs but compensations. A cancellation is meant to end a paused execution too.
+    /// From now on nothing runs but compensations. Whoever cancels means to end a paused execution too; an `end` node does not.
     pub(super) fn start_compensating(&mut self, ending: Ending) {
-        if self.state.paused && matches!(ending, Ending::Canceled { .. }) {
+        if self.state.paused && matches!(self.state.status, Status::Canceling { .. }) {
             self.thaw();
             self.set_paused(false);
             self.set_paused_with_parent(false);

@@ -81,10 +81,10 @@ impl Reference {
         }
     }
 
-    /// It does not complete: before it ends, what completed is undone. A cancellation is meant to end it, so it lifts a pause.
+    /// It does not complete: before it ends, what completed is undone. Who cancels means to end it, and so lifts a pause.
     pub(super) fn end_as(&mut self, ending: Ending) {
         if self.left > 0 {
-            if ending == Ending::Canceled {
+            if matches!(self.status, Status::Canceling { .. }) {
                 (self.paused, self.paused_with_parent) = (false, false);
                 self.freeze(false);
             }

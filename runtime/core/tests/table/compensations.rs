@@ -497,3 +497,16 @@ fn what_undoes_counts_under_the_key_that_its_limit_gives() {
         assert_eq!(run.undone(), "a:failed(EXPRESSION_ERROR)", "{nothing}");
     }
 }
+
+#[test]
+fn an_end_that_cancels_lifts_no_pause() {
+    let mut run = compensating("a e!", "a>e", |definition| {
+        definition["nodes"][1] = json!({"id": "e", "type": "end", "data": {"status": "canceled"}});
+    });
+    run.apply(&Event::Paused);
+    run.complete("a", json!(1));
+    assert!(matches!(run.state.status, Status::Compensating(_)) && run.state.paused);
+    assert_eq!(run.done(), "");
+    run.apply(&Event::Resumed);
+    assert_eq!(run.done(), "a^1");
+}

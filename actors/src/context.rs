@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use dashmap::{DashMap, DashSet};
 use parking_lot::RwLock;
 use ractor::ActorRef;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use troupe_core::{CommandId, Epoch, ExecutionId, ShardId, Timestamp};
 use troupe_telemetry::{CacheMetrics, EngineMetrics};
 
@@ -29,6 +29,7 @@ use crate::handle::EngineParts;
 use crate::keys::Keys;
 use crate::lease::LeaseThread;
 use crate::options::EngineOptions;
+use crate::placement::{Neighbours, Placed};
 use crate::request::Ended;
 use crate::rooms::EngineRooms;
 use crate::shard::{Mail, ShardMessage};
@@ -72,8 +73,16 @@ pub struct EngineContext {
     pub halted: DashMap<ShardId, String>,
     /// Shards served, by number.
     pub shards: Vec<RwLock<Option<Arc<ShardContext>>>>,
+    /// Set once its shards are left to other members.
+    pub leaving: AtomicBool,
     /// Set once nothing new is accepted.
     pub draining: AtomicBool,
+    /// What is known of the other members.
+    pub(crate) neighbours: RwLock<Neighbours>,
+    /// How far this engine has come with what is its own.
+    pub(crate) placed: watch::Sender<Placed>,
+    /// Somebody wants the register to be looked at now.
+    pub(crate) look_again: Arc<Notify>,
     /// Renews the leases.
     pub(crate) leases: LeaseThread,
     random: RandomState,
@@ -113,7 +122,11 @@ impl EngineContext {
             expiring: DashSet::new(),
             halted: DashMap::new(),
             shards: (0..shards).map(|_| RwLock::new(None)).collect(),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            neighbours: RwLock::default(),
+            placed: watch::Sender::default(),
+            look_again: Arc::default(),
             leases: LeaseThread::default(),
             random: RandomState::new(),
             ids: AtomicU64::new(0),
@@ -139,17 +152,30 @@ impl EngineContext {
             .and_then(|slot| slot.read().clone());
         slot.ok_or_else(|| match self.halted.get(&shard) {
             Some(why) => EngineError::Damaged(format!("shard {shard} is halted: {}", *why)),
-            None => EngineError::Unavailable(format!("shard {shard} is not served here")),
+            None => EngineError::Elsewhere(shard),
         })
     }
 
-    /// Whether every shard that can be served is, and has loaded what has unfinished work.
+    /// Whether no other member would take its shards.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        let neighbours = self.neighbours.read();
+        let own = &self.options.owner;
+        !neighbours
+            .members
+            .iter()
+            .any(|member| member.name != *own && !member.draining)
+    }
+
+    /// Whether every shard that can be served here is, and has loaded what has unfinished work.
     #[must_use]
     pub fn has_recovered(&self) -> bool {
-        self.shards.iter().zip(0..).all(|(slot, number)| match &*slot.read() {
-            Some(shard) => shard.recovered.load(Ordering::Acquire),
-            None => self.halted.contains_key(&ShardId(number)),
-        })
+        let shared = self.parts.members.is_some();
+        (!shared || self.placed.borrow().settled)
+            && self.shards.iter().zip(0..).all(|(slot, number)| match &*slot.read() {
+                Some(shard) => shard.recovered.load(Ordering::Acquire),
+                None => shared || self.halted.contains_key(&ShardId(number)),
+            })
     }
 
     /// An id for a command that came without one.
@@ -189,6 +215,10 @@ pub struct ShardContext {
     pub gate: LeaseGate,
     /// Whether the last owner gave the shard up on purpose.
     pub released: bool,
+    /// Set once no attempt starts here any more: the shard goes to another member.
+    pub leaving: AtomicBool,
+    /// Attempts that run now.
+    pub attempts_running: AtomicU64,
     /// Whether what has unfinished work was loaded.
     pub recovered: AtomicBool,
     /// Executions whose actor failed under this epoch.
@@ -335,6 +365,11 @@ impl EndWatches {
     /// Forgets everyone who watches this execution: nothing will ever end it.
     pub fn drop_all(&self, id: ExecutionId) {
         self.waiting.remove(&id);
+    }
+
+    /// Forgets everyone who watches executions of this shard: it is no longer here.
+    pub fn drop_shard(&self, shard: ShardId) {
+        self.waiting.retain(|id, _| id.shard() != shard);
     }
 
     /// Forgets everyone: the engine stops.

@@ -1,7 +1,7 @@
 //! Why the engine refused or failed. Variants follow what the caller does next; codes are stable.
 
 use troupe_core::control::Scope;
-use troupe_core::{ErrorInfo, ExecutionId};
+use troupe_core::{ErrorInfo, ExecutionId, ShardId};
 use troupe_ports::{DefinitionError, StoreError};
 
 /// Why a request was not carried out. Nothing happened unless the variant says otherwise.
@@ -87,6 +87,9 @@ pub enum EngineError {
         /// Why.
         reason: String,
     },
+    /// The execution's shard is not served by this engine: another member has it, or nobody does for a moment. Nothing happened.
+    #[error("shard {0} is not served here")]
+    Elsewhere(ShardId),
     /// The shard, the store or the engine cannot serve now. Whether the request took effect is unknown: repeat it with
     /// the same request key or command id.
     #[error("unavailable: {0}")]
@@ -118,7 +121,7 @@ impl EngineError {
             Self::PayloadTooLarge { .. } => "PAYLOAD_TOO_LARGE",
             Self::Overloaded { .. } => "OVERLOADED",
             Self::Quarantined { .. } => "QUARANTINED",
-            Self::Unavailable(_) => "UNAVAILABLE",
+            Self::Elsewhere(_) | Self::Unavailable(_) => "UNAVAILABLE",
             Self::Fenced => "FENCED",
             Self::Damaged(_) => "DAMAGED",
         }
@@ -129,7 +132,11 @@ impl EngineError {
     pub fn passes(&self) -> bool {
         matches!(
             self,
-            Self::Unavailable(_) | Self::Fenced | Self::Overloaded { .. } | Self::Quarantined { .. }
+            Self::Elsewhere(_)
+                | Self::Unavailable(_)
+                | Self::Fenced
+                | Self::Overloaded { .. }
+                | Self::Quarantined { .. }
         )
     }
 
@@ -138,7 +145,7 @@ impl EngineError {
     pub fn retry_after_ms(&self) -> Option<u64> {
         match self {
             Self::Overloaded { retry_after_ms } => Some(*retry_after_ms),
-            Self::Unavailable(_) | Self::Fenced => Some(1_000),
+            Self::Elsewhere(_) | Self::Unavailable(_) | Self::Fenced => Some(1_000),
             Self::NotFound(_)
             | Self::NodeNotFound { .. }
             | Self::ValueNotFound(_)

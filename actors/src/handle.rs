@@ -8,8 +8,11 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::oneshot;
 use troupe_core::control::{Clocks, ControlKey, Setting};
 use troupe_core::execution::{Decision, Entry, Event, Remedy, Status};
-use troupe_core::{ExecutionId, INLINE_BYTES_MAX, Json, Seq, Value};
-use troupe_ports::{Clock, DefinitionStore, EventBus, NodeExecutor, Sandbox, StateStore, VisibilityStore};
+use troupe_core::{ExecutionId, INLINE_BYTES_MAX, Json, Seq, ShardId, Value};
+use troupe_ports::{
+    Clock, DefinitionStore, EpochAuthority, EventBus, Member, Membership, NodeExecutor, Sandbox, StateStore,
+    VisibilityStore,
+};
 
 use crate::blobs::{Contents, blobs_of};
 use crate::breakers::BreakerView;
@@ -21,6 +24,7 @@ use crate::execution::load::{Loaded, history, load};
 use crate::execution::machine::{CommandInput, NodeCommand, Wanted};
 use crate::execution::{ExecutionMessage, Respond, Viewed};
 use crate::options::EngineOptions;
+use crate::placement::{Whereabouts, watch};
 use crate::request::{
     Command, CommandOutcome, ControlOutcome, ControlView, EndWatch, EngineStatus, ExecutionView, ReopenOutcome,
     ReopenRequest, RerunOutcome, RerunRequest, StartOutcome, StartRequest,
@@ -50,6 +54,10 @@ pub struct EngineParts {
     pub sandbox: Arc<dyn Sandbox>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Where engines that share the state find each other; none: nobody else has it, and every shard is this engine's.
+    pub members: Option<Arc<dyn Membership>>,
+    /// Who orders the owners of a shard; none: the state store does so itself.
+    pub epochs: Option<Arc<dyn EpochAuthority>>,
 }
 
 /// The engine; see [`Engine::spawn`].
@@ -89,11 +97,50 @@ pub struct EngineHandle {
 
 impl EngineHandle {
     async fn open(&self) -> Result<(), EngineError> {
+        match self.context.parts.members.clone() {
+            Some(register) => self.join(register).await,
+            None => self.open_all().await,
+        }
+    }
+
+    /// Joins the others that share the state, and waits until what is this engine's own is here, if that comes soon.
+    async fn join(&self, register: Arc<dyn Membership>) -> Result<(), EngineError> {
+        let context = &self.context;
+        let watching = watch(Arc::downgrade(context), register, self.actor.clone());
+        context.leases.spawn(watching);
+        let mut placed = context.placed.subscribe();
+        // One that was killed keeps its shards until its leases have expired.
+        let within = context.options.lease * 2;
+        let settled = tokio::time::timeout(within, async {
+            let settled = placed.wait_for(|placed| placed.settled).await;
+            settled.map(|_| ())
+        });
+        match settled.await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(EngineError::Unavailable("the engine stopped".into())),
+            Err(_) if context.neighbours.read().members.is_empty() => {
+                return Err(EngineError::Unavailable(
+                    "the register of members does not answer".into(),
+                ));
+            }
+            Err(_) => tracing::warn!(missing = ?placed.borrow().missing, "shards that belong here are not here yet"),
+        }
+        let nothing_else = context.halted.len() == context.shards.len();
+        match context.halted.iter().next() {
+            Some(halted) if nothing_else => Err(EngineError::Damaged(halted.value().clone())),
+            Some(_) | None => {
+                controls::reconcile(context).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn open_all(&self) -> Result<(), EngineError> {
         let stopped = || EngineError::Unavailable("the engine stopped".into());
         let mut opening = Vec::new();
         for shard in 0..self.context.parts.state.shards() {
             let (ready, opened) = oneshot::channel();
-            let serve = EngineMessage::Serve(troupe_core::ShardId(shard), ready);
+            let serve = EngineMessage::Serve(ShardId(shard), ready);
             self.actor.send_message(serve).map_err(|_| stopped())?;
             opening.push(opened);
         }
@@ -565,7 +612,11 @@ impl EngineHandle {
         let halted = context.halted.iter();
         let mut halted: Vec<_> = halted.map(|entry| (*entry.key(), entry.value().clone())).collect();
         halted.sort_unstable();
-        let whole = served > 0 && served + halted.len() == usize::from(shards);
+        let whole = match &context.parts.members {
+            // What is not its own is at another member.
+            Some(_) => context.placed.borrow().settled,
+            None => served > 0 && served + halted.len() == usize::from(shards),
+        };
         EngineStatus {
             ready: whole && !context.draining.load(Ordering::Acquire),
             shards,
@@ -597,9 +648,55 @@ impl EngineHandle {
         crate::gauges::sample(&self.context);
     }
 
-    /// Refuses new work, lets running attempts end within `grace`, writes a last checkpoint and gives the shards up.
+    /// Where a shard's executions can be asked for, as far as was seen.
+    #[must_use]
+    pub fn whereabouts(&self, shard: ShardId) -> Whereabouts {
+        let context = &self.context;
+        if context.parts.members.is_none() || context.shard(shard).is_ok() {
+            return Whereabouts::Here;
+        }
+        context.neighbours.read().whereabouts(shard, &context.options.owner)
+    }
+
+    /// The members that share the state, this one among them; empty where there is no register.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        self.context.neighbours.read().members.clone()
+    }
+
+    /// The name under which this engine holds its leases.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.context.options.owner
+    }
+
+    /// Looks at the register of members now: somebody was not where it was thought to be.
+    pub fn look_again(&self) {
+        self.context.look_again.notify_one();
+    }
+
+    /// Leaves its shards to the other members, a few at a time, within `within`; serves those that are left meanwhile.
+    async fn hand_over(&self, register: &Arc<dyn Membership>, within: Duration) {
+        let context = &self.context;
+        context.leaving.store(true, Ordering::Release);
+        context.look_again.notify_one();
+        let mut placed = context.placed.subscribe();
+        let given_up = placed.wait_for(|placed| placed.held == 0 || context.is_alone());
+        if tokio::time::timeout(within, given_up).await.is_err() {
+            tracing::warn!("not every shard was taken over by another member in time");
+        }
+        if let Err(error) = register.leave(&context.options.owner).await {
+            tracing::debug!(%error, "the register forgets this member by itself");
+        }
+    }
+
+    /// Leaves its shards to other members, where there are some; then refuses new work, lets running attempts end within `grace`,
+    /// writes a last checkpoint and gives the shards up.
     pub async fn shutdown(&self, grace: Duration) {
         let context = &self.context;
+        if let Some(register) = &context.parts.members {
+            self.hand_over(register, grace).await;
+        }
         context.draining.store(true, Ordering::Release);
         let drained = async {
             while context.counters.attempts_running.load(Ordering::Relaxed) > 0 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ractor::ActorRef;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
+use troupe_core::Epoch;
 use troupe_ports::StoreError;
 
 use crate::context::ShardContext;
@@ -17,7 +18,7 @@ use crate::shard::ShardMessage;
 pub(crate) struct LeaseThread(OnceLock<Option<Runtime>>);
 
 impl LeaseThread {
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let runtime = self.0.get_or_init(|| {
             let built = Builder::new_multi_thread()
                 .worker_threads(1)
@@ -78,6 +79,29 @@ impl Renewal {
     }
 }
 
+fn lost(context: &ShardContext, shard: &ActorRef<ShardMessage>) {
+    if shard.send_message(ShardMessage::Fenced).is_err() {
+        tracing::debug!(shard = context.shard.0, "the shard is already gone");
+    }
+}
+
+/// The epoch that was issued after this owner's, if one was. Whoever orders the owners may be down: then nobody was named since.
+async fn later_epoch(context: &ShardContext) -> Option<Epoch> {
+    let engine = &context.engine;
+    let issued = engine.parts.epochs.as_ref()?.issued(context.shard);
+    match tokio::time::timeout(engine.options.lease / 4, issued).await {
+        Ok(Ok(issued)) => (issued > context.epoch).then_some(issued),
+        Ok(Err(error)) => {
+            tracing::debug!(shard = context.shard.0, %error, "the latest epoch is not known");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(shard = context.shard.0, "the latest epoch is not known in time");
+            None
+        }
+    }
+}
+
 /// False when the lease is lost for good.
 async fn renew(context: &ShardContext, shard: &ActorRef<ShardMessage>, lease_ms: i64) -> bool {
     let engine = &context.engine;
@@ -85,11 +109,16 @@ async fn renew(context: &ShardContext, shard: &ActorRef<ShardMessage>, lease_ms:
     let lease: Duration = engine.options.lease;
     let renewal = engine.parts.state.renew(context.shard, context.epoch, lease);
     match tokio::time::timeout(lease, renewal).await {
-        Ok(Ok(_)) => context.gate.renewed(begun, wall, lease_ms),
-        Ok(Err(StoreError::Fenced { .. } | StoreError::Held(_))) => {
-            if shard.send_message(ShardMessage::Fenced).is_err() {
-                tracing::debug!(shard = context.shard.0, "the shard is already gone");
+        Ok(Ok(_)) => {
+            context.gate.renewed(begun, wall, lease_ms);
+            if let Some(issued) = later_epoch(context).await {
+                tracing::warn!(shard = context.shard.0, %issued, ours = %context.epoch, "another owner was named");
+                lost(context, shard);
+                return false;
             }
+        }
+        Ok(Err(StoreError::Fenced { .. } | StoreError::Held(_))) => {
+            lost(context, shard);
             return false;
         }
         Ok(Err(error)) => tracing::warn!(shard = context.shard.0, %error, "the lease was not renewed"),

@@ -24,6 +24,7 @@ pub mod handle;
 mod keys;
 mod lease;
 pub mod options;
+pub mod placement;
 pub mod record;
 mod reopen;
 pub mod request;
@@ -46,6 +47,7 @@ pub use breakers::{BreakerHold, BreakerSettings, BreakerState, BreakerView};
 pub use error::EngineError;
 pub use handle::{Engine, EngineHandle, EngineParts};
 pub use options::{EngineOptions, Mutants};
+pub use placement::Whereabouts;
 pub use request::{
     Command, CommandOutcome, ControlOutcome, ControlView, EndWatch, Ended, EngineStatus, ExecutionView, Held,
     KeyPolicy, OnClosed, OnOpen, ReopenOutcome, ReopenRequest, RerunOutcome, RerunRequest, StartOutcome, StartRequest,

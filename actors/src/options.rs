@@ -16,8 +16,10 @@ use crate::resume::ResumeLinks;
 pub struct EngineOptions {
     /// Names this engine in leases.
     pub owner: String,
-    /// How long a start waits for shards that another owner holds: one that was killed does so until its lease has expired.
-    pub acquire_within: Duration,
+    /// Where other members reach this one's API; see [`troupe_ports::Member`].
+    pub address: String,
+    /// The release that runs, for people.
+    pub release: String,
     /// How long a shard's lease lasts; it is renewed every third of it.
     pub lease: Duration,
     /// Most executions with a live actor that starts may bring about; beyond it starts are refused as overloaded.
@@ -76,7 +78,8 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             owner: format!("engine-{}", std::process::id()),
-            acquire_within: Duration::ZERO,
+            address: String::new(),
+            release: String::new(),
             lease: Duration::from_secs(5),
             executions_max: 20_000,
             attempts_max: 1_024,

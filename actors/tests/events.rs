@@ -67,6 +67,8 @@ async fn engine(store: &Arc<EmbeddedStore>, bus: &Arc<Valve>) -> EngineHandle {
         executor: Arc::new(executors.build()),
         sandbox: Arc::new(Arrows),
         clock: Arc::new(SystemClock),
+        members: None,
+        epochs: None,
     };
     // Nothing is checkpointed while the test runs.
     let options = EngineOptions {

@@ -106,20 +106,24 @@ pub(super) struct Needs {
 #[derive(Debug)]
 pub(super) struct Running<'a> {
     all: &'a AtomicU64,
+    of_shard: &'a AtomicU64,
     of_node: &'a AtomicU32,
 }
 
 impl<'a> Running<'a> {
-    fn new(all: &'a AtomicU64, of_node: &'a AtomicU32) -> Self {
+    fn new(shard: &'a ShardContext, of_node: &'a AtomicU32) -> Self {
+        let (all, of_shard) = (&shard.engine.counters.attempts_running, &shard.attempts_running);
         all.fetch_add(1, Ordering::Relaxed);
+        of_shard.fetch_add(1, Ordering::Relaxed);
         of_node.fetch_add(1, Ordering::Relaxed);
-        Self { all, of_node }
+        Self { all, of_shard, of_node }
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.all.fetch_sub(1, Ordering::Relaxed);
+        self.of_shard.fetch_sub(1, Ordering::Relaxed);
         self.of_node.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -143,7 +147,7 @@ pub(super) async fn my_turn<'a>(
         while !shard.gate.is_open(shard.engine.now()) {
             tokio::time::sleep(LEASE_POLL).await;
         }
-        if shard.engine.draining.load(Ordering::Acquire) {
+        if shard.engine.draining.load(Ordering::Acquire) || shard.leaving.load(Ordering::Acquire) {
             // Whoever takes the shard next dispatches it; this actor is about to be dropped.
             return std::future::pending().await;
         }
@@ -165,8 +169,7 @@ pub(super) async fn my_turn<'a>(
         // Counted under the lock too: whoever has put a control in force sees every attempt that came before it.
         let entered = shard.controls.enter(&needs.plan, needs.node, || {
             let turn = shared.gate.start();
-            let all = &shard.engine.counters.attempts_running;
-            let counted = matches!(turn, Turn::Start).then(|| Running::new(all, needs.running.of(needs.node)));
+            let counted = matches!(turn, Turn::Start).then(|| Running::new(shard, needs.running.of(needs.node)));
             (turn, counted)
         });
         match entered {

@@ -220,7 +220,7 @@ impl Blobs {
         let mut pause = RETRY_FIRST;
         loop {
             match self.get(root, blob).await {
-                Err(error @ (EngineError::Unavailable(_) | EngineError::Fenced)) => {
+                Err(error @ (EngineError::Unavailable(_) | EngineError::Elsewhere(_) | EngineError::Fenced)) => {
                     wait_for_store(shard, &error, &mut pause).await;
                 }
                 answer => return answer,

@@ -12,6 +12,7 @@ use troupe_core::ShardId;
 use crate::context::EngineContext;
 use crate::controls;
 use crate::error::EngineError;
+use crate::placement::{Look, Placed, PlacementMachine, Step};
 use crate::shard::{CLOSED, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage};
 
 /// Pause before a shard that failed is opened again.
@@ -22,6 +23,10 @@ const REOPEN_AFTER: Duration = Duration::from_millis(500);
 pub enum EngineMessage {
     /// Open a shard; whoever waits is told how that went.
     Serve(ShardId, oneshot::Sender<Result<(), EngineError>>),
+    /// The other members were looked at.
+    Looked(Look),
+    /// A shard that was to be opened is, or is not.
+    Opened(ShardId, bool),
     /// Give every shard up.
     Close(oneshot::Sender<()>),
 }
@@ -35,6 +40,7 @@ pub struct EngineActor;
 pub struct EngineState {
     engine: Arc<EngineContext>,
     shards: HashMap<ActorId, (ShardId, ActorRef<ShardMessage>)>,
+    placement: PlacementMachine,
 }
 
 impl Actor for EngineActor {
@@ -48,6 +54,7 @@ impl Actor for EngineActor {
         engine: Arc<EngineContext>,
     ) -> Result<EngineState, ActorProcessingErr> {
         Ok(EngineState {
+            placement: PlacementMachine::new(&engine.options.owner, engine.parts.state.shards()),
             engine,
             shards: HashMap::new(),
         })
@@ -61,6 +68,16 @@ impl Actor for EngineActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             EngineMessage::Serve(shard, ready) => state.serve(&myself, shard, ready).await,
+            EngineMessage::Looked(look) => state.looked(&myself, &look).await,
+            EngineMessage::Opened(shard, served) => {
+                let now = state.engine.now();
+                if served || !state.engine.halted.contains_key(&shard) {
+                    state.placement.opened(shard, served, now);
+                } else {
+                    state.placement.halted(shard);
+                }
+                state.placed();
+            }
             EngineMessage::Close(done) => {
                 state.close().await;
                 // Whoever asked may be gone; nothing depends on the answer.
@@ -88,10 +105,26 @@ impl Actor for EngineActor {
             return Ok(());
         };
         let engine = &state.engine;
-        if let Some(context) = engine.shards[usize::from(shard.0)].write().take() {
+        let served = engine.shards[usize::from(shard.0)].write().take();
+        let was_served = served.is_some();
+        if let Some(context) = served {
             context.gate.close();
         }
         engine.directory.remove_shard(shard);
+        if engine.parts.members.is_some() {
+            let now = engine.now();
+            if why == HALTED {
+                state.placement.halted(shard);
+            } else {
+                state.placement.gone(shard, now);
+            }
+            state.placed();
+            if was_served && ![FENCED, HALTED, CLOSED].contains(&why.as_str()) {
+                tracing::error!(shard = shard.0, why, "the shard failed and is opened again");
+                state.engine.metrics.actor_restarted("shard");
+            }
+            return Ok(());
+        }
         if [FENCED, HALTED, CLOSED].contains(&why.as_str()) || engine.draining.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -113,6 +146,47 @@ impl Actor for EngineActor {
 }
 
 impl EngineState {
+    async fn looked(&mut self, myself: &ActorRef<EngineMessage>, look: &Look) {
+        if self.engine.draining.load(Ordering::Acquire) {
+            return;
+        }
+        for step in self.placement.looked(look, self.engine.now()) {
+            match step {
+                Step::Take(shard) => {
+                    let (ready, opened) = oneshot::channel();
+                    self.serve(myself, shard, ready).await;
+                    let (engine, myself) = (Arc::clone(&self.engine), myself.clone());
+                    tokio::spawn(async move {
+                        let served = matches!(opened.await, Ok(Ok(())));
+                        // An engine that is gone needs no answer.
+                        myself.send_message(EngineMessage::Opened(shard, served)).ok();
+                        if served {
+                            controls::reconcile(&engine).await;
+                        }
+                    });
+                }
+                Step::GiveUp(shard) => {
+                    let held = self.shards.values().find(|(number, _)| *number == shard);
+                    // The end of its actor says that it is gone.
+                    if let Some((_, actor)) = held {
+                        actor.send_message(ShardMessage::HandOver).ok();
+                    }
+                }
+            }
+        }
+        self.placed();
+    }
+
+    /// Tells how far it has come.
+    fn placed(&self) {
+        let placed = Placed {
+            missing: self.placement.missing(),
+            settled: self.placement.is_settled(),
+            held: self.placement.held(),
+        };
+        self.engine.placed.send_replace(placed);
+    }
+
     async fn serve(
         &mut self,
         myself: &ActorRef<EngineMessage>,

@@ -125,7 +125,7 @@ impl ExecutionShell {
                 Ok(loaded) => {
                     self.loaded(myself, loaded, Respond::Nobody, None).await;
                 }
-                Err(error @ (EngineError::Unavailable(_) | EngineError::Fenced)) => {
+                Err(error @ (EngineError::Unavailable(_) | EngineError::Elsewhere(_) | EngineError::Fenced)) => {
                     tracing::warn!(id = %self.id, %error, "an execution waits for the store");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LOAD_RETRY_MAX);

@@ -26,6 +26,9 @@ use crate::timers::TimersMessage;
 /// Longest wait for the last commit and checkpoint when a shard is given up.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 
+/// How long attempts may go on when another member waits for their shard; it runs those again that had no time.
+const ATTEMPTS_END_WITHIN: Duration = Duration::from_millis(200);
+const ATTEMPTS_POLL: Duration = Duration::from_millis(5);
 /// Pause before the store is asked again to remember that an execution is set aside.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
 /// What an operator can do about a damaged shard.
@@ -60,7 +63,9 @@ pub enum ShardMessage {
     Rebuild(ActorId, ExecutionId),
     /// Set or lift a control. Answers once it is in force: whether it was news.
     Control(Box<ControlRequest>, oneshot::Sender<Result<bool, EngineError>>),
-    /// Give the shard up.
+    /// Another member waits for the shard.
+    HandOver,
+    /// What ran has ended, or had its time: give the shard up.
     Close(oneshot::Sender<()>),
 }
 
@@ -129,6 +134,7 @@ impl Actor for ShardActor {
             }
             ShardMessage::Rebuild(actor, id) => state.rebuild(actor, id),
             ShardMessage::Control(request, reply) => state.control(*request, reply),
+            ShardMessage::HandOver => state.hand_over(&myself),
             ShardMessage::Close(done) => {
                 state.close(&myself).await;
                 // Whoever asked may be gone; nothing depends on the answer.
@@ -189,7 +195,12 @@ impl ShardState {
                 Err(EngineError::Damaged(why))
             }
             Err(error) => {
-                tracing::error!(shard = shard.0, %error, "the shard cannot be opened");
+                if engine.parts.members.is_some() {
+                    // Another member may have been faster.
+                    tracing::warn!(shard = shard.0, %error, "the shard is not opened");
+                } else {
+                    tracing::error!(shard = shard.0, %error, "the shard cannot be opened");
+                }
                 myself.stop(Some(format!("cannot be opened: {error}")));
                 Err(error)
             }
@@ -257,6 +268,7 @@ impl ShardState {
             context.gate.close();
         }
         engine.directory.remove_shard(*shard);
+        engine.watches.drop_shard(*shard);
         engine.rooms.forget_shard(*shard);
         engine.quarantine.retain(|id, _| id.shard() != *shard);
     }
@@ -398,8 +410,40 @@ impl ShardState {
         });
     }
 
+    /// Starts nothing any more, lets what runs end, and writes a checkpoint, while it still serves: then only little is left to do
+    /// between its last answer and the next owner's first one.
+    fn hand_over(&self, myself: &ActorRef<ShardMessage>) {
+        let Some(context) = self.context.clone() else {
+            myself.stop(Some(CLOSED.to_owned()));
+            return;
+        };
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            let (flushed, flush) = oneshot::channel();
+            if context
+                .checkpointer
+                .send_message(CheckpointerMessage::Flush(flushed))
+                .is_ok()
+            {
+                // The last one before the release matters.
+                tokio::time::timeout(CLOSE_MAX, flush).await.ok();
+            }
+            context.leaving.store(true, Ordering::Release);
+            let until = tokio::time::Instant::now() + ATTEMPTS_END_WITHIN;
+            while context.attempts_running.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < until {
+                tokio::time::sleep(ATTEMPTS_POLL).await;
+            }
+            let (done, _) = oneshot::channel();
+            myself.send_message(ShardMessage::Close(done)).ok();
+        });
+    }
+
     async fn close(&mut self, myself: &ActorRef<ShardMessage>) {
-        let Some(context) = self.context.clone() else { return };
+        let Some(context) = self.context.clone() else {
+            // It was never opened, or is being dropped.
+            myself.stop(Some(CLOSED.to_owned()));
+            return;
+        };
         let engine = Arc::clone(&context.engine);
         self.withdraw();
         let settle = async {

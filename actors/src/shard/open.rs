@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashSet;
 use ractor::{Actor, ActorId, ActorRef};
 use tokio::sync::{Semaphore, oneshot};
-use troupe_core::{ExecutionId, LogPosition, ShardId};
-use troupe_ports::{ExecutionQuery, ExecutionSummary, Lease, LogRecord, StoreError};
+use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
+use troupe_ports::{EpochError, ExecutionQuery, ExecutionSummary, Lease, LogRecord, StoreError};
 
 use super::actor::ShardMessage;
 use super::loss::{Torn, cut};
@@ -42,25 +42,33 @@ const LIST_ROWS: usize = 1_000;
 /// Longest wait for the checkpoint that leaves lost records behind.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 
-/// Takes a shard, waiting for the lease of another owner to expire if it may.
+/// Takes a shard under the next epoch.
 async fn acquire(engine: &EngineContext, shard: ShardId) -> Result<(LeaseGate, Lease), EngineError> {
-    let EngineOptions {
-        owner,
-        lease,
-        acquire_within,
-        ..
-    } = &engine.options;
-    let until = tokio::time::Instant::now() + *acquire_within;
-    loop {
-        let gate = LeaseGate::new(engine.now(), lease_ms(engine));
-        match engine.parts.state.acquire(shard, owner, *lease).await {
-            Ok(lease) => return Ok((gate, lease)),
-            Err(StoreError::Held(holder)) if tokio::time::Instant::now() < until => {
-                tracing::debug!(shard = shard.0, holder, "waits until another owner's lease expires");
-                tokio::time::sleep(*lease / 10).await;
-            }
-            Err(error) => return Err(error.into()),
+    let EngineOptions { owner, lease, .. } = &engine.options;
+    let epoch = next_epoch(engine, shard).await?;
+    let gate = LeaseGate::new(engine.now(), lease_ms(engine));
+    let lease = engine.parts.state.acquire_under(shard, owner, *lease, epoch).await?;
+    Ok((gate, lease))
+}
+
+/// Asks whoever orders the owners for an epoch. Whoever has the shard stops once it reads that, so nobody asks while it is held.
+async fn next_epoch(engine: &EngineContext, shard: ShardId) -> Result<Option<Epoch>, EngineError> {
+    let Some(epochs) = &engine.parts.epochs else {
+        return Ok(None);
+    };
+    let own = &engine.options.owner;
+    let holder = engine.parts.state.holder(shard).await?;
+    if let Some(owner) = holder.owner.filter(|owner| owner != own) {
+        return Err(StoreError::Held(format!("{owner} has shard {shard}")).into());
+    }
+    let issued = epochs.issued(shard).await?;
+    match epochs.issue(shard, issued.max(holder.epoch), own).await {
+        Ok(epoch) => Ok(Some(epoch)),
+        Err(EpochError::Conflict { latest }) => {
+            let why = format!("another member was faster: epoch {latest} of shard {shard} has been issued");
+            Err(StoreError::Held(why).into())
         }
+        Err(EpochError::Store(error)) => Err(error.into()),
     }
 }
 
@@ -417,6 +425,8 @@ async fn spawn_beside(
         epoch,
         gate,
         released: lease.released,
+        leaving: AtomicBool::new(false),
+        attempts_running: AtomicU64::new(0),
         recovered: AtomicBool::new(false),
         failed: DashSet::new(),
         mail: Mail::default(),
@@ -478,7 +488,9 @@ async fn project(context: &Arc<ShardContext>, changed: &[ExecutionId]) -> Result
         match load(context, *id).await {
             Ok(Loaded::Found(found)) => summaries.push(summary(&found.state)),
             Ok(Loaded::Missing | Loaded::Tombstone(_)) => {}
-            Err(error @ (EngineError::Unavailable(_) | EngineError::Fenced)) => return Err(error),
+            Err(error @ (EngineError::Unavailable(_) | EngineError::Elsewhere(_) | EngineError::Fenced)) => {
+                return Err(error);
+            }
             Err(error) => tracing::error!(%id, %error, "an execution cannot be listed"),
         }
     }

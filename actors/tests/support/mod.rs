@@ -18,7 +18,7 @@ use troupe_core::definition::WorkflowDefinition;
 use troupe_core::{ErrorInfo, ExecutionId, Json, Timestamp};
 use troupe_executors::{Executors, ExecutorsBuilder, Handler, HandlerCall, HandlerError};
 use troupe_lang::{Expression, Scope};
-use troupe_ports::{Clock, DefinitionStore, Rendered, Sandbox, SandboxJob, SystemClock};
+use troupe_ports::{Clock, DefinitionStore, EpochAuthority, Membership, Rendered, Sandbox, SandboxJob, SystemClock};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -145,6 +145,16 @@ pub async fn with_sandbox(
     options: EngineOptions,
     sandbox: Arc<dyn Sandbox>,
 ) -> World {
+    let (parts, bus) = parts(&store, executors, sandbox);
+    let engine = Engine::spawn(parts, options).await.unwrap();
+    World { engine, store, bus }
+}
+
+fn parts(
+    store: &Arc<EmbeddedStore>,
+    executors: ExecutorsBuilder,
+    sandbox: Arc<dyn Sandbox>,
+) -> (EngineParts, Arc<InProcessBus>) {
     let bus = Arc::new(InProcessBus::new());
     let parts = EngineParts {
         state: store.clone(),
@@ -154,7 +164,23 @@ pub async fn with_sandbox(
         executor: Arc::new(executors.build()),
         sandbox,
         clock: Arc::new(SystemClock),
+        members: None,
+        epochs: None,
     };
+    (parts, bus)
+}
+
+/// An engine that shares its store with the others in `register`; `epochs` orders them.
+pub async fn as_member(
+    store: Arc<EmbeddedStore>,
+    executors: ExecutorsBuilder,
+    options: EngineOptions,
+    register: Arc<dyn Membership>,
+    epochs: Arc<dyn EpochAuthority>,
+) -> World {
+    let (mut parts, bus) = parts(&store, executors, Arc::new(Arrows));
+    parts.members = Some(register);
+    parts.epochs = Some(epochs);
     let engine = Engine::spawn(parts, options).await.unwrap();
     World { engine, store, bus }
 }

@@ -187,6 +187,8 @@ pub(super) async fn open_on(
         executor,
         sandbox: Arc::new(NoSandbox),
         clock: Arc::new(SystemClock),
+        members: None,
+        epochs: None,
     };
     Engine::spawn(parts, engine_options(setting.end, setting.fault))
         .await

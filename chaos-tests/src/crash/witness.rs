@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, Timestamp};
 use troupe_ports::{
-    AppendError, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore,
-    StoreCounters, StoreError,
+    AppendError, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, Lease, LogRecord,
+    StateStore, StoreCounters, StoreError,
 };
 
 use super::record::Record;
@@ -26,8 +26,18 @@ impl StateStore for Witness {
         self.0.shards()
     }
 
-    async fn acquire(&self, shard: ShardId, owner: &str, lease: Duration) -> Result<Lease, StoreError> {
-        let acquired = self.0.acquire(shard, owner, lease).await?;
+    async fn holder(&self, shard: ShardId) -> Result<Holder, StoreError> {
+        self.0.holder(shard).await
+    }
+
+    async fn acquire_under(
+        &self,
+        shard: ShardId,
+        owner: &str,
+        lease: Duration,
+        epoch: Option<Epoch>,
+    ) -> Result<Lease, StoreError> {
+        let acquired = self.0.acquire_under(shard, owner, lease, epoch).await?;
         Record::Acquired {
             shard: shard.0,
             epoch: acquired.epoch.0,

@@ -35,6 +35,8 @@ pub(super) fn context(
         executor: Arc::new(Unused),
         sandbox: Arc::new(Unused),
         clock: Arc::clone(clock) as _,
+        members: None,
+        epochs: None,
     };
     EngineContext::new(parts, options)
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{
-    AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Lease,
+    AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Holder, Lease,
     LogRecord, StateStore, StoreCounters, StoreError, Wait,
 };
 
@@ -324,7 +324,23 @@ impl StateStore for SimulatedStore {
         u16::try_from(self.lock().len()).unwrap_or(u16::MAX)
     }
 
-    async fn acquire(&self, shard: ShardId, owner: &str, lease: Duration) -> Result<Lease, StoreError> {
+    async fn holder(&self, shard: ShardId) -> Result<Holder, StoreError> {
+        let now = self.clock.now();
+        self.with(shard, |store| {
+            Ok(Holder {
+                epoch: store.epoch,
+                owner: store.owner.clone().filter(|_| now < store.lease_until),
+            })
+        })
+    }
+
+    async fn acquire_under(
+        &self,
+        shard: ShardId,
+        owner: &str,
+        lease: Duration,
+        epoch: Option<Epoch>,
+    ) -> Result<Lease, StoreError> {
         let now = self.clock.now();
         self.with(shard, |store| {
             let held = store
@@ -335,7 +351,15 @@ impl StateStore for SimulatedStore {
                 return Err(StoreError::Held(holder.to_owned()));
             }
             let released = store.owner.is_none() && store.epoch > Epoch(0);
-            store.epoch = Epoch(store.epoch.0 + 1);
+            let epoch = epoch.unwrap_or(Epoch(store.epoch.0 + 1));
+            if epoch <= store.epoch {
+                return Err(StoreError::Fenced {
+                    shard,
+                    owner: store.epoch,
+                    ours: epoch,
+                });
+            }
+            store.epoch = epoch;
             store.owner = Some(owner.to_owned());
             store.lease_until = later(now, lease);
             // A durable write of its own, so whatever was written before it is durable too.

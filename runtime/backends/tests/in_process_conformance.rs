@@ -1,12 +1,13 @@
-//! The in-process bus against the suite of event buses.
+//! The in-process bus and register of members against their suites.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use troupe_backends::{EventFilter, InProcessBus, Subscription, SystemSubscription};
-use troupe_ports::EventBus;
+use troupe_backends::{EventFilter, InProcessBus, InProcessMembers, Subscription, SystemSubscription};
+use troupe_ports::conformance::Fixture;
 use troupe_ports::conformance::bus::{BusFixture, Heard, Listener};
+use troupe_ports::{EventBus, Membership};
 
 struct Local(InProcessBus);
 
@@ -34,3 +35,14 @@ impl Listener for Both {
 }
 
 troupe_ports::event_bus_conformance!(Local(InProcessBus::new()));
+
+struct Register(Arc<InProcessMembers>);
+
+#[async_trait]
+impl Fixture<dyn Membership> for Register {
+    async fn open(&self) -> Arc<dyn Membership> {
+        self.0.clone()
+    }
+}
+
+troupe_ports::membership_conformance!(Register(Arc::default()));

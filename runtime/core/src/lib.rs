@@ -10,6 +10,7 @@ pub mod execution;
 pub mod graph;
 pub mod id;
 pub mod lifecycle;
+pub mod placement;
 pub mod plan;
 pub mod value;
 

@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod definitions;
 pub mod epochs;
 pub mod executor;
+pub mod members;
 pub mod source;
 pub mod state;
 pub mod visibility;
@@ -19,9 +20,10 @@ pub use clock::{Clock, SystemClock};
 pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition, says_the_same};
 pub use epochs::{EpochAuthority, EpochError};
 pub use executor::{Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, Secrets, Task};
+pub use members::{Member, Membership};
 pub use source::{EventSource, Incoming, Receipt, SourceError};
 pub use state::{
-    AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord,
-    StateStore, StoreCounters, StoreError, Wait,
+    AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, Lease,
+    LogRecord, StateStore, StoreCounters, StoreError, Wait,
 };
 pub use visibility::{ExecutionCursor, ExecutionQuery, ExecutionSummary, InvalidCursor, Page, VisibilityStore};

@@ -27,6 +27,15 @@ pub struct Lease {
     pub released: bool,
 }
 
+/// Who has a shard, as the store sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// The highest epoch so far; 0 if nobody ever had the shard.
+    pub epoch: Epoch,
+    /// Name of the owner whose lease has not expired; none: the shard is free.
+    pub owner: Option<String>,
+}
+
 /// A record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogRecord {
@@ -186,7 +195,25 @@ pub trait StateStore: Send + Sync + 'static {
     ///
     /// [`StoreError::Held`] while the lease of another `owner` has not expired. The same `owner` may always take it again.
     /// [`StoreError::Damaged`] if the log went back behind its checkpoint (a restore, a lost disk).
-    async fn acquire(&self, shard: ShardId, owner: &str, lease: Duration) -> Result<Lease, StoreError>;
+    async fn acquire(&self, shard: ShardId, owner: &str, lease: Duration) -> Result<Lease, StoreError> {
+        self.acquire_under(shard, owner, lease, None).await
+    }
+
+    /// As [`StateStore::acquire`], under exactly the epoch that an [`EpochAuthority`](crate::EpochAuthority) issued, where there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`StateStore::acquire`]; [`StoreError::Fenced`] if the epoch is not higher than any before: nothing has changed.
+    async fn acquire_under(
+        &self,
+        shard: ShardId,
+        owner: &str,
+        lease: Duration,
+        epoch: Option<Epoch>,
+    ) -> Result<Lease, StoreError>;
+
+    /// Who has a shard. It may be another's by the time this returns.
+    async fn holder(&self, shard: ShardId) -> Result<Holder, StoreError>;
 
     /// Extends the lease, also one that has expired but that nobody took; returns the store's time.
     async fn renew(&self, shard: ShardId, epoch: Epoch, lease: Duration) -> Result<Timestamp, StoreError>;

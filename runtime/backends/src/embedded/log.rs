@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use troupe_core::{Epoch, LogPosition, ShardId, Timestamp};
-use troupe_ports::{AppendError, CommitId, LogRecord, StoreError};
+use troupe_ports::{AppendError, CommitId, Holder, LogRecord, StoreError};
 
 use super::options::Sharing;
 use super::writer::Ran;
@@ -106,6 +106,7 @@ pub(super) fn acquire(
     now: Timestamp,
     lease_ms: u64,
     sharing: Sharing,
+    issued: Option<Epoch>,
 ) -> Ran<Acquired, StoreError> {
     let owner = owner(connection, shard)?;
     let held = owner.lease_until > now && owner.name.as_deref().is_some_and(|holder| holder != name);
@@ -113,7 +114,14 @@ pub(super) fn acquire(
         let holder = owner.name.unwrap_or_default();
         return Ok(Err(StoreError::Held(format!("{holder} has shard {shard}"))));
     }
-    let epoch = Epoch(owner.epoch.0 + 1);
+    let epoch = issued.unwrap_or(Epoch(owner.epoch.0 + 1));
+    if epoch <= owner.epoch {
+        return Ok(Err(StoreError::Fenced {
+            shard,
+            owner: owner.epoch,
+            ours: epoch,
+        }));
+    }
     // Only a release leaves a shard that was owned without a name.
     let released = owner.epoch > Epoch(0) && owner.name.is_none();
     connection
@@ -128,6 +136,14 @@ pub(super) fn acquire(
         trimmed: owner.trimmed,
         released,
     }))
+}
+
+pub(super) fn holder(connection: &Connection, shard: ShardId, now: Timestamp) -> rusqlite::Result<Holder> {
+    let owner = owner(connection, shard)?;
+    Ok(Holder {
+        epoch: owner.epoch,
+        owner: owner.name.filter(|_| owner.lease_until > now),
+    })
 }
 
 pub(super) fn renew(

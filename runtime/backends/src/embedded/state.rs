@@ -8,8 +8,8 @@ use bytes::Bytes;
 use rusqlite::Connection;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, Timestamp};
 use troupe_ports::{
-    AppendError, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Lease, LogRecord,
-    StateStore, StoreCounters, StoreError, SystemClock,
+    AppendError, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Holder, Lease,
+    LogRecord, StateStore, StoreCounters, StoreError, SystemClock,
 };
 
 use super::{DurabilityMutant, EmbeddedStore, blobs, cached, derived, log};
@@ -49,13 +49,25 @@ impl StateStore for EmbeddedStore {
         self.shards
     }
 
-    async fn acquire(&self, shard: ShardId, owner: &str, lease: Duration) -> Result<Lease, StoreError> {
+    async fn holder(&self, shard: ShardId) -> Result<Holder, StoreError> {
+        self.check_shard(shard)?;
+        let now = SystemClock.now();
+        self.log_reader.read(move |log| log::holder(log, shard, now)).await
+    }
+
+    async fn acquire_under(
+        &self,
+        shard: ShardId,
+        owner: &str,
+        lease: Duration,
+        epoch: Option<Epoch>,
+    ) -> Result<Lease, StoreError> {
         self.check_shard(shard)?;
         let (owner, sharing) = (owner.to_owned(), self.sharing);
         let now = SystemClock.now();
         let acquired = self
             .log
-            .run(move |log| log::acquire(log, shard, &owner, now, milliseconds(lease), sharing))
+            .run(move |log| log::acquire(log, shard, &owner, now, milliseconds(lease), sharing, epoch))
             .await?;
         let epoch = acquired.epoch;
         self.epochs[usize::from(shard.0)].fetch_max(epoch.0, Ordering::AcqRel);

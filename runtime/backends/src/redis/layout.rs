@@ -100,17 +100,36 @@ pub(super) struct CacheKeys {
     pub bytes: Vec<u8>,
 }
 
+/// Keys of the members of a deployment.
+pub(super) struct MemberKeys {
+    pub slot: u16,
+    /// Hash: name to member.
+    pub members: Vec<u8>,
+    /// Names by when their time is over.
+    pub expiries: Vec<u8>,
+    /// Hash: name to secret.
+    pub secrets: Vec<u8>,
+}
+
 /// All keys of a deployment.
 pub(super) struct Layout {
     pub shards: Vec<ShardKeys>,
+    pub members: MemberKeys,
     pub cache: CacheKeys,
 }
 
 impl Layout {
     pub(super) fn new(prefix: &str, shards: u16) -> Self {
         let cache = format!("{{{prefix}:cache}}");
+        let members = format!("{{{prefix}:members}}");
         let key = |letter: char| format!("{cache}{letter}").into_bytes();
         Self {
+            members: MemberKeys {
+                slot: slot(&members),
+                members: format!("{members}m").into_bytes(),
+                expiries: format!("{members}e").into_bytes(),
+                secrets: format!("{members}s").into_bytes(),
+            },
             shards: (0..shards).map(|shard| ShardKeys::new(prefix, shard)).collect(),
             cache: CacheKeys {
                 slot: slot(&cache),

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use redis::Value;
 use troupe_core::{Epoch, LogPosition, ShardId, Timestamp};
-use troupe_ports::{AppendError, CommitId, Lease, LogRecord, StoreError};
+use troupe_ports::{AppendError, CommitId, Holder, Lease, LogRecord, StoreError};
 
 use super::marks::Mark;
-use super::script::{ACQUIRE, APPEND, Arg, KEEP_CURSORS, READ, RELEASE, RENEW, SET_CURSOR, TRIM};
+use super::script::{ACQUIRE, APPEND, Arg, HOLDER, KEEP_CURSORS, READ, RELEASE, RENEW, SET_CURSOR, TRIM};
 use super::{RedisDurability, RedisStore, decode};
 
 /// Bytes of records that one answer carries; larger ones hold up everybody else on the connection.
@@ -30,6 +30,7 @@ impl RedisStore {
         shard: ShardId,
         owner: &str,
         lease: Duration,
+        epoch: Option<Epoch>,
     ) -> Result<Lease, StoreError> {
         let keys = self.keys(shard)?;
         match self.write_cursors(shard, self.marks.epoch(shard)).await {
@@ -37,11 +38,12 @@ impl RedisStore {
             Ok(()) | Err(StoreError::Fenced { .. }) => {}
             Err(error) => return Err(error),
         }
-        let args = vec![
+        let mut args = vec![
             Arg::Bytes(&self.identity),
             Arg::Bytes(owner.as_bytes()),
             Arg::Number(milliseconds(lease)),
         ];
+        args.extend(epoch.map(|epoch| Arg::Number(epoch.0)));
         let names = vec![&keys.owner[..], &keys.log, &keys.cursors];
         let answer = match self.ask(keys, &ACQUIRE, names, args).await? {
             Value::Nil => return Err(decode::gone(shard)),
@@ -50,6 +52,13 @@ impl RedisStore {
                 return Err(StoreError::Held(format!("{holder} has shard {shard}")));
             }
             Value::SimpleString(why) => return Err(StoreError::Damaged(format!("shard {shard}: {why}"))),
+            Value::Int(owner) => {
+                return Err(StoreError::Fenced {
+                    shard,
+                    owner: Epoch(decode::number(Value::Int(owner))?),
+                    ours: epoch.unwrap_or_default(),
+                });
+            }
             value => value,
         };
         let [epoch, next, checkpointed, now, released] = decode::numbers(answer)?;
@@ -64,6 +73,20 @@ impl RedisStore {
         self.check_marks(&lease)?;
         self.cursors.forget(shard);
         Ok(lease)
+    }
+
+    pub(super) async fn read_holder(&self, shard: ShardId) -> Result<Holder, StoreError> {
+        let keys = self.keys(shard)?;
+        let value = self.ask(keys, &HOLDER, vec![&keys.owner], Vec::new()).await?;
+        if value == Value::Nil {
+            return Err(decode::gone(shard));
+        }
+        let mut parts = decode::list(value)?.into_iter();
+        let mut next = || parts.next().unwrap_or(Value::Nil);
+        Ok(Holder {
+            epoch: Epoch(decode::number(next())?),
+            owner: decode::bytes_if_any(next())?.map(|name| String::from_utf8_lossy(&name).into_owned()),
+        })
     }
 
     /// Compares what the store has with what it acknowledged to this process.

@@ -18,6 +18,7 @@ mod layout;
 mod link;
 mod log;
 mod marks;
+mod members;
 mod node;
 mod options;
 mod script;

@@ -32,6 +32,8 @@ scripts! {
     CREATE = "lua/create.lua", Quick;
     CREATE_SHARD = "lua/create_shard.lua", Quick;
     ACQUIRE = "lua/acquire.lua", Quick;
+    HOLDER = "lua/holder.lua", Quick;
+    ANNOUNCE = "lua/announce.lua", Quick;
     RENEW = "lua/renew.lua", Quick;
     RELEASE = "lua/release.lua", Quick;
     APPEND = "lua/append.lua", Quick;

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, Timestamp};
 use troupe_ports::{
-    AppendError, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord, StateStore,
-    StoreCounters, StoreError,
+    AppendError, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, Lease, LogRecord,
+    StateStore, StoreCounters, StoreError,
 };
 
 use super::{RedisDurability, RedisStore};
@@ -23,8 +23,18 @@ impl StateStore for RedisStore {
         u16::try_from(self.layout.shards.len()).unwrap_or(u16::MAX)
     }
 
-    async fn acquire(&self, shard: ShardId, owner: &str, lease: Duration) -> Result<Lease, StoreError> {
-        self.acquire_shard(shard, owner, lease).await
+    async fn holder(&self, shard: ShardId) -> Result<Holder, StoreError> {
+        self.read_holder(shard).await
+    }
+
+    async fn acquire_under(
+        &self,
+        shard: ShardId,
+        owner: &str,
+        lease: Duration,
+        epoch: Option<Epoch>,
+    ) -> Result<Lease, StoreError> {
+        self.acquire_shard(shard, owner, lease, epoch).await
     }
 
     async fn renew(&self, shard: ShardId, epoch: Epoch, lease: Duration) -> Result<Timestamp, StoreError> {

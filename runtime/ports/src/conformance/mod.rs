@@ -9,6 +9,7 @@ pub mod bus;
 pub mod cached_outputs;
 pub mod definitions;
 pub mod epochs;
+pub mod members;
 pub mod source;
 pub mod state_checkpoint;
 pub mod state_log;
@@ -61,6 +62,8 @@ macro_rules! state_store_conformance {
             a_renewed_lease_keeps_others_out
             a_released_shard_is_free_at_once
             a_lease_tells_whether_the_shard_was_given_up
+            an_issued_epoch_is_installed_if_it_is_higher
+            the_holder_is_told_until_its_lease_expires
             a_shard_that_does_not_exist_is_refused
             cursors_never_go_back
             what_was_acknowledged_is_there_after_reopening
@@ -147,6 +150,18 @@ macro_rules! epoch_authority_conformance {
             only_one_of_many_racing_candidates_is_issued_an_epoch
             shards_are_ordered_independently
             epochs_are_there_after_reopening
+        }
+    };
+}
+
+/// The suite of [`crate::Membership`].
+#[macro_export]
+macro_rules! membership_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, members:
+            members_are_listed_as_they_were_announced_last
+            members_go_when_their_time_is_over_or_they_leave
+            the_first_secret_is_everybodys
         }
     };
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use troupe_core::{Epoch, LogPosition, ShardId, Timestamp};
 
 use super::Fixture;
-use crate::state::{AppendError, CommitId, Lease, StateStore, StoreError};
+use crate::state::{AppendError, CommitId, Holder, Lease, StateStore, StoreError};
 
 type StateFixture<'a> = &'a dyn Fixture<dyn StateStore>;
 
@@ -374,6 +374,57 @@ pub async fn a_lease_tells_whether_the_shard_was_given_up(fixture: StateFixture<
     assert!(!acquire(&*store, OTHER).await.released, "another shard was not");
     let again = acquire(&*store, SHARD).await;
     assert!(!again.released, "its last owner did not give it up");
+}
+
+/// A shard is taken under exactly the epoch that was issued, unless that is not higher than any before.
+pub async fn an_issued_epoch_is_installed_if_it_is_higher(fixture: StateFixture<'_>) {
+    let store = fixture.open().await;
+    let first = acquire(&*store, SHARD).await;
+    let issued = Epoch(first.epoch.0 + 7);
+    let under = |epoch| store.acquire_under(SHARD, "member-a", LONG_LEASE, Some(epoch));
+    let second = under(issued).await.expect("a higher epoch can be installed");
+    assert_eq!(second.epoch, issued);
+    is_fenced(store.renew(SHARD, first.epoch, LONG_LEASE).await, issued);
+    for late in [issued, Epoch(issued.0 - 1)] {
+        is_fenced(under(late).await, issued);
+    }
+    append(&*store, &second, 1, "one").await;
+    let held = store
+        .acquire_under(SHARD, "member-b", LONG_LEASE, Some(Epoch(issued.0 + 1)))
+        .await;
+    assert!(
+        matches!(held, Err(StoreError::Held(_))),
+        "an epoch breaks no lease: got {held:?}"
+    );
+}
+
+/// Who has a shard is told with the epoch in force, also through another handle; not once the lease has expired or was given up.
+pub async fn the_holder_is_told_until_its_lease_expires(fixture: StateFixture<'_>) {
+    let store = fixture.open().await;
+    let holder = async || store.holder(SHARD).await.expect("the holder can be read");
+    assert_eq!(holder().await, Holder::default());
+    let lease = acquire(&*store, SHARD).await;
+    let held = Holder {
+        epoch: lease.epoch,
+        owner: Some("member-a".to_owned()),
+    };
+    assert_eq!(holder().await, held);
+    assert_eq!(
+        store.holder(OTHER).await.expect("the holder can be read"),
+        Holder::default()
+    );
+    store.release(SHARD, lease.epoch).await.expect("the owner can release");
+    let free = holder().await;
+    assert_eq!(free.owner, None);
+    assert!(free.epoch > lease.epoch, "a release uses an epoch up");
+    let short = store.acquire(SHARD, "member-b", Duration::from_millis(200)).await;
+    let short = short.expect("a free shard can be acquired");
+    let begun = Instant::now();
+    while holder().await.owner.is_some() {
+        assert!(begun.elapsed() < PATIENCE, "the lease does not expire");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(holder().await.epoch, short.epoch);
 }
 
 /// A shard past the fixed number is no shard.

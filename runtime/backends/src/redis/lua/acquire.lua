@@ -1,4 +1,4 @@
--- KEYS: owner, log, cursors. ARGV: identity, name, lease in ms.
+-- KEYS: owner, log, cursors. ARGV: identity, name, lease in ms, epoch that was issued, if one was.
 local o = redis.call('HMGET', KEYS[1], 'i', 'e', 'o', 'u', 't', 'c')
 if not o[1] then return false end
 if o[1] ~= ARGV[1] then return {ok = 'it belongs to another store'} end
@@ -14,8 +14,9 @@ if checkpointed >= next or trimmed > checkpointed or cursor >= next then
     'it went back: its log is trimmed up to %.0f and goes on at %.0f, its checkpoint is at %.0f, a sink has sent %.0f',
     trimmed, next, checkpointed, cursor)}
 end
--- The time makes an epoch that a failover or a restored copy forgot come back as a higher one, never as the same.
-local epoch = math.max(tonumber(o[2]) + 1, now)
+-- Where nobody issues epochs, the time makes one that a failover or a restored copy forgot come back as a higher one, never as the same.
+local epoch = ARGV[4] and tonumber(ARGV[4]) or math.max(tonumber(o[2]) + 1, now)
+if epoch <= tonumber(o[2]) then return tonumber(o[2]) end
 redis.call('HSET', KEYS[1], 'e', string.format('%.0f', epoch), 'o', ARGV[2],
   'u', string.format('%.0f', now + tonumber(ARGV[3])))
 local released = (o[2] ~= '0' and not o[3]) and 1 or 0

@@ -144,7 +144,7 @@ impl EngineContext {
     /// The shard that owns an execution, if this engine serves it.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`]; [`EngineError::Damaged`] when it is halted.
+    /// [`EngineError::Elsewhere`]; [`EngineError::Damaged`] when it is halted.
     pub fn shard(&self, shard: ShardId) -> Result<Arc<ShardContext>, EngineError> {
         let slot = self
             .shards
@@ -188,7 +188,7 @@ impl EngineContext {
     /// A fresh id in some shard that is served.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] when none is.
+    /// [`EngineError::Unavailable`] when none is; [`EngineError::Elsewhere`] when others may have some.
     pub fn fresh_id(&self) -> Result<(ExecutionId, Arc<ShardContext>), EngineError> {
         let n = self.ids.fetch_add(1, Ordering::Relaxed);
         let random = self.random.hash_one(n);
@@ -198,6 +198,10 @@ impl EngineContext {
             if let Some(context) = self.shards[place].read().clone() {
                 return Ok((ExecutionId::fresh(context.shard, self.now(), random), context));
             }
+        }
+        if self.parts.members.is_some() {
+            let shard = u16::try_from(n % (shards.max(1) as u64)).unwrap_or(0);
+            return Err(EngineError::Elsewhere(ShardId(shard)));
         }
         Err(EngineError::Unavailable("no shard is served".into()))
     }

@@ -1,5 +1,6 @@
 //! The public face of the engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::oneshot;
 use troupe_core::control::{Clocks, ControlKey, Setting};
 use troupe_core::execution::{Decision, Entry, Event, Remedy, Status};
-use troupe_core::{ExecutionId, INLINE_BYTES_MAX, Json, Seq, ShardId, Value};
+use troupe_core::{CommandId, ExecutionId, INLINE_BYTES_MAX, Json, Seq, ShardId, Value};
 use troupe_ports::{
     Clock, DefinitionStore, EpochAuthority, EventBus, Member, Membership, NodeExecutor, Sandbox, StateStore,
     VisibilityStore,
@@ -17,7 +18,7 @@ use troupe_ports::{
 use crate::blobs::{Contents, blobs_of};
 use crate::breakers::BreakerView;
 use crate::context::EngineContext;
-use crate::controls;
+use crate::controls::{self, ControlRequest, ControlSets};
 use crate::engine::{EngineActor, EngineMessage};
 use crate::error::EngineError;
 use crate::execution::load::{Loaded, history, load};
@@ -26,8 +27,8 @@ use crate::execution::{ExecutionMessage, Respond, Viewed};
 use crate::options::EngineOptions;
 use crate::placement::{Whereabouts, watch};
 use crate::request::{
-    Command, CommandOutcome, ControlOutcome, ControlView, EndWatch, EngineStatus, ExecutionView, ReopenOutcome,
-    ReopenRequest, RerunOutcome, RerunRequest, StartOutcome, StartRequest,
+    Command, CommandOutcome, ControlOutcome, ControlView, EndWatch, EngineStatus, ExecutionView, Learned,
+    ReopenOutcome, ReopenRequest, RerunOutcome, RerunRequest, StartOutcome, StartRequest,
 };
 use crate::shard::{ShardMessage, deliver};
 use crate::start;
@@ -330,6 +331,54 @@ impl EngineHandle {
         controls::control(&self.context, key, setting, command).await
     }
 
+    /// The controls of every shard that is served here, for other members.
+    #[must_use]
+    pub fn control_sets(&self) -> ControlSets {
+        controls::sets(&self.context)
+    }
+
+    /// What every shard of the deployment is to be told so that a control stands so, by what `sets` know of it, which are those of all
+    /// shards; none where it stands so already.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] when the key has no such setting (`INVALID_REQUEST`).
+    pub fn planned_control(
+        &self,
+        sets: &ControlSets,
+        key: ControlKey,
+        setting: Option<Setting>,
+        command: Command,
+    ) -> Result<Option<ControlRequest>, EngineError> {
+        controls::planned(&self.context, &sets.sets(), key, setting, command)
+    }
+
+    /// Tells every shard that is served here. `Ok` means durable and in force in them.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::control`].
+    pub async fn learn_control(&self, request: ControlRequest) -> Result<Learned, EngineError> {
+        let reset = match (&request.key, request.setting) {
+            (ControlKey::Breaker(target), None) => Some(target.clone()),
+            _ => None,
+        };
+        let learned = controls::learn(&self.context, request).await?;
+        if let Some(target) = reset {
+            self.context.breakers.reset(&target);
+        }
+        Ok(learned)
+    }
+
+    /// Attempts in a control's scope that still run here.
+    #[must_use]
+    pub fn draining(&self, key: &ControlKey) -> u32 {
+        self.context.plans.draining(key)
+    }
+
+    /// Tells the shards that are served here what those of other members know later: somebody may have died while it was spread.
+    pub async fn learn_from(&self, others: &ControlSets) {
+        controls::learn_from(&self.context, others).await;
+    }
+
     /// Takes an operator's word on a breaker back and forgets what was counted of its target: it is closed, and opens again by
     /// what fails from now on.
     ///
@@ -618,7 +667,7 @@ impl EngineHandle {
             None => served > 0 && served + halted.len() == usize::from(shards),
         };
         EngineStatus {
-            ready: whole && !context.draining.load(Ordering::Acquire),
+            ready: whole && !context.draining.load(Ordering::Acquire) && !context.leaving.load(Ordering::Acquire),
             shards,
             shards_served: u16::try_from(served).unwrap_or(u16::MAX),
             halted,
@@ -664,10 +713,26 @@ impl EngineHandle {
         self.context.neighbours.read().members.clone()
     }
 
+    /// How many shards each member holds, by name, as they were seen last.
+    #[must_use]
+    pub fn shards_held(&self) -> BTreeMap<String, u16> {
+        let mut held = BTreeMap::new();
+        for name in self.context.neighbours.read().holders.values() {
+            *held.entry(name.clone()).or_default() += 1;
+        }
+        held
+    }
+
     /// The name under which this engine holds its leases.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.context.options.owner
+    }
+
+    /// An id that no command has had.
+    #[must_use]
+    pub fn fresh_command(&self) -> CommandId {
+        self.context.command_id()
     }
 
     /// Looks at the register of members now: somebody was not where it was thought to be.
@@ -675,10 +740,14 @@ impl EngineHandle {
         self.context.look_again.notify_one();
     }
 
-    /// Leaves its shards to the other members, a few at a time, within `within`; serves those that are left meanwhile.
-    async fn hand_over(&self, register: &Arc<dyn Membership>, within: Duration) {
+    /// Leaves its shards to the other members, a few at a time, within `within`; serves those that are left meanwhile. Does nothing
+    /// where there are no others, or when it was called before.
+    pub async fn leave(&self, within: Duration) {
         let context = &self.context;
-        context.leaving.store(true, Ordering::Release);
+        let Some(register) = &context.parts.members else { return };
+        if context.leaving.swap(true, Ordering::AcqRel) {
+            return;
+        }
         context.look_again.notify_one();
         let mut placed = context.placed.subscribe();
         let given_up = placed.wait_for(|placed| placed.held == 0 || context.is_alone());
@@ -694,9 +763,7 @@ impl EngineHandle {
     /// writes a last checkpoint and gives the shards up.
     pub async fn shutdown(&self, grace: Duration) {
         let context = &self.context;
-        if let Some(register) = &context.parts.members {
-            self.hand_over(register, grace).await;
-        }
+        self.leave(grace).await;
         context.draining.store(true, Ordering::Release);
         let drained = async {
             while context.counters.attempts_running.load(Ordering::Relaxed) > 0 {

@@ -44,13 +44,15 @@ pub mod timers;
 pub use attempt::AttemptWait;
 pub use blobs::Contents;
 pub use breakers::{BreakerHold, BreakerSettings, BreakerState, BreakerView};
+pub use controls::{ControlRequest, ControlSets};
 pub use error::EngineError;
 pub use handle::{Engine, EngineHandle, EngineParts};
 pub use options::{EngineOptions, Mutants};
 pub use placement::Whereabouts;
 pub use request::{
     Command, CommandOutcome, ControlOutcome, ControlView, EndWatch, Ended, EngineStatus, ExecutionView, Held,
-    KeyPolicy, OnClosed, OnOpen, ReopenOutcome, ReopenRequest, RerunOutcome, RerunRequest, StartOutcome, StartRequest,
+    KeyPolicy, Learned, OnClosed, OnOpen, ReopenOutcome, ReopenRequest, RerunOutcome, RerunRequest, StartOutcome,
+    StartRequest,
 };
 pub use rerun::values_of;
 pub use resume::{RESUME_SECRET_BYTES, ResumeLinks};

@@ -206,6 +206,17 @@ pub struct ControlOutcome {
     pub draining: u32,
 }
 
+/// What became of a control in the shards of one engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Learned {
+    /// The shards in which it is in force.
+    pub shards: Vec<ShardId>,
+    /// Whether one of them learned something.
+    pub changed: bool,
+    /// Attempts in its scope that still run.
+    pub draining: u32,
+}
+
 /// A control in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlView {

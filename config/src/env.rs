@@ -57,6 +57,9 @@ variables! {
     "TROUPE_STORE_EVENTS" Key("store.events") "RabbitMQ that events go to.";
     "TROUPE_STORE_PREFIX" Key("store.prefix") "Begins the names of everything on these servers.";
     "TROUPE_STORE_CA_FILE" Key("store.ca_file") "Authority that signed the certificates of these servers.";
+    "TROUPE_CLUSTER_ADDRESS" Key("cluster.address") "Where other members reach this process.";
+    "TROUPE_CLUSTER_SECRET" Key("cluster.secret") "What members sign their requests to each other with.";
+    "TROUPE_CLUSTER_LEASE_MS" Key("cluster.lease_ms") "How long a part of the log stays with a process that is gone.";
     "TROUPE_STORE_DURABILITY" Key("store.durability") "What an acknowledgement promises.";
     "TROUPE_SANDBOX_PROCESSES" Key("sandbox.processes") "Processes that run function code.";
     "TROUPE_SANDBOX_MEMORY_MIB" Key("sandbox.memory_mib") "JavaScript heap of one process.";

@@ -12,6 +12,7 @@ pub(crate) struct Raw {
     pub(crate) engine: RawEngine,
     pub(crate) breakers: RawBreakers,
     pub(crate) store: RawStore,
+    pub(crate) cluster: RawCluster,
     pub(crate) sandbox: RawSandbox,
     pub(crate) http: RawHttp,
     pub(crate) limits: RawLimits,
@@ -57,6 +58,14 @@ pub(crate) struct RawStore {
     pub(crate) prefix: String,
     pub(crate) ca_file: String,
     pub(crate) durability: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawCluster {
+    pub(crate) address: String,
+    pub(crate) secret: String,
+    pub(crate) lease_ms: u64,
 }
 
 #[derive(Debug, Deserialize)]

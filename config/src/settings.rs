@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::raw::{Raw, RawBreakers, RawNodeTypes, RawStore};
+use crate::raw::{Raw, RawBreakers, RawCluster, RawNodeTypes, RawStore};
+use crate::secret::SecretText;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Settings {
     pub breakers: Option<BreakerSettings>,
     /// The store.
     pub store: StoreSettings,
+    /// How processes that share a store find each other.
+    pub cluster: ClusterSettings,
     /// Function code.
     pub sandbox: SandboxSettings,
     /// HTTP nodes.
@@ -138,6 +141,20 @@ impl StoreSettings {
         }
     }
 }
+
+/// How processes that share a store find each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// Where the others reach this one; none: where it listens.
+    pub address: Option<PublicUrl>,
+    /// What they sign their requests to each other with; none: one that the first of them made and put beside the state.
+    pub secret: Option<SecretText>,
+    /// How long a part of the log stays with a process that is gone.
+    pub lease: Duration,
+}
+
+/// Fewest characters of a secret: as many as 128 random bits have in hexadecimal digits.
+const CLUSTER_SECRET_MIN: usize = 32;
 
 /// The address of a server. It may hold a password, which is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -293,6 +310,7 @@ impl Settings {
             },
             breakers: check.breakers(&raw.breakers),
             store: check.store(&raw.store),
+            cluster: check.cluster(&raw.cluster),
             sandbox: SandboxSettings {
                 processes: match check.range("sandbox.processes", raw.sandbox.processes, 0, 256) as usize {
                     0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -425,6 +443,32 @@ impl Checks {
             durability: self.durability(raw),
             prefix: self.prefix(&raw.prefix),
             ca_file: (!raw.ca_file.is_empty()).then(|| raw.ca_file.as_str().into()),
+        }
+    }
+
+    fn cluster(&mut self, raw: &RawCluster) -> ClusterSettings {
+        let address = PublicUrl::parse(&raw.address);
+        if address.is_none() && !raw.address.is_empty() {
+            let hint = "give scheme, name and port, such as \"http://10.0.0.7:7654\"".to_owned();
+            self.complain(
+                "cluster.address",
+                format!("`{}` is no address of a server", raw.address),
+                hint,
+            );
+        }
+        let secret = raw.secret.trim();
+        if !secret.is_empty() && secret.len() < CLUSTER_SECRET_MIN {
+            let message = format!("the secret has less than {CLUSTER_SECRET_MIN} characters");
+            self.complain(
+                "cluster.secret",
+                message,
+                "use what `openssl rand -hex 32` gives".to_owned(),
+            );
+        }
+        ClusterSettings {
+            address,
+            secret: (!secret.is_empty()).then(|| SecretText::new(secret.to_owned())),
+            lease: Duration::from_millis(self.range("cluster.lease_ms", raw.lease_ms, 1_000, 60_000)),
         }
     }
 

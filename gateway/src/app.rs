@@ -13,6 +13,7 @@ use troupe_telemetry::Exposition;
 use crate::analyses::Analyses;
 use crate::error::ApiError;
 use crate::hooks::HookIndex;
+use crate::members::Members;
 use crate::rules::Rules;
 use crate::wiring::LiveBus;
 
@@ -35,6 +36,8 @@ pub struct Parts {
     pub definitions: Arc<dyn DefinitionStore>,
     /// Lists of executions.
     pub visibility: Arc<dyn VisibilityStore>,
+    /// How other members are asked; none: there are none.
+    pub members: Option<Members>,
     /// Events as they become durable.
     pub live: LiveBus,
     /// Analyses that were shown lately.
@@ -102,6 +105,11 @@ impl App {
     pub fn archived(&self, workflow: &str) {
         self.engine.definition_changed(workflow);
         self.hooks.archived(workflow);
+    }
+
+    /// Leaves the shards to other members, where there are some, while requests are still answered.
+    pub async fn leave(&self) {
+        self.engine.leave(self.settings.drain).await;
     }
 
     /// Ends event streams, lets running attempts end within the drain time, and gives the store up.

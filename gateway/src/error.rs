@@ -9,8 +9,10 @@ use serde_json::Value;
 use troupe_actors::EngineError;
 use troupe_core::control::Scope;
 use troupe_core::definition::Diagnostic;
-use troupe_core::{ErrorInfo, ExecutionId};
+use troupe_core::{ErrorInfo, ExecutionId, ShardId};
 use troupe_ports::{DefinitionError, StoreError};
+
+use crate::members::Elsewhere;
 
 /// Another process has the store open.
 pub const STORE_IN_USE: &str = "STORE_IN_USE";
@@ -25,6 +27,11 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("BODY_INCOMPLETE", 400, "The body broke off"),
     ("INVALID_PARAMETER", 400, "A parameter is wrong"),
     ("SIGNATURE_INVALID", 401, "The call is not signed as the hook asks"),
+    (
+        "MEMBER_SIGNATURE_INVALID",
+        401,
+        "The request is not signed as members of this deployment sign",
+    ),
     ("HOST_NOT_ALLOWED", 403, "The request was not meant for this server"),
     ("ROUTE_NOT_FOUND", 404, "There is no such resource"),
     ("WORKFLOW_NOT_FOUND", 404, "There is no such workflow"),
@@ -133,6 +140,7 @@ pub struct ApiError {
     errors: Vec<ErrorItem>,
     existing: Option<ExecutionId>,
     retry_after_ms: Option<u64>,
+    elsewhere: Option<ShardId>,
 }
 
 impl ApiError {
@@ -146,6 +154,7 @@ impl ApiError {
             errors: Vec::new(),
             existing: None,
             retry_after_ms: None,
+            elsewhere: None,
         }
     }
 
@@ -236,7 +245,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let problem = self.problem();
-        if problem.status >= 500 {
+        if problem.status >= 500 && self.elsewhere.is_none() {
             tracing::error!(code = %problem.code, detail = %problem.detail, "request failed");
         }
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -246,6 +255,9 @@ impl IntoResponse for ApiError {
             HeaderValue::from_static("application/problem+json"),
         );
         let mut response = (status, [content], body).into_response();
+        if let Some(shard) = self.elsewhere {
+            response.extensions_mut().insert(Elsewhere(shard));
+        }
         if let Some(ms) = self.retry_after_ms {
             response
                 .headers_mut()
@@ -275,6 +287,7 @@ impl From<EngineError> for ApiError {
         api.retry_after_ms = error.retry_after_ms();
         match &error {
             EngineError::KeyConflict { existing } => api.existing = Some(*existing),
+            EngineError::Elsewhere(shard) => api.elsewhere = Some(*shard),
             EngineError::Stopped { scope, .. } => {
                 let what = match scope {
                     Scope::Workflow(workflow) => format!("--workflow {workflow}"),

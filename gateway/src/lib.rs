@@ -10,6 +10,7 @@ pub mod dto;
 pub mod error;
 pub mod exit;
 mod hooks;
+pub mod members;
 mod pages;
 pub mod routes;
 pub mod rules;

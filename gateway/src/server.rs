@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use crate::app::App;
 use crate::routes::router;
 
-/// Serves `app` on `listener` until `stop` resolves; then refuses new connections, ends event streams, lets open
+/// Serves `app` on `listener` until `stop` resolves; then leaves its shards to other members, refuses new connections, ends event streams, lets open
 /// requests end, and drains the engine.
 ///
 /// # Errors
@@ -17,10 +17,12 @@ pub async fn serve(
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let closing = app.closing.clone();
+    let leaving = app.clone();
     let stopped = async move {
         stop.await;
-        closing.cancel();
+        // Who leaves is asked for its shards until others have them.
+        leaving.leave().await;
+        leaving.closing.cancel();
     };
     let served = axum::serve(listener, router(app.clone()))
         .with_graceful_shutdown(stopped)

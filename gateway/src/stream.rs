@@ -3,6 +3,7 @@
 //! The history is the truth and the bus only the alarm clock: whatever the bus loses, the next look at the history finds.
 
 mod position;
+pub(crate) mod reader;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use troupe_core::{ExecutionId, Seq};
 use crate::app::{App, StreamPermit};
 use crate::dto::{HistoryEntryDto, date, entry, verb_name};
 use crate::error::ApiError;
+use crate::members::streams::{HERE_ONLY, follow_others};
 use crate::routes::execution_id;
 use crate::wiring::{EventFilter, Subscription, SubscriptionError, SystemSubscription};
 use position::Position;
@@ -49,15 +51,18 @@ struct Event {
 }
 
 pub(crate) async fn stream(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
+    let here_only = headers.contains_key(HERE_ONLY);
     let topics = topics(&uri)?;
     let last = last_event_id(&headers, &topics)?;
     let permit = app.stream_permit()?;
     let mut followed: Vec<BoxStream<'static, Event>> = Vec::new();
     if topics.all {
         followed.push(executions(&app, last.is_some()));
+        followed.extend(elsewhere(&app, "executions", here_only));
     }
     if topics.system {
         followed.push(system(&app, last.is_some()));
+        followed.extend(elsewhere(&app, "system", here_only));
     }
     let mut position = last.unwrap_or_else(|| Position::start(&topics.executions));
     for id in topics.executions {
@@ -98,6 +103,19 @@ impl stream::Stream for Holding {
     ) -> std::task::Poll<Option<Sse>> {
         self.events.poll_next_unpin(context)
     }
+}
+
+/// The events of a topic at the other members, if there may be some.
+fn elsewhere(app: &App, topic: &'static str, here_only: bool) -> Option<BoxStream<'static, Event>> {
+    if here_only || app.members.is_none() {
+        return None;
+    }
+    let events = follow_others(app.clone(), topic);
+    let shown = events.map(|received| {
+        let event = Sse::default().event(received.name).data(received.data.to_string());
+        Event { event, sent: None }
+    });
+    Some(shown.boxed())
 }
 
 fn topics(uri: &Uri) -> Result<Topics, ApiError> {

@@ -2,21 +2,18 @@
 #![allow(clippy::unwrap_used)]
 
 mod server;
+#[path = "server/services.rs"]
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lapin::options::{
-    BasicGetOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::Value;
 use server::Server;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use tempfile::TempDir;
+use services::{Deployment, Redis};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -32,62 +29,6 @@ edges:
   - { id: e1, source: first, target: wait }
   - { id: e2, source: wait, target: last }
 ";
-
-/// A Redis that keeps what it acknowledges; dropping it kills it.
-struct Redis {
-    child: Child,
-    port: u16,
-    directory: TempDir,
-}
-
-impl Redis {
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let directory = tempfile::tempdir().unwrap();
-        let child = Self::run(port, &directory);
-        Self { child, port, directory }
-    }
-
-    fn run(port: u16, directory: &TempDir) -> Child {
-        let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
-            .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
-            .arg(directory.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(begun.elapsed() < PATIENCE, "Redis does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        child
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.child = Self::run(self.port, &self.directory);
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn shared(variable: &str, usual: &str) -> String {
-    std::env::var(variable).unwrap_or_else(|_| usual.to_owned())
-}
 
 /// A queue that hears everything of one deployment, on the shared broker.
 struct Listener {
@@ -139,44 +80,6 @@ impl Listener {
     }
 }
 
-/// Takes what a deployment leaves on the shared servers away, whether the test passes or not.
-struct Cleanup {
-    postgres: String,
-    rabbitmq: String,
-    prefix: String,
-}
-
-impl Drop for Cleanup {
-    fn drop(&mut self) {
-        let Self {
-            postgres,
-            rabbitmq,
-            prefix,
-        } = self;
-        let (postgres, rabbitmq) = (std::mem::take(postgres), std::mem::take(rabbitmq));
-        let (schema, exchange) = (
-            format!("DROP SCHEMA IF EXISTS {prefix} CASCADE"),
-            format!("{prefix}.events"),
-        );
-        let clean = async move {
-            let connection = Connection::connect(&rabbitmq, ConnectionProperties::default())
-                .await
-                .unwrap();
-            let channel = connection.create_channel().await.unwrap();
-            let deleted = channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default());
-            deleted.await.unwrap();
-            let mut connection = PgConnection::connect(&postgres).await.unwrap();
-            sqlx::query(AssertSqlSafe(schema))
-                .execute(&mut connection)
-                .await
-                .unwrap();
-        };
-        // The test's own runtime cannot be waited for here.
-        let cleaned = std::thread::spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(clean)).join();
-        assert!(cleaned.is_ok() || std::thread::panicking(), "something is left behind");
-    }
-}
-
 fn completed(server: &Server) -> BTreeSet<String> {
     let (status, body) = server.get("/api/v1/executions?status=completed&limit=100");
     assert_eq!(status, 200, "{body}");
@@ -201,24 +104,20 @@ fn until_completed(server: &Server, ids: &BTreeSet<String>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_the_server_and_redis_are_killed() {
     let state = tempfile::tempdir().unwrap();
-    let random: String = state.path().to_string_lossy().chars().rev().take(6).collect();
-    let prefix = format!("test_{}_{}", std::process::id(), random.to_ascii_lowercase());
-    let prefix = prefix.as_str();
-    let postgres = shared("TROUPE_TEST_POSTGRES", "postgres://postgres@127.0.0.1:5432/test");
-    let rabbitmq = shared("TROUPE_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672");
-    let _cleanup = Cleanup {
-        postgres: postgres.clone(),
-        rabbitmq: rabbitmq.clone(),
-        prefix: prefix.to_owned(),
-    };
-    let listener = Listener::bind(&rabbitmq, prefix).await;
+    let deployment = Deployment::new();
+    let Deployment {
+        postgres,
+        rabbitmq,
+        prefix,
+    } = &deployment;
+    let listener = Listener::bind(rabbitmq, prefix).await;
     let mut redis = Redis::start();
     let redis_url = redis.url();
     let settings = [
         ("STORE_STATE".to_owned(), redis_url.as_str()),
         ("STORE_DEFINITIONS".to_owned(), postgres.as_str()),
         ("STORE_EVENTS".to_owned(), rabbitmq.as_str()),
-        ("STORE_PREFIX".to_owned(), prefix),
+        ("STORE_PREFIX".to_owned(), prefix.as_str()),
     ];
     let start = |server: &Server, n: u32| server.line(&["start", "flow", "-q", "-i", &format!("n={n}")]);
     let mut ids = BTreeSet::new();

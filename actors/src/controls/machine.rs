@@ -1,25 +1,32 @@
 //! What a shard decides of a control: whether it is news, and which entry says so.
 
 use bytes::Bytes;
+use minicbor::{Decode, Encode};
 use troupe_core::control::{CONTROLS_MAX, ControlEntry, ControlKey, ControlSet, Setting};
 use troupe_core::{CommandId, ErrorInfo, Principal, Timestamp};
 
 use crate::error::EngineError;
 
 /// A command, the same for every shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ControlRequest {
     /// When it was given.
+    #[n(0)]
     pub at: Timestamp,
     /// What is controlled.
+    #[n(1)]
     pub key: ControlKey,
     /// What it is set to; none lifts it.
+    #[n(2)]
     pub setting: Option<Setting>,
     /// Its id.
+    #[n(3)]
     pub command: CommandId,
     /// Who gave it.
+    #[n(4)]
     pub principal: Option<Principal>,
     /// Why, for people.
+    #[n(5)]
     pub reason: Option<String>,
 }
 

@@ -4,6 +4,7 @@ mod cancel;
 mod load;
 mod machine;
 mod order;
+mod sets;
 mod shared;
 mod spread;
 #[cfg(test)]
@@ -15,5 +16,6 @@ pub use load::fold;
 pub(crate) use load::load;
 pub use machine::{ControlRequest, ControlsMachine, Decided};
 pub use order::{behind, given_at};
+pub use sets::ControlSets;
 pub use shared::ShardControls;
-pub(crate) use spread::{control, controls, reconcile};
+pub(crate) use spread::{control, controls, learn, learn_from, planned, reconcile, sets};

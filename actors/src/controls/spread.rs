@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use tokio::sync::oneshot;
+use troupe_core::ErrorInfo;
 use troupe_core::control::{ControlKey, ControlSet, Register, Setting};
-use troupe_core::{ErrorInfo, ShardId};
 
 use super::machine::ControlRequest;
-use super::order::{behind, given_at, latest};
+use super::order::{given_at, latest};
+use super::sets::ControlSets;
 use crate::context::{EngineContext, ShardContext};
 use crate::error::EngineError;
-use crate::request::{Command, ControlOutcome, ControlView};
+use crate::request::{Command, ControlOutcome, ControlView, Learned};
 use crate::shard::ShardMessage;
 
 type Served = Vec<Arc<ShardContext>>;
@@ -28,16 +29,12 @@ pub(crate) async fn control(
     setting: Option<Setting>,
     command: Command,
 ) -> Result<ControlOutcome, EngineError> {
-    if setting.is_some_and(|setting| !key.takes(setting)) {
-        let why = "the control has no such setting";
-        return Err(EngineError::Refused(Box::new(ErrorInfo::new("INVALID_REQUEST", why))));
-    }
     let shards = served(engine);
     if shards.is_empty() {
         return Err(EngineError::Unavailable("no shard is served".into()));
     }
     let sets: Vec<Arc<ControlSet>> = shards.iter().map(|shard| shard.controls.set()).collect();
-    let Some(at) = given_at(&sets, &key, setting, command.command.as_ref(), engine.now()) else {
+    let Some(request) = planned(engine, &sets, key.clone(), setting, command)? else {
         // Whoever has lost a shard knows no longer how the control stands there.
         let now = engine.now();
         if let Some(lost) = shards.iter().find(|shard| !shard.gate.is_open(now)) {
@@ -46,21 +43,54 @@ pub(crate) async fn control(
         }
         return outcome(engine, &key, &sets, true);
     };
-    let request = ControlRequest {
+    let changed = learn(engine, request).await?.changed;
+    let sets: Vec<Arc<ControlSet>> = shards.iter().map(|shard| shard.controls.set()).collect();
+    outcome(engine, &key, &sets, !changed)
+}
+
+/// What every shard is to be told, by what `sets` know; none where the control stands so in all of them.
+pub(crate) fn planned(
+    engine: &EngineContext,
+    sets: &[Arc<ControlSet>],
+    key: ControlKey,
+    setting: Option<Setting>,
+    command: Command,
+) -> Result<Option<ControlRequest>, EngineError> {
+    if setting.is_some_and(|setting| !key.takes(setting)) {
+        let why = "the control has no such setting";
+        return Err(EngineError::Refused(Box::new(ErrorInfo::new("INVALID_REQUEST", why))));
+    }
+    let at = given_at(sets, &key, setting, command.command.as_ref(), engine.now());
+    Ok(at.map(|at| ControlRequest {
         at,
-        key: key.clone(),
+        key,
         setting,
         command: command.command.unwrap_or_else(|| engine.command_id()),
         principal: command.principal,
         reason: command.reason,
-    };
+    }))
+}
+
+/// Tells every shard that is served. `Ok` means durable and in force in all of them.
+pub(crate) async fn learn(engine: &EngineContext, request: ControlRequest) -> Result<Learned, EngineError> {
+    let shards = served(engine);
     let told = join_all(shards.iter().map(|shard| tell(shard, request.clone()))).await;
     let mut changed = false;
     for one in told {
         changed |= one?;
     }
-    let sets: Vec<Arc<ControlSet>> = shards.iter().map(|shard| shard.controls.set()).collect();
-    outcome(engine, &key, &sets, !changed)
+    Ok(Learned {
+        shards: shards.iter().map(|shard| shard.shard).collect(),
+        changed,
+        draining: engine.plans.draining(&request.key),
+    })
+}
+
+/// The controls of every shard that is served, as they are durable here.
+pub(crate) fn sets(engine: &EngineContext) -> ControlSets {
+    let now = engine.now();
+    let shards = served(engine).into_iter().filter(|shard| shard.gate.is_open(now));
+    ControlSets(shards.map(|shard| (shard.shard, shard.controls.set())).collect())
 }
 
 fn outcome(
@@ -124,14 +154,21 @@ pub(crate) fn controls(engine: &EngineContext) -> Vec<ControlView> {
 
 /// Completes what a crash left half spread: every shard that is served learns what another one knows later.
 pub(crate) async fn reconcile(engine: &Arc<EngineContext>) {
+    learn_from(engine, &ControlSets::default()).await;
+}
+
+/// Every shard that is served learns what another one, or one of `others`, knows later.
+pub(crate) async fn learn_from(engine: &EngineContext, others: &ControlSets) {
     let shards = served(engine);
-    let sets: Vec<Arc<ControlSet>> = shards.iter().map(|shard| shard.controls.set()).collect();
-    for (place, request) in behind(&sets) {
-        let Some(shard) = shards.get(place) else { continue };
-        let (ShardId(number), key) = (shard.shard, request.key.clone());
+    let sets = shards.iter().map(|shard| (shard.shard, shard.controls.set()));
+    for (number, request) in ControlSets(sets.collect()).behind(others) {
+        let Some(shard) = shards.iter().find(|shard| shard.shard == number) else {
+            continue;
+        };
+        let key = request.key.clone();
         match tell(shard, request).await {
-            Ok(_) => tracing::warn!(shard = number, ?key, "a control that was not in every shard is now"),
-            Err(error) => tracing::error!(shard = number, ?key, %error, "a control is not in every shard"),
+            Ok(_) => tracing::warn!(shard = number.0, ?key, "a control that was not in every shard is now"),
+            Err(error) => tracing::error!(shard = number.0, ?key, %error, "a control is not in every shard"),
         }
     }
 }

@@ -66,6 +66,14 @@ pub struct ControlDto {
     pub shards_all: u16,
 }
 
+impl ControlDto {
+    /// Whether both are of the same scope or target.
+    #[must_use]
+    pub fn is_of_the_same(&self, other: &Self) -> bool {
+        (&self.kind, &self.scope, &self.target) == (&other.kind, &other.scope, &other.target)
+    }
+}
+
 /// What holds an execution.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

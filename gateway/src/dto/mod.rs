@@ -5,6 +5,7 @@ mod context;
 mod control;
 mod decision;
 mod history;
+mod member;
 mod reopen;
 mod start;
 mod time;
@@ -18,6 +19,7 @@ pub use context::{
 pub use control::{ControlBody, ControlDto, ControlOption, ControlledDto, HeldDto, ScopeDto};
 pub use decision::{FailBody, OutputBody, VariablesBody};
 pub use history::{HistoryEntryDto, TransitionDto, entry, verb_name};
+pub use member::{LearnedDto, MemberDto};
 pub use reopen::{ReopenedDto, RepeatDto, RerunBody, RerunDto, RetryBody, SkipBody};
 pub use start::{CommandBody, CommandDto, PauseBody, StartBody, StartedDto};
 pub use time::{date, instant};

@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::body;
 use crate::dto::{BreakerDto, ControlBody, ControlOption, ControlledDto, PageDto, breaker_target};
 use crate::error::ApiError;
+use crate::members;
 
 pub(super) async fn list(State(app): State<App>) -> Json<PageDto<BreakerDto>> {
     let items = app.engine.breakers().iter().map(BreakerDto::of).collect();
@@ -56,13 +57,8 @@ async fn command(
     let parsed = body::parse(&bytes, limits.nesting_max)?;
     let command = ControlBody::read(parsed, false, ControlOption::None)?.into_command(id, LOCAL);
     let target = breaker_target(target)?;
-    let key = ControlKey::Breaker(target.clone());
-    let outcome = match hold {
-        Some(hold) => {
-            let setting = Some(Setting::Breaker(hold));
-            app.engine.control(key.clone(), setting, command).await?
-        }
-        None => app.engine.reset_breaker(&target, command).await?,
-    };
+    let key = ControlKey::Breaker(target);
+    let setting = hold.map(Setting::Breaker);
+    let outcome = members::controls::control(app, key.clone(), setting, command).await?;
     Ok(Json(ControlledDto::of(&key, outcome)))
 }

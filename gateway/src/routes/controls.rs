@@ -1,10 +1,10 @@
 //! Pauses and emergency stops of a wider scope than one execution.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use troupe_core::control::{ControlKey, Scope, Setting};
 
 use super::params::{Params, Path};
@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::body;
 use crate::dto::{ControlBody, ControlDto, ControlOption, ControlledDto, PageDto};
 use crate::error::ApiError;
+use crate::members::{self, Signed};
 
 /// Between a workflow's id and the node whose body is meant.
 const BODY_OF: char = '#';
@@ -26,9 +27,14 @@ enum Verb {
     Release,
 }
 
-pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn list(
+    State(app): State<App>,
+    signed: Option<Extension<Signed>>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     Params::of(&uri, &[])?;
-    let items = app.engine.controls().iter().map(ControlDto::from).collect();
+    // A member that asks puts the answers of all together.
+    let items = members::controls::list(&app, signed.is_some()).await?;
     Ok(Json(PageDto::<ControlDto> { items, next: None }).into_response())
 }
 
@@ -102,10 +108,7 @@ async fn command(
         Verb::Pause | Verb::Resume => ControlKey::Pause(scope),
         Verb::Stop | Verb::Release => ControlKey::Stop(scope),
     };
-    let outcome = app
-        .engine
-        .control(control.clone(), setting, read.into_command(key, LOCAL))
-        .await?;
+    let outcome = members::controls::control(app, control.clone(), setting, read.into_command(key, LOCAL)).await?;
     Ok(Json(ControlledDto::of(&control, outcome)).into_response())
 }
 

@@ -27,6 +27,7 @@ use troupe_config::PublicUrl;
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::members::{self, forwarded};
 use crate::stream;
 
 pub(crate) use executions::execution_id;
@@ -80,6 +81,11 @@ pub fn router(app: App) -> Router {
         .route("/breakers/{target}/open", post(breakers::open))
         .route("/breakers/{target}/close", post(breakers::close))
         .route("/breakers/{target}/reset", post(breakers::reset))
+        .route("/members", get(members::list::list))
+        .route(
+            "/members/controls",
+            get(members::controls::tell).post(members::controls::learn),
+        )
         .route("/stream", get(stream::stream));
     Router::new()
         .nest("/api/v1", api)
@@ -90,6 +96,7 @@ pub fn router(app: App) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(app.clone(), forwarded))
         .layer(from_fn_with_state(app.clone(), only_local))
         .layer(from_fn(measured))
         .with_state(app)
@@ -121,7 +128,21 @@ const PUBLIC: &str = "/api/v1/hooks/";
 
 /// A server without a login must not be reachable through a browser on foreign pages: a rebound name shows in `Host`,
 /// a foreign page in `Origin`.
-async fn only_local(State(app): State<App>, request: Request, next: Next) -> Response {
+async fn only_local(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    if let Some(members) = &app.members {
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let verified = members
+            .key()
+            .verify(request.method(), target, request.headers(), app.now());
+        match verified {
+            Ok(Some(signed)) => {
+                request.extensions_mut().insert(signed);
+                return next.run(request).await;
+            }
+            Ok(None) => {}
+            Err(error) => return error.into_response(),
+        }
+    }
     let headers = request.headers();
     let authority = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let authority = authority.or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str));

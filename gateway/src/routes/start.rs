@@ -41,7 +41,12 @@ pub(super) async fn start(
     let ended = tokio::time::timeout(wait, watch.ended())
         .await
         .is_ok_and(|ended| ended.is_some());
-    let mut view = app.engine.get(outcome.id).await?;
+    let mut view = match app.engine.get(outcome.id).await {
+        Ok(view) => view,
+        // It has begun, and went to another member meanwhile.
+        Err(EngineError::Elsewhere(_)) => return accepted(&app, &workflow, &outcome).await,
+        Err(error) => return Err(error.into()),
+    };
     app.engine.load_output(&mut view).await?;
     let seen = context(&view, None);
     let body = StartedDto {
@@ -88,7 +93,8 @@ async fn seen(app: &App, outcome: &StartOutcome) -> Result<Option<WorkflowContex
     }
     match app.engine.get(outcome.id).await {
         Ok(view) => Ok(Some(context(&view, None))),
-        Err(EngineError::NotFound(_)) => Ok(None),
+        // One that went to another member can be asked for there.
+        Err(EngineError::NotFound(_) | EngineError::Elsewhere(_)) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

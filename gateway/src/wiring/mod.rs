@@ -1,5 +1,6 @@
 //! Chooses backends and executors and puts the product together. The only room that names them.
 
+mod members;
 mod stores;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ use crate::analyses::Analyses;
 use crate::app::{App, Parts};
 use crate::error::ApiError;
 use crate::hooks::{HookIndex, server_secret};
+use crate::members::Members;
+use crate::members::controls::keep_equal;
 use crate::rules::Rules;
 
 use stores::Stores;
@@ -188,6 +191,14 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         let detail = format!("the server's secret in {}: {error}", directory.display());
         ApiError::new("UNAVAILABLE", detail)
     })?;
+    let (secret, members) = match &stores.shared {
+        Some(shared) => {
+            let secrets = members::secrets(&settings, &*shared.register, secret).await?;
+            let members = Members::new(&secrets.members, settings.cluster.lease)?;
+            (secrets.resume, Some(members))
+        }
+        None => (secret, None),
+    };
     let resume_links = Arc::new(ResumeLinks::new(resume_base(&settings), &secret));
     let sandbox = Arc::new(sandbox);
     let live = LiveBus::new();
@@ -204,17 +215,20 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         executor: Arc::new(executors),
         sandbox: sandbox.clone(),
         clock: clock.clone(),
+        members: stores.shared.as_ref().map(|shared| shared.register.clone()),
+        epochs: stores.shared.as_ref().map(|shared| shared.epochs.clone()),
     };
     let given = extras.engine.unwrap_or_default();
-    let (owner, acquire_within) = if stores.shared {
-        // Whoever was killed is known to be gone when its lease has expired.
-        (stores::owner()?, given.lease * 2)
+    let owner = if stores.shared.is_some() {
+        stores::owner()?
     } else {
-        (given.owner.clone(), Duration::ZERO)
+        given.owner.clone()
     };
     let engine = EngineOptions {
         owner,
-        acquire_within,
+        address: members::address(&settings),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        lease: settings.cluster.lease,
         executions_max: settings.engine.running_max,
         attempts_max: settings.engine.attempts_max,
         attempts_max_of: limits_of_types(&settings),
@@ -228,11 +242,13 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         ..given
     };
     let engine = Engine::spawn(parts, engine).await?;
-    Ok(App::new(Parts {
+    let lease = settings.cluster.lease;
+    let app = App::new(Parts {
         engine,
         state: stores.state,
         definitions: stores.definitions,
         visibility: stores.visibility,
+        members,
         live,
         analyses: Analyses::default(),
         hooks: HookIndex::default(),
@@ -245,7 +261,11 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         exposition: extras.exposition,
         closing: CancellationToken::new(),
         streams: Arc::new(AtomicUsize::new(0)),
-    }))
+    });
+    if app.members.is_some() {
+        tokio::spawn(keep_equal(app.clone(), lease));
+    }
+    Ok(app)
 }
 
 fn breaker_settings(settings: troupe_config::BreakerSettings) -> BreakerSettings {

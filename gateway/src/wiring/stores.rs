@@ -11,7 +11,7 @@ use troupe_backends::{
     RedisTls, StoreOptions,
 };
 use troupe_config::{Durability, Settings, StoreUrl};
-use troupe_ports::{DefinitionStore, StateStore, StoreError, VisibilityStore};
+use troupe_ports::{DefinitionStore, EpochAuthority, Membership, StateStore, StoreError, VisibilityStore};
 
 use crate::error::ApiError;
 
@@ -26,8 +26,16 @@ pub(super) struct Stores {
     pub(super) visibility: Arc<dyn VisibilityStore>,
     /// Where events go beside the API's own stream.
     pub(super) broker: Option<Arc<RabbitBus>>,
-    /// Whether others may have the state, one after the other or at once: then leases decide, and one that is left expires.
-    pub(super) shared: bool,
+    /// What members that share the state need; none: nobody else has it.
+    pub(super) shared: Option<Shared>,
+}
+
+/// What members that share the state need.
+pub(super) struct Shared {
+    /// Where they find each other.
+    pub(super) register: Arc<dyn Membership>,
+    /// Who orders the owners of a shard.
+    pub(super) epochs: Arc<dyn EpochAuthority>,
 }
 
 impl Stores {
@@ -43,16 +51,26 @@ impl Stores {
             let missing = || ApiError::new("INTERNAL", "the embedded store was not opened");
             embedded.clone().ok_or_else(missing)
         };
+        let mut register: Option<Arc<dyn Membership>> = None;
         let state: Arc<dyn StateStore> = match &named.state {
-            Some(url) => Arc::new(redis(settings, url).await?),
+            Some(url) => {
+                let store = Arc::new(redis(settings, url).await?);
+                register = Some(store.clone());
+                store
+            }
             None => here()?,
         };
+        let epochs: Arc<dyn EpochAuthority>;
         let (definitions, visibility): (Arc<dyn DefinitionStore>, Arc<dyn VisibilityStore>) = match &named.definitions {
             Some(url) => {
                 let store = Arc::new(postgres(settings, url).await?);
+                epochs = store.clone();
                 (store.clone(), store)
             }
-            None => (here()?, here()?),
+            None => {
+                epochs = here()?;
+                (here()?, here()?)
+            }
         };
         let broker = named.events.as_ref().map(|url| rabbitmq(settings, url)).transpose()?;
         Ok(Self {
@@ -60,7 +78,7 @@ impl Stores {
             definitions,
             visibility,
             broker,
-            shared: named.state.is_some(),
+            shared: register.map(|register| Shared { register, epochs }),
         })
     }
 }

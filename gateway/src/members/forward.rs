@@ -1,0 +1,157 @@
+//! Sends a request to the member that serves its shard.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use tokio::time::Instant;
+use troupe_actors::Whereabouts;
+use troupe_core::ShardId;
+
+use super::{Asker, Elsewhere, Members, Signed};
+use crate::app::App;
+use crate::body;
+use crate::error::ApiError;
+
+/// On the answer of a member to another one: it does not serve that shard either.
+const NOT_HERE: &str = "x-troupe-not-here";
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Pause before the owner of a shard is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// How often a request that a member has not answered is checked against what is known of its shard.
+const OWNER_CHECKED: Duration = Duration::from_millis(250);
+
+/// Runs a request here, or where its shard is.
+pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Next) -> Response {
+    let Some(members) = &app.members else {
+        return next.run(request).await;
+    };
+    let (mut parts, body) = request.into_parts();
+    let has_body = !matches!(parts.method, Method::GET | Method::HEAD);
+    let bytes = if has_body {
+        match body::read(&parts.headers, body, app.settings.limits.body_bytes).await {
+            Ok(bytes) => Bytes::from(bytes),
+            Err(error) => return error.into_response(),
+        }
+    } else {
+        Bytes::new()
+    };
+    let signed = parts.extensions.get::<Signed>().cloned();
+    if signed.as_ref().is_some_and(|signed| !signed.covers(&bytes)) {
+        let why = "the body is not the one that was signed";
+        return ApiError::new("MEMBER_SIGNATURE_INVALID", why).into_response();
+    }
+    // A command whose outcome is not known can be given again under its key. A start gets one only if it has to go elsewhere: without one
+    // it may begin in any shard.
+    if parts.method == Method::POST && !parts.uri.path().ends_with("/executions") {
+        key(&app, &mut parts.headers);
+    }
+    let until = Instant::now() + members.within;
+    loop {
+        let again = Request::from_parts(parts.clone(), Body::from(bytes.clone()));
+        let mut response = next.clone().run(again).await;
+        let Some(Elsewhere(shard)) = response.extensions().get().copied() else {
+            return response;
+        };
+        if signed.is_some() {
+            let headers = response.headers_mut();
+            headers.insert(NOT_HERE, HeaderValue::from(shard.0));
+            return response;
+        }
+        if let Whereabouts::At(address) = app.engine.whereabouts(shard) {
+            if parts.method == Method::POST {
+                key(&app, &mut parts.headers);
+            }
+            match ask(&app, members, (&parts, &bytes), &address, shard).await {
+                Ok(Some(answer)) => return answer,
+                Ok(None) => {}
+                Err(error) => return error.into_response(),
+            }
+        }
+        if Instant::now() >= until {
+            return response;
+        }
+        app.engine.look_again();
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Sees to it that the request has a key under which it is applied once.
+fn key(app: &App, headers: &mut HeaderMap) {
+    if headers.contains_key(IDEMPOTENCY_KEY) {
+        return;
+    }
+    if let Ok(value) = HeaderValue::from_str(app.engine.fresh_command().as_str()) {
+        headers.insert(IDEMPOTENCY_KEY, value);
+    }
+}
+
+/// Asks the member at `address`; none when it does not serve the shard, or gives no answer that can be had.
+async fn ask(
+    app: &App,
+    members: &Members,
+    (parts, body): (&Parts, &Bytes),
+    address: &str,
+    shard: ShardId,
+) -> Result<Option<Response>, ApiError> {
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let asker = parts.extensions.get::<Asker>().cloned().unwrap_or_default();
+    let signed = Signed::new(&asker.name, &asker.role, body);
+    let (name, value) = members.key().sign(&parts.method, target, app.now(), &signed)?;
+    let mut headers = parts.headers.clone();
+    for hop in NOT_FORWARDED {
+        headers.remove(hop);
+    }
+    headers.insert(name, value);
+    let request = members.http.request(parts.method.clone(), format!("{address}{target}"));
+    let sent = request.headers(headers).body(body.clone()).send();
+    let moved = async {
+        loop {
+            tokio::time::sleep(OWNER_CHECKED).await;
+            match app.engine.whereabouts(shard) {
+                Whereabouts::At(now) if now == address => {}
+                Whereabouts::At(_) | Whereabouts::Here | Whereabouts::Nobody => return,
+            }
+        }
+    };
+    let answer = tokio::select! {
+        answer = sent => answer,
+        // An owner that is frozen answers nobody, and its successor may have applied what it has not.
+        () = moved => return Ok(None),
+    };
+    match answer {
+        Ok(answer) if answer.headers().contains_key(NOT_HERE) => Ok(None),
+        Ok(answer) => Ok(Some(passed_on(answer))),
+        Err(error) => {
+            tracing::debug!(address, shard = shard.0, %error, "a member does not answer");
+            Ok(None)
+        }
+    }
+}
+
+/// Headers that belong to one connection, or to whoever asked this member.
+const NOT_FORWARDED: [HeaderName; 7] = [
+    header::HOST,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::AUTHORIZATION,
+    header::EXPECT,
+    header::ORIGIN,
+];
+
+fn passed_on(answer: reqwest::Response) -> Response {
+    let (status, mut headers) = (answer.status(), answer.headers().clone());
+    for hop in [header::CONNECTION, header::TRANSFER_ENCODING] {
+        headers.remove(hop);
+    }
+    let mut response = Response::new(Body::from_stream(answer.bytes_stream()));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}

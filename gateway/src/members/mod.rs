@@ -1,0 +1,109 @@
+//! Several processes, one product: what this one does not serve is asked of the member that does.
+//!
+//! A request runs here first. Where it finds that its execution's shard is elsewhere nothing has happened yet, and the whole
+//! request goes to the member that has the shard, signed, and comes back with that one's answer.
+
+pub(crate) mod controls;
+mod forward;
+pub(crate) mod list;
+mod signature;
+pub(crate) mod streams;
+
+use std::time::Duration;
+
+use axum::http::Method;
+use bytes::Bytes;
+use reqwest::Client;
+use troupe_core::ShardId;
+
+pub(crate) use forward::forwarded;
+use signature::MemberKey;
+pub(crate) use signature::Signed;
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::routes::LOCAL;
+
+/// Whom a request comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker {
+    /// Who.
+    pub(crate) name: String,
+    /// What they may do.
+    pub(crate) role: String,
+}
+
+impl Default for Asker {
+    fn default() -> Self {
+        Self {
+            name: LOCAL.to_owned(),
+            role: "admin".to_owned(),
+        }
+    }
+}
+
+/// How long a member may take to accept a connection: all are near each other.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// How long a member may take to answer what only members ask.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// On an answer: the shard that is not served here. Nothing has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Elsewhere(pub(crate) ShardId);
+
+/// How this process talks to the other members.
+pub struct Members {
+    key: MemberKey,
+    http: Client,
+    /// How long a request may look for the owner of its shard.
+    within: Duration,
+}
+
+impl Members {
+    /// A process that shares `secret` with the others. `lease`: how long a shard stays with an owner that is gone.
+    ///
+    /// # Errors
+    /// When no connections can be made at all.
+    pub fn new(secret: &[u8], lease: Duration) -> Result<Self, ApiError> {
+        let http = Client::builder().no_proxy().connect_timeout(CONNECT_WITHIN).build();
+        Ok(Self {
+            key: MemberKey::new(secret),
+            http: http.map_err(|error| ApiError::new("INTERNAL", error.to_string()))?,
+            within: lease * 3,
+        })
+    }
+
+    /// What a member answers on a path of its own, in this process's name.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when it does not answer, or refuses.
+    async fn ask(&self, app: &App, method: Method, address: &str, path: &str, body: Bytes) -> Result<Bytes, ApiError> {
+        let asker = Asker::default();
+        let signed = Signed::new(&asker.name, &asker.role, &body);
+        let (name, value) = self.key.sign(&method, path, app.now(), &signed)?;
+        let url = format!("{address}{path}");
+        let failed = |error: &dyn std::fmt::Display| {
+            ApiError::new(
+                "UNAVAILABLE",
+                format!("the member at {address} does not answer: {error}"),
+            )
+        };
+        let request = self
+            .http
+            .request(method, url)
+            .header(name, value)
+            .timeout(ANSWER_WITHIN);
+        let answer = request.body(body).send().await.map_err(|error| failed(&error))?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(|error| failed(&error))?;
+        if !status.is_success() {
+            let why = String::from_utf8_lossy(&bytes).into_owned();
+            return Err(failed(&format!("{status} {why}")));
+        }
+        Ok(bytes)
+    }
+
+    pub(crate) fn key(&self) -> &MemberKey {
+        &self.key
+    }
+}

@@ -1,0 +1,214 @@
+//! What members sign their requests to each other with.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderMap, HeaderValue, Method};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::{digest, hmac};
+use troupe_core::Timestamp;
+
+use crate::error::ApiError;
+
+/// The header: version, milliseconds, name and role of whoever asked, digest of the body, signature.
+const HEADER: &str = "x-troupe-member";
+const VERSION: &str = "v1";
+/// How far the clocks of two members may differ, and how old a request may be, in milliseconds. Whoever repeats one within this time
+/// changes nothing: requests carry the key under which they are applied once.
+const AGE_MS_MAX: u64 = 60_000;
+/// What the key is derived for: the shared secret signs other things too.
+const PURPOSE: &[u8] = b"troupe: requests between members, v1";
+
+/// What members sign with.
+pub(crate) struct MemberKey(hmac::Key);
+
+/// A request that another member has signed: whom it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Signed {
+    /// Name of whoever asked that member.
+    pub(crate) caller: String,
+    /// What that member let the caller do.
+    pub(crate) role: String,
+    /// Digest of the body that was signed.
+    body: [u8; digest::SHA256_OUTPUT_LEN],
+}
+
+fn digest_of(body: &[u8]) -> [u8; digest::SHA256_OUTPUT_LEN] {
+    let mut bytes = [0; digest::SHA256_OUTPUT_LEN];
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, body).as_ref());
+    bytes
+}
+
+impl Signed {
+    pub(crate) fn new(caller: &str, role: &str, body: &[u8]) -> Self {
+        Self {
+            caller: caller.to_owned(),
+            role: role.to_owned(),
+            body: digest_of(body),
+        }
+    }
+
+    /// Whether this is the body that was signed.
+    pub(crate) fn covers(&self, body: &[u8]) -> bool {
+        self.body == digest_of(body)
+    }
+}
+
+/// Parts of a text, each after its length: no two lists give the same.
+fn framed<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part);
+    }
+    bytes
+}
+
+fn signed_text(method: &Method, target: &str, at: &str, signed: &Signed) -> Vec<u8> {
+    framed([
+        method.as_str().as_bytes(),
+        target.as_bytes(),
+        at.as_bytes(),
+        signed.caller.as_bytes(),
+        signed.role.as_bytes(),
+        &signed.body,
+    ])
+}
+
+impl MemberKey {
+    pub(super) fn new(secret: &[u8]) -> Self {
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), PURPOSE);
+        Self(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
+    }
+
+    /// Name and value of the header of a request to `target` (path and query).
+    pub(crate) fn sign(
+        &self,
+        method: &Method,
+        target: &str,
+        now: Timestamp,
+        signed: &Signed,
+    ) -> Result<(&'static str, HeaderValue), ApiError> {
+        let at = now.0.to_string();
+        let signature = hmac::sign(&self.0, &signed_text(method, target, &at, signed));
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let value = [
+            Cow::Borrowed(VERSION),
+            at.into(),
+            encode(signed.caller.as_bytes()).into(),
+            encode(signed.role.as_bytes()).into(),
+            encode(&signed.body).into(),
+            encode(signature.as_ref()).into(),
+        ]
+        .join(".");
+        let value = HeaderValue::from_str(&value).map_err(|error| ApiError::new("INTERNAL", error.to_string()))?;
+        Ok((HEADER, value))
+    }
+
+    /// Whom a request asks for, if a member has signed it; none: nobody says that one has.
+    ///
+    /// # Errors
+    /// `MEMBER_SIGNATURE_INVALID`.
+    pub(crate) fn verify(
+        &self,
+        method: &Method,
+        target: &str,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Result<Option<Signed>, ApiError> {
+        let Some(value) = headers.get(HEADER) else {
+            return Ok(None);
+        };
+        let invalid = |why: &str| ApiError::new("MEMBER_SIGNATURE_INVALID", why);
+        let read = || {
+            let mut parts = value.to_str().ok()?.split('.');
+            let mut next = || parts.next();
+            let (version, at) = (next()?, next()?);
+            let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
+            let (caller, role, body, signature) =
+                (decode(next()?)?, decode(next()?)?, decode(next()?)?, decode(next()?)?);
+            let signed = Signed {
+                caller: String::from_utf8(caller).ok()?,
+                role: String::from_utf8(role).ok()?,
+                body: body.try_into().ok()?,
+            };
+            (version == VERSION).then_some((at, signed, signature))
+        };
+        let (at, signed, signature) = read().ok_or_else(|| invalid("the signature of the member cannot be read"))?;
+        let text = signed_text(method, target, at, &signed);
+        if hmac::verify(&self.0, &text, &signature).is_err() {
+            return Err(invalid("the request is not signed with the secret of this deployment"));
+        }
+        let at: i64 = at
+            .parse()
+            .map_err(|_| invalid("the signature of the member cannot be read"))?;
+        if now.0.abs_diff(at) > AGE_MS_MAX {
+            let why = format!(
+                "the request was signed {} s away from the time here: the clocks of the members differ, or it is an old one",
+                now.0.abs_diff(at) / 1_000
+            );
+            return Err(invalid(&why));
+        }
+        Ok(Some(signed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_790_000_000_000);
+
+    fn headers(key: &MemberKey, signed: &Signed) -> HeaderMap {
+        let (name, value) = key.sign(&Method::POST, "/api/v1/x?y=1", NOW, signed).unwrap();
+        [(axum::http::HeaderName::from_static(name), value)]
+            .into_iter()
+            .collect()
+    }
+
+    #[test]
+    fn what_a_member_has_signed_is_told_from_everything_else() {
+        let (key, other) = (MemberKey::new(b"secret"), MemberKey::new(b"another"));
+        let signed = Signed::new("key:réne", "operator", b"{}");
+        let headers = headers(&key, &signed);
+        let verify = |key: &MemberKey, method, target, now| key.verify(&method, target, &headers, now);
+        assert_eq!(
+            verify(&key, Method::POST, "/api/v1/x?y=1", NOW).unwrap(),
+            Some(signed.clone())
+        );
+        assert!(signed.covers(b"{}") && !signed.covers(b"{ }"));
+        let code = |error: ApiError| error.code().to_owned();
+        for refused in [
+            verify(&other, Method::POST, "/api/v1/x?y=1", NOW),
+            verify(&key, Method::PUT, "/api/v1/x?y=1", NOW),
+            verify(&key, Method::POST, "/api/v1/x?y=2", NOW),
+            verify(&key, Method::POST, "/api/v1/x?y=1", Timestamp(NOW.0 + 60_001)),
+            verify(&key, Method::POST, "/api/v1/x?y=1", Timestamp(NOW.0 - 60_001)),
+        ] {
+            assert_eq!(code(refused.unwrap_err()), "MEMBER_SIGNATURE_INVALID");
+        }
+        assert_eq!(key.verify(&Method::GET, "/", &HeaderMap::new(), NOW).unwrap(), None);
+    }
+
+    #[test]
+    fn a_changed_header_is_refused() {
+        let key = MemberKey::new(b"secret");
+        let valid = headers(&key, &Signed::new("a", "viewer", b""));
+        let valid = valid[HEADER].to_str().unwrap().to_owned();
+        let admin = valid.replace(&URL_SAFE_NO_PAD.encode("viewer"), &URL_SAFE_NO_PAD.encode("admin"));
+        for forged in [
+            admin,
+            valid.replace("v1.", "v2."),
+            valid[..valid.len() - 9].to_owned(),
+            String::new(),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HEADER, forged.parse().unwrap());
+            assert!(
+                key.verify(&Method::POST, "/api/v1/x?y=1", &headers, NOW).is_err(),
+                "{forged}"
+            );
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Several processes on one Redis and one PostgreSQL: whichever is asked answers for all.
+#![allow(clippy::unwrap_used)]
+
+mod server;
+#[path = "server/services.rs"]
+mod services;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use server::Server;
+use services::{Deployment, Redis};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const LEASE_MS: &str = "2000";
+
+const FLOW: &str = "
+id: flow
+name: Flow
+nodes:
+  - { id: first, type: function, data: { handlerId: echo } }
+  - { id: wait, type: delay, data: { delayType: fixed, delayValue: 700 } }
+  - { id: last, type: function, data: { handlerId: echo, output: '({n: trigger.n})' } }
+edges:
+  - { id: e1, source: first, target: wait }
+  - { id: e2, source: wait, target: last }
+";
+
+const CALLED: &str = "
+id: called
+name: Called
+nodes:
+  - { id: begin, type: function, data: { handlerId: echo } }
+  - { id: call, type: webhook, data: { method: POST } }
+edges:
+  - { id: e1, source: begin, target: call }
+";
+
+struct Cluster {
+    deployment: Deployment,
+    redis: Redis,
+    state: TempDir,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            deployment: Deployment::new(),
+            redis: Redis::start(),
+            state: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn member(&self) -> Server {
+        let redis = self.redis.url();
+        let settings = [
+            ("STORE_STATE", redis.as_str()),
+            ("STORE_DEFINITIONS", &self.deployment.postgres),
+            ("STORE_PREFIX", &self.deployment.prefix),
+            ("CLUSTER_LEASE_MS", LEASE_MS),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value));
+        Server::with_settings(self.state.path(), &[], &settings)
+    }
+
+    fn apply(&self, server: &Server, definition: &str) {
+        let file = self.state.path().join("definition.yaml");
+        std::fs::write(&file, definition).unwrap();
+        server.line(&["apply", "-q", &file.display().to_string()]);
+    }
+}
+
+fn json(body: &str) -> Value {
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+/// How many shards a member serves, once nothing is missing there.
+fn shards(server: &Server) -> Option<u64> {
+    let (status, body) = server.get("/readyz");
+    (status == 200).then(|| json(&body)["shardsServed"].as_u64().unwrap())
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn until_split(servers: &[&Server]) {
+    until("the shards are split", || {
+        let served: Vec<_> = servers.iter().map(|server| shards(server)).collect();
+        let most = 8_u64.div_ceil(servers.len() as u64);
+        served.iter().flatten().sum::<u64>() == 8 && served.iter().all(|served| served.is_some_and(|n| n <= most))
+    });
+}
+
+/// Starts an execution and tells how long that took.
+fn start(server: &Server, workflow: &str, n: usize, key: Option<&str>) -> (String, Duration) {
+    let begun = Instant::now();
+    let headers: Vec<_> = key.map(|key| ("idempotency-key", key)).into_iter().collect();
+    let path = format!("/api/v1/workflows/{workflow}/executions");
+    let (status, body) = server.post(&path, &headers, &format!("{{\"input\": {{\"n\": {n}}}}}"));
+    assert_eq!(status, 202, "{body}");
+    (json(&body)["id"].as_str().unwrap().to_owned(), begun.elapsed())
+}
+
+fn until_completed(server: &Server, ids: &BTreeSet<String>) {
+    for id in ids {
+        until("an execution completes", || {
+            let (status, body) = server.get(&format!("/api/v1/executions/{id}"));
+            assert_eq!(status, 200, "{body}");
+            let shown = json(&body);
+            let status = shown["status"].as_str().unwrap();
+            assert!(matches!(status, "running" | "completed"), "{body}");
+            status == "completed"
+        });
+    }
+}
+
+#[test]
+fn whichever_member_is_asked_answers_for_all() {
+    let cluster = Cluster::new();
+    let servers = [cluster.member(), cluster.member(), cluster.member()];
+    let all: Vec<&Server> = servers.iter().collect();
+    until_split(&all);
+    cluster.apply(all[0], FLOW);
+    cluster.apply(all[1], CALLED);
+    // The same key at each of them is the same execution, wherever its shard is.
+    for key in (0..8).map(|n| format!("key {n}")) {
+        let ids: BTreeSet<String> = all
+            .iter()
+            .map(|server| start(server, "flow", 1, Some(&key)).0)
+            .collect();
+        assert_eq!(ids.len(), 1, "{key}: {ids:?}");
+    }
+    // Commands and reads at one that has not the shard: each of them works on what another one started.
+    let mut ids = BTreeSet::new();
+    for (n, server) in all.iter().enumerate() {
+        let (id, _) = start(server, "called", n, None);
+        for other in &all {
+            until("the node waits", || {
+                let (status, body) = other.get(&format!("/api/v1/executions/{id}/nodes/call"));
+                status == 200 && json(&body)["status"] == "waiting"
+            });
+            let (status, body) = other.get(&format!("/api/v1/executions/{id}/history?limit=10"));
+            assert!(
+                status == 200 && !json(&body)["items"].as_array().unwrap().is_empty(),
+                "{body}"
+            );
+            let paused = other.post(&format!("/api/v1/executions/{id}/pause"), &[], "");
+            assert_eq!(paused.0, 200, "{}", paused.1);
+            let resumed = other.post(&format!("/api/v1/executions/{id}/resume"), &[], "");
+            assert_eq!(resumed.0, 200, "{}", resumed.1);
+        }
+        let caller = all[(n + 1) % all.len()];
+        let done = caller.post(
+            &format!("/api/v1/executions/{id}/nodes/call/complete"),
+            &[],
+            "{\"output\": 7}",
+        );
+        assert_eq!(done.0, 200, "{}", done.1);
+        ids.insert(id);
+    }
+    until_completed(all[2], &ids);
+    let missing = all[0].get("/api/v1/executions/00000000000000000000000000000001");
+    assert_eq!(missing.0, 404, "{}", missing.1);
+    // Nobody passes for a member without the secret.
+    let forged = all[0].post(
+        "/api/v1/controls/stop",
+        &[("x-troupe-member", "v1.1790000000000.bG9jYWw.YWRtaW4.AAAA.AAAA")],
+        "{\"all\": true}",
+    );
+    assert_eq!(forged.0, 401, "{}", forged.1);
+    assert_eq!(json(&forged.1)["code"], "MEMBER_SIGNATURE_INVALID");
+}
+
+#[test]
+fn a_member_may_die_or_leave_while_everybody_works() {
+    let cluster = Cluster::new();
+    let (a, b, c) = (cluster.member(), cluster.member(), cluster.member());
+    until_split(&[&a, &b, &c]);
+    cluster.apply(&a, FLOW);
+    let (mut ids, mut slowest) = (BTreeSet::new(), BTreeMap::<&str, Duration>::new());
+    let mut work = |phase: &'static str, servers: &[&Server], count: usize| {
+        for n in 0..count {
+            // A key may be any shard's, so also one of the member that goes.
+            let key = format!("{phase} {n}");
+            let (id, took) = start(servers[n % servers.len()], "flow", n, Some(&key));
+            ids.insert(id);
+            let slowest = slowest.entry(phase).or_default();
+            *slowest = took.max(*slowest);
+        }
+    };
+    work("before", &[&a, &b, &c], 30);
+    c.kill();
+    work("death", &[&a, &b], 60);
+    until_split(&[&a, &b]);
+    let leaves = Command::new("kill")
+        .args(["-TERM", &b.child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(leaves.success());
+    work("leave", &[&a], 200);
+    until_split(&[&a]);
+    let d = cluster.member();
+    work("join", &[&a, &d], 60);
+    until_split(&[&a, &d]);
+    println!("slowest starts: {slowest:?}");
+    // Two seconds after the lease at most; and nobody waits for a lease when a member leaves or joins.
+    assert!(slowest["death"] < Duration::from_secs(5), "{slowest:?}");
+    assert!(slowest["leave"] < Duration::from_millis(2_000), "{slowest:?}");
+    until_completed(&d, &ids);
+}

@@ -1,0 +1,120 @@
+//! Servers that tests start, and names of their own on shared ones.
+#![allow(dead_code)]
+
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lapin::options::ExchangeDeleteOptions;
+use lapin::{Connection, ConnectionProperties};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A Redis that keeps what it acknowledges; dropping it kills it.
+pub(crate) struct Redis {
+    child: Child,
+    port: u16,
+    directory: TempDir,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let directory = tempfile::tempdir().unwrap();
+        let child = Self::run(port, &directory);
+        Self { child, port, directory }
+    }
+
+    fn run(port: u16, directory: &TempDir) -> Child {
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
+            .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
+            .arg(directory.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begun.elapsed() < PATIENCE, "Redis does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.child = Self::run(self.port, &self.directory);
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn shared(variable: &str, usual: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| usual.to_owned())
+}
+
+/// A deployment on the shared servers; what it leaves there is taken away when this is dropped, whether the test passes or not.
+pub(crate) struct Deployment {
+    pub(crate) postgres: String,
+    pub(crate) rabbitmq: String,
+    pub(crate) prefix: String,
+}
+
+impl Deployment {
+    /// One that no other test has.
+    pub(crate) fn new() -> Self {
+        let unique = tempfile::tempdir().unwrap();
+        let random: String = unique.path().to_string_lossy().chars().rev().take(6).collect();
+        Self {
+            postgres: shared("TROUPE_TEST_POSTGRES", "postgres://postgres@127.0.0.1:5432/test"),
+            rabbitmq: shared("TROUPE_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672"),
+            prefix: format!("test_{}_{}", std::process::id(), random.to_ascii_lowercase()),
+        }
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        let Self {
+            postgres,
+            rabbitmq,
+            prefix,
+        } = self;
+        let (postgres, rabbitmq) = (std::mem::take(postgres), std::mem::take(rabbitmq));
+        let (schema, exchange) = (
+            format!("DROP SCHEMA IF EXISTS {prefix} CASCADE"),
+            format!("{prefix}.events"),
+        );
+        let clean = async move {
+            let connection = Connection::connect(&rabbitmq, ConnectionProperties::default())
+                .await
+                .unwrap();
+            let channel = connection.create_channel().await.unwrap();
+            let deleted = channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default());
+            deleted.await.unwrap();
+            let mut connection = PgConnection::connect(&postgres).await.unwrap();
+            sqlx::query(AssertSqlSafe(schema))
+                .execute(&mut connection)
+                .await
+                .unwrap();
+        };
+        // The test's own runtime cannot be waited for here.
+        let cleaned = std::thread::spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(clean)).join();
+        assert!(cleaned.is_ok() || std::thread::panicking(), "something is left behind");
+    }
+}

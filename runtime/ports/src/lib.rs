@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod definitions;
 pub mod epochs;
 pub mod executor;
+pub mod keys;
 pub mod source;
 pub mod state;
 pub mod visibility;
@@ -19,6 +20,7 @@ pub use clock::{Clock, SystemClock};
 pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition, says_the_same};
 pub use epochs::{EpochAuthority, EpochError};
 pub use executor::{Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, Secrets, Task};
+pub use keys::{ApiKey, ApiKeyStore, InvalidKeyId, KeyError, KeyId, Role};
 pub use source::{EventSource, Incoming, Receipt, SourceError};
 pub use state::{
     AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord,

@@ -6,10 +6,12 @@ pub mod env;
 mod error;
 mod load;
 mod raw;
+mod secret;
 mod settings;
 
 pub use error::{ConfigError, Problem};
 pub use load::{DEFAULTS, FILE_NAME, Sources};
+pub use secret::SecretText;
 pub use settings::{
     AllowedHost, AllowedTarget, BreakerSettings, Durability, EngineSettings, HttpSettings, LimitSettings, LogSettings,
     NodeTypeLimits, PublicUrl, SandboxSettings, Settings, StoreSettings, StoreUrl,

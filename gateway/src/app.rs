@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use troupe_actors::{EngineHandle, ExecutionView, ResumeLinks};
 use troupe_config::Settings;
 use troupe_core::{ExecutionId, Timestamp};
-use troupe_ports::{Clock, DefinitionStore, Sandbox, Secrets, StateStore, StoredDefinition, VisibilityStore};
+use troupe_ports::{
+    ApiKeyStore, Clock, DefinitionStore, Sandbox, Secrets, StateStore, StoredDefinition, VisibilityStore,
+};
 use troupe_telemetry::Exposition;
 
 use crate::analyses::Analyses;
+use crate::audit::AuditTrail;
+use crate::auth::Gate;
 use crate::error::ApiError;
 use crate::hooks::HookIndex;
 use crate::rules::Rules;
@@ -18,6 +23,9 @@ use crate::wiring::LiveBus;
 
 /// Large values that an answer shows whole, in bytes; of the others it shows references.
 const VALUES_BYTES_MAX: u64 = 4 << 20;
+
+/// How long a shutdown waits for audit rows that their store does not take.
+const AUDIT_WITHIN: Duration = Duration::from_secs(5);
 
 /// A running product. Clones are cheap and share it.
 #[derive(Clone)]
@@ -35,6 +43,12 @@ pub struct Parts {
     pub definitions: Arc<dyn DefinitionStore>,
     /// Lists of executions.
     pub visibility: Arc<dyn VisibilityStore>,
+    /// Keys of the API.
+    pub keys: Arc<dyn ApiKeyStore>,
+    /// Who is let in.
+    pub gate: Gate,
+    /// Who changed what.
+    pub audit: AuditTrail,
     /// Events as they become durable.
     pub live: LiveBus,
     /// Analyses that were shown lately.
@@ -104,10 +118,11 @@ impl App {
         self.hooks.archived(workflow);
     }
 
-    /// Ends event streams, lets running attempts end within the drain time, and gives the store up.
+    /// Ends event streams, lets running attempts end within the drain time, gives the store up, and writes audit rows that wait.
     pub async fn shutdown(&self) {
         self.closing.cancel();
         self.engine.shutdown(self.settings.drain).await;
+        self.audit.close(AUDIT_WITHIN).await;
     }
 
     /// Takes one of the places for event streams.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 
@@ -23,7 +24,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(server: &str) -> Result<Self, Failure> {
+    /// `key`: what it shows to the server, if anything.
+    pub(super) fn new(server: &str, key: Option<&str>) -> Result<Self, Failure> {
         let wrong = |why: String| {
             Failure::new(Exit::Usage, format!("`{server}` is no address of a server: {why}"))
                 .hint("write --server http://127.0.0.1:7654")
@@ -32,7 +34,19 @@ impl Client {
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(wrong("it must begin with http:// or https://".into()));
         }
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).build();
+        let mut headers = HeaderMap::new();
+        if let Some(key) = key {
+            let shown = HeaderValue::try_from(format!("Bearer {key}"));
+            let mut shown = shown.map_err(|_| Failure::new(Exit::Usage, "the key for the server is no plain text"))?;
+            shown.set_sensitive(true);
+            headers.insert(AUTHORIZATION, shown);
+        }
+        // A redirect to another host does not get the key: the library drops it.
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .default_headers(headers)
+            .connect_timeout(CONNECT);
+        let http = http.build();
         Ok(Self {
             http: http.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?,
             base,
@@ -169,7 +183,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/api/v1/executions", get(list));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        (Client::new(&format!("http://{address}")).unwrap(), asked)
+        (Client::new(&format!("http://{address}"), None).unwrap(), asked)
     }
 
     #[tokio::test]

@@ -1,15 +1,18 @@
 //! What travels over the API, in the names of the specification. The client reads what the server writes.
 
+mod audit;
 mod breaker;
 mod context;
 mod control;
 mod decision;
 mod history;
+mod key;
 mod reopen;
 mod start;
 mod time;
 mod workflow;
 
+pub use audit::{AuditRowDto, audit_target};
 pub use breaker::{BreakerDto, breaker_target};
 pub use context::{
     AttemptDto, ErrorDto, NodeExecutionDto, NodeResultDto, RerunOfDto, WaitingDto, WorkflowContextDto, active_paths,
@@ -18,6 +21,7 @@ pub use context::{
 pub use control::{ControlBody, ControlDto, ControlOption, ControlledDto, HeldDto, ScopeDto};
 pub use decision::{FailBody, OutputBody, VariablesBody};
 pub use history::{HistoryEntryDto, TransitionDto, entry, verb_name};
+pub use key::{CreatedKeyDto, KeyBody, KeyDto};
 pub use reopen::{ReopenedDto, RepeatDto, RerunBody, RerunDto, RetryBody, SkipBody};
 pub use start::{CommandBody, CommandDto, PauseBody, StartBody, StartedDto};
 pub use time::{date, instant};

@@ -7,9 +7,11 @@ use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use troupe_core::control::{ControlKey, Scope, Setting};
 
+use super::idempotency_key;
 use super::params::{Params, Path};
-use super::{LOCAL, idempotency_key};
 use crate::app::App;
+use crate::audit::AuditNote;
+use crate::auth::{Access, Caller};
 use crate::body;
 use crate::dto::{ControlBody, ControlDto, ControlOption, ControlledDto, PageDto};
 use crate::error::ApiError;
@@ -38,21 +40,25 @@ macro_rules! commands {
             $(#[$doc])*
             pub(super) async fn $name(
                 State(app): State<App>,
+                caller: Caller,
+                note: AuditNote,
                 headers: HeaderMap,
                 body: Body,
             ) -> Result<Response, ApiError> {
-                command(&app, Verb::$verb, None, &headers, body).await
+                command(&app, (&caller, &note), (Verb::$verb, None), &headers, body).await
             }
 
             /// The same of a workflow.
             pub(super) async fn $of_workflow(
                 State(app): State<App>,
+                caller: Caller,
+                note: AuditNote,
                 Path(workflow): Path<String>,
                 headers: HeaderMap,
                 body: Body,
             ) -> Result<Response, ApiError> {
                 let scope = Scope::Workflow(workflow.into());
-                command(&app, Verb::$verb, Some(scope), &headers, body).await
+                command(&app, (&caller, &note), (Verb::$verb, Some(scope)), &headers, body).await
             }
         )+
     };
@@ -71,8 +77,8 @@ commands! {
 
 async fn command(
     app: &App,
-    verb: Verb,
-    scope: Option<Scope>,
+    (caller, note): (&Caller, &AuditNote),
+    (verb, scope): (Verb, Option<Scope>),
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -88,6 +94,10 @@ async fn command(
     let Some(scope) = scope.or_else(|| read.scope.clone()) else {
         return Err(ApiError::new("INVALID_REQUEST", "the command has no scope"));
     };
+    tell(note, &scope);
+    if scope == Scope::All && matches!(verb, Verb::Stop | Verb::Release) {
+        caller.must_be(Access::Admin)?;
+    }
     let setting = match verb {
         Verb::Pause => Some(Setting::Paused { clocks: read.clocks }),
         Verb::Stop => Some(Setting::Stopped {
@@ -104,9 +114,19 @@ async fn command(
     };
     let outcome = app
         .engine
-        .control(control.clone(), setting, read.into_command(key, LOCAL))
+        .control(control.clone(), setting, read.into_command(key, caller.name()))
         .await?;
     Ok(Json(ControlledDto::of(&control, outcome)).into_response())
+}
+
+/// Names the scope for the audit row.
+fn tell(note: &AuditNote, scope: &Scope) {
+    match scope {
+        Scope::All => note.target("control", "all"),
+        Scope::Workflow(workflow) => note.target("workflow", workflow.as_str()),
+        Scope::Node { workflow, node } => note.target("node", format!("{workflow}/{node}")),
+        Scope::NodeType(kind) => note.target("nodeType", kind.as_str()),
+    }
 }
 
 /// A scope that names nothing is a slip. What was paused and has gone since can still be resumed.

@@ -134,6 +134,9 @@ fn keys_are_made_used_and_revoked_and_rows_tell_who_did_what() {
     refused(&server.call_as("troupe_0_0", &["ls"]), "UNAUTHENTICATED");
     assert_eq!(server.get("/livez").0, 200);
     assert_eq!(server.get("/metrics").0, 401);
+    for arguments in [&["healthcheck"][..], &["healthcheck", "--live", "--json"]] {
+        assert_eq!(server.call(arguments).status.code(), Some(0), "{arguments:?}");
+    }
 
     let create = |name: &str, role: &str| {
         line(
@@ -197,4 +200,5 @@ fn keys_are_made_used_and_revoked_and_rows_tell_who_did_what() {
     let pid = server.child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert_eq!(server.child.wait().unwrap().code(), Some(0), "a stop is clean");
+    assert_eq!(server.exit(&["healthcheck"]), 6);
 }

@@ -88,14 +88,13 @@ async fn audited(app: App, mut request: Request, next: Next, who: (Draft, Caller
     request.extensions_mut().insert(note.clone());
     let response = next.run(request).await;
     let row = draft.row(&note, &response, app.now());
-    if !is_kept {
+    // What failed has said so already, perhaps because the store is away.
+    if !is_kept || !response.status().is_success() {
         app.audit.queue(row);
         return response;
     }
     match app.audit.keep(row).await {
         Ok(()) => response,
-        // What failed has said so already.
-        Err(_) if !response.status().is_success() => response,
         Err(error) => error.into_response(),
     }
 }

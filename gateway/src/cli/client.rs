@@ -12,6 +12,8 @@ use crate::error::Problem;
 use crate::exit::Exit;
 
 const CONNECT: Duration = Duration::from_secs(3);
+/// Within which a server that is well tells so.
+const HEALTH: Duration = Duration::from_secs(5);
 /// Lists follow by at most 250 ms what was acknowledged: an id that is not listed yet is by then.
 const LISTED_AFTER: Duration = Duration::from_millis(300);
 /// Digits of a whole execution id.
@@ -60,6 +62,16 @@ impl Client {
             path.pop_if_empty().extend(["api", "v1"]).extend(segments);
         }
         self.http.request(method, url)
+    }
+
+    /// Asks for `/<name>`, whatever the answer.
+    pub(super) async fn ask_root(&self, name: &str) -> Result<Response, Failure> {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push(name);
+        }
+        let asked = self.http.get(url).timeout(HEALTH).send().await;
+        asked.map_err(|error| self.unreachable(&error))
     }
 
     pub(super) fn get(&self, segments: &[&str]) -> RequestBuilder {

@@ -17,6 +17,7 @@ mod excerpt;
 mod fail;
 mod failure;
 mod follow;
+mod healthcheck;
 mod history;
 mod input;
 mod key;
@@ -101,6 +102,8 @@ enum Command {
     Dev(dev::Dev),
     /// Serves the product to those who show a key, on the stores of the configuration: any number of processes on shared ones.
     Serve(serve::Serve),
+    /// Exits 0 if the server is ready, 6 if not; needs no key.
+    Healthcheck(healthcheck::Healthcheck),
     /// Checks definitions and shows every problem in its place.
     Validate(validate::Validate),
     /// Explores every outcome of definitions and shows what is wrong, each with the shortest example.
@@ -224,6 +227,7 @@ pub fn main(idle: fn()) -> Exit {
         Command::Run(command) => block_on(&context, command.execute(&context)),
         Command::Dev(command) => block_on(&context, command.execute(&context)),
         Command::Serve(command) => block_on(&context, command.execute(&context)),
+        Command::Healthcheck(command) => block_on(&context, command.execute(&context)),
         Command::Validate(command) => block_on(&context, command.execute(&context)),
         Command::Verify(command) => block_on(&context, command.execute(&context)),
         Command::Analyze(command) => command.execute(&context),

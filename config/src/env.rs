@@ -34,8 +34,13 @@ macro_rules! variables {
 variables! {
     "TROUPE_CONFIG" Tool "Configuration file; without it ./troupe.toml is read if it exists.";
     "TROUPE_SERVER" Tool "Address of the server that client commands talk to.";
+    "TROUPE_API_KEY" Tool "Key that client commands show to the server.";
+    "TROUPE_API_KEY_FILE" Tool "File that holds it instead.";
     "TROUPE_LISTEN" Key("listen") "Address of the REST API.";
     "TROUPE_PUBLIC_URL" Key("public_url") "What the server is called from outside.";
+    "TROUPE_BOOTSTRAP_KEY" Key("bootstrap_key") "A key that is accepted as an administrator's without being kept.";
+    "TROUPE_BOOTSTRAP_KEY_FILE" Key("bootstrap_key_file") "File that holds it instead.";
+    "TROUPE_METRICS_OPEN" Key("metrics_open") "Whether metrics are shown to those who have no key.";
     "TROUPE_STATE_DIR" Key("state_dir") "Directory of the embedded store.";
     "TROUPE_DRAIN_MS" Key("drain_ms") "How long a shutdown waits for running attempts.";
     "TROUPE_ENGINE_SHARDS" Key("engine.shards") "Parts of the log.";

@@ -29,6 +29,8 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// Options of the command line: name, key, value.
     pub options: Vec<(&'static str, &'static str, Value)>,
+    /// Whether `listen` must be a loopback address: for a server that knows no authentication.
+    pub loopback_only: bool,
 }
 
 impl Sources {
@@ -48,6 +50,23 @@ impl Sources {
             directory: Some(PathBuf::from(".")),
             environment,
             options: Vec::new(),
+            loopback_only: false,
+        }
+    }
+
+    /// What a variable of the environment says that sets no key.
+    #[must_use]
+    pub fn tool_variable(&self, name: &str) -> Option<&str> {
+        let found = self.environment.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// Refuses addresses to listen on that are no loopback addresses.
+    #[must_use]
+    pub fn loopback_only(self) -> Self {
+        Self {
+            loopback_only: true,
+            ..self
         }
     }
 
@@ -67,7 +86,7 @@ impl Sources {
         let raw: Raw = figment.extract().map_err(|error| ConfigError {
             problems: problems_of(&figment, error),
         })?;
-        Settings::of(raw).map_err(|complaints| {
+        Settings::of(raw, self.loopback_only).map_err(|complaints| {
             let problem = |(key, message, hint): (&'static str, String, Option<String>)| {
                 let source = figment
                     .find_metadata(key)

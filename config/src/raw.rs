@@ -7,6 +7,9 @@ use serde::Deserialize;
 pub(crate) struct Raw {
     pub(crate) listen: String,
     pub(crate) public_url: String,
+    pub(crate) bootstrap_key: String,
+    pub(crate) bootstrap_key_file: String,
+    pub(crate) metrics_open: bool,
     pub(crate) state_dir: String,
     pub(crate) drain_ms: u64,
     pub(crate) engine: RawEngine,

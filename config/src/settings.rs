@@ -16,6 +16,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// What the server is called from outside, if not as it listens.
     pub public_url: Option<PublicUrl>,
+    /// A key that is accepted as an administrator's without being kept.
+    pub bootstrap_key: Option<SecretText>,
+    /// Whether metrics are shown to those who have no key, where keys are asked for.
+    pub metrics_open: bool,
     /// Directory of the embedded store.
     pub state_dir: PathBuf,
     /// How long a shutdown waits for running attempts.
@@ -290,16 +294,21 @@ pub struct LogSettings {
 /// Something wrong with the value of a key: the key, what, and a hint.
 pub(crate) type Complaint = (&'static str, String, Option<String>);
 
+/// Fewest characters of a bootstrap key: as many as 128 random bits have in hexadecimal digits.
+const BOOTSTRAP_KEY_MIN: usize = 32;
+
 /// Deepest JSON that recursive code further down is safe with.
 const NESTING_HARD_MAX: u64 = 120;
 
 impl Settings {
     /// Checks every value and collects all complaints.
-    pub(crate) fn of(raw: Raw) -> Result<Self, Vec<Complaint>> {
+    pub(crate) fn of(raw: Raw, loopback_only: bool) -> Result<Self, Vec<Complaint>> {
         let mut check = Checks(Vec::new());
         let settings = Self {
-            listen: check.listen(&raw.listen),
+            listen: check.listen(&raw.listen, loopback_only),
             public_url: check.public_url(&raw.public_url),
+            bootstrap_key: check.bootstrap_key(&raw.bootstrap_key, &raw.bootstrap_key_file),
+            metrics_open: raw.metrics_open,
             state_dir: check.path("state_dir", &raw.state_dir),
             drain: Duration::from_millis(check.range("drain_ms", raw.drain_ms, 0, 600_000)),
             engine: EngineSettings {
@@ -401,20 +410,54 @@ impl Checks {
         text.into()
     }
 
-    fn listen(&mut self, text: &str) -> SocketAddr {
+    /// The text itself stays out of complaints.
+    fn bootstrap_key(&mut self, text: &str, file: &str) -> Option<SecretText> {
+        if !text.is_empty() && !file.is_empty() {
+            let hint = "give one of the two".to_owned();
+            self.complain("bootstrap_key_file", "`bootstrap_key` is set too".into(), hint);
+            return None;
+        }
+        let (key, text) = if file.is_empty() {
+            ("bootstrap_key", text.to_owned())
+        } else {
+            match std::fs::read_to_string(file) {
+                Ok(text) => ("bootstrap_key_file", text),
+                Err(error) => {
+                    let hint = "name a file that holds the key".to_owned();
+                    self.complain("bootstrap_key_file", format!("{file} cannot be read: {error}"), hint);
+                    return None;
+                }
+            }
+        };
+        let text = text.trim();
+        if text.is_empty() && file.is_empty() {
+            return None;
+        }
+        if text.len() < BOOTSTRAP_KEY_MIN || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let hint = "use what `openssl rand -hex 32` gives".to_owned();
+            let message = format!(
+                "the key has less than {BOOTSTRAP_KEY_MIN} characters, or others than letters, digits and signs"
+            );
+            self.complain(key, message, hint);
+            return None;
+        }
+        Some(SecretText::new(text.to_owned()))
+    }
+
+    fn listen(&mut self, text: &str, loopback_only: bool) -> SocketAddr {
         let fallback = SocketAddr::from(([127, 0, 0, 1], 0));
         let parsed = match text.strip_prefix("localhost:") {
             Some(port) => format!("127.0.0.1:{port}").parse::<SocketAddr>(),
             None => text.parse(),
         };
         match parsed {
-            Ok(address) if address.ip().is_loopback() => address,
+            Ok(address) if !loopback_only || address.ip().is_loopback() => address,
             Ok(address) => {
                 let message = format!("{address} is not a loopback address, and this server knows no authentication");
                 self.complain(
                     "listen",
                     message,
-                    "use 127.0.0.1 with a port, such as \"127.0.0.1:7654\"".to_owned(),
+                    "use 127.0.0.1 with a port, such as \"127.0.0.1:7654\", or `troupe serve`".to_owned(),
                 );
                 fallback
             }

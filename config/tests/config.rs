@@ -17,7 +17,8 @@ fn file(text: &str) -> (tempfile::TempDir, Sources) {
 }
 
 fn problems_of(text: &str) -> ConfigError {
-    file(text).1.load().unwrap_err()
+    let (_directory, sources) = file(text);
+    sources.loopback_only().load().unwrap_err()
 }
 
 #[test]
@@ -95,6 +96,48 @@ fn a_public_address_has_a_scheme_and_a_name() {
         let problem = &problems_of(&format!("public_url = '{wrong}'\n")).problems[0];
         assert_eq!(problem.key, "public_url", "{wrong}");
         assert!(problem.hint.is_some());
+    }
+}
+
+#[test]
+fn only_a_server_without_a_login_is_kept_to_loopback_addresses() {
+    let (_directory, sources) = file("listen = '0.0.0.0:80'\n");
+    assert_eq!(sources.load().unwrap().listen.to_string(), "0.0.0.0:80");
+    let problem = &sources.loopback_only().load().unwrap_err().problems[0];
+    assert_eq!(problem.key, "listen");
+}
+
+#[test]
+fn a_bootstrap_key_is_long_comes_from_one_place_and_is_never_shown() {
+    let long = "0123456789abcdef0123456789abcdeF";
+    assert_eq!(Sources::default().load().unwrap().bootstrap_key, None);
+    let (_directory, mut sources) = file("");
+    sources.environment = vec![("TROUPE_BOOTSTRAP_KEY".into(), long.into())];
+    let settings = sources.load().unwrap();
+    assert_eq!(settings.bootstrap_key.as_ref().unwrap().expose(), long);
+    assert!(!format!("{settings:?}").contains(long));
+
+    let (directory, _) = file("");
+    let path = directory.path().join("key");
+    std::fs::write(&path, format!("{long}\n")).unwrap();
+    let name = path.display().to_string();
+    sources.environment = vec![("TROUPE_BOOTSTRAP_KEY_FILE".into(), name.clone())];
+    assert_eq!(sources.load().unwrap().bootstrap_key.unwrap().expose(), long);
+    sources.environment.push(("TROUPE_BOOTSTRAP_KEY".into(), long.into()));
+    assert_eq!(sources.load().unwrap_err().problems[0].key, "bootstrap_key_file");
+
+    for wrong in ["short", "0123456789abcdef 0123456789abcdef"] {
+        let error = problems_of(&format!("bootstrap_key = '{wrong}'\n"));
+        assert_eq!(error.problems[0].key, "bootstrap_key");
+        assert!(
+            error.problems[0].hint.is_some() && !error.to_string().contains(wrong),
+            "{error}"
+        );
+    }
+    std::fs::write(&path, "").unwrap();
+    for wrong in [name.as_str(), "/nowhere/key"] {
+        let problem = &problems_of(&format!("bootstrap_key_file = '{wrong}'\n")).problems[0];
+        assert_eq!(problem.key, "bootstrap_key_file", "{wrong}");
     }
 }
 

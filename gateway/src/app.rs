@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use troupe_actors::{EngineHandle, ExecutionView, ResumeLinks};
 use troupe_config::Settings;
 use troupe_core::{ExecutionId, Timestamp};
-use troupe_ports::{Clock, DefinitionStore, Sandbox, Secrets, StateStore, StoredDefinition, VisibilityStore};
+use troupe_ports::{
+    ApiKeyStore, Clock, DefinitionStore, Sandbox, Secrets, StateStore, StoredDefinition, VisibilityStore,
+};
 use troupe_telemetry::Exposition;
 
 use crate::analyses::Analyses;
+use crate::audit::AuditTrail;
+use crate::auth::Gate;
 use crate::error::ApiError;
 use crate::hooks::HookIndex;
 use crate::members::Members;
@@ -19,6 +24,9 @@ use crate::wiring::LiveBus;
 
 /// Large values that an answer shows whole, in bytes; of the others it shows references.
 const VALUES_BYTES_MAX: u64 = 4 << 20;
+
+/// How long a shutdown waits for audit rows that their store does not take.
+const AUDIT_WITHIN: Duration = Duration::from_secs(5);
 
 /// A running product. Clones are cheap and share it.
 #[derive(Clone)]
@@ -38,6 +46,12 @@ pub struct Parts {
     pub visibility: Arc<dyn VisibilityStore>,
     /// How other members are asked; none: there are none.
     pub members: Option<Members>,
+    /// Keys of the API.
+    pub keys: Arc<dyn ApiKeyStore>,
+    /// Who is let in.
+    pub gate: Gate,
+    /// Who changed what.
+    pub audit: AuditTrail,
     /// Events as they become durable.
     pub live: LiveBus,
     /// Analyses that were shown lately.
@@ -112,10 +126,11 @@ impl App {
         self.engine.leave(self.settings.drain).await;
     }
 
-    /// Ends event streams, lets running attempts end within the drain time, and gives the store up.
+    /// Ends event streams, lets running attempts end within the drain time, gives the store up, and writes audit rows that wait.
     pub async fn shutdown(&self) {
         self.closing.cancel();
         self.engine.shutdown(self.settings.drain).await;
+        self.audit.close(AUDIT_WITHIN).await;
     }
 
     /// Takes one of the places for event streams.

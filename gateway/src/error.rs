@@ -10,7 +10,7 @@ use troupe_actors::EngineError;
 use troupe_core::control::Scope;
 use troupe_core::definition::Diagnostic;
 use troupe_core::{ErrorInfo, ExecutionId, ShardId};
-use troupe_ports::{DefinitionError, StoreError};
+use troupe_ports::{DefinitionError, KeyError, StoreError};
 
 use crate::members::Elsewhere;
 
@@ -32,6 +32,8 @@ pub const TABLE: &[(&str, u16, &str)] = &[
         401,
         "The request is not signed as members of this deployment sign",
     ),
+    ("UNAUTHENTICATED", 401, "The request shows no key that is accepted"),
+    ("FORBIDDEN", 403, "The key's role does not allow it"),
     ("HOST_NOT_ALLOWED", 403, "The request was not meant for this server"),
     ("ROUTE_NOT_FOUND", 404, "There is no such resource"),
     ("WORKFLOW_NOT_FOUND", 404, "There is no such workflow"),
@@ -41,11 +43,13 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("NODE_NOT_FOUND", 404, "The workflow has no such node"),
     ("HOOK_NOT_FOUND", 404, "Nothing takes calls at this address"),
     ("HOOK_NO_EXECUTION", 404, "No execution waits for the call"),
+    ("KEY_NOT_FOUND", 404, "There is no such key"),
     ("METHOD_NOT_ALLOWED", 405, "The resource knows no such method"),
     ("WORKFLOW_EXISTS", 409, "The workflow exists already"),
     ("WORKFLOW_ARCHIVED", 409, "The workflow is archived"),
     ("EXECUTION_ENDED", 409, "The execution has ended"),
     ("KEY_CONFLICT", 409, "Another execution has the key"),
+    ("KEY_NAME_TAKEN", 409, "Another key has the name"),
     ("NODE_NOT_WAITING", 409, "The node does not wait"),
     ("NODE_ENDED", 409, "The node has ended"),
     ("NODE_NOT_FAILED", 409, "The node has not failed"),
@@ -78,6 +82,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
         "The server has no secret to check the call with",
     ),
     (STORE_IN_USE, 503, "Another process has the store"),
+    ("NO_API_KEYS", 503, "Nobody could ask for anything"),
     ("STOPPED", 503, "An emergency stop is in force"),
     ("UNAVAILABLE", 503, "The server cannot serve now"),
     ("FENCED", 503, "Another member has taken over"),
@@ -130,6 +135,10 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub existing: Option<String>,
 }
+
+/// The code of a problem, beside its body: for those between the route and the client.
+#[derive(Clone, Debug)]
+pub(crate) struct ProblemCode(pub(crate) Cow<'static, str>);
 
 /// Why a request was refused or failed.
 #[derive(Clone, Debug)]
@@ -258,6 +267,11 @@ impl IntoResponse for ApiError {
         if let Some(shard) = self.elsewhere {
             response.extensions_mut().insert(Elsewhere(shard));
         }
+        if problem.code == "UNAUTHENTICATED" {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response.extensions_mut().insert(ProblemCode(self.code));
         if let Some(ms) = self.retry_after_ms {
             response
                 .headers_mut()
@@ -348,6 +362,18 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::Held(why) => Self::new(STORE_IN_USE, why),
             other => EngineError::from(other).into(),
+        }
+    }
+}
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::NameTaken { holder } => Self::new("KEY_NAME_TAKEN", format!("key {holder} has the name"))
+                .with_hint(format!(
+                    "choose another name, or revoke that key first: `troupe key revoke {holder}`"
+                )),
+            KeyError::Store(error) => error.into(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod analyses;
 pub mod app;
+pub mod audit;
+pub mod auth;
 mod bench;
 mod body;
 pub mod cli;

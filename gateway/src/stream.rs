@@ -18,6 +18,7 @@ use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_core::{ExecutionId, Seq};
 
 use crate::app::{App, StreamPermit};
+use crate::auth::Caller;
 use crate::dto::{HistoryEntryDto, date, entry, verb_name};
 use crate::error::ApiError;
 use crate::members::streams::{HERE_ONLY, follow_others};
@@ -50,7 +51,12 @@ struct Event {
     sent: Option<(ExecutionId, Seq)>,
 }
 
-pub(crate) async fn stream(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(crate) async fn stream(
+    State(app): State<App>,
+    caller: Caller,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let here_only = headers.contains_key(HERE_ONLY);
     let topics = topics(&uri)?;
     let last = last_event_id(&headers, &topics)?;
@@ -70,7 +76,11 @@ pub(crate) async fn stream(State(app): State<App>, uri: Uri, headers: HeaderMap)
         followed.push(stream::unfold(feed, ExecutionFeed::next).flat_map(stream::iter).boxed());
     }
     let closing = app.closing.clone();
-    let events = stream::select_all(followed).take_until(closing.cancelled_owned());
+    // Who may not ask any more hears no more either.
+    let refused = app.gate.clone().until_refused(caller);
+    let events = stream::select_all(followed)
+        .take_until(closing.cancelled_owned())
+        .take_until(Box::pin(refused));
     let events = events.map(move |Event { event, sent }| match sent {
         None => event,
         Some((execution, seq)) => {

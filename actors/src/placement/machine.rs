@@ -290,7 +290,7 @@ mod tests {
             "nothing but the share of the other one"
         );
         let mut a = serving_all("a");
-        let alone = leaves(&[draining.clone()]);
+        let alone = leaves(std::slice::from_ref(&draining));
         assert!(
             a.looked(&alone, Timestamp(0)).is_empty(),
             "nobody is there to take them"

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 
@@ -11,6 +12,8 @@ use crate::error::Problem;
 use crate::exit::Exit;
 
 const CONNECT: Duration = Duration::from_secs(3);
+/// Within which a server that is well tells so.
+const HEALTH: Duration = Duration::from_secs(5);
 /// Lists follow by at most 250 ms what was acknowledged: an id that is not listed yet is by then.
 const LISTED_AFTER: Duration = Duration::from_millis(300);
 /// Digits of a whole execution id.
@@ -23,7 +26,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(server: &str) -> Result<Self, Failure> {
+    /// `key`: what it shows to the server, if anything.
+    pub(super) fn new(server: &str, key: Option<&str>) -> Result<Self, Failure> {
         let wrong = |why: String| {
             Failure::new(Exit::Usage, format!("`{server}` is no address of a server: {why}"))
                 .hint("write --server http://127.0.0.1:7654")
@@ -32,7 +36,19 @@ impl Client {
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(wrong("it must begin with http:// or https://".into()));
         }
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).build();
+        let mut headers = HeaderMap::new();
+        if let Some(key) = key {
+            let shown = HeaderValue::try_from(format!("Bearer {key}"));
+            let mut shown = shown.map_err(|_| Failure::new(Exit::Usage, "the key for the server is no plain text"))?;
+            shown.set_sensitive(true);
+            headers.insert(AUTHORIZATION, shown);
+        }
+        // A redirect to another host does not get the key: the library drops it.
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .default_headers(headers)
+            .connect_timeout(CONNECT);
+        let http = http.build();
         Ok(Self {
             http: http.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?,
             base,
@@ -46,6 +62,16 @@ impl Client {
             path.pop_if_empty().extend(["api", "v1"]).extend(segments);
         }
         self.http.request(method, url)
+    }
+
+    /// Asks for `/<name>`, whatever the answer.
+    pub(super) async fn ask_root(&self, name: &str) -> Result<Response, Failure> {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push(name);
+        }
+        let asked = self.http.get(url).timeout(HEALTH).send().await;
+        asked.map_err(|error| self.unreachable(&error))
     }
 
     pub(super) fn get(&self, segments: &[&str]) -> RequestBuilder {
@@ -169,7 +195,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/api/v1/executions", get(list));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        (Client::new(&format!("http://{address}")).unwrap(), asked)
+        (Client::new(&format!("http://{address}"), None).unwrap(), asked)
     }
 
     #[tokio::test]

@@ -1,42 +1,22 @@
 //! `troupe dev`.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-
 use clap::Args;
 use owo_colors::Style;
-use serde_json::json;
-use tokio::net::TcpListener;
-use troupe_actors::{EngineOptions, StartCause, StartRequest};
+use troupe_actors::{StartCause, StartRequest};
 use troupe_config::Settings;
-use troupe_core::{Principal, ShardId};
-use troupe_telemetry::Exposition;
+use troupe_core::Principal;
 
 use super::output::paint;
-use super::state::StatePlace;
+use super::server::{Places, listen, settings};
 use super::{Context, Failure, progress};
 use crate::app::App;
-use crate::demo;
 use crate::exit::Exit;
-use crate::{rules, server, wiring};
+use crate::{demo, rules};
 
 #[derive(Args, Debug)]
 pub(super) struct Dev {
-    /// Address of the API; loopback only.
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Option<String>,
-    /// Where the state is kept: a directory for the embedded store, or the URL of a Redis.
-    #[arg(long, value_name = "DIR|URL")]
-    state: Option<StatePlace>,
-    /// URL of a PostgreSQL that definitions and lists are kept in.
-    #[arg(long, value_name = "URL")]
-    definitions: Option<String>,
-    /// URL of a RabbitMQ that events go to.
-    #[arg(long, value_name = "URL")]
-    events: Option<String>,
-    /// Opens a shard although records of its log cannot be read: what only those held is lost. See the page of DAMAGED.
-    #[arg(long, value_name = "SHARD")]
-    accept_loss: Vec<u16>,
+    #[command(flatten)]
+    places: Places,
     /// Applies the examples, runs one while you watch, and tells what to try next.
     #[arg(long)]
     demo: bool,
@@ -45,84 +25,30 @@ pub(super) struct Dev {
 impl Dev {
     pub(super) async fn execute(self, context: &Context) -> Result<Exit, Failure> {
         let out = &context.out;
-        let mut sources = context.sources();
-        if let Some(listen) = &self.listen {
-            sources = sources.with_option("--listen", "listen", listen.as_str());
-        }
-        if let Some(state) = &self.state {
-            sources = state.set(sources);
-        }
-        if let Some(url) = &self.definitions {
-            sources = sources.with_option("--definitions", "store.definitions", url.as_str());
-        }
-        if let Some(url) = &self.events {
-            sources = sources.with_option("--events", "store.events", url.as_str());
-        }
-        let mut settings = context.settings(&sources)?;
-        let listener = listen(settings.listen).await?;
-        let address = listener
-            .local_addr()
-            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        // The port may have been any.
-        settings.listen = address;
+        let mut settings = settings(context, &self.places, true)?;
+        let listener = listen(&mut settings).await?;
         let demo_server = if self.demo {
             Some(demo_server(&mut settings).await?)
         } else {
             None
         };
-        let exposition = Exposition::install().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        troupe_telemetry::build_info(env!("CARGO_PKG_VERSION"));
-        let directory = settings.state_dir.clone();
-        let extras = wiring::Extras {
-            exposition: Some(Arc::new(exposition)),
-            engine: Some(self.engine()),
-            ..wiring::Extras::default()
-        };
-        let app = wiring::open(settings, &directory, extras).await?;
-        let serving = tokio::spawn(server::serve(app.clone(), listener, server::asked_to_stop()));
-        let url = format!("http://{address}");
-        if out.json {
-            out.value(&json!({"address": url, "state": directory}))?;
-        } else {
-            out.line(&url);
-        }
+        let serving = self.places.serve(settings, listener, false, out).await?;
         out.say(format!(
             "troupe {} keeps its state in {}",
             env!("CARGO_PKG_VERSION"),
-            directory.display()
+            serving.directory.display()
         ));
         if let Some(demo_server) = &demo_server {
             // Ctrl-C during the demo ends it together with the server.
             tokio::select! {
-                shown = show(&app, demo_server, &url, context) => shown?,
-                () = app.closing.cancelled() => {}
+                shown = show(&serving.app, demo_server, &serving.url, context) => shown?,
+                () = serving.app.closing.cancelled() => {}
             }
         } else {
             out.say("next: `troupe apply FILE`, `troupe start WORKFLOW --watch`; Ctrl-C stops");
         }
-        let served = serving
-            .await
-            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        served.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        out.say("stopped; nothing acknowledged is lost");
-        Ok(Exit::Ok)
+        serving.stopped(out).await
     }
-}
-
-impl Dev {
-    fn engine(&self) -> EngineOptions {
-        EngineOptions {
-            accept_loss: self.accept_loss.iter().copied().map(ShardId).collect(),
-            ..EngineOptions::default()
-        }
-    }
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        Failure::new(Exit::Conflict, format!("cannot listen on {address}: {error}"))
-            .hint("another server may run already; choose another port with --listen 127.0.0.1:0")
-    })
 }
 
 /// The examples' server, on its usual port if that is free.

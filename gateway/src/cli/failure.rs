@@ -50,6 +50,8 @@ impl From<Problem> for Failure {
         let exit = match (problem.status, problem.code.as_str()) {
             (_, "INVALID_DEFINITION" | "NOT_EXECUTABLE" | "DEFINITION_TOO_LARGE") => Exit::InvalidDefinition,
             (_, STORE_IN_USE) => Exit::Conflict,
+            // The key that was given, or none, is as wrong as an option.
+            (401 | 403, _) | (_, "NO_API_KEYS") => Exit::Usage,
             (404, _) => Exit::NotFound,
             (409 | 412, _) => Exit::Conflict,
             // What the caller gave is wrong: a parameter, an option, the input.
@@ -105,6 +107,10 @@ mod tests {
             ("VERSION_CONFLICT", Exit::Conflict),
             ("STORE_IN_USE", Exit::Conflict),
             ("UNAVAILABLE", Exit::CannotConnect),
+            ("UNAUTHENTICATED", Exit::Usage),
+            ("FORBIDDEN", Exit::Usage),
+            ("KEY_NAME_TAKEN", Exit::Conflict),
+            ("NO_API_KEYS", Exit::Usage),
             ("OVERLOADED", Exit::Failed),
             ("INTERNAL", Exit::Failed),
         ] {

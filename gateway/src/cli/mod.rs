@@ -2,6 +2,7 @@
 
 mod analyze;
 mod apply;
+mod audit;
 mod bench;
 mod breaker;
 mod cancel;
@@ -16,8 +17,10 @@ mod excerpt;
 mod fail;
 mod failure;
 mod follow;
+mod healthcheck;
 mod history;
 mod input;
+mod key;
 mod ls;
 mod output;
 mod pause;
@@ -28,6 +31,8 @@ mod resume;
 mod retry;
 mod run;
 mod scope;
+mod serve;
+mod server;
 mod set;
 mod show;
 mod skip;
@@ -81,6 +86,9 @@ struct Global {
         value_name = "URL"
     )]
     server: String,
+    /// File that holds the key for the server; TROUPE_API_KEY holds the key itself.
+    #[arg(long, global = true, env = "TROUPE_API_KEY_FILE", value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
     /// Configuration file; else ./troupe.toml if it exists.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -92,6 +100,10 @@ enum Command {
     Run(run::Run),
     /// Starts the whole product on this machine, for development.
     Dev(dev::Dev),
+    /// Serves the product to those who show a key, on the stores of the configuration: any number of processes on shared ones.
+    Serve(serve::Serve),
+    /// Exits 0 if the server is ready, 6 if not; needs no key.
+    Healthcheck(healthcheck::Healthcheck),
     /// Checks definitions and shows every problem in its place.
     Validate(validate::Validate),
     /// Explores every outcome of definitions and shows what is wrong, each with the shortest example.
@@ -136,6 +148,10 @@ enum Command {
     Rerun(rerun::Rerun),
     /// Sets variables of an execution.
     Set(set::Set),
+    /// Makes, lists and revokes keys of the API.
+    Key(key::Key),
+    /// Lists who changed what, newest first.
+    Audit(audit::Audit),
     /// Measures a named workload in this process and prints one JSON object.
     Bench(bench::Bench),
     /// Prints a completion script for a shell.
@@ -147,14 +163,22 @@ struct Context {
     out: Output,
     server: String,
     config: Option<PathBuf>,
+    api_key_file: Option<PathBuf>,
     /// See [`main`].
     idle: fn(),
 }
 
 impl Context {
-    /// A client of the chosen server.
+    /// A client of the chosen server, with the key that it is to show.
     fn client(&self) -> Result<Client, Failure> {
-        Client::new(&self.server)
+        let key = match &self.api_key_file {
+            Some(path) => Some(std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?),
+            None => Sources::of_process().tool_variable("TROUPE_API_KEY").map(str::to_owned),
+        };
+        Client::new(
+            &self.server,
+            key.as_deref().map(str::trim).filter(|key| !key.is_empty()),
+        )
     }
 
     /// Where settings come from.
@@ -196,11 +220,14 @@ pub fn main(idle: fn()) -> Exit {
         out,
         server: cli.global.server,
         config: cli.global.config,
+        api_key_file: cli.global.api_key_file,
         idle,
     };
     let done = match cli.command {
         Command::Run(command) => block_on(&context, command.execute(&context)),
         Command::Dev(command) => block_on(&context, command.execute(&context)),
+        Command::Serve(command) => block_on(&context, command.execute(&context)),
+        Command::Healthcheck(command) => block_on(&context, command.execute(&context)),
         Command::Validate(command) => block_on(&context, command.execute(&context)),
         Command::Verify(command) => block_on(&context, command.execute(&context)),
         Command::Analyze(command) => command.execute(&context),
@@ -223,6 +250,8 @@ pub fn main(idle: fn()) -> Exit {
         Command::Retry(command) => block_on(&context, command.execute(&context)),
         Command::Rerun(command) => block_on(&context, command.execute(&context)),
         Command::Set(command) => block_on(&context, command.execute(&context)),
+        Command::Key(command) => block_on(&context, command.execute(&context)),
+        Command::Audit(command) => block_on(&context, command.execute(&context)),
         Command::Bench(command) => block_on(&context, command.execute(&context)),
         Command::Completions(command) => command.execute(&context),
     };

@@ -1,16 +1,19 @@
 //! What travels over the API, in the names of the specification. The client reads what the server writes.
 
+mod audit;
 mod breaker;
 mod context;
 mod control;
 mod decision;
 mod history;
+mod key;
 mod member;
 mod reopen;
 mod start;
 mod time;
 mod workflow;
 
+pub use audit::{AuditRowDto, audit_target};
 pub use breaker::{BreakerDto, breaker_target};
 pub use context::{
     AttemptDto, ErrorDto, NodeExecutionDto, NodeResultDto, RerunOfDto, WaitingDto, WorkflowContextDto, active_paths,
@@ -19,6 +22,7 @@ pub use context::{
 pub use control::{ControlBody, ControlDto, ControlOption, ControlledDto, HeldDto, ScopeDto};
 pub use decision::{FailBody, OutputBody, VariablesBody};
 pub use history::{HistoryEntryDto, TransitionDto, entry, verb_name};
+pub use key::{CreatedKeyDto, KeyBody, KeyDto};
 pub use member::{LearnedDto, MemberDto};
 pub use reopen::{ReopenedDto, RepeatDto, RerunBody, RerunDto, RetryBody, SkipBody};
 pub use start::{CommandBody, CommandDto, PauseBody, StartBody, StartedDto};

@@ -9,12 +9,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures::StreamExt;
 use tokio::time::Instant;
 use troupe_actors::Whereabouts;
 use troupe_core::ShardId;
 
-use super::{Asker, Elsewhere, Members, Signed};
+use super::{Elsewhere, Members, Signed};
 use crate::app::App;
+use crate::auth::Caller;
 use crate::body;
 use crate::error::ApiError;
 
@@ -100,8 +102,9 @@ async fn ask(
     shard: ShardId,
 ) -> Result<Option<Response>, ApiError> {
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    let asker = parts.extensions.get::<Asker>().cloned().unwrap_or_default();
-    let signed = Signed::new(&asker.name, &asker.role, body);
+    // Nobody has to say who they are where a call proves itself: then it proves itself there too.
+    let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_else(Caller::member);
+    let signed = Signed::new(&caller, body);
     let (name, value) = members.key().sign(&parts.method, target, app.now(), &signed)?;
     let mut headers = parts.headers.clone();
     for hop in NOT_FORWARDED {
@@ -126,7 +129,7 @@ async fn ask(
     };
     match answer {
         Ok(answer) if answer.headers().contains_key(NOT_HERE) => Ok(None),
-        Ok(answer) => Ok(Some(passed_on(answer))),
+        Ok(answer) => Ok(Some(passed_on(app, caller, answer))),
         Err(error) => {
             tracing::debug!(address, shard = shard.0, %error, "a member does not answer");
             Ok(None)
@@ -145,12 +148,23 @@ const NOT_FORWARDED: [HeaderName; 7] = [
     header::ORIGIN,
 ];
 
-fn passed_on(answer: reqwest::Response) -> Response {
+fn passed_on(app: &App, caller: Caller, answer: reqwest::Response) -> Response {
     let (status, mut headers) = (answer.status(), answer.headers().clone());
     for hop in [header::CONNECTION, header::TRANSFER_ENCODING] {
         headers.remove(hop);
     }
-    let mut response = Response::new(Body::from_stream(answer.bytes_stream()));
+    let content = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_endless = content.is_some_and(|content| content.starts_with(b"text/event-stream"));
+    let body = answer.bytes_stream();
+    let body = if is_endless {
+        // It ends with this process, and with the caller's key.
+        let refused = Box::pin(app.gate.clone().until_refused(caller));
+        let closing = app.closing.clone().cancelled_owned();
+        Body::from_stream(body.take_until(closing).take_until(refused))
+    } else {
+        Body::from_stream(body)
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response

@@ -21,26 +21,8 @@ use signature::MemberKey;
 pub(crate) use signature::Signed;
 
 use crate::app::App;
+use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::routes::LOCAL;
-
-/// Whom a request comes from.
-#[derive(Clone, Debug)]
-pub(crate) struct Asker {
-    /// Who.
-    pub(crate) name: String,
-    /// What they may do.
-    pub(crate) role: String,
-}
-
-impl Default for Asker {
-    fn default() -> Self {
-        Self {
-            name: LOCAL.to_owned(),
-            role: "admin".to_owned(),
-        }
-    }
-}
 
 /// How long a member may take to accept a connection: all are near each other.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
@@ -78,8 +60,7 @@ impl Members {
     /// # Errors
     /// `UNAVAILABLE` when it does not answer, or refuses.
     async fn ask(&self, app: &App, method: Method, address: &str, path: &str, body: Bytes) -> Result<Bytes, ApiError> {
-        let asker = Asker::default();
-        let signed = Signed::new(&asker.name, &asker.role, &body);
+        let signed = Signed::new(&Caller::member(), &body);
         let (name, value) = self.key.sign(&method, path, app.now(), &signed)?;
         let url = format!("{address}{path}");
         let failed = |error: &dyn std::fmt::Display| {

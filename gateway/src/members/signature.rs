@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::{digest, hmac};
 use troupe_core::Timestamp;
 
+use crate::auth::Caller;
 use crate::error::ApiError;
 
 /// The header: version, milliseconds, name and role of whoever asked, digest of the body, signature.
@@ -40,10 +41,10 @@ fn digest_of(body: &[u8]) -> [u8; digest::SHA256_OUTPUT_LEN] {
 }
 
 impl Signed {
-    pub(crate) fn new(caller: &str, role: &str, body: &[u8]) -> Self {
+    pub(crate) fn new(caller: &Caller, body: &[u8]) -> Self {
         Self {
-            caller: caller.to_owned(),
-            role: role.to_owned(),
+            caller: caller.name().to_owned(),
+            role: caller.role().name().to_owned(),
             body: digest_of(body),
         }
     }
@@ -170,7 +171,11 @@ mod tests {
     #[test]
     fn what_a_member_has_signed_is_told_from_everything_else() {
         let (key, other) = (MemberKey::new(b"secret"), MemberKey::new(b"another"));
-        let signed = Signed::new("key:réne", "operator", b"{}");
+        let signed = Signed {
+            caller: "key:réne".to_owned(),
+            role: "operator".to_owned(),
+            ..Signed::new(&Caller::member(), b"{}")
+        };
         let headers = headers(&key, &signed);
         let verify = |key: &MemberKey, method, target, now| key.verify(&method, target, &headers, now);
         assert_eq!(
@@ -194,7 +199,13 @@ mod tests {
     #[test]
     fn a_changed_header_is_refused() {
         let key = MemberKey::new(b"secret");
-        let valid = headers(&key, &Signed::new("a", "viewer", b""));
+        let valid = headers(
+            &key,
+            &Signed {
+                role: "viewer".to_owned(),
+                ..Signed::new(&Caller::member(), b"")
+            },
+        );
         let valid = valid[HEADER].to_str().unwrap().to_owned();
         let admin = valid.replace(&URL_SAFE_NO_PAD.encode("viewer"), &URL_SAFE_NO_PAD.encode("admin"));
         for forged in [

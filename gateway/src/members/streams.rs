@@ -9,8 +9,9 @@ use futures::stream::{self, BoxStream};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{Asker, Signed};
+use super::Signed;
 use crate::app::App;
+use crate::auth::Caller;
 use crate::stream::reader::{Reader, Received};
 
 /// On a request for a stream: only what happens at that member.
@@ -64,8 +65,7 @@ async fn follow_all(app: App, topic: &'static str, events: mpsc::Sender<Received
 async fn follow(app: &App, address: &str, topic: &str, events: &mpsc::Sender<Received>, is_new: bool) {
     let Some(members) = &app.members else { return };
     let path = format!("/api/v1/stream?topics={topic}");
-    let asker = Asker::default();
-    let signed = Signed::new(&asker.name, &asker.role, b"");
+    let signed = Signed::new(&Caller::member(), b"");
     let Ok((name, value)) = members.key().sign(&Method::GET, &path, app.now(), &signed) else {
         return;
     };

@@ -6,9 +6,10 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use troupe_core::control::{BreakerOverride, ControlKey, Setting};
 
+use super::idempotency_key;
 use super::params::Path;
-use super::{LOCAL, idempotency_key};
 use crate::app::App;
+use crate::auth::Caller;
 use crate::body;
 use crate::dto::{BreakerDto, ControlBody, ControlOption, ControlledDto, PageDto, breaker_target};
 use crate::error::ApiError;
@@ -25,11 +26,12 @@ macro_rules! commands {
             $(#[$doc])*
             pub(super) async fn $name(
                 State(app): State<App>,
+                caller: Caller,
                 Path(target): Path<String>,
                 headers: HeaderMap,
                 body: Body,
             ) -> Result<Json<ControlledDto>, ApiError> {
-                command(&app, &target, $hold, &headers, body).await
+                command(&app, &caller, (&target, $hold), &headers, body).await
             }
         )+
     };
@@ -46,8 +48,8 @@ commands! {
 
 async fn command(
     app: &App,
-    target: &str,
-    hold: Option<BreakerOverride>,
+    caller: &Caller,
+    (target, hold): (&str, Option<BreakerOverride>),
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Json<ControlledDto>, ApiError> {
@@ -55,7 +57,7 @@ async fn command(
     let limits = app.settings.limits;
     let bytes = body::read(headers, body, limits.body_bytes).await?;
     let parsed = body::parse(&bytes, limits.nesting_max)?;
-    let command = ControlBody::read(parsed, false, ControlOption::None)?.into_command(id, LOCAL);
+    let command = ControlBody::read(parsed, false, ControlOption::None)?.into_command(id, caller.name());
     let target = breaker_target(target)?;
     let key = ControlKey::Breaker(target);
     let setting = hold.map(Setting::Breaker);

@@ -7,9 +7,11 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use troupe_core::control::{ControlKey, Scope, Setting};
 
+use super::idempotency_key;
 use super::params::{Params, Path};
-use super::{LOCAL, idempotency_key};
 use crate::app::App;
+use crate::audit::AuditNote;
+use crate::auth::{Access, Caller};
 use crate::body;
 use crate::dto::{ControlBody, ControlDto, ControlOption, ControlledDto, PageDto};
 use crate::error::ApiError;
@@ -44,21 +46,25 @@ macro_rules! commands {
             $(#[$doc])*
             pub(super) async fn $name(
                 State(app): State<App>,
+                caller: Caller,
+                note: AuditNote,
                 headers: HeaderMap,
                 body: Body,
             ) -> Result<Response, ApiError> {
-                command(&app, Verb::$verb, None, &headers, body).await
+                command(&app, (&caller, &note), (Verb::$verb, None), &headers, body).await
             }
 
             /// The same of a workflow.
             pub(super) async fn $of_workflow(
                 State(app): State<App>,
+                caller: Caller,
+                note: AuditNote,
                 Path(workflow): Path<String>,
                 headers: HeaderMap,
                 body: Body,
             ) -> Result<Response, ApiError> {
                 let scope = Scope::Workflow(workflow.into());
-                command(&app, Verb::$verb, Some(scope), &headers, body).await
+                command(&app, (&caller, &note), (Verb::$verb, Some(scope)), &headers, body).await
             }
         )+
     };
@@ -77,8 +83,8 @@ commands! {
 
 async fn command(
     app: &App,
-    verb: Verb,
-    scope: Option<Scope>,
+    (caller, note): (&Caller, &AuditNote),
+    (verb, scope): (Verb, Option<Scope>),
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -94,6 +100,10 @@ async fn command(
     let Some(scope) = scope.or_else(|| read.scope.clone()) else {
         return Err(ApiError::new("INVALID_REQUEST", "the command has no scope"));
     };
+    tell(note, &scope);
+    if scope == Scope::All && matches!(verb, Verb::Stop | Verb::Release) {
+        caller.must_be(Access::Admin)?;
+    }
     let setting = match verb {
         Verb::Pause => Some(Setting::Paused { clocks: read.clocks }),
         Verb::Stop => Some(Setting::Stopped {
@@ -108,8 +118,19 @@ async fn command(
         Verb::Pause | Verb::Resume => ControlKey::Pause(scope),
         Verb::Stop | Verb::Release => ControlKey::Stop(scope),
     };
-    let outcome = members::controls::control(app, control.clone(), setting, read.into_command(key, LOCAL)).await?;
+    let command = read.into_command(key, caller.name());
+    let outcome = members::controls::control(app, control.clone(), setting, command).await?;
     Ok(Json(ControlledDto::of(&control, outcome)).into_response())
+}
+
+/// Names the scope for the audit row.
+fn tell(note: &AuditNote, scope: &Scope) {
+    match scope {
+        Scope::All => note.target("control", "all"),
+        Scope::Workflow(workflow) => note.target("workflow", workflow.as_str()),
+        Scope::Node { workflow, node } => note.target("node", format!("{workflow}/{node}")),
+        Scope::NodeType(kind) => note.target("nodeType", kind.as_str()),
+    }
 }
 
 /// A scope that names nothing is a slip. What was paused and has gone since can still be resumed.

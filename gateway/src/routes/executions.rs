@@ -12,9 +12,10 @@ use troupe_core::execution::{Event, Phase};
 use troupe_core::{BlobRef, ExecutionId, NodeIx, Seq};
 use troupe_ports::{ExecutionQuery, ExecutionSummary};
 
+use super::idempotency_key;
 use super::params::{Params, Path, wrong};
-use super::{LOCAL, idempotency_key};
 use crate::app::App;
+use crate::auth::Caller;
 use crate::body;
 use crate::dto::{
     AttemptDto, CommandBody, CommandDto, ExecutionSummaryDto, PageDto, PauseBody, WorkflowContextDto, attempt_of,
@@ -241,16 +242,18 @@ pub(super) async fn value(
 
 pub(super) async fn cancel(
     State(app): State<App>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (id, command) = command(&app, &id, &headers, body).await?;
+    let (id, command) = command(&app, &caller, &id, &headers, body).await?;
     Ok(commanded(id, app.engine.cancel(id, command).await?))
 }
 
 pub(super) async fn pause(
     State(app): State<App>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -260,27 +263,34 @@ pub(super) async fn pause(
     let limits = app.settings.limits;
     let bytes = body::read(&headers, body, limits.body_bytes).await?;
     let read = PauseBody::read(body::parse(&bytes, limits.nesting_max)?)?;
-    let outcome = app.engine.pause(id, read.into_command(key, LOCAL)).await?;
+    let outcome = app.engine.pause(id, read.into_command(key, caller.name())).await?;
     Ok(commanded(id, outcome))
 }
 
 pub(super) async fn resume(
     State(app): State<App>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (id, command) = command(&app, &id, &headers, body).await?;
+    let (id, command) = command(&app, &caller, &id, &headers, body).await?;
     Ok(commanded(id, app.engine.resume(id, command).await?))
 }
 
-async fn command(app: &App, id: &str, headers: &HeaderMap, body: Body) -> Result<(ExecutionId, Command), ApiError> {
+async fn command(
+    app: &App,
+    caller: &Caller,
+    id: &str,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(ExecutionId, Command), ApiError> {
     let id = execution_id(id)?;
     let key = idempotency_key(headers)?;
     let limits = app.settings.limits;
     let bytes = body::read(headers, body, limits.body_bytes).await?;
     let read = CommandBody::read(body::parse(&bytes, limits.nesting_max)?)?;
-    Ok((id, read.into_command(key, LOCAL)))
+    Ok((id, read.into_command(key, caller.name())))
 }
 
 pub(super) fn commanded(id: ExecutionId, outcome: CommandOutcome) -> Response {

@@ -11,41 +11,45 @@ use troupe_core::ExecutionId;
 use troupe_core::execution::{Decision, Remedy};
 
 use super::executions::{commanded, execution_id};
+use super::idempotency_key;
 use super::params::Path;
-use super::{LOCAL, idempotency_key};
 use crate::app::App;
+use crate::auth::Caller;
 use crate::body;
 use crate::dto::{CommandBody, FailBody, OutputBody, ReopenedDto, RetryBody, SkipBody, VariablesBody};
 use crate::error::ApiError;
 
 pub(super) async fn complete(
     State(app): State<App>,
+    caller: Caller,
     Path((id, node)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (id, command, body) = read(&app, &id, &headers, body).await?;
+    let (id, command, body) = read(&app, &caller, &id, &headers, body).await?;
     let output = OutputBody::read(body)?.output.unwrap_or_else(troupe_core::Json::null);
     decide(&app, id, &node, Decision::Complete(output.into()), command).await
 }
 
 pub(super) async fn fail(
     State(app): State<App>,
+    caller: Caller,
     Path((id, node)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (id, command, body) = read(&app, &id, &headers, body).await?;
+    let (id, command, body) = read(&app, &caller, &id, &headers, body).await?;
     decide(&app, id, &node, Decision::Fail(FailBody::read(body)?.error), command).await
 }
 
 pub(super) async fn skip(
     State(app): State<App>,
+    caller: Caller,
     Path((id, node)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (id, command, body) = read(&app, &id, &headers, body).await?;
+    let (id, command, body) = read(&app, &caller, &id, &headers, body).await?;
     let SkipBody {
         output,
         reason,
@@ -61,11 +65,12 @@ pub(super) async fn skip(
 
 pub(super) async fn retry(
     State(app): State<App>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (id, command, body) = read(&app, &id, &headers, body).await?;
+    let (id, command, body) = read(&app, &caller, &id, &headers, body).await?;
     let RetryBody { nodes, reason, dry_run } = RetryBody::read(body)?;
     let request = ReopenRequest {
         nodes,
@@ -82,22 +87,24 @@ async fn reopen(app: &App, id: ExecutionId, request: ReopenRequest, command: Com
 
 pub(super) async fn heartbeat(
     State(app): State<App>,
+    caller: Caller,
     Path((id, node)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (id, command, body) = read(&app, &id, &headers, body).await?;
+    let (id, command, body) = read(&app, &caller, &id, &headers, body).await?;
     CommandBody::read(body)?;
     Ok(commanded(id, app.engine.heartbeat(id, &node, command).await?))
 }
 
 pub(super) async fn variables(
     State(app): State<App>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (id, command, body) = read(&app, &id, &headers, body).await?;
+    let (id, command, body) = read(&app, &caller, &id, &headers, body).await?;
     let variables = VariablesBody::read(body)?.variables;
     Ok(commanded(id, app.engine.set_variables(id, variables, command).await?))
 }
@@ -114,6 +121,7 @@ async fn decide(
 
 async fn read(
     app: &App,
+    caller: &Caller,
     id: &str,
     headers: &HeaderMap,
     body: Body,
@@ -123,5 +131,5 @@ async fn read(
     let limits = app.settings.limits;
     let bytes = body::read(headers, body, limits.body_bytes).await?;
     let body = body::parse(&bytes, limits.nesting_max)?;
-    Ok((id, CommandBody::default().into_command(key, LOCAL), body))
+    Ok((id, CommandBody::default().into_command(key, caller.name()), body))
 }

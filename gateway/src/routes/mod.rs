@@ -1,103 +1,171 @@
 //! The REST API. A module a resource; each route reads, asks, and writes, nothing else.
 
+mod audit;
 mod breakers;
 mod controls;
 pub(crate) mod executions;
 mod health;
 mod hooks;
 mod interventions;
+mod keys;
 mod params;
 mod reopen;
 mod start;
 mod workflows;
 
 use std::any::Any;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodFilter, on};
 use tower_http::catch_panic::CatchPanicLayer;
-use troupe_config::PublicUrl;
 
 use crate::app::App;
+use crate::auth::{Access, guard};
 use crate::error::ApiError;
 use crate::members::{self, forwarded};
 use crate::stream;
 
 pub(crate) use executions::execution_id;
+pub(crate) use keys::{key_hash, made as made_key};
+
+/// What a request leaves behind, beside what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audit {
+    /// It changes nothing, or proves and names by itself who asks.
+    Reads,
+    /// No row: the log of an execution names who caused each entry, and these come too often for a row each.
+    InLog,
+    /// A row of this action, which is durable before the answer.
+    Kept(&'static str),
+    /// A row of this action, soon.
+    Queued(&'static str),
+}
+
+/// A line of the table of routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The method; `GET` answers `HEAD` too.
+    pub method: &'static str,
+    /// The path, with names in braces.
+    pub path: &'static str,
+    /// Whom it answers.
+    pub access: Access,
+    /// What it leaves behind.
+    pub audit: Audit,
+}
+
+macro_rules! routes {
+    ($($method:ident $path:literal $access:ident $audit:expr => $handler:path;)+) => {
+        /// Every route, with the role that it wants and the row that it leaves.
+        pub const ROUTES: &[Route] = &[
+            $(Route { method: stringify!($method), path: $path, access: Access::$access, audit: $audit },)+
+        ];
+
+        fn routed() -> Router<App> {
+            Router::new()$(.route($path, on(MethodFilter::$method, $handler)))+
+        }
+    };
+}
+
+use Audit::{InLog, Kept, Queued, Reads};
+
+routes! {
+    GET    "/api/v1/workflows" Viewer Reads => workflows::list;
+    POST   "/api/v1/workflows" Editor Kept("workflow.create") => workflows::create;
+    POST   "/api/v1/workflows/validate" Viewer Reads => workflows::validate;
+    GET    "/api/v1/workflows/{id}" Viewer Reads => workflows::get;
+    PUT    "/api/v1/workflows/{id}" Editor Kept("workflow.put") => workflows::put;
+    DELETE "/api/v1/workflows/{id}" Editor Kept("workflow.archive") => workflows::archive;
+    GET    "/api/v1/workflows/{id}/versions" Viewer Reads => workflows::versions;
+    GET    "/api/v1/workflows/{id}/analysis" Viewer Reads => workflows::analysis;
+    GET    "/api/v1/workflows/{id}/executions" Viewer Reads => executions::list_of_workflow;
+    POST   "/api/v1/workflows/{id}/executions" Operator InLog => start::start;
+    POST   "/api/v1/workflows/{id}/pause" Operator Queued("workflow.pause") => controls::pause_workflow;
+    POST   "/api/v1/workflows/{id}/resume" Operator Queued("workflow.resume") => controls::resume_workflow;
+    POST   "/api/v1/workflows/{id}/stop" Operator Queued("workflow.stop") => controls::stop_workflow;
+    POST   "/api/v1/workflows/{id}/release" Operator Queued("workflow.release") => controls::release_workflow;
+
+    GET    "/api/v1/controls" Viewer Reads => controls::list;
+    POST   "/api/v1/controls/pause" Operator Queued("control.pause") => controls::pause;
+    POST   "/api/v1/controls/resume" Operator Queued("control.resume") => controls::resume;
+    // Of a workflow; of everything they take an administrator.
+    POST   "/api/v1/controls/stop" Operator Queued("control.stop") => controls::stop;
+    POST   "/api/v1/controls/release" Operator Queued("control.release") => controls::release;
+
+    GET    "/api/v1/executions" Viewer Reads => executions::list;
+    GET    "/api/v1/executions/{id}" Viewer Reads => executions::get;
+    GET    "/api/v1/executions/{id}/history" Viewer Reads => executions::history;
+    GET    "/api/v1/executions/{id}/values/{hash}" Viewer Reads => executions::value;
+    GET    "/api/v1/executions/{id}/nodes/{node}" Viewer Reads => executions::node;
+    GET    "/api/v1/executions/{id}/nodes/{node}/attempts" Viewer Reads => executions::attempts;
+    POST   "/api/v1/executions/{id}/cancel" Operator Queued("execution.cancel") => executions::cancel;
+    POST   "/api/v1/executions/{id}/pause" Operator Queued("execution.pause") => executions::pause;
+    POST   "/api/v1/executions/{id}/resume" Operator Queued("execution.resume") => executions::resume;
+    POST   "/api/v1/executions/{id}/rerun" Operator Queued("execution.rerun") => reopen::rerun;
+    POST   "/api/v1/executions/{id}/retry" Operator Queued("execution.retry") => interventions::retry;
+    POST   "/api/v1/executions/{id}/variables" Operator Queued("execution.variables") => interventions::variables;
+    POST   "/api/v1/executions/{id}/nodes/{node}/complete" Worker Queued("node.complete") => interventions::complete;
+    POST   "/api/v1/executions/{id}/nodes/{node}/fail" Worker Queued("node.fail") => interventions::fail;
+    POST   "/api/v1/executions/{id}/nodes/{node}/skip" Operator Queued("node.skip") => interventions::skip;
+    POST   "/api/v1/executions/{id}/nodes/{node}/heartbeat" Worker InLog => interventions::heartbeat;
+
+    GET    "/api/v1/hooks/{id}" Open InLog => hooks::call;
+    POST   "/api/v1/hooks/{id}" Open InLog => hooks::call;
+    PUT    "/api/v1/hooks/{id}" Open InLog => hooks::call;
+    POST   "/api/v1/hooks/resume/{token}" Open InLog => hooks::resume;
+    PUT    "/api/v1/hooks/resume/{token}" Open InLog => hooks::resume;
+
+    GET    "/api/v1/breakers" Viewer Reads => breakers::list;
+    POST   "/api/v1/breakers/{target}/open" Operator Queued("breaker.open") => breakers::open;
+    POST   "/api/v1/breakers/{target}/close" Operator Queued("breaker.close") => breakers::close;
+    POST   "/api/v1/breakers/{target}/reset" Operator Queued("breaker.reset") => breakers::reset;
+
+    GET    "/api/v1/members" Viewer Reads => members::list::list;
+    GET    "/api/v1/members/controls" Member Reads => members::controls::tell;
+    POST   "/api/v1/members/controls" Member Reads => members::controls::learn;
+
+    GET    "/api/v1/stream" Viewer Reads => stream::stream;
+
+    GET    "/api/v1/keys" Admin Reads => keys::list;
+    POST   "/api/v1/keys" Admin Kept("key.create") => keys::create;
+    DELETE "/api/v1/keys/{id}" Admin Kept("key.revoke") => keys::revoke;
+    GET    "/api/v1/audit" Admin Reads => audit::list;
+
+    GET    "/livez" Open Reads => health::live;
+    GET    "/readyz" Open Reads => health::ready;
+    GET    "/metrics" Metrics Reads => health::metrics;
+    GET    "/docs/errors/{code}" Open Reads => health::error_page;
+}
+
+/// The line that a request falls under.
+pub(crate) fn route(method: &Method, path: &str) -> Option<&'static Route> {
+    static BY_PATH: LazyLock<HashMap<&str, Vec<&Route>>> = LazyLock::new(|| {
+        let mut by_path: HashMap<&str, Vec<&Route>> = HashMap::new();
+        for route in ROUTES {
+            by_path.entry(route.path).or_default().push(route);
+        }
+        by_path
+    });
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    let routes = BY_PATH.get(path)?;
+    routes.iter().copied().find(|route| route.method == method.as_str())
+}
 
 /// Every route over one product.
 pub fn router(app: App) -> Router {
-    let api = Router::new()
-        .route("/workflows", get(workflows::list).post(workflows::create))
-        .route("/workflows/validate", post(workflows::validate))
-        .route(
-            "/workflows/{id}",
-            get(workflows::get).put(workflows::put).delete(workflows::archive),
-        )
-        .route("/workflows/{id}/versions", get(workflows::versions))
-        .route("/workflows/{id}/analysis", get(workflows::analysis))
-        .route(
-            "/workflows/{id}/executions",
-            get(executions::list_of_workflow).post(start::start),
-        )
-        .route("/workflows/{id}/pause", post(controls::pause_workflow))
-        .route("/workflows/{id}/resume", post(controls::resume_workflow))
-        .route("/workflows/{id}/stop", post(controls::stop_workflow))
-        .route("/workflows/{id}/release", post(controls::release_workflow))
-        .route("/controls", get(controls::list))
-        .route("/controls/pause", post(controls::pause))
-        .route("/controls/resume", post(controls::resume))
-        .route("/controls/stop", post(controls::stop))
-        .route("/controls/release", post(controls::release))
-        .route("/executions", get(executions::list))
-        .route("/executions/{id}", get(executions::get))
-        .route("/executions/{id}/history", get(executions::history))
-        .route("/executions/{id}/values/{hash}", get(executions::value))
-        .route("/executions/{id}/nodes/{node}", get(executions::node))
-        .route("/executions/{id}/nodes/{node}/attempts", get(executions::attempts))
-        .route("/executions/{id}/cancel", post(executions::cancel))
-        .route("/executions/{id}/pause", post(executions::pause))
-        .route("/executions/{id}/resume", post(executions::resume))
-        .route("/executions/{id}/rerun", post(reopen::rerun))
-        .route("/executions/{id}/retry", post(interventions::retry))
-        .route("/executions/{id}/variables", post(interventions::variables))
-        .route("/executions/{id}/nodes/{node}/complete", post(interventions::complete))
-        .route("/executions/{id}/nodes/{node}/fail", post(interventions::fail))
-        .route("/executions/{id}/nodes/{node}/skip", post(interventions::skip))
-        .route(
-            "/executions/{id}/nodes/{node}/heartbeat",
-            post(interventions::heartbeat),
-        )
-        .route("/hooks/{id}", get(hooks::call).post(hooks::call).put(hooks::call))
-        .route("/hooks/resume/{token}", post(hooks::resume).put(hooks::resume))
-        .route("/breakers", get(breakers::list))
-        .route("/breakers/{target}/open", post(breakers::open))
-        .route("/breakers/{target}/close", post(breakers::close))
-        .route("/breakers/{target}/reset", post(breakers::reset))
-        .route("/members", get(members::list::list))
-        .route(
-            "/members/controls",
-            get(members::controls::tell).post(members::controls::learn),
-        )
-        .route("/stream", get(stream::stream));
-    Router::new()
-        .nest("/api/v1", api)
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .route("/docs/errors/{code}", get(health::error_page))
+    routed()
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(app.clone(), forwarded))
-        .layer(from_fn_with_state(app.clone(), only_local))
+        .layer(from_fn_with_state(app.clone(), guard))
         .layer(from_fn(measured))
         .with_state(app)
 }
@@ -123,69 +191,6 @@ fn panicked(payload: Box<dyn Any + Send>) -> Response {
     .into_response()
 }
 
-/// Under its public name only hooks are answered: they have signatures and addresses of their own.
-const PUBLIC: &str = "/api/v1/hooks/";
-
-/// A server without a login must not be reachable through a browser on foreign pages: a rebound name shows in `Host`,
-/// a foreign page in `Origin`.
-async fn only_local(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    if let Some(members) = &app.members {
-        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-        let verified = members
-            .key()
-            .verify(request.method(), target, request.headers(), app.now());
-        match verified {
-            Ok(Some(signed)) => {
-                request.extensions_mut().insert(signed);
-                return next.run(request).await;
-            }
-            Ok(None) => {}
-            Err(error) => return error.into_response(),
-        }
-    }
-    let headers = request.headers();
-    let authority = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let authority = authority.or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str));
-    let public = app.settings.public_url.as_ref().map(PublicUrl::authority);
-    let is_called_so = authority
-        .zip(public)
-        .is_some_and(|(called, public)| called.eq_ignore_ascii_case(public));
-    if is_called_so && request.uri().path().starts_with(PUBLIC) {
-        return next.run(request).await;
-    }
-    // An image on a foreign page is fetched without an `Origin`, and a hook may be called so.
-    let is_foreign_fetch = request.uri().path().starts_with(PUBLIC) && is_fetched_by_another_site(headers);
-    if !authority.is_none_or(is_local) || !origin_is_local(headers) || is_foreign_fetch {
-        return ApiError::new("HOST_NOT_ALLOWED", "only loopback names are answered").into_response();
-    }
-    next.run(request).await
-}
-
-fn origin_is_local(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else {
-        return true;
-    };
-    let Ok(origin) = origin.to_str() else { return false };
-    origin
-        .split_once("://")
-        .is_some_and(|(_, authority)| is_local(authority))
-}
-
-/// Whether a browser fetches it for a page of another site (`Sec-Fetch-Site`).
-fn is_fetched_by_another_site(headers: &HeaderMap) -> bool {
-    let site = headers.get("sec-fetch-site").map(header::HeaderValue::as_bytes);
-    site.is_some_and(|site| site != b"same-origin" && site != b"none")
-}
-
-fn is_local(authority: &str) -> bool {
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// Counts and times requests by route.
 async fn measured(request: Request, next: Next) -> Response {
     let begun = Instant::now();
@@ -206,9 +211,6 @@ async fn measured(request: Request, next: Next) -> Response {
     troupe_telemetry::http_answered(method, route, response.status().as_u16(), begun.elapsed());
     response
 }
-
-/// Who asks: the embedded server knows only people of this machine.
-pub(crate) const LOCAL: &str = "local";
 
 /// A header's text.
 fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
@@ -232,33 +234,4 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         return Err(ApiError::new("INVALID_PARAMETER", detail));
     }
     Ok(Some(key.to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_local;
-
-    #[test]
-    fn only_loopback_names_are_local() {
-        for local in [
-            "localhost",
-            "LOCALHOST:80",
-            "127.0.0.1:7654",
-            "127.9.9.9",
-            "[::1]:7654",
-            "[::1]",
-        ] {
-            assert!(is_local(local), "{local}");
-        }
-        for foreign in [
-            "evil.example",
-            "127.0.0.1.evil.example:80",
-            "localhost.evil.example",
-            "10.0.0.1:80",
-            "",
-            "null",
-        ] {
-            assert!(!is_local(foreign), "{foreign}");
-        }
-    }
 }

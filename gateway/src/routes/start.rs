@@ -11,14 +11,16 @@ use troupe_actors::{EngineError, StartOutcome};
 use troupe_core::WorkflowId;
 
 use super::params::{Path, wrong};
-use super::{LOCAL, header_text, idempotency_key};
+use super::{header_text, idempotency_key};
 use crate::app::App;
+use crate::auth::Caller;
 use crate::body;
 use crate::dto::{StartBody, StartedDto, WorkflowContextDto, context};
 use crate::error::ApiError;
 
 pub(super) async fn start(
     State(app): State<App>,
+    caller: Caller,
     Path(workflow): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -28,7 +30,7 @@ pub(super) async fn start(
     let wait = preferred_wait(&headers)?.map(|wait| wait.min(limits.wait_max));
     let bytes = body::read(&headers, body, limits.body_bytes).await?;
     let start = StartBody::read(body::parse(&bytes, limits.nesting_max)?)?;
-    let request = start.into_request(WorkflowId::from(workflow.as_str()), key, LOCAL);
+    let request = start.into_request(WorkflowId::from(workflow.as_str()), key, caller.name());
     let Some(wait) = wait else {
         let outcome = app.engine.start(request).await?;
         return accepted(&app, &workflow, &outcome).await;

@@ -11,6 +11,7 @@ use troupe_ports::{DefinitionError, StoredDefinition};
 use super::header_text;
 use super::params::{Params, Path, wrong};
 use crate::app::App;
+use crate::audit::{AuditNote, hash_of};
 use crate::body;
 use crate::dto::{PageDto, ValidationDto, VersionDto, WorkflowSummaryDto, date};
 use crate::error::{ApiError, ErrorItem};
@@ -27,15 +28,22 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, A
     Ok(Json(PageDto { items, next }).into_response())
 }
 
-pub(super) async fn create(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn create(
+    State(app): State<App>,
+    note: AuditNote,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let (definition, warnings) = checked(&app, &headers, body).await?;
     let id = definition.id.clone();
+    note.target("workflow", id.as_str());
     match rules::store(&*app.definitions, definition, Some(0), app.now()).await {
         Ok(stored) => {
             let change = Change {
                 created: true,
                 restored: false,
             };
+            note.change(None, hash_of(&stored.definition));
             Ok(stored_response(&app, &stored, change, warnings))
         }
         Err(DefinitionError::Conflict { latest }) => {
@@ -58,6 +66,7 @@ pub(super) async fn create(State(app): State<App>, headers: HeaderMap, body: Bod
 
 pub(super) async fn put(
     State(app): State<App>,
+    note: AuditNote,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -73,9 +82,24 @@ pub(super) async fn put(
     let stored = rules::store(&*app.definitions, definition, expected, app.now()).await?;
     let change = Change {
         created: stored.version > latest,
-        restored: before.is_some_and(|before| before.archived),
+        restored: before.as_ref().is_some_and(|before| before.archived),
     };
-    Ok(stored_response(&app, &stored, change, warnings))
+    let response = stored_response(&app, &stored, change, warnings);
+    // Somebody else may have stored a version between the two looks.
+    let prior = if stored.version > latest {
+        stored.version - 1
+    } else {
+        stored.version
+    };
+    let prior = match before.filter(|before| before.version == prior) {
+        Some(before) => Some(before),
+        None => app.definitions.get(&id, Some(prior)).await?,
+    };
+    note.change(
+        prior.and_then(|prior| hash_of(&prior.definition)),
+        hash_of(&stored.definition),
+    );
+    Ok(response)
 }
 
 pub(super) async fn validate(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
@@ -134,11 +158,17 @@ pub(super) async fn get(
     Ok(([(header::CONTENT_TYPE, content), (header::ETAG, tag.as_str())], text).into_response())
 }
 
-pub(super) async fn archive(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn archive(
+    State(app): State<App>,
+    note: AuditNote,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let before = version(&app, &id, None).await?;
     if !app.definitions.archive(&id, true).await? {
         return Err(not_found(&id));
     }
     app.archived(&id);
+    note.change(hash_of(&before.definition), None);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

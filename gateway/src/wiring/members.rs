@@ -48,10 +48,17 @@ pub(super) async fn secrets(
 }
 
 /// Where the others reach this process.
-pub(super) fn address(settings: &Settings) -> String {
-    let named = settings.cluster.address.as_ref();
-    named.map_or_else(
-        || format!("http://{}", settings.listen),
-        |named| named.as_str().to_owned(),
-    )
+///
+/// # Errors
+/// `INVALID_PARAMETER` when it listens at every address of this machine and none is named.
+pub(super) fn address(settings: &Settings) -> Result<String, ApiError> {
+    if let Some(named) = &settings.cluster.address {
+        return Ok(named.as_str().to_owned());
+    }
+    if settings.listen.ip().is_unspecified() {
+        let detail = format!("nobody can reach this process at {}", settings.listen);
+        let hint = "set `cluster.address` (TROUPE_CLUSTER_ADDRESS) to where the other members reach it, such as http://10.0.0.7:7654";
+        return Err(ApiError::new("INVALID_PARAMETER", detail).with_hint(hint));
+    }
+    Ok(format!("http://{}", settings.listen))
 }

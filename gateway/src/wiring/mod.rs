@@ -28,12 +28,15 @@ use troupe_telemetry::Exposition;
 
 use crate::analyses::Analyses;
 use crate::app::{App, Parts};
+use crate::audit::AuditTrail;
+use crate::auth::{Gate, KeyRing};
 use crate::error::ApiError;
 use crate::hooks::{HookIndex, server_secret};
 use crate::members::Members;
 use crate::members::controls::keep_equal;
 use crate::rules::Rules;
 
+pub use stores::AccessStores;
 use stores::Stores;
 
 /// What an embedding program adds.
@@ -49,6 +52,8 @@ pub struct Extras {
     pub engine: Option<EngineOptions>,
     /// Where `{{ secrets.NAME }}` is looked up; none: in the environment.
     pub secrets: Option<Arc<dyn Secrets>>,
+    /// Whether requests must show a key; else only this machine is answered.
+    pub keys_required: bool,
 }
 
 impl fmt::Debug for Extras {
@@ -161,16 +166,33 @@ fn limits(settings: &Settings) -> Limits {
     }
 }
 
+/// Opens the stores of keys and audit rows alone, without a server: the embedded one lies in `directory` and admits one process.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_access(settings: &Settings, directory: &Path) -> Result<AccessStores, ApiError> {
+    let opening: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(AccessStores::open(settings, directory));
+    opening.await
+}
+
 /// Opens the stores that the settings name (the embedded one lies in `directory`) and starts an engine on them; returns when it
 /// serves.
 ///
 /// # Errors
 /// `UNAVAILABLE` when a server cannot be reached, `STORE_IN_USE` when another process has the store, `DAMAGED` when it does not
-/// make sense, and whatever keeps the sandbox processes from starting.
+/// make sense, `NO_API_KEYS` when keys are required and there is none, and whatever keeps the sandbox processes from starting.
 pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Result<App, ApiError> {
     // What drivers nest in their futures stays out of the types of those who open the product.
     let opening: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(Stores::open(&settings, directory));
     let stores = opening.await?;
+    let closing = CancellationToken::new();
+    let clock = Arc::new(SystemClock);
+    let gate = if extras.keys_required {
+        let (keys, bootstrap) = (stores.access.keys.clone(), settings.bootstrap_key.as_ref());
+        Gate::Keys(KeyRing::open(keys, clock.clone(), bootstrap, closing.clone()).await?)
+    } else {
+        Gate::Local
+    };
     let options = sandbox_options(&settings, extras.sandbox_program);
     let sandbox = SandboxPool::start(options.clone()).await.map_err(unavailable)?;
     let secrets = extras.secrets.unwrap_or_else(|| Arc::new(EnvSecrets));
@@ -202,7 +224,6 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     let resume_links = Arc::new(ResumeLinks::new(resume_base(&settings), &secret));
     let sandbox = Arc::new(sandbox);
     let live = LiveBus::new();
-    let clock = Arc::new(SystemClock);
     let mut buses: Vec<(&'static str, Arc<dyn EventBus>)> = vec![("events", Arc::new(live.clone()))];
     if let Some(broker) = stores.broker {
         buses.push(("rabbitmq", broker));
@@ -224,9 +245,14 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     } else {
         given.owner.clone()
     };
+    let address = if stores.shared.is_some() {
+        members::address(&settings)?
+    } else {
+        String::new()
+    };
     let engine = EngineOptions {
         owner,
-        address: members::address(&settings),
+        address,
         release: env!("CARGO_PKG_VERSION").to_owned(),
         lease: settings.cluster.lease,
         executions_max: settings.engine.running_max,
@@ -249,6 +275,9 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         definitions: stores.definitions,
         visibility: stores.visibility,
         members,
+        keys: stores.access.keys,
+        gate,
+        audit: AuditTrail::start(stores.access.audit),
         live,
         analyses: Analyses::default(),
         hooks: HookIndex::default(),
@@ -259,7 +288,7 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         settings,
         clock,
         exposition: extras.exposition,
-        closing: CancellationToken::new(),
+        closing,
         streams: Arc::new(AtomicUsize::new(0)),
     });
     if app.members.is_some() {

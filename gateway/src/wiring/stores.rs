@@ -11,7 +11,9 @@ use troupe_backends::{
     RedisTls, StoreOptions,
 };
 use troupe_config::{Durability, Settings, StoreUrl};
-use troupe_ports::{DefinitionStore, EpochAuthority, Membership, StateStore, StoreError, VisibilityStore};
+use troupe_ports::{
+    ApiKeyStore, AuditLog, DefinitionStore, EpochAuthority, Membership, StateStore, StoreError, VisibilityStore,
+};
 
 use crate::error::ApiError;
 
@@ -19,11 +21,39 @@ use crate::error::ApiError;
 const REACHED_WITHIN: Duration = Duration::from_secs(30);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 
+/// Who may ask, and who asked for what.
+#[derive(Clone)]
+pub struct AccessStores {
+    /// Keys of the API.
+    pub keys: Arc<dyn ApiKeyStore>,
+    /// Who changed what.
+    pub audit: Arc<dyn AuditLog>,
+}
+
+impl AccessStores {
+    fn of<S: ApiKeyStore + AuditLog>(store: &Arc<S>) -> Self {
+        Self {
+            keys: Arc::clone(store) as Arc<dyn ApiKeyStore>,
+            audit: Arc::clone(store) as Arc<dyn AuditLog>,
+        }
+    }
+
+    /// Opens no more than them: what the settings name, or the embedded store in `directory`.
+    pub(super) async fn open(settings: &Settings, directory: &Path) -> Result<Self, ApiError> {
+        Ok(match &settings.store.definitions {
+            Some(url) => Self::of(&Arc::new(postgres(settings, url).await?)),
+            None => Self::of(&embedded(settings, directory).await?),
+        })
+    }
+}
+
 /// What the settings name, opened.
 pub(super) struct Stores {
     pub(super) state: Arc<dyn StateStore>,
     pub(super) definitions: Arc<dyn DefinitionStore>,
     pub(super) visibility: Arc<dyn VisibilityStore>,
+    /// Keys and audit rows, where the definitions are.
+    pub(super) access: AccessStores,
     /// Where events go beside the API's own stream.
     pub(super) broker: Option<Arc<RabbitBus>>,
     /// What members that share the state need; none: nobody else has it.
@@ -61,22 +91,25 @@ impl Stores {
             None => here()?,
         };
         let epochs: Arc<dyn EpochAuthority>;
-        let (definitions, visibility): (Arc<dyn DefinitionStore>, Arc<dyn VisibilityStore>) = match &named.definitions {
-            Some(url) => {
-                let store = Arc::new(postgres(settings, url).await?);
-                epochs = store.clone();
-                (store.clone(), store)
-            }
-            None => {
-                epochs = here()?;
-                (here()?, here()?)
-            }
-        };
+        let (definitions, visibility, access): (Arc<dyn DefinitionStore>, Arc<dyn VisibilityStore>, _) =
+            match &named.definitions {
+                Some(url) => {
+                    let store = Arc::new(postgres(settings, url).await?);
+                    epochs = store.clone();
+                    let access = AccessStores::of(&store);
+                    (store.clone(), store, access)
+                }
+                None => {
+                    epochs = here()?;
+                    (here()?, here()?, AccessStores::of(&here()?))
+                }
+            };
         let broker = named.events.as_ref().map(|url| rabbitmq(settings, url)).transpose()?;
         Ok(Self {
             state,
             definitions,
             visibility,
+            access,
             broker,
             shared: register.map(|register| Shared { register, epochs }),
         })

@@ -41,11 +41,16 @@ impl Server {
 
     /// As [`Server::with`], with variables of the environment, named without their prefix.
     pub(crate) fn with_settings(state: &Path, arguments: &[&str], settings: &[(String, &str)]) -> Self {
+        Self::of("dev", state, arguments, settings)
+    }
+
+    /// As [`Server::with_settings`], of `dev` or `serve`.
+    pub(crate) fn of(mode: &str, state: &Path, arguments: &[&str], settings: &[(String, &str)]) -> Self {
         let mut command = troupe();
         let settings = settings.iter().map(|(name, value)| (format!("TROUPE_{name}"), value));
         command
             .envs(settings)
-            .args(["dev", "-q", "--listen", "127.0.0.1:0", "--state"])
+            .args([mode, "-q", "--listen", "127.0.0.1:0", "--state"])
             .arg(state)
             .args(arguments)
             .current_dir(state);
@@ -110,6 +115,13 @@ impl Server {
 
     pub(crate) fn call(&self, arguments: &[&str]) -> Output {
         troupe().args(arguments).args(["--server", &self.url]).output().unwrap()
+    }
+
+    /// As [`Server::call`], with a key.
+    pub(crate) fn call_as(&self, key: &str, arguments: &[&str]) -> Output {
+        let mut command = troupe();
+        command.env("TROUPE_API_KEY", key);
+        command.args(arguments).args(["--server", &self.url]).output().unwrap()
     }
 
     pub(crate) fn exit(&self, arguments: &[&str]) -> i32 {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 use troupe_backends::{EmbeddedStore, PowerLoss, StoreOptions};
 use troupe_ports::conformance::Fixture;
-use troupe_ports::{AuditLog, DefinitionStore, EpochAuthority, StateStore, VisibilityStore};
+use troupe_ports::{ApiKeyStore, AuditLog, DefinitionStore, EpochAuthority, StateStore, VisibilityStore};
 
 struct Directory {
     directory: TempDir,
@@ -66,6 +66,13 @@ impl Fixture<dyn AuditLog> for Directory {
     }
 }
 
+#[async_trait]
+impl Fixture<dyn ApiKeyStore> for Directory {
+    async fn open(&self) -> Arc<dyn ApiKeyStore> {
+        Directory::open(self)
+    }
+}
+
 mod state {
     use super::{Directory, PowerLoss};
     troupe_ports::state_store_conformance!(Directory::new(PowerLoss::Never));
@@ -89,6 +96,11 @@ mod epochs {
 mod audit {
     use super::{Directory, PowerLoss};
     troupe_ports::audit_log_conformance!(Directory::new(PowerLoss::Never));
+}
+
+mod keys {
+    use super::{Directory, PowerLoss};
+    troupe_ports::api_key_store_conformance!(Directory::new(PowerLoss::Never));
 }
 
 /// The layer that loses unsynced writes is otherwise a file like any other.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use support::Schema;
 use troupe_ports::conformance::Fixture;
-use troupe_ports::{AuditLog, DefinitionStore, EpochAuthority, VisibilityStore};
+use troupe_ports::{ApiKeyStore, AuditLog, DefinitionStore, EpochAuthority, VisibilityStore};
 
 #[async_trait]
 impl Fixture<dyn DefinitionStore> for Schema {
@@ -39,6 +39,13 @@ impl Fixture<dyn AuditLog> for Schema {
     }
 }
 
+#[async_trait]
+impl Fixture<dyn ApiKeyStore> for Schema {
+    async fn open(&self) -> Arc<dyn ApiKeyStore> {
+        Arc::new(Schema::open(self).await)
+    }
+}
+
 mod definitions {
     use super::Schema;
     troupe_ports::definition_store_conformance!(Schema::new());
@@ -57,4 +64,9 @@ mod epochs {
 mod audit {
     use super::Schema;
     troupe_ports::audit_log_conformance!(Schema::new());
+}
+
+mod keys {
+    use super::Schema;
+    troupe_ports::api_key_store_conformance!(Schema::new());
 }

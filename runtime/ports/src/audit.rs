@@ -1,4 +1,4 @@
-//! Who changed what: one row a change that somebody asked for.
+//! Who changed what, or was kept from it: one row a change that somebody asked for.
 
 use std::fmt;
 use std::str::FromStr;
@@ -39,8 +39,10 @@ pub struct AuditRow {
     pub before: Option<[u8; 32]>,
     /// SHA-256 of what is there now, if something is.
     pub after: Option<[u8; 32]>,
-    /// The request that asked for it, as it is named in logs and traces.
+    /// The request that asked for it, by the name that its answer carries.
     pub request: Option<String>,
+    /// What came of it: `ok`, or the code that it was refused or failed with; none in rows of older releases.
+    pub outcome: Option<String>,
 }
 
 /// Which rows to list. Newest first. Quick whatever the number of rows by target, by principal or without a condition; conditions beside

@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod definitions;
 pub mod epochs;
 pub mod executor;
+pub mod keys;
 pub mod members;
 pub mod source;
 pub mod state;
@@ -20,6 +21,7 @@ pub use clock::{Clock, SystemClock};
 pub use definitions::{DefinitionError, DefinitionStore, StoredDefinition, says_the_same};
 pub use epochs::{EpochAuthority, EpochError};
 pub use executor::{Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, Secrets, Task};
+pub use keys::{ApiKey, ApiKeyStore, InvalidKeyId, KeyError, KeyId, Role};
 pub use members::{Member, Membership};
 pub use source::{EventSource, Incoming, Receipt, SourceError};
 pub use state::{

@@ -78,6 +78,8 @@ catalogue! {
     CACHE_ENTRIES = "troupe_cache_entries", Kind::Gauge, Count, ["cache"], "Entries of caches in memory.";
     HTTP_REQUESTS = "troupe_http_requests_total", Kind::Counter, Count, ["method", "route", "status"], "Requests that the gateway answered.";
     HTTP_REQUEST_SECONDS = "troupe_http_request_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["method", "route"], "Time to answer a request.";
+    AUDIT_ROWS_PENDING = "troupe_audit_rows_pending", Kind::Gauge, Count, [], "Audit rows that wait for their store.";
+    AUDIT_ROWS_LOST = "troupe_audit_rows_lost_total", Kind::Counter, Count, [], "Audit rows that their store never got; the log has them.";
     BUILD_INFO = "troupe_build_info", Kind::Gauge, Count, ["version"], "Always 1; the label tells the version.";
 }
 

@@ -362,6 +362,16 @@ pub fn http_answered(method: &'static str, route: Arc<str>, status: u16, took: D
     histogram!(name::HTTP_REQUEST_SECONDS, "method" => method, "route" => route).record(seconds);
 }
 
+/// So many audit rows wait for their store.
+pub fn audit_rows_pending(rows: usize) {
+    gauge!(name::AUDIT_ROWS_PENDING).set(rows as f64);
+}
+
+/// An audit row was given up.
+pub fn audit_row_lost() {
+    counter!(name::AUDIT_ROWS_LOST).increment(1);
+}
+
 /// Tells which version runs.
 pub fn build_info(version: &'static str) {
     gauge!(name::BUILD_INFO, "version" => version).set(1.0);

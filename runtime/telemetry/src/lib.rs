@@ -12,6 +12,6 @@ pub use catalogue::describe_all;
 pub use exposition::{Exposition, ExpositionError};
 pub use handles::{
     AttemptEnd, CacheMetrics, EngineMetrics, ExecutionEnd, StartCause, WORKFLOW_LABELS_MAX, WorkflowMetrics,
-    build_info, http_answered,
+    audit_row_lost, audit_rows_pending, build_info, http_answered,
 };
 pub use logs::{LogError, LogFormat, install_logs};

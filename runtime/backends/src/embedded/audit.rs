@@ -14,8 +14,8 @@ const PAGE_ITEMS_MAX: usize = 1_000;
 
 fn record(connection: &Connection, rows: &[AuditRow]) -> rusqlite::Result<()> {
     let mut write = connection.prepare_cached(
-        "INSERT INTO audit (id, at_ms, principal, action, target_kind, target_id, before, after, request)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
+        "INSERT INTO audit (id, at_ms, principal, action, target_kind, target_id, before, after, request, outcome)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
     )?;
     for row in rows {
         write.execute(params![
@@ -27,7 +27,8 @@ fn record(connection: &Connection, rows: &[AuditRow]) -> rusqlite::Result<()> {
             row.target.id,
             row.before.as_ref().map(|hash| &hash[..]),
             row.after.as_ref().map(|hash| &hash[..]),
-            row.request
+            row.request,
+            row.outcome
         ])?;
     }
     Ok(())
@@ -46,6 +47,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
         before: row.get(6)?,
         after: row.get(7)?,
         request: row.get(8)?,
+        outcome: row.get(9)?,
     })
 }
 
@@ -75,7 +77,7 @@ fn list(connection: &Connection, query: &AuditQuery) -> rusqlite::Result<AuditPa
     }
     values.push(Value::Integer(integer(limit as u64 + 1)));
     let sql = format!(
-        "SELECT id, at_ms, principal, action, target_kind, target_id, before, after, request
+        "SELECT id, at_ms, principal, action, target_kind, target_id, before, after, request, outcome
          FROM audit WHERE {} ORDER BY at_ms DESC, id DESC LIMIT ?",
         conditions.join(" AND ")
     );

@@ -12,6 +12,7 @@ mod cursors;
 mod definitions;
 mod derived;
 mod epochs;
+mod keys;
 mod log;
 mod options;
 mod power_loss;
@@ -41,7 +42,7 @@ use writer::{NoRider, Writer};
 const DERIVED_READERS: usize = 2;
 
 /// A store in a directory. Implements `StateStore`, `DefinitionStore`, `VisibilityStore`,
-/// `EpochAuthority` and `AuditLog`.
+/// `EpochAuthority`, `AuditLog` and `ApiKeyStore`.
 ///
 /// Dropping it writes what is queued, closes the files and gives the directory up; that blocks for some milliseconds.
 pub struct EmbeddedStore {

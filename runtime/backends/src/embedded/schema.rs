@@ -103,6 +103,12 @@ CREATE TABLE IF NOT EXISTS audit (
 CREATE INDEX IF NOT EXISTS audit_at ON audit (at_ms, id);
 CREATE INDEX IF NOT EXISTS audit_principal ON audit (principal, at_ms, id);
 CREATE INDEX IF NOT EXISTS audit_target ON audit (target_kind, target_id, at_ms, id);
+-- Keys of the API, with the SHA-256 of their secrets. A name tells who did something.
+CREATE TABLE IF NOT EXISTS api_key (
+    id BLOB PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, secret BLOB NOT NULL, created_ms INTEGER NOT NULL,
+    created_by TEXT, expires_ms INTEGER, revoked_ms INTEGER, used_ms INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS api_key_name ON api_key (name) WHERE revoked_ms IS NULL;
 ";
 
 /// A column that came later, as [`ADDED_TABLES`] did. The parent of a child execution.
@@ -111,6 +117,10 @@ const ADD_PARENT: &str = "
 ALTER TABLE summary ADD COLUMN parent BLOB;
 CREATE INDEX summary_parent ON summary (parent, started_ms, id) WHERE parent IS NOT NULL;
 ";
+
+/// Another one: what came of a change.
+const HAS_OUTCOME: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('audit') WHERE name = 'outcome')";
+const ADD_OUTCOME: &str = "ALTER TABLE audit ADD COLUMN outcome TEXT";
 
 impl StoreFile {
     fn name(self) -> &'static str {
@@ -204,8 +214,10 @@ impl StoreFile {
             }
             if self == Self::Derived && version <= VERSION {
                 connection.execute_batch(ADDED_TABLES)?;
-                if !connection.query_row(HAS_PARENT, [], |row| row.get::<_, bool>(0))? {
-                    connection.execute_batch(ADD_PARENT)?;
+                for (has, add) in [(HAS_PARENT, ADD_PARENT), (HAS_OUTCOME, ADD_OUTCOME)] {
+                    if !connection.query_row(has, [], |row| row.get::<_, bool>(0))? {
+                        connection.execute_batch(add)?;
+                    }
                 }
             }
             connection.execute_batch("COMMIT")?;

@@ -11,11 +11,13 @@ use super::text::{escaped, indexed, unescaped};
 use super::walk::Walk;
 
 const RECORD: &str = "
-INSERT INTO audit (id, at_ms, principal, action, target_kind, target_id, before, after, request)
-SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::text[])
+INSERT INTO audit (id, at_ms, principal, action, target_kind, target_id, before, after, request, outcome)
+SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::text[],
+    $10::text[])
 ON CONFLICT DO NOTHING";
 
-const COLUMNS: &str = "uuid_send(id), at_ms, principal, action, target_kind, target_id, before, after, request";
+const COLUMNS: &str =
+    "uuid_send(id), at_ms, principal, action, target_kind, target_id, before, after, request, outcome";
 
 /// [`COLUMNS`] as they are read.
 type Row = (
@@ -28,6 +30,7 @@ type Row = (
     Option<Vec<u8>>,
     Option<Vec<u8>>,
     Option<String>,
+    Option<String>,
 );
 
 fn bytes<const N: usize>(bytes: &[u8]) -> Result<[u8; N], StoreError> {
@@ -36,7 +39,7 @@ fn bytes<const N: usize>(bytes: &[u8]) -> Result<[u8; N], StoreError> {
 }
 
 fn decode(row: Row) -> Result<AuditRow, StoreError> {
-    let (id, at, principal, action, kind, target, before, after, request) = row;
+    let (id, at, principal, action, kind, target, before, after, request, outcome) = row;
     Ok(AuditRow {
         id: AuditId(bytes(&id)?),
         at: Timestamp(at),
@@ -49,6 +52,7 @@ fn decode(row: Row) -> Result<AuditRow, StoreError> {
         before: before.as_deref().map(bytes).transpose()?,
         after: after.as_deref().map(bytes).transpose()?,
         request: request.map(unescaped),
+        outcome: outcome.map(unescaped),
     })
 }
 
@@ -81,6 +85,7 @@ pub(super) fn statement(query: &AuditQuery, rows: usize) -> sqlx::Result<(String
 impl AuditLog for PostgresStore {
     async fn record(&self, rows: Vec<AuditRow>) -> Result<(), StoreError> {
         let optional = |text: &Option<String>| text.as_deref().map(|text| indexed(text).into_owned());
+        let kept = |text: &Option<String>| text.as_deref().map(|text| escaped(text).into_owned());
         let column = |of: &dyn Fn(&AuditRow) -> String| rows.iter().map(of).collect::<Vec<_>>();
         let hashes = |of: &dyn Fn(&AuditRow) -> Option<[u8; 32]>| {
             let hashes = rows.iter().map(|row| of(row).map(|hash| hash.to_vec()));
@@ -96,11 +101,8 @@ impl AuditLog for PostgresStore {
             .bind(column(&|row| indexed(&row.target.id).into_owned()))
             .bind(hashes(&|row| row.before))
             .bind(hashes(&|row| row.after))
-            .bind(
-                rows.iter()
-                    .map(|row| row.request.as_deref().map(|text| escaped(text).into_owned()))
-                    .collect::<Vec<_>>(),
-            )
+            .bind(rows.iter().map(|row| kept(&row.request)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| kept(&row.outcome)).collect::<Vec<_>>())
             .execute(&mut *connection);
         self.database.answer(asked).await?;
         connection.give_back();

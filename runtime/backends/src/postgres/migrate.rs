@@ -14,13 +14,14 @@ use super::options::PostgresOptions;
 const SERVER_VERSION_MIN: i32 = 130_000;
 
 /// Every change of the tables, oldest first. A published one is never edited: what it was is remembered in each database.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (
         1,
         "definitions and summaries",
         include_str!("migrations/0001_definitions_and_summaries.sql"),
     ),
     (2, "audit", include_str!("migrations/0002_audit.sql")),
+    (3, "api keys", include_str!("migrations/0003_api_keys.sql")),
 ];
 
 /// What the server was found to be.

@@ -1,4 +1,5 @@
-//! The definition store of a deployment: definitions, summaries of executions, epochs and audit rows in PostgreSQL.
+//! The definition store of a deployment: definitions, summaries of executions, epochs, audit rows and keys of
+//! the API in PostgreSQL.
 //!
 //! Everything is in one schema, whose tables are made and brought up to date when a store is opened. Each call takes a connection
 //! out of a pool, ends within a bounded time, and, where it changes something, does so in one transaction. A call whose answer is
@@ -9,6 +10,7 @@ mod database;
 mod definitions;
 mod epochs;
 mod failure;
+mod keys;
 mod list;
 mod migrate;
 mod options;
@@ -23,7 +25,8 @@ use troupe_ports::StoreError;
 use database::Database;
 pub use options::PostgresOptions;
 
-/// A store in a schema of a PostgreSQL database. Implements `DefinitionStore`, `VisibilityStore`, `EpochAuthority` and `AuditLog`.
+/// A store in a schema of a PostgreSQL database. Implements `DefinitionStore`, `VisibilityStore`, `EpochAuthority`, `AuditLog` and
+/// `ApiKeyStore`.
 ///
 /// Any number of processes may use the same schema. Connections are made when they are needed and made again when they broke.
 pub struct PostgresStore {

@@ -24,6 +24,7 @@ fn row(number: u8, at: i64) -> AuditRow {
         before: Some([number; 32]),
         after: Some([number + 1; 32]),
         request: Some(format!("request-{number}")),
+        outcome: Some("ok".to_owned()),
     }
 }
 
@@ -61,6 +62,7 @@ pub async fn rows_come_back_as_they_were_recorded(fixture: AuditFixture<'_>) {
         before: None,
         after: None,
         request: None,
+        outcome: None,
         target: target("key", "\0 odd — \u{1F3AD}"),
         ..row(2, 20)
     };

@@ -9,6 +9,7 @@ pub mod bus;
 pub mod cached_outputs;
 pub mod definitions;
 pub mod epochs;
+pub mod keys;
 pub mod members;
 pub mod source;
 pub mod state_checkpoint;
@@ -175,6 +176,22 @@ macro_rules! audit_log_conformance {
             a_row_is_recorded_once_and_never_changed
             rows_are_listed_newest_first_and_paged_without_loss
             filters_narrow_the_rows
+        }
+    };
+}
+
+/// The suite of [`crate::ApiKeyStore`].
+#[macro_export]
+macro_rules! api_key_store_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, keys:
+            keys_come_back_as_they_were_kept
+            a_key_is_kept_once_and_does_not_change
+            a_name_belongs_to_one_key_that_is_not_revoked
+            only_one_of_many_racing_keys_gets_a_name
+            keys_are_paged_in_order_of_id
+            a_revocation_is_for_good
+            a_use_never_goes_back
         }
     };
 }

@@ -432,6 +432,17 @@ async fn commands_leave_a_row_and_starts_do_not() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_away_ends_neither_its_change_nor_the_row() {
+    let product = guarded(|_| {}).await;
+    let request = Request::post("/api/v1/workflows").header("authorization", format!("Bearer {BOOTSTRAP}"));
+    let mut call = Box::pin(product.call(request.body(Body::from(CHAIN)).unwrap()));
+    assert!(futures::poll!(&mut call).is_pending());
+    drop(call);
+    let found = rows(&product, "target=workflow:chain", 1).await;
+    assert_eq!(found[0]["outcome"], "ok");
+}
+
+#[tokio::test]
 async fn a_server_without_a_login_records_too() {
     let product = Product::with(&[CHAIN]).await;
     let reply = product.get("/api/v1/audit?target=workflow:chain").await;

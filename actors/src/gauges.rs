@@ -37,8 +37,10 @@ impl Depth {
 /// How far the event bus is behind the log.
 #[derive(Debug)]
 pub struct SinkProgress {
-    /// Records offered and not yet taken out of the mailbox.
+    /// Records offered and not yet sent.
     pub(crate) backlog: AtomicUsize,
+    /// Their bytes.
+    pub(crate) backlog_bytes: AtomicUsize,
     /// The sink was told to read the log and has not begun to.
     pub(crate) behind: AtomicBool,
     committed: AtomicU64,
@@ -52,11 +54,24 @@ impl SinkProgress {
     pub fn new(committed: LogPosition, sent: LogPosition) -> Self {
         Self {
             backlog: AtomicUsize::new(0),
+            backlog_bytes: AtomicUsize::new(0),
             behind: AtomicBool::new(false),
             committed: AtomicU64::new(committed.0),
             sent: AtomicU64::new(sent.0),
             sending_since_ms: AtomicI64::new(IDLE),
         }
+    }
+
+    /// A record of so many bytes is held in memory.
+    pub(crate) fn offered(&self, bytes: usize) {
+        self.backlog.fetch_add(1, Ordering::Relaxed);
+        self.backlog_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So many records that were offered are held no longer.
+    pub(crate) fn taken(&self, records: usize, bytes: usize) {
+        self.backlog.fetch_sub(records, Ordering::Relaxed);
+        self.backlog_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// The record at `position` is durable.
@@ -71,8 +86,11 @@ impl SinkProgress {
 
     /// Everything up to `position` was sent.
     pub(crate) fn sent(&self, position: LogPosition) {
-        self.sent.fetch_max(position.0, Ordering::Relaxed);
-        self.sending_since_ms.store(IDLE, Ordering::Relaxed);
+        let sent = self.sent.fetch_max(position.0, Ordering::Relaxed).max(position.0);
+        // Else what is left is younger than what was just sent, and soon its own age counts.
+        if sent >= self.committed.load(Ordering::Relaxed) {
+            self.sending_since_ms.store(IDLE, Ordering::Relaxed);
+        }
     }
 
     /// Records that are not sent, and for how long the oldest of them has waited, in milliseconds.
@@ -197,7 +215,11 @@ mod tests {
         sink.sending(Timestamp(8_000));
         assert_eq!(sink.pending(Timestamp(9_000)), (3, 1_000));
         sink.sent(LogPosition(5));
-        assert_eq!(sink.pending(Timestamp(9_000)), (2, 0));
+        assert_eq!(
+            sink.pending(Timestamp(9_000)),
+            (2, 1_000),
+            "at most as old as what was sent"
+        );
         sink.sending(Timestamp(8_500));
         sink.sent(LogPosition(7));
         assert_eq!(sink.pending(Timestamp(99_000)), (0, 0));

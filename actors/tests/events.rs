@@ -53,7 +53,7 @@ impl EventBus for Valve {
     }
 }
 
-async fn engine(store: &Arc<EmbeddedStore>, bus: &Arc<Valve>) -> EngineHandle {
+async fn engine<B: EventBus>(store: &Arc<EmbeddedStore>, bus: &Arc<B>) -> EngineHandle {
     let executors = builtins().handler("never", |_: HandlerCall| async {
         let never = Semaphore::new(0);
         drop(never.acquire().await);
@@ -113,4 +113,50 @@ async fn events_of_executions_that_only_the_log_holds_survive_a_crash() {
     let second = engine(&store, &bus).await;
     until("the pause is published", async || bus.took(Verb::ExecutionPaused)).await;
     second.crash().await;
+}
+
+/// A bus that takes its time: each call waits for leave.
+struct Slow {
+    leave: Semaphore,
+    calls: Mutex<Vec<usize>>,
+}
+
+#[async_trait]
+impl EventBus for Slow {
+    async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError> {
+        self.leave.acquire().await.unwrap().forget();
+        self.calls.lock().unwrap().push(events.len());
+        Ok(())
+    }
+
+    async fn announce(&self, _: &[SystemEvent]) -> Result<(), BusError> {
+        Ok(())
+    }
+}
+
+/// What is committed while one call of the bus is on its way goes with the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_bus_is_called_once_for_all_that_gathered() {
+    const STARTS: usize = 40;
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path(), 1);
+    let definition = serde_json::from_value(chain("w", 1, "never")).unwrap();
+    DefinitionStore::put(&*store, definition, Json::null(), None, now())
+        .await
+        .unwrap();
+    let bus = Arc::new(Slow {
+        leave: Semaphore::new(0),
+        calls: Mutex::default(),
+    });
+    let engine = engine(&store, &bus).await;
+    for _ in 0..STARTS {
+        engine.start(StartRequest::new("w", Json::null())).await.unwrap();
+    }
+    bus.leave.add_permits(1_000);
+    // Created, started, its node scheduled.
+    let all = || bus.calls.lock().unwrap().iter().sum::<usize>() >= 3 * STARTS;
+    until("every start is published", async || all()).await;
+    let calls = bus.calls.lock().unwrap().clone();
+    assert!(calls.len() <= 3, "{calls:?}");
+    engine.crash().await;
 }

@@ -303,6 +303,7 @@ impl CommitterState {
                 .send_message(VisibilityMessage::Changed { position, summaries })
                 .is_err();
         }
+        let bytes = record.len();
         let kept = CheckpointerMessage::Committed {
             position,
             record,
@@ -312,10 +313,11 @@ impl CommitterState {
         lost |= arguments.checkpointer.send_message(kept).is_err();
         let (items, controls): (Arc<[EventItem]>, Arc<[ControlEntry]>) = (events.into(), changed.into());
         for bus in &arguments.events {
-            lost |= !bus.offer(position, || EventSinkMessage::Committed {
+            lost |= !bus.offer(position, bytes, || EventSinkMessage::Committed {
                 position,
                 items: Arc::clone(&items),
                 controls: Arc::clone(&controls),
+                bytes,
             });
         }
         for (actor, seq) in told {

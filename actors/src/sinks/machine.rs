@@ -13,17 +13,6 @@ pub struct CursorMachine {
     save_after: u64,
 }
 
-/// What to do with a record that is offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
-    /// It was sent before.
-    Skip,
-    /// It is the next one.
-    Send,
-    /// Records before it were not offered: read them from the log, from this position on.
-    CatchUp(LogPosition),
-}
-
 impl CursorMachine {
     /// A sink that has sent everything up to `sent`; its cursor is worth saving after so many records.
     #[must_use]
@@ -32,18 +21,6 @@ impl CursorMachine {
             sent,
             saved: sent,
             save_after,
-        }
-    }
-
-    /// What to do with the record at `position`.
-    #[must_use]
-    pub fn offered(&self, position: LogPosition) -> Offer {
-        if position <= self.sent {
-            Offer::Skip
-        } else if position == self.sent.next() {
-            Offer::Send
-        } else {
-            Offer::CatchUp(self.sent.next())
         }
     }
 
@@ -62,12 +39,6 @@ impl CursorMachine {
     /// The cursor was saved.
     pub fn saved(&mut self, position: LogPosition) {
         self.saved = self.saved.max(position);
-    }
-
-    /// Where the next record is expected.
-    #[must_use]
-    pub fn next(&self) -> LogPosition {
-        self.sent.next()
     }
 }
 
@@ -160,11 +131,8 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_read_from_the_log() {
+    fn a_cursor_is_worth_saving_after_so_many_records() {
         let mut cursor = CursorMachine::new(LogPosition(4), 2);
-        assert_eq!(cursor.offered(LogPosition(4)), Offer::Skip);
-        assert_eq!(cursor.offered(LogPosition(5)), Offer::Send);
-        assert_eq!(cursor.offered(LogPosition(7)), Offer::CatchUp(LogPosition(5)));
         assert!(!cursor.sent(LogPosition(5)));
         assert!(cursor.sent(LogPosition(6)));
         assert_eq!(cursor.unsaved(), Some(LogPosition(6)));

@@ -1,7 +1,9 @@
 //! What follows the log: the event bus and the projection for lists. Each has its own cursor.
 
 mod events;
+pub mod gather;
 pub mod machine;
+mod source;
 mod visibility;
 
 pub use events::{EventItem, EventSinkActor, EventSinkArguments, EventSinkMessage, SinkFeed};

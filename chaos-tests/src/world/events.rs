@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use troupe_actors::record::{read_frames, read_header};
-use troupe_actors::sinks::machine::Offer;
+use troupe_actors::sinks::gather::{CallLimits, Next, Unsent};
 use troupe_core::lifecycle;
 use troupe_core::{LogPosition, ShardId};
-use troupe_ports::{LogRecord, StateStore, StoreError};
+use troupe_ports::{StateStore, StoreError};
 
 use super::process::{ProcessNo, SinkMessage};
 use super::schedule::{Call, Caller, Timed};
+use super::services::Offered;
 use super::{World, at_once};
 use crate::crash::Record;
 use crate::crash::record::Sighting;
@@ -17,10 +18,15 @@ use crate::crash::record::Sighting;
 pub(super) const SINK: &str = "events";
 /// Records after which the cursor is saved: few, so that it often is.
 pub(super) const SAVE_AFTER: u64 = 12;
+/// What one call of the bus takes along: little, so that much is left for the next one.
+pub(super) const CALL: CallLimits = CallLimits {
+    entries_max: 8,
+    bytes_max: 2_048,
+};
 /// Time after which it is saved.
 const SAVE_EVERY_MS: u64 = 60;
-/// Messages that may wait for the sink before it is told to read the log instead: few, so that it often does.
-const BACKLOG_MAX: usize = 3;
+/// Records that may wait for the sink before it is told to read the log instead: few, so that it often does.
+const BACKLOG_MAX: usize = 5;
 /// Bytes of log read at once: few, so that it reads in pieces.
 const READ_BYTES: usize = 512;
 /// Pause before a failed publish or read is repeated.
@@ -31,7 +37,8 @@ impl World {
     pub(super) fn offer_events(&mut self, caller: Caller, position: LogPosition, record: Bytes) {
         let Some(serving) = self.serving(caller) else { return };
         let sink = &mut serving.events;
-        if sink.inbox.len() < BACKLOG_MAX {
+        if sink.held < BACKLOG_MAX {
+            sink.held += 1;
             sink.inbox.push_back(SinkMessage::Committed(position, record));
         } else if !std::mem::replace(&mut sink.behind, true) {
             sink.inbox.push_back(SinkMessage::Behind);
@@ -44,31 +51,52 @@ impl World {
             return;
         };
         let sink = &mut serving.events;
-        if sink.sending.is_some() {
-            return self.publish(caller);
-        }
-        if let Some(LogRecord { position, bytes, .. }) = sink.read.pop_front() {
-            return self.send(caller, position, &bytes);
-        }
-        if let Some(from) = sink.reads_from {
-            return self.read_on(caller, from);
-        }
         match sink.inbox.pop_front() {
-            None => {}
-            Some(SinkMessage::Committed(position, record)) => match sink.machine.offered(position) {
-                Offer::Skip => {}
-                Offer::Send => self.send(caller, position, &record),
-                Offer::CatchUp(from) => sink.reads_from = Some(from),
-            },
+            None => return,
+            Some(SinkMessage::Committed(position, record)) => {
+                if sink.machine.offered(unsent(position, record, true)).is_some() {
+                    sink.held -= 1;
+                }
+            }
             Some(SinkMessage::Behind) => {
                 sink.behind = false;
-                sink.reads_from = Some(sink.machine.next());
+                sink.machine.behind();
+            }
+            Some(SinkMessage::Send) => {
+                sink.armed = false;
+                self.send_gathered(caller);
             }
             Some(SinkMessage::Save) => {
                 sink.saving = false;
                 self.save_cursor(caller);
             }
         }
+        self.arm_sink(caller);
+    }
+
+    /// What is left to do is done behind what arrives until then.
+    fn arm_sink(&mut self, caller: Caller) {
+        let Some(serving) = self.serving(caller) else { return };
+        let sink = &mut serving.events;
+        if !sink.busy && !sink.armed && (sink.sending.is_some() || sink.machine.has_more()) {
+            sink.armed = true;
+            sink.inbox.push_back(SinkMessage::Send);
+        }
+        if sink.machine.cursor().unsaved().is_some() && !std::mem::replace(&mut sink.saving, true) {
+            self.after(SAVE_EVERY_MS, Timed::SinkTick(caller));
+        }
+    }
+
+    fn send_gathered(&mut self, caller: Caller) {
+        let Some(serving) = self.serving(caller) else { return };
+        if serving.events.sending.is_none() {
+            match serving.events.machine.next_step() {
+                Next::Nothing => return,
+                Next::Send(records) => self.begin_call(caller, records),
+                Next::Read(from) => return self.read_on(caller, from),
+            }
+        }
+        self.publish(caller);
     }
 
     fn read_on(&mut self, caller: Caller, from: LogPosition) {
@@ -80,34 +108,52 @@ impl World {
         let sink = &mut serving.events;
         match read {
             Ok(records) => {
-                sink.reads_from = records.last().map(|record| record.position.next());
-                sink.read.extend(records);
+                let records = records.into_iter();
+                let records = records.map(|record| unsent(record.position, record.bytes, false));
+                sink.machine.read(records.collect());
             }
             Err(_) => {
-                sink.busy = true;
-                self.after(RETRY_MS, Timed::SinkRetry(caller));
+                sink.machine.behind();
+                self.send_again(caller);
             }
         }
     }
 
-    /// Derives the events of a record and hands them to the bus.
-    fn send(&mut self, caller: Caller, position: LogPosition, record: &[u8]) {
+    fn send_again(&mut self, caller: Caller) {
+        let Some(serving) = self.serving(caller) else { return };
+        serving.events.armed = true;
+        self.after(RETRY_MS, Timed::SinkRetry(caller));
+    }
+
+    /// Derives the events of records that go in one call.
+    fn begin_call(&mut self, caller: Caller, records: Vec<Unsent<Offered>>) {
         let mut events = Vec::new();
-        let items = read_header(record).map(|(_, items)| items).unwrap_or_default();
-        // What is done to controls is announced, which nobody here hears.
-        for item in items.into_iter().filter(|item| !item.id.is_controls()) {
-            let Some(workflow) = self.workflows.get(&item.id) else {
-                return self.trouble(format!("{}: an entry of something that nobody started", item.id));
-            };
-            let compiled = self.plan(workflow);
-            for entry in read_frames(&record[item.frame]).filter_map(Result::ok) {
-                let derived = lifecycle::derive(&compiled.plan, item.id, &entry);
-                events.extend(derived.iter().map(Sighting::of));
+        if records.len() > 1 {
+            self.count("records sent together");
+        }
+        for record in &records {
+            let bytes = &record.content.record;
+            let items = read_header(bytes).map(|(_, items)| items).unwrap_or_default();
+            // What is done to controls is announced, which nobody here hears.
+            for item in items.into_iter().filter(|item| !item.id.is_controls()) {
+                let Some(workflow) = self.workflows.get(&item.id) else {
+                    self.trouble(format!("{}: an entry of something that nobody started", item.id));
+                    continue;
+                };
+                let compiled = self.plan(workflow);
+                for entry in read_frames(&bytes[item.frame]).filter_map(Result::ok) {
+                    let derived = lifecycle::derive(&compiled.plan, item.id, &entry);
+                    events.extend(derived.iter().map(Sighting::of));
+                }
             }
         }
         let early = self.options.mutants.cursor_before_confirm;
         let Some(serving) = self.serving(caller) else { return };
         let sink = &mut serving.events;
+        sink.held -= records.iter().filter(|record| record.content.held).count();
+        let Some(position) = records.last().map(|record| record.position) else {
+            return;
+        };
         sink.sending = Some((position, events));
         if early {
             sink.machine.sent(position);
@@ -121,6 +167,7 @@ impl World {
             return;
         };
         serving.events.busy = true;
+        serving.events.publishing = true;
         if events.is_empty() {
             return self.confirmed(caller, true);
         }
@@ -158,44 +205,43 @@ impl World {
     pub(super) fn confirmed(&mut self, caller: Caller, confirmed: bool) {
         let Some(serving) = self.serving(caller) else { return };
         let sink = &mut serving.events;
+        (sink.busy, sink.publishing) = (false, false);
         if !confirmed {
-            return self.after(RETRY_MS, Timed::SinkRetry(caller));
+            return self.send_again(caller);
         }
-        sink.busy = false;
         let Some((position, _)) = sink.sending.take() else {
             return;
         };
         if sink.machine.sent(position) {
             self.save_cursor(caller);
-        } else if !std::mem::replace(&mut sink.saving, true) {
-            self.after(SAVE_EVERY_MS, Timed::SinkTick(caller));
         }
+        self.arm_sink(caller);
     }
 
     fn save_cursor(&mut self, caller: Caller) {
         let Some(serving) = self.serving(caller) else { return };
         let sink = &mut serving.events;
-        if let Some(position) = sink.machine.unsaved() {
+        if let Some(position) = sink.machine.cursor().unsaved() {
             sink.busy = true;
             self.call(caller, Call::SetCursor(position));
         }
     }
 
     pub(super) fn cursor_set(&mut self, caller: Caller, to: LogPosition, set: Result<(), StoreError>) {
-        let early = self.options.mutants.cursor_before_confirm;
         let Some(serving) = self.serving(caller) else { return };
         let sink = &mut serving.events;
-        // What the fault saves on the side, nobody waits for.
-        sink.busy &= early && sink.sending.is_some();
+        // What the planted fault saves on the side, nobody waits for.
+        sink.busy = sink.publishing;
         if set.is_ok() {
             sink.machine.saved(to);
             self.count("cursors saved");
         }
+        self.arm_sink(caller);
     }
 
     pub(super) fn sink_retry(&mut self, caller: Caller) {
         if let Some(serving) = self.serving(caller) {
-            serving.events.busy = false;
+            serving.events.inbox.push_back(SinkMessage::Send);
         }
     }
 
@@ -203,5 +249,15 @@ impl World {
         if let Some(serving) = self.serving(caller) {
             serving.events.inbox.push_back(SinkMessage::Save);
         }
+    }
+}
+
+fn unsent(position: LogPosition, record: Bytes, held: bool) -> Unsent<Offered> {
+    Unsent {
+        position,
+        entries: 1,
+        bytes: record.len(),
+        alone: false,
+        content: Offered { record, held },
     }
 }

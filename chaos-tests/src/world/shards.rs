@@ -13,7 +13,7 @@ use troupe_actors::timers::machine::TimersMachine;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
 use troupe_ports::{ExecutionCursor, ExecutionQuery, Lease, LogRecord, StateStore, StoreError, VisibilityStore};
 
-use super::events::{SAVE_AFTER, SINK};
+use super::events::{CALL, SAVE_AFTER, SINK};
 use super::keys::head_of;
 use super::lists::changes_lists;
 use super::process::{
@@ -179,7 +179,7 @@ impl World {
                 inbox: timers,
                 armed: None,
             },
-            events: EventSink::new(cursor, SAVE_AFTER),
+            events: EventSink::new(cursor, SAVE_AFTER, CALL),
             lists: Lists::new(),
             mail: BTreeMap::new(),
             resume: Resume {

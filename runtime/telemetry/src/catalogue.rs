@@ -67,6 +67,8 @@ catalogue! {
     COMMIT_BATCH_SIZE = "troupe_commit_batch_size", Kind::Histogram(BATCH_SIZES), Count, [], "Entries packed into one commit.";
     OUTBOX_LAG = "troupe_outbox_lag_seconds", Kind::Gauge, Seconds, [], "Age of the oldest entry that the event bus has not confirmed.";
     OUTBOX_PENDING = "troupe_outbox_pending", Kind::Gauge, Count, [], "Records of the log that the event bus has not confirmed.";
+    PUBLISH_SECONDS = "troupe_publish_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["bus"], "Time from an entry to the confirm of its events.";
+    PUBLISH_BATCH_SIZE = "troupe_publish_batch_size", Kind::Histogram(BATCH_SIZES), Count, ["bus"], "Events handed to a bus in one call.";
     TIMER_LAG = "troupe_timer_lag_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, [], "How late timers fire.";
     ACTOR_MAILBOX_DEPTH = "troupe_actor_mailbox_depth", Kind::Gauge, Count, ["kind"], "Messages that wait in mailboxes.";
     ACTOR_RESTARTS = "troupe_actor_restarts_total", Kind::Counter, Count, ["kind"], "Actors that failed and were built again.";

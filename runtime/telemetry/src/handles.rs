@@ -324,6 +324,34 @@ impl<T> Lazily<T> {
     }
 }
 
+/// Handles that count what sinks hand to one bus.
+#[derive(Debug)]
+pub struct BusMetrics {
+    publish_seconds: Histogram,
+    batch_size: Histogram,
+}
+
+impl BusMetrics {
+    /// Handles on the recorder installed now.
+    #[must_use]
+    pub fn new(bus: &'static str) -> Self {
+        Self {
+            publish_seconds: histogram!(name::PUBLISH_SECONDS, "bus" => bus),
+            batch_size: histogram!(name::PUBLISH_BATCH_SIZE, "bus" => bus),
+        }
+    }
+
+    /// A call with so many events was confirmed.
+    pub fn published(&self, events: usize) {
+        self.batch_size.record(events as f64);
+    }
+
+    /// Events of an entry that was made `late_ms` ago were confirmed.
+    pub fn confirmed(&self, late_ms: u64) {
+        self.publish_seconds.record(seconds(late_ms));
+    }
+}
+
 /// Counts what a cache is asked for.
 #[derive(Debug)]
 pub struct CacheMetrics {

@@ -11,7 +11,7 @@ mod logs;
 pub use catalogue::describe_all;
 pub use exposition::{Exposition, ExpositionError};
 pub use handles::{
-    AttemptEnd, CacheMetrics, EngineMetrics, ExecutionEnd, StartCause, WORKFLOW_LABELS_MAX, WorkflowMetrics,
-    build_info, http_answered,
+    AttemptEnd, BusMetrics, CacheMetrics, EngineMetrics, ExecutionEnd, StartCause, WORKFLOW_LABELS_MAX,
+    WorkflowMetrics, build_info, http_answered,
 };
 pub use logs::{LogError, LogFormat, install_logs};

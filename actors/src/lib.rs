@@ -45,7 +45,7 @@ pub use blobs::Contents;
 pub use breakers::{BreakerHold, BreakerSettings, BreakerState, BreakerView};
 pub use error::EngineError;
 pub use handle::{Engine, EngineHandle, EngineParts};
-pub use options::{EngineOptions, Mutants};
+pub use options::{BacklogMarks, EngineOptions, Mutants};
 pub use request::{
     Command, CommandOutcome, ControlOutcome, ControlView, EndWatch, Ended, EngineStatus, ExecutionView, Held,
     KeyPolicy, OnClosed, OnOpen, ReopenOutcome, ReopenRequest, RerunOutcome, RerunRequest, StartOutcome, StartRequest,

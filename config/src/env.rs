@@ -58,6 +58,12 @@ variables! {
     "TROUPE_STORE_PREFIX" Key("store.prefix") "Begins the names of everything on these servers.";
     "TROUPE_STORE_CA_FILE" Key("store.ca_file") "Authority that signed the certificates of these servers.";
     "TROUPE_STORE_DURABILITY" Key("store.durability") "What an acknowledgement promises.";
+    "TROUPE_EVENTS_NODES" Key("events.nodes") "Whether RabbitMQ gets the events of nodes too.";
+    "TROUPE_EVENTS_BATCH_MAX" Key("events.batch_max") "Events of a message that carries several; 0: one message an event.";
+    "TROUPE_EVENTS_BATCH_KIB" Key("events.batch_kib") "Size of such a message.";
+    "TROUPE_EVENTS_SPOOL_ABOVE_MIB" Key("events.spool_above_mib") "What may wait for RabbitMQ in the log of a shard.";
+    "TROUPE_EVENTS_REFUSE_MIB" Key("events.refuse_mib") "What may wait for RabbitMQ a shard before starts are refused.";
+    "TROUPE_EVENTS_HOLD_MIB" Key("events.hold_mib") "What may wait for RabbitMQ a shard before attempts are held.";
     "TROUPE_SANDBOX_PROCESSES" Key("sandbox.processes") "Processes that run function code.";
     "TROUPE_SANDBOX_MEMORY_MIB" Key("sandbox.memory_mib") "JavaScript heap of one process.";
     "TROUPE_SANDBOX_STACK_KIB" Key("sandbox.stack_kib") "Stack of one call.";

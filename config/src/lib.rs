@@ -11,6 +11,6 @@ mod settings;
 pub use error::{ConfigError, Problem};
 pub use load::{DEFAULTS, FILE_NAME, Sources};
 pub use settings::{
-    AllowedHost, AllowedTarget, BreakerSettings, Durability, EngineSettings, HttpSettings, LimitSettings, LogSettings,
-    NodeTypeLimits, PublicUrl, SandboxSettings, Settings, StoreSettings, StoreUrl,
+    AllowedHost, AllowedTarget, BreakerSettings, Durability, EngineSettings, EventBatch, EventSettings, HttpSettings,
+    LimitSettings, LogSettings, NodeTypeLimits, PublicUrl, SandboxSettings, Settings, StoreSettings, StoreUrl,
 };

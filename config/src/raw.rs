@@ -12,6 +12,7 @@ pub(crate) struct Raw {
     pub(crate) engine: RawEngine,
     pub(crate) breakers: RawBreakers,
     pub(crate) store: RawStore,
+    pub(crate) events: RawEvents,
     pub(crate) sandbox: RawSandbox,
     pub(crate) http: RawHttp,
     pub(crate) limits: RawLimits,
@@ -57,6 +58,17 @@ pub(crate) struct RawStore {
     pub(crate) prefix: String,
     pub(crate) ca_file: String,
     pub(crate) durability: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawEvents {
+    pub(crate) nodes: bool,
+    pub(crate) batch_max: u64,
+    pub(crate) batch_kib: u64,
+    pub(crate) spool_above_mib: u64,
+    pub(crate) refuse_mib: u64,
+    pub(crate) hold_mib: u64,
 }
 
 #[derive(Debug, Deserialize)]

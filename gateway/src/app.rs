@@ -14,7 +14,7 @@ use crate::analyses::Analyses;
 use crate::error::ApiError;
 use crate::hooks::HookIndex;
 use crate::rules::Rules;
-use crate::wiring::LiveBus;
+use crate::wiring::{Broker, LiveBus};
 
 /// Large values that an answer shows whole, in bytes; of the others it shows references.
 const VALUES_BYTES_MAX: u64 = 4 << 20;
@@ -37,6 +37,8 @@ pub struct Parts {
     pub visibility: Arc<dyn VisibilityStore>,
     /// Events as they become durable.
     pub live: LiveBus,
+    /// The broker that events go to as well.
+    pub broker: Option<Broker>,
     /// Analyses that were shown lately.
     pub(crate) analyses: Analyses,
     /// Which nodes take calls.

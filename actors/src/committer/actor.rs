@@ -201,8 +201,10 @@ impl CommitterState {
                     let answer = store
                         .append(arguments.shard, arguments.epoch, position, commit, record)
                         .await;
-                    if let Err(error) = &answer {
-                        tracing::warn!(shard = arguments.shard.0, %error, "an append failed");
+                    let (outage, who) = (&arguments.engine.outages.appends, u64::from(arguments.shard.0));
+                    match &answer {
+                        Ok(()) => outage.over(who),
+                        Err(error) => outage.failed(who, error),
                     }
                     self.machine.appended(answer)
                 }

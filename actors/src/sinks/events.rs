@@ -16,8 +16,9 @@ use troupe_telemetry::BusMetrics;
 
 use super::gather::{CallLimits, GatherMachine, Next, Unsent};
 use super::source::Source;
+use super::spool::{SpoolIndex, SpooledRecord, pack};
 use crate::checkpointer::CheckpointerMessage;
-use crate::context::EngineContext;
+use crate::context::{EngineContext, Outages};
 use crate::evaluation::CompiledPlan;
 use crate::gauges::SinkProgress;
 
@@ -67,6 +68,13 @@ pub enum EventSinkMessage {
     Send,
     /// The cursor may be worth saving.
     Save,
+    /// A checkpoint holds everything up to here: what is too much for the log may leave it.
+    Checkpointed {
+        /// Up to where.
+        reached: LogPosition,
+        /// Whether the log may be trimmed up to there, as far as others go.
+        trim: bool,
+    },
 }
 
 /// A bounded way to a sink: beyond the bound it is only told that it is behind.
@@ -87,7 +95,7 @@ impl SinkFeed<EventSinkMessage> {
     #[must_use]
     pub fn offer(&self, position: LogPosition, bytes: usize, message: impl FnOnce() -> EventSinkMessage) -> bool {
         let progress = &self.progress;
-        progress.committed(position);
+        progress.committed(position, bytes);
         if progress.backlog.load(Ordering::Relaxed) < BACKLOG_MAX
             && progress.backlog_bytes.load(Ordering::Relaxed) < BACKLOG_BYTES_MAX
         {
@@ -111,6 +119,8 @@ pub struct EventSinkArguments {
     pub bus: usize,
     /// Everything up to here was sent.
     pub cursor: LogPosition,
+    /// What its spool holds.
+    pub spool: SpoolIndex,
     /// Knows executions that no checkpoint holds.
     pub checkpointer: ActorRef<CheckpointerMessage>,
     /// See [`SinkFeed`].
@@ -136,13 +146,35 @@ pub(super) enum Items {
     Offered(Arc<[EventItem]>),
     /// They were read from the log.
     Read(Vec<EventItem>),
+    /// They were read from the spool: events already.
+    Spooled(Vec<LifecycleEvent>),
+}
+
+impl Items {
+    /// The events that the bus wants, in order.
+    fn events(self, bus: &dyn EventBus) -> Vec<LifecycleEvent> {
+        let items = match &self {
+            Self::Offered(items) => &items[..],
+            Self::Read(items) => items,
+            Self::Spooled(_) => &[],
+        };
+        let derived = items
+            .iter()
+            .flat_map(|item| lifecycle::derive(&item.compiled.plan, item.id, &item.entry));
+        let derived: Vec<LifecycleEvent> = derived.filter(|event| bus.wants(event)).collect();
+        match self {
+            // They were chosen when they were spooled.
+            Self::Spooled(events) => events,
+            Self::Offered(_) | Self::Read(_) => derived,
+        }
+    }
 }
 
 /// Records that the bus has not confirmed.
 #[derive(Debug)]
 struct Sending {
     position: LogPosition,
-    /// When the first entry of each record was made.
+    /// When the last event of each record happened.
     made: Vec<Timestamp>,
     /// Records that count as backlog, and their bytes.
     offered: (usize, usize),
@@ -177,15 +209,18 @@ impl Actor for EventSinkActor {
         _: ActorRef<Self::Msg>,
         arguments: EventSinkArguments,
     ) -> Result<EventSinkState, ActorProcessingErr> {
+        let (name, _) = arguments.engine.parts.buses[arguments.bus];
+        arguments.progress.spooled(LogPosition(0), arguments.spool.bytes());
         let source = Source::new(
             Arc::clone(&arguments.engine),
             arguments.shard,
+            (name, arguments.spool.clone()),
             arguments.checkpointer.clone(),
         );
         Ok(EventSinkState {
             machine: GatherMachine::new(arguments.cursor, SAVE_AFTER, CALL),
             source,
-            metrics: BusMetrics::new(arguments.engine.parts.buses[arguments.bus].0),
+            metrics: BusMetrics::new(name),
             sending: None,
             armed: false,
             pause: RETRY_FIRST,
@@ -219,6 +254,7 @@ impl Actor for EventSinkActor {
                 state.saving = false;
                 state.save().await;
             }
+            EventSinkMessage::Checkpointed { reached, trim } => state.make_room(reached, trim).await,
         }
         if !state.armed && (state.sending.is_some() || state.machine.has_more()) {
             state.armed = true;
@@ -256,6 +292,18 @@ fn later(pause: Duration, myself: &ActorRef<EventSinkMessage>, message: EventSin
 }
 
 impl EventSinkState {
+    fn bus(&self) -> &dyn EventBus {
+        &*self.arguments.engine.parts.buses[self.arguments.bus].1
+    }
+
+    fn outages(&self) -> &Outages {
+        &self.arguments.engine.outages
+    }
+
+    fn who(&self) -> u64 {
+        u64::from(self.arguments.shard.0)
+    }
+
     fn committed(
         &mut self,
         position: LogPosition,
@@ -285,9 +333,12 @@ impl EventSinkState {
                 Next::Nothing => return,
                 Next::Send(records) => self.sending = Some(self.begin(records)),
                 Next::Read(from) => match self.source.read(from).await {
-                    Ok(records) => return self.machine.read(records),
+                    Ok(records) => {
+                        self.outages().log_reads.over(self.who());
+                        return self.machine.read(records);
+                    }
                     Err(error) => {
-                        tracing::warn!(shard = self.arguments.shard.0, %error, "the log cannot be read");
+                        self.outages().log_reads.failed(self.who(), &error);
                         self.machine.behind();
                         return self.again(myself);
                     }
@@ -302,10 +353,11 @@ impl EventSinkState {
         }
         let Some(mut sending) = self.sending.take() else { return };
         if let Err(error) = self.publish(&mut sending).await {
-            tracing::warn!(shard = self.arguments.shard.0, error, "events wait for the bus");
+            self.outages().buses[self.arguments.bus].failed(self.who(), &error);
             self.sending = Some(sending);
             return self.again(myself);
         }
+        self.outages().buses[self.arguments.bus].over(self.who());
         self.pause = RETRY_FIRST;
         let now = self.arguments.engine.now();
         if !sending.events.is_empty() {
@@ -317,6 +369,9 @@ impl EventSinkState {
         let (records, bytes) = sending.offered;
         self.arguments.progress.taken(records, bytes);
         self.arguments.progress.sent(sending.position);
+        self.source.spool().sent(sending.position);
+        let spool = self.source.spool();
+        self.arguments.progress.spooled(sending.position, spool.bytes());
         // A log that grows as fast as it is sent must not keep the cursor from moving.
         if self.machine.sent(sending.position) {
             self.save().await;
@@ -332,24 +387,15 @@ impl EventSinkState {
             events: Vec::with_capacity(records.iter().map(|record| record.entries * 2).sum()),
             confirmed: 0,
         };
-        for record in &records {
+        for record in records {
             sending.position = record.position;
-            let items: &[EventItem] = match &record.content.items {
-                Items::Offered(items) => {
-                    sending.offered.0 += 1;
-                    sending.offered.1 += record.bytes;
-                    items
-                }
-                Items::Read(items) => items,
-            };
-            let before = sending.events.len();
-            for item in items {
-                let derived = lifecycle::derive(&item.compiled.plan, item.id, &item.entry);
-                sending.events.extend(derived);
+            if let Items::Offered(_) = record.content.items {
+                sending.offered.0 += 1;
+                sending.offered.1 += record.bytes;
             }
-            if let Some(first) = items.first().filter(|_| sending.events.len() > before) {
-                sending.made.push(first.entry.at);
-            }
+            let events = record.content.items.events(self.bus());
+            sending.made.extend(events.iter().map(|event| event.at).max());
+            sending.events.extend(events);
             if self.arguments.shard == ShardId(0) {
                 let controls = record.content.controls.iter();
                 sending.announcements.extend(controls.map(lifecycle::derive_control));
@@ -363,7 +409,7 @@ impl EventSinkState {
 
     /// What fails is to be repeated; what is confirmed is noted.
     async fn publish(&self, sending: &mut Sending) -> Result<(), String> {
-        let bus: &dyn EventBus = &*self.arguments.engine.parts.buses[self.arguments.bus].1;
+        let bus = self.bus();
         if !sending.announcements.is_empty() {
             let announced = bus.announce(&sending.announcements).await;
             announced.map_err(|error| error.to_string())?;
@@ -377,6 +423,51 @@ impl EventSinkState {
             sending.confirmed += error.confirmed();
             error.to_string()
         })
+    }
+
+    /// Moves what is too much for the log to the spool, and lets the log be trimmed. What fails is done after the next checkpoint.
+    async fn make_room(&mut self, reached: LogPosition, trim: bool) {
+        let arguments = &self.arguments;
+        if arguments.progress.in_log_bytes() <= arguments.engine.options.spool_above_bytes {
+            return;
+        }
+        match self.spool(reached, trim).await {
+            Ok(()) => self.outages().spools.over(self.who()),
+            Err(error) => self.outages().spools.failed(self.who(), &error),
+        }
+    }
+
+    async fn spool(&mut self, reached: LogPosition, trim: bool) -> Result<(), String> {
+        let (engine, shard, epoch) = (
+            Arc::clone(&self.arguments.engine),
+            self.arguments.shard,
+            self.arguments.epoch,
+        );
+        let (store, name) = (&engine.parts.state, engine.parts.buses[self.arguments.bus].0);
+        loop {
+            let sent = self.machine.cursor().position();
+            let from = self.source.spool().end().map_or(sent, |end| end.max(sent)).next();
+            let records = self.source.read_log(from).await.map_err(|error| error.to_string())?;
+            let records = records.into_iter().take_while(|record| record.position <= reached);
+            let bus = &*engine.parts.buses[self.arguments.bus].1;
+            let records: Vec<SpooledRecord> = records.map(|record| spooled(record, bus)).collect();
+            let Some(last) = records.last().map(|record| record.position) else {
+                break;
+            };
+            let lost = engine.options.mutants.spools_nothing;
+            let chunk = pack(if lost { &[] } else { &records }).map_err(|error| error.to_string())?;
+            let bytes = chunk.len() as u64;
+            let spooled = store.spool(shard, epoch, name, last, chunk).await;
+            spooled.map_err(|error| error.to_string())?;
+            self.source.spool().add(last, bytes);
+            let bytes = self.source.spool().bytes();
+            self.arguments.progress.spooled(last, bytes);
+        }
+        if trim {
+            let trimmed = store.trim(shard, epoch, reached).await;
+            trimmed.map_err(|error| error.to_string())?;
+        }
+        Ok(())
     }
 
     /// What failed is tried again after a pause; meanwhile the mailbox is served.
@@ -394,8 +485,19 @@ impl EventSinkState {
         let store = &arguments.engine.parts.state;
         let (name, _) = arguments.engine.parts.buses[arguments.bus];
         match store.set_cursor(arguments.shard, arguments.epoch, name, position).await {
-            Ok(()) => self.machine.saved(position),
-            Err(error) => tracing::warn!(shard = arguments.shard.0, %error, "a cursor stays behind for now"),
+            Ok(()) => {
+                self.machine.saved(position);
+                self.outages().cursors.over(self.who());
+            }
+            Err(error) => self.outages().cursors.failed(self.who(), &error),
         }
+    }
+}
+
+fn spooled(record: Unsent<Content>, bus: &dyn EventBus) -> SpooledRecord {
+    SpooledRecord {
+        position: record.position,
+        events: record.content.items.events(bus),
+        controls: record.content.controls.to_vec(),
     }
 }

@@ -24,6 +24,12 @@ impl CursorMachine {
         }
     }
 
+    /// Everything up to here was sent.
+    #[must_use]
+    pub fn position(&self) -> LogPosition {
+        self.sent
+    }
+
     /// Everything up to `position` was sent. True if the cursor is worth saving now.
     pub fn sent(&mut self, position: LogPosition) -> bool {
         self.sent = self.sent.max(position);

@@ -4,6 +4,7 @@ mod events;
 pub mod gather;
 pub mod machine;
 mod source;
+pub mod spool;
 mod visibility;
 
 pub use events::{EventItem, EventSinkActor, EventSinkArguments, EventSinkMessage, SinkFeed};

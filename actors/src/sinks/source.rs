@@ -1,4 +1,4 @@
-//! Where an event sink reads what it was not offered: the log, with the plans of its executions.
+//! Where an event sink reads what it was not offered: its spool, then the log, with the plans of its executions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use tokio::sync::oneshot;
 use troupe_core::control::ControlEntry;
 use troupe_core::execution::Entry;
 use troupe_core::{ExecutionId, LogPosition, ShardId};
-use troupe_ports::{LogRecord, StoreError};
+use troupe_ports::{LogRecord, SpoolChunk, StoreError};
 
 use super::events::{Content, EventItem, Items};
 use super::gather::Unsent;
+use super::spool::{SpoolIndex, SpooledRecord, unpack};
 use crate::checkpointer::CheckpointerMessage;
 use crate::context::EngineContext;
 use crate::error::EngineError;
@@ -20,7 +21,9 @@ use crate::evaluation::CompiledPlan;
 use crate::execution::load::{Loaded, load_over};
 use crate::record::{read_frames, read_frames_of, read_header};
 
-/// Bytes of log read at once.
+/// What an event takes beside its data, about.
+const EVENT_BYTES: usize = 200;
+/// Bytes of log or spool read at once.
 const READ_BYTES: usize = 1024 * 1024;
 /// Executions whose workflow is remembered meanwhile.
 const KNOWN_MAX: usize = 4_096;
@@ -32,23 +35,87 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Source {
     engine: Arc<EngineContext>,
     shard: ShardId,
+    sink: &'static str,
+    spool: SpoolIndex,
     /// Knows executions that no checkpoint holds.
     checkpointer: ActorRef<CheckpointerMessage>,
     known: HashMap<ExecutionId, Arc<CompiledPlan>>,
 }
 
 impl Source {
-    pub(super) fn new(engine: Arc<EngineContext>, shard: ShardId, checkpointer: ActorRef<CheckpointerMessage>) -> Self {
+    pub(super) fn new(
+        engine: Arc<EngineContext>,
+        shard: ShardId,
+        (sink, spool): (&'static str, SpoolIndex),
+        checkpointer: ActorRef<CheckpointerMessage>,
+    ) -> Self {
         Self {
             engine,
             shard,
+            sink,
+            spool,
             checkpointer,
             known: HashMap::new(),
         }
     }
 
+    /// What the spool holds.
+    pub(super) fn spool(&mut self) -> &mut SpoolIndex {
+        &mut self.spool
+    }
+
     /// The next records from `from` on; none when there are no more.
     pub(super) async fn read(&mut self, from: LogPosition) -> Result<Vec<Unsent<Content>>, StoreError> {
+        if self.spool.end().is_some_and(|end| from <= end) {
+            let after = LogPosition(from.0.saturating_sub(1));
+            let state = &self.engine.parts.state;
+            let chunks = state.spooled(self.shard, self.sink, after, READ_BYTES).await?;
+            if !chunks.is_empty() {
+                return Ok(chunks
+                    .into_iter()
+                    .flat_map(|chunk| self.unpacked(chunk, from))
+                    .collect());
+            }
+            tracing::error!(
+                shard = self.shard.0,
+                sink = self.sink,
+                "a spool is gone: its events are lost"
+            );
+            self.spool = SpoolIndex::default();
+        }
+        self.read_log(from).await
+    }
+
+    fn unpacked(&self, chunk: SpoolChunk, from: LogPosition) -> Vec<Unsent<Content>> {
+        let records = unpack(&chunk.bytes).unwrap_or_else(|error| {
+            let (shard, up_to) = (self.shard.0, chunk.up_to.0);
+            tracing::error!(shard, up_to, %error, "events of a damaged chunk are lost");
+            Vec::new()
+        });
+        let unsent = |record: SpooledRecord| Unsent {
+            position: record.position,
+            entries: record.events.len(),
+            bytes: record.events.iter().map(|event| event.data.bytes() + EVENT_BYTES).sum(),
+            alone: !record.controls.is_empty(),
+            content: Content {
+                items: Items::Spooled(record.events),
+                controls: record.controls.into(),
+            },
+        };
+        let is_whole = records.last().is_some_and(|last| last.position >= chunk.up_to);
+        let nothing = SpooledRecord {
+            position: chunk.up_to,
+            events: Vec::new(),
+            controls: Vec::new(),
+        };
+        let records = records.into_iter().filter(|record| record.position >= from);
+        // What is lost of a chunk must not keep what comes behind it.
+        let rest = (!is_whole).then_some(nothing);
+        records.chain(rest).map(unsent).collect()
+    }
+
+    /// The next records of the log from `from` on; none when there are no more.
+    pub(super) async fn read_log(&mut self, from: LogPosition) -> Result<Vec<Unsent<Content>>, StoreError> {
         let records = self.engine.parts.state.read(self.shard, from, READ_BYTES).await?;
         if records.is_empty() {
             self.known.clear();

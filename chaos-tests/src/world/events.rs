@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use troupe_actors::record::{read_frames, read_header};
 use troupe_actors::sinks::gather::{CallLimits, Next, Unsent};
-use troupe_core::lifecycle;
+use troupe_actors::sinks::spool::{SpooledRecord, pack, unpack};
+use troupe_core::lifecycle::{self, LifecycleEvent};
 use troupe_core::{LogPosition, ShardId};
 use troupe_ports::{StateStore, StoreError};
 
@@ -20,7 +21,7 @@ pub(super) const SINK: &str = "events";
 pub(super) const SAVE_AFTER: u64 = 12;
 /// What one call of the bus takes along: little, so that much is left for the next one.
 pub(super) const CALL: CallLimits = CallLimits {
-    entries_max: 8,
+    entries_max: 4,
     bytes_max: 2_048,
 };
 /// Time after which it is saved.
@@ -29,6 +30,10 @@ const SAVE_EVERY_MS: u64 = 60;
 const BACKLOG_MAX: usize = 5;
 /// Bytes of log read at once: few, so that it reads in pieces.
 const READ_BYTES: usize = 512;
+/// Records that may wait in the log before a checkpoint moves them to the spool: few, so that it often does.
+const SPOOL_ABOVE: u64 = 6;
+/// Bytes of log that become one chunk.
+const SPOOL_BYTES: usize = 2_048;
 /// Pause before a failed publish or read is repeated.
 const RETRY_MS: u64 = 25;
 
@@ -37,6 +42,7 @@ impl World {
     pub(super) fn offer_events(&mut self, caller: Caller, position: LogPosition, record: Bytes) {
         let Some(serving) = self.serving(caller) else { return };
         let sink = &mut serving.events;
+        sink.committed = position;
         if sink.held < BACKLOG_MAX {
             sink.held += 1;
             sink.inbox.push_back(SinkMessage::Committed(position, record));
@@ -54,7 +60,7 @@ impl World {
         match sink.inbox.pop_front() {
             None => return,
             Some(SinkMessage::Committed(position, record)) => {
-                if sink.machine.offered(unsent(position, record, true)).is_some() {
+                if sink.machine.offered(unsent(position, Offered::Held(record))).is_some() {
                     sink.held -= 1;
                 }
             }
@@ -70,6 +76,7 @@ impl World {
                 sink.saving = false;
                 self.save_cursor(caller);
             }
+            Some(SinkMessage::Checkpointed(reached)) => self.make_room(caller, reached),
         }
         self.arm_sink(caller);
     }
@@ -100,23 +107,122 @@ impl World {
     }
 
     fn read_on(&mut self, caller: Caller, from: LogPosition) {
+        let Some(serving) = self.serving(caller) else { return };
+        let is_spooled = serving.events.spool.end().is_some_and(|end| from <= end);
         let reachable = self.reaches(caller.process);
         self.store.set_reachable(reachable);
-        let read = at_once(self.store.read(caller.shard, from, READ_BYTES));
+        let read = if is_spooled {
+            let after = LogPosition(from.0.saturating_sub(1));
+            at_once(self.store.spooled(caller.shard, SINK, after, READ_BYTES)).map(|chunks| {
+                let records = chunks.into_iter().flat_map(|chunk| {
+                    let mut records = unpack(&chunk.bytes).unwrap_or_default();
+                    // What is lost of a chunk must not keep what comes behind it.
+                    if records.last().is_none_or(|last| last.position < chunk.up_to) {
+                        records.push(SpooledRecord {
+                            position: chunk.up_to,
+                            events: Vec::new(),
+                            controls: Vec::new(),
+                        });
+                    }
+                    records
+                });
+                let records = records.filter(|record| record.position >= from);
+                records
+                    .map(|record| unsent(record.position, Offered::Spooled(record.events)))
+                    .collect()
+            })
+        } else {
+            at_once(self.store.read(caller.shard, from, READ_BYTES)).map(|records| {
+                let records = records.into_iter();
+                records
+                    .map(|record| unsent(record.position, Offered::Read(record.bytes)))
+                    .collect::<Vec<_>>()
+            })
+        };
         self.store.set_reachable(true);
+        if is_spooled && read.is_ok() {
+            self.count("spools read");
+        }
         let Some(serving) = self.serving(caller) else { return };
         let sink = &mut serving.events;
         match read {
-            Ok(records) => {
-                let records = records.into_iter();
-                let records = records.map(|record| unsent(record.position, record.bytes, false));
-                sink.machine.read(records.collect());
-            }
+            Ok(records) => sink.machine.read(records),
             Err(_) => {
                 sink.machine.behind();
                 self.send_again(caller);
             }
         }
+    }
+
+    /// What the log keeps too much of for the sink goes to its spool, a chunk at a time.
+    fn make_room(&mut self, caller: Caller, reached: LogPosition) {
+        let Some(serving) = self.serving(caller) else { return };
+        let sink = &serving.events;
+        let sent = sink.machine.cursor().position();
+        let from = sink.spool.end().map_or(sent, |end| end.max(sent));
+        if sink.committed.0.saturating_sub(from.0) <= SPOOL_ABOVE || from >= reached {
+            return;
+        }
+        let reachable = self.reaches(caller.process);
+        self.store.set_reachable(reachable);
+        let read = at_once(self.store.read(caller.shard, from.next(), SPOOL_BYTES));
+        self.store.set_reachable(true);
+        let records = read.unwrap_or_default().into_iter();
+        let records: Vec<_> = records.take_while(|record| record.position <= reached).collect();
+        let Some(up_to) = records.last().map(|record| record.position) else {
+            return;
+        };
+        let mut spooled = Vec::with_capacity(records.len());
+        for record in records {
+            spooled.push(SpooledRecord {
+                position: record.position,
+                events: self.derived(&record.bytes),
+                controls: Vec::new(),
+            });
+        }
+        if self.options.mutants.spools_nothing {
+            spooled.clear();
+        }
+        let Ok(chunk) = pack(&spooled) else {
+            return self.trouble("a chunk of a spool cannot be packed".to_owned());
+        };
+        let Some(serving) = self.serving(caller) else { return };
+        serving.events.busy = true;
+        self.call(caller, Call::Spool { up_to, chunk, reached });
+    }
+
+    pub(super) fn spooled(
+        &mut self,
+        caller: Caller,
+        (up_to, bytes, reached): (LogPosition, u64, LogPosition),
+        spooled: Result<(), StoreError>,
+    ) {
+        let Some(serving) = self.serving(caller) else { return };
+        let sink = &mut serving.events;
+        sink.busy = false;
+        if spooled.is_ok() {
+            sink.spool.add(up_to, bytes);
+            sink.inbox.push_front(SinkMessage::Checkpointed(reached));
+            self.count("spooled");
+        }
+        self.arm_sink(caller);
+    }
+
+    fn derived(&mut self, record: &[u8]) -> Vec<LifecycleEvent> {
+        let mut events = Vec::new();
+        let items = read_header(record).map(|(_, items)| items).unwrap_or_default();
+        // What is done to controls is announced, which nobody here hears.
+        for item in items.into_iter().filter(|item| !item.id.is_controls()) {
+            let Some(workflow) = self.workflows.get(&item.id) else {
+                self.trouble(format!("{}: an entry of something that nobody started", item.id));
+                continue;
+            };
+            let compiled = self.plan(workflow);
+            for entry in read_frames(&record[item.frame]).filter_map(Result::ok) {
+                events.extend(lifecycle::derive(&compiled.plan, item.id, &entry));
+            }
+        }
+        events
     }
 
     fn send_again(&mut self, caller: Caller) {
@@ -131,34 +237,35 @@ impl World {
         if records.len() > 1 {
             self.count("records sent together");
         }
-        for record in &records {
-            let bytes = &record.content.record;
-            let items = read_header(bytes).map(|(_, items)| items).unwrap_or_default();
-            // What is done to controls is announced, which nobody here hears.
-            for item in items.into_iter().filter(|item| !item.id.is_controls()) {
-                let Some(workflow) = self.workflows.get(&item.id) else {
-                    self.trouble(format!("{}: an entry of something that nobody started", item.id));
-                    continue;
-                };
-                let compiled = self.plan(workflow);
-                for entry in read_frames(&bytes[item.frame]).filter_map(Result::ok) {
-                    let derived = lifecycle::derive(&compiled.plan, item.id, &entry);
-                    events.extend(derived.iter().map(Sighting::of));
+        let (mut held, mut last) = (0, None);
+        for Unsent { position, content, .. } in records {
+            last = Some(position);
+            let derived = match content {
+                Offered::Held(record) => {
+                    held += 1;
+                    self.derived(&record)
                 }
-            }
+                Offered::Read(record) => self.derived(&record),
+                Offered::Spooled(events) => events,
+            };
+            events.extend(derived.iter().map(Sighting::of));
         }
         let early = self.options.mutants.cursor_before_confirm;
         let Some(serving) = self.serving(caller) else { return };
         let sink = &mut serving.events;
-        sink.held -= records.iter().filter(|record| record.content.held).count();
-        let Some(position) = records.last().map(|record| record.position) else {
-            return;
-        };
+        sink.held -= held;
+        let Some(position) = last else { return };
         sink.sending = Some((position, events));
         if early {
             sink.machine.sent(position);
             self.call(caller, Call::SetCursor(position));
         }
+    }
+
+    fn bus_is_there(&self) -> bool {
+        let mut away = self.scenario.bus_away.iter();
+        let since_ms = self.now.since_ms(super::BEGINNING);
+        !away.any(|(from_ms, lasts_ms)| (*from_ms..from_ms + lasts_ms).contains(&since_ms))
     }
 
     fn publish(&mut self, caller: Caller) {
@@ -171,14 +278,20 @@ impl World {
         if events.is_empty() {
             return self.confirmed(caller, true);
         }
-        let fate = if self.healed { u64::MAX } else { self.random.below(10) };
+        let fate = match (self.healed, self.bus_is_there()) {
+            (true, _) => u64::MAX,
+            (false, true) => self.random.below(10),
+            (false, false) => 0,
+        };
         let (heard, confirmed) = match fate {
             0 => (0, false),
             1 => (self.random.place(events.len()), false),
             2 => (events.len(), false),
             _ => (events.len(), true),
         };
-        if !confirmed {
+        if !self.healed && !self.bus_is_there() {
+            self.count("publishes without a bus");
+        } else if !confirmed {
             self.count("unconfirmed publishes");
         }
         let travel_ms = self.random.below(4);
@@ -212,6 +325,7 @@ impl World {
         let Some((position, _)) = sink.sending.take() else {
             return;
         };
+        sink.spool.sent(position);
         if sink.machine.sent(position) {
             self.save_cursor(caller);
         }
@@ -252,12 +366,16 @@ impl World {
     }
 }
 
-fn unsent(position: LogPosition, record: Bytes, held: bool) -> Unsent<Offered> {
+fn unsent(position: LogPosition, content: Offered) -> Unsent<Offered> {
+    let bytes = match &content {
+        Offered::Held(record) | Offered::Read(record) => record.len(),
+        Offered::Spooled(events) => events.iter().map(|event| event.data.bytes()).sum(),
+    };
     Unsent {
         position,
         entries: 1,
-        bytes: record.len(),
+        bytes,
         alone: false,
-        content: Offered { record, held },
+        content,
     }
 }

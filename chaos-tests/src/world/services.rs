@@ -8,8 +8,10 @@ use troupe_actors::checkpointer::machine::{CheckpointerMachine, Generation};
 use troupe_actors::committer::machine::{Append, CommitterMachine};
 use troupe_actors::sinks::gather::{CallLimits, GatherMachine};
 use troupe_actors::sinks::machine::ProjectionMachine;
+use troupe_actors::sinks::spool::SpoolIndex;
 use troupe_actors::timers::machine::TimersMachine;
 use troupe_core::control::{ControlEntry, Scope};
+use troupe_core::lifecycle::LifecycleEvent;
 use troupe_core::{ExecutionId, LogPosition, Timestamp, WorkflowId};
 use troupe_ports::{CheckpointRow, ExecutionSummary};
 
@@ -129,19 +131,29 @@ pub(super) enum SinkMessage {
     Behind,
     Send,
     Save,
+    /// A checkpoint holds everything up to there.
+    Checkpointed(LogPosition),
 }
 
-/// A record for the event sink, and whether it holds it in memory since it was committed.
+/// A record for the event sink.
 #[derive(Debug)]
-pub(super) struct Offered {
-    pub(super) record: bytes::Bytes,
-    pub(super) held: bool,
+pub(super) enum Offered {
+    /// It is in memory since it was committed.
+    Held(bytes::Bytes),
+    /// It was read from the log.
+    Read(bytes::Bytes),
+    /// Its events were read from the spool.
+    Spooled(Vec<LifecycleEvent>),
 }
 
 /// The event sink's actor.
 #[derive(Debug)]
 pub(super) struct EventSink {
     pub(super) machine: GatherMachine<Offered>,
+    /// What its spool holds.
+    pub(super) spool: SpoolIndex,
+    /// The last record that was committed.
+    pub(super) committed: LogPosition,
     pub(super) inbox: VecDeque<SinkMessage>,
     /// It was told that it is behind and has not looked yet.
     pub(super) behind: bool,
@@ -160,8 +172,11 @@ pub(super) struct EventSink {
 
 impl EventSink {
     /// One that has sent everything up to `cursor`, and saves its cursor after so many records.
-    pub(super) fn new(cursor: LogPosition, save_after: u64, limits: CallLimits) -> Self {
+    pub(super) fn new(cursor: LogPosition, mut spool: SpoolIndex, save_after: u64, limits: CallLimits) -> Self {
+        spool.sent(cursor);
         Self {
+            spool,
+            committed: LogPosition(0),
             machine: GatherMachine::new(cursor, save_after, limits),
             // What the last owner committed and never sent.
             inbox: [SinkMessage::Behind].into(),

@@ -22,6 +22,6 @@ pub use executor::{Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, Secret
 pub use source::{EventSource, Incoming, Receipt, SourceError};
 pub use state::{
     AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Lease, LogRecord,
-    StateStore, StoreCounters, StoreError, Wait,
+    SpoolChunk, StateStore, StoreCounters, StoreError, Wait,
 };
 pub use visibility::{ExecutionCursor, ExecutionQuery, ExecutionSummary, InvalidCursor, Page, VisibilityStore};

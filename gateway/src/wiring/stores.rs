@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use troupe_backends::rabbitmq::RabbitTls;
+use troupe_backends::rabbitmq::{RabbitBatch, RabbitTls};
 use troupe_backends::{
     EmbeddedStore, PostgresOptions, PostgresStore, RabbitBus, RabbitOptions, RedisDurability, RedisOptions, RedisStore,
     RedisTls, StoreOptions,
@@ -178,8 +178,15 @@ async fn postgres(settings: &Settings, url: &StoreUrl) -> Result<PostgresStore, 
 }
 
 fn rabbitmq(settings: &Settings, url: &StoreUrl) -> Result<Arc<RabbitBus>, ApiError> {
+    let batch = settings.events.batch.map(|batch| RabbitBatch {
+        events_max: batch.events_max,
+        bytes_max: batch.bytes_max,
+        ..RabbitBatch::default()
+    });
     let options = RabbitOptions {
         exchange: format!("{}.events", settings.store.prefix),
+        batch,
+        node_events: settings.events.nodes,
         tls: RabbitTls {
             ca_file: settings.store.ca_file.clone(),
             ..RabbitTls::default()

@@ -86,6 +86,7 @@ pub struct RabbitBus {
     state: watch::Receiver<RabbitState>,
     counters: Arc<Counters>,
     wait: std::time::Duration,
+    node_events: bool,
 }
 
 impl RabbitBus {
@@ -106,7 +107,7 @@ impl RabbitBus {
             reason: String::new(),
         });
         let counters = Arc::new(Counters::default());
-        let wait = checked.options.wait_timeout;
+        let (wait, node_events) = (checked.options.wait_timeout, checked.options.node_events);
         let publisher = Publisher::new(checked, waiting, told, Arc::clone(&counters));
         tokio::spawn(publisher.run());
         Ok(Self {
@@ -114,6 +115,7 @@ impl RabbitBus {
             state,
             counters,
             wait,
+            node_events,
         })
     }
 
@@ -188,6 +190,10 @@ impl RabbitState {
 
 #[async_trait]
 impl EventBus for RabbitBus {
+    fn wants(&self, event: &LifecycleEvent) -> bool {
+        self.node_events || event.node.is_none()
+    }
+
     async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError> {
         self.send(events.iter().map(Outgoing::of_lifecycle).collect()).await
     }

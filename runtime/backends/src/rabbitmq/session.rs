@@ -124,9 +124,9 @@ impl Session {
     fn publish(&mut self, message: Message) {
         let (channel, exchange) = (self.channel.clone(), self.checked.exchange.clone());
         let properties = message.properties(self.checked.options.kind == RabbitExchange::Headers);
-        let Message { first, body, parts } = message;
+        let Message { first, id, body, parts } = message;
         if self.checked.options.unroutable == RabbitUnroutable::Fail {
-            let id = super::message::short(&first.id).to_string();
+            let id = super::message::short(&id).to_string();
             self.returnable.insert(id, parts.clone());
         }
         let bytes = body.len();

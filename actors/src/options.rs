@@ -124,6 +124,8 @@ pub struct Mutants {
     pub read_before_commit: bool,
     /// The events' cursor moves before the bus has confirmed what it passes.
     pub cursor_before_confirm: bool,
+    /// Events are published before the entries that they tell of are durable.
+    pub publish_before_commit: bool,
     /// The engine's core takes a quorum for reached, or a delay for over, too early.
     pub core: CoreMutants,
     /// Nobody is set aside, however often its actor fails.

@@ -34,7 +34,7 @@ const HISTORY_PAGE: usize = 1_000;
 const CALL: &str = r#"{"body":"at last","headers":{},"query":{},"method":"POST"}"#;
 
 /// Opens the store in peace and completes the evidence.
-pub(super) async fn heal(
+pub(crate) async fn heal(
     setting: &Setting,
     down_since: Option<Timestamp>,
     evidence: &mut Evidence,
@@ -46,6 +46,21 @@ pub(super) async fn heal(
     if let Some(since) = down_since {
         evidence.outages.push((since, SystemClock.now().plus_ms(1_000)));
     }
+    let seen = bus.clone();
+    complete(&engine, &*store, &move || seen.seen(), HEALED_WITHIN, evidence).await?;
+    engine.shutdown(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+/// Ends everything that is open, waits until the rest is published, and reads all of it. `seen`: what was published meanwhile.
+/// Whatever is open after `healed_within` is named in the evidence.
+pub(crate) async fn complete(
+    engine: &EngineHandle,
+    store: &dyn StateStore,
+    seen: &(dyn Fn() -> Vec<Sighting> + Sync),
+    healed_within: Duration,
+    evidence: &mut Evidence,
+) -> anyhow::Result<()> {
     for definition in workload::all() {
         evidence.definitions.insert(definition.id.clone(), definition);
     }
@@ -54,18 +69,17 @@ pub(super) async fn heal(
         let unread = heard_of.iter().filter(|id| !evidence.executions.contains_key(id));
         let unread: BTreeSet<ExecutionId> = unread.copied().collect();
         let known = evidence.executions.len();
-        let begun = end_all(&engine, unread, evidence).await;
-        publish_all(&bus, evidence).await;
+        let begun = end_all(engine, unread, healed_within, evidence).await;
+        publish_all(seen, evidence).await;
         if evidence.executions.len() == known {
             break;
         }
         // What was started and never acknowledged, and children, may show up only in what was read and published now.
         heard_of.extend(begun);
-        heard_of.extend(bus.seen().iter().map(|event| event.id));
+        heard_of.extend(seen().iter().map(|event| event.id));
     }
-    evidence.records.push(Record::Published { events: bus.seen() });
-    engine.shutdown(Duration::from_secs(1)).await;
-    read_large_values(&*store, evidence).await
+    evidence.records.push(Record::Published { events: seen() });
+    read_large_values(store, evidence).await
 }
 
 /// Every execution that anybody heard of.
@@ -87,9 +101,14 @@ fn ids(evidence: &Evidence) -> BTreeSet<ExecutionId> {
 }
 
 /// Ends these executions and reads what became of them; the children that they began.
-async fn end_all(engine: &EngineHandle, ids: BTreeSet<ExecutionId>, evidence: &mut Evidence) -> Vec<ExecutionId> {
+async fn end_all(
+    engine: &EngineHandle,
+    ids: BTreeSet<ExecutionId>,
+    within: Duration,
+    evidence: &mut Evidence,
+) -> Vec<ExecutionId> {
     let mut children = Vec::new();
-    for id in settle(engine, ids, evidence).await {
+    for id in settle(engine, ids, within, evidence).await {
         match read(engine, id).await {
             Ok(execution) => {
                 children.extend(children_of(&execution));
@@ -110,9 +129,10 @@ fn does_not_heal(evidence: &mut Evidence, id: ExecutionId, error: &EngineError) 
 async fn settle(
     engine: &EngineHandle,
     mut open: BTreeSet<ExecutionId>,
+    within: Duration,
     evidence: &mut Evidence,
 ) -> BTreeSet<ExecutionId> {
-    let until = Instant::now() + HEALED_WITHIN;
+    let until = Instant::now() + within;
     let mut known = BTreeSet::new();
     loop {
         let is_late = Instant::now() > until;
@@ -123,7 +143,7 @@ async fn settle(
                 Ok(Visit::Open(view)) => {
                     known.insert(id);
                     if is_late {
-                        let what = used_up_its_time(&view);
+                        let what = used_up_its_time(&view, within);
                         evidence.records.push(Record::Trouble { what });
                         continue;
                     }
@@ -220,7 +240,7 @@ fn or_over<T>(answer: Result<T, EngineError>) -> Result<(), EngineError> {
     }
 }
 
-fn used_up_its_time(view: &ExecutionView) -> String {
+fn used_up_its_time(view: &ExecutionView, within: Duration) -> String {
     let state = &view.state;
     let at_work = |phase: &Phase| !phase.is_terminal() && *phase != Phase::Pending;
     let nodes = view.plan.nodes.iter().zip(&state.nodes);
@@ -230,7 +250,7 @@ fn used_up_its_time(view: &ExecutionView) -> String {
         .collect();
     let children: Vec<String> = open_children(view).iter().map(ToString::to_string).collect();
     format!(
-        "{} of {} used up its {HEALED_WITHIN:?}: {} at entry {}, paused: {} (with its parent: {}), set aside: {:?}, parent: {:?}; \
+        "{} of {} used up its {within:?}: {} at entry {}, paused: {} (with its parent: {}), set aside: {:?}, parent: {:?}; \
          it waits for {nodes:?}, children {children:?}",
         state.id,
         state.workflow,
@@ -244,7 +264,7 @@ fn used_up_its_time(view: &ExecutionView) -> String {
 }
 
 /// Waits until every event was published at least once; what is missing after that is for the checkers.
-async fn publish_all(bus: &KeepingBus, evidence: &Evidence) {
+async fn publish_all(seen: &(dyn Fn() -> Vec<Sighting> + Sync), evidence: &Evidence) {
     let mut missing: BTreeSet<(ExecutionId, u64, u32)> = BTreeSet::new();
     for (id, (_, plan, entries)) in &evidence.executions {
         let expected = expected_events(*id, plan, entries);
@@ -262,7 +282,7 @@ async fn publish_all(bus: &KeepingBus, evidence: &Evidence) {
     }
     let begun = Instant::now();
     loop {
-        forget(&mut missing, &bus.seen());
+        forget(&mut missing, &seen());
         if missing.is_empty() || begun.elapsed() > PUBLISHED_WITHIN {
             return;
         }

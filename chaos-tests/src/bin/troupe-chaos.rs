@@ -12,7 +12,7 @@ use troupe_chaos::chaos::plan::{Sizes, State, Trial, drawn, pairs, single, singl
 use troupe_chaos::chaos::report::Report;
 use troupe_chaos::chaos::{engine, trial};
 
-const USAGE: &str = "usage: troupe-chaos MODE [--json]
+const USAGE: &str = "usage: troupe-chaos MODE [--json] [--keep]
 
   list                                the faults and the planted faults
   smoke [--seed S]                    each kind of fault once
@@ -23,6 +23,7 @@ const USAGE: &str = "usage: troupe-chaos MODE [--json]
   round --seed S [--times N]          one trial of a swarm again
   mutants [NAME] [--seed S]           every planted fault, and what catches it
 
+--json: one JSON object at the end. --keep: logs and stores of the run stay.
 States: idle, load, timers-due, recovery. Ends with 1 when a promise was broken or too little happened.";
 
 fn main() -> ExitCode {
@@ -47,6 +48,7 @@ struct Asked {
     scale: Option<u64>,
     clients: Option<u64>,
     json: bool,
+    keep: bool,
 }
 
 impl Asked {
@@ -56,6 +58,10 @@ impl Asked {
             let slot = match argument.as_str() {
                 "--json" => {
                     asked.json = true;
+                    continue;
+                }
+                "--keep" => {
+                    asked.keep = true;
                     continue;
                 }
                 "--seed" => &mut asked.seed,
@@ -104,8 +110,8 @@ fn run() -> anyhow::Result<bool> {
             let trial = drawn(seed, sizes(&asked, Sizes::MATRIX));
             play(&asked, vec![trial; times])
         }
-        ["mutants"] => mutants(seed, None),
-        ["mutants", name] => mutants(seed, Some(name)),
+        ["mutants"] => mutants(&asked, seed, None),
+        ["mutants", name] => mutants(&asked, seed, Some(name)),
         _ => bail!("{USAGE}"),
     }
 }
@@ -149,9 +155,13 @@ fn list() {
     }
 }
 
-fn lab() -> anyhow::Result<Lab> {
+fn lab(asked: &Asked) -> anyhow::Result<Lab> {
     let program = std::env::current_exe().context("this program does not know where it is")?;
-    Lab::start(&program)
+    let lab = Lab::start(&program, asked.keep)?;
+    if asked.keep {
+        eprintln!("the files of this run stay in {}", lab.folder().display());
+    }
+    Ok(lab)
 }
 
 /// Plays one trial and says how it went.
@@ -174,7 +184,7 @@ fn one(lab: &mut Lab, trial: &Trial, report: &mut Report, talks: bool) {
 
 fn play(asked: &Asked, trials: Vec<Trial>) -> anyhow::Result<bool> {
     let begun = Instant::now();
-    let mut lab = lab()?;
+    let mut lab = lab(asked)?;
     let mut report = Report::default();
     for trial in &trials {
         one(&mut lab, trial, &mut report, !asked.json);
@@ -187,7 +197,7 @@ fn swarm(asked: &Asked, seed: u64) -> anyhow::Result<bool> {
     let begun = Instant::now();
     let minutes = asked.minutes.context("a swarm wants --minutes")?;
     let until = begun + Duration::from_secs(minutes * 60);
-    let mut lab = lab()?;
+    let mut lab = lab(asked)?;
     let mut report = Report::default();
     let mut seed = seed;
     while Instant::now() < until {
@@ -220,14 +230,14 @@ fn finish(asked: &Asked, report: &Report, begun: Instant) {
     );
 }
 
-fn mutants(seed: u64, only: Option<&str>) -> anyhow::Result<bool> {
-    let mut lab = lab()?;
+fn mutants(asked: &Asked, seed: u64, only: Option<&str>) -> anyhow::Result<bool> {
+    let mut lab = lab(asked)?;
     let mut all = true;
     for mutant in MUTANTS
         .iter()
         .filter(|mutant| only.is_none_or(|only| only == mutant.name))
     {
-        match mutant.hunt(&mut lab, seed)? {
+        match mutant.hunt(&mut lab, seed, |outcome| println!("{}", Report::line(outcome)))? {
             Some(found) => println!("{:32} caught: {found}", mutant.name),
             None => {
                 all = false;

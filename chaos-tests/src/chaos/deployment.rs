@@ -12,8 +12,10 @@ use troupe_ports::{Clock, SystemClock};
 use super::engine::{Order, Orders, Place, Role, State};
 use super::lab::Lab;
 use super::listener::{self, Listener};
-use super::proxy::Proxy;
+use super::plan::Trial;
+use super::proxy::{Line, Proxy};
 use super::servers::{Redis, Sync, until};
+use crate::crash::Violation;
 use crate::crash::child::Fault as Planted;
 use crate::crash::incarnation::Incarnation;
 use crate::crash::record::Record;
@@ -28,7 +30,6 @@ const STOPS_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Executions that are asked for again after a takeover.
 const ASKED_AGAIN: usize = 40;
-const SHARDS: u16 = 4;
 
 /// What a deployment keeps its state on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,11 +91,14 @@ pub struct Deployment<'lab> {
     pub(super) listener: Listener,
     pub(super) place: Place,
     pub(super) notes: Vec<String>,
+    /// What was seen to be broken while it happened.
+    pub(super) seen: Vec<Violation>,
     /// What an engine process that is started next is armed with.
     pub(super) armed: Option<(Moment, Act)>,
     /// The process that serves, or is about to.
     owner: Option<(u32, Incarnation)>,
-    frozen: Vec<(u32, Incarnation)>,
+    /// Those that were frozen or cut off, with the lines on which they were cut off.
+    frozen: Vec<(u32, Incarnation, Option<Proxy>)>,
     /// What processes that have ended said, in the order in which they were started.
     said: BTreeMap<u32, Vec<Record>>,
     incarnations: u32,
@@ -111,12 +115,8 @@ pub struct Deployment<'lab> {
 
 impl<'lab> Deployment<'lab> {
     /// Starts what the setup needs beside the lab's servers. No engine runs yet.
-    pub(super) fn open(
-        lab: &'lab mut Lab,
-        setup: Setup,
-        planted: Option<Planted>,
-        executions_max: usize,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn open(lab: &'lab mut Lab, trial: &Trial, executions_max: usize) -> anyhow::Result<Self> {
+        let setup = trial.setup;
         let (number, folder) = lab.next_trial()?;
         let runtime = lab.runtime();
         let redis = redis_servers(lab, setup, &folder)?;
@@ -148,7 +148,7 @@ impl<'lab> Deployment<'lab> {
             definitions: format!("postgres://postgres@127.0.0.1:{}/postgres", lines.postgres.port()),
             events: format!("amqp://guest:guest@127.0.0.1:{}", lines.rabbitmq.port()),
             prefix: format!("chaos_{number}"),
-            shards: SHARDS,
+            shards: trial.shards,
         };
         let listener = Listener::start(&runtime, &lab.rabbitmq.url(), &place.queue());
         Ok(Self {
@@ -158,13 +158,14 @@ impl<'lab> Deployment<'lab> {
             listener,
             place,
             notes: Vec::new(),
+            seen: Vec::new(),
             armed: None,
             owner: None,
             frozen: Vec::new(),
             said: BTreeMap::new(),
             incarnations: 0,
             clients: 0,
-            planted,
+            planted: trial.planted,
             executions_max,
             folder,
             gave_up: 0,
@@ -296,21 +297,41 @@ impl<'lab> Deployment<'lab> {
     pub(super) fn freeze(&mut self) -> anyhow::Result<()> {
         if let Some((number, owner)) = self.owner.take() {
             owner.freeze()?;
-            self.frozen.push((number, owner));
+            self.frozen.push((number, owner, None));
         }
         Ok(())
     }
 
-    /// Thaws everybody who was frozen, waits until they know that they were replaced, and ends them.
+    /// Lets nothing pass between the owner and Redis. Whoever is started next has a line of its own, and no clients.
+    pub(super) fn cut_off(&mut self) -> anyhow::Result<()> {
+        let (Some((number, owner)), Some(line)) = (self.owner.take(), self.lines.redis.take()) else {
+            bail!("there is no owner with a line to Redis");
+        };
+        line.set(Line::HalfOpen);
+        let port = self.master()?.port();
+        let own = Proxy::start(&self.lab.runtime(), port)?;
+        if let State::Redis { url, .. } = &mut self.place.state {
+            *url = format!("redis://127.0.0.1:{}", own.port());
+        }
+        self.lines.redis = Some(own);
+        self.frozen.push((number, owner, Some(line)));
+        self.clients = 0;
+        Ok(())
+    }
+
+    /// Thaws everybody who was frozen or cut off, waits until they know that they were replaced, and ends them.
     pub(super) fn thaw(&mut self, fenced_within: Duration) -> anyhow::Result<()> {
-        for (number, mut owner) in std::mem::take(&mut self.frozen) {
+        for (number, mut owner, line) in std::mem::take(&mut self.frozen) {
             owner.thaw()?;
+            if let Some(line) = &line {
+                line.set(Line::Sound);
+            }
             let lost = |record: &Record| matches!(record, Record::Fenced { shards_served: 0, .. });
             if owner.hears(fenced_within, lost).unwrap_or(false) {
                 self.fenced += 1;
             } else {
-                self.notes
-                    .push(format!("engine {number} believes in its shards after it was replaced"));
+                let what = format!("engine {number} believes in shards {fenced_within:?} after it was replaced");
+                self.seen.push(Violation { invariant: "C5", what });
             }
             self.said.insert(number, owner.end()?);
         }
@@ -367,7 +388,10 @@ impl<'lab> Deployment<'lab> {
         for records in self.said.values() {
             answers.count(records);
         }
-        for (_, live) in self.owner.iter_mut().chain(&mut self.frozen) {
+        if let Some((_, live)) = &mut self.owner {
+            answers.count(live.so_far());
+        }
+        for (_, live, _) in &mut self.frozen {
             answers.count(live.so_far());
         }
         answers
@@ -391,7 +415,7 @@ impl<'lab> Deployment<'lab> {
     /// Everything that was said, in the order of the processes.
     pub(super) fn take_records(&mut self) -> anyhow::Result<Vec<Record>> {
         self.kill()?;
-        for (number, frozen) in std::mem::take(&mut self.frozen) {
+        for (number, frozen, _) in std::mem::take(&mut self.frozen) {
             self.said.insert(number, frozen.end()?);
         }
         Ok(std::mem::take(&mut self.said).into_values().flatten().collect())

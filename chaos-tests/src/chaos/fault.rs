@@ -39,6 +39,8 @@ pub enum LineFault {
     Reset,
     /// Connections are taken, and nothing passes in either direction.
     HalfOpen,
+    /// As half open; when the line is sound again, its connections and what was on its way are gone.
+    Partition,
     /// What engines say does not arrive.
     OneWay,
     /// Bytes trickle.
@@ -47,10 +49,11 @@ pub enum LineFault {
 
 impl LineFault {
     /// Every one.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Latency,
         Self::Reset,
         Self::HalfOpen,
+        Self::Partition,
         Self::OneWay,
         Self::SlowBytes,
     ];
@@ -65,6 +68,8 @@ pub enum Fault {
     EngineKillAt(Moment),
     /// An engine is frozen for longer than its lease, replaced, and thawed.
     EngineFreeze,
+    /// An engine does not reach Redis until another one has its shards; then all that it said arrives.
+    EnginePartition,
     /// The actor at a named moment panics.
     ActorPanic(Moment),
     /// The clock of an engine jumps, and later jumps back.
@@ -122,7 +127,7 @@ impl Fault {
     pub fn all() -> Vec<Self> {
         let mut all = vec![Self::EngineKill];
         all.extend(Moment::ALL.map(Self::EngineKillAt));
-        all.push(Self::EngineFreeze);
+        all.extend([Self::EngineFreeze, Self::EnginePartition]);
         all.extend([Moment::Attempting, Moment::Appending, Moment::Publishing].map(Self::ActorPanic));
         all.extend([Self::ClockStep(4_000), Self::ClockStep(-4_000)]);
         all.extend([Self::Overload, Self::MassRestart]);
@@ -170,6 +175,7 @@ impl Fault {
             Self::EngineKill
             | Self::EngineKillAt(_)
             | Self::EngineFreeze
+            | Self::EnginePartition
             | Self::ActorPanic(_)
             | Self::ClockStep(_)
             | Self::Overload
@@ -204,6 +210,7 @@ impl Fault {
             | Self::RedisStall
             | Self::RedisOutOfMemory
             | Self::EngineFreeze
+            | Self::EnginePartition
             | Self::Line(Target::Redis, _) => &[Setup::Strict, Setup::Relaxed],
             Self::RedisFailover => &[Setup::Sentinel],
             Self::DiskFull => &[Setup::Embedded],
@@ -226,11 +233,11 @@ impl Fault {
     pub fn holds(self) -> Duration {
         Duration::from_millis(match self {
             Self::RedisStall | Self::RabbitStall | Self::SlowConsumer => 5_000,
-            Self::Line(_, LineFault::HalfOpen | LineFault::OneWay) => 3_000,
+            Self::Line(_, LineFault::HalfOpen | LineFault::Partition | LineFault::OneWay) => 3_000,
             Self::Line(..) | Self::ClockStep(_) | Self::PostgresStop | Self::RedisOutOfMemory => 2_000,
             Self::RabbitMemoryAlarm | Self::RabbitDiskAlarm | Self::RabbitKill | Self::DiskFull => 1_500,
             Self::RedisKill | Self::RedisTornTail => 500,
-            Self::EngineFreeze => 100,
+            Self::EngineFreeze | Self::EnginePartition => 100,
             Self::RedisFailover => 8_000,
             Self::EngineKillAt(_) | Self::ActorPanic(_) => 1_500,
             Self::EngineKill
@@ -248,6 +255,7 @@ impl Fault {
             Self::EngineKill => engine::kill(on),
             Self::EngineKillAt(moment) => engine::kill_at(on, moment),
             Self::EngineFreeze => engine::freeze(on),
+            Self::EnginePartition => engine::cut_off(on),
             Self::ActorPanic(moment) => {
                 let act = Act::Panic;
                 on.tell(&Order::Arm { moment, act })
@@ -279,7 +287,7 @@ impl Fault {
     /// Heals it.
     pub(super) fn end(self, on: &mut Deployment<'_>) -> anyhow::Result<()> {
         match self {
-            Self::EngineFreeze => engine::thaw(on),
+            Self::EngineFreeze | Self::EnginePartition => engine::thaw(on),
             Self::ClockStep(_) => on.tell(&Order::StepClock { by_ms: 0 }),
             Self::RedisKill => on.master()?.run(),
             Self::RedisTornTail => {
@@ -297,7 +305,7 @@ impl Fault {
                 Ok(())
             }
             Self::PostgresStop => on.lab.postgres.run(),
-            Self::Line(target, _) => line::end(on, target),
+            Self::Line(target, fault) => line::end(on, target, fault),
             Self::DiskFull => embedded::free(on),
             Self::EngineKill
             | Self::EngineKillAt(_)

@@ -24,12 +24,13 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Starts RabbitMQ and PostgreSQL; `program` is the one with the subcommand `engine`.
+    /// Starts RabbitMQ and PostgreSQL; `program` is the one with the subcommand `engine`. `keeps`: the files of the run stay.
     ///
     /// # Errors
     /// When a server is missing or does not start.
-    pub fn start(program: &Path) -> anyhow::Result<Self> {
-        let directory = tempfile::tempdir().context("no temporary folder")?;
+    pub fn start(program: &Path, keeps: bool) -> anyhow::Result<Self> {
+        let mut directory = tempfile::tempdir().context("no temporary folder")?;
+        directory.disable_cleanup(keeps);
         let of_postgres = tempfile::tempdir().context("no temporary folder")?;
         let folder = of_postgres.path().to_owned();
         let postgres = std::thread::spawn(move || Postgres::start(&folder));
@@ -59,6 +60,12 @@ impl Lab {
             .expect("a lab in use has its runtime")
             .handle()
             .clone()
+    }
+
+    /// Where the files of the run are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.directory.path()
     }
 
     /// A number for the next trial, and a folder for what it keeps.

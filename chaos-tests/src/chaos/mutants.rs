@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::deployment::Setup;
 use super::fault::{Fault, LineFault, Target};
 use super::lab::Lab;
-use super::plan::{Sizes, State, Strike, Trial};
-use super::trial;
+use super::plan::{SHARDS, Sizes, State, Strike, Trial};
+use super::trial::{self, Outcome};
 use crate::crash::Violation;
 use crate::crash::child::Fault as Planted;
 
@@ -21,6 +21,9 @@ pub struct Mutant {
     pub breaks: &'static [&'static str],
     /// What shows it.
     strikes: fn() -> Vec<Strike>,
+    state: State,
+    shards: u16,
+    clients: u32,
 }
 
 /// Trials in which a mutant must be caught.
@@ -37,6 +40,18 @@ const fn mutant(
         planted,
         breaks,
         strikes,
+        state: State::Load,
+        shards: SHARDS,
+        clients: Sizes::SMOKE.clients,
+    }
+}
+
+/// Many shards: where the successor has nothing to write, only what is left out keeps the old owner out.
+const fn spread(mutant: Mutant, state: State) -> Mutant {
+    Mutant {
+        state,
+        shards: 32,
+        ..mutant
     }
 }
 
@@ -48,9 +63,14 @@ fn at(fault: Fault, after_ms: u64, holds_ms: u64) -> Strike {
     }
 }
 
-/// An owner is frozen for longer than its lease, and thaws while its successor serves.
+/// An owner is frozen for longer than its lease, and thaws while its successor serves; twice.
 fn freeze() -> Vec<Strike> {
-    vec![at(Fault::EngineFreeze, 0, 300), at(Fault::EngineFreeze, 400, 300)]
+    vec![at(Fault::EngineFreeze, 0, 100), at(Fault::EngineFreeze, 300, 100)]
+}
+
+/// What an owner says is held up until its successor serves.
+fn cut_off() -> Vec<Strike> {
+    vec![at(Fault::EnginePartition, 0, 100), at(Fault::EnginePartition, 300, 100)]
 }
 
 /// What engines say does not reach Redis any more, and then they die.
@@ -58,7 +78,7 @@ fn unheard() -> Vec<Strike> {
     let mut strikes = Vec::new();
     for round in 0..3 {
         let after = round * 4_500;
-        strikes.push(at(Fault::Line(Target::Redis, LineFault::HalfOpen), after, 600));
+        strikes.push(at(Fault::Line(Target::Redis, LineFault::Partition), after, 600));
         strikes.push(at(Fault::EngineKill, after + 300, 0));
     }
     strikes
@@ -74,12 +94,18 @@ fn unsent() -> Vec<Strike> {
 
 /// Every fault that can be planted.
 pub const MUTANTS: [Mutant; 8] = [
-    mutant("no-epoch-check", Planted::NoEpochCheck, &["C5", "C2", "C1"], freeze),
-    mutant(
-        "lease-renewed-without-compare",
-        Planted::RenewWithoutCompare,
-        &["C5", "C12"],
-        freeze,
+    spread(
+        mutant("no-epoch-check", Planted::NoEpochCheck, &["C5"], cut_off),
+        State::Load,
+    ),
+    spread(
+        mutant(
+            "lease-renewed-without-compare",
+            Planted::RenewWithoutCompare,
+            &["C5"],
+            freeze,
+        ),
+        State::Idle,
     ),
     mutant(
         "publish-before-commit",
@@ -110,23 +136,25 @@ pub const MUTANTS: [Mutant; 8] = [
 ];
 
 impl Mutant {
-    /// What shows it first, if anything does.
+    /// What shows it first, if anything does; `heard` is told of every trial.
     ///
     /// # Errors
     /// When the harness itself fails.
-    pub fn hunt(&self, lab: &mut Lab, seed: u64) -> anyhow::Result<Option<Violation>> {
+    pub fn hunt(&self, lab: &mut Lab, seed: u64, mut heard: impl FnMut(&Outcome)) -> anyhow::Result<Option<Violation>> {
         for round in 0..TRIES {
             let trial = Trial {
                 name: format!("planted {}", self.name),
                 setup: Setup::Strict,
-                state: State::Load,
+                state: self.state,
                 strikes: (self.strikes)(),
                 seed: seed + round,
-                clients: Sizes::SMOKE.clients,
+                shards: self.shards,
+                clients: self.clients,
                 scale: 0,
                 planted: Some(self.planted),
             };
             let outcome = trial::run(lab, &trial)?;
+            heard(&outcome);
             let mut violations = outcome.violations.into_iter();
             if let Some(found) = violations.find(|found| self.breaks.contains(&found.invariant)) {
                 return Ok(Some(found));

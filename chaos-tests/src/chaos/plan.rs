@@ -60,6 +60,8 @@ pub struct Trial {
     pub strikes: Vec<Strike>,
     /// Draws what faults leave to chance.
     pub seed: u64,
+    /// Shards of its store.
+    pub shards: u16,
     /// Clients that load it.
     pub clients: u32,
     /// Executions of a mass restart.
@@ -80,6 +82,9 @@ impl Trial {
         }
     }
 }
+
+/// Shards of most deployments: few, so that each has something to do.
+pub(super) const SHARDS: u16 = 4;
 
 /// Sizes of a run.
 #[derive(Clone, Copy, Debug)]
@@ -120,6 +125,7 @@ pub fn single(fault: Fault, state: State, holds: Duration, seed: u64, sizes: Siz
             holds,
         }],
         seed,
+        shards: SHARDS,
         clients: sizes.clients,
         scale: sizes.scale,
         planted: None,
@@ -180,6 +186,7 @@ fn fits(fault: Fault, state: State) -> State {
         Fault::EngineKillAt(_)
         | Fault::ActorPanic(_)
         | Fault::EngineFreeze
+        | Fault::EnginePartition
         | Fault::ClockStep(_)
         | Fault::Overload
         | Fault::MassRestart
@@ -256,6 +263,7 @@ pub fn drawn(seed: u64, sizes: Sizes) -> Trial {
         state: [State::Load, State::TimersDue, State::Load, State::Recovery][random.place(4)],
         strikes,
         seed,
+        shards: [SHARDS, 8, 32][random.place(3)],
         clients: u32::try_from(random.between(2, u64::from(sizes.clients))).unwrap_or(2),
         scale: random.between(200, 1_500),
         planted: None,

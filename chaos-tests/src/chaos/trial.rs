@@ -90,7 +90,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     } else {
         20_000
     };
-    let on = Deployment::open(lab, trial.setup, trial.planted, executions_max);
+    let on = Deployment::open(lab, trial, executions_max);
     let mut on = on.context("the deployment does not open")?;
     let mut random = Random::new(trial.seed);
     on.load(trial.clients)?;
@@ -101,7 +101,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     let broken_at = SystemClock.now();
     let struck = strike(&mut on, trial, &mut random);
     let during = on.answers();
-    let mut seen = Vec::new();
+    let mut seen = std::mem::take(&mut on.seen);
     if let Err(error) = struck {
         seen.push(violation("C12", format!("{error:#}")));
     }
@@ -267,7 +267,8 @@ fn clashes(one: Fault, other: Fault) -> bool {
     let is_process = |fault| !line(fault) && one.target() == other.target();
     match one.target() {
         super::fault::Target::Engine => {
-            one == other || matches!((one, other), (_, Fault::EngineFreeze) | (Fault::EngineFreeze, _))
+            let takes_over = |fault| matches!(fault, Fault::EngineFreeze | Fault::EnginePartition);
+            one == other || takes_over(one) || takes_over(other)
         }
         // A server that is down is neither killed nor frozen nor asked; losing power cuts its line.
         super::fault::Target::Redis => {
@@ -356,7 +357,7 @@ fn floors(on: &Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Outcom
     }
     for strike in &trial.strikes {
         match strike.fault {
-            Fault::EngineFreeze if trial.strikes.len() == 1 => {
+            Fault::EngineFreeze | Fault::EnginePartition if trial.strikes.len() == 1 => {
                 expect(on.fenced > 0, "no owner was seen to be fenced".to_owned());
             }
             Fault::Overload => expect(all.refused > 0, "no start was refused".to_owned()),

@@ -40,6 +40,14 @@ pub(super) fn freeze(on: &mut Deployment<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Its successor has a line of its own, and nothing to do until the owner is back.
+pub(super) fn cut_off(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+    on.cut_off()?;
+    on.spawn()?;
+    on.ready()?;
+    Ok(())
+}
+
 pub(super) fn thaw(on: &mut Deployment<'_>) -> anyhow::Result<()> {
     on.thaw(FENCED_WITHIN)
 }

@@ -13,6 +13,8 @@ use crate::world::random::Random;
 const SLOW: u64 = 20_000;
 /// How often the connections are reset, and the time between two resets.
 const RESETS: u32 = 4;
+/// Until connections that are cut are gone.
+const CUT_WITHIN: Duration = Duration::from_millis(20);
 const RESET_EVERY: Duration = Duration::from_millis(250);
 
 pub(super) fn begin(
@@ -23,7 +25,7 @@ pub(super) fn begin(
 ) -> anyhow::Result<()> {
     let line = match fault {
         LineFault::Latency => Line::Late(Duration::from_millis(random.between(20, 100))),
-        LineFault::HalfOpen => Line::HalfOpen,
+        LineFault::HalfOpen | LineFault::Partition => Line::HalfOpen,
         LineFault::OneWay => Line::DeafServer,
         LineFault::SlowBytes => Line::Slow(SLOW),
         LineFault::Reset => {
@@ -38,7 +40,11 @@ pub(super) fn begin(
     Ok(())
 }
 
-pub(super) fn end(on: &mut Deployment<'_>, target: Target) -> anyhow::Result<()> {
+pub(super) fn end(on: &mut Deployment<'_>, target: Target, fault: LineFault) -> anyhow::Result<()> {
+    if fault == LineFault::Partition {
+        on.line(target)?.cut();
+        on.watch(CUT_WITHIN)?;
+    }
     on.line(target)?.set(Line::Sound);
     Ok(())
 }

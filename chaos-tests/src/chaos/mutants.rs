@@ -76,10 +76,11 @@ fn cut_off() -> Vec<Strike> {
 /// What engines say does not reach Redis any more, and then they die.
 fn unheard() -> Vec<Strike> {
     let mut strikes = Vec::new();
-    for round in 0..3 {
-        let after = round * 4_500;
-        strikes.push(at(Fault::Line(Target::Redis, LineFault::Partition), after, 600));
-        strikes.push(at(Fault::EngineKill, after + 300, 0));
+    for round in 0..2 {
+        let after = round * 6_000;
+        // Long enough for a sink to send what it had still to send, and what it should not have.
+        strikes.push(at(Fault::Line(Target::Redis, LineFault::Partition), after, 1_700));
+        strikes.push(at(Fault::EngineKill, after + 1_500, 0));
     }
     strikes
 }

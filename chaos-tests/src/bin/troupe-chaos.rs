@@ -1,7 +1,10 @@
 //! Breaks everything that can break around real engine processes, and says whether every promise held.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -23,7 +26,7 @@ const USAGE: &str = "usage: troupe-chaos MODE [--json] [--keep]
   round --seed S [--times N]          one trial of a swarm again
   mutants [NAME] [--seed S]           every planted fault, and what catches it
 
---json: one JSON object at the end. --keep: logs and stores of the run stay.
+--lanes N: so many trials at the same time, each with servers of its own. --json: one JSON object at the end. --keep: logs and stores of the run stay.
 States: idle, load, timers-due, recovery. Ends with 1 when a promise was broken or too little happened.";
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ struct Asked {
     words: Vec<String>,
     seed: Option<u64>,
     minutes: Option<u64>,
+    lanes: Option<u64>,
     times: Option<u64>,
     holds_ms: Option<u64>,
     scale: Option<u64>,
@@ -66,6 +70,7 @@ impl Asked {
                 }
                 "--seed" => &mut asked.seed,
                 "--minutes" => &mut asked.minutes,
+                "--lanes" => &mut asked.lanes,
                 "--times" => &mut asked.times,
                 "--holds-ms" => &mut asked.holds_ms,
                 "--scale" => &mut asked.scale,
@@ -165,15 +170,18 @@ fn lab(asked: &Asked) -> anyhow::Result<Lab> {
 }
 
 /// Plays one trial and says how it went.
-fn one(lab: &mut Lab, trial: &Trial, report: &mut Report, talks: bool) {
+fn one(lab: &mut Lab, trial: &Trial, report: &Mutex<Report>, talks: bool) {
     let played = trial::run(lab, trial);
     let line = match &played {
         Ok(outcome) => Report::line(outcome),
         Err(error) => format!("BROKEN     {}: {error:#}", trial.name),
     };
-    match played {
-        Ok(outcome) => report.add(outcome),
-        Err(error) => report.add_broken(&trial.name, format!("{error:#}")),
+    // A lane that panicked ends the run.
+    if let Ok(mut report) = report.lock() {
+        match played {
+            Ok(outcome) => report.add(outcome),
+            Err(error) => report.add_broken(&trial.name, format!("{error:#}")),
+        }
     }
     if talks {
         let mut out = std::io::stdout().lock();
@@ -183,32 +191,38 @@ fn one(lab: &mut Lab, trial: &Trial, report: &mut Report, talks: bool) {
 }
 
 fn play(asked: &Asked, trials: Vec<Trial>) -> anyhow::Result<bool> {
-    let begun = Instant::now();
-    let mut lab = lab(asked)?;
-    let mut report = Report::default();
-    for trial in &trials {
-        one(&mut lab, trial, &mut report, !asked.json);
-    }
-    finish(asked, &report, begun);
-    Ok(report.is_pass())
+    let left = Mutex::new(VecDeque::from(trials));
+    lanes(asked, || left.lock().ok()?.pop_front())
 }
 
 fn swarm(asked: &Asked, seed: u64) -> anyhow::Result<bool> {
-    let begun = Instant::now();
     let minutes = asked.minutes.context("a swarm wants --minutes")?;
-    let until = begun + Duration::from_secs(minutes * 60);
-    let mut lab = lab(asked)?;
-    let mut report = Report::default();
-    let mut seed = seed;
-    while Instant::now() < until {
-        one(
-            &mut lab,
-            &drawn(seed, sizes(asked, Sizes::MATRIX)),
-            &mut report,
-            !asked.json,
-        );
-        seed += 1;
-    }
+    let until = Instant::now() + Duration::from_secs(minutes * 60);
+    let next = AtomicU64::new(seed);
+    lanes(asked, || {
+        let draw = || drawn(next.fetch_add(1, Ordering::Relaxed), sizes(asked, Sizes::MATRIX));
+        (Instant::now() < until).then(draw)
+    })
+}
+
+/// Plays what `next` gives until it gives nothing more, so many trials at the same time, each lane with servers of its own.
+fn lanes(asked: &Asked, next: impl Fn() -> Option<Trial> + Sync) -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    let report = Mutex::new(Report::default());
+    let lane = || -> anyhow::Result<()> {
+        let mut lab = lab(asked)?;
+        while let Some(trial) = next() {
+            one(&mut lab, &trial, &report, !asked.json);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..asked.lanes.unwrap_or(1)).map(|_| scope.spawn(lane)).collect();
+        let ended = lanes.into_iter().map(std::thread::ScopedJoinHandle::join);
+        let ended = ended.map(|lane| lane.map_err(|_| anyhow::anyhow!("a lane panicked"))?);
+        ended.collect::<anyhow::Result<Vec<()>>>()
+    })?;
+    let report = report.into_inner().map_err(|_| anyhow::anyhow!("a lane panicked"))?;
     finish(asked, &report, begun);
     Ok(report.is_pass())
 }

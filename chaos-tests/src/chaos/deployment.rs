@@ -141,6 +141,7 @@ impl<'lab> Deployment<'lab> {
             },
             (None, None) => State::Embedded {
                 directory: folder.join("store"),
+                loses_unsynced: true,
             },
         };
         let place = Place {

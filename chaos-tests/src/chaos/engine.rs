@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use troupe_actors::{Engine, EngineError, EngineHandle, EngineOptions, EngineParts, StartRequest};
+use troupe_backends::embedded::fail_syncs;
 use troupe_backends::rabbitmq::{RabbitBatch, RabbitQueue, RabbitUnroutable};
 use troupe_backends::{
     EmbeddedStore, PostgresOptions, PostgresStore, PowerLoss, RabbitBus, RabbitOptions, RedisDurability, RedisOptions,
@@ -57,6 +58,8 @@ pub enum State {
     Embedded {
         /// The directory.
         directory: PathBuf,
+        /// Whether a killed process loses what it had not synced.
+        loses_unsynced: bool,
     },
 }
 
@@ -148,6 +151,11 @@ pub enum Order {
         /// Milliseconds.
         by_ms: u64,
     },
+    /// Every sync of the embedded store fails, or none does any more.
+    FailSyncs {
+        /// Whether they do.
+        is_on: bool,
+    },
     /// Do something when a moment comes next.
     Arm {
         /// The moment.
@@ -214,11 +222,18 @@ type Stores = (Arc<dyn StateStore>, Arc<dyn DefinitionStore>, Arc<dyn Visibility
 async fn stores(place: &Place) -> anyhow::Result<Stores> {
     let (url, relaxed) = match &place.state {
         State::Redis { url, relaxed } => (url, relaxed),
-        State::Embedded { directory } => {
+        State::Embedded {
+            directory,
+            loses_unsynced,
+        } => {
             let options = StoreOptions {
                 shards: place.shards,
                 sharing: Sharing::Exclusive,
-                power_loss: PowerLoss::Never,
+                power_loss: if *loses_unsynced {
+                    PowerLoss::DropsUnsynced
+                } else {
+                    PowerLoss::Never
+                },
                 mutant: None,
             };
             let store = EmbeddedStore::open(directory, &options).context("the embedded store does not open")?;
@@ -322,6 +337,7 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
             } => load.burst(&workflow, count, at_once),
             Order::StepClock { by_ms } => switches.step_clock(by_ms),
             Order::SlowAttempts { by_ms } => switches.slow_attempts(by_ms),
+            Order::FailSyncs { is_on } => fail_syncs(is_on),
             Order::Arm { moment, act } => switches.arm(moment, act),
             Order::Stop => {
                 load.of(0);

@@ -110,6 +110,8 @@ pub enum Fault {
     Line(Target, LineFault),
     /// The disk of the embedded store is full.
     DiskFull,
+    /// The disk of the embedded store does not sync.
+    SyncsFail,
 }
 
 /// What must hold after a fault.
@@ -148,7 +150,7 @@ impl Fault {
         for target in [Target::Redis, Target::Postgres, Target::RabbitMq] {
             all.extend(LineFault::ALL.map(|fault| Self::Line(target, fault)));
         }
-        all.push(Self::DiskFull);
+        all.extend([Self::DiskFull, Self::SyncsFail]);
         all
     }
 
@@ -195,7 +197,7 @@ impl Fault {
             Self::SlowConsumer => Target::Consumers,
             Self::PostgresStop => Target::Postgres,
             Self::Line(target, _) => target,
-            Self::DiskFull => Target::Disk,
+            Self::DiskFull | Self::SyncsFail => Target::Disk,
         }
     }
 
@@ -213,7 +215,7 @@ impl Fault {
             | Self::EnginePartition
             | Self::Line(Target::Redis, _) => &[Setup::Strict, Setup::Relaxed],
             Self::RedisFailover => &[Setup::Sentinel],
-            Self::DiskFull => &[Setup::Embedded],
+            Self::DiskFull | Self::SyncsFail => &[Setup::Embedded],
             Self::Line(Target::Postgres, _) | Self::PostgresStop => &[Setup::Strict, Setup::Relaxed],
             _ => &[Setup::Strict, Setup::Relaxed, Setup::Embedded],
         }
@@ -235,7 +237,9 @@ impl Fault {
             Self::RedisStall | Self::RabbitStall | Self::SlowConsumer => 5_000,
             Self::Line(_, LineFault::HalfOpen | LineFault::Partition | LineFault::OneWay) => 3_000,
             Self::Line(..) | Self::ClockStep(_) | Self::PostgresStop | Self::RedisOutOfMemory => 2_000,
-            Self::RabbitMemoryAlarm | Self::RabbitDiskAlarm | Self::RabbitKill | Self::DiskFull => 1_500,
+            Self::RabbitMemoryAlarm | Self::RabbitDiskAlarm | Self::RabbitKill | Self::DiskFull | Self::SyncsFail => {
+                1_500
+            }
             Self::RedisKill | Self::RedisTornTail => 500,
             Self::EngineFreeze | Self::EnginePartition => 100,
             Self::RedisFailover => 8_000,
@@ -281,6 +285,7 @@ impl Fault {
             Self::PostgresStop => on.lab.postgres.stop_immediately(),
             Self::Line(target, fault) => line::begin(on, target, fault, random),
             Self::DiskFull => embedded::fill(on),
+            Self::SyncsFail => on.tell(&Order::FailSyncs { is_on: true }),
         }
     }
 
@@ -307,6 +312,7 @@ impl Fault {
             Self::PostgresStop => on.lab.postgres.run(),
             Self::Line(target, fault) => line::end(on, target, fault),
             Self::DiskFull => embedded::free(on),
+            Self::SyncsFail => on.tell(&Order::FailSyncs { is_on: false }),
             Self::EngineKill
             | Self::EngineKillAt(_)
             | Self::ActorPanic(_)

@@ -191,3 +191,70 @@ impl Row {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::chaos::fault::Fault;
+    use crate::chaos::plan::{Sizes, State, single};
+    use crate::crash::Violation;
+
+    fn outcome() -> Outcome {
+        let trial = single(Fault::EngineKill, State::Load, Duration::ZERO, 1, Sizes::SMOKE);
+        Outcome {
+            trial,
+            answers: [10, 2, 30],
+            executions: 12,
+            entries: 100,
+            events: 200,
+            fenced: 0,
+            fenced_commits: 0,
+            gave_up: 0,
+            counted: BTreeMap::new(),
+            violations: Vec::new(),
+            too_little: Vec::new(),
+            notes: Vec::new(),
+            took: Duration::from_secs(5),
+        }
+    }
+
+    fn passes(change: impl FnOnce(&mut Outcome)) -> bool {
+        let mut report = Report::default();
+        report.add(outcome());
+        let mut changed = outcome();
+        change(&mut changed);
+        report.add(changed);
+        assert_eq!(report.json()["pass"], report.is_pass());
+        report.is_pass()
+    }
+
+    #[test]
+    fn a_broken_promise_and_too_little_are_no_pass_and_neither_is_nothing() {
+        assert!(passes(|_| {}));
+        assert!(!passes(|outcome| outcome
+            .too_little
+            .push("no event was heard".to_owned())));
+        let (invariant, what) = ("C1", "it is gone".to_owned());
+        assert!(!passes(|outcome| outcome
+            .violations
+            .push(Violation { invariant, what })));
+        let mut broken = Report::default();
+        broken.add(outcome());
+        broken.add_broken("another", "it does not start".to_owned());
+        assert!(!broken.is_pass());
+        assert!(!Report::default().is_pass());
+    }
+
+    #[test]
+    fn the_table_counts_what_was_hit_in_which_state() {
+        let mut report = Report::default();
+        report.add(outcome());
+        report.add(outcome());
+        let table = report.table();
+        let row = table.lines().find(|line| line.starts_with("engine-kill")).unwrap_or("");
+        let cells: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(cells, ["engine-kill", "load", "2", "20", "4", "60", "ok"]);
+    }
+}

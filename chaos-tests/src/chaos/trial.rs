@@ -35,6 +35,8 @@ const LIVES_WITHIN: Duration = Duration::from_secs(60);
 const ANSWERS_MIN: u64 = 20;
 /// How long everything that is open may take to end after that.
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
+/// How long the rest of the events may take to be heard.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(60);
 /// Answers before the first fault below which a trial proves nothing.
 const WARM_MIN: u64 = 10;
 /// Executions below which it proves nothing.
@@ -96,9 +98,8 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     on.load(trial.clients)?;
     on.spawn()?;
     on.ready()?;
-    reach(&mut on, trial)?;
+    let broken_at = reach(&mut on, trial)?;
     let before = on.answers();
-    let broken_at = SystemClock.now();
     let struck = strike(&mut on, trial, &mut random);
     let during = on.answers();
     let mut seen = std::mem::take(&mut on.seen);
@@ -175,8 +176,8 @@ fn violation(invariant: &'static str, what: String) -> Violation {
     Violation { invariant, what }
 }
 
-/// Brings a deployment that serves into the trial's state.
-fn reach(on: &mut Deployment<'_>, trial: &Trial) -> anyhow::Result<()> {
+/// Brings a deployment that serves into the trial's state. From when on it may be broken.
+fn reach(on: &mut Deployment<'_>, trial: &Trial) -> anyhow::Result<Timestamp> {
     on.watch(WARM_UP)?;
     match trial.state {
         State::Load => {}
@@ -193,13 +194,15 @@ fn reach(on: &mut Deployment<'_>, trial: &Trial) -> anyhow::Result<()> {
             on.watch(TIMERS_SET_BEFORE)?;
         }
         State::Recovery => {
+            let killed_at = SystemClock.now();
             on.kill()?;
             on.spawn()?;
             // It dials, waits for the lease, reads the log: faults come anywhere in that.
             on.watch(LEASE / 2)?;
+            return Ok(killed_at);
         }
     }
-    Ok(())
+    Ok(SystemClock.now())
 }
 
 /// What happens next to a fault.
@@ -303,6 +306,9 @@ fn judge(
     let mut orders = on.orders();
     // What judges has no planted fault.
     orders.fault = None;
+    if let engine::State::Embedded { loses_unsynced, .. } = &mut orders.place.state {
+        *loses_unsynced = false;
+    }
     orders.clients = 0;
     let listener = &on.listener;
     let healed = on.lab.runtime().block_on(async {
@@ -310,7 +316,11 @@ fn judge(
         let opened = engine::open(&orders, silent, Arc::new(Switches::default()), false).await?;
         evidence.outages.push((stopped_at, SystemClock.now().plus_ms(1_000)));
         let seen = || listener.seen();
-        heal::complete(&opened.engine, &*opened.store, &seen, HEALED_WITHIN, evidence).await?;
+        let within = heal::Patience {
+            healed: HEALED_WITHIN,
+            published: PUBLISHED_WITHIN,
+        };
+        heal::complete(&opened.engine, &*opened.store, &seen, within, evidence).await?;
         opened.engine.shutdown(Duration::from_secs(1)).await;
         anyhow::Ok(())
     });

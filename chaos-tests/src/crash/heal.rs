@@ -47,38 +47,55 @@ pub(crate) async fn heal(
         evidence.outages.push((since, SystemClock.now().plus_ms(1_000)));
     }
     let seen = bus.clone();
-    complete(&engine, &*store, &move || seen.seen(), HEALED_WITHIN, evidence).await?;
+    let within = Patience {
+        healed: HEALED_WITHIN,
+        published: PUBLISHED_WITHIN,
+    };
+    complete(&engine, &*store, &move || seen.seen(), within, evidence).await?;
     engine.shutdown(Duration::from_secs(1)).await;
     Ok(())
 }
 
+/// How long a healed engine may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// To end everything that is open.
+    pub(crate) healed: Duration,
+    /// To publish the rest.
+    pub(crate) published: Duration,
+}
+
 /// Ends everything that is open, waits until the rest is published, and reads all of it. `seen`: what was published meanwhile.
-/// Whatever is open after `healed_within` is named in the evidence.
+/// What is open for too long is named in the evidence.
 pub(crate) async fn complete(
     engine: &EngineHandle,
     store: &dyn StateStore,
     seen: &(dyn Fn() -> Vec<Sighting> + Sync),
-    healed_within: Duration,
+    within: Patience,
     evidence: &mut Evidence,
 ) -> anyhow::Result<()> {
     for definition in workload::all() {
         evidence.definitions.insert(definition.id.clone(), definition);
     }
     let mut heard_of = ids(evidence);
-    loop {
+    let mut asked_for: BTreeSet<ExecutionId> = BTreeSet::new();
+    let events = loop {
         let unread = heard_of.iter().filter(|id| !evidence.executions.contains_key(id));
         let unread: BTreeSet<ExecutionId> = unread.copied().collect();
         let known = evidence.executions.len();
-        let begun = end_all(engine, unread, healed_within, evidence).await;
-        publish_all(seen, evidence).await;
-        if evidence.executions.len() == known {
-            break;
-        }
+        asked_for.extend(&unread);
+        let begun = end_all(engine, unread, within.healed, evidence).await;
+        publish_all(seen, within.published, evidence).await;
         // What was started and never acknowledged, and children, may show up only in what was read and published now.
+        let events = seen();
         heard_of.extend(begun);
-        heard_of.extend(seen().iter().map(|event| event.id));
-    }
-    evidence.records.push(Record::Published { events: seen() });
+        heard_of.extend(events.iter().map(|event| event.id));
+        let all_asked_for = heard_of.iter().all(|id| asked_for.contains(id));
+        if all_asked_for && evidence.executions.len() == known {
+            break events;
+        }
+    };
+    evidence.records.push(Record::Published { events });
     read_large_values(store, evidence).await
 }
 
@@ -264,7 +281,7 @@ fn used_up_its_time(view: &ExecutionView, within: Duration) -> String {
 }
 
 /// Waits until every event was published at least once; what is missing after that is for the checkers.
-async fn publish_all(seen: &(dyn Fn() -> Vec<Sighting> + Sync), evidence: &Evidence) {
+async fn publish_all(seen: &(dyn Fn() -> Vec<Sighting> + Sync), within: Duration, evidence: &Evidence) {
     let mut missing: BTreeSet<(ExecutionId, u64, u32)> = BTreeSet::new();
     for (id, (_, plan, entries)) in &evidence.executions {
         let expected = expected_events(*id, plan, entries);
@@ -283,7 +300,7 @@ async fn publish_all(seen: &(dyn Fn() -> Vec<Sighting> + Sync), evidence: &Evide
     let begun = Instant::now();
     loop {
         forget(&mut missing, &seen());
-        if missing.is_empty() || begun.elapsed() > PUBLISHED_WITHIN {
+        if missing.is_empty() || begun.elapsed() > within {
             return;
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -39,7 +39,7 @@ impl RabbitMq {
             .context("epmd does not start: is Erlang installed?")?;
         let mut broker = Self {
             directory: directory.to_owned(),
-            node: format!("chaos-{}@localhost", std::process::id()),
+            node: format!("chaos-{}-{epmd_port}@localhost", std::process::id()),
             port: free_port()?,
             distribution_port: free_port()?,
             epmd_port,

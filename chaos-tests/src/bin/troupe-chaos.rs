@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -209,6 +209,11 @@ fn swarm(asked: &Asked, seed: u64) -> anyhow::Result<bool> {
 fn lanes(asked: &Asked, next: impl Fn() -> Option<Trial> + Sync) -> anyhow::Result<bool> {
     let begun = Instant::now();
     let report = Mutex::new(Report::default());
+    let stopped = stop_when_told()?;
+    let next = || {
+        let goes_on = !stopped.load(Ordering::Relaxed);
+        goes_on.then(&next).flatten()
+    };
     let lane = || -> anyhow::Result<()> {
         let mut lab = lab(asked)?;
         while let Some(trial) = next() {
@@ -225,6 +230,21 @@ fn lanes(asked: &Asked, next: impl Fn() -> Option<Trial> + Sync) -> anyhow::Resu
     let report = report.into_inner().map_err(|_| anyhow::anyhow!("a lane panicked"))?;
     finish(asked, &report, begun);
     Ok(report.is_pass())
+}
+
+/// Set by the first Ctrl-C: the trials that are being played are finished, so that no server is left behind.
+fn stop_when_told() -> anyhow::Result<Arc<AtomicBool>> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&stopped);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        // Without a signal handler there is nothing to wait for.
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            eprintln!("stops after the trials that are being played");
+            set.store(true, Ordering::Relaxed);
+        }
+    });
+    Ok(stopped)
 }
 
 fn finish(asked: &Asked, report: &Report, begun: Instant) {

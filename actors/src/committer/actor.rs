@@ -198,6 +198,9 @@ impl CommitterState {
                     commit,
                     record,
                 } => {
+                    if arguments.engine.options.mutants.publish_before_commit {
+                        self.publish_early(position);
+                    }
                     let answer = store
                         .append(arguments.shard, arguments.epoch, position, commit, record)
                         .await;
@@ -220,6 +223,26 @@ impl CommitterState {
                 Action::Fenced => return self.stop(ShardMessage::Fenced),
                 Action::Halt(why) => return self.stop(ShardMessage::Halt(why)),
             };
+        }
+    }
+
+    /// A planted fault; see [`Mutants`](crate::options::Mutants).
+    fn publish_early(&self, position: LogPosition) {
+        let items = self.machine.in_flight().iter().map(|append| EventItem {
+            id: append.id,
+            entry: append.draft.entry.clone(),
+            compiled: Arc::clone(&append.notify.compiled),
+        });
+        let items: Arc<[EventItem]> = items.collect();
+        for bus in &self.arguments.events {
+            let message = || EventSinkMessage::Committed {
+                position,
+                items: Arc::clone(&items),
+                controls: Arc::from([]),
+            };
+            if !bus.offer(position, message) {
+                tracing::warn!(shard = self.arguments.shard.0, "the sink is gone");
+            }
         }
     }
 

@@ -199,7 +199,7 @@ impl CommitterState {
                     record,
                 } => {
                     if arguments.engine.options.mutants.publish_before_commit {
-                        self.publish_early(position);
+                        self.publish_early(position, record.len());
                     }
                     let answer = store
                         .append(arguments.shard, arguments.epoch, position, commit, record)
@@ -227,7 +227,7 @@ impl CommitterState {
     }
 
     /// A planted fault; see [`Mutants`](crate::options::Mutants).
-    fn publish_early(&self, position: LogPosition) {
+    fn publish_early(&self, position: LogPosition, bytes: usize) {
         let items = self.machine.in_flight().iter().map(|append| EventItem {
             id: append.id,
             entry: append.draft.entry.clone(),
@@ -239,8 +239,9 @@ impl CommitterState {
                 position,
                 items: Arc::clone(&items),
                 controls: Arc::from([]),
+                bytes,
             };
-            if !bus.offer(position, message) {
+            if !bus.offer(position, bytes, message) {
                 tracing::warn!(shard = self.arguments.shard.0, "the sink is gone");
             }
         }

@@ -246,7 +246,9 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
     for client in clients.collect::<Vec<_>>() {
         client.await.context("a client panicked")?;
     }
-    repeat.await.context("the repeating client panicked")
+    repeat.await.context("the repeating client panicked")?;
+    // Without clients nothing else keeps it until it is killed.
+    std::future::pending().await
 }
 
 pub(crate) async fn put(engine: &EngineHandle, definition: WorkflowDefinition) -> anyhow::Result<()> {

@@ -24,8 +24,8 @@ use troupe_backends::{
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_core::{Json, Timestamp};
 use troupe_ports::{
-    BusError, DefinitionError, DefinitionStore, EventBus, Executed, NodeExecutor, StateStore, StoreError, Task,
-    VisibilityStore,
+    BusError, DefinitionError, DefinitionStore, EpochAuthority, EventBus, Executed, NodeExecutor, StateStore,
+    StoreError, Task, VisibilityStore,
 };
 use troupe_telemetry::LogFormat;
 
@@ -182,7 +182,7 @@ pub(super) async fn open(
     switches: Arc<Switches>,
     watched: bool,
 ) -> anyhow::Result<Opened> {
-    let (state, definitions, visibility) = stores(&orders.place).await?;
+    let (state, definitions, visibility, epochs) = stores(&orders.place).await?;
     let store: Arc<dyn StateStore> = if watched {
         Arc::new(Witness::with(state, Arc::clone(&switches)))
     } else {
@@ -197,27 +197,44 @@ pub(super) async fn open(
         executor: Arc::new(SwitchedSink(sink, Arc::clone(&switches))),
         sandbox: Arc::new(NoSandbox),
         clock: switches,
+        // It takes everything for itself: what it replaces is gone, or frozen.
+        members: None,
+        epochs,
     };
-    let engine = Engine::spawn(parts, options(orders)).await;
+    let engine = taking_over(&parts, &options(orders)).await;
     let engine = engine.context("the engine does not start")?;
     Ok(Opened { engine, store })
 }
 
+/// Starts an engine; one that was killed or frozen has its shards until its leases expire.
+async fn taking_over(parts: &EngineParts, options: &EngineOptions) -> Result<EngineHandle, EngineError> {
+    let until = tokio::time::Instant::now() + options.lease * 3;
+    loop {
+        match Engine::spawn(parts.clone(), options.clone()).await {
+            Err(EngineError::Unavailable(_)) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(options.lease / 10).await;
+            }
+            started => return started,
+        }
+    }
+}
+
 fn options(orders: &Orders) -> EngineOptions {
     let lease = Duration::from_millis(orders.lease_ms);
-    let acquire_within = match orders.role {
-        Role::Sole => lease * 3,
-    };
     EngineOptions {
         owner: format!("engine-{}-{:x}", orders.incarnation, random()),
         lease,
-        acquire_within,
         executions_max: orders.executions_max,
         ..engine_options(End::TakenOver, orders.fault)
     }
 }
 
-type Stores = (Arc<dyn StateStore>, Arc<dyn DefinitionStore>, Arc<dyn VisibilityStore>);
+type Stores = (
+    Arc<dyn StateStore>,
+    Arc<dyn DefinitionStore>,
+    Arc<dyn VisibilityStore>,
+    Option<Arc<dyn EpochAuthority>>,
+);
 
 async fn stores(place: &Place) -> anyhow::Result<Stores> {
     let (url, relaxed) = match &place.state {
@@ -238,7 +255,8 @@ async fn stores(place: &Place) -> anyhow::Result<Stores> {
             };
             let store = EmbeddedStore::open(directory, &options).context("the embedded store does not open")?;
             let store = Arc::new(store);
-            return Ok((store.clone(), store.clone(), store));
+            // It orders its owners itself.
+            return Ok((store.clone(), store.clone(), store, None));
         }
     };
     let options = RedisOptions {
@@ -261,7 +279,7 @@ async fn stores(place: &Place) -> anyhow::Result<Stores> {
     let passing = |error: &StoreError| matches!(error, StoreError::Unavailable(_));
     let postgres = reached(|| PostgresStore::open(&options), passing).await;
     let postgres = Arc::new(postgres.context("PostgreSQL")?);
-    Ok((Arc::new(redis), postgres.clone(), postgres))
+    Ok((Arc::new(redis), postgres.clone(), postgres.clone(), Some(postgres)))
 }
 
 /// Tries again for a while.

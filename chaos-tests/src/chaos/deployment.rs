@@ -328,11 +328,17 @@ impl<'lab> Deployment<'lab> {
                 line.set(Line::Sound);
             }
             let lost = |record: &Record| matches!(record, Record::Fenced { shards_served: 0, .. });
-            if owner.hears(fenced_within, lost).unwrap_or(false) {
-                self.fenced += 1;
-            } else {
-                let what = format!("engine {number} believes in shards {fenced_within:?} after it was replaced");
-                self.seen.push(Violation { invariant: "C5", what });
+            match owner.hears(fenced_within, lost) {
+                Ok(true) => self.fenced += 1,
+                Ok(false) if owner.so_far().contains(&Record::Ready) => {
+                    let what = format!("engine {number} believes in shards {fenced_within:?} after it was replaced");
+                    self.seen.push(Violation { invariant: "C5", what });
+                }
+                // It was on its way to its shards and never served one.
+                Ok(false) => {}
+                Err(_) => self
+                    .notes
+                    .push(format!("engine {number} ended before it learned that it was replaced")),
             }
             self.said.insert(number, owner.end()?);
         }

@@ -46,6 +46,7 @@ impl ExecutionShell {
                         let notify = Notify {
                             actor: myself.clone(),
                             compiled: Arc::clone(machine.compiled()),
+                            trace_parent: machine.trace_parent(),
                         };
                         appends.push(Append {
                             id: self.id,

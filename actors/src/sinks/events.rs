@@ -43,6 +43,8 @@ pub struct EventItem {
     pub entry: Entry,
     /// Its plan.
     pub compiled: Arc<CompiledPlan>,
+    /// Trace context of the execution's start.
+    pub trace_parent: Option<Arc<str>>,
 }
 
 /// What an event sink hears.
@@ -113,12 +115,15 @@ pub struct EventSinkArguments {
 #[derive(Debug)]
 pub struct EventSinkActor;
 
+/// What an entry does not say of its execution.
+type Known = (Arc<CompiledPlan>, Option<Arc<str>>);
+
 /// What an event sink keeps.
 #[derive(Debug)]
 pub struct EventSinkState {
     arguments: EventSinkArguments,
     machine: CursorMachine,
-    known: HashMap<ExecutionId, Arc<CompiledPlan>>,
+    known: HashMap<ExecutionId, Known>,
     saving: bool,
 }
 
@@ -219,7 +224,8 @@ impl EventSinkState {
         }
         let mut events = Vec::with_capacity(items.len() * 2);
         for item in items {
-            events.extend(lifecycle::derive(&item.compiled.plan, item.id, &item.entry));
+            let of_entry = item.compiled.events(item.id, &item.entry, item.trace_parent.as_ref());
+            events.extend(of_entry.into_iter().filter(|event| self.bus().wants(event)));
         }
         if self.arguments.engine.options.mutants.cursor_before_confirm {
             self.machine.sent(position);
@@ -305,11 +311,12 @@ impl EventSinkState {
                     let Some(Ok(entry)) = read_frames(&record.bytes[item.frame]).next() else {
                         continue;
                     };
-                    if let Some(compiled) = self.plan_of(item.id, &entry).await {
+                    if let Some((compiled, trace_parent)) = self.known_of(item.id, &entry).await {
                         found.push(EventItem {
                             id: item.id,
                             entry,
                             compiled,
+                            trace_parent,
                         });
                     }
                 }
@@ -323,21 +330,21 @@ impl EventSinkState {
     }
 
     /// An entry does not name its workflow: the first one does, or the execution's base.
-    async fn plan_of(&mut self, id: ExecutionId, entry: &Entry) -> Option<Arc<CompiledPlan>> {
+    async fn known_of(&mut self, id: ExecutionId, entry: &Entry) -> Option<Known> {
         if let Some(known) = self.known.get(&id) {
-            return Some(Arc::clone(known));
+            return Some(known.clone());
         }
         let engine = Arc::clone(&self.arguments.engine);
         let mut pause = RETRY_FIRST;
-        let compiled = loop {
+        let known = loop {
             let found = match entry.event.start() {
                 Some(started) => engine
                     .plans
                     .version(started.workflow.as_str(), started.version)
                     .await
-                    .map(Some),
+                    .map(|compiled| Some((compiled, started.trace_parent.as_deref().map(Arc::from)))),
                 None => self.load(id).await.map(|loaded| match loaded {
-                    Loaded::Found(found) => Some(found.compiled),
+                    Loaded::Found(found) => Some((found.compiled, found.state.trace_parent.as_deref().map(Arc::from))),
                     Loaded::Missing | Loaded::Tombstone(_) => {
                         tracing::error!(%id, "events of an execution that is gone cannot be derived");
                         None
@@ -359,8 +366,8 @@ impl EventSinkState {
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
-        self.known.insert(id, Arc::clone(&compiled));
-        Some(compiled)
+        self.known.insert(id, known.clone());
+        Some(known)
     }
 
     /// First what the log alone holds, then the store: what leaves the one in between is in the other.

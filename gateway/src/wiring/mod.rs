@@ -1,6 +1,7 @@
 //! Chooses backends and executors and puts the product together. The only room that names them.
 
 mod members;
+mod sources;
 mod stores;
 
 use std::collections::BTreeMap;
@@ -35,7 +36,9 @@ use crate::hooks::{HookIndex, server_secret};
 use crate::members::Members;
 use crate::members::controls::keep_equal;
 use crate::rules::Rules;
+use crate::triggers;
 
+pub use sources::TriggerSources;
 pub use stores::AccessStores;
 use stores::Stores;
 
@@ -288,11 +291,15 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         settings,
         clock,
         exposition: extras.exposition,
+        definitions_changed: tokio::sync::Notify::new(),
         closing,
         streams: Arc::new(AtomicUsize::new(0)),
     });
     if app.members.is_some() {
         tokio::spawn(keep_equal(app.clone(), lease));
+    }
+    if let Some(sources) = stores.triggers {
+        tokio::spawn(triggers::run(app.clone(), sources));
     }
     Ok(app)
 }

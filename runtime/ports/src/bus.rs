@@ -33,6 +33,11 @@ impl BusError {
 /// Publishes lifecycle events at least once, in order per execution.
 #[async_trait]
 pub trait EventBus: Send + Sync + 'static {
+    /// Whether the bus wants an event at all; what it does not want is never handed to it.
+    fn wants(&self, _: &LifecycleEvent) -> bool {
+        true
+    }
+
     /// Publishes events in order; `Ok` means that the bus has confirmed all of them.
     ///
     /// # Errors

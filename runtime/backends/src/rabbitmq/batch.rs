@@ -38,6 +38,11 @@ impl Packer {
 
     /// Adds an event; those of one execution come in its order.
     pub(super) fn add(&mut self, event: Outgoing, part: Part) {
+        // What goes to another exchange has an order of its own, and goes alone.
+        if event.exchange.is_some() {
+            self.closed.push(Message::single(event, part));
+            return;
+        }
         if self.lanes.get(&event.lane).is_some_and(|key| *key != event.key) {
             let key = self.lanes[&event.lane].clone();
             self.close(&key);
@@ -111,6 +116,8 @@ mod tests {
 
     fn event(lane: u8, key: u8, size: usize) -> Outgoing {
         Outgoing {
+            exchange: None,
+            trace_parent: None,
             key: format!("key{key}"),
             id: String::new(),
             kind: String::new(),

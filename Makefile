@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run check test soak mutants fmt rust
+.PHONY: help run cluster check test soak mutants fmt rust
 
 TARGET ?= $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
@@ -11,6 +11,10 @@ run: rust ## Builds Troupe and starts it with a demonstration on this machine; C
 	cargo build --locked --release -p troupe
 	@echo "Starting the whole product in one process: embedded store, loopback only, with the examples."
 	$(TARGET)/release/troupe dev --demo
+
+cluster: rust ## Three replicas on this machine, with a Redis and a PostgreSQL of their own; Ctrl-C stops them.
+	cargo build --locked --release -p troupe
+	@TROUPE=$(TARGET)/release/troupe deploy/cluster
 
 check: ## Formatting, lints and the fast tests: run it before a commit.
 	@.ci/stages check

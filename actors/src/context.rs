@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use ractor::ActorRef;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use troupe_core::{CommandId, Epoch, ExecutionId, ShardId, Timestamp};
-use troupe_telemetry::{CacheMetrics, EngineMetrics};
+use troupe_telemetry::{CacheMetrics, EngineMetrics, Outage};
 
 use crate::attempt::AttemptWaits;
 use crate::attempt::leave::Limits;
@@ -61,6 +61,8 @@ pub struct EngineContext {
     pub counters: Counters,
     /// Metrics.
     pub metrics: EngineMetrics,
+    /// What fails again and again, for the log.
+    pub(crate) outages: Outages,
     /// Who waits for ends.
     pub watches: EndWatches,
     /// Executions set aside, and why: what the store knows of the shards served.
@@ -116,6 +118,7 @@ impl EngineContext {
             checkpoints: Arc::new(Semaphore::new(2)),
             counters: Counters::default(),
             metrics: EngineMetrics::new(parts.state.backend()),
+            outages: Outages::new(parts.buses.len()),
             watches: EndWatches::default(),
             quarantine: DashMap::new(),
             keys: Keys::default(),
@@ -305,6 +308,53 @@ impl LeaseGate {
         !self.is_closed()
             && self.monotonic_ms() < self.until_monotonic_ms.load(Ordering::Acquire)
             && wall.0 < self.until_wall_ms.load(Ordering::Acquire)
+    }
+}
+
+/// What shards suffer from, each told of once for all of them.
+#[derive(Debug)]
+pub(crate) struct Outages {
+    /// One a bus.
+    pub(crate) buses: Vec<Outage>,
+    pub(crate) cursors: Outage,
+    pub(crate) spools: Outage,
+    pub(crate) log_reads: Outage,
+    pub(crate) lists: Outage,
+    pub(crate) checkpoints: Outage,
+    pub(crate) appends: Outage,
+    pub(crate) timers: Outage,
+}
+
+impl Outages {
+    fn new(buses: usize) -> Self {
+        let bus = || Outage::new("events wait for the bus");
+        Self {
+            buses: (0..buses).map(|_| bus()).collect(),
+            cursors: Outage::new("cursors of sinks cannot be saved"),
+            spools: Outage::new("events that wait for the bus stay in the log"),
+            log_reads: Outage::new("sinks cannot read the log"),
+            lists: Outage::new("lists stay behind"),
+            checkpoints: Outage::new("checkpoints wait for the store"),
+            appends: Outage::new("appends fail"),
+            timers: Outage::new("timers cannot be read"),
+        }
+    }
+
+    /// A shard is not served here any more: it suffers from nothing.
+    pub(crate) fn forget(&self, shard: ShardId) {
+        let who = u64::from(shard.0);
+        let Self {
+            buses,
+            cursors,
+            spools,
+            log_reads,
+            lists,
+            checkpoints,
+            appends,
+            timers,
+        } = self;
+        let all = [cursors, spools, log_reads, lists, checkpoints, appends, timers];
+        buses.iter().chain(all).for_each(|outage| outage.over(who));
     }
 }
 

@@ -79,6 +79,14 @@ pub enum EngineError {
         /// When another try makes sense, in milliseconds.
         retry_after_ms: u64,
     },
+    /// Too many bytes wait for an event bus; try again when it is back.
+    #[error("{bytes} bytes of events wait for the event bus: nothing starts until it takes them")]
+    BacklogFull {
+        /// How many bytes wait.
+        bytes: u64,
+        /// When another try makes sense, in milliseconds.
+        retry_after_ms: u64,
+    },
     /// The execution is set aside because it cannot be processed; `resume` tries it again.
     #[error("execution {id} is quarantined: {reason}")]
     Quarantined {
@@ -120,6 +128,7 @@ impl EngineError {
             Self::Refused(error) => &error.code,
             Self::PayloadTooLarge { .. } => "PAYLOAD_TOO_LARGE",
             Self::Overloaded { .. } => "OVERLOADED",
+            Self::BacklogFull { .. } => "BACKLOG_FULL",
             Self::Quarantined { .. } => "QUARANTINED",
             Self::Elsewhere(_) | Self::Unavailable(_) => "UNAVAILABLE",
             Self::Fenced => "FENCED",
@@ -136,6 +145,7 @@ impl EngineError {
                 | Self::Unavailable(_)
                 | Self::Fenced
                 | Self::Overloaded { .. }
+                | Self::BacklogFull { .. }
                 | Self::Quarantined { .. }
         )
     }
@@ -144,7 +154,7 @@ impl EngineError {
     #[must_use]
     pub fn retry_after_ms(&self) -> Option<u64> {
         match self {
-            Self::Overloaded { retry_after_ms } => Some(*retry_after_ms),
+            Self::Overloaded { retry_after_ms } | Self::BacklogFull { retry_after_ms, .. } => Some(*retry_after_ms),
             Self::Elsewhere(_) | Self::Unavailable(_) | Self::Fenced => Some(1_000),
             Self::NotFound(_)
             | Self::NodeNotFound { .. }

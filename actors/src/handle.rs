@@ -674,6 +674,7 @@ impl EngineHandle {
             active: context.directory.len(),
             recovering: of(&counters.recovering),
             quarantined: context.quarantine.len() as u64,
+            backlog: crate::gauges::backlog(context),
             ended: of(&counters.ended),
             entries: of(&counters.entries),
             commits: of(&counters.commits),

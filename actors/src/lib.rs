@@ -47,7 +47,7 @@ pub use breakers::{BreakerHold, BreakerSettings, BreakerState, BreakerView};
 pub use controls::{ControlRequest, ControlSets};
 pub use error::EngineError;
 pub use handle::{Engine, EngineHandle, EngineParts};
-pub use options::{EngineOptions, Mutants};
+pub use options::{BacklogMarks, EngineOptions, Mutants};
 pub use placement::Whereabouts;
 pub use request::{
     Command, CommandOutcome, ControlOutcome, ControlView, EndWatch, Ended, EngineStatus, ExecutionView, Held,

@@ -66,6 +66,10 @@ pub struct EngineOptions {
     pub evaluation_rounds_max: u32,
     /// How often archives are looked for that have expired.
     pub expire_every: Duration,
+    /// Bytes of log a shard that may wait for a bus before a checkpoint moves them to the bus's spool.
+    pub spool_above_bytes: u64,
+    /// When what waits for a bus is too much.
+    pub backlog: BacklogMarks,
     /// Shards that open although records of their log cannot be read: what those held is lost, the operator says so.
     pub accept_loss: Vec<ShardId>,
     /// What `resumeUrls` in expressions gives; none: they fail.
@@ -103,9 +107,29 @@ impl Default for EngineOptions {
             visibility_ms: 100,
             evaluation_rounds_max: 1_000,
             expire_every: Duration::from_secs(60),
+            spool_above_bytes: 8 * 1024 * 1024,
+            backlog: BacklogMarks::default(),
             accept_loss: Vec::new(),
             resume_links: None,
             mutants: Mutants::default(),
+        }
+    }
+}
+
+/// High-water marks of what waits for a bus, in bytes of log and spool a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BacklogMarks {
+    /// Beyond it no execution starts.
+    pub refuse_bytes: u64,
+    /// Beyond it no attempt starts either.
+    pub hold_bytes: u64,
+}
+
+impl Default for BacklogMarks {
+    fn default() -> Self {
+        Self {
+            refuse_bytes: 64 * 1024 * 1024,
+            hold_bytes: 128 * 1024 * 1024,
         }
     }
 }
@@ -127,6 +151,8 @@ pub struct Mutants {
     pub read_before_commit: bool,
     /// The events' cursor moves before the bus has confirmed what it passes.
     pub cursor_before_confirm: bool,
+    /// What is moved from the log to the spool of a bus is left out.
+    pub spools_nothing: bool,
     /// The engine's core takes a quorum for reached, or a delay for over, too early.
     pub core: CoreMutants,
     /// Nobody is set aside, however often its actor fails.

@@ -12,6 +12,7 @@ use troupe_telemetry::StartCause;
 
 use crate::attempt::AttemptWait;
 use crate::blobs::Contents;
+use crate::gauges::Backlog;
 
 /// A start.
 #[derive(Clone, Debug)]
@@ -347,6 +348,8 @@ pub struct EngineStatus {
     pub recovering: u64,
     /// Executions set aside.
     pub quarantined: u64,
+    /// What waits for the event buses.
+    pub backlog: Backlog,
     /// Executions that ended since the engine started.
     pub ended: u64,
     /// Entries committed since the engine started.

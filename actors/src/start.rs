@@ -15,11 +15,14 @@ use crate::error::EngineError;
 use crate::evaluation::CompiledPlan;
 use crate::execution::load::{Loaded, last_seq, load};
 use crate::execution::{ExecutionMessage, Respond, StartInput, Viewed};
+use crate::gauges;
 use crate::request::{OnClosed, OnOpen, StartOutcome, StartRequest};
 use crate::shard::deliver;
 
 /// When a start that was refused for load makes sense again, in milliseconds.
 const RETRY_AFTER_MS: u64 = 1_000;
+/// The same, where events wait for a bus that may be away for longer.
+const BACKLOG_RETRY_AFTER_MS: u64 = 5_000;
 /// How often a start under a business key looks again because another one was faster.
 const KEY_TRIES: u32 = 16;
 
@@ -124,6 +127,13 @@ pub(crate) fn admit_bytes(engine: &EngineContext, bytes: usize) -> Result<(), En
     if engine.directory.len() >= engine.options.executions_max {
         return Err(EngineError::Overloaded {
             retry_after_ms: RETRY_AFTER_MS,
+        });
+    }
+    let backlog = gauges::backlog(engine);
+    if backlog.refusing > 0 {
+        return Err(EngineError::BacklogFull {
+            bytes: backlog.bytes,
+            retry_after_ms: BACKLOG_RETRY_AFTER_MS,
         });
     }
     Ok(())

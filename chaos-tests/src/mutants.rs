@@ -53,7 +53,7 @@ fn engine(plant: fn(&mut Mutants), options: &mut Options) {
 }
 
 /// Every fault that can be planted.
-pub const MUTANTS: [Mutant; 19] = [
+pub const MUTANTS: [Mutant; 21] = [
     mutant("quorum_one_short", "core", &["C6"], |o| {
         core(|m| m.quorum_one_short = true, o)
     }),
@@ -95,6 +95,9 @@ pub const MUTANTS: [Mutant; 19] = [
     mutant("cursor_before_confirm", "sinks", &["C7"], |o| {
         engine(|m| m.cursor_before_confirm = true, o);
     }),
+    mutant("spools_nothing", "sinks", &["C7"], |o| {
+        engine(|m| m.spools_nothing = true, o);
+    }),
     mutant("timer_removed_before_commit", "Timers", &["C8", "C12"], |o| {
         engine(|m| m.timer_removed_before_commit = true, o);
     }),
@@ -102,5 +105,6 @@ pub const MUTANTS: [Mutant; 19] = [
         engine(|m| m.timers_left_to_store = true, o);
     }),
     mutant("answers_unsynced", "store", &["C1"], |o| o.answers_unsynced = true),
+    mutant("trims_unsent", "store", &["C7"], |o| o.trims_unsent = true),
     mutant("no_epoch_check", "store", &["C5"], |o| o.no_epoch_check = true),
 ];

@@ -23,6 +23,7 @@ pub fn shrink(scenario: &Scenario, options: Options, seen: &Violation) -> Scenar
             cut_clients as fn(&Scenario, usize) -> Option<Scenario>,
             cut_faults,
             cut_operators,
+            cut_bus_away,
             cut_acts,
             cut_definitions,
             cut_nodes,
@@ -82,6 +83,14 @@ fn cut_faults(from: &Scenario, place: usize) -> Option<Scenario> {
     let mut smaller = from.clone();
     (place < from.faults.len()).then(|| {
         smaller.faults.remove(place);
+        smaller
+    })
+}
+
+fn cut_bus_away(from: &Scenario, place: usize) -> Option<Scenario> {
+    let mut smaller = from.clone();
+    (place < from.bus_away.len()).then(|| {
+        smaller.bus_away.remove(place);
         smaller
     })
 }

@@ -89,6 +89,8 @@ pub struct Options {
     pub answers_unsynced: bool,
     /// A fault planted in the store: an append is not asked for its epoch.
     pub no_epoch_check: bool,
+    /// A fault planted in the store: the log is trimmed whatever sinks have sent.
+    pub trims_unsent: bool,
     /// Whether every step is printed.
     pub trace: bool,
 }
@@ -183,6 +185,9 @@ impl World {
         let random = Random::new(scenario.seed);
         let clock = Arc::new(SimulatedClock::new(BEGINNING));
         let store = Arc::new(SimulatedStore::new(SHARDS, Arc::clone(&clock)));
+        if options.trims_unsent {
+            store.trims_unsent();
+        }
         let mut engine_options = parts::options();
         engine_options.mutants = options.mutants;
         if let Some(retention_ms) = scenario.retention_ms {

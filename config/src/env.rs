@@ -66,6 +66,12 @@ variables! {
     "TROUPE_CLUSTER_SECRET" Key("cluster.secret") "What members sign their requests to each other with.";
     "TROUPE_CLUSTER_LEASE_MS" Key("cluster.lease_ms") "How long a part of the log stays with a process that is gone.";
     "TROUPE_STORE_DURABILITY" Key("store.durability") "What an acknowledgement promises.";
+    "TROUPE_EVENTS_NODES" Key("events.nodes") "Whether RabbitMQ gets the events of nodes that workflows choose.";
+    "TROUPE_EVENTS_BATCH_MAX" Key("events.batch_max") "Events of a message that carries several; 0: one message an event.";
+    "TROUPE_EVENTS_BATCH_KIB" Key("events.batch_kib") "Size of such a message.";
+    "TROUPE_EVENTS_SPOOL_ABOVE_MIB" Key("events.spool_above_mib") "What may wait for RabbitMQ in the log of a shard.";
+    "TROUPE_EVENTS_REFUSE_MIB" Key("events.refuse_mib") "What may wait for RabbitMQ a shard before starts are refused.";
+    "TROUPE_EVENTS_HOLD_MIB" Key("events.hold_mib") "What may wait for RabbitMQ a shard before attempts are held.";
     "TROUPE_SANDBOX_PROCESSES" Key("sandbox.processes") "Processes that run function code.";
     "TROUPE_SANDBOX_MEMORY_MIB" Key("sandbox.memory_mib") "JavaScript heap of one process.";
     "TROUPE_SANDBOX_STACK_KIB" Key("sandbox.stack_kib") "Stack of one call.";

@@ -13,6 +13,7 @@ pub use error::{ConfigError, Problem};
 pub use load::{DEFAULTS, FILE_NAME, Sources};
 pub use secret::SecretText;
 pub use settings::{
-    AllowedHost, AllowedTarget, BreakerSettings, ClusterSettings, Durability, EngineSettings, HttpSettings,
-    LimitSettings, LogSettings, NodeTypeLimits, PublicUrl, SandboxSettings, Settings, StoreSettings, StoreUrl,
+    AllowedHost, AllowedTarget, BreakerSettings, ClusterSettings, Durability, EngineSettings, EventBatch,
+    EventSettings, HttpSettings, LimitSettings, LogSettings, NodeTypeLimits, PublicUrl, SandboxSettings, Settings,
+    StoreSettings, StoreUrl,
 };

@@ -16,6 +16,7 @@ pub(crate) struct Raw {
     pub(crate) breakers: RawBreakers,
     pub(crate) store: RawStore,
     pub(crate) cluster: RawCluster,
+    pub(crate) events: RawEvents,
     pub(crate) sandbox: RawSandbox,
     pub(crate) http: RawHttp,
     pub(crate) limits: RawLimits,
@@ -69,6 +70,17 @@ pub(crate) struct RawCluster {
     pub(crate) address: String,
     pub(crate) secret: String,
     pub(crate) lease_ms: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawEvents {
+    pub(crate) nodes: bool,
+    pub(crate) batch_max: u64,
+    pub(crate) batch_kib: u64,
+    pub(crate) spool_above_mib: u64,
+    pub(crate) refuse_mib: u64,
+    pub(crate) hold_mib: u64,
 }
 
 #[derive(Debug, Deserialize)]

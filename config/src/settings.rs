@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::raw::{Raw, RawBreakers, RawCluster, RawNodeTypes, RawStore};
+use crate::raw::{Raw, RawBreakers, RawCluster, RawEvents, RawNodeTypes, RawStore};
 use crate::secret::SecretText;
 
 /// Everything that can be set.
@@ -32,6 +32,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// How processes that share a store find each other.
     pub cluster: ClusterSettings,
+    /// How events reach RabbitMQ, and what waits for it.
+    pub events: EventSettings,
     /// Function code.
     pub sandbox: SandboxSettings,
     /// HTTP nodes.
@@ -159,6 +161,29 @@ pub struct ClusterSettings {
 
 /// Fewest characters of a secret: as many as 128 random bits have in hexadecimal digits.
 const CLUSTER_SECRET_MIN: usize = 32;
+/// How events reach RabbitMQ, and what waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventSettings {
+    /// Whether RabbitMQ gets the events of nodes that workflows choose.
+    pub nodes: bool,
+    /// Limits of a message that carries several events; none: one message an event.
+    pub batch: Option<EventBatch>,
+    /// Bytes that may wait in the log of a shard before they are moved to its spool.
+    pub spool_above_bytes: u64,
+    /// Bytes that may wait, a shard, before starts are refused.
+    pub refuse_bytes: u64,
+    /// Bytes that may wait, a shard, before attempts are held too.
+    pub hold_bytes: u64,
+}
+
+/// Limits of a message that carries several events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventBatch {
+    /// Most events.
+    pub events_max: usize,
+    /// Bytes beyond which it takes no further event.
+    pub bytes_max: usize,
+}
 
 /// The address of a server. It may hold a password, which is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -320,6 +345,7 @@ impl Settings {
             breakers: check.breakers(&raw.breakers),
             store: check.store(&raw.store),
             cluster: check.cluster(&raw.cluster),
+            events: check.events(&raw.events),
             sandbox: SandboxSettings {
                 processes: match check.range("sandbox.processes", raw.sandbox.processes, 0, 256) as usize {
                     0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -476,6 +502,25 @@ impl Checks {
             self.complain("public_url", format!("`{text}` is no address of a server"), hint);
         }
         parsed
+    }
+
+    fn events(&mut self, raw: &RawEvents) -> EventSettings {
+        const MIB: u64 = 1024 * 1024;
+        let events_max = self.range("events.batch_max", raw.batch_max, 0, 10_000) as usize;
+        let bytes_max = self.range("events.batch_kib", raw.batch_kib, 1, 16 * 1024) as usize * 1024;
+        let settings = EventSettings {
+            nodes: raw.nodes,
+            batch: (events_max > 0).then_some(EventBatch { events_max, bytes_max }),
+            spool_above_bytes: self.range("events.spool_above_mib", raw.spool_above_mib, 0, MIB) * MIB,
+            refuse_bytes: self.range("events.refuse_mib", raw.refuse_mib, 1, MIB) * MIB,
+            hold_bytes: self.range("events.hold_mib", raw.hold_mib, 1, MIB) * MIB,
+        };
+        if settings.hold_bytes < settings.refuse_bytes {
+            let message = format!("{} is less than events.refuse_mib", raw.hold_mib);
+            let hint = "attempts are held only once starts are refused: give at least as much".to_owned();
+            self.complain("events.hold_mib", message, hint);
+        }
+        settings
     }
 
     fn store(&mut self, raw: &RawStore) -> StoreSettings {

@@ -21,7 +21,7 @@ use crate::error::ApiError;
 use crate::hooks::HookIndex;
 use crate::members::Members;
 use crate::rules::Rules;
-use crate::wiring::LiveBus;
+use crate::wiring::{Broker, LiveBus};
 
 /// Large values that an answer shows whole, in bytes; of the others it shows references.
 const VALUES_BYTES_MAX: u64 = 4 << 20;
@@ -55,6 +55,8 @@ pub struct Parts {
     pub audit: AuditTrail,
     /// Events as they become durable.
     pub live: LiveBus,
+    /// The broker that events go to as well.
+    pub broker: Option<Broker>,
     /// Analyses that were shown lately.
     pub(crate) analyses: Analyses,
     /// Which nodes take calls.

@@ -67,6 +67,9 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("POST", "/api/v1/breakers/{target}/open", "operator"),
     ("POST", "/api/v1/breakers/{target}/close", "operator"),
     ("POST", "/api/v1/breakers/{target}/reset", "operator"),
+    ("GET", "/api/v1/members", "viewer"),
+    ("GET", "/api/v1/members/controls", "member"),
+    ("POST", "/api/v1/members/controls", "member"),
     ("GET", "/api/v1/stream", "viewer"),
     ("GET", "/api/v1/keys", "admin"),
     ("POST", "/api/v1/keys", "admin"),
@@ -84,6 +87,8 @@ fn is_enough(role: &str, wanted: &str) -> bool {
     let rung = |role: &str| ladder.iter().position(|known| *known == role);
     match wanted {
         "open" | "any key" => true,
+        // No key is enough: members sign what they ask.
+        "member" => false,
         "worker" => role == "worker" || rung(role) >= rung("operator"),
         least => rung(role).is_some_and(|rung_of| Some(rung_of) >= rung(least)),
     }
@@ -231,7 +236,8 @@ async fn every_route_answers_every_role_and_every_kind_of_key_as_the_table_says(
             }
         }
         let reply = send(&product, BOOTSTRAP, method, &path, "").await;
-        assert!(!matches!(reply.status.as_u16(), 401 | 403), "{place}: {reply:?}");
+        let is_refused = matches!(reply.status.as_u16(), 401 | 403);
+        assert_eq!(is_refused, *wanted == "member", "{place}: {reply:?}");
     }
 }
 
@@ -423,6 +429,17 @@ async fn commands_leave_a_row_and_starts_do_not() {
             format!("node.complete execution:{id} EXECUTION_ENDED"),
         ]
     );
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_neither_its_change_nor_the_row() {
+    let product = guarded(|_| {}).await;
+    let request = Request::post("/api/v1/workflows").header("authorization", format!("Bearer {BOOTSTRAP}"));
+    let mut call = Box::pin(product.call(request.body(Body::from(CHAIN)).unwrap()));
+    assert!(futures::poll!(&mut call).is_pending());
+    drop(call);
+    let found = rows(&product, "target=workflow:chain", 1).await;
+    assert_eq!(found[0]["outcome"], "ok");
 }
 
 #[tokio::test]

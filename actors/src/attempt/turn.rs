@@ -28,11 +28,13 @@ pub enum AttemptWait {
     Permit,
     /// Its target is unwell: the breaker is open.
     Breaker,
+    /// Too many bytes of events wait for a bus.
+    Backlog,
 }
 
 impl AttemptWait {
     /// Each of them.
-    pub const ALL: [Self; 4] = [Self::Slot, Self::NodeType, Self::Permit, Self::Breaker];
+    pub const ALL: [Self; 5] = [Self::Slot, Self::NodeType, Self::Permit, Self::Breaker, Self::Backlog];
 
     /// The name on the wire.
     #[must_use]
@@ -42,6 +44,7 @@ impl AttemptWait {
             Self::NodeType => "node_type",
             Self::Permit => "permit",
             Self::Breaker => "breaker",
+            Self::Backlog => "backlog",
         }
     }
 }
@@ -150,6 +153,16 @@ pub(super) async fn my_turn<'a>(
         if shard.engine.draining.load(Ordering::Acquire) || shard.leaving.load(Ordering::Acquire) {
             // Whoever takes the shard next dispatches it; this actor is about to be dropped.
             return std::future::pending().await;
+        }
+        let hold_bytes = shard.engine.options.backlog.hold_bytes;
+        if shard.gauges.backlog_bytes() > hold_bytes {
+            drop(leave);
+            let _waiting = Waiting::begin(shard, shared, AttemptWait::Backlog);
+            tokio::select! {
+                () = shard.gauges.until_backlog_is_below(hold_bytes) => {}
+                () = shared.cancel.cancelled() => return None,
+            }
+            continue;
         }
         if let (None, Some(guard)) = (&admitted, &needs.guard) {
             match guard.ask(&shard.engine, needs.leave.rank) {

@@ -17,7 +17,7 @@ use super::write::{Failed, write};
 use crate::context::EngineContext;
 use crate::gauges::ShardGauges;
 use crate::shard::ShardMessage;
-use crate::sinks::VisibilityMessage;
+use crate::sinks::{EventSinkMessage, VisibilityMessage};
 use crate::timers::TimersMessage;
 
 /// Least bytes of log worth a checkpoint, however many shards share the limit.
@@ -45,6 +45,8 @@ pub enum CheckpointerMessage {
     Tick,
     /// The checkpoint was written.
     Written,
+    /// Who is told of each checkpoint.
+    Sinks(Vec<ActorRef<EventSinkMessage>>),
     /// Write everything now and answer when it is in the store.
     Flush(oneshot::Sender<()>),
 }
@@ -80,6 +82,7 @@ pub struct CheckpointerState {
     tick: Option<Task>,
     writing: Option<Task>,
     flushing: Vec<oneshot::Sender<()>>,
+    sinks: Vec<ActorRef<EventSinkMessage>>,
     counted: bool,
     _expiring: Task,
 }
@@ -115,6 +118,7 @@ impl Actor for CheckpointerActor {
             tick: None,
             writing: None,
             flushing: Vec::new(),
+            sinks: Vec::new(),
             counted: false,
             _expiring: Task(expiring.abort_handle()),
         })
@@ -150,6 +154,7 @@ impl Actor for CheckpointerActor {
             CheckpointerMessage::Head(key, reply) => drop(reply.send(state.machine.head(key))),
             CheckpointerMessage::Tick => state.tick = None,
             CheckpointerMessage::Written => state.written().await?,
+            CheckpointerMessage::Sinks(sinks) => state.sinks = sinks,
             CheckpointerMessage::Flush(reply) => {
                 state.flushing.push(reply);
                 state.begin(&myself);
@@ -190,12 +195,19 @@ impl CheckpointerState {
 
     fn begin(&mut self, myself: &ActorRef<CheckpointerMessage>) {
         let Some(generation) = self.machine.begin() else { return };
-        let (arguments, myself) = (self.arguments.clone(), myself.clone());
+        let (arguments, myself, sinks) = (self.arguments.clone(), myself.clone(), self.sinks.clone());
         let task = tokio::spawn(async move {
             // The semaphore is never closed; without a permit the checkpoint is only less polite.
             let _permit = arguments.engine.checkpoints.acquire().await.ok();
             let lost = match write(&arguments, &generation).await {
-                Ok(()) => myself.send_message(CheckpointerMessage::Written).is_err(),
+                Ok(trim) => {
+                    let reached = generation.reached;
+                    for sink in sinks {
+                        // A shard that loses its sinks is dropped whole.
+                        sink.send_message(EventSinkMessage::Checkpointed { reached, trim }).ok();
+                    }
+                    myself.send_message(CheckpointerMessage::Written).is_err()
+                }
                 Err(Failed::Fenced) => arguments.supervisor.send_message(ShardMessage::Fenced).is_err(),
                 Err(Failed::Damaged(why)) => arguments.supervisor.send_message(ShardMessage::Halt(why)).is_err(),
             };

@@ -30,8 +30,8 @@ pub(super) enum Failed {
     Damaged(String),
 }
 
-/// Writes a generation and moves the checkpoint position past it.
-pub(super) async fn write(arguments: &CheckpointerArguments, generation: &Arc<Generation>) -> Result<(), Failed> {
+/// Writes a generation and moves the checkpoint position past it. Whether the log could be trimmed up to there, as far as lists go.
+pub(super) async fn write(arguments: &CheckpointerArguments, generation: &Arc<Generation>) -> Result<bool, Failed> {
     let mut packer = Packer::new().map_err(|error| Failed::Damaged(error.to_string()))?;
     let mut chunk = Chunk::default();
     for (place, (id, pending)) in generation.executions.iter().enumerate() {
@@ -51,16 +51,16 @@ pub(super) async fn write(arguments: &CheckpointerArguments, generation: &Arc<Ge
     send(arguments, chunk.rows, true, generation).await?;
     if !project(arguments, generation.reached).await {
         // The next checkpoint trims what this one leaves.
-        return Ok(());
+        return Ok(false);
     }
-    repeat(|| {
+    let trimmed = repeat(arguments, || {
         arguments
             .engine
             .parts
             .state
             .trim(arguments.shard, arguments.epoch, generation.reached)
-    })
-    .await
+    });
+    trimmed.await.map(|()| true)
 }
 
 /// Whether lists show everything up to `reached`: what they lack must stay in the log.
@@ -115,7 +115,7 @@ async fn reopened(
     id: ExecutionId,
     pending: &Pending,
 ) -> Result<Option<CheckpointRow>, Failed> {
-    match repeat(|| arguments.engine.parts.state.load(id)).await? {
+    match repeat(arguments, || arguments.engine.parts.state.load(id)).await? {
         Some(ExecutionBase::Ended(archive, _)) => {
             give_way(&archive, pending).map_err(|error| Failed::Damaged(error.to_string()))
         }
@@ -204,7 +204,7 @@ async fn send(
     generation: &Generation,
 ) -> Result<(), Failed> {
     let reached = last.then_some(generation.reached);
-    repeat(|| {
+    repeat(arguments, || {
         arguments
             .engine
             .parts
@@ -215,18 +215,22 @@ async fn send(
 }
 
 /// Repeats an idempotent write until the store takes it.
-async fn repeat<'a, F, T>(mut call: F) -> Result<T, Failed>
+async fn repeat<'a, F, T>(arguments: &CheckpointerArguments, mut call: F) -> Result<T, Failed>
 where
     F: FnMut() -> futures::future::BoxFuture<'a, Result<T, StoreError>>,
 {
+    let (outage, who) = (&arguments.engine.outages.checkpoints, u64::from(arguments.shard.0));
     let mut pause = RETRY_FIRST;
     loop {
         match call().await {
-            Ok(done) => return Ok(done),
+            Ok(done) => {
+                outage.over(who);
+                return Ok(done);
+            }
             Err(StoreError::Fenced { .. } | StoreError::Held(_)) => return Err(Failed::Fenced),
             Err(StoreError::Damaged(why)) => return Err(Failed::Damaged(why)),
             Err(StoreError::Unavailable(why)) => {
-                tracing::warn!(why, "a checkpoint waits for the store");
+                outage.failed(who, &why);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_MAX);
             }

@@ -203,8 +203,10 @@ impl CommitterState {
                     let answer = store
                         .append(arguments.shard, arguments.epoch, position, commit, record)
                         .await;
-                    if let Err(error) = &answer {
-                        tracing::warn!(shard = arguments.shard.0, %error, "an append failed");
+                    let (outage, who) = (&arguments.engine.outages.appends, u64::from(arguments.shard.0));
+                    match &answer {
+                        Ok(()) => outage.over(who),
+                        Err(error) => outage.failed(who, error),
                     }
                     self.machine.appended(answer)
                 }
@@ -306,6 +308,7 @@ impl CommitterState {
                 .send_message(VisibilityMessage::Changed { position, summaries })
                 .is_err();
         }
+        let bytes = record.len();
         let kept = CheckpointerMessage::Committed {
             position,
             record,
@@ -315,10 +318,11 @@ impl CommitterState {
         lost |= arguments.checkpointer.send_message(kept).is_err();
         let (items, controls): (Arc<[EventItem]>, Arc<[ControlEntry]>) = (events.into(), changed.into());
         for bus in &arguments.events {
-            lost |= !bus.offer(position, || EventSinkMessage::Committed {
+            lost |= !bus.offer(position, bytes, || EventSinkMessage::Committed {
                 position,
                 items: Arc::clone(&items),
                 controls: Arc::clone(&controls),
+                bytes,
             });
         }
         for (actor, seq) in told {

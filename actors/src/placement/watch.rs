@@ -24,6 +24,7 @@ pub(crate) async fn watch(engine: Weak<EngineContext>, register: Arc<dyn Members
     let mut announced = None::<Instant>;
     let mut told_leaving = None::<Instant>;
     let mut is_lost = false;
+    let mut others_return_until = None::<Instant>;
     loop {
         // The engine must not keep itself: its own thread would be its last owner.
         let Some(engine) = engine.upgrade() else { return };
@@ -51,8 +52,12 @@ pub(crate) async fn watch(engine: Weak<EngineContext>, register: Arc<dyn Members
                 }
                 if std::mem::take(&mut is_lost) {
                     tracing::info!("the register of members answers again");
+                    others_return_until = Some(Instant::now() + every * 2);
                 }
-                if actor.send_message(EngineMessage::Looked(look)).is_err() {
+                // Whoever comes first after an outage of the register finds nobody else there, and all leases expired. The others are
+                // about to be announced and to renew theirs.
+                let is_early = others_return_until.is_some_and(|until| Instant::now() < until);
+                if !is_early && actor.send_message(EngineMessage::Looked(look)).is_err() {
                     return;
                 }
             }

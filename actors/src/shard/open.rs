@@ -27,6 +27,7 @@ use crate::gauges::{ShardGauges, SinkProgress};
 use crate::options::EngineOptions;
 use crate::record::{Mark, RecordItem, read_frames, read_header};
 use crate::rooms;
+use crate::sinks::spool::SpoolIndex;
 use crate::sinks::{
     EventSinkActor, EventSinkArguments, EventSinkMessage, SinkFeed, VisibilityActor, VisibilityArguments,
     VisibilityMessage,
@@ -78,6 +79,7 @@ pub(super) async fn open(
     shard: ShardId,
     myself: &ActorRef<ShardMessage>,
 ) -> Result<(Arc<ShardContext>, HashSet<ActorId>), EngineError> {
+    engine.outages.forget(shard);
     let store = Arc::clone(&engine.parts.state);
     let (gate, lease) = acquire(engine, shard).await?;
     let mut sent = Vec::new();
@@ -85,7 +87,9 @@ pub(super) async fn open(
         let cursor = store.cursor(shard, name).await?;
         // From now on it keeps the log from being trimmed.
         store.set_cursor(shard, lease.epoch, name, cursor).await?;
-        sent.push(cursor);
+        let mut spool = SpoolIndex::new(store.spool_extent(shard, name).await?);
+        spool.sent(cursor);
+        sent.push((cursor, spool));
     }
     // One that is configured no longer would keep it for ever.
     let names: Vec<&str> = engine.parts.buses.iter().map(|(name, _)| *name).collect();
@@ -335,12 +339,12 @@ async fn spawn_beside(
     myself: &ActorRef<ShardMessage>,
     lease: &Lease,
     gate: LeaseGate,
-    sent: &[LogPosition],
+    sent: &[(LogPosition, SpoolIndex)],
 ) -> Result<Beside, EngineError> {
     let (shard, epoch) = (lease.shard, lease.epoch);
     let (running, waiting) = engine.parts.state.live_counts(shard).await?;
     let last = LogPosition(lease.next.0.saturating_sub(1));
-    let progress = |sent: &LogPosition| Arc::new(SinkProgress::new(last, *sent));
+    let progress = |(sent, _): &(LogPosition, SpoolIndex)| Arc::new(SinkProgress::new(last, *sent));
     let gauges = ShardGauges::new(running + waiting, sent.iter().map(progress).collect());
     let gauges = Arc::new(gauges);
     let spawn_failed = |error: ractor::SpawnErr| EngineError::Unavailable(error.to_string());
@@ -376,13 +380,14 @@ async fn spawn_beside(
         .await
         .map_err(spawn_failed)?;
     let (mut events, mut feeds) = (Vec::new(), Vec::new());
-    for (bus, (cursor, progress)) in sent.iter().zip(&gauges.events).enumerate() {
+    for (bus, ((cursor, spool), progress)) in sent.iter().zip(&gauges.events).enumerate() {
         let arguments = EventSinkArguments {
             engine: Arc::clone(engine),
             shard,
             epoch,
             bus,
             cursor: *cursor,
+            spool: spool.clone(),
             checkpointer: checkpointer.clone(),
             progress: Arc::clone(progress),
         };
@@ -392,6 +397,8 @@ async fn spawn_beside(
         feeds.push(SinkFeed::new(sink.clone(), Arc::clone(progress)));
         events.push(sink);
     }
+    let told = CheckpointerMessage::Sinks(events.clone());
+    checkpointer.send_message(told).map_err(|_| gone(shard))?;
     let arguments = CommitterArguments {
         engine: Arc::clone(engine),
         shard,

@@ -1,36 +1,39 @@
 //! Lifecycle events to the bus: from memory right after the commit, from the log after a restart or a slow bus.
+//!
+//! While one call of the bus is on its way, commits gather in the mailbox; the next call takes all of them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::oneshot;
 use troupe_core::control::ControlEntry;
 use troupe_core::execution::Entry;
 use troupe_core::lifecycle::{self, LifecycleEvent, SystemEvent};
-use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
+use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
 use troupe_ports::EventBus;
+use troupe_telemetry::BusMetrics;
 
-use super::machine::{CursorMachine, Offer};
+use super::gather::{CallLimits, GatherMachine, Next, Unsent};
+use super::source::Source;
+use super::spool::{SpoolIndex, SpooledRecord, pack};
 use crate::checkpointer::CheckpointerMessage;
-use crate::context::EngineContext;
-use crate::error::EngineError;
+use crate::context::{EngineContext, Outages};
 use crate::evaluation::CompiledPlan;
-use crate::execution::load::{Loaded, load_over};
 use crate::gauges::SinkProgress;
-use crate::record::{read_frames, read_frames_of, read_header};
 
 /// Records offered but not yet sent beyond which the sink reads the log instead.
 const BACKLOG_MAX: usize = 4_096;
+/// Bytes of such records.
+const BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What one call of the bus takes along.
+const CALL: CallLimits = CallLimits {
+    entries_max: 1_024,
+    bytes_max: 1024 * 1024,
+};
 /// The cursor is saved after so many records, or so long.
 const SAVE_AFTER: u64 = 4_096;
 const SAVE_EVERY: Duration = Duration::from_millis(500);
-/// Bytes of log read at once when catching up.
-const READ_BYTES: usize = 1024 * 1024;
-/// Executions whose workflow is remembered while catching up.
-const KNOWN_MAX: usize = 4_096;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -58,11 +61,22 @@ pub enum EventSinkMessage {
         items: Arc<[EventItem]>,
         /// Its controls.
         controls: Arc<[ControlEntry]>,
+        /// Its bytes.
+        bytes: usize,
     },
     /// Records are in the log that were not offered.
     Behind,
+    /// Send what has gathered. Queues behind what arrived while the last call of the bus was on its way.
+    Send,
     /// The cursor may be worth saving.
     Save,
+    /// A checkpoint holds everything up to here: what is too much for the log may leave it.
+    Checkpointed {
+        /// Up to where.
+        reached: LogPosition,
+        /// Whether the log may be trimmed up to there, as far as others go.
+        trim: bool,
+    },
 }
 
 /// A bounded way to a sink: beyond the bound it is only told that it is behind.
@@ -79,13 +93,15 @@ impl SinkFeed<EventSinkMessage> {
         Self { actor, progress }
     }
 
-    /// Offers the record at `position`; false when the sink is gone.
+    /// Offers the record at `position`, of so many bytes; false when the sink is gone.
     #[must_use]
-    pub fn offer(&self, position: LogPosition, message: impl FnOnce() -> EventSinkMessage) -> bool {
+    pub fn offer(&self, position: LogPosition, bytes: usize, message: impl FnOnce() -> EventSinkMessage) -> bool {
         let progress = &self.progress;
-        progress.committed(position);
-        if progress.backlog.load(Ordering::Relaxed) < BACKLOG_MAX {
-            progress.backlog.fetch_add(1, Ordering::Relaxed);
+        progress.committed(position, bytes);
+        if progress.backlog.load(Ordering::Relaxed) < BACKLOG_MAX
+            && progress.backlog_bytes.load(Ordering::Relaxed) < BACKLOG_BYTES_MAX
+        {
+            progress.offered(bytes);
             return self.actor.send_message(message()).is_ok();
         }
         progress.behind.swap(true, Ordering::AcqRel) || self.actor.send_message(EventSinkMessage::Behind).is_ok()
@@ -105,6 +121,8 @@ pub struct EventSinkArguments {
     pub bus: usize,
     /// Everything up to here was sent.
     pub cursor: LogPosition,
+    /// What its spool holds.
+    pub spool: SpoolIndex,
     /// Knows executions that no checkpoint holds.
     pub checkpointer: ActorRef<CheckpointerMessage>,
     /// See [`SinkFeed`].
@@ -115,15 +133,71 @@ pub struct EventSinkArguments {
 #[derive(Debug)]
 pub struct EventSinkActor;
 
-/// What an entry does not say of its execution.
-type Known = (Arc<CompiledPlan>, Option<Arc<str>>);
+/// What is published of a record.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) items: Items,
+    /// Its controls. They are in every shard: the first one speaks for all.
+    pub(super) controls: Arc<[ControlEntry]>,
+}
+
+/// Entries of a record.
+#[derive(Debug)]
+pub(super) enum Items {
+    /// They were offered, and count as backlog until they are sent.
+    Offered(Arc<[EventItem]>),
+    /// They were read from the log.
+    Read(Vec<EventItem>),
+    /// They were read from the spool: events already.
+    Spooled(Vec<LifecycleEvent>),
+}
+
+impl Items {
+    /// The events that the bus wants, in order.
+    fn events(self, bus: &dyn EventBus) -> Vec<LifecycleEvent> {
+        let items = match &self {
+            Self::Offered(items) => &items[..],
+            Self::Read(items) => items,
+            Self::Spooled(_) => &[],
+        };
+        let derived = items
+            .iter()
+            .flat_map(|item| item.compiled.events(item.id, &item.entry, item.trace_parent.as_ref()));
+        let derived: Vec<LifecycleEvent> = derived.filter(|event| bus.wants(event)).collect();
+        match self {
+            // They were chosen when they were spooled.
+            Self::Spooled(events) => events,
+            Self::Offered(_) | Self::Read(_) => derived,
+        }
+    }
+}
+
+/// Records that the bus has not confirmed.
+#[derive(Debug)]
+struct Sending {
+    position: LogPosition,
+    /// When the last event of each record happened.
+    made: Vec<Timestamp>,
+    /// Records that count as backlog, and their bytes.
+    offered: (usize, usize),
+    announcements: Vec<SystemEvent>,
+    events: Vec<LifecycleEvent>,
+    /// So many of the events are confirmed.
+    confirmed: usize,
+}
 
 /// What an event sink keeps.
 #[derive(Debug)]
 pub struct EventSinkState {
     arguments: EventSinkArguments,
-    machine: CursorMachine,
-    known: HashMap<ExecutionId, Known>,
+    source: Source,
+    metrics: BusMetrics,
+    machine: GatherMachine<Content>,
+    sending: Option<Sending>,
+    /// A [`EventSinkMessage::Send`] is on its way.
+    armed: bool,
+    /// Pause before what failed is tried again.
+    pause: Duration,
     saving: bool,
 }
 
@@ -137,12 +211,23 @@ impl Actor for EventSinkActor {
         _: ActorRef<Self::Msg>,
         arguments: EventSinkArguments,
     ) -> Result<EventSinkState, ActorProcessingErr> {
-        let machine = CursorMachine::new(arguments.cursor, SAVE_AFTER);
+        let (name, _) = arguments.engine.parts.buses[arguments.bus];
+        arguments.progress.spooled(LogPosition(0), arguments.spool.bytes());
+        let source = Source::new(
+            Arc::clone(&arguments.engine),
+            arguments.shard,
+            (name, arguments.spool.clone()),
+            arguments.checkpointer.clone(),
+        );
         Ok(EventSinkState {
-            arguments,
-            machine,
-            known: HashMap::new(),
+            machine: GatherMachine::new(arguments.cursor, SAVE_AFTER, CALL),
+            source,
+            metrics: BusMetrics::new(name),
+            sending: None,
+            armed: false,
+            pause: RETRY_FIRST,
             saving: false,
+            arguments,
         })
     }
 
@@ -152,44 +237,34 @@ impl Actor for EventSinkActor {
         message: EventSinkMessage,
         state: &mut EventSinkState,
     ) -> Result<(), ActorProcessingErr> {
-        let full = match message {
+        match message {
             EventSinkMessage::Committed {
                 position,
                 items,
                 controls,
-            } => {
-                state.progress().backlog.fetch_sub(1, Ordering::Relaxed);
-                match state.machine.offered(position) {
-                    Offer::Skip => false,
-                    Offer::Send => {
-                        state.announce(&controls).await;
-                        state.send(position, &items).await
-                    }
-                    Offer::CatchUp(from) => {
-                        state.catch_up(from).await;
-                        false
-                    }
-                }
-            }
+                bytes,
+            } => state.committed(position, items, controls, bytes),
             EventSinkMessage::Behind => {
-                state.progress().behind.store(false, Ordering::Release);
-                state.catch_up(state.machine.next()).await;
-                false
+                state.arguments.progress.behind.store(false, Ordering::Release);
+                state.machine.behind();
+            }
+            EventSinkMessage::Send => {
+                state.armed = false;
+                state.send(&myself).await;
             }
             EventSinkMessage::Save => {
                 state.saving = false;
-                true
+                state.save().await;
             }
-        };
-        if full {
-            state.save().await;
-        } else if state.machine.unsaved().is_some() && !state.saving {
-            state.saving = true;
-            tokio::spawn(async move {
-                tokio::time::sleep(SAVE_EVERY).await;
-                // A stopped sink reads what is unsaved again.
-                myself.send_message(EventSinkMessage::Save).ok();
-            });
+            EventSinkMessage::Checkpointed { reached, trim } => state.make_room(reached, trim).await,
+        }
+        if !state.armed && (state.sending.is_some() || state.machine.has_more()) {
+            state.armed = true;
+            myself.send_message(EventSinkMessage::Send)?;
+        }
+        if state.machine.cursor().unsaved().is_some() && !std::mem::replace(&mut state.saving, true) {
+            // A stopped sink reads what is unsaved again.
+            later(SAVE_EVERY, &myself, EventSinkMessage::Save);
         }
         Ok(())
     }
@@ -209,187 +284,222 @@ impl Actor for EventSinkActor {
     }
 }
 
+/// Sends a message after a while, to whoever is there then.
+fn later(pause: Duration, myself: &ActorRef<EventSinkMessage>, message: EventSinkMessage) {
+    let myself = myself.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(pause).await;
+        myself.send_message(message).ok();
+    });
+}
+
 impl EventSinkState {
     fn bus(&self) -> &dyn EventBus {
         &*self.arguments.engine.parts.buses[self.arguments.bus].1
     }
 
-    fn progress(&self) -> &SinkProgress {
-        &self.arguments.progress
+    fn outages(&self) -> &Outages {
+        &self.arguments.engine.outages
     }
 
-    async fn send(&mut self, position: LogPosition, items: &[EventItem]) -> bool {
-        if let Some(oldest) = items.first() {
-            self.progress().sending(oldest.entry.at);
-        }
-        let mut events = Vec::with_capacity(items.len() * 2);
-        for item in items {
-            let of_entry = item.compiled.events(item.id, &item.entry, item.trace_parent.as_ref());
-            events.extend(of_entry.into_iter().filter(|event| self.bus().wants(event)));
-        }
-        if self.arguments.engine.options.mutants.cursor_before_confirm {
-            self.machine.sent(position);
-            self.save().await;
-        }
-        self.publish(&events).await;
-        self.progress().sent(position);
-        self.machine.sent(position)
+    fn who(&self) -> u64 {
+        u64::from(self.arguments.shard.0)
     }
 
-    /// Publishes controls. They are in every shard: the first one speaks for all.
-    async fn announce(&self, controls: &[ControlEntry]) {
-        if self.arguments.shard != ShardId(0) || controls.is_empty() {
-            return;
-        }
-        let events: Vec<SystemEvent> = controls.iter().map(lifecycle::derive_control).collect();
-        let mut pause = RETRY_FIRST;
-        while let Err(error) = self.bus().announce(&events).await {
-            tracing::warn!(shard = self.arguments.shard.0, %error, "events of the system wait for the bus");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
+    fn committed(
+        &mut self,
+        position: LogPosition,
+        items: Arc<[EventItem]>,
+        controls: Arc<[ControlEntry]>,
+        bytes: usize,
+    ) {
+        let record = Unsent {
+            position,
+            entries: items.len(),
+            bytes,
+            alone: !controls.is_empty(),
+            content: Content {
+                items: Items::Offered(items),
+                controls,
+            },
+        };
+        if let Some(refused) = self.machine.offered(record) {
+            self.arguments.progress.taken(1, refused.bytes);
         }
     }
 
-    /// Repeats until the bus has confirmed all of them.
-    async fn publish(&self, mut events: &[LifecycleEvent]) {
-        let mut pause = RETRY_FIRST;
-        while !events.is_empty() {
-            match self.bus().publish(events).await {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::warn!(shard = self.arguments.shard.0, %error, "events wait for the bus");
-                    events = events.get(error.confirmed()..).unwrap_or_default();
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MAX);
-                }
-            }
-        }
-    }
-
-    /// Sends what the log holds from `from` on.
-    async fn catch_up(&mut self, mut from: LogPosition) {
-        loop {
-            let read = self
-                .arguments
-                .engine
-                .parts
-                .state
-                .read(self.arguments.shard, from, READ_BYTES)
-                .await;
-            let records = match read {
-                Ok(records) => records,
-                Err(error) => {
-                    tracing::warn!(shard = self.arguments.shard.0, %error, "the log cannot be read");
-                    tokio::time::sleep(RETRY_MAX).await;
-                    continue;
-                }
-            };
-            if records.is_empty() {
-                self.known.clear();
-                return;
-            }
-            let mut full = false;
-            for record in records {
-                from = record.position.next();
-                let Ok((_, items)) = read_header(&record.bytes) else {
-                    tracing::error!(
-                        shard = self.arguments.shard.0,
-                        position = record.position.0,
-                        "events of a damaged record are lost"
-                    );
-                    full |= self.send(record.position, &[]).await;
-                    continue;
-                };
-                let mut found = Vec::with_capacity(items.len());
-                let (controls, items): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.id.is_controls());
-                let controls = controls.into_iter().filter_map(|item| {
-                    // Those that cannot be read halt the shard when it is opened.
-                    read_frames_of::<ControlEntry>(&record.bytes[item.frame]).next()?.ok()
-                });
-                self.announce(&controls.collect::<Vec<_>>()).await;
-                for item in items {
-                    let Some(Ok(entry)) = read_frames(&record.bytes[item.frame]).next() else {
-                        continue;
-                    };
-                    if let Some((compiled, trace_parent)) = self.known_of(item.id, &entry).await {
-                        found.push(EventItem {
-                            id: item.id,
-                            entry,
-                            compiled,
-                            trace_parent,
-                        });
+    /// Sends what has gathered in one call, or reads what was not offered; what fails is tried again later.
+    async fn send(&mut self, myself: &ActorRef<EventSinkMessage>) {
+        if self.sending.is_none() {
+            match self.machine.next_step() {
+                Next::Nothing => return,
+                Next::Send(records) => self.sending = Some(self.begin(records)),
+                Next::Read(from) => match self.source.read(from).await {
+                    Ok(records) => {
+                        self.outages().log_reads.over(self.who());
+                        return self.machine.read(records);
                     }
-                }
-                full |= self.send(record.position, &found).await;
+                    Err(error) => {
+                        self.outages().log_reads.failed(self.who(), &error);
+                        self.machine.behind();
+                        return self.again(myself);
+                    }
+                },
             }
-            // A log that grows as fast as it is sent must not keep the cursor from moving.
-            if full {
+            if self.arguments.engine.options.mutants.cursor_before_confirm
+                && let Some(sending) = &self.sending
+            {
+                self.machine.sent(sending.position);
                 self.save().await;
             }
         }
+        let Some(mut sending) = self.sending.take() else { return };
+        if let Err(error) = self.publish(&mut sending).await {
+            self.outages().buses[self.arguments.bus].failed(self.who(), &error);
+            self.sending = Some(sending);
+            return self.again(myself);
+        }
+        self.outages().buses[self.arguments.bus].over(self.who());
+        self.pause = RETRY_FIRST;
+        let now = self.arguments.engine.now();
+        if !sending.events.is_empty() {
+            self.metrics.published(sending.events.len());
+        }
+        for made in &sending.made {
+            self.metrics.confirmed(now.since_ms(*made));
+        }
+        let (records, bytes) = sending.offered;
+        self.arguments.progress.taken(records, bytes);
+        self.arguments.progress.sent(sending.position);
+        self.source.spool().sent(sending.position);
+        let spool = self.source.spool();
+        self.arguments.progress.spooled(sending.position, spool.bytes());
+        // A log that grows as fast as it is sent must not keep the cursor from moving.
+        if self.machine.sent(sending.position) {
+            self.save().await;
+        }
     }
 
-    /// An entry does not name its workflow: the first one does, or the execution's base.
-    async fn known_of(&mut self, id: ExecutionId, entry: &Entry) -> Option<Known> {
-        if let Some(known) = self.known.get(&id) {
-            return Some(known.clone());
-        }
-        let engine = Arc::clone(&self.arguments.engine);
-        let mut pause = RETRY_FIRST;
-        let known = loop {
-            let found = match entry.event.start() {
-                Some(started) => engine
-                    .plans
-                    .version(started.workflow.as_str(), started.version)
-                    .await
-                    .map(|compiled| Some((compiled, started.trace_parent.as_deref().map(Arc::from)))),
-                None => self.load(id).await.map(|loaded| match loaded {
-                    Loaded::Found(found) => Some((found.compiled, found.state.trace_parent.as_deref().map(Arc::from))),
-                    Loaded::Missing | Loaded::Tombstone(_) => {
-                        tracing::error!(%id, "events of an execution that is gone cannot be derived");
-                        None
-                    }
-                }),
-            };
-            match found {
-                Ok(found) => break found,
-                Err(EngineError::Unavailable(_)) => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MAX);
-                }
-                Err(error) => {
-                    tracing::error!(%id, %error, "events of an execution cannot be derived");
-                    break None;
-                }
+    fn begin(&self, records: Vec<Unsent<Content>>) -> Sending {
+        let mut sending = Sending {
+            position: self.machine.reached(),
+            made: Vec::with_capacity(records.len()),
+            offered: (0, 0),
+            announcements: Vec::new(),
+            events: Vec::with_capacity(records.iter().map(|record| record.entries * 2).sum()),
+            confirmed: 0,
+        };
+        for record in records {
+            sending.position = record.position;
+            if let Items::Offered(_) = record.content.items {
+                sending.offered.0 += 1;
+                sending.offered.1 += record.bytes;
             }
-        }?;
-        if self.known.len() >= KNOWN_MAX {
-            self.known.clear();
+            let events = record.content.items.events(self.bus());
+            sending.made.extend(events.iter().map(|event| event.at).max());
+            sending.events.extend(events);
+            if self.arguments.shard == ShardId(0) {
+                let controls = record.content.controls.iter();
+                sending.announcements.extend(controls.map(lifecycle::derive_control));
+            }
         }
-        self.known.insert(id, known.clone());
-        Some(known)
+        if let Some(oldest) = sending.made.first() {
+            self.arguments.progress.sending(*oldest);
+        }
+        sending
     }
 
-    /// First what the log alone holds, then the store: what leaves the one in between is in the other.
-    async fn load(&self, id: ExecutionId) -> Result<Loaded, EngineError> {
-        let gone = || EngineError::Unavailable("the checkpointer is gone".into());
-        let (reply, answer) = oneshot::channel();
-        self.arguments
-            .checkpointer
-            .send_message(CheckpointerMessage::Lookup(id, reply))
-            .map_err(|_| gone())?;
-        let pending = answer.await.map_err(|_| gone())?;
-        load_over(&self.arguments.engine, id, pending.as_ref()).await
+    /// What fails is to be repeated; what is confirmed is noted.
+    async fn publish(&self, sending: &mut Sending) -> Result<(), String> {
+        let bus = self.bus();
+        if !sending.announcements.is_empty() {
+            let announced = bus.announce(&sending.announcements).await;
+            announced.map_err(|error| error.to_string())?;
+            sending.announcements.clear();
+        }
+        let events = sending.events.get(sending.confirmed..).unwrap_or_default();
+        if events.is_empty() {
+            return Ok(());
+        }
+        bus.publish(events).await.map_err(|error| {
+            sending.confirmed += error.confirmed();
+            error.to_string()
+        })
+    }
+
+    /// Moves what is too much for the log to the spool, and lets the log be trimmed. What fails is done after the next checkpoint.
+    async fn make_room(&mut self, reached: LogPosition, trim: bool) {
+        let arguments = &self.arguments;
+        if arguments.progress.in_log_bytes() <= arguments.engine.options.spool_above_bytes {
+            return;
+        }
+        match self.spool(reached, trim).await {
+            Ok(()) => self.outages().spools.over(self.who()),
+            Err(error) => self.outages().spools.failed(self.who(), &error),
+        }
+    }
+
+    async fn spool(&mut self, reached: LogPosition, trim: bool) -> Result<(), String> {
+        let (engine, shard, epoch) = (
+            Arc::clone(&self.arguments.engine),
+            self.arguments.shard,
+            self.arguments.epoch,
+        );
+        let (store, name) = (&engine.parts.state, engine.parts.buses[self.arguments.bus].0);
+        loop {
+            let sent = self.machine.cursor().position();
+            let from = self.source.spool().end().map_or(sent, |end| end.max(sent)).next();
+            let records = self.source.read_log(from).await.map_err(|error| error.to_string())?;
+            let records = records.into_iter().take_while(|record| record.position <= reached);
+            let bus = &*engine.parts.buses[self.arguments.bus].1;
+            let records: Vec<SpooledRecord> = records.map(|record| spooled(record, bus)).collect();
+            let Some(last) = records.last().map(|record| record.position) else {
+                break;
+            };
+            let lost = engine.options.mutants.spools_nothing;
+            let chunk = pack(if lost { &[] } else { &records }).map_err(|error| error.to_string())?;
+            let bytes = chunk.len() as u64;
+            let spooled = store.spool(shard, epoch, name, last, chunk).await;
+            spooled.map_err(|error| error.to_string())?;
+            self.source.spool().add(last, bytes);
+            let bytes = self.source.spool().bytes();
+            self.arguments.progress.spooled(last, bytes);
+        }
+        if trim {
+            let trimmed = store.trim(shard, epoch, reached).await;
+            trimmed.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// What failed is tried again after a pause; meanwhile the mailbox is served.
+    fn again(&mut self, myself: &ActorRef<EventSinkMessage>) {
+        self.armed = true;
+        later(self.pause, myself, EventSinkMessage::Send);
+        self.pause = (self.pause * 2).min(RETRY_MAX);
     }
 
     async fn save(&mut self) {
-        let Some(position) = self.machine.unsaved() else { return };
+        let Some(position) = self.machine.cursor().unsaved() else {
+            return;
+        };
         let arguments = &self.arguments;
         let store = &arguments.engine.parts.state;
         let (name, _) = arguments.engine.parts.buses[arguments.bus];
         match store.set_cursor(arguments.shard, arguments.epoch, name, position).await {
-            Ok(()) => self.machine.saved(position),
-            Err(error) => tracing::warn!(shard = arguments.shard.0, %error, "a cursor stays behind for now"),
+            Ok(()) => {
+                self.machine.saved(position);
+                self.outages().cursors.over(self.who());
+            }
+            Err(error) => self.outages().cursors.failed(self.who(), &error),
         }
+    }
+}
+
+fn spooled(record: Unsent<Content>, bus: &dyn EventBus) -> SpooledRecord {
+    SpooledRecord {
+        position: record.position,
+        events: record.content.items.events(bus),
+        controls: record.content.controls.to_vec(),
     }
 }

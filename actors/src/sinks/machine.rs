@@ -13,17 +13,6 @@ pub struct CursorMachine {
     save_after: u64,
 }
 
-/// What to do with a record that is offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
-    /// It was sent before.
-    Skip,
-    /// It is the next one.
-    Send,
-    /// Records before it were not offered: read them from the log, from this position on.
-    CatchUp(LogPosition),
-}
-
 impl CursorMachine {
     /// A sink that has sent everything up to `sent`; its cursor is worth saving after so many records.
     #[must_use]
@@ -35,16 +24,10 @@ impl CursorMachine {
         }
     }
 
-    /// What to do with the record at `position`.
+    /// Everything up to here was sent.
     #[must_use]
-    pub fn offered(&self, position: LogPosition) -> Offer {
-        if position <= self.sent {
-            Offer::Skip
-        } else if position == self.sent.next() {
-            Offer::Send
-        } else {
-            Offer::CatchUp(self.sent.next())
-        }
+    pub fn position(&self) -> LogPosition {
+        self.sent
     }
 
     /// Everything up to `position` was sent. True if the cursor is worth saving now.
@@ -62,12 +45,6 @@ impl CursorMachine {
     /// The cursor was saved.
     pub fn saved(&mut self, position: LogPosition) {
         self.saved = self.saved.max(position);
-    }
-
-    /// Where the next record is expected.
-    #[must_use]
-    pub fn next(&self) -> LogPosition {
-        self.sent.next()
     }
 }
 
@@ -160,11 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_read_from_the_log() {
+    fn a_cursor_is_worth_saving_after_so_many_records() {
         let mut cursor = CursorMachine::new(LogPosition(4), 2);
-        assert_eq!(cursor.offered(LogPosition(4)), Offer::Skip);
-        assert_eq!(cursor.offered(LogPosition(5)), Offer::Send);
-        assert_eq!(cursor.offered(LogPosition(7)), Offer::CatchUp(LogPosition(5)));
         assert!(!cursor.sent(LogPosition(5)));
         assert!(cursor.sent(LogPosition(6)));
         assert_eq!(cursor.unsaved(), Some(LogPosition(6)));

@@ -1,7 +1,10 @@
 //! What follows the log: the event bus and the projection for lists. Each has its own cursor.
 
 mod events;
+pub mod gather;
 pub mod machine;
+mod source;
+pub mod spool;
 mod visibility;
 
 pub use events::{EventItem, EventSinkActor, EventSinkArguments, EventSinkMessage, SinkFeed};

@@ -136,9 +136,13 @@ impl VisibilityState {
             .visibility
             .project(arguments.shard, summaries.clone(), up_to)
             .await;
-        if let Err(error) = &written {
-            tracing::warn!(shard = arguments.shard.0, %error, "lists stay behind for now");
-            self.machine.put_back(summaries);
+        let (outage, who) = (&arguments.engine.outages.lists, u64::from(arguments.shard.0));
+        match &written {
+            Ok(()) => outage.over(who),
+            Err(error) => {
+                outage.failed(who, error);
+                self.machine.put_back(summaries);
+            }
         }
         written.is_ok()
     }

@@ -135,11 +135,15 @@ impl TimersState {
         let mut factor = 1;
         while let Some(asked) = self.machine.wants().map(|rows| rows * factor) {
             let store = &self.arguments.engine.parts.state;
+            let (outage, who) = (&self.arguments.engine.outages.timers, u64::from(self.arguments.shard.0));
             match store.timers_due(self.arguments.shard, Timestamp(i64::MAX), asked).await {
-                Ok(rows) if self.machine.refill(&rows, asked) => return None,
+                Ok(rows) if self.machine.refill(&rows, asked) => {
+                    outage.over(who);
+                    return None;
+                }
                 Ok(_) => factor *= 2,
                 Err(error) => {
-                    tracing::warn!(shard = self.arguments.shard.0, %error, "timers cannot be read");
+                    outage.failed(who, &error);
                     return Some(RETRY_MS);
                 }
             }

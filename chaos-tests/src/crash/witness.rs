@@ -8,7 +8,7 @@ use bytes::Bytes;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, Timestamp};
 use troupe_ports::{
     AppendError, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, Lease, LogRecord,
-    StateStore, StoreCounters, StoreError,
+    SpoolChunk, StateStore, StoreCounters, StoreError,
 };
 
 use super::record::Record;
@@ -127,6 +127,31 @@ impl StateStore for Witness {
 
     async fn set_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError> {
         self.0.set_cursor(shard, epoch, sink, to).await
+    }
+
+    async fn spool(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        sink: &str,
+        up_to: LogPosition,
+        chunk: Bytes,
+    ) -> Result<(), StoreError> {
+        self.0.spool(shard, epoch, sink, up_to, chunk).await
+    }
+
+    async fn spooled(
+        &self,
+        shard: ShardId,
+        sink: &str,
+        after: LogPosition,
+        bytes_max: usize,
+    ) -> Result<Vec<SpoolChunk>, StoreError> {
+        self.0.spooled(shard, sink, after, bytes_max).await
+    }
+
+    async fn spool_extent(&self, shard: ShardId, sink: &str) -> Result<Vec<(LogPosition, u64)>, StoreError> {
+        self.0.spool_extent(shard, sink).await
     }
 
     async fn keep_cursors(&self, shard: ShardId, epoch: Epoch, sinks: &[&str]) -> Result<(), StoreError> {

@@ -11,7 +11,8 @@ use troupe_core::{ExecutionId, ShardId};
 use troupe_ports::{Archive, CheckpointRow, ExecutionBase, StateStore, StoreError, Wait};
 
 use super::process::{
-    ActorNo, CheckpointerMessage, ListsMessage, ProcessNo, ShardMessage, TimersMessage, Waiting, Writer, WriterStage,
+    ActorNo, CheckpointerMessage, ListsMessage, ProcessNo, ShardMessage, SinkMessage, TimersMessage, Waiting, Writer,
+    WriterStage,
 };
 use super::schedule::{Call, Caller, Timed};
 use super::{World, at_once};
@@ -134,6 +135,8 @@ impl World {
                 self.call(caller, Call::Trim(reached));
             }
             WriterStage::Done => {
+                let reached = writer.generation.reached;
+                serving.events.inbox.push_back(SinkMessage::Checkpointed(reached));
                 serving.checkpointer.writer = None;
                 serving.checkpointer.inbox.push_back(CheckpointerMessage::Written);
             }

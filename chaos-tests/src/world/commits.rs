@@ -292,6 +292,11 @@ impl World {
                 let set = at_once(self.store.set_cursor(shard, epoch, super::events::SINK, to));
                 Answer::CursorSet(to, set)
             }
+            Call::Spool { up_to, chunk, reached } => {
+                let bytes = chunk.len() as u64;
+                let spooled = at_once(self.store.spool(shard, epoch, super::events::SINK, up_to, chunk));
+                Answer::Spooled((up_to, bytes, reached), spooled)
+            }
             Call::Project(summaries, up_to) => Answer::Projected(at_once(self.lists.project(shard, summaries, up_to))),
             Call::Trim(up_to) => Answer::Written(at_once(self.store.trim(shard, epoch, up_to))),
         };
@@ -338,6 +343,7 @@ impl World {
             Answer::Renewed(renewed) => self.renewed(caller, renewed),
             Answer::Written(written) => self.written(caller, written),
             Answer::CursorSet(to, set) => self.cursor_set(caller, to, set),
+            Answer::Spooled(what, spooled) => self.spooled(caller, what, spooled),
             Answer::Projected(written) => self.lists_written(caller, written),
             Answer::Appended(appended) => {
                 if let Some(serving) = self.serving(caller) {
@@ -365,6 +371,7 @@ fn unavailable(call: &Call) -> Answer {
         Call::Probe(_) => Answer::Probed(Err(error)),
         Call::Checkpoint(..) | Call::Trim(_) => Answer::Written(Err(error)),
         Call::SetCursor(to) => Answer::CursorSet(*to, Err(error)),
+        Call::Spool { up_to, chunk, reached } => Answer::Spooled((*up_to, chunk.len() as u64, *reached), Err(error)),
         Call::Project(..) => Answer::Projected(Err(error)),
     }
 }

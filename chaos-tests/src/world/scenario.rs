@@ -48,6 +48,9 @@ pub struct Scenario {
     /// Which handlers fail, and when.
     #[serde(default)]
     pub unwell: Vec<Unwell>,
+    /// When the bus goes away, and for how long, in milliseconds.
+    #[serde(default)]
+    pub bus_away: Vec<(u64, u64)>,
 }
 
 /// A client: it asks for one thing after the other, each until it is answered.
@@ -268,6 +271,12 @@ impl Scenario {
         let started: Vec<&WorkflowDefinition> = workflows.iter().map(Arc::as_ref).filter(is_started).collect();
         let unwell = breakers::draw(&mut random);
         let operators = operators::draw(&started, &mut random);
+        // In one of three worlds for so long that what waits leaves the log.
+        let bus_away = if random.once_in(3) {
+            vec![(random.below(FAULTS_MS / 2), random.between(50, FAULTS_MS))]
+        } else {
+            Vec::new()
+        };
         Self {
             seed,
             remote,
@@ -278,6 +287,7 @@ impl Scenario {
             faults,
             operators,
             unwell,
+            bus_away,
         }
     }
 }

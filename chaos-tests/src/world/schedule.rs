@@ -41,6 +41,12 @@ pub(super) enum Call {
     Checkpoint(Vec<CheckpointRow>, Option<LogPosition>),
     Trim(LogPosition),
     SetCursor(LogPosition),
+    /// Moves what the event sink has to send up to a position out of the log; how far it is to go on.
+    Spool {
+        up_to: LogPosition,
+        chunk: Bytes,
+        reached: LogPosition,
+    },
     Project(Vec<ExecutionSummary>, LogPosition),
 }
 
@@ -54,6 +60,8 @@ pub(super) enum Answer {
     Probed(Result<Option<CommitId>, StoreError>),
     Written(Result<(), StoreError>),
     CursorSet(LogPosition, Result<(), StoreError>),
+    /// Up to where, with how many bytes, and how far it is to go on.
+    Spooled((LogPosition, u64, LogPosition), Result<(), StoreError>),
     Projected(Result<(), StoreError>),
 }
 

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use troupe_actors::checkpointer::CheckpointItem;
 use troupe_actors::checkpointer::machine::{CheckpointerMachine, Generation};
 use troupe_actors::committer::machine::{Append, CommitterMachine};
-use troupe_actors::sinks::machine::{CursorMachine, ProjectionMachine};
+use troupe_actors::sinks::gather::{CallLimits, GatherMachine};
+use troupe_actors::sinks::machine::ProjectionMachine;
+use troupe_actors::sinks::spool::SpoolIndex;
 use troupe_actors::timers::machine::TimersMachine;
 use troupe_core::control::{ControlEntry, Scope};
+use troupe_core::lifecycle::LifecycleEvent;
 use troupe_core::{ExecutionId, LogPosition, Timestamp, WorkflowId};
-use troupe_ports::{CheckpointRow, ExecutionSummary, LogRecord};
+use troupe_ports::{CheckpointRow, ExecutionSummary};
 
 use super::controls::{ControlNotify, Told};
 use super::process::ActorNo;
@@ -126,22 +129,42 @@ pub(super) struct Timers {
 pub(super) enum SinkMessage {
     Committed(LogPosition, bytes::Bytes),
     Behind,
+    Send,
     Save,
+    /// A checkpoint holds everything up to there.
+    Checkpointed(LogPosition),
+}
+
+/// A record for the event sink.
+#[derive(Debug)]
+pub(super) enum Offered {
+    /// It is in memory since it was committed.
+    Held(bytes::Bytes),
+    /// It was read from the log.
+    Read(bytes::Bytes),
+    /// Its events were read from the spool.
+    Spooled(Vec<LifecycleEvent>),
 }
 
 /// The event sink's actor.
 #[derive(Debug)]
 pub(super) struct EventSink {
-    pub(super) machine: CursorMachine,
+    pub(super) machine: GatherMachine<Offered>,
+    /// What its spool holds.
+    pub(super) spool: SpoolIndex,
+    /// The last record that was committed.
+    pub(super) committed: LogPosition,
     pub(super) inbox: VecDeque<SinkMessage>,
     /// It was told that it is behind and has not looked yet.
     pub(super) behind: bool,
-    /// Where it reads the log next, while it catches up.
-    pub(super) reads_from: Option<LogPosition>,
-    /// What it read and has still to send.
-    pub(super) read: VecDeque<LogRecord>,
-    /// A record's events that the bus has not confirmed.
+    /// Records that it holds in memory.
+    pub(super) held: usize,
+    /// Up to where the events are that the bus has not confirmed, and these.
     pub(super) sending: Option<(LogPosition, Vec<Sighting>)>,
+    /// A message to send is on its way.
+    pub(super) armed: bool,
+    /// A call of the bus is on its way.
+    pub(super) publishing: bool,
     /// It awaits the bus or the store.
     pub(super) busy: bool,
     pub(super) saving: bool,
@@ -149,15 +172,19 @@ pub(super) struct EventSink {
 
 impl EventSink {
     /// One that has sent everything up to `cursor`, and saves its cursor after so many records.
-    pub(super) fn new(cursor: LogPosition, save_after: u64) -> Self {
+    pub(super) fn new(cursor: LogPosition, mut spool: SpoolIndex, save_after: u64, limits: CallLimits) -> Self {
+        spool.sent(cursor);
         Self {
-            machine: CursorMachine::new(cursor, save_after),
+            spool,
+            committed: LogPosition(0),
+            machine: GatherMachine::new(cursor, save_after, limits),
             // What the last owner committed and never sent.
             inbox: [SinkMessage::Behind].into(),
             behind: false,
-            reads_from: None,
-            read: VecDeque::new(),
+            held: 0,
             sending: None,
+            armed: false,
+            publishing: false,
             busy: false,
             saving: false,
         }
@@ -165,11 +192,11 @@ impl EventSink {
 
     /// Whether there is nothing left to send.
     pub(super) fn is_idle(&self) -> bool {
-        !self.busy && !self.can_go_on()
+        !self.busy && !self.armed && self.sending.is_none() && !self.can_go_on()
     }
 
     pub(super) fn can_go_on(&self) -> bool {
-        self.sending.is_some() || !self.read.is_empty() || self.reads_from.is_some() || !self.inbox.is_empty()
+        !self.inbox.is_empty()
     }
 }
 

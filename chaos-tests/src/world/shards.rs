@@ -9,11 +9,12 @@ use troupe_actors::committer::machine::CommitterMachine;
 use troupe_actors::execution::load::{Loaded, load_over};
 use troupe_actors::record::{Mark, read_header};
 use troupe_actors::shard::machine::{FailureMachine, Verdict};
+use troupe_actors::sinks::spool::SpoolIndex;
 use troupe_actors::timers::machine::TimersMachine;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
 use troupe_ports::{ExecutionCursor, ExecutionQuery, Lease, LogRecord, StateStore, StoreError, VisibilityStore};
 
-use super::events::{SAVE_AFTER, SINK};
+use super::events::{CALL, SAVE_AFTER, SINK};
 use super::keys::head_of;
 use super::lists::changes_lists;
 use super::process::{
@@ -107,6 +108,7 @@ impl World {
         let mutants = self.options.mutants;
         let cursor = at_once(self.store.cursor(shard, SINK))?;
         at_once(self.store.set_cursor(shard, lease.epoch, SINK, cursor))?;
+        let spool = SpoolIndex::new(at_once(self.store.spool_extent(shard, SINK))?);
         let projected = at_once(self.lists.projected(shard))?;
         let from = lease.checkpointed.min(projected).next();
         let tail = at_once(self.store.read(shard, from, usize::MAX))?;
@@ -179,7 +181,7 @@ impl World {
                 inbox: timers,
                 armed: None,
             },
-            events: EventSink::new(cursor, SAVE_AFTER),
+            events: EventSink::new(cursor, spool, SAVE_AFTER, CALL),
             lists: Lists::new(),
             mail: BTreeMap::new(),
             resume: Resume {

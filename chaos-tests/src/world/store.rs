@@ -10,7 +10,7 @@ use bytes::Bytes;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{
     AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Holder, Lease,
-    LogRecord, StateStore, StoreCounters, StoreError, Wait,
+    LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError, Wait,
 };
 
 use crate::crash::checkers::Contents;
@@ -66,6 +66,7 @@ struct ShardStore {
     rows: BTreeMap<ExecutionId, Row>,
     heads: BTreeMap<ExecutionId, u64>,
     cursors: BTreeMap<String, LogPosition>,
+    spools: BTreeMap<String, BTreeMap<LogPosition, Bytes>>,
     quarantined: BTreeMap<ExecutionId, String>,
     blobs: BTreeMap<ExecutionId, Family>,
 }
@@ -93,6 +94,8 @@ pub struct SimulatedStore {
     clock: Arc<SimulatedClock>,
     shards: Mutex<Vec<ShardStore>>,
     reachable: AtomicBool,
+    /// A planted fault: the log is trimmed whatever sinks have sent.
+    trims_unsent: AtomicBool,
 }
 
 impl SimulatedStore {
@@ -105,7 +108,13 @@ impl SimulatedStore {
             clock,
             shards: Mutex::new(shards),
             reachable: AtomicBool::new(true),
+            trims_unsent: AtomicBool::new(false),
         }
+    }
+
+    /// Plants a fault: the log is trimmed whatever sinks have sent.
+    pub fn trims_unsent(&self) {
+        self.trims_unsent.store(true, Ordering::SeqCst);
     }
 
     /// Whether lookups are answered from now on.
@@ -453,8 +462,14 @@ impl StateStore for SimulatedStore {
     }
 
     async fn trim(&self, shard: ShardId, epoch: Epoch, up_to: LogPosition) -> Result<(), StoreError> {
+        let trims_unsent = self.trims_unsent.load(Ordering::SeqCst);
         self.owned(shard, epoch, |store| {
-            let lowest = store.cursors.values().copied().min().unwrap_or(LogPosition(u64::MAX));
+            let kept = |(sink, cursor): (&String, &LogPosition)| {
+                let spool = store.spools.get(sink).and_then(BTreeMap::last_key_value);
+                spool.map_or(*cursor, |(up_to, _)| (*up_to).max(*cursor))
+            };
+            let lowest = store.cursors.iter().map(kept).min().filter(|_| !trims_unsent);
+            let lowest = lowest.unwrap_or(LogPosition(u64::MAX));
             store.trimmed = store.trimmed.max(up_to.min(store.checkpointed).min(lowest));
             Ok(())
         })
@@ -557,12 +572,67 @@ impl StateStore for SimulatedStore {
         self.owned(shard, epoch, |store| {
             let known = store.cursors.entry(sink.to_owned()).or_insert(to);
             *known = (*known).max(to);
+            if let Some(spool) = store.spools.get_mut(sink) {
+                spool.retain(|up_to, _| *up_to > to);
+            }
             Ok(())
+        })
+    }
+
+    async fn spool(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        sink: &str,
+        up_to: LogPosition,
+        chunk: Bytes,
+    ) -> Result<(), StoreError> {
+        self.owned(shard, epoch, |store| {
+            let sent = store.cursors.get(sink).copied().unwrap_or_default();
+            let spool = store.spools.entry(sink.to_owned()).or_default();
+            let last = spool.last_key_value().map_or(sent, |(last, _)| (*last).max(sent));
+            if up_to > last {
+                spool.insert(up_to, chunk);
+            }
+            Ok(())
+        })
+    }
+
+    async fn spooled(
+        &self,
+        shard: ShardId,
+        sink: &str,
+        after: LogPosition,
+        bytes_max: usize,
+    ) -> Result<Vec<SpoolChunk>, StoreError> {
+        self.lookup()?;
+        self.with(shard, |store| {
+            let (mut chunks, mut bytes) = (Vec::new(), 0);
+            let spool = store.spools.get(sink).into_iter().flatten();
+            for (up_to, chunk) in spool.filter(|(up_to, _)| **up_to > after) {
+                bytes += chunk.len();
+                if bytes > bytes_max && !chunks.is_empty() {
+                    break;
+                }
+                chunks.push(SpoolChunk {
+                    up_to: *up_to,
+                    bytes: chunk.clone(),
+                });
+            }
+            Ok(chunks)
+        })
+    }
+
+    async fn spool_extent(&self, shard: ShardId, sink: &str) -> Result<Vec<(LogPosition, u64)>, StoreError> {
+        self.with(shard, |store| {
+            let spool = store.spools.get(sink).into_iter().flatten();
+            Ok(spool.map(|(up_to, chunk)| (*up_to, chunk.len() as u64)).collect())
         })
     }
 
     async fn keep_cursors(&self, shard: ShardId, epoch: Epoch, sinks: &[&str]) -> Result<(), StoreError> {
         self.owned(shard, epoch, |store| {
+            store.spools.retain(|sink, _| sinks.contains(&sink.as_str()));
             store.cursors.retain(|sink, _| sinks.contains(&sink.as_str()));
             Ok(())
         })

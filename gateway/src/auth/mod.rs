@@ -148,7 +148,7 @@ fn unauthenticated(detail: impl Into<String>) -> ApiError {
     )
 }
 
-/// How long something may still be used, for people.
+/// What happened, and when, for people.
 fn over(what: &str, at: Timestamp) -> String {
     format!("{what} {}", crate::dto::date(at))
 }

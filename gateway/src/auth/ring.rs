@@ -20,6 +20,8 @@ use crate::error::ApiError;
 pub const TTL: Duration = Duration::from_secs(2);
 /// A key that is not known may be new: the store is asked, but not more often than this, whatever strangers send.
 const UNKNOWN_AFTER: Duration = Duration::from_millis(200);
+/// How long a request waits for that.
+const UNKNOWN_WITHIN: Duration = Duration::from_secs(2);
 /// While the store cannot be reached nobody can revoke a key either, so what is known goes on to count; but not for ever,
 /// because this server may be the only one that cannot reach it.
 const STALE_MAX: Duration = Duration::from_secs(3_600);
@@ -41,8 +43,10 @@ pub struct KeyRing {
     clock: Arc<dyn Clock>,
     bootstrap: Option<[u8; 32]>,
     known: watch::Sender<Arc<Known>>,
-    /// Held by whoever reads the store.
-    reading: tokio::sync::Mutex<()>,
+    /// Held by whoever reads the store; when that was tried last.
+    reading: tokio::sync::Mutex<Instant>,
+    /// How old what is known may be.
+    stale_max: Duration,
     /// When keys were last used here.
     uses: Mutex<HashMap<KeyId, Timestamp>>,
 }
@@ -67,6 +71,15 @@ impl KeyRing {
         bootstrap: Option<&SecretText>,
         closing: CancellationToken,
     ) -> Result<Arc<Self>, ApiError> {
+        Self::open_with(store, clock, bootstrap, (closing, STALE_MAX)).await
+    }
+
+    async fn open_with(
+        store: Arc<dyn ApiKeyStore>,
+        clock: Arc<dyn Clock>,
+        bootstrap: Option<&SecretText>,
+        (closing, stale_max): (CancellationToken, Duration),
+    ) -> Result<Arc<Self>, ApiError> {
         let known = read(&*store).await?;
         let now = clock.now();
         if bootstrap.is_none() && !known.keys.values().any(|key| key.is_valid(now)) {
@@ -83,7 +96,8 @@ impl KeyRing {
             clock,
             bootstrap: bootstrap.map(|key| sha256(key.expose().as_bytes())),
             known: watch::Sender::new(Arc::new(known)),
-            reading: tokio::sync::Mutex::new(()),
+            reading: tokio::sync::Mutex::new(Instant::now()),
+            stale_max,
             uses: Mutex::default(),
         });
         tokio::spawn(keep_up(Arc::downgrade(&ring), closing));
@@ -105,7 +119,11 @@ impl KeyRing {
         let token = Token::parse(shown).ok_or_else(unknown)?;
         let mut known = self.known();
         if !known.keys.contains_key(&token.id) && known.read_at.elapsed() > UNKNOWN_AFTER {
-            self.read_if_older(UNKNOWN_AFTER).await;
+            // A store that hangs makes strangers wait no longer than this.
+            let read = self.read_if_older(UNKNOWN_AFTER);
+            if tokio::time::timeout(UNKNOWN_WITHIN, read).await.is_err() {
+                tracing::debug!("the store of keys is slow: a key that is not known was not looked up");
+            }
             known = self.known();
         }
         let key = known.keys.get(&token.id).ok_or_else(unknown)?;
@@ -122,7 +140,7 @@ impl KeyRing {
         if let Some(at) = key.expires_at.filter(|at| *at <= now) {
             return Err(unauthenticated(over(&format!("the key {} expired at", key.name), at)));
         }
-        if known.read_at.elapsed() > STALE_MAX {
+        if known.read_at.elapsed() > self.stale_max {
             let detail = "the store of keys has not answered for an hour: a key may have been revoked meanwhile";
             return Err(ApiError::new("UNAVAILABLE", detail));
         }
@@ -159,15 +177,16 @@ impl KeyRing {
         Arc::clone(&self.known.borrow())
     }
 
-    /// Reads the store unless somebody has read it in the last `age`. What fails leaves what is known.
+    /// Reads the store unless somebody has tried so in the last `age`. What fails leaves what is known.
     async fn read_if_older(&self, age: Duration) {
         let asked = Instant::now();
-        let _reading = self.reading.lock().await;
+        let mut tried = self.reading.lock().await;
         // Who waited for another reading that began later than it asked need not read again.
-        let read_at = self.known().read_at;
-        if read_at > asked || read_at.elapsed() < age {
+        if *tried > asked || tried.elapsed() < age {
             return;
         }
+        *tried = Instant::now();
+        let read_at = self.known().read_at;
         match read(&*self.store).await {
             Ok(known) => drop(self.known.send_replace(Arc::new(known))),
             Err(error) => {
@@ -222,5 +241,116 @@ async fn read(store: &dyn ApiKeyStore) -> Result<Known, StoreError> {
         if is_last {
             return Ok(Known { keys, read_at });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use troupe_ports::{KeyError, Role, SystemClock};
+
+    use super::*;
+
+    /// One key; counts how often it is read, and may be away.
+    struct Store {
+        key: ApiKey,
+        reads: AtomicUsize,
+        is_away: AtomicBool,
+    }
+
+    #[async_trait]
+    impl ApiKeyStore for Store {
+        async fn create(&self, _: ApiKey) -> Result<(), KeyError> {
+            Ok(())
+        }
+
+        async fn get(&self, _: KeyId) -> Result<Option<ApiKey>, StoreError> {
+            Ok(None)
+        }
+
+        async fn list(&self, _: Option<KeyId>, _: usize) -> Result<Vec<ApiKey>, StoreError> {
+            self.reads.fetch_add(1, Ordering::AcqRel);
+            if self.is_away.load(Ordering::Acquire) {
+                return Err(StoreError::Unavailable("away".to_owned()));
+            }
+            Ok(vec![self.key.clone()])
+        }
+
+        async fn revoke(&self, _: KeyId, _: Timestamp) -> Result<Option<ApiKey>, StoreError> {
+            Ok(None)
+        }
+
+        async fn used(&self, _: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    async fn opened(stale_max: Duration) -> (Arc<Store>, Arc<KeyRing>, String) {
+        let token = Token::fresh().unwrap();
+        let store = Arc::new(Store {
+            key: ApiKey {
+                id: token.id,
+                name: "ada".to_owned(),
+                role: Role::Viewer,
+                secret: token.hash(),
+                created_at: Timestamp(1),
+                created_by: None,
+                expires_at: None,
+                revoked_at: None,
+                used_at: None,
+            },
+            reads: AtomicUsize::new(0),
+            is_away: AtomicBool::new(false),
+        });
+        let (keys, clock) = (Arc::clone(&store), Arc::new(SystemClock));
+        // Nothing reads again by itself.
+        let closing = CancellationToken::new();
+        closing.cancel();
+        let ring = KeyRing::open_with(keys, clock, None, (closing, stale_max))
+            .await
+            .unwrap();
+        (store, ring, token.expose())
+    }
+
+    #[tokio::test]
+    async fn requests_read_no_store_whatever_strangers_send() {
+        let (store, ring, key) = opened(STALE_MAX).await;
+        let begun = Instant::now();
+        for _ in 0..200 {
+            assert_eq!(ring.admit(&key).await.unwrap().name(), "ada");
+            let stranger = Token::fresh().unwrap().expose();
+            assert_eq!(ring.admit(&stranger).await.unwrap_err().code(), "UNAUTHENTICATED");
+            assert_eq!(ring.admit("no key").await.unwrap_err().code(), "UNAUTHENTICATED");
+        }
+        let most = 1 + begun.elapsed().as_millis() / UNKNOWN_AFTER.as_millis();
+        let reads = store.reads.load(Ordering::Acquire);
+        assert!(reads as u128 <= most, "{reads} reads, {most} allowed");
+    }
+
+    #[tokio::test]
+    async fn the_known_keys_count_on_while_the_store_is_away() {
+        let (store, ring, key) = opened(STALE_MAX).await;
+        store.is_away.store(true, Ordering::Release);
+        ring.changed().await;
+        assert_eq!(store.reads.load(Ordering::Acquire), 2);
+        assert_eq!(ring.admit(&key).await.unwrap().name(), "ada");
+        // Strangers do not have a store that is away asked more often either.
+        let begun = Instant::now();
+        for _ in 0..200 {
+            let stranger = Token::fresh().unwrap().expose();
+            assert_eq!(ring.admit(&stranger).await.unwrap_err().code(), "UNAUTHENTICATED");
+        }
+        let most = 3 + begun.elapsed().as_millis() / UNKNOWN_AFTER.as_millis();
+        let reads = store.reads.load(Ordering::Acquire);
+        assert!(reads as u128 <= most, "{reads} reads, {most} allowed");
+    }
+
+    #[tokio::test]
+    async fn keys_that_were_read_too_long_ago_count_no_more() {
+        let (_, ring, key) = opened(Duration::ZERO).await;
+        assert_eq!(ring.admit(&key).await.unwrap_err().code(), "UNAVAILABLE");
     }
 }

@@ -12,7 +12,7 @@ use troupe_core::{ExecutionId, Json, Seq, Timestamp};
 
 use super::measure::{cpu_seconds, latency, round, rss_bytes};
 use super::workload::{self, Workload};
-use super::{BenchError, Job, Report, check};
+use super::{BenchError, Job, Report, check, events};
 use crate::app::App;
 use crate::{rules, wiring};
 
@@ -49,7 +49,11 @@ pub(super) enum Until {
 }
 
 pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
-    let app = wiring::open(job.settings.clone(), &job.state, wiring::Extras::default())
+    let extras = wiring::Extras {
+        exposition: events::exposition(job.settings.store.events.is_some())?,
+        ..wiring::Extras::default()
+    };
+    let app = wiring::open(job.settings.clone(), &job.state, extras)
         .await
         .map_err(setup)?;
     let measured = measure(job, &app).await;
@@ -58,7 +62,7 @@ pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
 }
 
 async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
-    let definition = match job.workload {
+    let mut definition = match job.workload {
         Workload::Parked => workload::parked()?,
         Workload::Each | Workload::Loop => workload::children(job.workload, job.nodes, job.concurrency)?,
         other => workload::running(other, job.nodes, job.handler)?,
@@ -70,6 +74,10 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
         definition.nodes.len() as u64
     };
     let workflow = definition.id.clone();
+    if job.settings.events.nodes {
+        let all = serde_json::json!({"nodes": "all"});
+        definition.settings.insert("events".to_owned(), all);
+    }
     store(app, definition).await?;
     let until = match job.workload {
         Workload::Parked | Workload::Start => Until::Acknowledged,
@@ -82,15 +90,18 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
         job.concurrency.min(job.executions).min(64)
     };
     let warmed = Seen::of(warm);
-    drive(app, &workflow, warm, warm, until, &warmed).await?;
+    drive(app, &workflow, (warm, warm, None), until, &warmed).await?;
     if job.workload == Workload::Start {
         all_ended(app, warm as u64).await?;
     }
 
     let seen = Seen::of(job.executions);
     let (status, counters, cpu, rss) = (app.engine.status(), app.state.counters(), cpu_seconds(), rss_bytes());
+    events::drained(app, Instant::now(), (0, 0)).await?;
+    let confirmed = events::confirmed(app);
     let begun = Instant::now();
-    drive(app, &workflow, job.executions, job.concurrency, until, &seen).await?;
+    let load = (job.executions, job.concurrency, job.rate);
+    drive(app, &workflow, load, until, &seen).await?;
     let seconds = begun.elapsed().as_secs_f64();
     if job.workload == Workload::Start {
         all_ended(app, status.ended + job.executions as u64).await?;
@@ -98,6 +109,7 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
     if job.workload == Workload::Parked {
         settled(app).await?;
     }
+    let events = events::drained(app, begun, confirmed).await?;
     let (after, commits) = (app.engine.status(), app.state.counters());
     let (cpu, rss_after) = (cpu_seconds() - cpu, rss_bytes());
 
@@ -136,6 +148,7 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
         commit_batch_mean: round((after.entries - status.entries) as f64 / appended.max(1) as f64),
         fsyncs: commits.fsyncs - counters.fsyncs,
         node_actors: after.node_actors - status.node_actors,
+        events,
         rss_per_child_bytes: parents.then(|| round(rss_after.saturating_sub(rss) as f64 / steps.max(1) as f64)),
         thousand_ms,
         parent_entries,
@@ -184,20 +197,28 @@ pub(super) async fn store(
     stored.map(drop).map_err(|error| BenchError::Setup(error.to_string()))
 }
 
-/// Starts `executions` from `concurrency` drivers.
+/// Starts so many executions from so many drivers, no more of them a second than the third number says.
 pub(super) async fn drive(
     app: &App,
     workflow: &str,
-    executions: usize,
-    concurrency: usize,
+    (executions, concurrency, rate): (usize, usize, Option<usize>),
     until: Until,
     seen: &Arc<Mutex<Seen>>,
 ) -> Result<(), BenchError> {
     let next = Arc::new(AtomicUsize::new(0));
+    let begun = tokio::time::Instant::now();
     let drivers = (0..concurrency.min(executions).max(1)).map(|_| {
         let (app, next, workflow, seen) = (app.clone(), Arc::clone(&next), workflow.to_owned(), Arc::clone(seen));
         tokio::spawn(async move {
-            while next.fetch_add(1, Ordering::Relaxed) < executions {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= executions {
+                    break;
+                }
+                if let Some(rate) = rate {
+                    let due = Duration::from_secs_f64(number as f64 / rate as f64);
+                    tokio::time::sleep_until(begun + due).await;
+                }
                 let (id, took) = one(&app, &workflow, until).await?;
                 let mut seen = seen.lock();
                 seen.ids.push(id);
@@ -237,7 +258,9 @@ async fn one(app: &App, workflow: &str, until: Until) -> Result<(ExecutionId, Du
                 }
                 return Ok((outcome.id, begun.elapsed()));
             }
-            Err(EngineError::Overloaded { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(EngineError::Overloaded { .. } | EngineError::BacklogFull { .. }) => {
+                tokio::time::sleep(Duration::from_millis(5)).await
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -2,6 +2,7 @@
 //! anything prints no figure.
 
 mod check;
+mod events;
 mod load;
 mod measure;
 mod recover;
@@ -23,6 +24,8 @@ pub(crate) struct Job {
     pub(crate) nodes: usize,
     pub(crate) concurrency: usize,
     pub(crate) handler: Handler,
+    /// Starts a second, at most; none: as many as there is concurrency for.
+    pub(crate) rate: Option<usize>,
     /// Directory of the store.
     pub(crate) state: PathBuf,
     pub(crate) settings: Settings,
@@ -45,6 +48,9 @@ pub(crate) struct Report {
     pub(crate) commit_batch_mean: f64,
     pub(crate) fsyncs: u64,
     pub(crate) node_actors: u64,
+    /// What reached the event broker, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) events: Option<Events>,
     /// Memory a child execution, where children are the work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rss_per_child_bytes: Option<f64>,
@@ -54,6 +60,20 @@ pub(crate) struct Report {
     /// Entries in the history of the parent, where children are the work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) parent_entries: Option<u64>,
+}
+
+/// What reached the event broker.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Events {
+    /// Events it confirmed.
+    pub(crate) confirmed: u64,
+    /// Messages they travelled in.
+    pub(crate) messages: u64,
+    /// From the first start until it had confirmed the last of them.
+    pub(crate) seconds: f64,
+    /// Records that were sent later than this many milliseconds after their entries were made are less than one in a hundred: a bound of
+    /// a bucket, which the true 99th percentile does not pass.
+    pub(crate) lag_p99_within_ms: f64,
 }
 
 /// Percentiles in milliseconds.

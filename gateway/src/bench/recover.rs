@@ -35,7 +35,14 @@ pub(crate) async fn load_and_wait(job: &Job) -> Result<(), BenchError> {
         (&held_id, RECOVER_RUNNING.min(job.executions), &running),
         (&parked_id, job.executions, &waiting),
     ] {
-        drive(&app, workflow, executions, job.concurrency, Until::Acknowledged, seen).await?;
+        drive(
+            &app,
+            workflow,
+            (executions, job.concurrency, None),
+            Until::Acknowledged,
+            seen,
+        )
+        .await?;
     }
     let mut file = BufWriter::new(File::create(notes(&job.state))?);
     for (kind, ids) in [("running", running), ("waiting", waiting)] {
@@ -93,6 +100,7 @@ pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
         commit_batch_mean: round(status.entries as f64 / counters.commits.max(1) as f64),
         fsyncs: counters.fsyncs,
         node_actors: status.node_actors,
+        events: None,
         rss_per_child_bytes: None,
         thousand_ms: None,
         parent_entries: None,

@@ -20,6 +20,9 @@ pub(super) struct Bench {
     /// Executions under way at once.
     #[arg(long)]
     concurrency: Option<usize>,
+    /// Executions that are started a second, at most.
+    #[arg(long)]
+    rate: Option<usize>,
     /// What function nodes do.
     #[arg(long, value_enum, default_value = "noop")]
     handler: Handler,
@@ -66,6 +69,7 @@ impl Bench {
             nodes: positive("--nodes", self.nodes, nodes)?,
             concurrency: positive("--concurrency", self.concurrency, concurrency)?,
             handler: self.handler,
+            rate: self.rate.map(|rate| positive("--rate", Some(rate), rate)).transpose()?,
             state: directory.unwrap_or_else(|| scratch.path().into()),
             settings,
         };

@@ -22,6 +22,7 @@ mod history;
 mod input;
 mod key;
 mod ls;
+mod members;
 mod output;
 mod pause;
 mod progress;
@@ -136,6 +137,8 @@ enum Command {
     Release(release::Release),
     /// Lists what is paused, stopped or overridden.
     Controls(controls::Controls),
+    /// Lists the processes that share the stores, and how many parts of the log each has.
+    Members(members::Members),
     /// Has a waiting node complete, as if what it waits for had come.
     Complete(complete::Complete),
     /// Has a waiting node fail.
@@ -244,6 +247,7 @@ pub fn main(idle: fn()) -> Exit {
         Command::Stop(command) => block_on(&context, command.execute(&context)),
         Command::Release(command) => block_on(&context, command.execute(&context)),
         Command::Controls(command) => block_on(&context, command.execute(&context)),
+        Command::Members(command) => block_on(&context, command.execute(&context)),
         Command::Complete(command) => block_on(&context, command.execute(&context)),
         Command::Fail(command) => block_on(&context, command.execute(&context)),
         Command::Skip(command) => block_on(&context, command.execute(&context)),

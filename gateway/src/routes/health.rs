@@ -6,10 +6,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use troupe_actors::DAMAGED_HINT;
+use troupe_actors::gauges::Backlog;
 
 use super::params::Path;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::wiring::Broker;
 
 pub(super) async fn live() -> Response {
     Json(json!({"status": "ok"})).into_response()
@@ -24,7 +26,22 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
         .map(|(shard, why)| json!({"shard": shard.0, "code": "DAMAGED", "detail": why, "hint": DAMAGED_HINT}))
         .collect();
     // The shards that serve are worth requests; somebody must look at the others.
-    let word = match (ready, halted.is_empty()) {
+    // Executions go on without it, so it is no reason to be unready.
+    let broker = app.broker.as_ref().map(Broker::state);
+    let broker_is_well = broker.as_ref().is_none_or(|broker| broker.detail.is_none());
+    let broker = broker.map(|broker| json!({"status": broker.status, "detail": broker.detail}));
+    let Backlog {
+        bytes,
+        refusing,
+        holding,
+    } = status.backlog;
+    let backlog = match (refusing, holding) {
+        (0, 0) => "ok",
+        (_, 0) => "refusing",
+        (_, _) => "holding",
+    };
+    let is_whole = halted.is_empty() && backlog == "ok" && broker_is_well;
+    let word = match (ready, is_whole) {
         (true, true) => "ok",
         (true, false) => "degraded",
         (false, _) => "unready",
@@ -35,6 +52,8 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
         "shardsServed": status.shards_served,
         "halted": halted,
         "recovering": status.recovering,
+        "backlog": {"status": backlog, "bytes": bytes},
+        "events": broker,
         "active": status.active,
         "quarantined": status.quarantined,
     });
@@ -51,6 +70,9 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         return ApiError::new("ROUTE_NOT_FOUND", "this process exposes no metrics").into_response();
     };
     app.engine.sample_metrics();
+    if let Some(broker) = &app.broker {
+        broker.sample_metrics();
+    }
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         exposition.render(),

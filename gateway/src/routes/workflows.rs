@@ -85,21 +85,33 @@ pub(super) async fn put(
         restored: before.as_ref().is_some_and(|before| before.archived),
     };
     let response = stored_response(&app, &stored, change, warnings);
-    // Somebody else may have stored a version between the two looks.
-    let prior = if stored.version > latest {
+    let number = if stored.version > latest {
         stored.version - 1
     } else {
         stored.version
     };
-    let prior = match before.filter(|before| before.version == prior) {
+    let prior = match before.filter(|before| before.version == number) {
         Some(before) => Some(before),
-        None => app.definitions.get(&id, Some(prior)).await?,
+        None if number == 0 => None,
+        None => prior(&app, &id, number).await,
     };
     note.change(
         prior.and_then(|prior| hash_of(&prior.definition)),
         hash_of(&stored.definition),
     );
     Ok(response)
+}
+
+/// The version before, where somebody else stored one between the look at the latest and the change.
+async fn prior(app: &App, id: &str, number: u32) -> Option<StoredDefinition> {
+    match app.definitions.get(id, Some(number)).await {
+        Ok(prior) => prior,
+        Err(error) => {
+            // The change is made: its answer does not fail for want of a hash.
+            tracing::warn!(workflow = id, number, %error, "the audit row does not tell what was there before");
+            None
+        }
+    }
 }
 
 pub(super) async fn validate(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {

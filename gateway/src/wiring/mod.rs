@@ -1,5 +1,6 @@
 //! Chooses backends and executors and puts the product together. The only room that names them.
 
+mod broker;
 mod members;
 mod sources;
 mod stores;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
-use troupe_actors::{BreakerSettings, Engine, EngineOptions, EngineParts, ResumeLinks};
+use troupe_actors::{BacklogMarks, BreakerSettings, Engine, EngineOptions, EngineParts, ResumeLinks};
 pub use troupe_backends::{EventFilter, InProcessBus as LiveBus, Subscription, SubscriptionError, SystemSubscription};
 use troupe_config::Settings;
 use troupe_core::definition::{Limits, NodeKind};
@@ -38,6 +39,7 @@ use crate::members::controls::keep_equal;
 use crate::rules::Rules;
 use crate::triggers;
 
+pub use broker::Broker;
 pub use sources::TriggerSources;
 pub use stores::AccessStores;
 use stores::Stores;
@@ -228,9 +230,10 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     let sandbox = Arc::new(sandbox);
     let live = LiveBus::new();
     let mut buses: Vec<(&'static str, Arc<dyn EventBus>)> = vec![("events", Arc::new(live.clone()))];
-    if let Some(broker) = stores.broker {
-        buses.push(("rabbitmq", broker));
-    }
+    let broker = stores.broker.map(|bus| {
+        buses.push(("rabbitmq", bus.clone()));
+        Broker::new(bus)
+    });
     let parts = EngineParts {
         state: stores.state.clone(),
         definitions: stores.definitions.clone(),
@@ -265,6 +268,11 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         input_bytes_max: settings.limits.body_bytes,
         output_bytes_max: settings.limits.output_bytes,
         blob_bytes_max: settings.limits.execution_bytes,
+        spool_above_bytes: settings.events.spool_above_bytes,
+        backlog: BacklogMarks {
+            refuse_bytes: settings.events.refuse_bytes,
+            hold_bytes: settings.events.hold_bytes,
+        },
         cached_outputs_max: settings.limits.cached_outputs,
         cached_bytes_max: settings.limits.cached_bytes,
         resume_links: Some(Arc::clone(&resume_links)),
@@ -282,6 +290,7 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         gate,
         audit: AuditTrail::start(stores.access.audit),
         live,
+        broker,
         analyses: Analyses::default(),
         hooks: HookIndex::default(),
         resume_links,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use troupe_backends::rabbitmq::RabbitTls;
+use troupe_backends::rabbitmq::{RabbitBatch, RabbitTls};
 use troupe_backends::{
     EmbeddedStore, PostgresOptions, PostgresStore, RabbitBus, RabbitOptions, RedisDurability, RedisOptions, RedisStore,
     RedisTls, StoreOptions,
@@ -190,8 +190,15 @@ fn rabbitmq(settings: &Settings, url: &StoreUrl) -> Result<Arc<RabbitBus>, ApiEr
 }
 
 fn rabbit_options(settings: &Settings, url: &StoreUrl) -> RabbitOptions {
+    let batch = settings.events.batch.map(|batch| RabbitBatch {
+        events_max: batch.events_max,
+        bytes_max: batch.bytes_max,
+        ..RabbitBatch::default()
+    });
     RabbitOptions {
         exchange: format!("{}.events", settings.store.prefix),
+        batch,
+        node_events: settings.events.nodes,
         tls: RabbitTls {
             ca_file: settings.store.ca_file.clone(),
             ..RabbitTls::default()

@@ -48,6 +48,13 @@ impl Redis {
         self.child.wait().unwrap();
     }
 
+    /// Stops its process without ending it (`STOP`), or lets it go on (`CONT`).
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
     pub(crate) fn restart(&mut self) {
         self.child = Self::run(self.port, &self.directory);
     }

@@ -26,6 +26,6 @@ pub use members::{Member, Membership};
 pub use source::{EventSource, Incoming, Receipt, SourceError};
 pub use state::{
     AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, Lease,
-    LogRecord, StateStore, StoreCounters, StoreError, Wait,
+    LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError, Wait,
 };
 pub use visibility::{ExecutionCursor, ExecutionQuery, ExecutionSummary, InvalidCursor, Page, VisibilityStore};

@@ -47,6 +47,15 @@ pub struct LogRecord {
     pub bytes: Bytes,
 }
 
+/// What a sink has to send of a part of the log, moved out of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolChunk {
+    /// The last record it stands for.
+    pub up_to: LogPosition,
+    /// Encoded by the sink.
+    pub bytes: Bytes,
+}
+
 /// Why the store refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -244,8 +253,8 @@ pub trait StateStore: Send + Sync + 'static {
         reached: Option<LogPosition>,
     ) -> Result<(), StoreError>;
 
-    /// Removes records up to and including `up_to`; stops at the checkpoint and at the lowest cursor that was ever set
-    /// for the shard. Positions are never used again.
+    /// Removes records up to and including `up_to`; stops at the checkpoint, and for each cursor that was ever set for the shard
+    /// where that and the sink's spool end. Positions are never used again.
     async fn trim(&self, shard: ShardId, epoch: Epoch, up_to: LogPosition) -> Result<(), StoreError>;
 
     /// What is known of an execution; none if it never was.
@@ -280,8 +289,35 @@ pub trait StateStore: Send + Sync + 'static {
     /// but a crash soon afterwards may take it back to an earlier value: then something is sent twice, never lost.
     async fn set_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError>;
 
-    /// Forgets the cursors of all sinks but these: what those have not sent keeps the log no longer. A crash soon afterwards may
-    /// bring them back.
+    /// Moves what `sink` has to send of the records up to `up_to` out of the log, which they keep from being trimmed no longer as far
+    /// as this sink goes. `Ok` means durable. Where the sink's cursor or spool reaches `up_to` already, nothing changes. A
+    /// chunk goes when the cursor has reached its end.
+    ///
+    /// A chunk follows the one before it without a gap, or what was sent: the store does not look into it.
+    async fn spool(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        sink: &str,
+        up_to: LogPosition,
+        chunk: Bytes,
+    ) -> Result<(), StoreError>;
+
+    /// Chunks of a sink's spool that end beyond `after`, in order: at most `bytes_max` bytes of them, but at least one if there is
+    /// one.
+    async fn spooled(
+        &self,
+        shard: ShardId,
+        sink: &str,
+        after: LogPosition,
+        bytes_max: usize,
+    ) -> Result<Vec<SpoolChunk>, StoreError>;
+
+    /// Where the chunks of a sink's spool end, in order, and how many bytes each has.
+    async fn spool_extent(&self, shard: ShardId, sink: &str) -> Result<Vec<(LogPosition, u64)>, StoreError>;
+
+    /// Forgets the cursors and spools of all sinks but these: what those have not sent keeps the log no longer. A crash soon
+    /// afterwards may bring them back.
     async fn keep_cursors(&self, shard: ShardId, epoch: Epoch, sinks: &[&str]) -> Result<(), StoreError>;
 
     /// Archives that have expired at `now`, earliest first, at most `limit`. What is kept of them elsewhere goes before

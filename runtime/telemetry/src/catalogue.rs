@@ -67,6 +67,17 @@ catalogue! {
     COMMIT_BATCH_SIZE = "troupe_commit_batch_size", Kind::Histogram(BATCH_SIZES), Count, [], "Entries packed into one commit.";
     OUTBOX_LAG = "troupe_outbox_lag_seconds", Kind::Gauge, Seconds, [], "Age of the oldest entry that the event bus has not confirmed.";
     OUTBOX_PENDING = "troupe_outbox_pending", Kind::Gauge, Count, [], "Records of the log that the event bus has not confirmed.";
+    OUTBOX_BYTES = "troupe_outbox_bytes", Kind::Gauge, Count, [], "Bytes of log and spool that the event bus has not confirmed.";
+    BACKLOG_SHARDS = "troupe_backlog_shards", Kind::Gauge, Count, ["mark"], "Shards beyond a high-water mark of what waits for the event bus: refuse (no execution starts), hold (no attempt starts either).";
+    PUBLISH_SECONDS = "troupe_publish_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["bus"], "Time from an entry to the confirm of its events.";
+    PUBLISH_BATCH_SIZE = "troupe_publish_batch_size", Kind::Histogram(BATCH_SIZES), Count, ["bus"], "Events handed to a bus in one call.";
+    BROKER_CONNECTED = "troupe_broker_connected", Kind::Gauge, Count, [], "1 while there is a connection to the event broker.";
+    BROKER_BLOCKED = "troupe_broker_blocked", Kind::Gauge, Count, [], "1 while the event broker takes no messages: its memory or its disk is short.";
+    BROKER_EVENTS = "troupe_broker_events_total", Kind::Counter, Count, [], "Events that the broker confirmed.";
+    BROKER_MESSAGES = "troupe_broker_messages_total", Kind::Counter, Count, [], "Messages that the broker confirmed; several events may travel as one.";
+    BROKER_UNROUTABLE = "troupe_broker_unroutable_total", Kind::Counter, Count, [], "Messages that the broker returned since no queue was bound for them.";
+    BROKER_REFUSED = "troupe_broker_refused_total", Kind::Counter, Count, [], "Messages that the broker refused.";
+    BROKER_CONNECTIONS = "troupe_broker_connections_total", Kind::Counter, Count, [], "Connections to the broker that were made.";
     TIMER_LAG = "troupe_timer_lag_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, [], "How late timers fire.";
     ACTOR_MAILBOX_DEPTH = "troupe_actor_mailbox_depth", Kind::Gauge, Count, ["kind"], "Messages that wait in mailboxes.";
     ACTOR_RESTARTS = "troupe_actor_restarts_total", Kind::Counter, Count, ["kind"], "Actors that failed and were built again.";

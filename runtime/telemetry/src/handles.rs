@@ -98,6 +98,9 @@ pub struct EngineMetrics {
     active_quarantined: Gauge,
     outbox_lag_seconds: Gauge,
     outbox_pending: Gauge,
+    outbox_bytes: Gauge,
+    backlog_refuse: Gauge,
+    backlog_hold: Gauge,
     node_seconds: Lazily<Histogram>,
     workflows: RwLock<HashMap<Box<str>, Arc<WorkflowMetrics>>>,
     /// Targets whose breaker was open once.
@@ -126,6 +129,9 @@ impl EngineMetrics {
             active_quarantined: gauge!(name::EXECUTIONS_ACTIVE, "state" => "quarantined"),
             outbox_lag_seconds: gauge!(name::OUTBOX_LAG),
             outbox_pending: gauge!(name::OUTBOX_PENDING),
+            outbox_bytes: gauge!(name::OUTBOX_BYTES),
+            backlog_refuse: gauge!(name::BACKLOG_SHARDS, "mark" => "refuse"),
+            backlog_hold: gauge!(name::BACKLOG_SHARDS, "mark" => "hold"),
             node_seconds: Lazily::default(),
             workflows: RwLock::default(),
             targets: Mutex::default(),
@@ -207,6 +213,13 @@ impl EngineMetrics {
     pub fn outbox(&self, pending: u64, lag_ms: u64) {
         self.outbox_pending.set(pending as f64);
         self.outbox_lag_seconds.set(seconds(lag_ms));
+    }
+
+    /// So many bytes wait for buses, in so many shards too many to start executions or attempts.
+    pub fn backlog(&self, bytes: u64, refusing: u64, holding: u64) {
+        self.outbox_bytes.set(bytes as f64);
+        self.backlog_refuse.set(refusing as f64);
+        self.backlog_hold.set(holding as f64);
     }
 
     /// So many attempts wait for this before they start.
@@ -321,6 +334,93 @@ impl<T> Lazily<T> {
             }
         }
         act(&make());
+    }
+}
+
+/// What a broker has done and how it stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BrokerSample {
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// Whether it takes no messages for now.
+    pub blocked: bool,
+    /// Events it confirmed since the process started.
+    pub events: u64,
+    /// Messages it confirmed.
+    pub messages: u64,
+    /// Messages it returned.
+    pub unroutable: u64,
+    /// Messages it refused.
+    pub refused: u64,
+    /// Connections that were made.
+    pub connections: u64,
+}
+
+/// Handles that show one broker.
+#[derive(Debug)]
+pub struct BrokerMetrics {
+    connected: Gauge,
+    blocked: Gauge,
+    events: Counter,
+    messages: Counter,
+    unroutable: Counter,
+    refused: Counter,
+    connections: Counter,
+}
+
+impl BrokerMetrics {
+    /// Handles on the recorder installed now.
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "what it is made on is installed elsewhere")]
+    pub fn new() -> Self {
+        Self {
+            connected: gauge!(name::BROKER_CONNECTED),
+            blocked: gauge!(name::BROKER_BLOCKED),
+            events: counter!(name::BROKER_EVENTS),
+            messages: counter!(name::BROKER_MESSAGES),
+            unroutable: counter!(name::BROKER_UNROUTABLE),
+            refused: counter!(name::BROKER_REFUSED),
+            connections: counter!(name::BROKER_CONNECTIONS),
+        }
+    }
+
+    /// Shows what holds now.
+    pub fn sample(&self, sample: BrokerSample) {
+        self.connected.set(f64::from(u8::from(sample.connected)));
+        self.blocked.set(f64::from(u8::from(sample.blocked)));
+        self.events.absolute(sample.events);
+        self.messages.absolute(sample.messages);
+        self.unroutable.absolute(sample.unroutable);
+        self.refused.absolute(sample.refused);
+        self.connections.absolute(sample.connections);
+    }
+}
+
+/// Handles that count what sinks hand to one bus.
+#[derive(Debug)]
+pub struct BusMetrics {
+    publish_seconds: Histogram,
+    batch_size: Histogram,
+}
+
+impl BusMetrics {
+    /// Handles on the recorder installed now.
+    #[must_use]
+    pub fn new(bus: &'static str) -> Self {
+        Self {
+            publish_seconds: histogram!(name::PUBLISH_SECONDS, "bus" => bus),
+            batch_size: histogram!(name::PUBLISH_BATCH_SIZE, "bus" => bus),
+        }
+    }
+
+    /// A call with so many events was confirmed.
+    pub fn published(&self, events: usize) {
+        self.batch_size.record(events as f64);
+    }
+
+    /// Events of an entry that was made `late_ms` ago were confirmed.
+    pub fn confirmed(&self, late_ms: u64) {
+        self.publish_seconds.record(seconds(late_ms));
     }
 }
 

@@ -7,11 +7,13 @@ mod exposition;
 pub mod fields;
 mod handles;
 mod logs;
+mod outage;
 
 pub use catalogue::describe_all;
 pub use exposition::{Exposition, ExpositionError};
 pub use handles::{
-    AttemptEnd, CacheMetrics, EngineMetrics, ExecutionEnd, StartCause, WORKFLOW_LABELS_MAX, WorkflowMetrics,
-    audit_row_lost, audit_rows_pending, build_info, http_answered,
+    AttemptEnd, BrokerMetrics, BrokerSample, BusMetrics, CacheMetrics, EngineMetrics, ExecutionEnd, StartCause,
+    WORKFLOW_LABELS_MAX, WorkflowMetrics, audit_row_lost, audit_rows_pending, build_info, http_answered,
 };
 pub use logs::{LogError, LogFormat, install_logs};
+pub use outage::Outage;

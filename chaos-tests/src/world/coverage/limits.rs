@@ -24,6 +24,7 @@ fn name(wait: AttemptWait) -> &'static str {
         AttemptWait::Slot => "waits for slot",
         AttemptWait::NodeType => "waits for type",
         AttemptWait::Permit => "waits for permit",
+        AttemptWait::Backlog => "waits for bus",
         AttemptWait::Breaker => "parked",
     }
 }

@@ -6,6 +6,7 @@ use troupe_core::{Epoch, LogPosition, ShardId, Timestamp};
 use troupe_ports::{AppendError, CommitId, Holder, LogRecord, StoreError};
 
 use super::options::Sharing;
+use super::spool;
 use super::writer::Ran;
 
 /// Bits of a record's key that hold its position.
@@ -22,7 +23,7 @@ pub(super) struct Acquired {
     pub released: bool,
 }
 
-struct Owner {
+pub(super) struct Owner {
     epoch: Epoch,
     name: Option<String>,
     lease_until: Timestamp,
@@ -66,7 +67,7 @@ fn owner(connection: &Connection, shard: ShardId) -> rusqlite::Result<Owner> {
     }))
 }
 
-fn fence(connection: &Connection, shard: ShardId, epoch: Epoch) -> Ran<Owner, StoreError> {
+pub(super) fn fence(connection: &Connection, shard: ShardId, epoch: Epoch) -> Ran<Owner, StoreError> {
     let owner = owner(connection, shard)?;
     if owner.epoch == epoch {
         Ok(Ok(owner))
@@ -248,7 +249,11 @@ pub(super) fn trim(connection: &Connection, shard: ShardId, epoch: Epoch, up_to:
         Err(fenced) => return Ok(Err(fenced)),
     };
     let lowest_cursor: Option<u64> = connection
-        .prepare_cached("SELECT min(position) FROM cursor WHERE shard = ?1")?
+        .prepare_cached(
+            "SELECT min(max(position, coalesce((
+                 SELECT max(up_to) FROM spool WHERE spool.shard = cursor.shard AND spool.sink = cursor.sink
+             ), 0))) FROM cursor WHERE shard = ?1",
+        )?
         .query_row([shard.0], |row| row.get(0))?;
     let last = LogPosition(next(connection, shard, owner.trimmed)?.0 - 1);
     let up_to = up_to.min(last).min(LogPosition(lowest_cursor.unwrap_or(u64::MAX)));
@@ -303,10 +308,10 @@ pub(super) fn set_cursor(
              ON CONFLICT DO UPDATE SET position = ?3 WHERE position < ?3",
         )?
         .execute(params![shard.0, sink, integer(to.0)])?;
-    Ok(())
+    spool::sent(connection, shard, sink, to)
 }
 
-/// Forgets the cursors of other sinks.
+/// Forgets the cursors and spools of other sinks.
 pub(super) fn keep_cursors(
     connection: &Connection,
     shard: ShardId,
@@ -324,6 +329,7 @@ pub(super) fn keep_cursors(
         connection
             .prepare_cached("DELETE FROM cursor WHERE shard = ?1 AND sink = ?2")?
             .execute(params![shard.0, sink])?;
+        spool::sent(connection, shard, sink, LogPosition(u64::MAX))?;
     }
     Ok(Ok(()))
 }

@@ -18,6 +18,7 @@ mod options;
 mod power_loss;
 mod reader;
 mod schema;
+mod spool;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -111,6 +111,14 @@ CREATE TABLE IF NOT EXISTS api_key (
 CREATE UNIQUE INDEX IF NOT EXISTS api_key_name ON api_key (name) WHERE revoked_ms IS NULL;
 ";
 
+/// As [`ADDED_TABLES`], of the log's file: what sinks have still to send of records that are gone. With a rowid, as its rows are
+/// large.
+const ADDED_LOG_TABLES: &str = "
+CREATE TABLE IF NOT EXISTS spool (
+    shard INTEGER NOT NULL, sink TEXT NOT NULL, up_to INTEGER NOT NULL, bytes BLOB NOT NULL, UNIQUE (shard, sink, up_to)
+) STRICT;
+";
+
 /// A column that came later, as [`ADDED_TABLES`] did. The parent of a child execution.
 const HAS_PARENT: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('summary') WHERE name = 'parent')";
 const ADD_PARENT: &str = "
@@ -211,6 +219,9 @@ impl StoreFile {
             if version == 0 {
                 connection.execute_batch(self.tables())?;
                 connection.pragma_update(None, "user_version", VERSION)?;
+            }
+            if self == Self::Log && version <= VERSION {
+                connection.execute_batch(ADDED_LOG_TABLES)?;
             }
             if self == Self::Derived && version <= VERSION {
                 connection.execute_batch(ADDED_TABLES)?;

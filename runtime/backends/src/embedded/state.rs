@@ -9,10 +9,10 @@ use rusqlite::Connection;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, Timestamp};
 use troupe_ports::{
     AppendError, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Holder, Lease,
-    LogRecord, StateStore, StoreCounters, StoreError, SystemClock,
+    LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError, SystemClock,
 };
 
-use super::{DurabilityMutant, EmbeddedStore, blobs, cached, derived, log};
+use super::{DurabilityMutant, EmbeddedStore, blobs, cached, derived, log, spool};
 
 /// A record of an entry or two: whoever has one is alone, more or less. Under load records are larger, and a thread that
 /// waits for the disk is missed elsewhere.
@@ -208,6 +208,38 @@ impl StateStore for EmbeddedStore {
             self.log.nudge();
         }
         Ok(())
+    }
+
+    async fn spool(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        sink: &str,
+        up_to: LogPosition,
+        chunk: Bytes,
+    ) -> Result<(), StoreError> {
+        let sink = sink.to_owned();
+        self.log
+            .run(move |log| spool::put(log, (shard, epoch), &sink, up_to, &chunk))
+            .await
+    }
+
+    async fn spooled(
+        &self,
+        shard: ShardId,
+        sink: &str,
+        after: LogPosition,
+        bytes_max: usize,
+    ) -> Result<Vec<SpoolChunk>, StoreError> {
+        let sink = sink.to_owned();
+        self.log_reader
+            .read(move |log| spool::read(log, shard, &sink, after, bytes_max))
+            .await
+    }
+
+    async fn spool_extent(&self, shard: ShardId, sink: &str) -> Result<Vec<(LogPosition, u64)>, StoreError> {
+        let sink = sink.to_owned();
+        self.log_reader.read(move |log| spool::extent(log, shard, &sink)).await
     }
 
     async fn keep_cursors(&self, shard: ShardId, epoch: Epoch, sinks: &[&str]) -> Result<(), StoreError> {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use rusqlite::Connection;
 use troupe_core::{Epoch, LogPosition, ShardId};
-use troupe_ports::{AppendError, CommitId, EpochAuthority, EpochError, Lease, StateStore, StoreError};
+use troupe_ports::{
+    AppendError, AuditLog, AuditQuery, CommitId, EpochAuthority, EpochError, Lease, StateStore, StoreError,
+};
 
 use super::{EmbeddedStore, Sharing, StoreOptions};
 
@@ -285,4 +287,32 @@ async fn the_epoch_in_force_is_the_one_that_was_issued() {
     assert!(matches!(late, Err(StoreError::Fenced { .. })), "{late:?}");
     let again = store.acquire(SHARD, "old", LEASE).await.unwrap();
     assert_eq!((again.epoch.0, again.next), (issued.0 + 1, LogPosition(2)));
+}
+
+#[tokio::test]
+async fn a_store_of_an_older_release_gets_what_it_lacks() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path(), Sharing::Exclusive).unwrap());
+    let connection = Connection::open(directory.path().join("store.db")).unwrap();
+    // As they were made before rows had an outcome.
+    let older = "
+        DROP TABLE api_key;
+        ALTER TABLE audit DROP COLUMN outcome;
+        INSERT INTO audit (id, at_ms, principal, action, target_kind, target_id) VALUES (zeroblob(16), 1, 'ada', 'put', 'workflow', 'w')";
+    connection.execute_batch(older).unwrap();
+    drop(connection);
+    let store = open(directory.path(), Sharing::Exclusive).unwrap();
+    let query = AuditQuery {
+        limit: 10,
+        ..AuditQuery::default()
+    };
+    let page = store.list(query).await.unwrap();
+    let row = &page.items[0];
+    assert_eq!((row.principal.as_deref(), row.outcome.as_deref()), (Some("ada"), None));
+    assert!(
+        troupe_ports::ApiKeyStore::list(&store, None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }

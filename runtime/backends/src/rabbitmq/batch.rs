@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use troupe_core::ExecutionId;
 
 use super::calls::Part;
+use super::key::{HASH_OF_NOTHING, hashed};
 use super::message::{Message, Outgoing};
 use super::options::RabbitBatch;
 
@@ -12,6 +13,8 @@ use super::options::RabbitBatch;
 struct OpenBatch {
     message: Message,
     text: Vec<u8>,
+    /// Of the ids in it.
+    hash: u64,
 }
 
 /// Packs the events of one turn; the messages come in the order in which they must be sent.
@@ -61,13 +64,15 @@ impl Packer {
                 batch.text.push(b',');
                 batch.text.extend_from_slice(&event.body);
                 batch.message.parts.push(part);
+                batch.hash = with_id(batch.hash, &event.id);
             }
             None => {
                 let mut text = Vec::with_capacity(event.body.len() + 2);
                 text.push(b'[');
                 text.extend_from_slice(&event.body);
+                let hash = with_id(HASH_OF_NOTHING, &event.id);
                 let message = Message::single(event, part);
-                self.open.push(OpenBatch { message, text });
+                self.open.push(OpenBatch { message, text, hash });
             }
         }
     }
@@ -90,9 +95,17 @@ impl Packer {
     }
 }
 
+/// Ids have no zero bytes: they end with one.
+fn with_id(hash: u64, id: &str) -> u64 {
+    hashed(hashed(hash, id.as_bytes()), &[0])
+}
+
 impl OpenBatch {
     fn close(mut self) -> Message {
-        if self.message.parts.len() > 1 {
+        let events = self.message.parts.len();
+        if events > 1 {
+            // The hash first: a long id is cut.
+            self.message.id = format!("{:016x}.{events}.{}", self.hash, self.message.first.id);
             self.text.push(b']');
             self.message.body = self.text.into();
         }
@@ -119,7 +132,7 @@ mod tests {
             exchange: None,
             trace_parent: None,
             key: format!("key{key}"),
-            id: String::new(),
+            id: format!("{lane}:{size}"),
             kind: String::new(),
             at: Timestamp(0),
             lane: (lane > 0).then_some(ExecutionId([lane; 16])),
@@ -147,6 +160,25 @@ mod tests {
         assert_eq!(places(&messages), [vec![0, 1], vec![2]]);
         assert_eq!(messages[0].body, Bytes::from_static(b"[\"x\",\"xx\"]"));
         assert_eq!(messages[1].body, Bytes::from_static(b"\"xxx\""));
+    }
+
+    #[test]
+    fn the_id_of_a_message_tells_which_events_it_carries() {
+        let ids = |events: &[(u8, u8, usize)]| {
+            let messages = packed(events);
+            messages.into_iter().map(|message| message.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&[(1, 1, 1)]), ["1:1"], "a single one has its own");
+        let both = ids(&[(1, 1, 1), (2, 1, 2)]);
+        assert_eq!(both, ids(&[(1, 1, 1), (2, 1, 2)]));
+        for other in [
+            &[(1, 1, 1)][..],
+            &[(1, 1, 1), (3, 1, 2)],
+            &[(1, 1, 1), (2, 1, 2), (3, 1, 3)],
+        ] {
+            assert_ne!(both, ids(other));
+        }
+        assert!(both[0].ends_with(".2.1:1"), "{both:?}");
     }
 
     #[test]

@@ -63,9 +63,16 @@ fn word(workflow: &str) -> String {
     word
 }
 
-/// Source: Fowler, Noll, Vo, FNV-1a of 64 bits.
+/// What [`hashed`] begins with.
+pub(super) const HASH_OF_NOTHING: u64 = 0xcbf2_9ce4_8422_2325;
+
 fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+    hashed(HASH_OF_NOTHING, bytes)
+}
+
+/// The hash of what was hashed before and these bytes. Source: Fowler, Noll, Vo, FNV-1a of 64 bits.
+pub(super) fn hashed(before: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(before, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }

@@ -113,6 +113,9 @@ impl Outgoing {
 pub(super) struct Message {
     /// The event it is, or the first one it carries.
     pub(super) first: Outgoing,
+    /// The event's id; of several events one that no other choice of events has, so that consumers who drop messages whose id they
+    /// know lose nothing when events are repeated in another company.
+    pub(super) id: String,
     /// The body.
     pub(super) body: Bytes,
     /// The events it carries.
@@ -124,6 +127,7 @@ impl Message {
     pub(super) fn single(event: Outgoing, part: Part) -> Self {
         Self {
             body: event.body.clone(),
+            id: event.id.clone(),
             first: event,
             parts: vec![part],
         }
@@ -138,7 +142,7 @@ impl Message {
         let properties = BasicProperties::default()
             .with_content_type(media_type.into())
             .with_delivery_mode(PERSISTENT)
-            .with_message_id(short(&self.first.id))
+            .with_message_id(short(&self.id))
             .with_type(short(&self.first.kind))
             .with_timestamp(u64::try_from(self.first.at.0 / 1_000).unwrap_or(0));
         let mut headers = FieldTable::default();

@@ -90,6 +90,7 @@ pub struct RabbitBus {
     state: watch::Receiver<RabbitState>,
     counters: Arc<Counters>,
     wait: std::time::Duration,
+    node_events: bool,
 }
 
 impl RabbitBus {
@@ -110,7 +111,7 @@ impl RabbitBus {
             reason: String::new(),
         });
         let counters = Arc::new(Counters::default());
-        let wait = checked.options.wait_timeout;
+        let (wait, node_events) = (checked.options.wait_timeout, checked.options.node_events);
         let publisher = Publisher::new(checked, waiting, told, Arc::clone(&counters));
         tokio::spawn(publisher.run());
         Ok(Self {
@@ -118,6 +119,7 @@ impl RabbitBus {
             state,
             counters,
             wait,
+            node_events,
         })
     }
 
@@ -193,9 +195,9 @@ impl RabbitState {
 
 #[async_trait]
 impl EventBus for RabbitBus {
-    /// What the workflow's `settings.events` chooses.
+    /// What the workflow's `settings.events` chooses, less the events of nodes where the bus leaves them out.
     fn wants(&self, event: &LifecycleEvent) -> bool {
-        event.outward.is_some()
+        event.outward.is_some() && (self.node_events || event.node.is_none())
     }
 
     async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError> {

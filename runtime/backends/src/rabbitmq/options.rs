@@ -119,6 +119,8 @@ pub struct RabbitOptions {
     pub queues: Vec<RabbitQueue>,
     /// Whether events that share a routing key travel together under load; none: one message an event.
     pub batch: Option<RabbitBatch>,
+    /// Whether events of nodes are published, beside those of executions and of the system.
+    pub node_events: bool,
     /// What becomes of events that no queue is bound for.
     pub unroutable: RabbitUnroutable,
     /// Most messages without a confirm.
@@ -154,6 +156,7 @@ impl RabbitOptions {
             topology: RabbitTopology::default(),
             queues: Vec::new(),
             batch: None,
+            node_events: true,
             unroutable: RabbitUnroutable::default(),
             in_flight_max: 1_024,
             in_flight_bytes_max: 16 * 1024 * 1024,

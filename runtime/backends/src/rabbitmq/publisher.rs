@@ -89,7 +89,10 @@ impl Publisher {
             };
             failures += 1;
             let pause = backoff.pause();
-            tracing::warn!(reason = %lost, failures, ?pause, "RabbitMQ is connected to again soon");
+            // Once, then less and less often: it may be away for hours.
+            if u32::is_power_of_two(failures) {
+                tracing::warn!(reason = %lost, failures, ?pause, "no connection to RabbitMQ; it is tried again");
+            }
             self.state
                 .send_replace(RabbitState::Connecting { failures, reason: lost });
             self.meanwhile(sleep(pause)).await;

@@ -140,13 +140,13 @@ impl Session {
     fn publish(&mut self, message: Message) {
         let channel = self.channel.clone();
         let properties = message.properties(self.checked.options.kind == RabbitExchange::Headers);
-        let Message { first, body, parts } = message;
+        let Message { first, id, body, parts } = message;
         let exchange = match &first.exchange {
             Some(named) => super::message::short(&named.name),
             None => self.checked.exchange.clone(),
         };
         if self.checked.options.unroutable == RabbitUnroutable::Fail && first.exchange.is_none() {
-            let id = super::message::short(&first.id).to_string();
+            let id = super::message::short(&id).to_string();
             self.returnable.insert(id, parts.clone());
         }
         let bytes = body.len();

@@ -3,7 +3,7 @@
 //! Everything of a shard shares the hash tag `{prefix:s<shard>}` and so one slot; names are one letter, ids raw bytes.
 //! Instants are 8 bytes whose order is that of the instants, so that a sorted set of `instant, id` without scores is an index.
 
-use troupe_core::{ExecutionId, Seq, ShardId, Timestamp};
+use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{Archive, StoreError, Wait};
 
 /// Bytes before an archive's content.
@@ -21,6 +21,10 @@ pub(super) struct ShardKeys {
     pub log: Vec<u8>,
     /// Hash: sink to position.
     pub cursors: Vec<u8>,
+    /// Entries of spooled chunks, see [`spool_entry`].
+    pub spool_index: Vec<u8>,
+    /// Hash: entry to chunk.
+    pub spool: Vec<u8>,
     /// Hash: id to last seq, wait and due instant.
     pub live: Vec<u8>,
     /// Due instant and id of those that wait for one.
@@ -64,6 +68,8 @@ impl ShardKeys {
             owner: key('o'),
             log: key('l'),
             cursors: key('k'),
+            spool_index: key('w'),
+            spool: key('p'),
             live: key('v'),
             timers: key('t'),
             running: key('r'),
@@ -180,6 +186,23 @@ fn slot(tag: &str) -> u16 {
     crc % SLOTS
 }
 
+/// What stands for a chunk of a sink's spool: the sink, a zero byte and the last position in twenty digits, so that entries of a
+/// sink are neighbours in their order.
+pub(super) fn spool_entry(sink: &str, up_to: LogPosition) -> Vec<u8> {
+    format!("{sink}\0{:020}", up_to.0).into_bytes()
+}
+
+/// Bounds of a sink's entries: at or below each of them, and above.
+pub(super) fn spool_bounds(sink: &str) -> (Vec<u8>, Vec<u8>) {
+    (format!("{sink}\0").into_bytes(), format!("{sink}\0~").into_bytes())
+}
+
+/// The position that an entry names.
+pub(super) fn spool_position(entry: &[u8]) -> Option<LogPosition> {
+    let digits = std::str::from_utf8(entry.last_chunk::<20>()?).ok()?;
+    digits.parse().ok().map(LogPosition)
+}
+
 /// An instant as bytes of the same order.
 pub(super) fn instant(at: Timestamp) -> [u8; 8] {
     (at.0.cast_unsigned() ^ (1 << 63)).to_be_bytes()
@@ -230,6 +253,16 @@ mod tests {
     fn bytes_of_instants_are_in_their_order() {
         let instants = [i64::MIN, -1, 0, 1, 1 << 40, i64::MAX].map(|at| instant(Timestamp(at)));
         assert!(instants.is_sorted());
+    }
+
+    #[test]
+    fn entries_of_a_spool_are_in_order_within_its_bounds() {
+        let entry = |position| spool_entry("events", LogPosition(position));
+        let (from, to) = spool_bounds("events");
+        let sorted = [from, entry(0), entry(9), entry(10), entry(u64::MAX), to];
+        assert!(sorted.is_sorted(), "{sorted:?}");
+        assert_eq!(spool_position(&entry(10)), Some(LogPosition(10)));
+        assert_eq!(spool_position(b"events"), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use redis::Value;
 use troupe_core::{Epoch, LogPosition, ShardId, Timestamp};
 use troupe_ports::{AppendError, CommitId, Holder, Lease, LogRecord, StoreError};
 
+use super::layout::{spool_bounds, spool_entry};
 use super::marks::Mark;
 use super::script::{ACQUIRE, APPEND, Arg, HOLDER, KEEP_CURSORS, READ, RELEASE, RENEW, SET_CURSOR, TRIM};
 use super::{RedisDurability, RedisStore, decode};
@@ -210,7 +211,7 @@ impl RedisStore {
         self.write_cursors(shard, epoch).await?;
         loop {
             let args = vec![Arg::Number(epoch.0), Arg::Number(up_to.0), Arg::Number(TRIM_RECORDS)];
-            let names = vec![&keys.owner[..], &keys.log, &keys.cursors];
+            let names = vec![&keys.owner[..], &keys.log, &keys.cursors, &keys.spool_index];
             let left = self.write((shard, epoch), &TRIM, names, args).await?;
             if decode::number(left)? == 0 {
                 return Ok(());
@@ -244,8 +245,15 @@ impl RedisStore {
 
     async fn write_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
-        let args = vec![Arg::Number(epoch.0), Arg::Bytes(sink.as_bytes()), Arg::Number(to.0)];
-        let names = vec![&keys.owner[..], &keys.cursors];
+        let ((from, _), entry) = (spool_bounds(sink), spool_entry(sink, to));
+        let args = vec![
+            Arg::Number(epoch.0),
+            Arg::Bytes(sink.as_bytes()),
+            Arg::Number(to.0),
+            Arg::Bytes(&from),
+            Arg::Bytes(&entry),
+        ];
+        let names = vec![&keys.owner[..], &keys.cursors, &keys.spool_index, &keys.spool];
         self.write((shard, epoch), &SET_CURSOR, names, args).await?;
         self.cursors.written(shard, epoch, sink, to, Instant::now());
         Ok(())
@@ -262,7 +270,7 @@ impl RedisStore {
         let keys = self.keys(shard)?;
         let kept = sinks.iter().map(|sink| Arg::Bytes(sink.as_bytes()));
         let args = std::iter::once(Arg::Number(epoch.0)).chain(kept).collect();
-        let names = vec![&keys.owner[..], &keys.cursors];
+        let names = vec![&keys.owner[..], &keys.cursors, &keys.spool_index, &keys.spool];
         self.write((shard, epoch), &KEEP_CURSORS, names, args).await?;
         Ok(())
     }

@@ -22,6 +22,7 @@ mod members;
 mod node;
 mod options;
 mod script;
+mod spool;
 mod state;
 mod target;
 
@@ -32,6 +33,7 @@ use redis::Value;
 use tokio::runtime::{Builder, Handle, Runtime};
 use troupe_core::{Epoch, ShardId};
 use troupe_ports::StoreError;
+use troupe_telemetry::Outage;
 
 use cursors::Cursors;
 pub use error::RedisOpenError;
@@ -90,6 +92,7 @@ impl RedisStore {
             settings_vouched: options.settings_vouched,
             response_timeout: options.response_timeout,
             connect_timeout: options.connect_timeout,
+            outage: Outage::new("no connection to Redis"),
         };
         let settings = Arc::new(settings);
         let link = || Link::new(target.place.clone(), Arc::clone(&settings));

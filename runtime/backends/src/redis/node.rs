@@ -12,6 +12,8 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, PushInfo, PushKind, R
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use troupe_telemetry::Outage;
+
 use super::checks;
 use super::error::{LinkError, RedisOpenError};
 use super::options::RedisDurability;
@@ -31,6 +33,8 @@ pub(super) struct Settings {
     pub settings_vouched: bool,
     pub response_timeout: Duration,
     pub connect_timeout: Duration,
+    /// Tells that there are no connections, once for all of them.
+    pub outage: Outage,
     /// Where connections live, whoever asked for them: a caller's runtime may be without sockets, busy or short-lived.
     pub io: Handle,
 }
@@ -101,6 +105,11 @@ impl Node {
         }
     }
 
+    /// Tells this connection from others of the store.
+    fn who(&self) -> u64 {
+        std::ptr::from_ref(self).addr() as u64
+    }
+
     /// Sends a command and waits for its answer.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, LinkError> {
         let mut live = self.connected().await?;
@@ -161,6 +170,7 @@ impl Node {
         self.dialled.fetch_add(1, Ordering::AcqRel);
         match dialled {
             Ok(live) => {
+                self.settings.outage.over(self.who());
                 dialling.failures_in_a_row = 0;
                 dialling.not_before = None;
                 dialling.last = None;
@@ -168,10 +178,8 @@ impl Node {
                 Ok(live)
             }
             Err(failed) => {
-                if dialling.failures_in_a_row == 0 {
-                    let failed = LinkError::from(failed.clone());
-                    tracing::warn!(?failed, "no connection to Redis; it is tried again");
-                }
+                let told = format!("{:?}", LinkError::from(failed.clone()));
+                self.settings.outage.failed(self.who(), &told);
                 let wait = BACKOFF_MIN.saturating_mul(1 << dialling.failures_in_a_row.min(10));
                 dialling.failures_in_a_row += 1;
                 dialling.not_before = Some(Instant::now() + wait.min(BACKOFF_MAX));

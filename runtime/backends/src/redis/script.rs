@@ -41,6 +41,9 @@ scripts! {
     TRIM = "lua/trim.lua", Quick;
     SET_CURSOR = "lua/set_cursor.lua", Quick;
     KEEP_CURSORS = "lua/keep_cursors.lua", Quick;
+    SPOOL = "lua/spool.lua", Bulk;
+    SPOOLED = "lua/spooled.lua", Bulk;
+    SPOOL_EXTENT = "lua/spool_extent.lua", Bulk;
     CHECKPOINT = "lua/checkpoint.lua", Bulk;
     LOAD = "lua/load.lua", Bulk;
     HEAD = "lua/head.lua", Quick;

@@ -70,6 +70,12 @@ const VERBS: [Verb; 17] = [
 ];
 
 impl Verb {
+    /// The verb of this number; none when a newer release has given it.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        VERBS.into_iter().find(|verb| *verb as u8 == code)
+    }
+
     /// The word of event types and routing keys: `completed` of `troupe.node.completed.v1`.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -140,7 +146,7 @@ impl Transition {
     /// The verb; none when a newer release wrote one that this release does not know.
     #[must_use]
     pub fn verb(self) -> Option<Verb> {
-        VERBS.into_iter().find(|verb| *verb as u32 == self.0 & 31)
+        Verb::from_code((self.0 & 31) as u8)
     }
 
     /// The node, for verbs of nodes; beyond the plan's nodes it is what undoes one.

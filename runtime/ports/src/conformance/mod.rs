@@ -14,6 +14,7 @@ pub mod members;
 pub mod source;
 pub mod state_checkpoint;
 pub mod state_log;
+pub mod state_spool;
 pub mod visibility;
 
 use std::sync::Arc;
@@ -89,6 +90,15 @@ macro_rules! state_store_conformance {
             expiring_twice_and_expiring_what_lives_change_nothing
             a_quarantine_lasts_until_it_is_taken_back
             a_large_checkpoint_is_there_after_reopening
+        }
+        $crate::conformance_tests! { $fixture, state_spool:
+            what_is_spooled_keeps_the_log_no_longer
+            a_spool_comes_back_in_order_within_a_byte_bound
+            a_spool_goes_with_the_cursor_of_its_sink
+            a_chunk_that_is_covered_changes_nothing
+            a_former_owner_cannot_spool
+            a_spool_is_there_after_reopening
+            a_spool_goes_with_a_forgotten_cursor
         }
         $crate::conformance_tests! { $fixture, blobs:
             a_blob_that_was_kept_is_there_after_reopening

@@ -1,9 +1,15 @@
--- KEYS: owner, log, cursors. ARGV: epoch, up to, records at once. Answers how many are left to remove.
+-- KEYS: owner, log, cursors, spool index. ARGV: epoch, up to, records at once. Answers how many are left to remove.
 local o = redis.call('HMGET', KEYS[1], 'e', 't', 'c')
 if o[1] ~= ARGV[1] then return o[1] end
 local trimmed = tonumber(o[2])
 local to = math.min(tonumber(ARGV[2]), tonumber(o[3]), trimmed + redis.call('LLEN', KEYS[2]))
-for _, at in ipairs(redis.call('HVALS', KEYS[3])) do to = math.min(to, tonumber(at)) end
+for _, sink in ipairs(redis.call('HKEYS', KEYS[3])) do
+  local kept = tonumber(redis.call('HGET', KEYS[3], sink))
+  -- What is in the sink's spool is in the log no longer needed.
+  local last = redis.call('ZREVRANGEBYLEX', KEYS[4], '[' .. sink .. '\0~', '[' .. sink .. '\0', 'LIMIT', 0, 1)[1]
+  if last then kept = math.max(kept, tonumber(string.sub(last, -20))) end
+  to = math.min(to, kept)
+end
 local wanted = to - trimmed
 if wanted <= 0 then return 0 end
 local step = math.min(wanted, tonumber(ARGV[3]))

@@ -1,0 +1,388 @@
+//! What a sink has still to send of records that it moves out of the log: their events, so that whoever sends them needs neither
+//! plans nor executions, which may be gone by then.
+//!
+//! `version u8, raw length u32, zstd(CBOR array of records)`
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+use troupe_core::control::ControlEntry;
+use troupe_core::definition::{EventExchange, ExchangeType, NodeKind};
+use troupe_core::execution::Verb;
+use troupe_core::lifecycle::{LifecycleEvent, Outward, Payload};
+use troupe_core::{ExecutionId, Json, LogPosition, NodeKey, Seq, Timestamp, WorkflowId};
+
+const VERSION: u8 = 1;
+const LEVEL: i32 = 1;
+const HEAD_BYTES: usize = 1 + 4;
+/// Largest chunk that is unpacked: beyond it the length is damage.
+const RAW_BYTES_MAX: usize = 1 << 30;
+
+/// What is to be sent of one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpooledRecord {
+    /// Where it stood.
+    pub position: LogPosition,
+    /// Events of its entries.
+    pub events: Vec<LifecycleEvent>,
+    /// Its controls.
+    pub controls: Vec<ControlEntry>,
+}
+
+/// Why a chunk cannot be written or read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the spool is damaged: {0}")]
+pub struct SpoolError(pub String);
+
+fn damaged(why: impl ToString) -> SpoolError {
+    SpoolError(why.to_string())
+}
+
+#[derive(Encode, Decode)]
+struct RecordForm {
+    #[n(0)]
+    position: u64,
+    #[n(1)]
+    events: Vec<EventForm>,
+    #[n(2)]
+    controls: Vec<ControlEntry>,
+}
+
+#[derive(Encode, Decode)]
+struct EventForm {
+    #[n(0)]
+    execution: ExecutionId,
+    #[n(1)]
+    workflow: WorkflowId,
+    #[n(2)]
+    seq: Seq,
+    #[n(3)]
+    part: u32,
+    #[n(4)]
+    at: Timestamp,
+    #[n(5)]
+    verb: u8,
+    #[n(6)]
+    node: Option<NodeForm>,
+    #[n(7)]
+    compensates: bool,
+    #[n(8)]
+    data: Json,
+    #[n(9)]
+    outward: Option<OutwardForm>,
+}
+
+/// Absent where nothing publishes the event, and in chunks of releases before there was a choice.
+#[derive(Encode, Decode)]
+struct OutwardForm {
+    #[n(0)]
+    payload: Option<Json>,
+    #[n(1)]
+    payload_error: Option<String>,
+    #[n(2)]
+    exchanges: Vec<ExchangeForm>,
+    #[n(3)]
+    trace_parent: Option<String>,
+}
+
+#[derive(Encode, Decode)]
+struct ExchangeForm {
+    #[n(0)]
+    name: String,
+    #[n(1)]
+    kind: String,
+    #[n(2)]
+    routing_key: Option<String>,
+    #[n(3)]
+    headers: BTreeMap<String, String>,
+}
+
+impl From<&Outward> for OutwardForm {
+    fn from(outward: &Outward) -> Self {
+        let (payload, payload_error) = match &outward.payload {
+            None => (None, None),
+            Some(Payload::Made(made)) => (Some(made.clone()), None),
+            Some(Payload::Failed(why)) => (None, Some(why.to_string())),
+        };
+        let exchanges = outward.exchanges.iter().map(|exchange| ExchangeForm {
+            name: exchange.name.clone(),
+            kind: exchange.kind.as_str().to_owned(),
+            routing_key: exchange.routing_key.clone(),
+            headers: exchange.headers.clone(),
+        });
+        Self {
+            payload,
+            payload_error,
+            exchanges: exchanges.collect(),
+            trace_parent: outward.trace_parent.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+impl OutwardForm {
+    fn read(self) -> Result<Outward, SpoolError> {
+        let payload = match (self.payload, self.payload_error) {
+            (Some(made), _) => Some(Payload::Made(made)),
+            (None, why) => why.map(|why| Payload::Failed(why.into())),
+        };
+        let exchanges = self.exchanges.into_iter().map(|exchange| {
+            let kind = ExchangeType::parse(&exchange.kind);
+            let unknown = || damaged(format!("a newer release knows exchanges of type {}", exchange.kind));
+            Ok(EventExchange {
+                kind: kind.ok_or_else(unknown)?,
+                name: exchange.name,
+                routing_key: exchange.routing_key,
+                headers: exchange.headers,
+            })
+        });
+        Ok(Outward {
+            payload,
+            exchanges: exchanges.collect::<Result<Vec<_>, _>>()?.into(),
+            trace_parent: self.trace_parent.map(Arc::from),
+        })
+    }
+}
+
+#[derive(Encode, Decode)]
+struct NodeForm {
+    #[n(0)]
+    key: NodeKey,
+    #[n(1)]
+    kind: String,
+}
+
+impl From<&LifecycleEvent> for EventForm {
+    fn from(event: &LifecycleEvent) -> Self {
+        let node = event.node.as_ref().map(|(key, kind)| NodeForm {
+            key: key.clone(),
+            kind: (*kind).to_owned(),
+        });
+        Self {
+            execution: event.execution,
+            workflow: event.workflow.clone(),
+            seq: event.seq,
+            part: event.part,
+            at: event.at,
+            verb: event.verb as u8,
+            node,
+            compensates: event.compensates,
+            data: event.data.clone(),
+            outward: event.outward.as_ref().map(OutwardForm::from),
+        }
+    }
+}
+
+impl EventForm {
+    fn read(self) -> Result<LifecycleEvent, SpoolError> {
+        let node = self.node.map(|node| {
+            let kind = NodeKind::parse(&node.kind);
+            let kind = kind.ok_or_else(|| damaged(format!("a newer release knows nodes of type {}", node.kind)))?;
+            Ok((node.key, kind.as_str()))
+        });
+        let verb = Verb::from_code(self.verb);
+        Ok(LifecycleEvent {
+            execution: self.execution,
+            workflow: self.workflow,
+            seq: self.seq,
+            part: self.part,
+            at: self.at,
+            verb: verb.ok_or_else(|| damaged(format!("a newer release knows the verb {}", self.verb)))?,
+            node: node.transpose()?,
+            compensates: self.compensates,
+            data: self.data,
+            outward: self.outward.map(OutwardForm::read).transpose()?,
+        })
+    }
+}
+
+/// Packs records into a chunk.
+///
+/// # Errors
+/// When memory cannot be had, or the chunk would be too large.
+pub fn pack(records: &[SpooledRecord]) -> Result<Bytes, SpoolError> {
+    let forms = records.iter().map(|record| RecordForm {
+        position: record.position.0,
+        events: record.events.iter().map(EventForm::from).collect(),
+        controls: record.controls.clone(),
+    });
+    let forms: Vec<RecordForm> = forms.collect();
+    let raw = minicbor::to_vec(&forms).map_err(damaged)?;
+    let length = u32::try_from(raw.len())
+        .ok()
+        .filter(|length| *length as usize <= RAW_BYTES_MAX);
+    let length = length.ok_or_else(|| damaged("it is too large"))?;
+    let mut chunk = vec![VERSION];
+    chunk.extend_from_slice(&length.to_le_bytes());
+    chunk.extend_from_slice(&zstd::bulk::compress(&raw, LEVEL).map_err(damaged)?);
+    Ok(chunk.into())
+}
+
+/// Unpacks a chunk.
+///
+/// # Errors
+/// [`SpoolError`] when it is damaged, or was written by a newer release.
+pub fn unpack(chunk: &[u8]) -> Result<Vec<SpooledRecord>, SpoolError> {
+    let (head, packed) = chunk
+        .split_first_chunk::<HEAD_BYTES>()
+        .ok_or_else(|| damaged("it is cut short"))?;
+    let [version, length @ ..] = head;
+    if *version != VERSION {
+        return Err(damaged("its version is unknown"));
+    }
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > RAW_BYTES_MAX {
+        return Err(damaged("its length is absurd"));
+    }
+    let raw = zstd::bulk::decompress(packed, length).map_err(damaged)?;
+    let forms: Vec<RecordForm> = minicbor::decode(&raw).map_err(damaged)?;
+    let records = forms.into_iter().map(|form| {
+        let events = form.events.into_iter().map(EventForm::read);
+        Ok(SpooledRecord {
+            position: LogPosition(form.position),
+            events: events.collect::<Result<_, _>>()?,
+            controls: form.controls,
+        })
+    });
+    records.collect()
+}
+
+/// What the spool holds, as far as the sink knows: only the sink changes it.
+#[derive(Clone, Debug, Default)]
+pub struct SpoolIndex {
+    chunks: VecDeque<(LogPosition, u64)>,
+    bytes: u64,
+}
+
+impl SpoolIndex {
+    /// An index of chunks that end at these positions, with their bytes, in order.
+    #[must_use]
+    pub fn new(chunks: Vec<(LogPosition, u64)>) -> Self {
+        Self {
+            bytes: chunks.iter().map(|(_, bytes)| bytes).sum(),
+            chunks: chunks.into(),
+        }
+    }
+
+    /// A chunk was spooled.
+    pub fn add(&mut self, up_to: LogPosition, bytes: u64) {
+        if self.end().is_none_or(|end| up_to > end) {
+            self.chunks.push_back((up_to, bytes));
+            self.bytes += bytes;
+        }
+    }
+
+    /// Everything up to `position` was sent.
+    pub fn sent(&mut self, position: LogPosition) {
+        while let Some((up_to, bytes)) = self.chunks.front().copied()
+            && up_to <= position
+        {
+            self.bytes -= bytes;
+            self.chunks.pop_front();
+        }
+    }
+
+    /// The last record that is spooled; none when the spool is empty.
+    #[must_use]
+    pub fn end(&self) -> Option<LogPosition> {
+        self.chunks.back().map(|(up_to, _)| *up_to)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use troupe_core::ShardId;
+    use troupe_core::control::{Clocks, ControlKey, Scope, Setting};
+
+    use super::*;
+
+    fn record() -> SpooledRecord {
+        let event = |verb, node| LifecycleEvent {
+            execution: ExecutionId::fresh(ShardId(1), Timestamp(2), 3),
+            workflow: "orders".into(),
+            seq: Seq(4),
+            part: 1,
+            at: Timestamp(1_790_000_000_000),
+            verb,
+            node,
+            compensates: true,
+            data: Json::from_trusted(r#"{"attempt":1}"#),
+            outward: Some(Outward {
+                payload: Some(Payload::Failed("why".into())),
+                exchanges: [EventExchange {
+                    name: "audit".to_owned(),
+                    kind: ExchangeType::Headers,
+                    routing_key: Some("k".to_owned()),
+                    headers: [("a".to_owned(), "b".to_owned())].into(),
+                }]
+                .into(),
+                trace_parent: Some("00-a".into()),
+            }),
+        };
+        SpooledRecord {
+            position: LogPosition(7),
+            events: vec![
+                event(Verb::ExecutionCreated, None),
+                event(Verb::NodeStarted, Some((NodeKey::from("pay"), "http"))),
+            ],
+            controls: vec![ControlEntry {
+                seq: Seq(1),
+                at: Timestamp(5),
+                key: ControlKey::Pause(Scope::All),
+                setting: Some(Setting::Paused { clocks: Clocks::Run }),
+                command: "c".into(),
+                principal: None,
+                reason: Some("why".into()),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_chunk_survives_its_packing_and_a_damaged_one_is_noticed() {
+        let empty = SpooledRecord {
+            position: LogPosition(8),
+            events: vec![],
+            controls: vec![],
+        };
+        let records = [record(), empty];
+        let packed = pack(&records).unwrap();
+        assert_eq!(unpack(&packed).unwrap(), records);
+        for length in 0..packed.len() {
+            assert!(unpack(&packed[..length]).is_err(), "{length} bytes");
+        }
+        assert!(unpack(&[&[VERSION + 1], &packed[1..]].concat()).is_err());
+    }
+
+    #[test]
+    fn every_verb_and_type_comes_back() {
+        let all = (0..=u8::MAX).filter_map(Verb::from_code);
+        assert_eq!(all.clone().count(), 17);
+        for (verb, kind) in all.zip(NodeKind::WORDS.iter().cycle()) {
+            let mut record = record();
+            record.events[1].verb = verb;
+            record.events[1].node = Some((NodeKey::from("n"), kind));
+            let records = [record];
+            assert_eq!(unpack(&pack(&records).unwrap()).unwrap(), records);
+        }
+    }
+
+    #[test]
+    fn what_is_sent_is_spooled_no_longer() {
+        let mut index = SpoolIndex::new(vec![(LogPosition(4), 10)]);
+        index.add(LogPosition(9), 5);
+        index.add(LogPosition(9), 5);
+        assert_eq!((index.end(), index.bytes()), (Some(LogPosition(9)), 15));
+        index.sent(LogPosition(8));
+        assert_eq!((index.end(), index.bytes()), (Some(LogPosition(9)), 5));
+        index.sent(LogPosition(9));
+        assert_eq!((index.end(), index.bytes()), (None, 0));
+    }
+}

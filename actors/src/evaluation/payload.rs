@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn what_throws_or_never_ends_says_why() {
         for (payload, part) in [
-            (json!("{{ event.data.output.missing.more }}"), "missing"),
+            (json!("{{ event.data.output.missing.more }}"), "reading 'more'"),
             (json!("{{ (() => 1)() }}"), ""),
             (
                 json!("{{ event.verb.repeat(1000000) + event.verb.repeat(1000000) }}"),

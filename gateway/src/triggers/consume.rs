@@ -35,7 +35,11 @@ pub(super) async fn consume(app: App, source: Arc<dyn EventSource>, trigger: Arc
     loop {
         let message = tokio::select! {
             message = source.next() => message,
-            Some(_) = under_way.join_next() => continue,
+            Some(ended) = under_way.join_next() => match ended {
+                Ok(()) => continue,
+                // With the source, what is in hand is given back; the triggers are looked after again soon.
+                Err(error) => return tracing::error!(%error, "the messages of a trigger are given back"),
+            },
         };
         match message {
             Ok(message) => {

@@ -151,7 +151,8 @@ impl Desk {
 
     fn take(&mut self, app: &App, sources: &TriggerSources, queue: String, trigger: Arc<Trigger>) {
         if let Some(running) = self.running.get(&queue) {
-            if running.binding == trigger.binding && running.prefetch == trigger.prefetch {
+            if running.binding == trigger.binding && running.prefetch == trigger.prefetch && !running.task.is_finished()
+            {
                 *running.trigger.write() = trigger;
                 return;
             }

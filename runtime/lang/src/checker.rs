@@ -246,6 +246,31 @@ mod tests {
     }
 
     #[test]
+    fn expressions_over_events_see_nothing_else_and_others_no_event() {
+        let checker = Checker::new();
+        let names = |unknown: Vec<super::UnknownName>| unknown.into_iter().map(|one| one.name).collect::<Vec<_>>();
+        assert_eq!(checker.event_expression("event.data.total > 1"), Ok(Vec::new()));
+        assert_eq!(checker.event_expression("new Date(event.time) > 1"), Ok(Vec::new()));
+        assert_eq!(names(checker.event_expression("input.a + event.b").unwrap()), ["input"]);
+        assert_eq!(names(checker.expression("event.data.total").unwrap()), ["event"]);
+        assert_eq!(
+            checker.event_template("{{ event.data.a }}/{{ event.verb }}"),
+            Ok(Vec::new())
+        );
+        assert_eq!(
+            names(checker.event_template("{{ variables.a }}").unwrap()),
+            ["variables"]
+        );
+        for (beyond, code) in [
+            ("{{ new Date(event.time) }}", "EXPRESSION_SYNTAX"),
+            ("{{ secrets.KEY }}", "TEMPLATE_SYNTAX"),
+            ("{{ event.", "TEMPLATE_SYNTAX"),
+        ] {
+            assert_eq!(checker.event_template(beyond).unwrap_err().code, code, "{beyond}");
+        }
+    }
+
+    #[test]
     fn what_only_the_sandbox_knows_is_told_with_its_place() {
         let definition = json!({
             "id": "w", "settings": {"output": "(() => { return 1 +})()"},

@@ -263,6 +263,7 @@ impl ExecutionShell {
             input: dispatch.start.input,
             variables: dispatch.variables,
             scope,
+            trace_parent: machine.trace_parent(),
             deadline: spawned_at,
         };
         let token = task.token;

@@ -112,19 +112,33 @@ impl Broker {
         let found = channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default());
         found.await.ok().map(|queue| queue.message_count())
     }
+}
 
-    async fn clean(&self) {
-        for queue in [self.queue.clone(), format!("{}.dead", self.queue)] {
-            let deleted = self
-                .channel
-                .queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
+/// Takes the queues and the exchange away when this is dropped, whether the test passes or not.
+struct Litter {
+    url: String,
+    exchange: String,
+    queues: [String; 2],
+}
+
+impl Drop for Litter {
+    fn drop(&mut self) {
+        let (url, exchange, queues) = (self.url.clone(), self.exchange.clone(), self.queues.clone());
+        let clean = async move {
+            let connection = Connection::connect(&url, ConnectionProperties::default())
+                .await
+                .unwrap();
+            let channel = connection.create_channel().await.unwrap();
+            for queue in &queues {
+                let deleted = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
+                deleted.await.unwrap();
+            }
+            let deleted = channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default());
             deleted.await.unwrap();
-        }
-        let options = ExchangeDeleteOptions::default();
-        self.channel
-            .exchange_delete(self.exchange.as_str().into(), options)
-            .await
-            .unwrap();
+        };
+        // The test's own runtime cannot be waited for here.
+        let cleaned = std::thread::spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(clean)).join();
+        assert!(cleaned.is_ok() || std::thread::panicking(), "something is left behind");
     }
 }
 
@@ -181,6 +195,11 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
     let (deployment, redis) = (Deployment::new(), Redis::start());
     let [one, two] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let broker = Broker::connect(&deployment).await;
+    let _litter = Litter {
+        url: deployment.rabbitmq.clone(),
+        exchange: broker.exchange.clone(),
+        queues: [broker.queue.clone(), format!("{}.dead", broker.queue)],
+    };
     let first = member(&deployment, &redis, one.path());
     let second = member(&deployment, &redis, two.path());
     let everything = |server: &Server| server.get("/readyz").0 == 200;
@@ -253,8 +272,6 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
     })
     .await;
     assert_eq!(started(&first), wanted);
-    drop(first);
-    broker.clean().await;
 }
 
 fn body(n: u64) -> String {

@@ -39,6 +39,8 @@ pub struct StartRequest {
     pub priority: Option<u8>,
     /// Who asks.
     pub principal: Option<Principal>,
+    /// W3C trace context (`traceparent`) of whoever asks.
+    pub trace_parent: Option<String>,
     /// What it counts as; none: the kind of trigger that it names, else a call of the API.
     pub cause: Option<StartCause>,
 }
@@ -59,6 +61,7 @@ impl StartRequest {
             request_key: None,
             priority: None,
             principal: None,
+            trace_parent: None,
             cause: None,
         }
     }

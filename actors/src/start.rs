@@ -175,6 +175,7 @@ async fn input(
         execution_key: request.execution_key.clone(),
         request_key: request.request_key.clone(),
         priority: request.priority,
+        trace_parent: request.trace_parent.clone(),
         key_ordinal,
         ..Started::of(id, &compiled.plan, blobs.keep(shard, id, request.input.clone()).await?)
     };

@@ -17,7 +17,7 @@ use troupe_actors::{
 };
 use troupe_backends::embedded::EmbeddedStore;
 use troupe_core::execution::Verb;
-use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
+use troupe_core::lifecycle::{LifecycleEvent, Payload, SystemEvent};
 use troupe_core::{ExecutionId, Json, LogPosition, ShardId};
 use troupe_executors::HandlerCall;
 use troupe_ports::{BusError, DefinitionStore, EventBus, StateStore, SystemClock};
@@ -26,6 +26,8 @@ use troupe_ports::{BusError, DefinitionStore, EventBus, StateStore, SystemClock}
 #[derive(Default)]
 struct Valve {
     open: AtomicBool,
+    /// Whether it takes only what the workflow chooses.
+    chosen: AtomicBool,
     taken: Mutex<Vec<LifecycleEvent>>,
 }
 
@@ -47,6 +49,10 @@ impl Valve {
 
 #[async_trait]
 impl EventBus for Valve {
+    fn wants(&self, event: &LifecycleEvent) -> bool {
+        !self.chosen.load(Ordering::SeqCst) || event.outward.is_some()
+    }
+
     async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError> {
         if !self.open.load(Ordering::SeqCst) {
             return Err(BusError::Unavailable("closed".into()));
@@ -308,4 +314,67 @@ async fn what_waits_for_the_bus_is_bounded() {
     })
     .await;
     holding.crash().await;
+}
+
+/// What brokers get is what the workflow chooses, also when the sink reads the log again after a crash.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_chooses_what_is_published_with_which_payload_and_trace() {
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path(), 1);
+    let mut chosen = chain("chosen", 2, "echo");
+    chosen["settings"] = serde_json::json!({"events": {
+        "nodes": ["completed"],
+        "payload": {"what": "{{ event.entity }}.{{ event.verb }}", "attempt": "{{ event.data.attempt.toFixed(0) }}"},
+    }});
+    for definition in [chain("default", 2, "echo"), chosen] {
+        let definition = serde_json::from_value(definition).unwrap();
+        let stored = DefinitionStore::put(&*store, definition, Json::null(), None, now());
+        stored.await.unwrap();
+    }
+    let bus = Valve::opened();
+    bus.chosen.store(true, Ordering::SeqCst);
+    // What the first engine cannot send, the second one reads from the log.
+    bus.open.store(false, Ordering::SeqCst);
+    let first = engine(&store, &bus).await;
+    let mut ids = Vec::new();
+    for workflow in ["default", "chosen"] {
+        let request = StartRequest {
+            trace_parent: Some(TRACE.to_owned()),
+            ..StartRequest::new(workflow, Json::null())
+        };
+        let (started, watch) = first.start_watched(request).await.unwrap();
+        watch.ended().await.unwrap();
+        ids.push(started.id);
+    }
+    first.crash().await;
+    bus.open.store(true, Ordering::SeqCst);
+    let second = engine(&store, &bus).await;
+    let of = |id| {
+        let taken = bus.taken.lock().unwrap();
+        let events = taken.iter().filter(|event| event.execution == id).cloned();
+        events.collect::<Vec<_>>()
+    };
+    let ended = |id| of(id).iter().any(|event| event.verb == Verb::ExecutionCompleted);
+    until("both ends are published", async || ids.iter().all(|id| ended(*id))).await;
+    let verbs = |id| of(id).iter().map(|event| event.verb).collect::<Vec<_>>();
+    let execution = [Verb::ExecutionCreated, Verb::ExecutionStarted, Verb::ExecutionCompleted];
+    assert_eq!(verbs(ids[0]), execution);
+    let nodes = [Verb::NodeCompleted, Verb::NodeCompleted];
+    assert_eq!(verbs(ids[1]), [&execution[..2], &nodes, &execution[2..]].concat());
+    for event in of(ids[0]).iter().chain(&of(ids[1])) {
+        let outward = event.outward.as_ref().unwrap();
+        assert_eq!(outward.trace_parent.as_deref(), Some(TRACE));
+        let told = outward.payload.as_ref().map(|payload| match payload {
+            Payload::Made(made) => made.as_str().to_owned(),
+            Payload::Failed(why) => format!("failed: {}", !why.is_empty()),
+        });
+        let expected = match (event.execution == ids[0], event.verb) {
+            (true, _) => None,
+            (false, Verb::NodeCompleted) => Some(r#"{"what":"node.completed","attempt":"1"}"#.to_owned()),
+            (false, _) => Some("failed: true".to_owned()),
+        };
+        assert_eq!(told, expected, "{:?}", event.verb);
+    }
+    second.shutdown(Duration::from_secs(1)).await;
 }

@@ -66,7 +66,7 @@ variables! {
     "TROUPE_CLUSTER_SECRET" Key("cluster.secret") "What members sign their requests to each other with.";
     "TROUPE_CLUSTER_LEASE_MS" Key("cluster.lease_ms") "How long a part of the log stays with a process that is gone.";
     "TROUPE_STORE_DURABILITY" Key("store.durability") "What an acknowledgement promises.";
-    "TROUPE_EVENTS_NODES" Key("events.nodes") "Whether RabbitMQ gets the events of nodes too.";
+    "TROUPE_EVENTS_NODES" Key("events.nodes") "Whether RabbitMQ gets the events of nodes that workflows choose.";
     "TROUPE_EVENTS_BATCH_MAX" Key("events.batch_max") "Events of a message that carries several; 0: one message an event.";
     "TROUPE_EVENTS_BATCH_KIB" Key("events.batch_kib") "Size of such a message.";
     "TROUPE_EVENTS_SPOOL_ABOVE_MIB" Key("events.spool_above_mib") "What may wait for RabbitMQ in the log of a shard.";

@@ -164,7 +164,7 @@ const CLUSTER_SECRET_MIN: usize = 32;
 /// How events reach RabbitMQ, and what waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventSettings {
-    /// Whether RabbitMQ gets the events of nodes too.
+    /// Whether RabbitMQ gets the events of nodes that workflows choose.
     pub nodes: bool,
     /// Limits of a message that carries several events; none: one message an event.
     pub batch: Option<EventBatch>,

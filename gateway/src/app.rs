@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use troupe_actors::{EngineHandle, ExecutionView, ResumeLinks};
 use troupe_config::Settings;
@@ -74,6 +75,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Metrics, where they are exposed.
     pub exposition: Option<Arc<Exposition>>,
+    /// Rings when a definition was stored, restored or archived here.
+    pub(crate) definitions_changed: Notify,
     /// Fires when the process shuts down: event streams end.
     pub closing: CancellationToken,
     /// Open event streams.
@@ -115,12 +118,14 @@ impl App {
     pub fn stored(&self, stored: &StoredDefinition) {
         self.engine.definition_changed(stored.workflow.as_str());
         self.hooks.stored(stored);
+        self.definitions_changed.notify_one();
     }
 
     /// A workflow was archived: call it before it is acknowledged.
     pub fn archived(&self, workflow: &str) {
         self.engine.definition_changed(workflow);
         self.hooks.archived(workflow);
+        self.definitions_changed.notify_one();
     }
 
     /// Leaves the shards to other members, where there are some, while requests are still answered.

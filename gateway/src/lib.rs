@@ -18,4 +18,6 @@ pub mod routes;
 pub mod rules;
 pub mod server;
 mod stream;
+mod trace;
+mod triggers;
 pub mod wiring;

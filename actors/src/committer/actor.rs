@@ -27,6 +27,8 @@ pub struct Notify {
     pub actor: ActorRef<ExecutionMessage>,
     /// Its plan.
     pub compiled: Arc<CompiledPlan>,
+    /// Trace context of its start.
+    pub trace_parent: Option<Arc<str>>,
 }
 
 /// Who is told of a durable control, and what the checkpoint keeps of it.
@@ -300,6 +302,7 @@ impl CommitterState {
                 id: append.id,
                 entry: draft.entry,
                 compiled: append.notify.compiled,
+                trace_parent: append.notify.trace_parent,
             });
             match told.last_mut() {
                 Some((actor, last)) if *actor == append.notify.actor => *last = seq,

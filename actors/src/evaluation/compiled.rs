@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use troupe_core::definition::NodeKind;
-use troupe_core::execution::{Answer, ExecutionState, Question, Scope};
+use troupe_core::execution::{Answer, Entry, ExecutionState, Question, Scope};
+use troupe_core::lifecycle::{self, LifecycleEvent};
 use troupe_core::plan::{Plan, PlanNode};
 use troupe_core::{BlobRef, EdgeIx, ErrorInfo, ExecutionId, Json, KeySpace, NodeIx, Timestamp, Value};
 use troupe_lang::schema::{Schema, SchemaViolation};
@@ -11,6 +12,7 @@ use troupe_lang::template::{DataTemplate, Jinja};
 use troupe_lang::{Expression, Names, Uses};
 use troupe_telemetry::{EngineMetrics, WorkflowMetrics};
 
+use super::payload::EventPayload;
 use super::reuse::CacheKey;
 use super::running::RunningAttempts;
 use super::{EXPRESSION_ERROR, LiveEvaluator, NoScope, NoValue, part, scope, uses};
@@ -53,6 +55,7 @@ pub struct CompiledPlan {
     output: Option<Expression>,
     room_key: Option<Expression>,
     input_schema: Option<Schema>,
+    payload: Option<EventPayload>,
     nodes: Vec<CompiledNode>,
     edges: Vec<Option<Expression>>,
     metrics: OnceLock<Arc<WorkflowMetrics>>,
@@ -121,6 +124,7 @@ impl CompiledPlan {
             output,
             room_key,
             input_schema,
+            payload: EventPayload::compile(&plan)?,
             nodes,
             edges,
             running: Arc::new(RunningAttempts::new(Arc::clone(&plan))),
@@ -134,6 +138,24 @@ impl CompiledPlan {
     #[must_use]
     pub fn with_resume_links(self, resume_links: Option<Arc<ResumeLinks>>) -> Self {
         Self { resume_links, ..self }
+    }
+
+    /// The events of an entry of an execution of it, as sinks publish them. A pure function.
+    #[must_use]
+    pub fn events(&self, id: ExecutionId, entry: &Entry, trace_parent: Option<&Arc<str>>) -> Vec<LifecycleEvent> {
+        let mut events = lifecycle::derive(&self.plan, id, entry);
+        if self.payload.is_none() && trace_parent.is_none() {
+            return events;
+        }
+        for event in &mut events {
+            let Some(mut outward) = event.outward.take() else {
+                continue;
+            };
+            outward.payload = self.payload.as_ref().map(|payload| payload.of(&self.plan, event));
+            outward.trace_parent = trace_parent.map(Arc::clone);
+            event.outward = Some(outward);
+        }
+        events
     }
 
     /// Attempts of it that run.

@@ -5,6 +5,7 @@
 
 mod compiled;
 mod large;
+mod payload;
 mod plans;
 mod reuse;
 mod running;

@@ -127,7 +127,12 @@ impl PlanCache {
         let mut stored = self.store.get(outer, Some(version)).await?.ok_or_else(missing)?;
         for name in names {
             let body = stored.definition.body_of(name);
-            stored.definition = Arc::new(body.ok_or_else(|| not_executable("the node has no body"))?);
+            let mut body = body.ok_or_else(|| not_executable("the node has no body"))?;
+            // What is published of its children is for the workflow around it to say.
+            if let Some(events) = stored.definition.settings.get("events") {
+                body.settings.entry("events").or_insert_with(|| events.clone());
+            }
+            stored.definition = Arc::new(body);
         }
         Arc::make_mut(&mut stored.definition).id = workflow.to_owned();
         stored.workflow = workflow.into();

@@ -60,10 +60,15 @@ pub(super) async fn bear(
         first: draft,
         actions,
     } = Born::of(machine, actions)?;
+    let trace_parent = machine.trace_parent();
     let adopt = ExecutionMessage::Adopt(machine, actions);
     let actor = spawn_execution(shard, id, adopt).await.ok()?;
     compiled.metrics(&shard.engine.metrics).started(cause);
-    let notify = Notify { actor, compiled };
+    let notify = Notify {
+        actor,
+        compiled,
+        trace_parent,
+    };
     Some(Append { id, draft, notify })
 }
 

@@ -93,6 +93,7 @@ pub struct NewChild {
     priority: Option<u8>,
     /// As its parent's.
     handles_failure_of: Option<ExecutionId>,
+    trace_parent: Option<String>,
 }
 
 impl NewChild {
@@ -144,6 +145,7 @@ impl NewChild {
             input: input.clone(),
             priority: (priority != plan.settings.priority).then_some(priority),
             handles_failure_of: state.handles_failure_of,
+            trace_parent: state.trace_parent.clone(),
         }
     }
 
@@ -165,6 +167,7 @@ impl NewChild {
             priority: self.priority,
             parent: Some(self.parent),
             handles_failure_of: self.handles_failure_of,
+            trace_parent: self.trace_parent.clone(),
             ..Started::of(self.id, &compiled.plan, self.input.clone())
         }
     }

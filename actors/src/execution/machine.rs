@@ -126,6 +126,12 @@ impl<R> ExecutionMachine<R> {
         }
     }
 
+    /// Trace context of its start.
+    #[must_use]
+    pub fn trace_parent(&self) -> Option<Arc<str>> {
+        self.state.trace_parent.as_deref().map(Arc::from)
+    }
+
     /// The plan it runs.
     #[must_use]
     pub fn compiled(&self) -> &Arc<CompiledPlan> {

@@ -46,6 +46,7 @@ impl ExecutionShell {
                         let notify = Notify {
                             actor: myself.clone(),
                             compiled: Arc::clone(machine.compiled()),
+                            trace_parent: machine.trace_parent(),
                         };
                         appends.push(Append {
                             id: self.id,
@@ -262,6 +263,7 @@ impl ExecutionShell {
             input: dispatch.start.input,
             variables: dispatch.variables,
             scope,
+            trace_parent: machine.trace_parent(),
             deadline: spawned_at,
         };
         let token = task.token;

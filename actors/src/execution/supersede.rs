@@ -58,7 +58,7 @@ impl ExecutionShell {
         };
         let first = actions.remove(place);
         let actions = born_later(&mut machine, actions, now);
-        let compiled = Arc::clone(machine.compiled());
+        let (compiled, trace_parent) = (Arc::clone(machine.compiled()), machine.trace_parent());
         let adopt = ExecutionMessage::Adopt(machine, actions);
         let Ok(actor) = spawn_execution(&self.shard, id, adopt).await else {
             // Somebody else has just started it: the caller looks again. The reply went with the message.
@@ -81,7 +81,7 @@ impl ExecutionShell {
             &mut self.actions,
         );
         let mut appends: SmallVec<[Append<Notify>; 1]> = SmallVec::new();
-        let our_compiled = Arc::clone(ours.compiled());
+        let (our_compiled, our_trace_parent) = (Arc::clone(ours.compiled()), ours.trace_parent());
         let (commits, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.actions)
             .into_iter()
             .partition(|action| matches!(action, Action::Commit(_)));
@@ -90,6 +90,7 @@ impl ExecutionShell {
                 let notify = Notify {
                     actor: myself.clone(),
                     compiled: Arc::clone(&our_compiled),
+                    trace_parent: our_trace_parent.clone(),
                 };
                 appends.push(Append {
                     id: self.id,
@@ -102,7 +103,11 @@ impl ExecutionShell {
             appends.push(Append {
                 id,
                 draft,
-                notify: Notify { actor, compiled },
+                notify: Notify {
+                    actor,
+                    compiled,
+                    trace_parent,
+                },
             });
         }
         self.append(appends);

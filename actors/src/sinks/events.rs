@@ -46,6 +46,8 @@ pub struct EventItem {
     pub entry: Entry,
     /// Its plan.
     pub compiled: Arc<CompiledPlan>,
+    /// Trace context of the execution's start.
+    pub trace_parent: Option<Arc<str>>,
 }
 
 /// What an event sink hears.
@@ -160,7 +162,7 @@ impl Items {
         };
         let derived = items
             .iter()
-            .flat_map(|item| lifecycle::derive(&item.compiled.plan, item.id, &item.entry));
+            .flat_map(|item| item.compiled.events(item.id, &item.entry, item.trace_parent.as_ref()));
         let derived: Vec<LifecycleEvent> = derived.filter(|event| bus.wants(event)).collect();
         match self {
             // They were chosen when they were spooled.

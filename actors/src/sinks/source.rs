@@ -30,6 +30,9 @@ const KNOWN_MAX: usize = 4_096;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// What an entry does not say of its execution: its plan, and the trace context of its start.
+type Known = (Arc<CompiledPlan>, Option<Arc<str>>);
+
 /// Reads the log of one shard.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -41,7 +44,7 @@ pub(super) struct Source {
     doubtful: bool,
     /// Knows executions that no checkpoint holds.
     checkpointer: ActorRef<CheckpointerMessage>,
-    known: HashMap<ExecutionId, Arc<CompiledPlan>>,
+    known: HashMap<ExecutionId, Known>,
 }
 
 impl Source {
@@ -167,11 +170,12 @@ impl Source {
             let Some(Ok(entry)) = read_frames(frame).next() else {
                 continue;
             };
-            if let Some(compiled) = self.plan_of(item.id, &entry).await {
+            if let Some((compiled, trace_parent)) = self.known_of(item.id, &entry).await {
                 found.push(EventItem {
                     id: item.id,
                     entry,
                     compiled,
+                    trace_parent,
                 });
             }
         }
@@ -188,22 +192,20 @@ impl Source {
     }
 
     /// An entry does not name its workflow: the first one does, or the execution's base.
-    async fn plan_of(&mut self, id: ExecutionId, entry: &Entry) -> Option<Arc<CompiledPlan>> {
+    async fn known_of(&mut self, id: ExecutionId, entry: &Entry) -> Option<Known> {
         if let Some(known) = self.known.get(&id) {
-            return Some(Arc::clone(known));
+            return Some(known.clone());
         }
         let mut pause = RETRY_FIRST;
-        let compiled = loop {
+        let known = loop {
             let found = match entry.event.start() {
                 Some(started) => {
-                    let plans = &self.engine.plans;
-                    plans
-                        .version(started.workflow.as_str(), started.version)
-                        .await
-                        .map(Some)
+                    let version = self.engine.plans.version(started.workflow.as_str(), started.version);
+                    let trace_parent = started.trace_parent.as_deref().map(Arc::from);
+                    version.await.map(|compiled| Some((compiled, trace_parent)))
                 }
                 None => self.load(id).await.map(|loaded| match loaded {
-                    Loaded::Found(found) => Some(found.compiled),
+                    Loaded::Found(found) => Some((found.compiled, found.state.trace_parent.as_deref().map(Arc::from))),
                     Loaded::Missing | Loaded::Tombstone(_) => {
                         tracing::error!(%id, "events of an execution that is gone cannot be derived");
                         None
@@ -225,8 +227,8 @@ impl Source {
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
-        self.known.insert(id, Arc::clone(&compiled));
-        Some(compiled)
+        self.known.insert(id, known.clone());
+        Some(known)
     }
 
     /// First what the log alone holds, then the store: what leaves the one in between is in the other.

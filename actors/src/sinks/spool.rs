@@ -3,14 +3,15 @@
 //!
 //! `version u8, raw length u32, zstd(CBOR array of records)`
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 use troupe_core::control::ControlEntry;
-use troupe_core::definition::NodeKind;
+use troupe_core::definition::{EventExchange, ExchangeType, NodeKind};
 use troupe_core::execution::Verb;
-use troupe_core::lifecycle::LifecycleEvent;
+use troupe_core::lifecycle::{LifecycleEvent, Outward, Payload};
 use troupe_core::{ExecutionId, Json, LogPosition, NodeKey, Seq, Timestamp, WorkflowId};
 
 const VERSION: u8 = 1;
@@ -69,6 +70,79 @@ struct EventForm {
     compensates: bool,
     #[n(8)]
     data: Json,
+    #[n(9)]
+    outward: Option<OutwardForm>,
+}
+
+/// Absent where nothing publishes the event, and in chunks of releases before there was a choice.
+#[derive(Encode, Decode)]
+struct OutwardForm {
+    #[n(0)]
+    payload: Option<Json>,
+    #[n(1)]
+    payload_error: Option<String>,
+    #[n(2)]
+    exchanges: Vec<ExchangeForm>,
+    #[n(3)]
+    trace_parent: Option<String>,
+}
+
+#[derive(Encode, Decode)]
+struct ExchangeForm {
+    #[n(0)]
+    name: String,
+    #[n(1)]
+    kind: String,
+    #[n(2)]
+    routing_key: Option<String>,
+    #[n(3)]
+    headers: BTreeMap<String, String>,
+}
+
+impl From<&Outward> for OutwardForm {
+    fn from(outward: &Outward) -> Self {
+        let (payload, payload_error) = match &outward.payload {
+            None => (None, None),
+            Some(Payload::Made(made)) => (Some(made.clone()), None),
+            Some(Payload::Failed(why)) => (None, Some(why.to_string())),
+        };
+        let exchanges = outward.exchanges.iter().map(|exchange| ExchangeForm {
+            name: exchange.name.clone(),
+            kind: exchange.kind.as_str().to_owned(),
+            routing_key: exchange.routing_key.clone(),
+            headers: exchange.headers.clone(),
+        });
+        Self {
+            payload,
+            payload_error,
+            exchanges: exchanges.collect(),
+            trace_parent: outward.trace_parent.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+impl OutwardForm {
+    fn read(self) -> Result<Outward, SpoolError> {
+        let payload = match (self.payload, self.payload_error) {
+            (Some(made), _) => Some(Payload::Made(made)),
+            (None, why) => why.map(|why| Payload::Failed(why.into())),
+        };
+        let exchanges = self.exchanges.into_iter().map(|exchange| {
+            let kind = ExchangeType::parse(&exchange.kind);
+            let unknown = || damaged(format!("a newer release knows exchanges of type {}", exchange.kind));
+            Ok(EventExchange {
+                kind: kind.ok_or_else(unknown)?,
+                name: exchange.name,
+                routing_key: exchange.routing_key,
+                headers: exchange.headers,
+            })
+        });
+        Ok(Outward {
+            payload,
+            exchanges: exchanges.collect::<Result<Vec<_>, _>>()?.into(),
+            trace_parent: self.trace_parent.map(Arc::from),
+        })
+    }
 }
 
 #[derive(Encode, Decode)]
@@ -95,6 +169,7 @@ impl From<&LifecycleEvent> for EventForm {
             node,
             compensates: event.compensates,
             data: event.data.clone(),
+            outward: event.outward.as_ref().map(OutwardForm::from),
         }
     }
 }
@@ -117,6 +192,7 @@ impl EventForm {
             node: node.transpose()?,
             compensates: self.compensates,
             data: self.data,
+            outward: self.outward.map(OutwardForm::read).transpose()?,
         })
     }
 }
@@ -239,6 +315,17 @@ mod tests {
             node,
             compensates: true,
             data: Json::from_trusted(r#"{"attempt":1}"#),
+            outward: Some(Outward {
+                payload: Some(Payload::Failed("why".into())),
+                exchanges: [EventExchange {
+                    name: "audit".to_owned(),
+                    kind: ExchangeType::Headers,
+                    routing_key: Some("k".to_owned()),
+                    headers: [("a".to_owned(), "b".to_owned())].into(),
+                }]
+                .into(),
+                trace_parent: Some("00-a".into()),
+            }),
         };
         SpooledRecord {
             position: LogPosition(7),

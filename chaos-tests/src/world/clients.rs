@@ -351,6 +351,7 @@ impl Client {
             rerun: None,
             controls: None,
             handles_failure_of: None,
+            trace_parent: None,
         }
     }
 }

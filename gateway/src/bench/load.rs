@@ -87,7 +87,7 @@ async fn measure(job: &Job, apps: &[App]) -> Result<Report, BenchError> {
     let commits = || sum(|app| app.state.counters().commits);
     let fsyncs = || sum(|app| app.state.counters().fsyncs);
     let node_actors = || sum(|app| app.engine.status().node_actors);
-    let definition = match job.workload {
+    let mut definition = match job.workload {
         Workload::Parked => workload::parked()?,
         Workload::Each | Workload::Loop => workload::children(job.workload, job.nodes, job.concurrency)?,
         other => workload::running(other, job.nodes, job.handler)?,
@@ -99,6 +99,10 @@ async fn measure(job: &Job, apps: &[App]) -> Result<Report, BenchError> {
         definition.nodes.len() as u64
     };
     let workflow = definition.id.clone();
+    if job.settings.events.nodes {
+        let all = serde_json::json!({"nodes": "all"});
+        definition.settings.insert("events".to_owned(), all);
+    }
     store(app, definition).await?;
     let until = match job.workload {
         Workload::Parked | Workload::Start => Until::Acknowledged,

@@ -21,10 +21,10 @@ use crate::body;
 use crate::error::ApiError;
 
 /// On the answer of a member to another one: it does not serve that shard either.
-const NOT_HERE: &str = "x-troupe-not-here";
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(super) const NOT_HERE: &str = "x-troupe-not-here";
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Pause before the owner of a shard is looked for again.
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How often a request that a member has not answered is checked against what is known of its shard.
 const OWNER_CHECKED: Duration = Duration::from_millis(250);
 

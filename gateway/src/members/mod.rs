@@ -7,6 +7,7 @@ pub(crate) mod controls;
 mod forward;
 pub(crate) mod list;
 mod signature;
+mod starts;
 pub(crate) mod streams;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use troupe_core::ShardId;
 pub(crate) use forward::forwarded;
 use signature::MemberKey;
 pub(crate) use signature::Signed;
+pub(crate) use starts::start_anywhere;
 
 use crate::app::App;
 use crate::auth::Caller;

@@ -22,6 +22,7 @@ use crate::app::App;
 use crate::body;
 use crate::error::{ApiError, ErrorItem};
 use crate::hooks::{Call, Hook, HookRole, business_key, delivery_id, read_call, verify};
+use crate::trace::trace_parent;
 
 /// Open executions that are looked at to find the one that a call without a business key is meant for.
 const OPEN_LOOKED_AT: usize = 16;
@@ -62,7 +63,7 @@ pub(super) async fn call(
     // Deliveries of several hooks may have the same name, and so may a client's own keys.
     let delivery = delivery.map(|delivery| format!("hook:{}:{delivery}", hook.id));
     match hook.role {
-        HookRole::Starts => starts(&app, &hook, call, delivery).await,
+        HookRole::Starts => starts(&app, &hook, call, delivery, trace_parent(&headers)).await,
         HookRole::Resumes => resumes(&app, &hook, call, delivery).await,
     }
 }
@@ -146,13 +147,20 @@ fn principal(hook: &Hook) -> Principal {
     Principal::from(format!("{provider}:{}", hook.id).as_str())
 }
 
-async fn starts(app: &App, hook: &Hook, call: Call, delivery: Option<String>) -> Result<Response, ApiError> {
+async fn starts(
+    app: &App,
+    hook: &Hook,
+    call: Call,
+    delivery: Option<String>,
+    trace_parent: Option<String>,
+) -> Result<Response, ApiError> {
     fits(hook, &call.body)?;
     let request = StartRequest {
         trigger: Some(hook.node.clone()),
         request_key: delivery,
         principal: Some(principal(hook)),
         cause: Some(StartCause::Webhook),
+        trace_parent,
         ..StartRequest::new(hook.workflow.clone(), call.into_json(app)?)
     };
     let outcome = app.engine.start(request).await?;

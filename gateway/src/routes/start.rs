@@ -17,6 +17,7 @@ use crate::auth::Caller;
 use crate::body;
 use crate::dto::{StartBody, StartedDto, WorkflowContextDto, context};
 use crate::error::ApiError;
+use crate::trace::trace_parent;
 
 pub(super) async fn start(
     State(app): State<App>,
@@ -30,7 +31,8 @@ pub(super) async fn start(
     let wait = preferred_wait(&headers)?.map(|wait| wait.min(limits.wait_max));
     let bytes = body::read(&headers, body, limits.body_bytes).await?;
     let start = StartBody::read(body::parse(&bytes, limits.nesting_max)?)?;
-    let request = start.into_request(WorkflowId::from(workflow.as_str()), key, caller.name());
+    let mut request = start.into_request(WorkflowId::from(workflow.as_str()), key, caller.name());
+    request.trace_parent = trace_parent(&headers);
     let Some(wait) = wait else {
         let outcome = app.engine.start(request).await?;
         return accepted(&app, &workflow, &outcome).await;

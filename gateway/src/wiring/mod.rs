@@ -2,6 +2,7 @@
 
 mod broker;
 mod members;
+mod sources;
 mod stores;
 
 use std::collections::BTreeMap;
@@ -36,8 +37,10 @@ use crate::hooks::{HookIndex, server_secret};
 use crate::members::Members;
 use crate::members::controls::keep_equal;
 use crate::rules::Rules;
+use crate::triggers;
 
 pub use broker::Broker;
+pub use sources::TriggerSources;
 pub use stores::AccessStores;
 use stores::Stores;
 
@@ -297,11 +300,15 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         settings,
         clock,
         exposition: extras.exposition,
+        definitions_changed: tokio::sync::Notify::new(),
         closing,
         streams: Arc::new(AtomicUsize::new(0)),
     });
     if app.members.is_some() {
         tokio::spawn(keep_equal(app.clone(), lease));
+    }
+    if let Some(sources) = stores.triggers {
+        tokio::spawn(triggers::run(app.clone(), sources));
     }
     Ok(app)
 }

@@ -15,6 +15,7 @@ use troupe_ports::{
     ApiKeyStore, AuditLog, DefinitionStore, EpochAuthority, Membership, StateStore, StoreError, VisibilityStore,
 };
 
+use super::sources::TriggerSources;
 use crate::error::ApiError;
 
 /// How long a start waits for a server of a store that is starting too.
@@ -56,6 +57,8 @@ pub(super) struct Stores {
     pub(super) access: AccessStores,
     /// Where events go beside the API's own stream.
     pub(super) broker: Option<Arc<RabbitBus>>,
+    /// Where the messages of event triggers come from.
+    pub(super) triggers: Option<TriggerSources>,
     /// What members that share the state need; none: nobody else has it.
     pub(super) shared: Option<Shared>,
 }
@@ -105,12 +108,15 @@ impl Stores {
                 }
             };
         let broker = named.events.as_ref().map(|url| rabbitmq(settings, url)).transpose()?;
+        let triggers = named.events.as_ref().map(|url| rabbit_options(settings, url));
+        let triggers = triggers.map(|options| TriggerSources::new(options, &named.prefix));
         Ok(Self {
             state,
             definitions,
             visibility,
             access,
             broker,
+            triggers,
             shared: register.map(|register| Shared { register, epochs }),
         })
     }
@@ -178,12 +184,18 @@ async fn postgres(settings: &Settings, url: &StoreUrl) -> Result<PostgresStore, 
 }
 
 fn rabbitmq(settings: &Settings, url: &StoreUrl) -> Result<Arc<RabbitBus>, ApiError> {
+    let started = RabbitBus::start(rabbit_options(settings, url));
+    let bus = started.map_err(|error| ApiError::new("INVALID_PARAMETER", format!("store.events: {error}")))?;
+    Ok(Arc::new(bus))
+}
+
+fn rabbit_options(settings: &Settings, url: &StoreUrl) -> RabbitOptions {
     let batch = settings.events.batch.map(|batch| RabbitBatch {
         events_max: batch.events_max,
         bytes_max: batch.bytes_max,
         ..RabbitBatch::default()
     });
-    let options = RabbitOptions {
+    RabbitOptions {
         exchange: format!("{}.events", settings.store.prefix),
         batch,
         node_events: settings.events.nodes,
@@ -192,10 +204,7 @@ fn rabbitmq(settings: &Settings, url: &StoreUrl) -> Result<Arc<RabbitBus>, ApiEr
             ..RabbitTls::default()
         },
         ..RabbitOptions::new(url.expose())
-    };
-    let started = RabbitBus::start(options);
-    let bus = started.map_err(|error| ApiError::new("INVALID_PARAMETER", format!("store.events: {error}")))?;
-    Ok(Arc::new(bus))
+    }
 }
 
 /// Tries again for a while where `passing` gives a reason: servers and this process may be started together.

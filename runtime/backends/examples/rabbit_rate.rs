@@ -7,7 +7,7 @@ use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Connection, ConnectionProperties};
 use troupe_backends::rabbitmq::{RabbitBatch, RabbitBus, RabbitOptions, RabbitQueue, RabbitState};
 use troupe_core::execution::Verb;
-use troupe_core::lifecycle::LifecycleEvent;
+use troupe_core::lifecycle::{LifecycleEvent, Outward};
 use troupe_core::{ExecutionId, Json, NodeKey, Seq, ShardId, Timestamp};
 use troupe_ports::EventBus;
 
@@ -25,6 +25,7 @@ fn step(caller: u64, executions: u64, seq: u64) -> Vec<LifecycleEvent> {
         node: Some((NodeKey::from("pay"), "http")),
         compensates: false,
         data: Json::from_trusted(r#"{"attempt":1,"output":{"ok":true,"amount":1250}}"#),
+        outward: Some(Outward::default()),
     };
     (0..executions).map(event).collect()
 }

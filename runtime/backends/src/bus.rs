@@ -170,6 +170,7 @@ mod tests {
             node: None,
             compensates: false,
             data: Json::null(),
+            outward: Some(troupe_core::lifecycle::Outward::default()),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Events as the outside sees them: CloudEvents 1.0 in JSON. The only place that renders them.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, SecondsFormat};
-use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
+use troupe_core::lifecycle::{LifecycleEvent, Payload, SystemEvent};
 use troupe_core::{Json, Timestamp};
 
 /// Media type of one event.
@@ -26,7 +28,11 @@ pub struct CloudEvent {
     pub sequence: Option<String>,
     /// Whether it is about what undoes a node.
     pub compensates: bool,
-    /// More about it; a JSON object.
+    /// W3C trace context of the start of its execution.
+    pub trace_parent: Option<Arc<str>>,
+    /// Why there is no payload as its workflow's template asks for.
+    pub payload_error: Option<Arc<str>>,
+    /// More about it: a JSON object, or whatever its workflow's template gives.
     pub data: Json,
 }
 
@@ -35,6 +41,12 @@ impl CloudEvent {
     #[must_use]
     pub fn of_lifecycle(event: &LifecycleEvent) -> Self {
         let execution = event.execution;
+        let outward = event.outward.as_ref();
+        let (data, payload_error) = match outward.and_then(|outward| outward.payload.as_ref()) {
+            None => (event.data.clone(), None),
+            Some(Payload::Made(payload)) => (payload.clone(), None),
+            Some(Payload::Failed(why)) => (event.data.clone(), Some(Arc::clone(why))),
+        };
         Self {
             id: format!("{execution}:{}.{}", event.seq, event.part),
             kind: format!("troupe.{}.{}.v1", event.verb.entity(), event.verb.word()),
@@ -46,7 +58,9 @@ impl CloudEvent {
             time: event.at,
             sequence: Some(format!("{:012}.{:06}", event.seq.0, event.part)),
             compensates: event.compensates,
-            data: event.data.clone(),
+            trace_parent: outward.and_then(|outward| outward.trace_parent.clone()),
+            payload_error,
+            data,
         }
     }
 
@@ -61,6 +75,8 @@ impl CloudEvent {
             time: event.at,
             sequence: None,
             compensates: false,
+            trace_parent: None,
+            payload_error: None,
             data: event.data.clone(),
         }
     }
@@ -87,6 +103,12 @@ impl CloudEvent {
         }
         if let Some(sequence) = &self.sequence {
             member("sequence", sequence);
+        }
+        if let Some(trace_parent) = &self.trace_parent {
+            member("traceparent", trace_parent);
+        }
+        if let Some(why) = &self.payload_error {
+            member("payloaderror", why);
         }
         member("datacontenttype", "application/json");
         if self.compensates {
@@ -123,6 +145,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use serde_json::{Value, json};
     use troupe_core::execution::Verb;
+    use troupe_core::lifecycle::Outward;
     use troupe_core::{CommandId, ExecutionId, NodeKey, Seq};
 
     use super::*;
@@ -138,6 +161,7 @@ mod tests {
             node: Some((NodeKey::from("pay \"now\""), "http")),
             compensates: false,
             data: Json::from_trusted(r#"{"attempt":1,"output":{"ok":true}}"#),
+            outward: Some(Outward::default()),
         }
     }
 
@@ -174,6 +198,27 @@ mod tests {
         let parsed = parsed(&CloudEvent::of_lifecycle(&event));
         assert_eq!(parsed["type"], "troupe.execution.failed.v1");
         assert_eq!(parsed.get("subject"), None);
+    }
+
+    #[test]
+    fn a_payload_stands_for_the_data_and_a_failed_one_says_why() {
+        let mut event = event("w", 1, 0);
+        let outward = |payload| Outward {
+            payload: Some(payload),
+            trace_parent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+            ..Outward::default()
+        };
+        event.outward = Some(outward(Payload::Made(Json::from_trusted("[1]"))));
+        let made = parsed(&CloudEvent::of_lifecycle(&event));
+        assert_eq!((&made["data"], made.get("payloaderror")), (&json!([1]), None));
+        assert_eq!(
+            made["traceparent"],
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        );
+        event.outward = Some(outward(Payload::Failed("no \"a\"".into())));
+        let failed = parsed(&CloudEvent::of_lifecycle(&event));
+        assert_eq!(failed["payloaderror"], "no \"a\"");
+        assert_eq!(failed["data"], json!({"attempt": 1, "output": {"ok": true}}));
     }
 
     #[test]

@@ -14,8 +14,9 @@ use support::{connected, publish_all, soon};
 use troupe_backends::rabbitmq::{
     RabbitBatch, RabbitBus, RabbitExchange, RabbitOptions, RabbitQueue, RabbitState, RabbitTopology, RabbitUnroutable,
 };
+use troupe_core::definition::{EventExchange, ExchangeType};
 use troupe_core::execution::Verb;
-use troupe_core::lifecycle::SystemEvent;
+use troupe_core::lifecycle::{Outward, Payload, SystemEvent};
 use troupe_core::{CommandId, Json, Timestamp};
 use troupe_ports::EventBus;
 
@@ -354,4 +355,84 @@ async fn an_exchange_of_another_kind_is_reported() {
     assert!(reason.contains("PRECONDITION_FAILED"), "{reason}");
     drop((bus, other));
     Client::connect(&broker()).await.delete_exchange(&first.exchange).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_names_exchanges_and_a_wrong_one_holds_back_nobody() {
+    let options = options();
+    let client = Client::connect(&broker()).await;
+    let [named, wrong, unbound] = ["named", "wrong", "unbound"].map(unique);
+    for (name, kind) in [
+        (&named, lapin::ExchangeKind::Headers),
+        (&wrong, lapin::ExchangeKind::Fanout),
+    ] {
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let declared = client
+            .channel
+            .exchange_declare(name.as_str().into(), kind, durable, FieldTable::default());
+        declared.await.unwrap();
+    }
+    let bus = connected(options.clone()).await;
+    let usual = client.queue(&options.exchange, "#", FieldTable::default()).await;
+    let chosen = client.queue(&options.exchange, "nothing", FieldTable::default()).await;
+    let arguments = table(&[("x-match", "all"), ("team", "a"), ("verb", "failed")]);
+    client.bind(&chosen, &named, "", arguments).await;
+    let exchange = |name: &str, kind| EventExchange {
+        name: name.to_owned(),
+        kind,
+        routing_key: Some("own".to_owned()),
+        headers: [("team".to_owned(), "a".to_owned())].into(),
+    };
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let outward = Outward {
+        payload: Some(Payload::Made(Json::from_trusted("{\"mine\":1}"))),
+        exchanges: [
+            exchange(&wrong, ExchangeType::Topic),
+            exchange(&unbound, ExchangeType::Topic),
+            exchange(&named, ExchangeType::Headers),
+        ]
+        .into(),
+        trace_parent: Some(trace.into()),
+    };
+    let mut published: Vec<_> = (1..=3).map(|seq| event(1, seq, Verb::NodeFailed)).collect();
+    for event in &mut published {
+        event.outward = Some(outward.clone());
+    }
+    assert!(bus.wants(&published[0]));
+    bus.publish(&published).await.unwrap();
+    let mut not_chosen = event(1, 9, Verb::NodeFailed);
+    not_chosen.outward = None;
+    assert!(!bus.wants(&not_chosen));
+
+    let expected: Vec<String> = (1..=3).map(|seq| event_id(1, seq)).collect();
+    let mut listening = client.consume(&usual).await;
+    assert_eq!(ids(&mut listening, 3).await, expected);
+    let mut listening = client.consume(&chosen).await;
+    for id in &expected {
+        let message = soon("the event", listening.message()).await;
+        assert_eq!(message.routing_key.as_str(), "own");
+        let headers = message.properties.headers().as_ref().unwrap();
+        let expected = AMQPValue::LongString(trace.into());
+        assert_eq!(headers.inner().get("traceparent"), Some(&expected));
+        let [event] = &events_of(&message)[..] else {
+            panic!("one event")
+        };
+        assert_eq!(
+            (event["id"].as_str().unwrap(), &event["traceparent"]),
+            (id.as_str(), &trace.into())
+        );
+        assert_eq!(event["data"], serde_json::json!({"mine": 1}));
+    }
+    let counters = bus.counters();
+    assert_eq!((counters.misdirected, counters.unroutable), (3, 3));
+    assert_eq!(counters.connections, 1, "no channel was lost");
+
+    client.delete_queue(&usual).await;
+    client.delete_queue(&chosen).await;
+    for exchange in [&options.exchange, &named, &wrong, &unbound] {
+        client.delete_exchange(exchange).await;
+    }
 }

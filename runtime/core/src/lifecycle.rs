@@ -1,6 +1,9 @@
 //! Lifecycle events as sinks publish them, derived from log entries by a pure function.
 
+use std::sync::Arc;
+
 use crate::control::{BreakerOverride, Clocks, ControlEntry, ControlKey, Scope, Setting};
+use crate::definition::EventExchange;
 use crate::execution::{Answer, AttemptClosed, AttemptOutcome, Entry, Event, Verb};
 use crate::id::{CommandId, ExecutionId, NodeIx, NodeKey, Seq, Timestamp, WorkflowId};
 use crate::plan::Plan;
@@ -27,6 +30,28 @@ pub struct LifecycleEvent {
     pub compensates: bool,
     /// More about it: `attempt`, `output`, `error`; a JSON object.
     pub data: Json,
+    /// How brokers publish it; none: they do not, only the API's own streams show it.
+    pub outward: Option<Outward>,
+}
+
+/// How brokers publish an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outward {
+    /// What goes out in place of its data, where its workflow has a template for that.
+    pub payload: Option<Payload>,
+    /// Exchanges that it goes to beside the usual one.
+    pub exchanges: Arc<[EventExchange]>,
+    /// W3C trace context of the execution's start, where that had one.
+    pub trace_parent: Option<Arc<str>>,
+}
+
+/// What a payload template made of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// The data that goes out.
+    Made(Json),
+    /// It gave nothing, and why: the ordinary data goes out.
+    Failed(Arc<str>),
 }
 
 /// Something that happened to the system rather than to one execution: `system.<entity>.<verb>`.
@@ -100,7 +125,7 @@ fn entity_of(scope: &Scope, members: &mut Vec<(&str, Json)>) -> &'static str {
 
 /// The events of one entry, in order. A pure function: publishing is never a second write.
 ///
-/// An attempt's start is no entry of its own, so `node.started` comes with the entry that closes the attempt, under the
+/// Which of them brokers publish is decided by the plan alone. An attempt's start is no entry of its own, so `node.started` comes with the entry that closes the attempt, under the
 /// time at which it truly started.
 #[must_use]
 pub fn derive(plan: &Plan, execution: ExecutionId, entry: &Entry) -> Vec<LifecycleEvent> {
@@ -136,6 +161,11 @@ pub fn derive(plan: &Plan, execution: ExecutionId, entry: &Entry) -> Vec<Lifecyc
             .and_then(|ix| plan.get(ix))
             .map(|node| (node.key.clone(), node.kind.as_str()));
         let workflow = plan.workflow.clone();
+        let chosen = &plan.settings.events;
+        let outward = chosen.publishes(verb).then(|| Outward {
+            exchanges: Arc::clone(&chosen.exchanges),
+            ..Outward::default()
+        });
         events.push(LifecycleEvent {
             execution,
             workflow,
@@ -146,6 +176,7 @@ pub fn derive(plan: &Plan, execution: ExecutionId, entry: &Entry) -> Vec<Lifecyc
             node,
             compensates,
             data,
+            outward,
         });
     };
     if let Some(closed) = closed {

@@ -126,6 +126,20 @@ async fn fetch(data: JsonValue) -> Executed {
 }
 
 #[tokio::test]
+async fn calls_carry_the_trace_on_unless_the_node_names_one() {
+    let url = format!("http://127.0.0.1:{}/", server(echo).await);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (headers, expected) in [(json!({}), json!(trace)), (json!({"TraceParent": "own"}), json!("own"))] {
+        let mut task = task_of("w", "http", &json!({"url": url, "headers": headers}), &json!(null));
+        task.trace_parent = Some(trace.into());
+        let result = output(&run(&executor(&["127.0.0.1"]), task).await);
+        assert_eq!(result["body"]["headers"]["traceparent"], expected);
+    }
+    let result = output(&fetch(json!({"url": url})).await);
+    assert_eq!(result["body"]["headers"].get("traceparent"), None);
+}
+
+#[tokio::test]
 async fn requests_carry_what_the_node_says() {
     let port = server(echo).await;
     let url = format!("http://127.0.0.1:{port}/a?x=1");

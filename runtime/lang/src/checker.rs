@@ -12,6 +12,9 @@ use crate::limits::FUNCTION_CODE_BYTES_MAX;
 use crate::schema::Schema;
 use crate::template::{Jinja, TextTemplate};
 
+/// The name that expressions over events see, and no others.
+const EVENT: &str = "event";
+
 /// Checks expressions, templates, schemas and cron patterns.
 ///
 /// Function code is only checked for being there and for its size: its syntax is the sandbox's matter, and so is
@@ -39,11 +42,34 @@ impl Checker {
 
 impl LanguageChecker for Checker {
     fn expression(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError> {
-        Ok(unknown_names([&Expression::compile(source)?]))
+        Ok(unknown_names([&Expression::compile(source)?], NamesOf::Execution))
     }
 
     fn template(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError> {
-        Ok(unknown_names(TextTemplate::compile(source)?.sandbox_sources()))
+        Ok(unknown_names(
+            TextTemplate::compile(source)?.expressions(),
+            NamesOf::Execution,
+        ))
+    }
+
+    fn event_expression(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError> {
+        Ok(unknown_names([&Expression::compile(source)?], NamesOf::Event))
+    }
+
+    fn event_template(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError> {
+        let template = TextTemplate::compile(source)?;
+        if let Some(secret) = template.secrets().next() {
+            let problem = format!("the secret `{secret}` would leave with every event");
+            return Err(LangError::new(LangCode::TemplateSyntax, problem).into());
+        }
+        let unknown = unknown_names(template.expressions(), NamesOf::Event);
+        match template.sandbox_sources().next() {
+            Some(beyond) if unknown.is_empty() => {
+                let problem = format!("`{}` is beyond the safe subset of JavaScript", beyond.source());
+                Err(LangError::new(LangCode::ExpressionSyntax, problem).into())
+            }
+            Some(_) | None => Ok(unknown),
+        }
     }
 
     fn jinja(&self, source: &str) -> Result<(), LanguageError> {
@@ -74,13 +100,27 @@ impl LanguageChecker for Checker {
     }
 }
 
-fn unknown_names<'a>(expressions: impl IntoIterator<Item = &'a Expression>) -> Vec<UnknownName> {
-    let names = expressions.into_iter().flat_map(Expression::unknown_names);
-    let unknown = names.map(|name| UnknownName {
-        name: name.to_owned(),
-        hint: did_you_mean(name, SCOPE_NAMES.iter().copied()),
-    });
-    unknown.collect()
+/// What an expression is evaluated for: it sees other names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NamesOf {
+    Execution,
+    Event,
+}
+
+fn unknown_names<'a>(expressions: impl IntoIterator<Item = &'a Expression>, of: NamesOf) -> Vec<UnknownName> {
+    let bound = |name: &str| (name == EVENT) == (of == NamesOf::Event);
+    let mut unknown = Vec::new();
+    for expression in expressions {
+        // Of sources of the sandbox more may be named than is touched.
+        let is_known = expression.class() != Class::Sandbox;
+        let touched = expression.uses().names().filter(|name| is_known && !bound(name));
+        let names = expression.unknown_names().map(str::to_owned);
+        unknown.extend(names.chain(touched.map(str::to_owned)).map(|name| UnknownName {
+            hint: did_you_mean(&name, SCOPE_NAMES.iter().copied().filter(|name| bound(name))),
+            name,
+        }));
+    }
+    unknown
 }
 
 /// An expression whose syntax only the sandbox knows.
@@ -111,7 +151,7 @@ pub fn sandbox_expressions(definition: &WorkflowDefinition, count_max: usize) ->
             });
         };
         match source {
-            Source::Expression(source) => {
+            Source::Expression(source) | Source::EventExpression(source) => {
                 let compiled = Expression::compile(source).ok();
                 if let Some(expression) = compiled.filter(|compiled| compiled.class() == Class::Sandbox) {
                     add(source, &expression);
@@ -124,7 +164,7 @@ pub fn sandbox_expressions(definition: &WorkflowDefinition, count_max: usize) ->
                         .for_each(|expression| add(source, expression));
                 }
             }
-            Source::Jinja(_) | Source::NoExpression(_) => {}
+            Source::Jinja(_) | Source::NoExpression(_) | Source::EventTemplate(_) => {}
         }
     });
     found
@@ -203,6 +243,31 @@ mod tests {
             assert_eq!(unknown[0].hint.as_deref(), hint);
         }
         assert_eq!(checker.expression("new Date(input.a) > 1"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn expressions_over_events_see_nothing_else_and_others_no_event() {
+        let checker = Checker::new();
+        let names = |unknown: Vec<super::UnknownName>| unknown.into_iter().map(|one| one.name).collect::<Vec<_>>();
+        assert_eq!(checker.event_expression("event.data.total > 1"), Ok(Vec::new()));
+        assert_eq!(checker.event_expression("new Date(event.time) > 1"), Ok(Vec::new()));
+        assert_eq!(names(checker.event_expression("input.a + event.b").unwrap()), ["input"]);
+        assert_eq!(names(checker.expression("event.data.total").unwrap()), ["event"]);
+        assert_eq!(
+            checker.event_template("{{ event.data.a }}/{{ event.verb }}"),
+            Ok(Vec::new())
+        );
+        assert_eq!(
+            names(checker.event_template("{{ variables.a }}").unwrap()),
+            ["variables"]
+        );
+        for (beyond, code) in [
+            ("{{ new Date(event.time) }}", "EXPRESSION_SYNTAX"),
+            ("{{ secrets.KEY }}", "TEMPLATE_SYNTAX"),
+            ("{{ event.", "TEMPLATE_SYNTAX"),
+        ] {
+            assert_eq!(checker.event_template(beyond).unwrap_err().code, code, "{beyond}");
+        }
     }
 
     #[test]

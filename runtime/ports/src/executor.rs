@@ -27,6 +27,8 @@ pub struct Task {
     /// What else of the scope the node's own expressions name (`trigger`, `nodes`, `execution`), a JSON object; only for
     /// node types that evaluate expressions while they run.
     pub scope: Option<Json>,
+    /// W3C trace context (`traceparent`) of the execution's start, to be handed on to whoever is called.
+    pub trace_parent: Option<Arc<str>>,
     /// When the attempt times out.
     pub deadline: Timestamp,
 }

@@ -43,6 +43,11 @@ impl Packer {
 
     /// Adds an event; those of one execution come in its order.
     pub(super) fn add(&mut self, event: Outgoing, part: Part) {
+        // What goes to another exchange has an order of its own, and goes alone.
+        if event.exchange.is_some() {
+            self.batches.push(OpenBatch::new(event, part));
+            return;
+        }
         let (events_max, bytes_max) = (self.limits.events_max, self.limits.bytes_max);
         let earliest = self.lanes.get(&event.lane).copied().unwrap_or(0);
         let of_key = self.keys.get(&event.key).map_or(&[][..], Vec::as_slice);
@@ -124,6 +129,8 @@ mod tests {
 
     fn event(lane: u8, key: u8, size: usize) -> Outgoing {
         Outgoing {
+            exchange: None,
+            trace_parent: None,
             key: format!("key{key}"),
             id: format!("{lane}:{size}"),
             kind: String::new(),

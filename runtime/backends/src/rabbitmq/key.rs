@@ -99,6 +99,7 @@ mod tests {
             node: node.map(|kind| (NodeKey::from("n"), kind)),
             compensates: false,
             data: Json::object([]),
+            outward: Some(troupe_core::lifecycle::Outward::default()),
         }
     }
 

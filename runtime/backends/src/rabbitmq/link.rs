@@ -30,16 +30,24 @@ pub(super) struct Link {
 impl Link {
     /// Connects, then declares or checks exchange and queues.
     pub(super) async fn open(checked: &Arc<Checked>) -> Result<Self, String> {
+        let link = Self::bare(checked).await?;
+        let limit = checked.options.connect_timeout;
+        let prepared = topology::prepare(&link.channel, checked);
+        within(limit, "declaring exchange and queues", prepared).await?;
+        Ok(link)
+    }
+
+    /// Connects, and declares nothing.
+    pub(super) async fn bare(checked: &Arc<Checked>) -> Result<Self, String> {
         let limit = checked.options.connect_timeout;
         let socket = Socket::default();
         let connection = within(limit, "connecting", connect(checked, &socket)).await?;
         let ready = async {
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            topology::prepare(&channel, checked).await?;
             Ok(channel)
         };
-        let channel = within(limit, "declaring exchange and queues", ready).await?;
+        let channel = within(limit, "opening a channel", ready).await?;
         Ok(Self {
             connection,
             channel,

@@ -1,8 +1,12 @@
 //! Events as AMQP messages.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use troupe_core::definition::{EventExchange, ExchangeType};
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_core::{ExecutionId, Timestamp};
 
@@ -10,12 +14,23 @@ use super::calls::Part;
 use super::key;
 use crate::cloud_events::{self, CloudEvent};
 
+/// Header with the trace context. Source: W3C Trace Context, AMQP protocol.
+const TRACE_PARENT: &str = "traceparent";
 /// Survives a restart of the broker, in a durable queue.
 const PERSISTENT: u8 = 2;
+
+/// An exchange that a workflow names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Named {
+    pub(super) name: Arc<str>,
+    pub(super) kind: ExchangeType,
+}
 
 /// An event that is to be sent.
 #[derive(Clone, Debug)]
 pub(super) struct Outgoing {
+    /// The exchange that its workflow names; none: the usual one.
+    pub(super) exchange: Option<Named>,
     /// Its routing key.
     pub(super) key: String,
     /// Its id.
@@ -27,13 +42,16 @@ pub(super) struct Outgoing {
     /// Whose order must be kept; none: the system's.
     pub(super) lane: Option<ExecutionId>,
     /// What a `headers` exchange looks at: the same for all events of one routing key.
-    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) headers: Vec<(Cow<'static, str>, String)>,
+    /// Trace context of its execution.
+    pub(super) trace_parent: Option<Arc<str>>,
     /// The CloudEvent.
     pub(super) body: Bytes,
 }
 
 impl Outgoing {
-    pub(super) fn of_lifecycle(event: &LifecycleEvent) -> Self {
+    /// The message for the usual exchange, and those for the exchanges that the workflow names.
+    pub(super) fn of_lifecycle(event: &LifecycleEvent) -> Vec<Self> {
         let mut headers = vec![
             ("workflow", event.workflow.as_str().to_owned()),
             ("entity", event.verb.entity().to_owned()),
@@ -43,7 +61,14 @@ impl Outgoing {
             headers.push(("nodeType", key::node_type(event).to_owned()));
         }
         let key = key::of_lifecycle(event);
-        Self::new(&CloudEvent::of_lifecycle(event), key, Some(event.execution), headers)
+        let usual = Self::new(&CloudEvent::of_lifecycle(event), key, Some(event.execution), headers);
+        let exchanges = event.outward.as_ref().map(|outward| &*outward.exchanges);
+        let elsewhere = exchanges
+            .unwrap_or_default()
+            .iter()
+            .map(|exchange| usual.sent_to(exchange));
+        let elsewhere: Vec<Self> = elsewhere.collect();
+        [usual].into_iter().chain(elsewhere).collect()
     }
 
     pub(super) fn of_system(event: &SystemEvent) -> Self {
@@ -51,8 +76,27 @@ impl Outgoing {
         Self::new(&CloudEvent::of_system(event), key::of_system(event), None, headers)
     }
 
-    fn new(event: &CloudEvent, key: String, lane: Option<ExecutionId>, headers: Vec<(&'static str, String)>) -> Self {
+    /// The same event on its way to another exchange.
+    fn sent_to(&self, exchange: &EventExchange) -> Self {
+        let mut headers = self.headers.clone();
+        let more = exchange.headers.iter();
+        headers.extend(more.map(|(name, value)| (name.clone().into(), value.clone())));
         Self {
+            exchange: Some(Named {
+                name: exchange.name.as_str().into(),
+                kind: exchange.kind,
+            }),
+            key: exchange.routing_key.clone().unwrap_or_else(|| self.key.clone()),
+            headers,
+            ..self.clone()
+        }
+    }
+
+    fn new(event: &CloudEvent, key: String, lane: Option<ExecutionId>, headers: Vec<(&'static str, String)>) -> Self {
+        let headers = headers.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        Self {
+            exchange: None,
+            trace_parent: event.trace_parent.clone(),
             key,
             id: event.id.clone(),
             kind: event.kind.clone(),
@@ -89,8 +133,8 @@ impl Message {
         }
     }
 
-    /// The properties it is sent with, with headers for an exchange that looks at them.
-    pub(super) fn properties(&self, with_headers: bool) -> BasicProperties {
+    /// The properties it is sent with; `by_headers`: the usual exchange looks at them.
+    pub(super) fn properties(&self, by_headers: bool) -> BasicProperties {
         let media_type = match self.parts.len() {
             1 => cloud_events::EVENT,
             _ => cloud_events::BATCH,
@@ -101,13 +145,21 @@ impl Message {
             .with_message_id(short(&self.id))
             .with_type(short(&self.first.kind))
             .with_timestamp(u64::try_from(self.first.at.0 / 1_000).unwrap_or(0));
-        if !with_headers {
-            return properties;
-        }
         let mut headers = FieldTable::default();
-        for (name, value) in &self.first.headers {
-            let value = AMQPValue::LongString(LongString::from(value.as_str()));
-            headers.insert((*name).into(), value);
+        let mut insert = |name: &str, value: &str| {
+            headers.insert(short(name), AMQPValue::LongString(LongString::from(value)));
+        };
+        if by_headers || self.first.exchange.is_some() {
+            for (name, value) in &self.first.headers {
+                insert(name, value);
+            }
+        }
+        // Those of several events differ; each event holds its own.
+        if let Some(trace_parent) = self.first.trace_parent.as_ref().filter(|_| self.parts.len() == 1) {
+            insert(TRACE_PARENT, trace_parent);
+        }
+        if headers.inner().is_empty() {
+            return properties;
         }
         properties.with_headers(headers)
     }

@@ -7,6 +7,7 @@
 mod backoff;
 mod batch;
 mod calls;
+mod exchanges;
 mod key;
 mod link;
 mod message;
@@ -68,6 +69,8 @@ pub struct RabbitCounters {
     pub refused: u64,
     /// Connections that were made.
     pub connections: u64,
+    /// Messages that were left out since the exchange that a workflow names cannot be used.
+    pub misdirected: u64,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +80,7 @@ struct Counters {
     unroutable: AtomicU64,
     refused: AtomicU64,
     connections: AtomicU64,
+    misdirected: AtomicU64,
 }
 
 /// Publishes lifecycle events to an exchange of RabbitMQ. Dropping it ends the connection once what was taken is confirmed.
@@ -145,6 +149,7 @@ impl RabbitBus {
             unroutable: read(&self.counters.unroutable),
             refused: read(&self.counters.refused),
             connections: read(&self.counters.connections),
+            misdirected: read(&self.counters.misdirected),
         }
     }
 
@@ -190,12 +195,26 @@ impl RabbitState {
 
 #[async_trait]
 impl EventBus for RabbitBus {
+    /// What the workflow's `settings.events` chooses, less the events of nodes where the bus leaves them out.
     fn wants(&self, event: &LifecycleEvent) -> bool {
-        self.node_events || event.node.is_none()
+        event.outward.is_some() && (self.node_events || event.node.is_none())
     }
 
     async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError> {
-        self.send(events.iter().map(Outgoing::of_lifecycle).collect()).await
+        let mut outgoing = Vec::with_capacity(events.len());
+        // Up to where the messages of each event go.
+        let mut ends = Vec::with_capacity(events.len());
+        for event in events {
+            outgoing.extend(Outgoing::of_lifecycle(event));
+            ends.push(outgoing.len());
+        }
+        self.send(outgoing).await.map_err(|error| match error {
+            BusError::Interrupted { confirmed, reason } => BusError::Interrupted {
+                confirmed: ends.partition_point(|end| *end <= confirmed),
+                reason,
+            },
+            BusError::Unavailable(_) => error,
+        })
     }
 
     async fn announce(&self, events: &[SystemEvent]) -> Result<(), BusError> {

@@ -161,7 +161,7 @@ impl Publisher {
         let mut events = pin!(link.connection.events_listener());
         loop {
             let blocked = link.connection.status().blocked();
-            self.fill(session, blocked);
+            self.fill(link, session, blocked).await;
             if self.closing && self.waiting.is_empty() && session.is_idle() {
                 return Ended::Closed;
             }
@@ -188,7 +188,7 @@ impl Publisher {
     }
 
     /// Sends as much as may be in flight.
-    fn fill(&mut self, session: &mut Session, blocked: bool) {
+    async fn fill(&mut self, link: &Link, session: &mut Session, blocked: bool) {
         if blocked {
             return;
         }
@@ -199,8 +199,8 @@ impl Publisher {
                 self.take(Some(call));
             }
             // A caller that is gone, as a shard that was lost, wants nothing published any more.
-            let wanted = self.waiting.drain(..).filter(|call| !call.reply.is_closed());
-            session.pack(wanted);
+            let wanted: Vec<Call> = self.waiting.drain(..).filter(|call| !call.reply.is_closed()).collect();
+            session.pack(link, wanted).await;
         }
     }
 

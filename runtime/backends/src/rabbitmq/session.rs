@@ -16,6 +16,8 @@ use tokio::time::Instant;
 use super::Counters;
 use super::batch::Packer;
 use super::calls::{OpenCalls, Part};
+use super::exchanges::Exchanges;
+use super::link::Link;
 use super::message::Message;
 use super::options::{Checked, RabbitExchange, RabbitUnroutable};
 use super::publisher::Call;
@@ -41,6 +43,7 @@ pub(super) struct Session {
     channel: Channel,
     counters: Arc<Counters>,
     calls: OpenCalls,
+    exchanges: Exchanges,
     outbox: VecDeque<Message>,
     sent: VecDeque<Sent>,
     bytes: usize,
@@ -62,6 +65,7 @@ impl Session {
             channel: channel.clone(),
             counters,
             calls: OpenCalls::new(holding),
+            exchanges: Exchanges::default(),
             outbox: VecDeque::new(),
             sent: VecDeque::new(),
             bytes: 0,
@@ -106,12 +110,24 @@ impl Session {
     }
 
     /// Takes calls up: their events become messages.
-    pub(super) fn pack(&mut self, calls: impl Iterator<Item = Call>) {
+    pub(super) async fn pack(&mut self, link: &Link, calls: Vec<Call>) {
+        let events = calls.iter().flat_map(|call| &call.events);
+        let named = events.filter_map(|event| event.exchange.as_ref());
+        self.exchanges.prepare(link, &self.checked, named).await;
         let mut packer = self.checked.options.batch.map(Packer::new);
         for call in calls {
             let number = self.calls.admit(call.reply, call.events.len());
             for (place, event) in call.events.into_iter().enumerate() {
                 let part = Part { call: number, place };
+                if event
+                    .exchange
+                    .as_ref()
+                    .is_some_and(|named| !self.exchanges.takes(named))
+                {
+                    self.counters.misdirected.fetch_add(1, Ordering::Relaxed);
+                    self.calls.confirm(&[part]);
+                    continue;
+                }
                 match &mut packer {
                     Some(packer) => packer.add(event, part),
                     None => self.outbox.push_back(Message::single(event, part)),
@@ -122,10 +138,14 @@ impl Session {
     }
 
     fn publish(&mut self, message: Message) {
-        let (channel, exchange) = (self.channel.clone(), self.checked.exchange.clone());
+        let channel = self.channel.clone();
         let properties = message.properties(self.checked.options.kind == RabbitExchange::Headers);
         let Message { first, id, body, parts } = message;
-        if self.checked.options.unroutable == RabbitUnroutable::Fail {
+        let exchange = match &first.exchange {
+            Some(named) => super::message::short(&named.name),
+            None => self.checked.exchange.clone(),
+        };
+        if self.checked.options.unroutable == RabbitUnroutable::Fail && first.exchange.is_none() {
             let id = super::message::short(&id).to_string();
             self.returnable.insert(id, parts.clone());
         }
@@ -224,8 +244,10 @@ impl Session {
             self.logged = Some(Instant::now());
             tracing::warn!(key, total, reason = %returned.reply_text, "no queue is bound for an event");
         }
-        let id = returned.delivery.properties.message_id();
-        if let Some(parts) = id.as_ref().and_then(|id| self.returnable.remove(id.as_str())) {
+        // Nobody need be bound where only a workflow wants its events to go.
+        let is_usual = returned.delivery.exchange == self.checked.exchange;
+        let id = returned.delivery.properties.message_id().as_ref().filter(|_| is_usual);
+        if let Some(parts) = id.and_then(|id| self.returnable.remove(id.as_str())) {
             let reason = format!("RabbitMQ returned a message: no queue is bound for {key}");
             self.calls.refuse(&parts, &reason);
         }

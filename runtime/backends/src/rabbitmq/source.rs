@@ -23,6 +23,7 @@ use super::backoff::Backoff;
 use super::link::Link;
 use super::message::short;
 use super::options::{Checked, RabbitOptions, RabbitOptionsError, RabbitQueue};
+use super::topology;
 
 /// How often a silent connection is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -93,6 +94,24 @@ impl RabbitSource {
             connection,
             state,
         })
+    }
+
+    /// Takes the bindings of `queue` away, over a connection of its own; the queue stays with what is in it. What is bound no more, or is
+    /// not there at all, is no error.
+    ///
+    /// # Errors
+    ///
+    /// Why they may still be there, for people.
+    pub async fn unbind(options: RabbitOptions, queue: RabbitQueue) -> Result<(), String> {
+        let checked = Arc::new(Checked::of(options).map_err(|error| error.to_string())?);
+        let limit = checked.options.connect_timeout;
+        let link = Link::bare(&checked).await?;
+        let unbound = timeout(limit, topology::unbind(&link.connection, &checked, &queue)).await;
+        link.close().await;
+        match unbound {
+            Ok(unbound) => unbound.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {limit:?}")),
+        }
     }
 
     /// Where the source stands with its broker now.

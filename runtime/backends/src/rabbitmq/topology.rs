@@ -1,11 +1,14 @@
 //! The exchange and the queues of the bus.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable, LongString};
-use lapin::{Channel, Result};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::{Channel, Connection, ErrorKind, Result};
 
 use super::message::short;
 use super::options::{Checked, RabbitQueue, RabbitTopology};
+
+/// AMQP's code for what is not there.
+const NOT_FOUND: u16 = 404;
 
 /// Declares what the bus owns, or checks that it is there. What exists with other properties is an error.
 pub(super) async fn prepare(channel: &Channel, checked: &Checked) -> Result<()> {
@@ -49,16 +52,7 @@ async fn declare(channel: &Channel, name: &str, passive: bool, arguments: FieldT
 }
 
 async fn bind(channel: &Channel, checked: &Checked, queue: &RabbitQueue) -> Result<()> {
-    let by_key = queue.binding_keys.iter().map(|key| (short(key), FieldTable::default()));
-    let by_headers = queue.binding_headers.iter().map(|headers| {
-        let mut table = FieldTable::default();
-        text(&mut table, "x-match", "all");
-        for (name, value) in headers {
-            text(&mut table, name, value);
-        }
-        ("".into(), table)
-    });
-    for (key, arguments) in by_key.chain(by_headers) {
+    for (key, arguments) in bindings(queue) {
         channel
             .queue_bind(
                 short(&queue.name),
@@ -70,6 +64,38 @@ async fn bind(channel: &Channel, checked: &Checked, queue: &RabbitQueue) -> Resu
             .await?;
     }
     Ok(())
+}
+
+/// Takes the bindings of a queue away, each over a channel of its own: where queue or exchange is gone, so is the binding, but
+/// the channel that asks is closed.
+pub(super) async fn unbind(connection: &Connection, checked: &Checked, queue: &RabbitQueue) -> Result<()> {
+    for (key, arguments) in bindings(queue) {
+        let channel = connection.create_channel().await?;
+        let unbound = channel.queue_unbind(short(&queue.name), checked.exchange.clone(), key, arguments);
+        match unbound.await {
+            Ok(()) => channel.close(200, "bye".into()).await?,
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn is_gone(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND)
+}
+
+fn bindings(queue: &RabbitQueue) -> impl Iterator<Item = (ShortString, FieldTable)> {
+    let by_key = queue.binding_keys.iter().map(|key| (short(key), FieldTable::default()));
+    let by_headers = queue.binding_headers.iter().map(|headers| {
+        let mut table = FieldTable::default();
+        text(&mut table, "x-match", "all");
+        for (name, value) in headers {
+            text(&mut table, name, value);
+        }
+        ("".into(), table)
+    });
+    by_key.chain(by_headers)
 }
 
 fn quorum() -> FieldTable {

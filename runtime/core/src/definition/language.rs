@@ -38,6 +38,20 @@ pub trait LanguageChecker {
     /// A part does not parse.
     fn template(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError>;
 
+    /// As [`LanguageChecker::expression`], of one that sees `event` and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// The expression does not parse.
+    fn event_expression(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError>;
+
+    /// As [`LanguageChecker::template`], of one that sees `event` and nothing else and is evaluated where no sandbox is near.
+    ///
+    /// # Errors
+    ///
+    /// A part does not parse, is beyond the safe subset of JavaScript, or names a secret.
+    fn event_template(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError>;
+
     /// Checks a Jinja template.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::events::EventSettings;
 use super::kind::words;
 use super::view::View;
 use super::{Diagnostic, Object, Path, Problems, WorkflowDefinition};
@@ -42,8 +43,8 @@ pub struct Settings {
     pub input_schema: Option<Value>,
     /// Initial variables.
     pub variables: Object,
-    /// Raw choice of published events.
-    pub events: Option<Object>,
+    /// What brokers publish of its executions.
+    pub events: EventSettings,
     /// How long ended executions are kept.
     pub retention: RetentionSettings,
     /// Most nodes of one execution running at once.
@@ -62,7 +63,7 @@ impl Default for Settings {
             output: None,
             input_schema: None,
             variables: Object::new(),
-            events: None,
+            events: EventSettings::default(),
             retention: RetentionSettings::default(),
             max_parallel_nodes: None,
         }
@@ -135,7 +136,7 @@ impl Settings {
             output: view.text("output", problems).map(str::to_owned),
             input_schema,
             variables: view.object("variables", problems).cloned().unwrap_or_default(),
-            events: view.object("events", problems).cloned(),
+            events: EventSettings::read(&view, problems),
             retention: read_retention(&view, problems),
             max_parallel_nodes: view
                 .whole("maxParallelNodes", 1, u64::from(u32::MAX), problems)

@@ -184,6 +184,15 @@ impl<'a> View<'a> {
         word
     }
 
+    /// Refuses every field that is not known.
+    pub(crate) fn refuse_others(&self, known: &[&str], problems: &mut Problems) {
+        for name in self.object.keys().filter(|name| !known.contains(&name.as_str())) {
+            let message = format!("`{name}` is not known here");
+            let hint = did_you_mean_or_list(name, known);
+            problems.error_hint(code::UNKNOWN_FIELD, &self.path.key(name), message, hint);
+        }
+    }
+
     /// Warns of fields nobody reads when they look like a slip of a known one.
     pub(crate) fn warn_of_slips(&self, known: &[&str], problems: &mut Problems) {
         for name in self.object.keys().filter(|name| !known.contains(&name.as_str())) {

@@ -244,6 +244,9 @@ pub struct Started {
     /// See [`super::ExecutionState::handles_failure_of`].
     #[n(21)]
     pub handles_failure_of: Option<ExecutionId>,
+    /// See [`super::ExecutionState::trace_parent`].
+    #[n(22)]
+    pub trace_parent: Option<String>,
 }
 
 impl Started {
@@ -266,6 +269,7 @@ impl Started {
             rerun: None,
             controls: None,
             handles_failure_of: None,
+            trace_parent: None,
         }
     }
 

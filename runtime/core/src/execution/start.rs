@@ -63,6 +63,7 @@ impl Tx<'_> {
         state.key_ordinal = started.key_ordinal;
         state.parent = started.parent;
         state.trigger.clone_from(&started.trigger);
+        state.trace_parent.clone_from(&started.trace_parent);
         state.rerun_of = started.rerun.as_ref().map(|rerun| {
             Box::new(RerunOf {
                 execution: rerun.of,

@@ -132,6 +132,9 @@ pub struct ExecutionState {
     /// The trigger that its start named.
     #[n(45)]
     pub trigger: Option<String>,
+    /// W3C trace context (`traceparent`) of its start: its events and its calls carry it on.
+    #[n(46)]
+    pub trace_parent: Option<String>,
     /// How many nodes have not ended. Derived; see [`ExecutionState::reindex`].
     #[cbor(skip)]
     pub open_nodes: u32,
@@ -372,6 +375,7 @@ impl ExecutionState {
             error_workflow: None,
             ended_by: None,
             trigger: None,
+            trace_parent: None,
             open_nodes: 0,
             active: BTreeSet::new(),
             running: BTreeSet::new(),

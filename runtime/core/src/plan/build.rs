@@ -471,6 +471,7 @@ fn plan_settings(settings: Settings) -> PlanSettings {
         error_workflow: settings.error_workflow.map(WorkflowId::from),
         parallel_nodes_max: settings.max_parallel_nodes,
         concurrency: settings.concurrency,
+        events: settings.events,
         retention_completed_ms: settings.retention.completed_ms,
         retention_failed_ms: settings.retention.failed_ms,
     }

@@ -5,7 +5,7 @@ mod build;
 use std::collections::BTreeMap;
 
 use crate::definition::{
-    ConcurrencyLimit, ConcurrencySettings, EdgeKind, JoinMode, NodeKind, OnJoinTimeout, RetrySettings,
+    ConcurrencyLimit, ConcurrencySettings, EdgeKind, EventSettings, JoinMode, NodeKind, OnJoinTimeout, RetrySettings,
 };
 use crate::id::{EdgeIx, LoopIx, NodeIx, NodeKey, WorkflowId};
 use crate::value::{Json, Value};
@@ -340,6 +340,8 @@ pub struct PlanSettings {
     pub parallel_nodes_max: Option<u32>,
     /// How many executions that share a key may run at once.
     pub concurrency: Option<ConcurrencySettings>,
+    /// What brokers publish.
+    pub events: EventSettings,
     /// How long the archive of a completed execution is kept, in milliseconds.
     pub retention_completed_ms: Option<u64>,
     /// How long the archive of a failed execution is kept, in milliseconds.

@@ -51,6 +51,7 @@ impl Solo {
             variables: Vec::new(),
             metadata: None,
             trigger: None,
+            trace_parent: None,
             execution_key: None,
             request_key: None,
             priority: None,

@@ -36,6 +36,7 @@ fn begun(run: &Run, changed: Option<&Run>, from: &str, input: Option<JsonValue>)
         variables: run.duo.state.variables.clone().into_iter().collect(),
         metadata: None,
         trigger: None,
+        trace_parent: None,
         execution_key: None,
         request_key: None,
         priority: None,

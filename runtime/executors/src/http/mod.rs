@@ -106,7 +106,7 @@ impl NodeExecutor for HttpExecutor {
             let prepared = secrets::resolve(&task, &*inner.secrets).map(|resolved| {
                 (
                     resolved.redactor.clone(),
-                    Request::read(resolved, &task.idempotency_key()),
+                    Request::read(resolved, &task.idempotency_key(), task.trace_parent.as_deref()),
                 )
             });
             let (mut redactor, request) = match prepared {

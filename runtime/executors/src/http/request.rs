@@ -32,12 +32,19 @@ pub(super) struct Request {
     pub(super) redactor: Redactor,
 }
 
+/// Source: W3C Trace Context.
+const TRACE_PARENT: &str = "traceparent";
+
 impl Request {
-    /// Reads the data; `idempotency_key` goes along where the method may change something.
+    /// Reads the data; `idempotency_key` goes along where the method may change something, `trace_parent` always. Headers of the data win.
     ///
     /// # Errors
     /// `HTTP_REQUEST_INVALID` at the first field that cannot be used.
-    pub(super) fn read(resolved: Resolved, idempotency_key: &str) -> Result<Self, ErrorInfo> {
+    pub(super) fn read(
+        resolved: Resolved,
+        idempotency_key: &str,
+        trace_parent: Option<&str>,
+    ) -> Result<Self, ErrorInfo> {
         let Resolved {
             data,
             secret_at,
@@ -70,6 +77,13 @@ impl Request {
             headers.insert(
                 "idempotency-key",
                 key.map_err(|_| invalid("the idempotency key is no header value"))?,
+            );
+        }
+        if let Some(trace_parent) = trace_parent.filter(|_| !headers.contains_key(TRACE_PARENT)) {
+            let value = HeaderValue::from_str(trace_parent);
+            headers.insert(
+                TRACE_PARENT,
+                value.map_err(|_| invalid("the trace context is no header value"))?,
             );
         }
         let follow = data.get("followRedirects") != Some(&JsonValue::Bool(false));

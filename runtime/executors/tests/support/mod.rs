@@ -35,6 +35,7 @@ pub fn task_of(workflow: &str, kind: &str, data: &JsonValue, input: &JsonValue) 
         input: Value::Inline(Json::of(input)),
         variables: Arc::new(BTreeMap::new()),
         scope: None,
+        trace_parent: None,
         deadline: SystemClock.now().plus_ms(10_000),
     }
 }

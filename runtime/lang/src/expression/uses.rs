@@ -76,6 +76,8 @@ pub struct Uses {
     pub index: bool,
     /// `acc`
     pub acc: bool,
+    /// `event`
+    pub event: bool,
 }
 
 impl Uses {
@@ -94,6 +96,7 @@ impl Uses {
             item: true,
             index: true,
             acc: true,
+            event: true,
         }
     }
 
@@ -116,6 +119,13 @@ impl Uses {
         self.item |= other.item;
         self.index |= other.index;
         self.acc |= other.acc;
+        self.event |= other.event;
+    }
+
+    /// The names that are touched.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        let parsed = SCOPE_NAMES.iter().filter_map(|name| ScopeName::parse(name));
+        parsed.filter(|name| self.touches(*name)).map(ScopeName::as_str)
     }
 
     /// Whether anything of `name` is touched.
@@ -132,6 +142,7 @@ impl Uses {
             ScopeName::Item => self.item,
             ScopeName::Index => self.index,
             ScopeName::Acc => self.acc,
+            ScopeName::Event => self.event,
         }
     }
 
@@ -149,6 +160,7 @@ impl Uses {
             ScopeName::Item => self.item = true,
             ScopeName::Index => self.index = true,
             ScopeName::Acc => self.acc = true,
+            ScopeName::Event => self.event = true,
         }
     }
 }
@@ -166,6 +178,7 @@ pub const SCOPE_NAMES: &[&str] = &[
     "item",
     "index",
     "acc",
+    "event",
 ];
 
 /// A name that the engine may bind.
@@ -182,6 +195,7 @@ pub(crate) enum ScopeName {
     Item,
     Index,
     Acc,
+    Event,
 }
 
 impl ScopeName {
@@ -198,6 +212,7 @@ impl ScopeName {
             "item" => Self::Item,
             "index" => Self::Index,
             "acc" => Self::Acc,
+            "event" => Self::Event,
             _ => return None,
         })
     }
@@ -215,6 +230,7 @@ impl ScopeName {
             Self::Item => "item",
             Self::Index => "index",
             Self::Acc => "acc",
+            Self::Event => "event",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use troupe_core::execution::Verb;
-use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
+use troupe_core::lifecycle::{LifecycleEvent, Outward, SystemEvent};
 use troupe_core::{CommandId, ExecutionId, Json, NodeKey, Seq, Timestamp};
 
 use super::execution;
@@ -87,6 +87,7 @@ fn history(id: ExecutionId, from: u64, to: u64) -> Vec<LifecycleEvent> {
             node,
             compensates: false,
             data: Json::from_trusted(format!(r#"{{"attempt":{number}}}"#)),
+            outward: Some(Outward::default()),
         }
     };
     (from..to).map(event).collect()

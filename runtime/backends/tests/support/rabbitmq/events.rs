@@ -1,7 +1,7 @@
 //! Events to publish.
 
 use troupe_core::execution::Verb;
-use troupe_core::lifecycle::LifecycleEvent;
+use troupe_core::lifecycle::{LifecycleEvent, Outward};
 use troupe_core::{ExecutionId, Json, NodeKey, Seq, ShardId, Timestamp};
 
 pub(crate) fn id(number: u64) -> ExecutionId {
@@ -20,6 +20,7 @@ pub(crate) fn event(execution: u64, seq: u64, verb: Verb) -> LifecycleEvent {
         node,
         compensates: false,
         data: Json::from_trusted(format!(r#"{{"attempt":{seq}}}"#)),
+        outward: Some(Outward::default()),
     }
 }
 

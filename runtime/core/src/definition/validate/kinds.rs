@@ -6,7 +6,7 @@ use super::{Context, NODES};
 use crate::definition::problems::{did_you_mean, did_you_mean_or_list};
 use crate::definition::read::describe;
 use crate::definition::view::{DURATION_MAX_MS, View, is_template};
-use crate::definition::{Node, NodeKind, Path, Problems, RetrySettings, code};
+use crate::definition::{EventTrigger, Node, NodeKind, Path, Problems, RetrySettings, code};
 
 /// Methods of an `http` node.
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
@@ -142,6 +142,7 @@ fn require(node: &Node, path: &Path<'_>, name: &str, problems: &mut Problems) ->
 
 fn check_trigger(node: &Node, path: &Path<'_>, problems: &mut Problems) {
     let config = node.with_holder("config", path, |view| view.object("config", problems).map(|_| ()));
+    EventTrigger::read(node, path, problems);
     if node.text_field("triggerType") != Some("scheduled") {
         return;
     }

@@ -65,6 +65,8 @@ impl Language<'_> {
         match source {
             Source::Expression(source) => self.report_names(self.checker.expression(source), path),
             Source::Template(source) => self.report_names(self.checker.template(source), path),
+            Source::EventExpression(source) => self.report_names(self.checker.event_expression(source), path),
+            Source::EventTemplate(source) => self.report_names(self.checker.event_template(source), path),
             Source::Jinja(source) => self.report(self.checker.jinja(source), path),
             Source::NoExpression(value) => {
                 let hint = format!("write it as a string: {:?}", value.to_string());

@@ -62,6 +62,10 @@ pub enum Source<'a> {
     Template(&'a str),
     /// A Jinja template.
     Jinja(&'a str),
+    /// An expression over an `event` alone.
+    EventExpression(&'a str),
+    /// A string with `{{ … }}` parts over an `event` alone, which nobody but the engine itself evaluates.
+    EventTemplate(&'a str),
 }
 
 /// Visits every source of a definition with its place.
@@ -74,12 +78,33 @@ pub fn each_source(definition: &WorkflowDefinition, visit: &mut impl FnMut(Sourc
     if let Some(key) = key.and_then(Value::as_str) {
         visit(Source::Expression(key), &SETTINGS.key("concurrency").key("key"));
     }
+    if let Some(payload) = settings.get("events").and_then(|events| events.get("payload")) {
+        of_payload(payload, &SETTINGS.key("events").key("payload"), visit);
+    }
     for (at, node) in definition.nodes.iter().enumerate() {
         let path = NODES.index(at);
         of_node(node, &path, visit);
         node.with_compensation(&path, |compensation, path| of_node(compensation, path, visit));
     }
     of_edges(definition, visit);
+}
+
+/// Visits the templates of a payload; as deep as the limit on nesting lets it be.
+fn of_payload(value: &Value, path: &Path<'_>, visit: &mut impl FnMut(Source<'_>, &Path<'_>)) {
+    match value {
+        Value::String(text) if text.contains("{{") => visit(Source::EventTemplate(text), path),
+        Value::Array(items) => {
+            for (number, item) in items.iter().enumerate() {
+                of_payload(item, &path.index(number), visit);
+            }
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                of_payload(value, &path.key(name), visit);
+            }
+        }
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 fn expression_value(value: &Value, path: &Path<'_>, visit: &mut impl FnMut(Source<'_>, &Path<'_>)) {
@@ -146,10 +171,41 @@ fn of_kind(node: &Node, data: &Path<'_>, visit: &mut impl FnMut(Source<'_>, &Pat
             }
         }
     }
+    if node.kind() == Some(NodeKind::Trigger) && node.text_field("triggerType") == Some("event") {
+        of_event_trigger(node, &data.key("config"), visit);
+    }
     if is_expression_delay(node)
         && let Some(source) = node.text_field("delayValue")
     {
         visit(Source::Expression(source), &data.key("delayValue"));
+    }
+}
+
+/// The expressions over the messages of a trigger.
+fn of_event_trigger(node: &Node, config: &Path<'_>, visit: &mut impl FnMut(Source<'_>, &Path<'_>)) {
+    let field = |name: &str| node.field("config").and_then(|config| config.get(name));
+    for name in ["filter", "dedupeKey"] {
+        if let Some(value) = field(name) {
+            event_expression(value, &config.key(name), visit);
+        }
+    }
+    match field("mapping") {
+        Some(Value::Object(members)) => {
+            for (name, value) in members {
+                event_expression(value, &config.key("mapping").key(name), visit);
+            }
+        }
+        // What is neither is told where the trigger is read.
+        Some(source @ Value::String(_)) => event_expression(source, &config.key("mapping"), visit),
+        Some(_) | None => {}
+    }
+}
+
+fn event_expression(value: &Value, path: &Path<'_>, visit: &mut impl FnMut(Source<'_>, &Path<'_>)) {
+    match value {
+        Value::String(source) => visit(Source::EventExpression(source), path),
+        Value::Null => {}
+        other => visit(Source::NoExpression(other), path),
     }
 }
 

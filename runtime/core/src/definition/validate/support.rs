@@ -1,6 +1,6 @@
 //! What parses but this release cannot run: refused by name instead of being ignored silently.
 
-use super::{Context, NODES, SETTINGS};
+use super::{Context, NODES};
 use crate::definition::{ConcurrencyLimit, Diagnostic, Node, NodeKind, Path, Problems, TimeoutSettings, code};
 
 /// Node types this release cannot run.
@@ -8,18 +8,15 @@ const KINDS: [NodeKind; 2] = [NodeKind::Database, NodeKind::Publish];
 
 /// Node fields that change nothing yet; leaving them out of account would surprise, so they earn a warning.
 const IGNORED_FIELDS: [&str; 2] = ["heartbeatTimeout", "priority"];
-/// Settings that change nothing yet.
-const IGNORED_SETTINGS: [&str; 1] = ["events"];
 
 pub(super) fn check(context: &mut Context<'_>) {
-    check_settings(context);
     for (at, node) in context.nodes() {
         let path = NODES.index(at);
         let data = path.key("data");
         let trigger = node
             .text_field("triggerType")
             .filter(|_| node.kind() == Some(NodeKind::Trigger));
-        if let Some(word @ ("scheduled" | "event")) = trigger {
+        if let Some(word @ "scheduled") = trigger {
             let message =
                 format!("this release does not fire `{word}` triggers yet; a start by hand or API still works");
             context
@@ -70,19 +67,6 @@ const fn dispatches(kind: NodeKind) -> bool {
         NodeKind::Webhook | NodeKind::Subworkflow | NodeKind::ForEach | NodeKind::Loop
     );
     kind.has_attempts() && !waits
-}
-
-fn check_settings(context: &mut Context<'_>) {
-    for name in IGNORED_SETTINGS {
-        if context
-            .definition
-            .settings
-            .get(name)
-            .is_some_and(|value| !value.is_null())
-        {
-            ignored(&mut context.problems, &SETTINGS.key(name), name);
-        }
-    }
 }
 
 fn ignored(problems: &mut Problems, path: &Path<'_>, name: &str) {

@@ -32,6 +32,12 @@ impl LanguageChecker for Strict {
     fn template(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError> {
         refuse("TEMPLATE", source).map(|()| Vec::new())
     }
+    fn event_expression(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError> {
+        refuse("EVENT_EXPRESSION", source).map(|()| Vec::new())
+    }
+    fn event_template(&self, source: &str) -> Result<Vec<UnknownName>, LanguageError> {
+        refuse("EVENT_TEMPLATE", source).map(|()| Vec::new())
+    }
     fn jinja(&self, source: &str) -> Result<(), LanguageError> {
         refuse("JINJA", source)
     }

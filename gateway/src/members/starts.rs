@@ -1,0 +1,112 @@
+//! A start that nobody asked for over HTTP, such as a message's: it runs where its shard is.
+
+use axum::http::{Method, header};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+use troupe_actors::{EngineError, StartRequest, Whereabouts};
+
+use super::forward::{IDEMPOTENCY_KEY, LOOK_AGAIN, NOT_HERE};
+use super::{Members, Signed};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::trace::TRACE_PARENT;
+
+/// Starts an execution here, or at the member that has its shard; returns once it is durable, or was so before.
+///
+/// # Errors
+/// As [`troupe_actors::EngineHandle::start`]; `UNAVAILABLE` where nobody has the shard for too long. Repeat it with the same
+/// request key.
+pub(crate) async fn start_anywhere(app: &App, request: StartRequest) -> Result<(), ApiError> {
+    let within = app.members.as_ref().map(|members| members.within);
+    let until = Instant::now() + within.unwrap_or_default();
+    loop {
+        let shard = match app.engine.start(request.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(EngineError::Elsewhere(shard)) => shard,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(members) = &app.members
+            && let Whereabouts::At(address) = app.engine.whereabouts(shard)
+            && let Some(answer) = ask(app, members, &address, &request).await?
+        {
+            return answer;
+        }
+        if Instant::now() >= until {
+            return Err(EngineError::Elsewhere(shard).into());
+        }
+        app.engine.look_again();
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// What the member at `address` makes of the start; none where it does not answer, or has not the shard either.
+async fn ask(
+    app: &App,
+    members: &Members,
+    address: &str,
+    request: &StartRequest,
+) -> Result<Option<Result<(), ApiError>>, ApiError> {
+    let mut body = Map::new();
+    let input = request.input.to_value();
+    body.insert(
+        "input".to_owned(),
+        input.map_err(|error| ApiError::new("INTERNAL", error.to_string()))?,
+    );
+    if let Some(trigger) = &request.trigger {
+        body.insert("trigger".to_owned(), trigger.as_str().into());
+    }
+    let body = Value::Object(body).to_string();
+    let workflow: String = request.workflow.as_str().bytes().map(encoded).collect();
+    let target = format!("/api/v1/workflows/{workflow}/executions");
+    let name = request
+        .principal
+        .as_ref()
+        .map_or("event", |principal| principal.as_str());
+    let signed = Signed::new(&Caller::trigger(name), body.as_bytes());
+    let (name, value) = members.key.sign(&Method::POST, &target, app.now(), &signed)?;
+    let mut asked = members
+        .http
+        .post(format!("{address}{target}"))
+        .timeout(members.within)
+        .header(name, value)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(body);
+    for (name, value) in [
+        (IDEMPOTENCY_KEY, &request.request_key),
+        (TRACE_PARENT, &request.trace_parent),
+    ] {
+        if let Some(value) = value {
+            asked = asked.header(name, value.as_str());
+        }
+    }
+    let answer = match asked.send().await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::debug!(address, %error, "a member does not answer");
+            return Ok(None);
+        }
+    };
+    if answer.headers().contains_key(NOT_HERE) {
+        return Ok(None);
+    }
+    if answer.status().is_success() {
+        return Ok(Some(Ok(())));
+    }
+    let status = answer.status();
+    let bytes = answer.bytes().await.unwrap_or_default();
+    let problem: Value = serde_json::from_slice(&bytes).unwrap_or_else(|_| json!({}));
+    let text = |name: &str| problem[name].as_str().map(str::to_owned);
+    let code = text("code").unwrap_or_else(|| "UNAVAILABLE".to_owned());
+    let detail = text("detail").unwrap_or_else(|| format!("the member at {address} answers {status}"));
+    Ok(Some(Err(ApiError::new(code, detail))))
+}
+
+/// A byte of one segment of a path. Source: RFC 3986, section 2.3.
+fn encoded(byte: u8) -> String {
+    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        char::from(byte).to_string()
+    } else {
+        format!("%{byte:02X}")
+    }
+}

@@ -1,0 +1,125 @@
+//! Takes the messages of one trigger: each starts an execution, is left out, or is set aside.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::task::JoinSet;
+use troupe_actors::{StartCause, StartRequest};
+use troupe_core::{Json, Principal};
+use troupe_ports::source::{EventSource, Incoming, SourceError};
+
+use super::message::{self, Event};
+use super::trigger::{Start, Trigger, Unfit};
+use crate::app::App;
+use crate::error::ApiError;
+use crate::members::start_anywhere;
+
+/// Pause before a message that could not be handled is tried again; each further one is twice as long.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Refusals that say something of the message: it would be refused again.
+const HOPELESS: [&str; 6] = [
+    "SCHEMA_VIOLATION",
+    "PAYLOAD_TOO_LARGE",
+    "BODY_TOO_LARGE",
+    "INVALID_REQUEST",
+    "TRIGGER_EXPRESSION_FAILED",
+    "EXECUTION_TOO_LARGE",
+];
+
+/// Takes messages until the source ends. As many are under way as the source gives.
+pub(super) async fn consume(app: App, source: Arc<dyn EventSource>, trigger: Arc<RwLock<Arc<Trigger>>>) {
+    let mut under_way = JoinSet::new();
+    loop {
+        let message = tokio::select! {
+            message = source.next() => message,
+            Some(ended) = under_way.join_next() => match ended {
+                Ok(()) => continue,
+                // With the source, what is in hand is given back; the triggers are looked after again soon.
+                Err(error) => return tracing::error!(%error, "the messages of a trigger are given back"),
+            },
+        };
+        match message {
+            Ok(message) => {
+                let one = one(app.clone(), Arc::clone(&source), Arc::clone(&trigger), message);
+                under_way.spawn(one);
+            }
+            Err(error) => return tracing::debug!(%error, "no more messages of a trigger"),
+        }
+    }
+}
+
+/// Handles one message, however often that takes; whoever gets it next does so if this process does not.
+async fn one(app: App, source: Arc<dyn EventSource>, trigger: Arc<RwLock<Arc<Trigger>>>, message: Incoming) {
+    // The key of a message without one: it is started once by this process, also if the first answer is lost.
+    let own_key = app.engine.fresh_command().as_str().to_owned();
+    let mut pause = RETRY_FIRST;
+    let settled = loop {
+        let now = Arc::clone(&trigger.read());
+        match handle(&app, &now, &message, &own_key).await {
+            Ok(()) => break source.accept(message.receipt).await,
+            Err(Refusal::Hopeless(reason)) => {
+                let (workflow, node) = (&now.workflow, &now.node);
+                tracing::warn!(%workflow, node, reason, "a message starts nothing and is set aside");
+                break source.reject(message.receipt, &reason).await;
+            }
+            Err(Refusal::Passing(reason)) => {
+                tracing::debug!(workflow = %now.workflow, reason, ?pause, "a message waits");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+        }
+    };
+    match settled {
+        Ok(()) => {}
+        // It comes again, under the same key.
+        Err(SourceError::Stale | SourceError::Unavailable(_)) => {
+            tracing::debug!(queue = trigger.read().binding.queue, "a message comes again");
+        }
+    }
+}
+
+enum Refusal {
+    /// With the code of what is wrong.
+    Hopeless(String),
+    Passing(String),
+}
+
+async fn handle(app: &App, trigger: &Trigger, message: &Incoming, own_key: &str) -> Result<(), Refusal> {
+    let told = |error: &ApiError| format!("{}: {}", error.code(), error.detail());
+    let events = message::read(message, app.settings.limits.nesting_max);
+    let events = events.map_err(|error| Refusal::Hopeless(told(&error)))?;
+    for (place, event) in events.into_iter().enumerate() {
+        let Start { input, key } = match trigger.judge(&event.seen, event.id.as_deref(), &*app.sandbox).await {
+            Ok(start) => start,
+            Err(Unfit::Filtered) => continue,
+            Err(Unfit::Failed(why)) => return Err(Refusal::Hopeless(format!("TRIGGER_EXPRESSION_FAILED: {why}"))),
+            Err(Unfit::NotNow(why)) => return Err(Refusal::Passing(why)),
+        };
+        let key = key.unwrap_or_else(|| format!("event:{own_key}.{place}"));
+        start(app, trigger, event, input, key).await.map_err(|error| {
+            let reason = told(&error);
+            if HOPELESS.contains(&error.code()) {
+                Refusal::Hopeless(reason)
+            } else {
+                Refusal::Passing(reason)
+            }
+        })?;
+    }
+    Ok(())
+}
+
+async fn start(app: &App, trigger: &Trigger, event: Event, input: Json, key: String) -> Result<(), ApiError> {
+    let principal = format!("event:{}", trigger.node);
+    let request = StartRequest {
+        trigger: Some(trigger.node.clone()),
+        request_key: Some(key),
+        principal: Some(Principal::from(principal.as_str())),
+        cause: Some(StartCause::Event),
+        trace_parent: event.trace_parent.filter(|text| crate::trace::is_trace_parent(text)),
+        ..StartRequest::new(trigger.workflow.clone(), input)
+    };
+    start_anywhere(app, request).await
+}

@@ -1,0 +1,196 @@
+//! Messages of a broker that start executions: event triggers.
+//!
+//! Each trigger of the latest version of a workflow has a durable queue, which every member consumes. A message is accepted once
+//! the execution that it starts is durable; one that can never start anything is set aside with the reason.
+
+mod binding;
+mod consume;
+mod message;
+mod trigger;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::task::AbortHandle;
+use troupe_core::WorkflowId;
+use troupe_ports::{DefinitionError, StoredDefinition};
+
+pub(crate) use binding::Binding;
+use consume::consume;
+use trigger::{Trigger, triggers_of};
+
+use crate::app::App;
+use crate::wiring::TriggerSources;
+
+/// How often definitions are read again: what another member stored is found by then.
+const READ_EVERY: Duration = Duration::from_secs(10);
+/// The same where nobody else stores any.
+const READ_EVERY_ALONE: Duration = Duration::from_secs(60);
+/// Definitions read at once.
+const PAGE: usize = 200;
+
+/// A trigger whose messages are taken.
+struct Running {
+    /// As the latest version has it.
+    trigger: Arc<RwLock<Arc<Trigger>>>,
+    binding: Binding,
+    prefetch: u16,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Takes the messages of every event trigger until the process shuts down.
+pub(crate) async fn run(app: App, sources: TriggerSources) {
+    let mut desk = Desk {
+        running: BTreeMap::new(),
+        versions: HashMap::new(),
+        released: Vec::new(),
+    };
+    let every = if app.members.is_some() {
+        READ_EVERY
+    } else {
+        READ_EVERY_ALONE
+    };
+    loop {
+        if let Err(error) = desk.follow(&app, &sources).await {
+            tracing::warn!(%error, "event triggers stay as they are: the definitions cannot be read");
+        }
+        tokio::select! {
+            () = app.closing.cancelled() => return,
+            () = app.definitions_changed.notified() => {}
+            () = tokio::time::sleep(every) => {}
+        }
+    }
+}
+
+struct Desk {
+    /// By the name of the queue.
+    running: BTreeMap<String, Running>,
+    /// The version of each workflow that was looked at, and whether it is archived.
+    versions: HashMap<WorkflowId, (u32, bool)>,
+    /// Bindings that are to go.
+    released: Vec<Binding>,
+}
+
+impl Desk {
+    /// Brings what is taken in line with the definitions.
+    async fn follow(&mut self, app: &App, sources: &TriggerSources) -> Result<(), DefinitionError> {
+        let mut wanted: BTreeMap<String, Arc<Trigger>> = BTreeMap::new();
+        let mut after: Option<WorkflowId> = None;
+        loop {
+            let page = app
+                .definitions
+                .list(after.as_ref().map(WorkflowId::as_str), PAGE)
+                .await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.workflow.clone());
+            for stored in &page {
+                let triggers = triggers_of(stored, sources.prefix());
+                self.look_back(app, sources, stored, &triggers).await?;
+                if !stored.archived {
+                    wanted.extend(
+                        triggers
+                            .into_iter()
+                            .map(|trigger| (trigger.binding.queue.clone(), trigger)),
+                    );
+                }
+            }
+        }
+        self.running.retain(|queue, running| {
+            let stays = wanted.contains_key(queue);
+            if !stays {
+                tracing::info!(queue, "the trigger is gone: its messages are taken no more");
+                self.released.push(running.binding.clone());
+            }
+            stays
+        });
+        for (queue, trigger) in wanted {
+            self.take(app, sources, queue, trigger);
+        }
+        self.release(sources).await;
+        Ok(())
+    }
+
+    /// Notes the bindings of a version that another process may have taken messages for, and that are not wanted any more.
+    async fn look_back(
+        &mut self,
+        app: &App,
+        sources: &TriggerSources,
+        stored: &StoredDefinition,
+        triggers: &[Arc<Trigger>],
+    ) -> Result<(), DefinitionError> {
+        let now = (stored.version, stored.archived);
+        if self.versions.get(&stored.workflow) == Some(&now) {
+            return Ok(());
+        }
+        if stored.archived {
+            self.released
+                .extend(triggers.iter().map(|trigger| trigger.binding.clone()));
+        }
+        if stored.version > 1 {
+            let before = app
+                .definitions
+                .get(stored.workflow.as_str(), Some(stored.version - 1))
+                .await?;
+            for old in before.iter().flat_map(|before| triggers_of(before, sources.prefix())) {
+                let new = triggers.iter().find(|new| new.binding.queue == old.binding.queue);
+                let kept = new.filter(|_| !stored.archived).map(|new| &new.binding);
+                self.released.extend(old.binding.without(kept));
+            }
+        }
+        self.versions.insert(stored.workflow.clone(), now);
+        Ok(())
+    }
+
+    fn take(&mut self, app: &App, sources: &TriggerSources, queue: String, trigger: Arc<Trigger>) {
+        if let Some(running) = self.running.get(&queue) {
+            if running.binding == trigger.binding && running.prefetch == trigger.prefetch && !running.task.is_finished()
+            {
+                *running.trigger.write() = trigger;
+                return;
+            }
+            self.released.extend(running.binding.without(Some(&trigger.binding)));
+        }
+        let source = match sources.open(&trigger.binding, trigger.prefetch) {
+            Ok(source) => source,
+            Err(error) => {
+                tracing::error!(queue, %error, "the messages of a trigger cannot be taken");
+                return;
+            }
+        };
+        tracing::info!(queue, workflow = %trigger.workflow, node = trigger.node, "takes the messages of a trigger");
+        let (binding, prefetch) = (trigger.binding.clone(), trigger.prefetch);
+        let shared = Arc::new(RwLock::new(trigger));
+        let task = tokio::spawn(consume(app.clone(), source, Arc::clone(&shared)));
+        let running = Running {
+            trigger: shared,
+            binding,
+            prefetch,
+            task: task.abort_handle(),
+        };
+        self.running.insert(queue, running);
+    }
+
+    /// What cannot be released now is tried again the next time.
+    async fn release(&mut self, sources: &TriggerSources) {
+        let mut left = Vec::new();
+        for binding in std::mem::take(&mut self.released) {
+            let in_force = self.running.get(&binding.queue).map(|running| &running.binding);
+            let Some(binding) = binding.without(in_force) else {
+                continue;
+            };
+            if let Err(error) = sources.release(&binding).await {
+                tracing::warn!(queue = binding.queue, %error, "a queue stays bound for now");
+                left.push(binding);
+            }
+        }
+        self.released = left;
+    }
+}

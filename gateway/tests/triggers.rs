@@ -1,0 +1,279 @@
+//! Messages of RabbitMQ start executions: two members on one Redis, PostgreSQL and broker, one of which is killed.
+#![allow(clippy::unwrap_used)]
+
+mod server;
+#[path = "server/services.rs"]
+mod services;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use lapin::message::BasicGetMessage;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use serde_json::{Value, json};
+use server::Server;
+use services::{Deployment, Redis};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+fn shipment(exchange: &str, key: &str) -> String {
+    format!(
+        "
+id: shipment
+name: Shipment
+settings:
+  inputSchema: {{ type: object, properties: {{ n: {{ type: integer }} }}, required: [n] }}
+nodes:
+  - id: on-paid
+    type: trigger
+    data:
+      triggerType: event
+      config:
+        exchange: {exchange}
+        exchangeType: topic
+        routingKey: {key}
+        filter: event.data.total > 0
+        mapping: {{ n: event.data.order.n }}
+  - {{ id: ship, type: function, data: {{ handlerId: echo }} }}
+edges:
+  - {{ source: on-paid, target: ship }}
+"
+    )
+}
+
+struct Broker {
+    _connection: Connection,
+    channel: Channel,
+    exchange: String,
+    queue: String,
+}
+
+impl Broker {
+    async fn connect(deployment: &Deployment) -> Self {
+        let connection = Connection::connect(&deployment.rabbitmq, ConnectionProperties::default());
+        let connection = connection.await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        Self {
+            _connection: connection,
+            channel,
+            exchange: format!("{}.orders", deployment.prefix),
+            queue: format!("{}.trigger.shipment.on-paid", deployment.prefix),
+        }
+    }
+
+    /// Whether a queue took it.
+    async fn publish(&self, key: &str, id: &str, body: &str) -> bool {
+        let properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_delivery_mode(2);
+        let mut headers = FieldTable::default();
+        headers.insert("traceparent".into(), AMQPValue::LongString(TRACE.into()));
+        let properties = properties.with_message_id(id.into()).with_headers(headers);
+        let options = BasicPublishOptions {
+            mandatory: true,
+            immediate: false,
+        };
+        let (exchange, key) = (self.exchange.as_str().into(), key.into());
+        let sent = self
+            .channel
+            .basic_publish(exchange, key, options, body.as_bytes(), properties);
+        matches!(sent.await.unwrap().await.unwrap(), Confirmation::Ack(None))
+    }
+
+    async fn dead_letter(&self) -> BasicGetMessage {
+        let queue = format!("{}.dead", self.queue);
+        let begun = Instant::now();
+        loop {
+            let got = self
+                .channel
+                .basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true });
+            if let Some(message) = got.await.unwrap() {
+                return message;
+            }
+            assert!(begun.elapsed() < PATIENCE, "no dead letter");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Messages that wait in the queue; none while there is no such queue.
+    async fn waiting(&self) -> Option<u32> {
+        let channel = self._connection.create_channel().await.unwrap();
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let found = channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default());
+        found.await.ok().map(|queue| queue.message_count())
+    }
+}
+
+/// Takes the queues and the exchange away when this is dropped, whether the test passes or not.
+struct Litter {
+    url: String,
+    exchange: String,
+    queues: [String; 2],
+}
+
+impl Drop for Litter {
+    fn drop(&mut self) {
+        let (url, exchange, queues) = (self.url.clone(), self.exchange.clone(), self.queues.clone());
+        let clean = async move {
+            let connection = Connection::connect(&url, ConnectionProperties::default())
+                .await
+                .unwrap();
+            let channel = connection.create_channel().await.unwrap();
+            for queue in &queues {
+                let deleted = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
+                deleted.await.unwrap();
+            }
+            let deleted = channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default());
+            deleted.await.unwrap();
+        };
+        // The test's own runtime cannot be waited for here.
+        let cleaned = std::thread::spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(clean)).join();
+        assert!(cleaned.is_ok() || std::thread::panicking(), "something is left behind");
+    }
+}
+
+fn member(deployment: &Deployment, redis: &Redis, state: &std::path::Path) -> Server {
+    let redis = redis.url();
+    let settings = [
+        ("STORE_STATE", redis.as_str()),
+        ("STORE_DEFINITIONS", &deployment.postgres),
+        ("STORE_EVENTS", &deployment.rabbitmq),
+        ("STORE_PREFIX", &deployment.prefix),
+        ("CLUSTER_LEASE_MS", "2000"),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value));
+    Server::with_settings(state, &[], &settings)
+}
+
+fn apply(server: &Server, state: &std::path::Path, definition: &str) {
+    let file = state.join("definition.yaml");
+    std::fs::write(&file, definition).unwrap();
+    server.line(&["apply", "-q", &file.display().to_string()]);
+}
+
+/// The numbers that were started, each as often as it was.
+fn started(server: &Server) -> Vec<u64> {
+    let (status, body) = server.get("/api/v1/executions?workflow=shipment&limit=200");
+    if status != 200 {
+        return Vec::new();
+    }
+    let page: Value = serde_json::from_str(&body).unwrap();
+    let ids = page["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["id"].as_str().unwrap().to_owned());
+    let number = |id: String| {
+        let (_, body) = server.get(&format!("/api/v1/executions/{id}"));
+        serde_json::from_str::<Value>(&body).ok()?["input"]["n"].as_u64()
+    };
+    let mut numbers: Vec<u64> = ids.filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
+    let (deployment, redis) = (Deployment::new(), Redis::start());
+    let [one, two] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let broker = Broker::connect(&deployment).await;
+    let _litter = Litter {
+        url: deployment.rabbitmq.clone(),
+        exchange: broker.exchange.clone(),
+        queues: [broker.queue.clone(), format!("{}.dead", broker.queue)],
+    };
+    let first = member(&deployment, &redis, one.path());
+    let second = member(&deployment, &redis, two.path());
+    let everything = |server: &Server| server.get("/readyz").0 == 200;
+    until("both serve", async || everything(&first) && everything(&second)).await;
+    apply(&first, one.path(), &shipment(&broker.exchange, "order.paid"));
+    let bound = async || broker.waiting().await.is_some() && broker.publish("order.paid", "m-0", &body(0)).await;
+    until("the queue is bound", bound).await;
+
+    // Shards of both members are hit; each message comes twice.
+    for n in (0..40).chain(0..40) {
+        assert!(broker.publish("order.paid", &format!("m-{n}"), &body(n)).await);
+    }
+    let ignored = json!({"total": 0, "order": {"n": 99}}).to_string();
+    assert!(broker.publish("order.paid", "m-zero", &ignored).await);
+    let wanted: Vec<u64> = (0..40).collect();
+    until("all have started", async || started(&first) == wanted).await;
+
+    // One member dies with messages in hand: the other one takes them.
+    for n in 40..60 {
+        assert!(broker.publish("order.paid", &format!("m-{n}"), &body(n)).await);
+    }
+    second.kill();
+    let wanted: Vec<u64> = (0..60).collect();
+    until("all have started", async || started(&first) == wanted).await;
+
+    let schema = json!({"total": 1, "order": {"n": "no"}}).to_string();
+    let mut reasons = BTreeSet::new();
+    for (id, body) in [("bad", "{"), ("missing", "{\"total\":1}"), ("schema", schema.as_str())] {
+        assert!(broker.publish("order.paid", id, body).await);
+        let letter = broker.dead_letter().await.delivery;
+        assert_eq!(
+            (
+                letter.data.as_slice(),
+                letter.properties.message_id().as_ref().unwrap().as_str()
+            ),
+            (body.as_bytes(), id)
+        );
+        match letter
+            .properties
+            .headers()
+            .as_ref()
+            .unwrap()
+            .inner()
+            .get("x-troupe-reason")
+        {
+            Some(AMQPValue::LongString(reason)) => {
+                reasons.insert(reason.to_string().split(':').next().unwrap().to_owned())
+            }
+            other => panic!("{other:?}"),
+        };
+    }
+    let expected = ["INVALID_JSON", "SCHEMA_VIOLATION", "TRIGGER_EXPRESSION_FAILED"].map(str::to_owned);
+    assert_eq!(reasons, BTreeSet::from(expected));
+
+    // The next version listens elsewhere, and an archived one not at all.
+    apply(&first, one.path(), &shipment(&broker.exchange, "order.settled"));
+    until("the old binding goes", async || {
+        !broker.publish("order.paid", "m-0", &body(0)).await
+    })
+    .await;
+    until("the new one is there", async || {
+        broker.publish("order.settled", "m-60", &body(60)).await
+    })
+    .await;
+    let wanted: Vec<u64> = (0..61).collect();
+    until("it starts", async || started(&first) == wanted).await;
+    assert_eq!(first.delete("/api/v1/workflows/shipment"), 204);
+    until("nothing is bound", async || {
+        !broker.publish("order.settled", "m-61", &body(61)).await
+    })
+    .await;
+    assert_eq!(started(&first), wanted);
+}
+
+fn body(n: u64) -> String {
+    json!({"total": 5, "order": {"n": n}}).to_string()
+}

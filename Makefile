@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run cluster check test soak mutants fmt rust
+.PHONY: help run cluster check test soak mutants chaos fmt rust
 
 TARGET ?= $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
@@ -32,6 +32,13 @@ soak: rust ## New cases for the property tests, then simulated worlds for HOURS 
 	PROPTEST_CASES=$(CASES) cargo test --locked --profile sim -p troupe-core --test execution properties
 	PROPTEST_CASES=$(CASES) cargo test --locked --profile sim -p troupe-verify --test properties
 	$(SIMULATE) soak $(HOURS) $(FROM)
+
+CHAOS = cargo run --locked --quiet -p troupe-chaos --bin troupe-chaos --
+
+chaos: rust ## Every planted fault, every fault in every state, pairs, over servers of its own: hours.
+	$(CHAOS) mutants
+	$(CHAOS) single
+	$(CHAOS) pairs
 
 mutants: rust ## Every fault that can be planted in the engine, with the seed that catches it.
 	$(SIMULATE) mutants

@@ -153,6 +153,8 @@ pub struct Mutants {
     pub cursor_before_confirm: bool,
     /// What is moved from the log to the spool of a bus is left out.
     pub spools_nothing: bool,
+    /// Events are published before the entries that they tell of are durable.
+    pub publish_before_commit: bool,
     /// The engine's core takes a quorum for reached, or a delay for over, too early.
     pub core: CoreMutants,
     /// Nobody is set aside, however often its actor fails.

@@ -3,6 +3,7 @@
 //! The checkers know the public contract (C1 to C13 of the durability design) and nothing of how it is kept.
 
 pub mod campaign;
+pub mod chaos;
 pub mod crash;
 #[allow(
     missing_docs,

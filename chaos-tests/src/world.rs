@@ -34,7 +34,7 @@ mod lost_word;
 pub mod operators;
 mod parts;
 mod process;
-mod random;
+pub(crate) mod random;
 mod reruns;
 mod rooms;
 pub mod scenario;

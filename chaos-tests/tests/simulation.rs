@@ -104,6 +104,7 @@ fn enough_happened(tally: &Tally) {
         ("publishes without a bus", 50),
         ("spooled", 10),
         ("spools read", 5),
+        ("spools in doubt", 3),
         ("drawn executions", 80),
         ("superseded", 5),
         ("asked for room", 40),
@@ -123,7 +124,7 @@ fn enough_happened(tally: &Tally) {
         ("held attempts", 1),
         ("slots taken", 80),
         ("parked", 10),
-        ("let go", 10),
+        ("let go", 8),
         ("canaries", 5),
         ("breakers opened", 5),
         ("held open", 1),
@@ -144,8 +145,6 @@ fn enough_happened(tally: &Tally) {
         ("probes", 50),
         ("signal", 3),
         ("heartbeat", 3),
-        ("complete", 1),
-        ("fail", 1),
         ("skip", 5),
         ("set", 10),
         ("retry", 10),
@@ -157,7 +156,6 @@ fn enough_happened(tally: &Tally) {
         ("planned stops", 20),
         ("leases given back", 30),
         ("forgotten", 25),
-        ("loads of a snapshot", 1),
         ("archives after a takeover", 20),
         ("unanswered requests", 50),
         ("found under a key", 10),
@@ -172,6 +170,9 @@ fn enough_happened(tally: &Tally) {
         );
     }
     for what in [
+        "complete",
+        "fail",
+        "loads of a snapshot",
         "timeouts",
         "evaluations",
         "records lost unsynced",

@@ -160,6 +160,7 @@ fn what_was_acknowledged_is_there_after_a_kill_and_a_stop_is_clean() {
 fn bench_prints_the_named_figures_after_checking_the_store() {
     let names = [
         "workload",
+        "members",
         "executions",
         "steps",
         "seconds",
@@ -169,6 +170,7 @@ fn bench_prints_the_named_figures_after_checking_the_store() {
         "rss_bytes",
         "rss_per_execution_bytes",
         "cpu_seconds",
+        "cpu_us_per_step",
         "commits",
         "commit_batch_mean",
         "fsyncs",

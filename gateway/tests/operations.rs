@@ -201,3 +201,34 @@ async fn a_damaged_shard_halts_alone_until_its_loss_is_accepted() {
         "the loss is accepted once"
     );
 }
+
+/// Executions go on while the broker is away, and the server says how it stands.
+#[test]
+fn a_broker_that_is_away_degrades_and_stops_nothing() {
+    let state = tempfile::tempdir().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://guest:guest@{}", free.local_addr().unwrap());
+    drop(free);
+    let settings = [("STORE_EVENTS".to_owned(), url.as_str())];
+    let server = Server::with_settings(state.path(), &[], &settings);
+    std::fs::write(
+        state.path().join("flow.yaml"),
+        "id: flow\nname: Flow\nnodes:\n  - { id: only, type: function, data: { handlerId: echo } }\nedges: []\n",
+    )
+    .unwrap();
+    server.line(&["apply", "-q", &state.path().join("flow.yaml").display().to_string()]);
+    server.line(&["start", "flow", "-q", "--wait"]);
+    let (status, body) = server.get("/readyz");
+    let ready: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &ready["status"]), (200, &json!("degraded")), "{body}");
+    assert_eq!(ready["events"]["status"], json!("connecting"), "{body}");
+    assert_eq!(ready["backlog"]["status"], json!("ok"), "{body}");
+    assert!(ready["backlog"]["bytes"].as_u64().unwrap() > 0, "{body}");
+    settles(
+        &server,
+        &[
+            ("troupe_broker_connected", 0.0),
+            (r#"troupe_backlog_shards{mark="refuse"}"#, 0.0),
+        ],
+    );
+}

@@ -70,13 +70,18 @@ impl Listener {
         }
     }
 
-    /// The next event, if one is there.
-    async fn next(&self) -> Option<Value> {
+    /// The events of the next message; none if none is there.
+    async fn next(&self) -> Vec<Value> {
         let got = self
             .channel
             .basic_get(self.queue.as_str().into(), BasicGetOptions { no_ack: true });
-        let message = got.await.unwrap()?;
-        Some(serde_json::from_slice(&message.delivery.data).unwrap())
+        let Some(message) = got.await.unwrap() else {
+            return Vec::new();
+        };
+        match serde_json::from_slice(&message.delivery.data).unwrap() {
+            Value::Array(events) => events,
+            event => vec![event],
+        }
     }
 }
 
@@ -152,22 +157,33 @@ async fn nothing_acknowledged_is_lost_when_the_server_and_redis_are_killed() {
     };
     while !ended(&heard) {
         assert!(begun.elapsed() < PATIENCE, "{heard:?}");
-        let Some(event) = listener.next().await else {
+        let events = listener.next().await;
+        if events.is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let text = |name: &str| event[name].as_str().unwrap().to_owned();
-        let execution = text("source").rsplit('/').next().unwrap().to_owned();
-        let place = (text("type"), text("sequence"));
-        let known = heard.entry(execution).or_default();
-        if !known.contains(&place) {
-            assert!(
-                known.last().is_none_or(|last| last.1 < place.1),
-                "{known:?}, then {place:?}"
-            );
-            known.push(place);
+        }
+        for event in events {
+            let text = |name: &str| event[name].as_str().unwrap().to_owned();
+            let execution = text("source").rsplit('/').next().unwrap().to_owned();
+            let place = (text("type"), text("sequence"));
+            let known = heard.entry(execution).or_default();
+            if !known.contains(&place) {
+                assert!(
+                    known.last().is_none_or(|last| last.1 < place.1),
+                    "{known:?}, then {place:?}"
+                );
+                known.push(place);
+            }
         }
     }
+    let (status, body) = server.get("/readyz");
+    let ready: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (status, &ready["status"], &ready["events"]["status"]),
+        (200, &"ok".into(), &"connected".into())
+    );
+    let (_, metrics) = server.get("/metrics");
+    assert!(metrics.contains("troupe_broker_connected 1\n"), "{metrics}");
+    assert!(!metrics.contains("troupe_broker_events_total 0\n"), "{metrics}");
     for id in &ids {
         assert_eq!(heard[id][0].0, "troupe.execution.created.v1");
     }

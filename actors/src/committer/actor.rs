@@ -200,6 +200,9 @@ impl CommitterState {
                     commit,
                     record,
                 } => {
+                    if arguments.engine.options.mutants.publish_before_commit {
+                        self.publish_early(position, record.len());
+                    }
                     let answer = store
                         .append(arguments.shard, arguments.epoch, position, commit, record)
                         .await;
@@ -222,6 +225,28 @@ impl CommitterState {
                 Action::Fenced => return self.stop(ShardMessage::Fenced),
                 Action::Halt(why) => return self.stop(ShardMessage::Halt(why)),
             };
+        }
+    }
+
+    /// A planted fault; see [`Mutants`](crate::options::Mutants).
+    fn publish_early(&self, position: LogPosition, bytes: usize) {
+        let items = self.machine.in_flight().iter().map(|append| EventItem {
+            id: append.id,
+            entry: append.draft.entry.clone(),
+            compiled: Arc::clone(&append.notify.compiled),
+            trace_parent: append.notify.trace_parent.clone(),
+        });
+        let items: Arc<[EventItem]> = items.collect();
+        for bus in &self.arguments.events {
+            let message = || EventSinkMessage::Committed {
+                position,
+                items: Arc::clone(&items),
+                controls: Arc::from([]),
+                bytes,
+            };
+            if !bus.offer(position, bytes, message) {
+                tracing::warn!(shard = self.arguments.shard.0, "the sink is gone");
+            }
         }
     }
 

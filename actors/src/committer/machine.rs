@@ -210,6 +210,11 @@ impl<T, C> CommitterMachine<T, C> {
         }
     }
 
+    /// What is being appended and may never become durable.
+    pub fn in_flight(&self) -> &[Append<T>] {
+        self.in_flight.as_ref().map_or(&[], |flight| &flight.batch.appends)
+    }
+
     fn append(&self) -> Action<T, C> {
         self.in_flight.as_ref().map_or(Action::Idle, |flight| Action::Append {
             position: flight.batch.position,

@@ -446,8 +446,10 @@ impl EventSinkState {
             self.arguments.epoch,
         );
         let (store, name) = (&engine.parts.state, engine.parts.buses[self.arguments.bus].0);
+        let sent = self.machine.cursor().position();
+        let settled = self.source.settle_spool(sent).await;
+        settled.map_err(|error| error.to_string())?;
         loop {
-            let sent = self.machine.cursor().position();
             let from = self.source.spool().end().map_or(sent, |end| end.max(sent)).next();
             let records = self.source.read_log(from).await.map_err(|error| error.to_string())?;
             let records = records.into_iter().take_while(|record| record.position <= reached);
@@ -459,8 +461,10 @@ impl EventSinkState {
             let lost = engine.options.mutants.spools_nothing;
             let chunk = pack(if lost { &[] } else { &records }).map_err(|error| error.to_string())?;
             let bytes = chunk.len() as u64;
-            let spooled = store.spool(shard, epoch, name, last, chunk).await;
-            spooled.map_err(|error| error.to_string())?;
+            if let Err(error) = store.spool(shard, epoch, name, last, chunk).await {
+                self.source.doubt_spool();
+                return Err(error.to_string());
+            }
             self.source.spool().add(last, bytes);
             let bytes = self.source.spool().bytes();
             self.arguments.progress.spooled(last, bytes);

@@ -40,6 +40,8 @@ pub(super) struct Source {
     shard: ShardId,
     sink: &'static str,
     spool: SpoolIndex,
+    /// A chunk may be in the store of which the index does not know.
+    doubtful: bool,
     /// Knows executions that no checkpoint holds.
     checkpointer: ActorRef<CheckpointerMessage>,
     known: HashMap<ExecutionId, Known>,
@@ -57,9 +59,26 @@ impl Source {
             shard,
             sink,
             spool,
+            doubtful: false,
             checkpointer,
             known: HashMap::new(),
         }
+    }
+
+    /// A chunk was handed to the store and the outcome is unknown: the log may be trimmed behind it all the same.
+    pub(super) fn doubt_spool(&mut self) {
+        self.doubtful = true;
+    }
+
+    /// Looks into the store, where what the spool holds is in doubt.
+    pub(super) async fn settle_spool(&mut self, sent: LogPosition) -> Result<(), StoreError> {
+        if self.doubtful {
+            let state = &self.engine.parts.state;
+            self.spool = SpoolIndex::new(state.spool_extent(self.shard, self.sink).await?);
+            self.spool.sent(sent);
+            self.doubtful = false;
+        }
+        Ok(())
     }
 
     /// What the spool holds.
@@ -69,8 +88,9 @@ impl Source {
 
     /// The next records from `from` on; none when there are no more.
     pub(super) async fn read(&mut self, from: LogPosition) -> Result<Vec<Unsent<Content>>, StoreError> {
+        let after = LogPosition(from.0.saturating_sub(1));
+        self.settle_spool(after).await?;
         if self.spool.end().is_some_and(|end| from <= end) {
-            let after = LogPosition(from.0.saturating_sub(1));
             let state = &self.engine.parts.state;
             let chunks = state.spooled(self.shard, self.sink, after, READ_BYTES).await?;
             if !chunks.is_empty() {

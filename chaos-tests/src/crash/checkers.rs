@@ -25,7 +25,7 @@ use troupe_core::{ExecutionId, NodeIx, Timestamp};
 use troupe_ports::ExecutionSummary;
 
 use super::record::Record;
-use super::workload::DELAYS_MS;
+use super::workload::delay_ms;
 use crate::reference::UNDOES;
 pub use contents::{Contents, blobs_of};
 pub use controls::Controls;
@@ -52,6 +52,8 @@ pub struct Evidence {
     pub outages: Vec<(Timestamp, Timestamp)>,
     /// When one execution alone could not act, as with outages: its actor had failed, or it was set aside.
     pub own_outages: BTreeMap<ExecutionId, Vec<(Timestamp, Timestamp)>>,
+    /// Whether clocks were set back and forth: then instants do not say what came first.
+    pub clocks_jump: bool,
     /// What lists show in the end, where that is known.
     pub listed: Option<BTreeMap<ExecutionId, ExecutionSummary>>,
     /// What was seen to be broken while it happened.
@@ -164,6 +166,7 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
             | Record::Fenced { .. }
             | Record::Restarted { .. }
             | Record::SetAside { .. }
+            | Record::Counted { .. }
             | Record::KeyedAcked { .. } => {}
         }
     }
@@ -372,12 +375,7 @@ fn timers_fire_in_time(id: ExecutionId, plan: &Plan, entries: &[Entry], evidence
         return;
     };
     let (waiting, fired) = (begin.at, entries[end].at);
-    let delay_ms = if plan.workflow.as_str() == "wait-short" {
-        DELAYS_MS[0]
-    } else {
-        DELAYS_MS[1]
-    };
-    let due = waiting.plus_ms(delay_ms);
+    let due = waiting.plus_ms(delay_ms(plan.workflow.as_str()));
     findings.expect(fired >= due, "C8", || {
         format!("{id}: a timer fired {} ms early", due.since_ms(fired))
     });

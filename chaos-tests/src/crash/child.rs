@@ -95,6 +95,12 @@ pub enum Fault {
     ValuesAfterEntries,
     /// A takeover does not look after the children of what it resumes.
     ChildrenNotResumed,
+    /// A lease is renewed whoever has the shard.
+    RenewWithoutCompare,
+    /// The log is trimmed although a sink has not sent what it holds.
+    TrimBeforeConfirm,
+    /// Events are published before their entries are durable.
+    PublishBeforeCommit,
 }
 
 /// Options under which everything happens often: checkpoints, passivation, short leases.
@@ -121,6 +127,7 @@ pub fn engine_options(end: End, fault: Option<Fault>) -> EngineOptions {
             cursor_before_confirm: fault == Some(Fault::CursorBeforeConfirm),
             values_after_entries: fault == Some(Fault::ValuesAfterEntries),
             children_not_resumed: fault == Some(Fault::ChildrenNotResumed),
+            publish_before_commit: fault == Some(Fault::PublishBeforeCommit),
             // Without a repetition nobody would notice that it is not recognised.
             redeliver_reports: fault == Some(Fault::NoCompletionDedupe),
             ..Mutants::default()
@@ -177,7 +184,7 @@ pub(super) async fn open_on(
     let state: Arc<dyn StateStore> = store.clone();
     let parts = EngineParts {
         state: if setting.end == End::TakenOver {
-            Arc::new(Witness(state))
+            Arc::new(Witness::over(state))
         } else {
             state
         },
@@ -196,7 +203,7 @@ pub(super) async fn open_on(
 }
 
 /// The workload has no expressions beyond the safe subset.
-struct NoSandbox;
+pub(crate) struct NoSandbox;
 
 impl Sandbox for NoSandbox {
     fn evaluate(&self, _: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
@@ -239,10 +246,12 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
     for client in clients.collect::<Vec<_>>() {
         client.await.context("a client panicked")?;
     }
-    repeat.await.context("the repeating client panicked")
+    repeat.await.context("the repeating client panicked")?;
+    // Without clients nothing else keeps it until it is killed.
+    std::future::pending().await
 }
 
-pub(super) async fn put(engine: &EngineHandle, definition: WorkflowDefinition) -> anyhow::Result<()> {
+pub(crate) async fn put(engine: &EngineHandle, definition: WorkflowDefinition) -> anyhow::Result<()> {
     let analysis = Json::from_trusted("{}");
     let definitions = engine.definitions();
     let stored = definitions.put(definition, analysis, None, Timestamp(0)).await;
@@ -251,7 +260,7 @@ pub(super) async fn put(engine: &EngineHandle, definition: WorkflowDefinition) -
 }
 
 /// Tells of every shard that the engine loses.
-async fn watch_shards(engine: EngineHandle) {
+pub(crate) async fn watch_shards(engine: EngineHandle) {
     let mut known = (0, engine.status().shards_served);
     loop {
         let status = engine.status();

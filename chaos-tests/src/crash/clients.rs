@@ -32,14 +32,14 @@ const SKIPPED_ONE_IN: u64 = 4;
 const PADDING_BYTES: usize = 66_000;
 
 /// A key that was asked for before gives the execution that it gave then.
-pub(super) async fn ask_again(engine: EngineHandle, keys: Vec<String>) {
+pub(crate) async fn ask_again(engine: EngineHandle, keys: Vec<String>) {
     for key in keys {
         start(&engine, key).await;
     }
 }
 
 /// Starts executions one after the other, and interferes with some.
-pub(super) async fn client(engine: EngineHandle, incarnation: u32, next: Arc<AtomicU64>) {
+pub(crate) async fn client(engine: EngineHandle, incarnation: u32, next: Arc<AtomicU64>) {
     let client = random();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);

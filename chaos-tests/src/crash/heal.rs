@@ -34,7 +34,7 @@ const HISTORY_PAGE: usize = 1_000;
 const CALL: &str = r#"{"body":"at last","headers":{},"query":{},"method":"POST"}"#;
 
 /// Opens the store in peace and completes the evidence.
-pub(super) async fn heal(
+pub(crate) async fn heal(
     setting: &Setting,
     down_since: Option<Timestamp>,
     evidence: &mut Evidence,
@@ -46,26 +46,57 @@ pub(super) async fn heal(
     if let Some(since) = down_since {
         evidence.outages.push((since, SystemClock.now().plus_ms(1_000)));
     }
+    let seen = bus.clone();
+    let within = Patience {
+        healed: HEALED_WITHIN,
+        published: PUBLISHED_WITHIN,
+    };
+    complete(&engine, &*store, &move || seen.seen(), within, evidence).await?;
+    engine.shutdown(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+/// How long a healed engine may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// To end everything that is open.
+    pub(crate) healed: Duration,
+    /// To publish the rest.
+    pub(crate) published: Duration,
+}
+
+/// Ends everything that is open, waits until the rest is published, and reads all of it. `seen`: what was published meanwhile.
+/// What is open for too long is named in the evidence.
+pub(crate) async fn complete(
+    engine: &EngineHandle,
+    store: &dyn StateStore,
+    seen: &(dyn Fn() -> Vec<Sighting> + Sync),
+    within: Patience,
+    evidence: &mut Evidence,
+) -> anyhow::Result<()> {
     for definition in workload::all() {
         evidence.definitions.insert(definition.id.clone(), definition);
     }
     let mut heard_of = ids(evidence);
-    loop {
+    let mut asked_for: BTreeSet<ExecutionId> = BTreeSet::new();
+    let events = loop {
         let unread = heard_of.iter().filter(|id| !evidence.executions.contains_key(id));
         let unread: BTreeSet<ExecutionId> = unread.copied().collect();
         let known = evidence.executions.len();
-        let begun = end_all(&engine, unread, evidence).await;
-        publish_all(&bus, evidence).await;
-        if evidence.executions.len() == known {
-            break;
-        }
+        asked_for.extend(&unread);
+        let begun = end_all(engine, unread, within.healed, evidence).await;
+        publish_all(seen, within.published, evidence).await;
         // What was started and never acknowledged, and children, may show up only in what was read and published now.
+        let events = seen();
         heard_of.extend(begun);
-        heard_of.extend(bus.seen().iter().map(|event| event.id));
-    }
-    evidence.records.push(Record::Published { events: bus.seen() });
-    engine.shutdown(Duration::from_secs(1)).await;
-    read_large_values(&*store, evidence).await
+        heard_of.extend(events.iter().map(|event| event.id));
+        let is_known = |id| asked_for.contains(id) || evidence.executions.contains_key(id);
+        if heard_of.iter().all(is_known) && evidence.executions.len() == known {
+            break events;
+        }
+    };
+    evidence.records.push(Record::Published { events });
+    read_large_values(store, evidence).await
 }
 
 /// Every execution that anybody heard of.
@@ -87,9 +118,14 @@ fn ids(evidence: &Evidence) -> BTreeSet<ExecutionId> {
 }
 
 /// Ends these executions and reads what became of them; the children that they began.
-async fn end_all(engine: &EngineHandle, ids: BTreeSet<ExecutionId>, evidence: &mut Evidence) -> Vec<ExecutionId> {
+async fn end_all(
+    engine: &EngineHandle,
+    ids: BTreeSet<ExecutionId>,
+    within: Duration,
+    evidence: &mut Evidence,
+) -> Vec<ExecutionId> {
     let mut children = Vec::new();
-    for id in settle(engine, ids, evidence).await {
+    for id in settle(engine, ids, within, evidence).await {
         match read(engine, id).await {
             Ok(execution) => {
                 children.extend(children_of(&execution));
@@ -110,9 +146,10 @@ fn does_not_heal(evidence: &mut Evidence, id: ExecutionId, error: &EngineError) 
 async fn settle(
     engine: &EngineHandle,
     mut open: BTreeSet<ExecutionId>,
+    within: Duration,
     evidence: &mut Evidence,
 ) -> BTreeSet<ExecutionId> {
-    let until = Instant::now() + HEALED_WITHIN;
+    let until = Instant::now() + within;
     let mut known = BTreeSet::new();
     loop {
         let is_late = Instant::now() > until;
@@ -123,7 +160,7 @@ async fn settle(
                 Ok(Visit::Open(view)) => {
                     known.insert(id);
                     if is_late {
-                        let what = used_up_its_time(&view);
+                        let what = used_up_its_time(&view, within);
                         evidence.records.push(Record::Trouble { what });
                         continue;
                     }
@@ -220,7 +257,7 @@ fn or_over<T>(answer: Result<T, EngineError>) -> Result<(), EngineError> {
     }
 }
 
-fn used_up_its_time(view: &ExecutionView) -> String {
+fn used_up_its_time(view: &ExecutionView, within: Duration) -> String {
     let state = &view.state;
     let at_work = |phase: &Phase| !phase.is_terminal() && *phase != Phase::Pending;
     let nodes = view.plan.nodes.iter().zip(&state.nodes);
@@ -230,7 +267,7 @@ fn used_up_its_time(view: &ExecutionView) -> String {
         .collect();
     let children: Vec<String> = open_children(view).iter().map(ToString::to_string).collect();
     format!(
-        "{} of {} used up its {HEALED_WITHIN:?}: {} at entry {}, paused: {} (with its parent: {}), set aside: {:?}, parent: {:?}; \
+        "{} of {} used up its {within:?}: {} at entry {}, paused: {} (with its parent: {}), set aside: {:?}, parent: {:?}; \
          it waits for {nodes:?}, children {children:?}",
         state.id,
         state.workflow,
@@ -244,7 +281,7 @@ fn used_up_its_time(view: &ExecutionView) -> String {
 }
 
 /// Waits until every event was published at least once; what is missing after that is for the checkers.
-async fn publish_all(bus: &KeepingBus, evidence: &Evidence) {
+async fn publish_all(seen: &(dyn Fn() -> Vec<Sighting> + Sync), within: Duration, evidence: &Evidence) {
     let mut missing: BTreeSet<(ExecutionId, u64, u32)> = BTreeSet::new();
     for (id, (_, plan, entries)) in &evidence.executions {
         let expected = expected_events(*id, plan, entries);
@@ -262,8 +299,8 @@ async fn publish_all(bus: &KeepingBus, evidence: &Evidence) {
     }
     let begun = Instant::now();
     loop {
-        forget(&mut missing, &bus.seen());
-        if missing.is_empty() || begun.elapsed() > PUBLISHED_WITHIN {
+        forget(&mut missing, &seen());
+        if missing.is_empty() || begun.elapsed() > within {
             return;
         }
         tokio::time::sleep(LOOK_EVERY).await;

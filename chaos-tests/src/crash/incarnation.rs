@@ -1,8 +1,8 @@
 //! One engine process: spawned, listened to, frozen, thawed and killed.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,8 +20,9 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 const STOPS_WITHIN: Duration = Duration::from_millis(2);
 
 /// An engine process and what it said so far. Dropping it kills it.
-pub(super) struct Incarnation {
+pub(crate) struct Incarnation {
     child: Child,
+    tells: Option<ChildStdin>,
     lines: Receiver<String>,
     reader: Option<JoinHandle<()>>,
     records: Vec<Record>,
@@ -29,12 +30,18 @@ pub(super) struct Incarnation {
 
 impl Incarnation {
     pub(super) fn spawn(program: &Path, orders: &Orders) -> anyhow::Result<Self> {
-        let mut child = Command::new(program)
-            .arg(serde_json::to_string(orders)?)
-            .env("RUST_BACKTRACE", "0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("{} does not start", program.display()))?;
+        Self::start(
+            Command::new(program)
+                .arg(serde_json::to_string(orders)?)
+                .env("RUST_BACKTRACE", "0"),
+        )
+    }
+
+    /// Starts the process that `command` describes, but for where its records go.
+    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let spawned = command.stdout(Stdio::piped()).spawn();
+        let mut child = spawned.with_context(|| format!("{} does not start", command.get_program().display()))?;
+        let tells = child.stdin.take();
         let out = child.stdout.take().context("no pipe")?;
         let (send, lines) = mpsc::channel();
         let reader = std::thread::spawn(move || {
@@ -46,6 +53,7 @@ impl Incarnation {
         });
         Ok(Self {
             child,
+            tells,
             lines,
             reader: Some(reader),
             records: Vec::new(),
@@ -60,8 +68,34 @@ impl Incarnation {
         Ok(SystemClock.now())
     }
 
+    /// Tells it something, a line on its standard input.
+    pub(crate) fn tell(&mut self, line: &str) -> anyhow::Result<()> {
+        let tells = self.tells.as_mut().context("nobody listens there")?;
+        tells.write_all(format!("{line}\n").as_bytes())?;
+        Ok(tells.flush()?)
+    }
+
+    /// Whether it ended by itself.
+    pub(crate) fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it, if it has not ended; everything it said.
+    pub(crate) fn end(mut self) -> anyhow::Result<Vec<Record>> {
+        if !self.has_ended()? {
+            self.child.kill()?;
+            self.child.wait()?;
+        }
+        self.last_words()
+    }
+
     /// Whether it says such a thing in time.
-    pub(super) fn hears(&mut self, within: Duration, such: impl Fn(&Record) -> bool) -> anyhow::Result<bool> {
+    pub(crate) fn hears(&mut self, within: Duration, such: impl Fn(&Record) -> bool) -> anyhow::Result<bool> {
         let begun = Instant::now();
         loop {
             match self.lines.recv_timeout(within.saturating_sub(begun.elapsed())) {
@@ -80,14 +114,14 @@ impl Incarnation {
     }
 
     /// Everything it has said so far.
-    pub(super) fn so_far(&mut self) -> &[Record] {
+    pub(crate) fn so_far(&mut self) -> &[Record] {
         self.records
             .extend(self.lines.try_iter().filter_map(|line| parse(&line)));
         &self.records
     }
 
     /// Stops it without its noticing.
-    pub(super) fn freeze(&self) -> anyhow::Result<()> {
+    pub(crate) fn freeze(&self) -> anyhow::Result<()> {
         self.signal("STOP")?;
         // A thread stops when it is next about to run, or when its system call returns.
         std::thread::sleep(STOPS_WITHIN);
@@ -95,7 +129,7 @@ impl Incarnation {
     }
 
     /// Lets it go on.
-    pub(super) fn thaw(&self) -> anyhow::Result<()> {
+    pub(crate) fn thaw(&self) -> anyhow::Result<()> {
         self.signal("CONT")
     }
 
@@ -133,6 +167,10 @@ impl Incarnation {
         }
         self.child.kill()?;
         self.child.wait()?;
+        self.last_words()
+    }
+
+    fn last_words(&mut self) -> anyhow::Result<Vec<Record>> {
         if let Some(reader) = self.reader.take() {
             reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
         }

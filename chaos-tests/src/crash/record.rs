@@ -138,6 +138,13 @@ pub enum Record {
         /// The execution.
         id: ExecutionId,
     },
+    /// So many things happened that nobody checks one by one; reports count them.
+    Counted {
+        /// What.
+        what: String,
+        /// How many.
+        times: u64,
+    },
     /// Something failed that should not have.
     Trouble {
         /// What.

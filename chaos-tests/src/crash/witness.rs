@@ -12,22 +12,38 @@ use troupe_ports::{
 };
 
 use super::record::Record;
+use super::switches::{Moment, Switches};
 
-/// Hands everything on to the store below.
-pub(super) struct Witness(pub(super) Arc<dyn StateStore>);
+/// Hands everything on to the store below, but for what its switches say.
+pub(crate) struct Witness {
+    store: Arc<dyn StateStore>,
+    switches: Arc<Switches>,
+}
+
+impl Witness {
+    /// Only watches.
+    pub(crate) fn over(store: Arc<dyn StateStore>) -> Self {
+        Self::with(store, Arc::default())
+    }
+
+    /// Watches, dies where it is told to, and forgets what a planted fault forgets.
+    pub(crate) fn with(store: Arc<dyn StateStore>, switches: Arc<Switches>) -> Self {
+        Self { store, switches }
+    }
+}
 
 #[async_trait]
 impl StateStore for Witness {
     fn backend(&self) -> &'static str {
-        self.0.backend()
+        self.store.backend()
     }
 
     fn shards(&self) -> u16 {
-        self.0.shards()
+        self.store.shards()
     }
 
     async fn holder(&self, shard: ShardId) -> Result<Holder, StoreError> {
-        self.0.holder(shard).await
+        self.store.holder(shard).await
     }
 
     async fn acquire_under(
@@ -37,22 +53,30 @@ impl StateStore for Witness {
         lease: Duration,
         epoch: Option<Epoch>,
     ) -> Result<Lease, StoreError> {
-        let acquired = self.0.acquire_under(shard, owner, lease, epoch).await?;
+        let acquired = self.store.acquire_under(shard, owner, lease, epoch).await?;
         Record::Acquired {
             shard: shard.0,
             epoch: acquired.epoch.0,
             next: acquired.next.0,
         }
         .emit();
+        self.switches.reached(Moment::Acquired);
         Ok(acquired)
     }
 
     async fn renew(&self, shard: ShardId, epoch: Epoch, lease: Duration) -> Result<Timestamp, StoreError> {
-        self.0.renew(shard, epoch, lease).await
+        self.switches.reached(Moment::Renewing);
+        match self.store.renew(shard, epoch, lease).await {
+            // A compare that is left out lets a former owner lengthen its successor's lease, and believe in it.
+            Err(StoreError::Fenced { owner, .. }) if self.switches.renews_without_compare => {
+                self.store.renew(shard, owner, lease).await
+            }
+            renewed => renewed,
+        }
     }
 
     async fn release(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
-        self.0.release(shard, epoch).await
+        self.store.release(shard, epoch).await
     }
 
     async fn append(
@@ -63,7 +87,14 @@ impl StateStore for Witness {
         commit: CommitId,
         record: Bytes,
     ) -> Result<(), AppendError> {
-        let appended = self.0.append(shard, epoch, position, commit, record).await;
+        self.switches.reached(Moment::Appending);
+        let mut appended = self.store.append(shard, epoch, position, commit, record.clone()).await;
+        if let Err(AppendError::Store(StoreError::Fenced { owner, .. })) = &appended
+            && self.switches.appends_without_epoch
+        {
+            appended = self.store.append(shard, *owner, position, commit, record).await;
+        }
+        self.switches.reached(Moment::Appended);
         let (shard, epoch, position) = (shard.0, epoch.0, position.0);
         match &appended {
             Ok(()) => Record::Appended { shard, epoch, position }.emit(),
@@ -74,7 +105,7 @@ impl StateStore for Witness {
     }
 
     async fn read(&self, shard: ShardId, from: LogPosition, bytes_max: usize) -> Result<Vec<LogRecord>, StoreError> {
-        self.0.read(shard, from, bytes_max).await
+        self.store.read(shard, from, bytes_max).await
     }
 
     async fn checkpoint(
@@ -84,19 +115,28 @@ impl StateStore for Witness {
         rows: Vec<CheckpointRow>,
         reached: Option<LogPosition>,
     ) -> Result<(), StoreError> {
-        self.0.checkpoint(shard, epoch, rows, reached).await
+        self.switches.reached(Moment::Checkpointing);
+        let written = self.store.checkpoint(shard, epoch, rows, reached).await;
+        self.switches.reached(Moment::Checkpointed);
+        written
     }
 
     async fn trim(&self, shard: ShardId, epoch: Epoch, up_to: LogPosition) -> Result<(), StoreError> {
-        self.0.trim(shard, epoch, up_to).await
+        self.switches.reached(Moment::Trimming);
+        if self.switches.trims_before_confirm {
+            self.store.keep_cursors(shard, epoch, &[]).await?;
+        }
+        let trimmed = self.store.trim(shard, epoch, up_to).await;
+        self.switches.reached(Moment::Trimmed);
+        trimmed
     }
 
     async fn load(&self, id: ExecutionId) -> Result<Option<ExecutionBase>, StoreError> {
-        self.0.load(id).await
+        self.store.load(id).await
     }
 
     async fn head(&self, key: ExecutionId) -> Result<Option<u64>, StoreError> {
-        self.0.head(key).await
+        self.store.head(key).await
     }
 
     async fn timers_due(
@@ -105,7 +145,7 @@ impl StateStore for Witness {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, ExecutionId)>, StoreError> {
-        self.0.timers_due(shard, until, limit).await
+        self.store.timers_due(shard, until, limit).await
     }
 
     async fn running(
@@ -114,19 +154,20 @@ impl StateStore for Witness {
         after: Option<ExecutionId>,
         limit: usize,
     ) -> Result<Vec<ExecutionId>, StoreError> {
-        self.0.running(shard, after, limit).await
+        self.store.running(shard, after, limit).await
     }
 
     async fn live_counts(&self, shard: ShardId) -> Result<(u64, u64), StoreError> {
-        self.0.live_counts(shard).await
+        self.store.live_counts(shard).await
     }
 
     async fn cursor(&self, shard: ShardId, sink: &str) -> Result<LogPosition, StoreError> {
-        self.0.cursor(shard, sink).await
+        self.store.cursor(shard, sink).await
     }
 
     async fn set_cursor(&self, shard: ShardId, epoch: Epoch, sink: &str, to: LogPosition) -> Result<(), StoreError> {
-        self.0.set_cursor(shard, epoch, sink, to).await
+        self.switches.reached(Moment::MovingCursor);
+        self.store.set_cursor(shard, epoch, sink, to).await
     }
 
     async fn spool(
@@ -137,7 +178,7 @@ impl StateStore for Witness {
         up_to: LogPosition,
         chunk: Bytes,
     ) -> Result<(), StoreError> {
-        self.0.spool(shard, epoch, sink, up_to, chunk).await
+        self.store.spool(shard, epoch, sink, up_to, chunk).await
     }
 
     async fn spooled(
@@ -147,19 +188,19 @@ impl StateStore for Witness {
         after: LogPosition,
         bytes_max: usize,
     ) -> Result<Vec<SpoolChunk>, StoreError> {
-        self.0.spooled(shard, sink, after, bytes_max).await
+        self.store.spooled(shard, sink, after, bytes_max).await
     }
 
     async fn spool_extent(&self, shard: ShardId, sink: &str) -> Result<Vec<(LogPosition, u64)>, StoreError> {
-        self.0.spool_extent(shard, sink).await
+        self.store.spool_extent(shard, sink).await
     }
 
     async fn keep_cursors(&self, shard: ShardId, epoch: Epoch, sinks: &[&str]) -> Result<(), StoreError> {
-        self.0.keep_cursors(shard, epoch, sinks).await
+        self.store.keep_cursors(shard, epoch, sinks).await
     }
 
     async fn expired(&self, shard: ShardId, now: Timestamp, limit: usize) -> Result<Vec<ExecutionId>, StoreError> {
-        self.0.expired(shard, now, limit).await
+        self.store.expired(shard, now, limit).await
     }
 
     async fn expire(
@@ -170,7 +211,7 @@ impl StateStore for Witness {
         archives: &[ExecutionId],
         limit: usize,
     ) -> Result<Expired, StoreError> {
-        self.0.expire(shard, epoch, now, archives, limit).await
+        self.store.expire(shard, epoch, now, archives, limit).await
     }
 
     async fn set_quarantine(
@@ -180,11 +221,11 @@ impl StateStore for Witness {
         id: ExecutionId,
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
-        self.0.set_quarantine(shard, epoch, id, reason).await
+        self.store.set_quarantine(shard, epoch, id, reason).await
     }
 
     async fn quarantined(&self, shard: ShardId) -> Result<Vec<(ExecutionId, String)>, StoreError> {
-        self.0.quarantined(shard).await
+        self.store.quarantined(shard).await
     }
 
     async fn put_blobs(
@@ -196,11 +237,13 @@ impl StateStore for Witness {
         blobs: Vec<(BlobRef, Json)>,
         bytes_max: u64,
     ) -> Result<BlobsPut, StoreError> {
-        self.0.put_blobs(shard, epoch, root, now, blobs, bytes_max).await
+        let put = self.store.put_blobs(shard, epoch, root, now, blobs, bytes_max).await;
+        self.switches.reached(Moment::KeptValues);
+        put
     }
 
     async fn blob(&self, root: ExecutionId, hash: [u8; 32]) -> Result<Option<Json>, StoreError> {
-        self.0.blob(root, hash).await
+        self.store.blob(root, hash).await
     }
 
     async fn unconfirmed_blobs(
@@ -209,7 +252,7 @@ impl StateStore for Witness {
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<ExecutionId>, StoreError> {
-        self.0.unconfirmed_blobs(shard, before, limit).await
+        self.store.unconfirmed_blobs(shard, before, limit).await
     }
 
     async fn settle_blobs(
@@ -219,11 +262,11 @@ impl StateStore for Witness {
         root: ExecutionId,
         exists: bool,
     ) -> Result<(), StoreError> {
-        self.0.settle_blobs(shard, epoch, root, exists).await
+        self.store.settle_blobs(shard, epoch, root, exists).await
     }
 
     async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError> {
-        self.0.cached_output(key, now).await
+        self.store.cached_output(key, now).await
     }
 
     async fn cache_output(
@@ -234,10 +277,10 @@ impl StateStore for Witness {
         expires_at: Timestamp,
         most: CacheLimits,
     ) -> Result<(), StoreError> {
-        self.0.cache_output(key, output, now, expires_at, most).await
+        self.store.cache_output(key, output, now, expires_at, most).await
     }
 
     fn counters(&self) -> StoreCounters {
-        self.0.counters()
+        self.store.counters()
     }
 }

@@ -6,6 +6,10 @@ use troupe_core::plan::Plan;
 
 /// Delay of the waiting workflows' delay nodes, in milliseconds: shorter and longer than passivation takes.
 pub const DELAYS_MS: [u64; 2] = [60, 400];
+/// A workflow that nobody starts by chance, and its delay: time enough to start many of them that are due together.
+pub const LATE: &str = "wait-late";
+/// See [`LATE`].
+pub const LATE_MS: u64 = 1_500;
 /// How long nodes wait for a call, in milliseconds.
 const CALLED_WITHIN_MS: u64 = 700;
 /// Bytes of an output that is kept apart, and of one that is only together with others like it.
@@ -64,7 +68,19 @@ pub fn large() -> Vec<WorkflowDefinition> {
 /// Never: the definitions are constants.
 #[must_use]
 pub fn all() -> Vec<WorkflowDefinition> {
-    definitions().into_iter().chain(families()).chain(large()).collect()
+    let late = serde_json::from_value(waiting(LATE, LATE_MS)).expect("a constant definition");
+    let others = definitions().into_iter().chain(families()).chain(large());
+    others.chain([late]).collect()
+}
+
+/// How long executions of a workflow wait at their delay node, in milliseconds.
+#[must_use]
+pub fn delay_ms(workflow: &str) -> u64 {
+    match workflow {
+        "wait-short" => DELAYS_MS[0],
+        LATE => LATE_MS,
+        _ => DELAYS_MS[1],
+    }
 }
 
 /// Whether executions of a workflow are given large values.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use troupe_actors::record::{read_frames, read_header};
 use troupe_actors::sinks::gather::{CallLimits, Next, Unsent};
-use troupe_actors::sinks::spool::{SpooledRecord, pack, unpack};
+use troupe_actors::sinks::spool::{SpoolIndex, SpooledRecord, pack, unpack};
 use troupe_core::lifecycle::{self, LifecycleEvent};
 use troupe_core::{LogPosition, ShardId};
 use troupe_ports::{StateStore, StoreError};
@@ -106,7 +106,35 @@ impl World {
         self.publish(caller);
     }
 
+    /// Looks into the store, where what the spool holds is in doubt; false when it does not answer.
+    fn settle_spool(&mut self, caller: Caller, sent: LogPosition) -> bool {
+        let is_doubtful = self.serving(caller).is_some_and(|serving| serving.events.doubtful);
+        if !is_doubtful {
+            return true;
+        }
+        if !self.reaches(caller.process) {
+            return false;
+        }
+        let Ok(extent) = at_once(self.store.spool_extent(caller.shard, SINK)) else {
+            return false;
+        };
+        self.count("spools in doubt");
+        if let Some(serving) = self.serving(caller) {
+            let sink = &mut serving.events;
+            sink.spool = SpoolIndex::new(extent);
+            sink.spool.sent(sent);
+            sink.doubtful = false;
+        }
+        true
+    }
+
     fn read_on(&mut self, caller: Caller, from: LogPosition) {
+        if !self.settle_spool(caller, LogPosition(from.0.saturating_sub(1))) {
+            if let Some(serving) = self.serving(caller) {
+                serving.events.machine.behind();
+            }
+            return self.send_again(caller);
+        }
         let Some(serving) = self.serving(caller) else { return };
         let is_spooled = serving.events.spool.end().is_some_and(|end| from <= end);
         let reachable = self.reaches(caller.process);
@@ -157,8 +185,12 @@ impl World {
     /// What the log keeps too much of for the sink goes to its spool, a chunk at a time.
     fn make_room(&mut self, caller: Caller, reached: LogPosition) {
         let Some(serving) = self.serving(caller) else { return };
+        let sent = serving.events.machine.cursor().position();
+        if !self.settle_spool(caller, sent) {
+            return;
+        }
+        let Some(serving) = self.serving(caller) else { return };
         let sink = &serving.events;
-        let sent = sink.machine.cursor().position();
         let from = sink.spool.end().map_or(sent, |end| end.max(sent));
         if sink.committed.0.saturating_sub(from.0) <= SPOOL_ABOVE || from >= reached {
             return;
@@ -204,6 +236,8 @@ impl World {
             sink.spool.add(up_to, bytes);
             sink.inbox.push_front(SinkMessage::Checkpointed(reached));
             self.count("spooled");
+        } else {
+            sink.doubtful = true;
         }
         self.arm_sink(caller);
     }

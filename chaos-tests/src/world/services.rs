@@ -152,6 +152,8 @@ pub(super) struct EventSink {
     pub(super) machine: GatherMachine<Offered>,
     /// What its spool holds.
     pub(super) spool: SpoolIndex,
+    /// A chunk may be in the store of which the index does not know.
+    pub(super) doubtful: bool,
     /// The last record that was committed.
     pub(super) committed: LogPosition,
     pub(super) inbox: VecDeque<SinkMessage>,
@@ -176,6 +178,7 @@ impl EventSink {
         spool.sent(cursor);
         Self {
             spool,
+            doubtful: false,
             committed: LogPosition(0),
             machine: GatherMachine::new(cursor, save_after, limits),
             // What the last owner committed and never sent.

@@ -9,7 +9,7 @@ use troupe_ports::KeyId;
 
 use crate::error::ApiError;
 
-const PREFIX: &str = "troupe_";
+const PREFIX: &str = "troupe";
 const SECRET_BYTES: usize = 32;
 
 /// A key with its secret, which is shown once.
@@ -37,7 +37,7 @@ impl Token {
     /// Reads a key; none if the text has another form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
+        let (id, secret) = text.strip_prefix(PREFIX)?.strip_prefix('_')?.split_once('_')?;
         let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         (secret.len() == 2 * SECRET_BYTES && secret.bytes().all(is_digit)).then_some(())?;
         Some(Self {
@@ -49,7 +49,7 @@ impl Token {
     /// The whole key: for its holder only.
     #[must_use]
     pub fn expose(&self) -> String {
-        format!("{PREFIX}{}_{}", self.id, self.secret)
+        format!("{PREFIX}_{}_{}", self.id, self.secret)
     }
 
     /// SHA-256 of the secret, as it is kept. The secret is random and long: nobody finds it by trying, so a slow hash
@@ -62,7 +62,7 @@ impl Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{PREFIX}{}_…", self.id)
+        write!(out, "{PREFIX}_{}_…", self.id)
     }
 }
 
@@ -98,7 +98,8 @@ mod tests {
     fn a_key_is_read_back_from_its_text_and_from_nothing_else() {
         let token = Token::fresh().unwrap();
         let text = token.expose();
-        assert_eq!(text.len(), "troupe_".len() + 16 + 1 + 64);
+        assert!(text.starts_with(&format!("troupe_{}_", token.id)));
+        assert_eq!(text.len(), PREFIX.len() + 1 + 16 + 1 + 64);
         assert_eq!(Token::parse(&text), Some(token.clone()));
         assert_ne!(Token::fresh().unwrap(), token);
         let upper = text.to_uppercase();
@@ -107,7 +108,7 @@ mod tests {
         let without_id = text.replacen(&token.id.to_string(), "", 1);
         for wrong in [
             "",
-            "troupe_",
+            PREFIX,
             upper.as_str(),
             &long,
             &other,

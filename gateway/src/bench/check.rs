@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use troupe_actors::EngineError;
+use troupe_actors::{EngineError, Whereabouts};
 use troupe_core::execution::{ExecutionState, Phase, Verb, replay};
 use troupe_core::{ExecutionId, NodeIx, Seq};
 
@@ -24,12 +24,16 @@ pub(super) enum Expected {
 
 /// Checks every acknowledged execution.
 pub(super) async fn all(
-    app: &App,
+    apps: &[App],
     acknowledged: impl Iterator<Item = &ExecutionId>,
     expected: Expected,
 ) -> Result<(), BenchError> {
     let ids: Vec<ExecutionId> = acknowledged.copied().collect();
-    stream::iter(ids.into_iter().map(|id| one(app, id, expected)))
+    let owner = |id: ExecutionId| {
+        let has = |app: &&App| app.engine.whereabouts(id.shard()) == Whereabouts::Here;
+        apps.iter().find(has).unwrap_or(&apps[0])
+    };
+    stream::iter(ids.into_iter().map(|id| one(owner(id), id, expected)))
         .buffer_unordered(READS)
         .try_collect::<Vec<()>>()
         .await?;

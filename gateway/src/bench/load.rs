@@ -56,12 +56,37 @@ pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
     let app = wiring::open(job.settings.clone(), &job.state, extras)
         .await
         .map_err(setup)?;
-    let measured = measure(job, &app).await;
-    app.shutdown().await;
+    let mut apps = vec![app];
+    while apps.len() < job.members {
+        let opened = wiring::open(job.settings.clone(), &job.state, wiring::Extras::default()).await;
+        apps.push(opened.map_err(setup)?);
+    }
+    shared_out(&apps).await?;
+    let measured = measure(job, &apps).await;
+    for app in apps {
+        app.shutdown().await;
+    }
     measured
 }
 
-async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
+/// Waits until each of several engines has its share of the shards, and nothing else.
+async fn shared_out(apps: &[App]) -> Result<(), BenchError> {
+    moved(|| {
+        let statuses: Vec<_> = apps.iter().map(|app| app.engine.status()).collect();
+        let served: u64 = statuses.iter().map(|status| u64::from(status.shards_served)).sum();
+        let is_settled = statuses.iter().all(|status| status.ready && status.shards_served > 0);
+        (is_settled && served == u64::from(statuses[0].shards), served)
+    })
+    .await
+}
+
+async fn measure(job: &Job, apps: &[App]) -> Result<Report, BenchError> {
+    let app = &apps[0];
+    let sum = |of: fn(&App) -> u64| apps.iter().map(of).sum::<u64>();
+    let entries = || sum(|app| app.engine.status().entries);
+    let commits = || sum(|app| app.state.counters().commits);
+    let fsyncs = || sum(|app| app.state.counters().fsyncs);
+    let node_actors = || sum(|app| app.engine.status().node_actors);
     let mut definition = match job.workload {
         Workload::Parked => workload::parked()?,
         Workload::Each | Workload::Loop => workload::children(job.workload, job.nodes, job.concurrency)?,
@@ -90,18 +115,20 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
         job.concurrency.min(job.executions).min(64)
     };
     let warmed = Seen::of(warm);
-    drive(app, &workflow, (warm, warm, None), until, &warmed).await?;
+    drive(apps, &workflow, (warm, warm, None), until, &warmed).await?;
     if job.workload == Workload::Start {
         all_ended(app, warm as u64).await?;
     }
 
     let seen = Seen::of(job.executions);
-    let (status, counters, cpu, rss) = (app.engine.status(), app.state.counters(), cpu_seconds(), rss_bytes());
+    let (status, cpu, rss) = (app.engine.status(), cpu_seconds(), rss_bytes());
+    let (entries_before, commits_before) = (entries(), commits());
+    let (fsyncs_before, actors_before) = (fsyncs(), node_actors());
     events::drained(app, Instant::now(), (0, 0)).await?;
     let confirmed = events::confirmed(app);
     let begun = Instant::now();
     let load = (job.executions, job.concurrency, job.rate);
-    drive(app, &workflow, load, until, &seen).await?;
+    drive(apps, &workflow, load, until, &seen).await?;
     let seconds = begun.elapsed().as_secs_f64();
     if job.workload == Workload::Start {
         all_ended(app, status.ended + job.executions as u64).await?;
@@ -110,7 +137,6 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
         settled(app).await?;
     }
     let events = events::drained(app, begun, confirmed).await?;
-    let (after, commits) = (app.engine.status(), app.state.counters());
     let (cpu, rss_after) = (cpu_seconds() - cpu, rss_bytes());
 
     let expected = match job.workload {
@@ -118,7 +144,7 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
         _ => check::Expected::Completed,
     };
     let (warmed_ids, seen_ids) = (warmed.lock().ids.clone(), seen.lock().ids.clone());
-    check::all(app, warmed_ids.iter().chain(&seen_ids), expected).await?;
+    check::all(apps, warmed_ids.iter().chain(&seen_ids), expected).await?;
 
     let (mut thousand_ms, mut parent_entries) = (None, None);
     if let Some(parent) = seen_ids.first().filter(|_| parents) {
@@ -132,9 +158,10 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
     } else {
         executions * nodes_each
     };
-    let appended = commits.commits - counters.commits;
+    let appended = commits() - commits_before;
     Ok(Report {
         workload: job.workload.name(),
+        members: apps.len(),
         executions,
         steps,
         seconds: round(seconds),
@@ -144,10 +171,11 @@ async fn measure(job: &Job, app: &App) -> Result<Report, BenchError> {
         rss_bytes: rss_after,
         rss_per_execution_bytes: round(rss_after.saturating_sub(rss) as f64 / executions as f64),
         cpu_seconds: round(cpu),
+        cpu_us_per_step: round(cpu * 1e6 / steps.max(1) as f64),
         commits: appended,
-        commit_batch_mean: round((after.entries - status.entries) as f64 / appended.max(1) as f64),
-        fsyncs: commits.fsyncs - counters.fsyncs,
-        node_actors: after.node_actors - status.node_actors,
+        commit_batch_mean: round((entries() - entries_before) as f64 / appended.max(1) as f64),
+        fsyncs: fsyncs() - fsyncs_before,
+        node_actors: node_actors() - actors_before,
         events,
         rss_per_child_bytes: parents.then(|| round(rss_after.saturating_sub(rss) as f64 / steps.max(1) as f64)),
         thousand_ms,
@@ -197,9 +225,9 @@ pub(super) async fn store(
     stored.map(drop).map_err(|error| BenchError::Setup(error.to_string()))
 }
 
-/// Starts so many executions from so many drivers, no more of them a second than the third number says.
+/// Starts so many executions from so many drivers, at each engine in turn, no more of them a second than the third number says.
 pub(super) async fn drive(
-    app: &App,
+    apps: &[App],
     workflow: &str,
     (executions, concurrency, rate): (usize, usize, Option<usize>),
     until: Until,
@@ -208,7 +236,7 @@ pub(super) async fn drive(
     let next = Arc::new(AtomicUsize::new(0));
     let begun = tokio::time::Instant::now();
     let drivers = (0..concurrency.min(executions).max(1)).map(|_| {
-        let (app, next, workflow, seen) = (app.clone(), Arc::clone(&next), workflow.to_owned(), Arc::clone(seen));
+        let (apps, next, workflow, seen) = (apps.to_vec(), Arc::clone(&next), workflow.to_owned(), Arc::clone(seen));
         tokio::spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -219,7 +247,7 @@ pub(super) async fn drive(
                     let due = Duration::from_secs_f64(number as f64 / rate as f64);
                     tokio::time::sleep_until(begun + due).await;
                 }
-                let (id, took) = one(&app, &workflow, until).await?;
+                let (id, took) = one(&apps[number % apps.len()], &workflow, until).await?;
                 let mut seen = seen.lock();
                 seen.ids.push(id);
                 seen.latencies_ms.push(took.as_secs_f64() * 1_000.0);

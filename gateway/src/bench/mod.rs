@@ -26,6 +26,8 @@ pub(crate) struct Job {
     pub(crate) handler: Handler,
     /// Starts a second, at most; none: as many as there is concurrency for.
     pub(crate) rate: Option<usize>,
+    /// Engines that share the store.
+    pub(crate) members: usize,
     /// Directory of the store.
     pub(crate) state: PathBuf,
     pub(crate) settings: Settings,
@@ -35,6 +37,7 @@ pub(crate) struct Job {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) workload: &'static str,
+    pub(crate) members: usize,
     pub(crate) executions: u64,
     pub(crate) steps: u64,
     pub(crate) seconds: f64,
@@ -44,6 +47,8 @@ pub(crate) struct Report {
     pub(crate) rss_bytes: u64,
     pub(crate) rss_per_execution_bytes: f64,
     pub(crate) cpu_seconds: f64,
+    /// CPU time a step, in microseconds: of all engines, and of whoever drives them.
+    pub(crate) cpu_us_per_step: f64,
     pub(crate) commits: u64,
     pub(crate) commit_batch_mean: f64,
     pub(crate) fsyncs: u64,

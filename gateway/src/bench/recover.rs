@@ -36,7 +36,7 @@ pub(crate) async fn load_and_wait(job: &Job) -> Result<(), BenchError> {
         (&parked_id, job.executions, &waiting),
     ] {
         drive(
-            &app,
+            std::slice::from_ref(&app),
             workflow,
             (executions, job.concurrency, None),
             Until::Acknowledged,
@@ -76,8 +76,8 @@ pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
     let (status, counters) = (app.engine.status(), app.state.counters());
     let (cpu, rss_after) = (cpu_seconds() - cpu, rss_bytes());
     let checked = async {
-        check::all(&app, running.iter(), check::Expected::Completed).await?;
-        check::all(&app, waiting.iter(), check::Expected::Open).await
+        check::all(std::slice::from_ref(&app), running.iter(), check::Expected::Completed).await?;
+        check::all(std::slice::from_ref(&app), waiting.iter(), check::Expected::Open).await
     };
     let checked = checked.await;
     app.shutdown().await;
@@ -87,6 +87,7 @@ pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
     let steps = running.len() as u64 * 2;
     Ok(Report {
         workload: job.workload.name(),
+        members: 1,
         executions,
         steps,
         seconds: round(seconds),
@@ -96,6 +97,7 @@ pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
         rss_bytes: rss_after,
         rss_per_execution_bytes: round(rss_after.saturating_sub(rss) as f64 / executions.max(1) as f64),
         cpu_seconds: round(cpu),
+        cpu_us_per_step: round(cpu * 1e6 / steps.max(1) as f64),
         commits: counters.commits,
         commit_batch_mean: round(status.entries as f64 / counters.commits.max(1) as f64),
         fsyncs: counters.fsyncs,

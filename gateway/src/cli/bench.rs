@@ -23,6 +23,12 @@ pub(super) struct Bench {
     /// Executions that are started a second, at most.
     #[arg(long)]
     rate: Option<usize>,
+    /// Engines in this process that share the state: it takes a Redis and a PostgreSQL.
+    #[arg(long, default_value_t = 1)]
+    members: usize,
+    /// URL of a PostgreSQL that definitions and lists are kept in, in a schema of its own that is left.
+    #[arg(long, value_name = "URL")]
+    definitions: Option<String>,
     /// What function nodes do.
     #[arg(long, value_enum, default_value = "noop")]
     handler: Handler,
@@ -54,6 +60,9 @@ impl Bench {
             }
             None => {}
         }
+        if let Some(url) = self.definitions {
+            sources = sources.with_option("--definitions", "store.definitions", url);
+        }
         if let Some(durability) = self.durability {
             sources = sources.with_option("--durability", "store.durability", durability);
         }
@@ -61,6 +70,10 @@ impl Bench {
             sources = sources.with_option("--events", "store.events", url);
         }
         let settings = context.settings(&sources)?;
+        if self.members > 1 && (settings.store.state.is_none() || settings.store.definitions.is_none()) {
+            let why = "an embedded store admits one member";
+            return Err(Failure::new(Exit::Usage, why).hint("give --state redis://… and --definitions postgres://…"));
+        }
         let (executions, nodes, concurrency) = self.workload.defaults();
         let scratch = tempfile::tempdir().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let job = Job {
@@ -69,6 +82,7 @@ impl Bench {
             nodes: positive("--nodes", self.nodes, nodes)?,
             concurrency: positive("--concurrency", self.concurrency, concurrency)?,
             handler: self.handler,
+            members: positive("--members", Some(self.members), 1)?,
             rate: self.rate.map(|rate| positive("--rate", Some(rate), rate)).transpose()?,
             state: directory.unwrap_or_else(|| scratch.path().into()),
             settings,

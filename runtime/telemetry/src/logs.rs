@@ -42,6 +42,8 @@ pub fn install_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Where standard error is a file on a full disk, telling of that on standard error would panic whoever logs.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let installed = match format {
         LogFormat::Human => builder.with_ansi(colours).with_target(false).try_init(),

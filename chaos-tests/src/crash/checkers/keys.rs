@@ -47,7 +47,7 @@ pub(super) fn are_unique(evidence: &Evidence, findings: &mut Findings) {
             )
         });
         for ((_, last), (ordinal, next)) in runs.iter().zip(runs.iter().skip(1)) {
-            let ended = last.ended_at.is_some_and(|ended_at| ended_at <= next.started_at);
+            let ended = last.ended_at.is_some_and(|ended_at| ended_at <= next.started_at) || evidence.clocks_jump;
             findings.expect(ended, "C1", || {
                 let (from, until) = (next.started_at, last.ended_at);
                 format!("{key:?}: run {ordinal} started at {from}, the one before ended at {until:?}")

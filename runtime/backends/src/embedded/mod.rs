@@ -35,6 +35,7 @@ use troupe_ports::StoreError;
 
 use cursors::{CursorRider, Cursors};
 pub use options::{DurabilityMutant, PowerLoss, Sharing, StoreOptions};
+pub use power_loss::fail_syncs;
 use reader::Readers;
 use schema::{StoreFile, WalLimit, fixed, fixed_if_any, unavailable};
 use writer::{NoRider, Writer};

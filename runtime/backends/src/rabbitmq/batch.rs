@@ -19,79 +19,68 @@ struct OpenBatch {
 
 /// Packs the events of one turn; the messages come in the order in which they must be sent.
 ///
-/// An execution has events in at most one open batch: before an event goes to another one, that batch is closed, so it is
-/// sent first. What is sent in order arrives in order at every queue.
+/// An event goes to the first message of its key that takes it and is not before the message with the last event of its
+/// execution. What is sent in order arrives in order at every queue, so no message overtakes, and executions that do the same
+/// share messages however long each goes on.
 pub(super) struct Packer {
     limits: RabbitBatch,
-    open: Vec<OpenBatch>,
-    /// For each lane with an event in an open batch: the routing key of that batch.
-    lanes: HashMap<Option<ExecutionId>, String>,
-    closed: Vec<Message>,
+    batches: Vec<OpenBatch>,
+    /// Places of the messages of each key, ascending.
+    keys: HashMap<String, Vec<usize>>,
+    /// Where the last event of each lane is.
+    lanes: HashMap<Option<ExecutionId>, usize>,
 }
 
 impl Packer {
     pub(super) fn new(limits: RabbitBatch) -> Self {
         Self {
             limits,
-            open: Vec::new(),
+            batches: Vec::new(),
+            keys: HashMap::new(),
             lanes: HashMap::new(),
-            closed: Vec::new(),
         }
     }
 
     /// Adds an event; those of one execution come in its order.
     pub(super) fn add(&mut self, event: Outgoing, part: Part) {
-        // What goes to another exchange has an order of its own, and goes alone.
+        // What goes to another exchange has an order of its own, and goes alone: no later event finds its message.
         if event.exchange.is_some() {
-            self.closed.push(Message::single(event, part));
+            self.batches.push(OpenBatch::new(event, part));
             return;
         }
-        if self.lanes.get(&event.lane).is_some_and(|key| *key != event.key) {
-            let key = self.lanes[&event.lane].clone();
-            self.close(&key);
-        }
         let (events_max, bytes_max) = (self.limits.events_max, self.limits.bytes_max);
+        let earliest = self.lanes.get(&event.lane).copied().unwrap_or(0);
+        let of_key = self.keys.get(&event.key).map_or(&[][..], Vec::as_slice);
+        let later = &of_key[of_key.partition_point(|place| *place < earliest)..];
         // A comma, and the bracket that closes.
-        let full = |batch: &OpenBatch| {
-            batch.message.parts.len() >= events_max || batch.text.len() + event.body.len() + 2 > bytes_max
+        let takes = |place: &&usize| {
+            let batch = &self.batches[**place];
+            batch.message.parts.len() < events_max && batch.text.len() + event.body.len() + 2 <= bytes_max
         };
-        if self.batch(&event.key).is_some_and(|batch| full(batch)) {
-            self.close(&event.key);
-        }
-        self.lanes.insert(event.lane, event.key.clone());
-        match self.batch(&event.key) {
-            Some(batch) => {
+        let place = later.iter().find(takes).copied();
+        let lane = event.lane;
+        let place = match place {
+            Some(place) => {
+                let batch = &mut self.batches[place];
                 batch.text.push(b',');
                 batch.text.extend_from_slice(&event.body);
                 batch.message.parts.push(part);
                 batch.hash = with_id(batch.hash, &event.id);
+                place
             }
             None => {
-                let mut text = Vec::with_capacity(event.body.len() + 2);
-                text.push(b'[');
-                text.extend_from_slice(&event.body);
-                let hash = with_id(HASH_OF_NOTHING, &event.id);
-                let message = Message::single(event, part);
-                self.open.push(OpenBatch { message, text, hash });
+                let place = self.batches.len();
+                self.keys.entry(event.key.clone()).or_default().push(place);
+                self.batches.push(OpenBatch::new(event, part));
+                place
             }
-        }
+        };
+        self.lanes.insert(lane, place);
     }
 
     /// All messages, in order.
-    pub(super) fn finish(mut self) -> Vec<Message> {
-        self.closed.extend(self.open.into_iter().map(OpenBatch::close));
-        self.closed
-    }
-
-    fn batch(&mut self, key: &str) -> Option<&mut OpenBatch> {
-        self.open.iter_mut().find(|batch| batch.message.first.key == key)
-    }
-
-    fn close(&mut self, key: &str) {
-        if let Some(place) = self.open.iter().position(|batch| batch.message.first.key == key) {
-            self.closed.push(self.open.remove(place).close());
-            self.lanes.retain(|_, of| of != key);
-        }
+    pub(super) fn finish(self) -> Vec<Message> {
+        self.batches.into_iter().map(OpenBatch::close).collect()
     }
 }
 
@@ -101,6 +90,17 @@ fn with_id(hash: u64, id: &str) -> u64 {
 }
 
 impl OpenBatch {
+    fn new(event: Outgoing, part: Part) -> Self {
+        let mut text = Vec::with_capacity(event.body.len() + 2);
+        text.push(b'[');
+        text.extend_from_slice(&event.body);
+        Self {
+            text,
+            hash: with_id(HASH_OF_NOTHING, &event.id),
+            message: Message::single(event, part),
+        }
+    }
+
     fn close(mut self) -> Message {
         let events = self.message.parts.len();
         if events > 1 {
@@ -182,10 +182,22 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_closes_before_it_would_overtake() {
-        // Lane 1 goes on with key 2: the batch of key 1 must be sent before, and takes no more.
-        let messages = packed(&[(1, 1, 1), (2, 2, 1), (1, 2, 1), (3, 1, 1)]);
-        assert_eq!(places(&messages), [vec![0], vec![1, 2], vec![3]]);
+    fn a_message_does_not_overtake_an_event_of_the_same_execution() {
+        // Lane 1 goes on with key 2 and comes back to key 1: not to the first message of key 1, which is sent before.
+        let messages = packed(&[(1, 1, 1), (2, 2, 1), (1, 2, 1), (3, 1, 1), (1, 1, 1)]);
+        assert_eq!(places(&messages), [vec![0, 3], vec![1, 2], vec![4]]);
+    }
+
+    #[test]
+    fn executions_that_do_the_same_share_messages_however_long() {
+        let steps = (0..6).flat_map(|step| (1..=4).map(move |lane| (lane, step % 2, 1)));
+        let in_step: Vec<_> = steps.collect();
+        assert_eq!(packed(&in_step).len(), 6);
+        // One execution after the other, as when each was quick.
+        let in_turn: Vec<_> = (1..=4)
+            .flat_map(|lane| (0..6).map(move |step| (lane, step % 2, 1)))
+            .collect();
+        assert_eq!(packed(&in_turn).len(), 6);
     }
 
     #[test]

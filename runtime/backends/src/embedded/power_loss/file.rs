@@ -218,6 +218,9 @@ unsafe extern "C" fn truncate(file: File, len: i64) -> c_int {
 }
 
 unsafe extern "C" fn sync(file: File, flags: c_int) -> c_int {
+    if super::SYNCS_FAIL.load(std::sync::atomic::Ordering::Relaxed) {
+        return ffi::SQLITE_IOERR_FSYNC;
+    }
     unsafe {
         if let Some((seed, takes)) = tearing::befalls() {
             let code = let_some_through(file, seed);

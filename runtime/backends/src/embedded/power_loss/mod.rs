@@ -16,6 +16,7 @@ mod tearing;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
@@ -26,6 +27,15 @@ use file::PowerLossFile;
 use overlay::Overlay;
 
 const NAME: &CStr = c"troupe-power-loss";
+
+/// Whether every sync fails, and nothing unsynced reaches a file.
+static SYNCS_FAIL: AtomicBool = AtomicBool::new(false);
+
+/// From now on every sync of this process fails, or none does any more: a disk that is unwell. For tests; only files that were
+/// opened with a [`PowerLoss`] are affected.
+pub fn fail_syncs(is_on: bool) {
+    SYNCS_FAIL.store(is_on, Ordering::Relaxed);
+}
 
 /// Files whose content must survive; temporary ones go to the system's layer directly.
 const DURABLE_FILES: c_int =

@@ -1,0 +1,504 @@
+//! The engine process of the harness: an engine on servers (or on the embedded store), its effect sink and its clients, and a
+//! way to tell it things while it runs.
+
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use troupe_actors::{Engine, EngineError, EngineHandle, EngineOptions, EngineParts, StartRequest};
+use troupe_backends::embedded::fail_syncs;
+use troupe_backends::rabbitmq::{RabbitBatch, RabbitQueue, RabbitUnroutable};
+use troupe_backends::{
+    EmbeddedStore, PostgresOptions, PostgresStore, PowerLoss, RabbitBus, RabbitOptions, RedisDurability, RedisOptions,
+    RedisStore, Sharing, StoreOptions,
+};
+use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
+use troupe_core::{Json, Timestamp};
+use troupe_ports::{
+    BusError, DefinitionError, DefinitionStore, EpochAuthority, EventBus, Executed, NodeExecutor, StateStore,
+    StoreError, Task, VisibilityStore,
+};
+use troupe_telemetry::LogFormat;
+
+use crate::crash::child::{End, Fault, NoSandbox, engine_options, random, watch_shards};
+use crate::crash::clients::{ask_again, client};
+use crate::crash::effects::EffectSink;
+use crate::crash::record::Record;
+use crate::crash::switches::{Act, Moment, Switches};
+use crate::crash::witness::Witness;
+use crate::crash::workload;
+
+/// How long a process waits for servers that start, or are down.
+const REACHED_WITHIN: Duration = Duration::from_secs(90);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// How long attempts may go on once a process is told to stop.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// Where an engine keeps its state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// On Redis.
+    Redis {
+        /// Where it is.
+        url: String,
+        /// Whether `appendfsync everysec` will do.
+        relaxed: bool,
+    },
+    /// In a directory, definitions and lists too.
+    Embedded {
+        /// The directory.
+        directory: PathBuf,
+        /// Whether a killed process loses what it had not synced.
+        loses_unsynced: bool,
+    },
+}
+
+/// Where everything of a deployment is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// State.
+    pub state: State,
+    /// `postgres://` of definitions and lists.
+    pub definitions: String,
+    /// `amqp://` of events.
+    pub events: String,
+    /// Tells deployments on the same servers apart.
+    pub prefix: String,
+    /// Shards, if the store is new.
+    pub shards: u16,
+}
+
+impl Place {
+    /// The queue that hears every event.
+    #[must_use]
+    pub fn queue(&self) -> String {
+        format!("{}.heard", self.prefix)
+    }
+
+    /// The exchange.
+    #[must_use]
+    pub fn exchange(&self) -> String {
+        format!("{}.events", self.prefix)
+    }
+}
+
+/// How an engine process comes by its shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    /// It alone serves: it waits until the lease of whoever was there before has expired, and takes every shard.
+    Sole,
+}
+
+/// What the harness tells an engine process, as JSON in its only argument.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Orders {
+    /// Where everything is.
+    pub place: Place,
+    /// How it comes by its shards.
+    pub role: Role,
+    /// Lease of a shard, in milliseconds.
+    pub lease_ms: u64,
+    /// Most executions with an actor.
+    pub executions_max: usize,
+    /// Tells processes of one deployment apart.
+    pub incarnation: u32,
+    /// Request keys to ask for again.
+    pub asked_before: Vec<String>,
+    /// Clients that load it from the beginning.
+    pub clients: u32,
+    /// Where it dies or panics before anybody can tell it to.
+    pub armed: Option<(Moment, Act)>,
+    /// Fault to plant.
+    pub fault: Option<Fault>,
+}
+
+/// What a running engine process is told, a line of JSON each.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "camelCase")]
+pub enum Order {
+    /// From now on so many clients load it.
+    Load {
+        /// How many.
+        clients: u32,
+    },
+    /// Start many executions at once.
+    Burst {
+        /// Their workflow.
+        workflow: String,
+        /// How many.
+        count: u64,
+        /// How many are asked for at the same time.
+        at_once: u64,
+    },
+    /// The clock shows so much more than the machine's, from now on.
+    StepClock {
+        /// Milliseconds.
+        by_ms: i64,
+    },
+    /// Attempts take so much longer.
+    SlowAttempts {
+        /// Milliseconds.
+        by_ms: u64,
+    },
+    /// Every sync of the embedded store fails, or none does any more.
+    FailSyncs {
+        /// Whether they do.
+        is_on: bool,
+    },
+    /// Do something when a moment comes next.
+    Arm {
+        /// The moment.
+        moment: Moment,
+        /// What.
+        act: Act,
+    },
+    /// Give every shard up and end.
+    Stop,
+}
+
+/// What an engine of a deployment stands on.
+pub(super) struct Opened {
+    pub(super) engine: EngineHandle,
+    pub(super) store: Arc<dyn StateStore>,
+}
+
+/// Opens the stores of a deployment and an engine on them, waiting for servers that are down.
+///
+/// `watched`: what happens to shards and records is told on standard output.
+pub(super) async fn open(
+    orders: &Orders,
+    sink: EffectSink,
+    switches: Arc<Switches>,
+    watched: bool,
+) -> anyhow::Result<Opened> {
+    let (state, definitions, visibility, epochs) = stores(&orders.place).await?;
+    let store: Arc<dyn StateStore> = if watched {
+        Arc::new(Witness::with(state, Arc::clone(&switches)))
+    } else {
+        state
+    };
+    let bus = RabbitBus::start(bus_options(&orders.place)).context("the bus does not start")?;
+    let parts = EngineParts {
+        state: Arc::clone(&store),
+        definitions,
+        visibility,
+        buses: vec![("events", Arc::new(SwitchedBus(bus, Arc::clone(&switches))))],
+        executor: Arc::new(SwitchedSink(sink, Arc::clone(&switches))),
+        sandbox: Arc::new(NoSandbox),
+        clock: switches,
+        // It takes everything for itself: what it replaces is gone, or frozen.
+        members: None,
+        epochs,
+    };
+    let engine = taking_over(&parts, &options(orders)).await;
+    let engine = engine.context("the engine does not start")?;
+    Ok(Opened { engine, store })
+}
+
+/// Starts an engine; one that was killed or frozen has its shards until its leases expire.
+async fn taking_over(parts: &EngineParts, options: &EngineOptions) -> Result<EngineHandle, EngineError> {
+    let until = tokio::time::Instant::now() + options.lease * 3;
+    loop {
+        match Engine::spawn(parts.clone(), options.clone()).await {
+            Err(EngineError::Unavailable(_)) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(options.lease / 10).await;
+            }
+            started => return started,
+        }
+    }
+}
+
+fn options(orders: &Orders) -> EngineOptions {
+    let lease = Duration::from_millis(orders.lease_ms);
+    EngineOptions {
+        owner: format!("engine-{}-{:x}", orders.incarnation, random()),
+        lease,
+        executions_max: orders.executions_max,
+        ..engine_options(End::TakenOver, orders.fault)
+    }
+}
+
+type Stores = (
+    Arc<dyn StateStore>,
+    Arc<dyn DefinitionStore>,
+    Arc<dyn VisibilityStore>,
+    Option<Arc<dyn EpochAuthority>>,
+);
+
+async fn stores(place: &Place) -> anyhow::Result<Stores> {
+    let (url, relaxed) = match &place.state {
+        State::Redis { url, relaxed } => (url, relaxed),
+        State::Embedded {
+            directory,
+            loses_unsynced,
+        } => {
+            let options = StoreOptions {
+                shards: place.shards,
+                sharing: Sharing::Exclusive,
+                power_loss: if *loses_unsynced {
+                    PowerLoss::DropsUnsynced
+                } else {
+                    PowerLoss::Never
+                },
+                mutant: None,
+            };
+            let store = EmbeddedStore::open(directory, &options).context("the embedded store does not open")?;
+            let store = Arc::new(store);
+            // It orders its owners itself.
+            return Ok((store.clone(), store.clone(), store, None));
+        }
+    };
+    let options = RedisOptions {
+        prefix: place.prefix.clone(),
+        shards: place.shards,
+        durability: if *relaxed {
+            RedisDurability::Relaxed
+        } else {
+            RedisDurability::Strict
+        },
+        ..RedisOptions::new(url.as_str())
+    };
+    let redis = reached(|| RedisStore::open(&options), |error| error.is_passing());
+    let redis = redis.await.context("Redis")?;
+    let options = PostgresOptions {
+        schema: place.prefix.clone(),
+        connections_max: 4,
+        ..PostgresOptions::new(place.definitions.as_str())
+    };
+    let passing = |error: &StoreError| matches!(error, StoreError::Unavailable(_));
+    let postgres = reached(|| PostgresStore::open(&options), passing).await;
+    let postgres = Arc::new(postgres.context("PostgreSQL")?);
+    Ok((Arc::new(redis), postgres.clone(), postgres.clone(), Some(postgres)))
+}
+
+/// Tries again for a while.
+async fn reached<T, E, F: Future<Output = Result<T, E>>>(
+    open: impl Fn() -> F,
+    is_passing: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let until = tokio::time::Instant::now() + REACHED_WITHIN;
+    loop {
+        match open().await {
+            Err(error) if is_passing(&error) && tokio::time::Instant::now() < until => {}
+            outcome => return outcome,
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// The observer's queue is the bus's own: whoever deletes the exchange takes no binding from it for good.
+fn bus_options(place: &Place) -> RabbitOptions {
+    let queue = RabbitQueue {
+        name: place.queue(),
+        binding_keys: vec!["#".to_owned()],
+        ..RabbitQueue::default()
+    };
+    RabbitOptions {
+        exchange: place.exchange(),
+        queues: vec![queue],
+        batch: Some(RabbitBatch::default()),
+        unroutable: RabbitUnroutable::Fail,
+        connect_timeout: Duration::from_secs(5),
+        // A stalled broker is given up soon enough for a test.
+        confirm_timeout: Duration::from_secs(10),
+        retry_max: Duration::from_secs(1),
+        heartbeat: Duration::from_secs(5),
+        ..RabbitOptions::new(place.events.as_str())
+    }
+}
+
+/// Runs until it is killed or told to stop.
+///
+/// # Errors
+/// When stores or engine do not open: whoever supervises it starts another one.
+pub async fn run(orders: Orders) -> anyhow::Result<()> {
+    troupe_telemetry::install_logs(LogFormat::Human, "warn,troupe_actors=info")?;
+    let switches = Arc::new(Switches::with(orders.fault));
+    if let Some((moment, act)) = orders.armed {
+        switches.arm(moment, act);
+    }
+    let Opened { engine, store } = open(&orders, EffectSink::default(), Arc::clone(&switches), true).await?;
+    for mut definition in workload::all() {
+        // The observer hears those of nodes too.
+        let events = serde_json::json!({"nodes": "all"});
+        definition.settings.insert("events".to_owned(), events);
+        let definitions = engine.definitions();
+        let put = || definitions.put(definition.clone(), Json::from_trusted("{}"), None, Timestamp(0));
+        reached(put, passes).await.context("a definition is not stored")?;
+    }
+    Record::Ready.emit();
+    tokio::spawn(watch_shards(engine.clone()));
+    tokio::spawn(ask_again(engine.clone(), orders.asked_before.clone()));
+    let mut load = Load {
+        engine: engine.clone(),
+        incarnation: orders.incarnation,
+        next: Arc::default(),
+        clients: Vec::new(),
+    };
+    load.of(orders.clients);
+    let mut told = orders_told();
+    while let Some(order) = told.recv().await {
+        match order {
+            Order::Load { clients } => load.of(clients),
+            Order::Burst {
+                workflow,
+                count,
+                at_once,
+            } => load.burst(&workflow, count, at_once),
+            Order::StepClock { by_ms } => switches.step_clock(by_ms),
+            Order::SlowAttempts { by_ms } => switches.slow_attempts(by_ms),
+            Order::FailSyncs { is_on } => fail_syncs(is_on),
+            Order::Arm { moment, act } => switches.arm(moment, act),
+            Order::Stop => {
+                load.of(0);
+                engine.shutdown(STOP_GRACE).await;
+                drop(store);
+                return Ok(());
+            }
+        }
+    }
+    // Whoever started it is gone.
+    Ok(())
+}
+
+fn passes(error: &DefinitionError) -> bool {
+    matches!(error, DefinitionError::Unavailable(_))
+}
+
+/// What is told on standard input; ends with it.
+fn orders_told() -> mpsc::UnboundedReceiver<Order> {
+    let (send, told) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            let sent = match serde_json::from_str(&line) {
+                Ok(order) => send.send(order).is_ok(),
+                Err(error) => {
+                    let what = format!("an order that is none: {error}");
+                    Record::Trouble { what }.emit();
+                    true
+                }
+            };
+            if !sent {
+                return;
+            }
+        }
+    });
+    told
+}
+
+/// The clients.
+struct Load {
+    engine: EngineHandle,
+    incarnation: u32,
+    next: Arc<AtomicU64>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// From now on there are so many.
+    fn of(&mut self, clients: u32) {
+        let clients = clients as usize;
+        for client in self.clients.drain(clients.min(self.clients.len())..) {
+            // What it was told and could not record is only missing from the evidence.
+            client.abort();
+        }
+        while self.clients.len() < clients {
+            let client = client(self.engine.clone(), self.incarnation, Arc::clone(&self.next));
+            self.clients.push(tokio::spawn(client));
+        }
+    }
+
+    /// Starts many at once; those that are refused because there is too much are counted, and not asked for again.
+    fn burst(&self, workflow: &str, count: u64, at_once: u64) {
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        let next = Arc::new(AtomicU64::new(first));
+        for _ in 0..at_once {
+            let (engine, next) = (self.engine.clone(), Arc::clone(&next));
+            let (workflow, incarnation) = (workflow.to_owned(), self.incarnation);
+            tokio::spawn(async move {
+                let mut refused = 0;
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= first + count {
+                        break;
+                    }
+                    let key = format!("{workflow}/{incarnation}-{number}");
+                    refused += u64::from(!start(&engine, &workflow, key).await);
+                }
+                if refused > 0 {
+                    let what = OVERLOADED.to_owned();
+                    Record::Counted { what, times: refused }.emit();
+                }
+            });
+        }
+    }
+}
+
+/// What is counted when starts are refused because there is too much to do.
+pub(super) const OVERLOADED: &str = "starts refused as too many";
+
+/// Whether it was not refused as one too many.
+async fn start(engine: &EngineHandle, workflow: &str, key: String) -> bool {
+    let mut request = StartRequest::new(workflow, Json::from_trusted("{\"n\":1}"));
+    request.request_key = Some(key.clone());
+    Record::StartAsked { key: key.clone() }.emit();
+    match engine.start(request).await {
+        Ok(outcome) => {
+            let (id, existing) = (outcome.id, outcome.existing);
+            Record::StartAcked { key, id, existing }.emit();
+            true
+        }
+        Err(EngineError::Overloaded { .. }) => false,
+        Err(error) if error.retry_after_ms().is_some() => true,
+        Err(error) => {
+            let what = format!("start {key}: {error}");
+            Record::Trouble { what }.emit();
+            true
+        }
+    }
+}
+
+/// The bus, which can be told to panic or die around a publish.
+struct SwitchedBus(RabbitBus, Arc<Switches>);
+
+#[async_trait]
+impl EventBus for SwitchedBus {
+    async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError> {
+        self.1.reached(Moment::Publishing);
+        self.0.publish(events).await?;
+        self.1.reached(Moment::Published);
+        Ok(())
+    }
+
+    async fn announce(&self, events: &[SystemEvent]) -> Result<(), BusError> {
+        self.0.announce(events).await
+    }
+}
+
+/// The effect sink, which can be told to be slow, to panic or to die.
+struct SwitchedSink(EffectSink, Arc<Switches>);
+
+impl NodeExecutor for SwitchedSink {
+    fn execute(&self, task: Task, cancel: CancellationToken) -> BoxFuture<'static, Executed> {
+        let (done, switches) = (self.0.execute(task, cancel), Arc::clone(&self.1));
+        Box::pin(async move {
+            switches.reached(Moment::Attempting);
+            let longer = switches.attempts_take_longer();
+            if !longer.is_zero() {
+                tokio::time::sleep(longer).await;
+            }
+            done.await
+        })
+    }
+}

@@ -1,0 +1,361 @@
+//! What can be broken: one variant a fault, with what it hits, how it begins and how it is healed.
+
+mod embedded;
+mod engine;
+mod events;
+mod line;
+mod redis;
+
+use std::time::Duration;
+
+use super::deployment::{Deployment, Setup};
+use super::engine::Order;
+use crate::crash::switches::{Act, Moment};
+use crate::world::random::Random;
+
+/// What a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// An engine process.
+    Engine,
+    /// Redis.
+    Redis,
+    /// RabbitMQ.
+    RabbitMq,
+    /// PostgreSQL.
+    Postgres,
+    /// The embedded store's files.
+    Disk,
+    /// Consumers of events.
+    Consumers,
+}
+
+/// How a line between engines and a server breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LineFault {
+    /// Everything takes longer.
+    Latency,
+    /// Open connections are reset, again and again.
+    Reset,
+    /// Connections are taken, and nothing passes in either direction.
+    HalfOpen,
+    /// As half open; when the line is sound again, its connections and what was on its way are gone.
+    Partition,
+    /// What engines say does not arrive.
+    OneWay,
+    /// Bytes trickle.
+    SlowBytes,
+}
+
+impl LineFault {
+    /// Every one.
+    pub const ALL: [Self; 6] = [
+        Self::Latency,
+        Self::Reset,
+        Self::HalfOpen,
+        Self::Partition,
+        Self::OneWay,
+        Self::SlowBytes,
+    ];
+}
+
+/// A fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// `kill -9` of an engine.
+    EngineKill,
+    /// An engine ends at a named moment.
+    EngineKillAt(Moment),
+    /// An engine is frozen for longer than its lease, replaced, and thawed.
+    EngineFreeze,
+    /// An engine does not reach Redis until another one has its shards; then all that it said arrives.
+    EnginePartition,
+    /// The actor at a named moment panics.
+    ActorPanic(Moment),
+    /// The clock of an engine jumps, and later jumps back.
+    ClockStep(i64),
+    /// Ten times as many starts at once as there may be executions.
+    Overload,
+    /// Many executions wait when their engine is killed; all are overdue when the next one serves.
+    MassRestart,
+    /// `kill -9` of Redis.
+    RedisKill,
+    /// Redis loses its power: what it had not synced before it answered is gone.
+    RedisPowerLoss,
+    /// Redis is killed in the middle of a write: its file ends with half a command.
+    RedisTornTail,
+    /// Redis does not answer.
+    RedisStall,
+    /// Redis takes no more bytes.
+    RedisOutOfMemory,
+    /// Redis loses its power and about a second of what it acknowledged.
+    RedisSecondLost,
+    /// A replica takes over that has not heard the latest.
+    RedisFailover,
+    /// `kill -9` of RabbitMQ.
+    RabbitKill,
+    /// RabbitMQ is short of memory.
+    RabbitMemoryAlarm,
+    /// RabbitMQ is short of disk.
+    RabbitDiskAlarm,
+    /// RabbitMQ does not answer.
+    RabbitStall,
+    /// Somebody deletes the exchange.
+    ExchangeDeleted,
+    /// Consumers of events take their time.
+    SlowConsumer,
+    /// PostgreSQL stops as in a crash.
+    PostgresStop,
+    /// A line breaks.
+    Line(Target, LineFault),
+    /// The disk of the embedded store is full.
+    DiskFull,
+    /// The disk of the embedded store does not sync.
+    SyncsFail,
+}
+
+/// What must hold after a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expects {
+    /// Every promise.
+    Everything,
+    /// Something acknowledged may be lost, but the engine must say so.
+    ToldLoss,
+}
+
+impl Fault {
+    /// Every fault once, those with variants in their plainest one.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Self::EngineKill];
+        all.extend(Moment::ALL.map(Self::EngineKillAt));
+        all.extend([Self::EngineFreeze, Self::EnginePartition]);
+        all.extend([Moment::Attempting, Moment::Appending, Moment::Publishing].map(Self::ActorPanic));
+        all.extend([Self::ClockStep(4_000), Self::ClockStep(-4_000)]);
+        all.extend([Self::Overload, Self::MassRestart]);
+        all.extend([
+            Self::RedisKill,
+            Self::RedisPowerLoss,
+            Self::RedisTornTail,
+            Self::RedisStall,
+        ]);
+        all.extend([Self::RedisOutOfMemory, Self::RedisSecondLost, Self::RedisFailover]);
+        all.extend([Self::RabbitKill, Self::RabbitMemoryAlarm, Self::RabbitDiskAlarm]);
+        all.extend([
+            Self::RabbitStall,
+            Self::ExchangeDeleted,
+            Self::SlowConsumer,
+            Self::PostgresStop,
+        ]);
+        for target in [Target::Redis, Target::Postgres, Target::RabbitMq] {
+            all.extend(LineFault::ALL.map(|fault| Self::Line(target, fault)));
+        }
+        all.extend([Self::DiskFull, Self::SyncsFail]);
+        all
+    }
+
+    /// Its name, by which it can be asked for.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::EngineKillAt(moment) => format!("engine-kill-at-{}", dashed(&format!("{moment:?}"))),
+            Self::ActorPanic(moment) => format!("actor-panic-{}", dashed(&format!("{moment:?}"))),
+            Self::ClockStep(by_ms) if by_ms < 0 => "clock-back".to_owned(),
+            Self::ClockStep(_) => "clock-forward".to_owned(),
+            Self::Line(target, fault) => {
+                let (target, fault) = (format!("{target:?}"), dashed(&format!("{fault:?}")));
+                format!("line-{}-{fault}", target.to_ascii_lowercase())
+            }
+            other => dashed(&format!("{other:?}")),
+        }
+    }
+
+    /// What it hits.
+    #[must_use]
+    pub fn target(self) -> Target {
+        match self {
+            Self::EngineKill
+            | Self::EngineKillAt(_)
+            | Self::EngineFreeze
+            | Self::EnginePartition
+            | Self::ActorPanic(_)
+            | Self::ClockStep(_)
+            | Self::Overload
+            | Self::MassRestart => Target::Engine,
+            Self::RedisKill
+            | Self::RedisPowerLoss
+            | Self::RedisTornTail
+            | Self::RedisStall
+            | Self::RedisOutOfMemory
+            | Self::RedisSecondLost
+            | Self::RedisFailover => Target::Redis,
+            Self::RabbitKill
+            | Self::RabbitMemoryAlarm
+            | Self::RabbitDiskAlarm
+            | Self::RabbitStall
+            | Self::ExchangeDeleted => Target::RabbitMq,
+            Self::SlowConsumer => Target::Consumers,
+            Self::PostgresStop => Target::Postgres,
+            Self::Line(target, _) => target,
+            Self::DiskFull | Self::SyncsFail => Target::Disk,
+        }
+    }
+
+    /// What a deployment must keep its state on for it. All but the first are for runs that ask for them.
+    #[must_use]
+    pub fn setups(self) -> &'static [Setup] {
+        match self {
+            Self::RedisPowerLoss => &[Setup::Strict],
+            Self::RedisSecondLost => &[Setup::Relaxed],
+            Self::RedisKill
+            | Self::RedisTornTail
+            | Self::RedisStall
+            | Self::RedisOutOfMemory
+            | Self::EngineFreeze
+            | Self::EnginePartition
+            | Self::Line(Target::Redis, _) => &[Setup::Strict, Setup::Relaxed],
+            Self::RedisFailover => &[Setup::Sentinel],
+            Self::DiskFull | Self::SyncsFail => &[Setup::Embedded],
+            Self::Line(Target::Postgres, _) | Self::PostgresStop => &[Setup::Strict, Setup::Relaxed],
+            _ => &[Setup::Strict, Setup::Relaxed, Setup::Embedded],
+        }
+    }
+
+    /// What must hold after it.
+    #[must_use]
+    pub fn expects(self) -> Expects {
+        match self {
+            Self::RedisSecondLost | Self::RedisFailover => Expects::ToldLoss,
+            _ => Expects::Everything,
+        }
+    }
+
+    /// How long it holds, where nobody says.
+    #[must_use]
+    pub fn holds(self) -> Duration {
+        Duration::from_millis(match self {
+            Self::RedisStall | Self::RabbitStall | Self::SlowConsumer => 5_000,
+            Self::Line(_, LineFault::HalfOpen | LineFault::Partition | LineFault::OneWay) => 3_000,
+            Self::Line(..) | Self::ClockStep(_) | Self::PostgresStop | Self::RedisOutOfMemory => 2_000,
+            Self::RabbitMemoryAlarm | Self::RabbitDiskAlarm | Self::RabbitKill | Self::DiskFull | Self::SyncsFail => {
+                1_500
+            }
+            Self::RedisKill | Self::RedisTornTail => 500,
+            Self::EngineFreeze | Self::EnginePartition => 100,
+            Self::RedisFailover => 8_000,
+            Self::EngineKillAt(_) | Self::ActorPanic(_) => 1_500,
+            Self::EngineKill
+            | Self::Overload
+            | Self::MassRestart
+            | Self::RedisPowerLoss
+            | Self::RedisSecondLost
+            | Self::ExchangeDeleted => 0,
+        })
+    }
+
+    /// Begins it.
+    pub(super) fn begin(self, on: &mut Deployment<'_>, random: &mut Random, scale: u64) -> anyhow::Result<()> {
+        match self {
+            Self::EngineKill => engine::kill(on),
+            Self::EngineKillAt(moment) => engine::kill_at(on, moment),
+            Self::EngineFreeze => engine::freeze(on),
+            Self::EnginePartition => engine::cut_off(on),
+            Self::ActorPanic(moment) => {
+                let act = Act::Panic;
+                on.tell(&Order::Arm { moment, act })
+            }
+            Self::ClockStep(by_ms) => on.tell(&Order::StepClock { by_ms }),
+            Self::Overload => engine::overload(on),
+            Self::MassRestart => engine::mass_restart(on, scale),
+            Self::RedisKill | Self::RedisTornTail => on.master()?.kill(),
+            Self::RedisPowerLoss => redis::lose_power(on, random),
+            Self::RedisStall => on.master()?.freeze(),
+            Self::RedisOutOfMemory => redis::fill_memory(on),
+            Self::RedisSecondLost => redis::lose_a_second(on),
+            Self::RedisFailover => redis::fail_over(on),
+            Self::RabbitKill => events::kill(on),
+            Self::RabbitMemoryAlarm => events::memory_alarm(on, true),
+            Self::RabbitDiskAlarm => events::disk_alarm(on, true),
+            Self::RabbitStall => on.lab.rabbitmq.freeze(),
+            Self::ExchangeDeleted => events::delete_exchange(on),
+            Self::SlowConsumer => {
+                on.listener.slow_down(Duration::from_millis(20));
+                Ok(())
+            }
+            Self::PostgresStop => on.lab.postgres.stop_immediately(),
+            Self::Line(target, fault) => line::begin(on, target, fault, random),
+            Self::DiskFull => embedded::fill(on),
+            Self::SyncsFail => on.tell(&Order::FailSyncs { is_on: true }),
+        }
+    }
+
+    /// Heals it.
+    pub(super) fn end(self, on: &mut Deployment<'_>) -> anyhow::Result<()> {
+        match self {
+            Self::EngineFreeze | Self::EnginePartition => engine::thaw(on),
+            Self::ClockStep(_) => on.tell(&Order::StepClock { by_ms: 0 }),
+            Self::RedisKill => on.master()?.run(),
+            Self::RedisTornTail => {
+                on.master()?.tear_file()?;
+                on.master()?.run()
+            }
+            Self::RedisStall => on.master()?.thaw(),
+            Self::RedisOutOfMemory => redis::free_memory(on),
+            Self::RabbitKill => on.lab.rabbitmq.run(),
+            Self::RabbitMemoryAlarm => events::memory_alarm(on, false),
+            Self::RabbitDiskAlarm => events::disk_alarm(on, false),
+            Self::RabbitStall => on.lab.rabbitmq.thaw(),
+            Self::SlowConsumer => {
+                on.listener.slow_down(Duration::ZERO);
+                Ok(())
+            }
+            Self::PostgresStop => on.lab.postgres.run(),
+            Self::Line(target, fault) => line::end(on, target, fault),
+            Self::DiskFull => embedded::free(on),
+            Self::SyncsFail => on.tell(&Order::FailSyncs { is_on: false }),
+            Self::EngineKill
+            | Self::EngineKillAt(_)
+            | Self::ActorPanic(_)
+            | Self::Overload
+            | Self::MassRestart
+            | Self::RedisPowerLoss
+            | Self::RedisSecondLost
+            | Self::RedisFailover
+            | Self::ExchangeDeleted => Ok(()),
+        }
+    }
+}
+
+/// Executions with an actor that a deployment which is to be overloaded has room for.
+pub(super) fn engine_limit() -> usize {
+    engine::EXECUTIONS_MAX
+}
+
+/// `KillAt` as `kill-at`.
+fn dashed(name: &str) -> String {
+    let mut text = String::with_capacity(name.len() + 4);
+    for (place, letter) in name.chars().enumerate() {
+        if letter.is_ascii_uppercase() && place > 0 {
+            text.push('-');
+        }
+        text.push(letter.to_ascii_lowercase());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_fault_has_a_name_of_its_own() {
+        let names: BTreeSet<String> = Fault::all().into_iter().map(Fault::name).collect();
+        assert_eq!(names.len(), Fault::all().len());
+        assert!(
+            names.contains("line-redis-half-open") && names.contains("clock-back"),
+            "{names:?}"
+        );
+    }
+}

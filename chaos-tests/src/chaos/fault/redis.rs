@@ -1,0 +1,68 @@
+//! Faults of Redis.
+
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::chaos::deployment::Deployment;
+use crate::chaos::proxy::Line;
+use crate::world::random::Random;
+
+/// Until what was on its way through the proxy has arrived, or was cut off.
+const SETTLES: Duration = Duration::from_millis(50);
+/// Within so long a Redis that syncs every second has synced.
+const SYNCED_AFTER: Duration = Duration::from_millis(2_100);
+/// How long a replica hears nothing before its master dies.
+const LAGS: Duration = Duration::from_millis(1_500);
+
+/// Engines hear nothing more; what Redis had answered until then stands in front of the mark, and is synced. What they say after
+/// that is not answered, and of that only a part survives.
+pub(super) fn lose_power(on: &mut Deployment<'_>, random: &mut Random) -> anyhow::Result<()> {
+    on.line_of_redis()?.set(Line::HalfOpen);
+    on.watch(SETTLES)?;
+    let synced = on.master()?.mark("chaos:mark")?;
+    on.line_of_redis()?.set(Line::DeafClient);
+    on.watch(SETTLES)?;
+    let redis = on.master()?;
+    redis.kill()?;
+    let unsynced = redis.file_bytes()?.saturating_sub(synced);
+    let cut = redis.cut_file(synced + random.below(unsynced + 1))?;
+    // Answers that were held are lost with the connections.
+    on.line_of_redis()?.cut();
+    on.watch(SETTLES)?;
+    on.line_of_redis()?.set(Line::Sound);
+    on.notes
+        .push(format!("{unsynced} bytes were not synced, {cut} of them are lost"));
+    on.master()?.run()
+}
+
+pub(super) fn fill_memory(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+    let redis = on.master()?;
+    let used = redis.info("memory", "used_memory")?;
+    redis.ask(&["CONFIG", "SET", "maxmemory", &used.to_string()])?;
+    Ok(())
+}
+
+pub(super) fn free_memory(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+    on.master()?.ask(&["CONFIG", "SET", "maxmemory", "0"])?;
+    Ok(())
+}
+
+/// Everything since a moment ago is lost, acknowledged or not.
+pub(super) fn lose_a_second(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+    let synced = on.master()?.file_bytes()?;
+    on.watch(SYNCED_AFTER)?;
+    let redis = on.master()?;
+    redis.kill()?;
+    let cut = redis.cut_file(synced)?;
+    on.notes.push(format!("the last {cut} bytes are lost"));
+    on.master()?.run()
+}
+
+pub(super) fn fail_over(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+    let servers = on.redis.as_mut().context("this deployment has no Redis")?;
+    let (_, line) = servers.replica.as_ref().context("this Redis has no replica")?;
+    line.set(Line::HalfOpen);
+    on.watch(LAGS)?;
+    on.master()?.kill()
+}

@@ -1,0 +1,17 @@
+//! Chaos over real servers: engine processes on a Redis, a RabbitMQ and a PostgreSQL of the harness's own, under load, while
+//! everything that can break is broken. What was observed is judged offline by the checkers of the crash test.
+//!
+//! A [`plan::Trial`] is one deployment with faults at given times. [`trial::run`] plays it: load, faults, healing, liveness,
+//! judgement. [`plan`] makes trials of every mode, [`report`] says what came of them.
+
+pub mod deployment;
+pub mod engine;
+pub mod fault;
+pub mod lab;
+mod listener;
+pub mod mutants;
+pub mod plan;
+mod proxy;
+pub mod report;
+mod servers;
+pub mod trial;

@@ -1,0 +1,297 @@
+//! Which trials make up a run: each fault once, in every state, in pairs, or drawn from a seed.
+
+use std::time::Duration;
+
+use super::deployment::Setup;
+use super::fault::{Expects, Fault, LineFault, Target};
+use crate::crash::child::Fault as Planted;
+use crate::world::random::Random;
+
+/// What a deployment is doing when a fault comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// It has worked, and has nothing to do.
+    Idle,
+    /// Clients load it.
+    Load,
+    /// Many timers are due within the next moment.
+    TimersDue,
+    /// An engine was killed, and the next one is on its way.
+    Recovery,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Idle, Self::Load, Self::TimersDue, Self::Recovery];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Load => "load",
+            Self::TimersDue => "timers-due",
+            Self::Recovery => "recovery",
+        }
+    }
+}
+
+/// A fault at its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// The fault.
+    pub fault: Fault,
+    /// From the beginning of the torment on.
+    pub after: Duration,
+    /// How long it holds.
+    pub holds: Duration,
+}
+
+/// One deployment and what befalls it.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// Which trial of its run it is, for people.
+    pub name: String,
+    /// What its state is kept on.
+    pub setup: Setup,
+    /// What it is doing.
+    pub state: State,
+    /// What befalls it.
+    pub strikes: Vec<Strike>,
+    /// Draws what faults leave to chance.
+    pub seed: u64,
+    /// Shards of its store.
+    pub shards: u16,
+    /// Clients that load it.
+    pub clients: u32,
+    /// Executions of a mass restart.
+    pub scale: u64,
+    /// Fault that is planted in its engines.
+    pub planted: Option<Planted>,
+}
+
+impl Trial {
+    /// What must hold after it.
+    #[must_use]
+    pub fn expects(&self) -> Expects {
+        let told = |strike: &Strike| strike.fault.expects() == Expects::ToldLoss;
+        if self.strikes.iter().any(told) {
+            Expects::ToldLoss
+        } else {
+            Expects::Everything
+        }
+    }
+}
+
+/// Shards of most deployments: few, so that each has something to do.
+pub(super) const SHARDS: u16 = 4;
+
+/// Sizes of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Clients that load a deployment.
+    pub clients: u32,
+    /// Executions of a mass restart.
+    pub scale: u64,
+    /// How long servers stall, each in a trial of its own.
+    pub stalls: &'static [u64],
+}
+
+impl Sizes {
+    /// Those of a run that somebody waits for.
+    pub const SMOKE: Self = Self {
+        clients: 8,
+        scale: 500,
+        stalls: &[5],
+    };
+    /// Those of the whole matrix.
+    pub const MATRIX: Self = Self {
+        clients: 16,
+        scale: 100_000,
+        stalls: &[5, 30, 60],
+    };
+}
+
+/// One fault on a deployment in this state.
+#[must_use]
+pub fn single(fault: Fault, state: State, holds: Duration, seed: u64, sizes: Sizes) -> Trial {
+    Trial {
+        name: format!("{} {}", fault.name(), state.name()),
+        setup: fault.setups()[0],
+        state,
+        strikes: vec![Strike {
+            fault,
+            after: Duration::ZERO,
+            holds,
+        }],
+        seed,
+        shards: SHARDS,
+        clients: sizes.clients,
+        scale: sizes.scale,
+        planted: None,
+    }
+}
+
+/// How long a fault holds in trials of its own.
+fn durations(fault: Fault, sizes: Sizes) -> Vec<Duration> {
+    match fault {
+        Fault::RedisStall | Fault::RabbitStall => sizes.stalls.iter().map(|s| Duration::from_secs(*s)).collect(),
+        other => vec![other.holds()],
+    }
+}
+
+/// Every fault in every one of these states in which it can come.
+#[must_use]
+pub fn singles(seed: u64, sizes: Sizes, states: &[State]) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for fault in Fault::all() {
+        for holds in durations(fault, sizes) {
+            for state in states.iter().filter(|state| fits(fault, **state) == **state) {
+                trials.push(single(fault, *state, holds, seed, sizes));
+            }
+        }
+    }
+    trials
+}
+
+/// Every kind of fault once, the states in turn.
+#[must_use]
+pub fn smoke(seed: u64) -> Vec<Trial> {
+    let sizes = Sizes::SMOKE;
+    let mut trials = Vec::new();
+    // Faults of lines differ by the server only in what the others show too.
+    let skipped = |fault: &Fault| {
+        matches!(fault, Fault::Line(Target::Postgres, kind) if *kind != LineFault::HalfOpen)
+            || matches!(fault, Fault::Line(Target::RabbitMq, kind) if *kind != LineFault::Reset)
+    };
+    let faults: Vec<Fault> = Fault::all().into_iter().filter(|fault| !skipped(fault)).collect();
+    for (place, fault) in faults.into_iter().enumerate() {
+        // Most under load, which finds most.
+        let state = [State::Load, State::TimersDue, State::Load, State::Recovery, State::Idle][place % 5];
+        let holds = durations(fault, sizes)[0];
+        trials.push(single(fault, fits(fault, state), holds, seed, sizes));
+    }
+    trials
+}
+
+/// A state in which the fault can come.
+fn fits(fault: Fault, state: State) -> State {
+    match fault {
+        // What they need is somebody who serves.
+        Fault::EngineKillAt(_)
+        | Fault::ActorPanic(_)
+        | Fault::EngineFreeze
+        | Fault::EnginePartition
+        | Fault::ClockStep(_)
+        | Fault::Overload
+        | Fault::MassRestart
+        | Fault::RedisPowerLoss
+        | Fault::DiskFull
+        | Fault::SyncsFail
+        // Nothing is lost where nothing is written.
+        | Fault::RedisSecondLost
+        | Fault::RedisFailover
+            if matches!(state, State::Recovery | State::Idle) =>
+        {
+            State::Load
+        }
+        _ => state,
+    }
+}
+
+/// Two faults at once: one of each target with one of each other.
+#[must_use]
+pub fn pairs(seed: u64, sizes: Sizes) -> Vec<Trial> {
+    let faults = drawable(Setup::Strict);
+    let mut trials = Vec::new();
+    for (place, one) in faults.iter().enumerate() {
+        for other in &faults[place + 1..] {
+            if one.target() == other.target() && one.target() != Target::Engine {
+                continue;
+            }
+            let state = [State::Load, State::TimersDue][trials.len() % 2];
+            let mut trial = single(*one, state, one.holds(), seed, sizes);
+            trial.name = format!("{} + {} {}", one.name(), other.name(), state.name());
+            trial.scale = 2_000;
+            trial.strikes.push(Strike {
+                fault: *other,
+                after: Duration::from_millis(200),
+                holds: other.holds(),
+            });
+            trials.push(trial);
+        }
+    }
+    trials
+}
+
+/// Faults that may meet others on such a deployment.
+fn drawable(setup: Setup) -> Vec<Fault> {
+    let all = Fault::all().into_iter();
+    all.filter(|fault| fault.setups().contains(&setup) && fault.expects() == Expects::Everything)
+        // It changes how many executions may run, for the whole trial.
+        .filter(|fault| *fault != Fault::Overload)
+        .collect()
+}
+
+/// What a seed draws: a deployment, and faults that come and go, some at once.
+#[must_use]
+pub fn drawn(seed: u64, sizes: Sizes) -> Trial {
+    let mut random = Random::new(seed);
+    let setup = match random.below(8) {
+        0 => Setup::Embedded,
+        1 => Setup::Relaxed,
+        _ => Setup::Strict,
+    };
+    let faults = drawable(setup);
+    let mut strikes = Vec::new();
+    let mut after = Duration::ZERO;
+    for _ in 0..random.between(3, 6) {
+        let fault = faults[random.place(faults.len())];
+        // Half of them meet the one before.
+        let holds = fault.holds() + Duration::from_millis(random.below(2_000));
+        strikes.push(Strike { fault, after, holds });
+        after += if random.once_in(2) {
+            Duration::from_millis(random.below(400))
+        } else {
+            holds + Duration::from_millis(random.between(500, 3_000))
+        };
+    }
+    Trial {
+        name: format!("seed {seed}"),
+        setup,
+        state: [State::Load, State::TimersDue, State::Load, State::Recovery][random.place(4)],
+        strikes,
+        seed,
+        shards: [SHARDS, 8, 32][random.place(3)],
+        clients: u32::try_from(random.between(2, u64::from(sizes.clients))).unwrap_or(2),
+        scale: random.between(200, 1_500),
+        planted: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn told(trial: &Trial) -> String {
+        format!("{trial:?}")
+    }
+
+    #[test]
+    fn a_seed_always_draws_the_same_and_others_draw_others() {
+        let of = |seed| told(&drawn(seed, Sizes::SMOKE));
+        assert_eq!(of(7), of(7));
+        assert_ne!(of(7), of(8));
+    }
+
+    #[test]
+    fn the_smoke_meets_every_target_and_every_state() {
+        let trials = smoke(1);
+        let targets: BTreeSet<Target> = trials.iter().map(|trial| trial.strikes[0].fault.target()).collect();
+        assert_eq!(targets.len(), 6, "{targets:?}");
+        let states: BTreeSet<State> = trials.iter().map(|trial| trial.state).collect();
+        assert_eq!(states.len(), State::ALL.len());
+    }
+}

@@ -1,0 +1,399 @@
+//! Plays one trial: load, faults, healing, liveness, judgement.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use troupe_core::Timestamp;
+use troupe_ports::{Clock, SystemClock};
+
+use super::deployment::{Answers, Deployment, LEASE};
+use super::engine::{self, Order};
+use super::fault::{Expects, Fault, engine_limit};
+use super::lab::Lab;
+use super::listener;
+use super::plan::{State, Trial};
+use crate::crash::checkers::{Evidence, Violation, check};
+use crate::crash::effects::EffectSink;
+use crate::crash::heal;
+use crate::crash::record::Record;
+use crate::crash::switches::Switches;
+use crate::crash::workload;
+use crate::world::random::Random;
+
+/// How long clients load a deployment before anything is broken.
+const WARM_UP: Duration = Duration::from_millis(700);
+/// How long they load it after everything is healed.
+const AFTERWARDS: Duration = Duration::from_millis(700);
+/// Timers that are due when a fault comes, and how long before that they are set.
+const TIMERS: u64 = 150;
+const TIMERS_SET_BEFORE: Duration = Duration::from_millis(1_300);
+/// How long a deployment may take to answer again once everything is healed: engines that start, leases that expire.
+const LIVES_WITHIN: Duration = Duration::from_secs(60);
+/// Answers after healing that show that it lives.
+const ANSWERS_MIN: u64 = 20;
+/// How long everything that is open may take to end after that.
+const HEALED_WITHIN: Duration = Duration::from_secs(60);
+/// How long the rest of the events may take to be heard.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(60);
+/// Answers before the first fault below which a trial proves nothing.
+const WARM_MIN: u64 = 10;
+/// Executions below which it proves nothing.
+const EXECUTIONS_MIN: usize = 10;
+
+/// What came of a trial.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The trial.
+    pub trial: Trial,
+    /// Answers before, during and after the faults.
+    pub answers: [u64; 3],
+    /// Executions that were judged.
+    pub executions: usize,
+    /// Their entries.
+    pub entries: usize,
+    /// Events that were heard.
+    pub events: usize,
+    /// Owners that learned that they were replaced.
+    pub fenced: u32,
+    /// Commits that were refused since the shard had another owner, as engines counted them.
+    pub fenced_commits: u64,
+    /// Engine processes that ended by themselves and were replaced.
+    pub gave_up: u32,
+    /// What was counted.
+    pub counted: BTreeMap<String, u64>,
+    /// Broken promises.
+    pub violations: Vec<Violation>,
+    /// Why the trial proves too little, if it does.
+    pub too_little: Vec<String>,
+    /// What else was noticed.
+    pub notes: Vec<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// Whether every promise held, and enough happened for that to mean something.
+    #[must_use]
+    pub fn is_pass(&self) -> bool {
+        self.violations.is_empty() && self.too_little.is_empty()
+    }
+}
+
+/// Plays a trial.
+///
+/// # Errors
+/// When the harness itself fails: a server does not start, an engine does not come up before anything was broken.
+pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
+    let begun = Instant::now();
+    let executions_max = if trial.strikes.iter().any(|strike| strike.fault == Fault::Overload) {
+        engine_limit()
+    } else {
+        20_000
+    };
+    let on = Deployment::open(lab, trial, executions_max);
+    let mut on = on.context("the deployment does not open")?;
+    let mut random = Random::new(trial.seed);
+    on.load(trial.clients)?;
+    on.spawn()?;
+    on.ready()?;
+    let broken_at = reach(&mut on, trial)?;
+    let before = on.answers();
+    let struck = strike(&mut on, trial, &mut random);
+    let during = on.answers();
+    let mut seen = std::mem::take(&mut on.seen);
+    if let Err(error) = struck {
+        seen.push(violation("C12", format!("{error:#}")));
+    }
+    let mut lives = false;
+    if trial.expects() == Expects::Everything || on.redis.as_ref().is_some_and(|redis| redis.replica.is_none()) {
+        lives = answers_again(&mut on, trial, during)?;
+        if !lives {
+            let log = on.last_log();
+            seen.push(violation(
+                "C12",
+                format!("no answers within {LIVES_WITHIN:?} after healing; {log}"),
+            ));
+        }
+    }
+    let healed_at = SystemClock.now().plus_ms(1_000);
+    if lives {
+        on.watch(AFTERWARDS)?;
+    }
+    let after = on.answers();
+    let stopped_at = SystemClock.now();
+    let jumps_ms = jumps_ms(trial);
+    on.stop()?;
+    let mut evidence = Evidence {
+        // What a clock jumps over is late, or seems so.
+        outages: vec![(earlier(broken_at, jumps_ms), healed_at.plus_ms(jumps_ms))],
+        clocks_jump: jumps_ms > 0,
+        seen,
+        ..Evidence::default()
+    };
+    evidence.records = on.take_records()?;
+    let mut outcome = Outcome {
+        trial: trial.clone(),
+        answers: [before.all, during.all - before.all, after.all - during.all],
+        executions: 0,
+        entries: 0,
+        events: 0,
+        fenced: on.fenced,
+        fenced_commits: fenced_commits(&evidence.records),
+        gave_up: on.gave_up,
+        counted: counted(&evidence.records),
+        violations: Vec::new(),
+        too_little: Vec::new(),
+        notes: Vec::new(),
+        took: Duration::ZERO,
+    };
+    match trial.expects() {
+        Expects::Everything => judge(&mut on, stopped_at, &mut evidence, &mut outcome)?,
+        Expects::ToldLoss => was_told(&on, &mut outcome),
+    }
+    floors(&on, trial, after, &mut outcome);
+    outcome.notes.append(&mut on.notes);
+    on.forget_events()?;
+    outcome.took = begun.elapsed();
+    Ok(outcome)
+}
+
+/// By how much clocks jump at most.
+fn jumps_ms(trial: &Trial) -> u64 {
+    let jumps = trial.strikes.iter().filter_map(|strike| match strike.fault {
+        Fault::ClockStep(by_ms) => Some(by_ms.unsigned_abs()),
+        _ => None,
+    });
+    jumps.max().unwrap_or(0)
+}
+
+fn earlier(at: Timestamp, by_ms: u64) -> Timestamp {
+    Timestamp(at.0.saturating_sub(i64::try_from(by_ms).unwrap_or(i64::MAX)))
+}
+
+fn violation(invariant: &'static str, what: String) -> Violation {
+    Violation { invariant, what }
+}
+
+/// Brings a deployment that serves into the trial's state. From when on it may be broken.
+fn reach(on: &mut Deployment<'_>, trial: &Trial) -> anyhow::Result<Timestamp> {
+    on.watch(WARM_UP)?;
+    match trial.state {
+        State::Load => {}
+        State::Idle => {
+            on.load(0)?;
+            on.watch(WARM_UP)?;
+        }
+        State::TimersDue => {
+            on.tell(&Order::Burst {
+                workflow: workload::LATE.to_owned(),
+                count: TIMERS,
+                at_once: 16,
+            })?;
+            on.watch(TIMERS_SET_BEFORE)?;
+        }
+        State::Recovery => {
+            let killed_at = SystemClock.now();
+            on.kill()?;
+            on.spawn()?;
+            // It dials, waits for the lease, reads the log: faults come anywhere in that.
+            on.watch(LEASE / 2)?;
+            return Ok(killed_at);
+        }
+    }
+    Ok(SystemClock.now())
+}
+
+/// What happens next to a fault.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Begin,
+    End,
+}
+
+/// Lets faults come and go. Every one that began is healed in the end, whatever fails.
+fn strike(on: &mut Deployment<'_>, trial: &Trial, random: &mut Random) -> anyhow::Result<()> {
+    let mut turns: Vec<(Duration, Turn, usize)> = Vec::new();
+    for (place, strike) in trial.strikes.iter().enumerate() {
+        turns.push((strike.after, Turn::Begin, place));
+        turns.push((strike.after + strike.holds, Turn::End, place));
+    }
+    turns.sort_unstable();
+    let begun = Instant::now();
+    let mut open: Vec<usize> = Vec::new();
+    let mut failed: anyhow::Result<()> = Ok(());
+    for (at, turn, place) in turns {
+        let fault = trial.strikes[place].fault;
+        let done = match turn {
+            // After a failure nothing more is broken.
+            Turn::Begin if failed.is_err() => Ok(()),
+            // What is broken already cannot break again before it is healed.
+            Turn::Begin if open.iter().any(|other| clashes(fault, trial.strikes[*other].fault)) => Ok(()),
+            Turn::Begin => {
+                open.push(place);
+                on.watch(at.saturating_sub(begun.elapsed()))
+                    .and_then(|()| fault.begin(on, random, trial.scale))
+            }
+            Turn::End if open.contains(&place) => {
+                open.retain(|other| *other != place);
+                let waited = match &failed {
+                    Ok(()) => on.watch(at.saturating_sub(begun.elapsed())),
+                    Err(_) => Ok(()),
+                };
+                waited.and(fault.end(on))
+            }
+            Turn::End => Ok(()),
+        };
+        let done = done.with_context(|| {
+            format!(
+                "{} {}",
+                fault.name(),
+                if turn == Turn::Begin { "begins" } else { "ends" }
+            )
+        });
+        if failed.is_ok() {
+            failed = done;
+        } else if let Err(error) = done {
+            on.notes.push(format!("{error:#}"));
+        }
+    }
+    failed
+}
+
+/// Whether one cannot begin while the other holds.
+fn clashes(one: Fault, other: Fault) -> bool {
+    let line = |fault| matches!(fault, Fault::Line(..));
+    if line(one) && line(other) {
+        return one.target() == other.target();
+    }
+    let is_process = |fault| !line(fault) && one.target() == other.target();
+    match one.target() {
+        super::fault::Target::Engine => {
+            let takes_over = |fault| matches!(fault, Fault::EngineFreeze | Fault::EnginePartition);
+            one == other || takes_over(one) || takes_over(other)
+        }
+        // A server that is down is neither killed nor frozen nor asked; losing power cuts its line.
+        super::fault::Target::Redis => {
+            is_process(one) && is_process(other) || one == Fault::RedisPowerLoss || other == Fault::RedisPowerLoss
+        }
+        _ => is_process(one) && is_process(other),
+    }
+}
+
+/// Whether clients have answers again.
+fn answers_again(on: &mut Deployment<'_>, trial: &Trial, before: Answers) -> anyhow::Result<bool> {
+    on.load(trial.clients)?;
+    let begun = Instant::now();
+    loop {
+        if on.answers().all >= before.all + ANSWERS_MIN {
+            return Ok(true);
+        }
+        if begun.elapsed() > LIVES_WITHIN {
+            return Ok(false);
+        }
+        on.watch(Duration::from_millis(50))?;
+    }
+}
+
+/// Lets a healthy engine end everything that is open, and asks the checkers.
+fn judge(
+    on: &mut Deployment<'_>,
+    stopped_at: Timestamp,
+    evidence: &mut Evidence,
+    outcome: &mut Outcome,
+) -> anyhow::Result<()> {
+    let mut orders = on.orders();
+    // What judges has no planted fault.
+    orders.fault = None;
+    if let engine::State::Embedded { loses_unsynced, .. } = &mut orders.place.state {
+        *loses_unsynced = false;
+    }
+    orders.clients = 0;
+    let listener = &on.listener;
+    let healed = on.lab.runtime().block_on(async {
+        let silent = EffectSink { silent: true };
+        let opened = engine::open(&orders, silent, Arc::new(Switches::default()), false).await?;
+        evidence.outages.push((stopped_at, SystemClock.now().plus_ms(1_000)));
+        let seen = || listener.seen();
+        let within = heal::Patience {
+            healed: HEALED_WITHIN,
+            published: PUBLISHED_WITHIN,
+        };
+        heal::complete(&opened.engine, &*opened.store, &seen, within, evidence).await?;
+        opened.engine.shutdown(Duration::from_secs(1)).await;
+        anyhow::Ok(())
+    });
+    if let Err(error) = healed {
+        evidence
+            .seen
+            .push(violation("C12", format!("it does not heal: {error:#}")));
+    }
+    let heard = listener.trouble().into_iter().map(|what| violation("C7", what));
+    evidence.seen.extend(heard);
+    listener::translate(evidence);
+    outcome.violations = check(evidence);
+    outcome.executions = evidence.executions.len();
+    outcome.entries = evidence.executions.values().map(|(_, _, entries)| entries.len()).sum();
+    outcome.events = listener.seen().len();
+    Ok(())
+}
+
+/// A store that went back must be told of, never silently used.
+fn was_told(on: &Deployment<'_>, outcome: &mut Outcome) {
+    if on.logged("went back") {
+        outcome
+            .notes
+            .push("the engine said that its store went back".to_owned());
+    } else {
+        let what = "the store lost what it had acknowledged, and no engine said so".to_owned();
+        outcome.violations.push(violation("C1", what));
+    }
+}
+
+/// A trial in which too little happened proves nothing.
+fn floors(on: &Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Outcome) {
+    let mut expect = |holds: bool, what: String| {
+        if !holds {
+            outcome.too_little.push(what);
+        }
+    };
+    let [before, ..] = outcome.answers;
+    expect(before >= WARM_MIN, format!("{before} answers before the faults"));
+    if trial.expects() == Expects::Everything {
+        let known = outcome.executions;
+        expect(known >= EXECUTIONS_MIN, format!("{known} executions"));
+        expect(outcome.events > 0, "no event was heard".to_owned());
+    }
+    for strike in &trial.strikes {
+        match strike.fault {
+            Fault::EngineFreeze | Fault::EnginePartition if trial.strikes.len() == 1 => {
+                expect(on.fenced > 0, "no owner was seen to be fenced".to_owned());
+            }
+            Fault::Overload => expect(all.refused > 0, "no start was refused".to_owned()),
+            Fault::EngineKillAt(_) | Fault::ActorPanic(_) if trial.strikes.len() == 1 => {
+                let acts = outcome.counted.keys().any(|what| what.contains(" at "));
+                expect(acts, "the moment never came".to_owned());
+            }
+            _ => {}
+        }
+    }
+}
+
+fn fenced_commits(records: &[Record]) -> u64 {
+    let commits = records.iter().filter_map(|record| match record {
+        Record::Fenced { commits, .. } => Some(*commits),
+        _ => None,
+    });
+    commits.max().unwrap_or(0)
+}
+
+fn counted(records: &[Record]) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for record in records {
+        if let Record::Counted { what, times } = record {
+            *all.entry(what.clone()).or_default() += times;
+        }
+    }
+    all
+}

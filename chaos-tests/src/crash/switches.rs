@@ -1,0 +1,152 @@
+//! What an engine process can be told at run time: where to die or to panic, what its clock shows, which fault is planted.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use troupe_core::Timestamp;
+use troupe_ports::{Clock, SystemClock};
+
+use super::child::Fault;
+use super::record::Record;
+
+/// A named place in an engine's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Moment {
+    /// A shard was taken and is not served yet.
+    Acquired,
+    /// A lease is about to be renewed.
+    Renewing,
+    /// A record is about to be appended.
+    Appending,
+    /// The store has answered an append; nobody knows.
+    Appended,
+    /// A part of a checkpoint is about to be written.
+    Checkpointing,
+    /// A part of a checkpoint was written.
+    Checkpointed,
+    /// The log is about to be trimmed.
+    Trimming,
+    /// The log was trimmed.
+    Trimmed,
+    /// The cursor of a sink is about to be saved.
+    MovingCursor,
+    /// Large values were written, the entry that refers to them was not.
+    KeptValues,
+    /// Events are about to be published.
+    Publishing,
+    /// The bus has confirmed events; the cursor has not moved.
+    Published,
+    /// An attempt begins.
+    Attempting,
+}
+
+impl Moment {
+    /// Every moment at which an engine can be killed.
+    pub const ALL: [Self; 13] = [
+        Self::Acquired,
+        Self::Renewing,
+        Self::Appending,
+        Self::Appended,
+        Self::Checkpointing,
+        Self::Checkpointed,
+        Self::Trimming,
+        Self::Trimmed,
+        Self::MovingCursor,
+        Self::KeptValues,
+        Self::Publishing,
+        Self::Published,
+        Self::Attempting,
+    ];
+}
+
+/// What happens when a moment comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Act {
+    /// The process ends at once: no destructor, no flush.
+    Die,
+    /// The actor that is there panics, once.
+    Panic,
+}
+
+/// The switches of one process.
+#[derive(Debug, Default)]
+pub struct Switches {
+    armed: Mutex<Vec<(Moment, Act)>>,
+    clock_ms: AtomicI64,
+    /// Milliseconds that every attempt takes longer.
+    slow_ms: AtomicU64,
+    pub(super) appends_without_epoch: bool,
+    pub(super) renews_without_compare: bool,
+    pub(super) trims_before_confirm: bool,
+}
+
+impl Switches {
+    /// With this fault planted, if it is one of those that are planted between the engine and its store.
+    #[must_use]
+    pub fn with(fault: Option<Fault>) -> Self {
+        Self {
+            appends_without_epoch: fault == Some(Fault::NoEpochCheck),
+            renews_without_compare: fault == Some(Fault::RenewWithoutCompare),
+            trims_before_confirm: fault == Some(Fault::TrimBeforeConfirm),
+            ..Self::default()
+        }
+    }
+
+    /// When `moment` comes next, `act` happens.
+    pub fn arm(&self, moment: Moment, act: Act) {
+        self.armed().push((moment, act));
+    }
+
+    /// The clock shows so much more than the machine's.
+    pub fn step_clock(&self, by_ms: i64) {
+        self.clock_ms.store(by_ms, Ordering::Relaxed);
+    }
+
+    /// Attempts take so much longer.
+    pub fn slow_attempts(&self, by_ms: u64) {
+        self.slow_ms.store(by_ms, Ordering::Relaxed);
+    }
+
+    /// How much longer an attempt takes.
+    #[must_use]
+    pub fn attempts_take_longer(&self) -> Duration {
+        Duration::from_millis(self.slow_ms.load(Ordering::Relaxed))
+    }
+
+    /// A moment has come.
+    ///
+    /// # Panics
+    /// Where that is what was asked for.
+    pub fn reached(&self, moment: Moment) {
+        let act = {
+            let mut armed = self.armed();
+            if armed.is_empty() {
+                return;
+            }
+            let place = armed.iter().position(|(at, _)| *at == moment);
+            place.map(|place| armed.swap_remove(place).1)
+        };
+        let Some(act) = act else { return };
+        let what = format!("{act:?} at {moment:?}");
+        Record::Counted { what, times: 1 }.emit();
+        match act {
+            Act::Die => std::process::abort(),
+            Act::Panic => panic!("{moment:?}: as it was told"),
+        }
+    }
+
+    fn armed(&self) -> std::sync::MutexGuard<'_, Vec<(Moment, Act)>> {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clock for Switches {
+    fn now(&self) -> Timestamp {
+        let now = SystemClock.now();
+        Timestamp(now.0.saturating_add(self.clock_ms.load(Ordering::Relaxed)))
+    }
+}

@@ -234,6 +234,7 @@ impl CommitterState {
             id: append.id,
             entry: append.draft.entry.clone(),
             compiled: Arc::clone(&append.notify.compiled),
+            trace_parent: append.notify.trace_parent.clone(),
         });
         let items: Arc<[EventItem]> = items.collect();
         for bus in &self.arguments.events {

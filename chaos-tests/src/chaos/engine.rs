@@ -329,7 +329,10 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
         switches.arm(moment, act);
     }
     let Opened { engine, store } = open(&orders, EffectSink::default(), Arc::clone(&switches), true).await?;
-    for definition in workload::all() {
+    for mut definition in workload::all() {
+        // The observer hears those of nodes too.
+        let events = serde_json::json!({"nodes": "all"});
+        definition.settings.insert("events".to_owned(), events);
         let definitions = engine.definitions();
         let put = || definitions.put(definition.clone(), Json::from_trusted("{}"), None, Timestamp(0));
         reached(put, passes).await.context("a definition is not stored")?;

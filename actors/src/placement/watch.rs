@@ -25,12 +25,18 @@ pub(crate) async fn watch(engine: Weak<EngineContext>, register: Arc<dyn Members
     let mut told_leaving = None::<Instant>;
     let mut is_lost = false;
     let mut others_return_until = None::<Instant>;
+    let mut is_asked = false;
     loop {
+        if let Some(at) = announced.filter(|_| is_asked) {
+            // Many may ask at once.
+            tokio::time::sleep(LOOK_FOR_MISSING.saturating_sub(at.elapsed())).await;
+        }
         // The engine must not keep itself: its own thread would be its last owner.
         let Some(engine) = engine.upgrade() else { return };
         let every = engine.options.lease / ANNOUNCED_A_LEASE;
         let leaving = engine.leaving.load(Ordering::Acquire);
-        let is_due = announced.is_none_or(|at| at.elapsed() >= every) || leaving;
+        let pause = if is_asked || leaving { LOOK_FOR_MISSING } else { every };
+        let is_due = announced.is_none_or(|at| at.elapsed() >= pause);
         let looked = timeout(engine.options.lease, async {
             if is_due {
                 everything(&engine, &*register, leaving).await
@@ -76,8 +82,9 @@ pub(crate) async fn watch(engine: Weak<EngineContext>, register: Arc<dyn Members
         let look_again = Arc::clone(&engine.look_again);
         drop(engine);
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = look_again.notified() => {}
+            () = tokio::time::sleep(pause) => is_asked = false,
+            // Somebody was not where it was thought to be.
+            () = look_again.notified() => is_asked = true,
         }
     }
 }

@@ -246,6 +246,17 @@ pub struct ShardContext {
     pub timers: ActorRef<TimersMessage>,
 }
 
+impl ShardContext {
+    /// Why an execution's actor gave no answer: its shard is lost, or the actor alone. Whether it did what it was asked is not known.
+    pub(crate) fn unanswered(&self) -> EngineError {
+        if self.gate.is_closed() {
+            EngineError::Fenced
+        } else {
+            EngineError::Unavailable("the execution's actor failed".into())
+        }
+    }
+}
+
 impl fmt::Debug for ShardContext {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "ShardContext({} under {})", self.shard, self.epoch)

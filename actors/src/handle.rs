@@ -591,9 +591,7 @@ impl EngineHandle {
             ExecutionMessage::Command(Box::new(input), Respond::Command(reply)),
         )
         .await;
-        answer
-            .await
-            .map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
+        answer.await.map_err(|_| shard.unanswered())?
     }
 
     /// Waits until the execution has ended; none when `timeout` passed before.

@@ -42,9 +42,7 @@ pub(crate) async fn reopen(
     };
     let message = ExecutionMessage::Command(Box::new(input), Respond::Reopen(reply));
     deliver(&shard, id, message).await;
-    answer
-        .await
-        .map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
+    answer.await.map_err(|_| shard.unanswered())?
 }
 
 /// What it would run again.

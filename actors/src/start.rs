@@ -222,9 +222,7 @@ pub(crate) async fn start_derived(
         fresh: false,
     });
     deliver(shard, id, ExecutionMessage::Start(start, Respond::Start(reply, cause))).await;
-    answer
-        .await
-        .map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
+    answer.await.map_err(|_| shard.unanswered())?
 }
 
 /// Starts an execution, unless it is there.
@@ -238,9 +236,7 @@ pub(crate) async fn begin(
     chosen(id);
     let (reply, answer) = oneshot::channel();
     deliver(shard, id, ExecutionMessage::Start(start, Respond::Start(reply, cause))).await;
-    answer
-        .await
-        .map_err(|_| EngineError::Unavailable("the execution's actor failed".into()))?
+    answer.await.map_err(|_| shard.unanswered())?
 }
 
 /// Starts under a business key: the latest execution of the key decides, by the request's policy. Another start of the

@@ -255,7 +255,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let problem = self.problem();
-        if problem.status >= 500 && self.elsewhere.is_none() {
+        if problem.status >= 500 && self.elsewhere.is_none() && self.code != "FENCED" {
             tracing::error!(code = %problem.code, detail = %problem.detail, "request failed");
         }
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

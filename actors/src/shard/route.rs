@@ -63,8 +63,9 @@ pub async fn deliver(shard: &Arc<ShardContext>, id: ExecutionId, mut message: Ex
             tokio::time::sleep(REPLACED_EVERY).await;
         }
     }
-    message.refuse(EngineError::Unavailable(format!(
-        "shard {} does not answer",
-        shard.shard
-    )));
+    message.refuse(if shard.gate.is_closed() {
+        EngineError::Elsewhere(shard.shard)
+    } else {
+        EngineError::Unavailable(format!("shard {} does not answer", shard.shard))
+    });
 }

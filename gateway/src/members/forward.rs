@@ -18,7 +18,7 @@ use super::{Elsewhere, Members, Signed};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
-use crate::error::ApiError;
+use crate::error::{ApiError, ProblemCode};
 
 /// On the answer of a member to another one: it does not serve that shard either.
 pub(super) const NOT_HERE: &str = "x-troupe-not-here";
@@ -58,7 +58,13 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
         let again = Request::from_parts(parts.clone(), Body::from(bytes.clone()));
         let mut response = next.clone().run(again).await;
         let Some(Elsewhere(shard)) = response.extensions().get().copied() else {
-            return response;
+            // The shard went while it was asked. Under its key the request is applied once, whoever has heard of it.
+            let is_repeatable = parts.method == Method::GET || parts.headers.contains_key(IDEMPOTENCY_KEY);
+            if !is_fenced(&response) || !is_repeatable || Instant::now() >= until {
+                return response;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+            continue;
         };
         if signed.is_some() {
             let headers = response.headers_mut();
@@ -81,6 +87,12 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
         app.engine.look_again();
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Whether another owner took the shard while it was asked.
+fn is_fenced(response: &Response) -> bool {
+    let code = response.extensions().get::<ProblemCode>();
+    code.is_some_and(|ProblemCode(code)| code == "FENCED")
 }
 
 /// Sees to it that the request has a key under which it is applied once.

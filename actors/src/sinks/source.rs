@@ -88,6 +88,17 @@ impl Source {
 
     /// The next records from `from` on; none when there are no more.
     pub(super) async fn read(&mut self, from: LogPosition) -> Result<Vec<Unsent<Content>>, StoreError> {
+        let records = self.read_once(from).await?;
+        if records.first().is_none_or(|first| first.position <= from) {
+            return Ok(records);
+        }
+        // The log begins later: whoever trimmed it, perhaps a next owner that this one knows nothing of, has sent what is missing or moved
+        // it to the spool. Passed over, it would come behind what follows it.
+        self.doubt_spool();
+        self.read_once(from).await
+    }
+
+    async fn read_once(&mut self, from: LogPosition) -> Result<Vec<Unsent<Content>>, StoreError> {
         let after = LogPosition(from.0.saturating_sub(1));
         self.settle_spool(after).await?;
         if self.spool.end().is_some_and(|end| from <= end) {

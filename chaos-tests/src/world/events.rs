@@ -129,13 +129,44 @@ impl World {
     }
 
     fn read_on(&mut self, caller: Caller, from: LogPosition) {
+        let Some(read) = self.read_once(caller, from) else {
+            return;
+        };
+        let begins_later = |read: &[Unsent<Offered>]| read.first().is_some_and(|first| first.position > from);
+        let read = match read {
+            Ok(read) if begins_later(&read) => {
+                self.count("logs that begin later");
+                if let Some(serving) = self.serving(caller) {
+                    serving.events.doubtful = true;
+                }
+                match self.read_once(caller, from) {
+                    Some(read) => read,
+                    None => return,
+                }
+            }
+            read => read,
+        };
+        let Some(serving) = self.serving(caller) else { return };
+        let sink = &mut serving.events;
+        match read {
+            Ok(records) => sink.machine.read(records),
+            Err(_) => {
+                sink.machine.behind();
+                self.send_again(caller);
+            }
+        }
+    }
+
+    /// What the spool or the log has from there on; none: the store is asked again later.
+    fn read_once(&mut self, caller: Caller, from: LogPosition) -> Option<Result<Vec<Unsent<Offered>>, StoreError>> {
         if !self.settle_spool(caller, LogPosition(from.0.saturating_sub(1))) {
             if let Some(serving) = self.serving(caller) {
                 serving.events.machine.behind();
             }
-            return self.send_again(caller);
+            self.send_again(caller);
+            return None;
         }
-        let Some(serving) = self.serving(caller) else { return };
+        let serving = self.serving(caller)?;
         let is_spooled = serving.events.spool.end().is_some_and(|end| from <= end);
         let reachable = self.reaches(caller.process);
         self.store.set_reachable(reachable);
@@ -171,15 +202,7 @@ impl World {
         if is_spooled && read.is_ok() {
             self.count("spools read");
         }
-        let Some(serving) = self.serving(caller) else { return };
-        let sink = &mut serving.events;
-        match read {
-            Ok(records) => sink.machine.read(records),
-            Err(_) => {
-                sink.machine.behind();
-                self.send_again(caller);
-            }
-        }
+        Some(read)
     }
 
     /// What the log keeps too much of for the sink goes to its spool, a chunk at a time.

@@ -223,6 +223,7 @@ impl CommitterState {
                 }
                 Action::Committed(batch) => return self.release(batch, begun.elapsed()),
                 Action::Fenced => return self.stop(ShardMessage::Fenced),
+                Action::WentBack(why) => return self.stop(ShardMessage::WentBack(why)),
                 Action::Halt(why) => return self.stop(ShardMessage::Halt(why)),
             };
         }

@@ -62,7 +62,9 @@ pub enum Action<T, C = ()> {
     Committed(Batch<T, C>),
     /// Another owner has the shard: drop everything at once.
     Fenced,
-    /// The store went backwards or is damaged: stop, an operator must look.
+    /// The log ends before what this owner has committed: everything in memory may be ahead of it.
+    WentBack(String),
+    /// The store is damaged: stop, an operator must look.
     Halt(String),
 }
 
@@ -228,7 +230,7 @@ impl<T, C> CommitterMachine<T, C> {
             Some(flight) if next > flight.batch.position => Action::Probe(flight.batch.position),
             Some(flight) => {
                 let ours = flight.batch.position;
-                Action::Halt(format!(
+                Action::WentBack(format!(
                     "shard {} went back: its next position is {next}, not {ours}",
                     self.shard
                 ))
@@ -371,11 +373,11 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_went_back_halts_the_shard() {
+    fn a_store_that_went_back_ends_the_owner() {
         let mut machine = machine();
         assert!(machine.gather([append(1)]));
         machine.begin();
         let answer = machine.appended(Err(AppendError::Conflict { next: LogPosition(3) }));
-        assert!(matches!(answer, Action::Halt(_)));
+        assert!(matches!(answer, Action::WentBack(_)));
     }
 }

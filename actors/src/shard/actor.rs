@@ -33,7 +33,7 @@ const ATTEMPTS_POLL: Duration = Duration::from_millis(5);
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
 /// What an operator can do about a damaged shard.
 pub const DAMAGED_HINT: &str = "copy the store and restore a backup, or give up what the record held: \
-     `troupe dev --accept-loss SHARD`; see docs/errors/DAMAGED.md";
+     `--accept-loss SHARD` at the next start; see docs/errors/DAMAGED.md";
 
 /// Why a shard's actor ends for good: nobody opens the shard again.
 pub const FENCED: &str = "fenced";
@@ -41,6 +41,8 @@ pub const FENCED: &str = "fenced";
 pub const HALTED: &str = "halted";
 /// See [`FENCED`].
 pub const CLOSED: &str = "closed";
+/// Why a shard's actor ends to be opened again, from what the store still has.
+const WENT_BACK: &str = "its log went back";
 
 /// What a shard hears.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub enum ShardMessage {
     Due(Vec<ExecutionId>),
     /// Another owner has the shard.
     Fenced,
+    /// The log ends before what this owner has committed.
+    WentBack(String),
     /// An operator must look.
     Halt(String),
     /// An execution cannot be processed.
@@ -124,6 +128,7 @@ impl Actor for ShardActor {
             ShardMessage::Open(ready) => state.open(&myself, ready).await,
             ShardMessage::Due(due) => state.wake(due),
             ShardMessage::Fenced => state.fenced(&myself),
+            ShardMessage::WentBack(why) => state.went_back(&myself, why),
             ShardMessage::Halt(why) => state.halt(&myself, why),
             ShardMessage::Quarantine(id, reason) => state.quarantine(&myself, id, reason).await,
             ShardMessage::SaveQuarantine(id) => state.save_quarantine(&myself, id).await,
@@ -238,6 +243,20 @@ impl ShardState {
         engine.counters.fenced_commits.fetch_add(1, Ordering::Relaxed);
         engine.metrics.commit_fenced();
         self.leave(myself, FENCED);
+    }
+
+    /// A store that may lose what it acknowledged has done so: the shard begins again from what is left. Any other halts it.
+    fn went_back(&mut self, myself: &ActorRef<ShardMessage>, why: String) {
+        let ShardArguments { engine, shard } = &self.arguments;
+        if !engine.parts.state.may_lose_acknowledged() {
+            return self.halt(myself, why);
+        }
+        tracing::error!(
+            shard = shard.0,
+            why,
+            "acknowledged writes are lost, as the durability of the store allows: the shard begins again from what is left"
+        );
+        self.leave(myself, WENT_BACK);
     }
 
     /// Nobody opens the shard again until the engine is started anew.

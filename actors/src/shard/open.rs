@@ -97,6 +97,7 @@ pub(super) async fn open(
     let projected = engine.parts.visibility.projected(shard).await?;
     let mut tail = Tail::read(engine, &lease, projected).await?;
     let torn = std::mem::take(&mut tail.torn);
+    let lists_are_ahead = projected > tail.last;
     let set_aside = store.quarantined(shard).await?;
     let context = spawn_beside(engine, myself, &lease, gate, &sent).await?;
     let mut resumed = tail.hand_over(&context).await?;
@@ -115,6 +116,9 @@ pub(super) async fn open(
     if let Some(torn) = torn {
         resumed.changed.extend(torn.set_aside.keys());
         leave_behind(&context, torn).await?;
+    }
+    if lists_are_ahead {
+        correct_lists(&context.context, resumed.last).await?;
     }
     // What the last owner committed and never sent; by now the checkpointer knows whose it is.
     for bus in &context.events {
@@ -194,6 +198,7 @@ impl Tail {
         let mut records = Vec::new();
         let mut from = lease.checkpointed.min(projected).next();
         let accepted = engine.options.accept_loss.contains(&lease.shard);
+        check_witness(engine, lease, projected, accepted)?;
         let mut lost = false;
         while from < lease.next {
             let read = engine.parts.state.read(lease.shard, from, READ_BYTES).await?;
@@ -309,6 +314,28 @@ impl Tail {
             last: self.last,
         })
     }
+}
+
+/// Lists are kept by another store, and show only what was committed: they are a witness of what the log once had.
+fn check_witness(
+    engine: &EngineContext,
+    lease: &Lease,
+    projected: LogPosition,
+    accepted: bool,
+) -> Result<(), EngineError> {
+    if projected < lease.next {
+        return Ok(());
+    }
+    let (shard, end) = (lease.shard, lease.next.0.saturating_sub(1));
+    let why = format!(
+        "shard {shard} went back: lists show what its log held up to position {projected}, and the log ends at {end}; the state was \
+         restored from an older copy or has lost acknowledged writes, or the lists belong to another store"
+    );
+    if accepted || engine.parts.state.may_lose_acknowledged() {
+        tracing::error!(shard = shard.0, why, "the shard begins again from what is left");
+        return Ok(());
+    }
+    Err(EngineError::Damaged(why))
 }
 
 /// Business key and ordinal of a first entry.
@@ -486,6 +513,46 @@ async fn leave_behind(beside: &Beside, torn: Torn) -> Result<(), EngineError> {
             "no checkpoint can be written past the lost records".into(),
         )),
     }
+}
+
+/// The log went back: lists show what is left of each execution, and nothing of those that are gone.
+async fn correct_lists(context: &Arc<ShardContext>, last: LogPosition) -> Result<(), EngineError> {
+    let (lists, shard) = (&context.engine.parts.visibility, context.shard);
+    let mut query = ExecutionQuery {
+        id_prefix: Some(format!("{:04x}", shard.0)),
+        limit: LIST_ROWS,
+        ..ExecutionQuery::default()
+    };
+    let mut corrected = 0;
+    loop {
+        let page = lists.list(query.clone()).await?;
+        let (mut ahead, mut left) = (Vec::new(), Vec::new());
+        for row in page.items {
+            match load(context, row.id).await {
+                Ok(Loaded::Found(found)) if found.state.seq < row.seq => {
+                    ahead.push(row.id);
+                    left.push(summary(&found.state));
+                }
+                Ok(Loaded::Found(_)) => {}
+                Ok(Loaded::Missing | Loaded::Tombstone(_)) => ahead.push(row.id),
+                Err(error @ (EngineError::Unavailable(_) | EngineError::Elsewhere(_) | EngineError::Fenced)) => {
+                    return Err(error);
+                }
+                Err(error) => tracing::error!(id = %row.id, %error, "what is listed of an execution cannot be checked"),
+            }
+        }
+        corrected += ahead.len();
+        lists.forget(&ahead).await?;
+        lists.project(shard, left, LogPosition(0)).await?;
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => break,
+        }
+    }
+    // Last: whoever is interrupted begins again.
+    lists.rewind(shard, last).await?;
+    tracing::warn!(shard = shard.0, corrected, "lists follow the log that went back");
+    Ok(())
 }
 
 /// Summaries of executions whose latest change was committed but not projected.

@@ -42,6 +42,10 @@ impl StateStore for Witness {
         self.store.shards()
     }
 
+    fn may_lose_acknowledged(&self) -> bool {
+        self.store.may_lose_acknowledged()
+    }
+
     async fn holder(&self, shard: ShardId) -> Result<Holder, StoreError> {
         self.store.holder(shard).await
     }

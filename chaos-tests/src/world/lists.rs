@@ -66,6 +66,13 @@ impl VisibilityStore for SimulatedLists {
         Ok(())
     }
 
+    async fn rewind(&self, shard: ShardId, to: LogPosition) -> Result<(), StoreError> {
+        if let Some(known) = lock(&self.projected).get_mut(&shard) {
+            *known = (*known).min(to);
+        }
+        Ok(())
+    }
+
     async fn projected(&self, shard: ShardId) -> Result<LogPosition, StoreError> {
         Ok(lock(&self.projected).get(&shard).copied().unwrap_or_default())
     }

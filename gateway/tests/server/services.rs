@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -59,8 +60,37 @@ impl Redis {
         self.child = Self::run(self.port, &self.directory);
     }
 
+    /// Its files as they stand, for [`Redis::restore`]. Nobody may write meanwhile.
+    pub(crate) fn copy(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(self.directory.path(), copy.path());
+        copy
+    }
+
+    /// Kills it and starts it again from a copy of its files: it has lost everything since.
+    pub(crate) fn restore(&mut self, copy: &TempDir) {
+        self.kill();
+        let files = tempfile::tempdir().unwrap();
+        copy_files(copy.path(), files.path());
+        self.directory = files;
+        self.restart();
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy_files(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 

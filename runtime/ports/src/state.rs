@@ -198,6 +198,12 @@ pub trait StateStore: Send + Sync + 'static {
     /// Number of shards, fixed when the store was first created.
     fn shards(&self) -> u16;
 
+    /// Whether, as it is set up, a crash of its machine may take what it acknowledged. A shard whose log has gone back then goes on from
+    /// what is left, and says so; else it halts.
+    fn may_lose_acknowledged(&self) -> bool {
+        false
+    }
+
     /// Takes a shard under a higher epoch than any before; the former owner is fenced from every write.
     ///
     /// # Errors

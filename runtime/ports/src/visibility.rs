@@ -114,7 +114,8 @@ pub struct Page<T> {
 /// Keeps summaries of executions for lists and searches.
 #[async_trait]
 pub trait VisibilityStore: Send + Sync + 'static {
-    /// Writes summaries of one shard and, with them, how far its log is projected (never back). A summary with a lower seq
+    /// Writes summaries of one shard and, with them, how far its log is projected (never back, but for
+    /// [`VisibilityStore::rewind`]). A summary with a lower seq
     /// than the stored one changes nothing.
     async fn project(
         &self,
@@ -122,6 +123,9 @@ pub trait VisibilityStore: Send + Sync + 'static {
         summaries: Vec<ExecutionSummary>,
         up_to: troupe_core::LogPosition,
     ) -> Result<(), StoreError>;
+
+    /// The log of a shard has gone back: nothing beyond `to` is projected. One that is not that far stays.
+    async fn rewind(&self, shard: ShardId, to: troupe_core::LogPosition) -> Result<(), StoreError>;
 
     /// How far a shard's log is projected.
     async fn projected(&self, shard: ShardId) -> Result<troupe_core::LogPosition, StoreError>;

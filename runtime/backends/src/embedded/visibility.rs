@@ -166,6 +166,18 @@ impl VisibilityStore for EmbeddedStore {
             .await
     }
 
+    async fn rewind(&self, shard: ShardId, to: LogPosition) -> Result<(), StoreError> {
+        self.check_shard(shard)?;
+        self.derived
+            .run(move |derived| {
+                derived
+                    .prepare_cached("UPDATE projected SET position = ?2 WHERE shard = ?1 AND position > ?2")?
+                    .execute(params![shard.0, integer(to.0)])?;
+                Ok(Ok(()))
+            })
+            .await
+    }
+
     async fn projected(&self, shard: ShardId) -> Result<LogPosition, StoreError> {
         self.derived_readers
             .read(move |derived| {

@@ -182,6 +182,17 @@ impl VisibilityStore for PostgresStore {
         }
     }
 
+    async fn rewind(&self, shard: ShardId, to: LogPosition) -> Result<(), StoreError> {
+        let mut connection = self.database.connection().await?;
+        let asked = sqlx::query("UPDATE projected SET position = $2 WHERE shard = $1 AND position > $2")
+            .bind(i32::from(shard.0))
+            .bind(integer(to.0))
+            .execute(&mut *connection);
+        self.database.answer(asked).await?;
+        connection.give_back();
+        Ok(())
+    }
+
     async fn projected(&self, shard: ShardId) -> Result<LogPosition, StoreError> {
         let mut connection = self.database.connection().await?;
         let asked = sqlx::query_scalar("SELECT position FROM projected WHERE shard = $1")

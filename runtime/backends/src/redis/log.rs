@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use redis::Value;
 use troupe_core::{Epoch, LogPosition, ShardId, Timestamp};
-use troupe_ports::{AppendError, CommitId, Holder, Lease, LogRecord, StoreError};
+use troupe_ports::{AppendError, CommitId, Holder, Lease, LogRecord, StateStore, StoreError};
 
 use super::layout::{spool_bounds, spool_entry};
 use super::marks::Mark;
 use super::script::{ACQUIRE, APPEND, Arg, HOLDER, KEEP_CURSORS, READ, RELEASE, RENEW, SET_CURSOR, TRIM};
-use super::{RedisDurability, RedisStore, decode};
+use super::{RedisStore, decode};
 
 /// Bytes of records that one answer carries; larger ones hold up everybody else on the connection.
 const PAGE_BYTES: usize = 4 << 20;
@@ -105,10 +105,10 @@ impl RedisStore {
             "shard {shard} went back: Redis acknowledged {known} to this process and now has {found}; it was restored from an \
              older copy, or a replica without the latest writes took over"
         );
-        if self.durability != RedisDurability::Relaxed {
+        if !self.may_lose_acknowledged() {
             return Err(StoreError::Damaged(why));
         }
-        // What relaxed durability may lose is lost: the shard goes on, and nobody can say that it was not told.
+        // What its durability allows to be lost is lost: the shard goes on, and nobody can say that it was not told.
         tracing::error!(%shard, acknowledged = %known, %found, "{why}");
         self.marks.reset(shard, found);
         Ok(())

@@ -19,6 +19,10 @@ impl StateStore for RedisStore {
         "redis"
     }
 
+    fn may_lose_acknowledged(&self) -> bool {
+        self.durability != RedisDurability::Strict
+    }
+
     fn shards(&self) -> u16 {
         u16::try_from(self.layout.shards.len()).unwrap_or(u16::MAX)
     }

@@ -145,6 +145,7 @@ macro_rules! visibility_store_conformance {
             an_id_prefix_finds_its_executions
             forgotten_summaries_are_gone
             the_projected_position_never_goes_back
+            the_projected_position_is_rewound_with_its_log
             summaries_are_there_after_reopening
         }
     };

@@ -292,6 +292,38 @@ pub async fn the_projected_position_never_goes_back(fixture: VisibilityFixture<'
     assert_eq!(projected(1).await, 0);
 }
 
+/// But where the log itself went back; never forward.
+pub async fn the_projected_position_is_rewound_with_its_log(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let kept = summary(1, 100);
+    for shard in [0, 1] {
+        store
+            .project(ShardId(shard), vec![kept.clone()], LogPosition(8))
+            .await
+            .expect("the position can be written");
+    }
+    for (to, expected) in [(9, 8), (3, 3), (5, 3)] {
+        store
+            .rewind(ShardId(0), LogPosition(to))
+            .await
+            .expect("the position can be rewound");
+        let projected = store.projected(ShardId(0)).await;
+        assert_eq!(projected.expect("the position can be read"), LogPosition(expected));
+    }
+    let other = store.projected(ShardId(1)).await;
+    assert_eq!(other.expect("the position can be read"), LogPosition(8));
+    store
+        .rewind(ShardId(2), LogPosition(1))
+        .await
+        .expect("a shard that nothing was projected of has nothing to rewind");
+    assert_eq!(store.projected(ShardId(2)).await.expect("a position"), LogPosition(0));
+    assert_eq!(
+        all(&*store, everything()).await,
+        [kept],
+        "rows are the caller's business"
+    );
+}
+
 /// Summaries and positions survive closing and opening.
 pub async fn summaries_are_there_after_reopening(fixture: VisibilityFixture<'_>) {
     let store = fixture.open().await;

@@ -1,0 +1,246 @@
+//! Redis comes back from an older copy of its files: what a server and its operator see of it.
+#![allow(clippy::unwrap_used)]
+
+mod server;
+#[path = "server/services.rs"]
+mod services;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use server::Server;
+use services::{Deployment, Redis};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Enough for each of the eight shards to have several.
+const MANY: usize = 40;
+
+const FLOW: &str = "
+id: flow
+name: Flow
+nodes:
+  - { id: first, type: function, data: { handlerId: echo } }
+  - { id: last, type: function, data: { handlerId: echo } }
+edges:
+  - { id: e1, source: first, target: last }
+";
+
+/// Waits until somebody calls.
+const CALLED: &str = "
+id: called
+name: Called
+nodes:
+  - { id: begin, type: function, data: { handlerId: echo } }
+  - { id: call, type: webhook, data: { method: POST } }
+edges:
+  - { id: e1, source: begin, target: call }
+";
+
+struct World {
+    deployment: Deployment,
+    redis: Redis,
+    state: TempDir,
+    durability: &'static str,
+}
+
+impl World {
+    fn new(durability: &'static str) -> Self {
+        Self {
+            deployment: Deployment::new(),
+            redis: Redis::start(),
+            state: tempfile::tempdir().unwrap(),
+            durability,
+        }
+    }
+
+    fn server(&self, arguments: &[&str]) -> Server {
+        let redis = self.redis.url();
+        let settings = [
+            ("STORE_STATE", redis.as_str()),
+            ("STORE_DEFINITIONS", &self.deployment.postgres),
+            ("STORE_PREFIX", &self.deployment.prefix),
+            ("STORE_DURABILITY", self.durability),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value));
+        Server::with_settings(self.state.path(), arguments, &settings)
+    }
+
+    fn apply(&self, server: &Server) {
+        for definition in [FLOW, CALLED] {
+            let file = self.state.path().join("definition.yaml");
+            std::fs::write(&file, definition).unwrap();
+            server.line(&["apply", "-q", &file.display().to_string()]);
+        }
+    }
+}
+
+fn json(body: &str) -> Value {
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn start(server: &Server, workflow: &str, many: usize) -> BTreeSet<String> {
+    let one = |_| {
+        let path = format!("/api/v1/workflows/{workflow}/executions");
+        let (status, body) = server.post(&path, &[], "{\"input\": {}}");
+        assert_eq!(status, 202, "{body}");
+        json(&body)["id"].as_str().unwrap().to_owned()
+    };
+    (0..many).map(one).collect()
+}
+
+/// Lets what waits go on.
+fn complete(server: &Server, id: &str) {
+    let path = format!("/api/v1/executions/{id}/nodes/call/complete");
+    let (status, body) = server.post(&path, &[], "{\"output\": {}}");
+    assert!((200..300).contains(&status), "{status} {body}");
+}
+
+/// What lists show, by status.
+fn listed(server: &Server, status: &str) -> BTreeSet<String> {
+    let (code, body) = server.get(&format!("/api/v1/executions?status={status}&limit=500"));
+    assert_eq!(code, 200, "{body}");
+    let page = json(&body);
+    let items = page["items"].as_array().unwrap().iter();
+    items.map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn status(server: &Server, id: &str) -> u16 {
+    server.get(&format!("/api/v1/executions/{id}")).0
+}
+
+fn served(server: &Server) -> u64 {
+    let (_, body) = server.get("/readyz");
+    json(&body)["shardsServed"].as_u64().unwrap_or(0)
+}
+
+/// What happens before the copy and after it: those that had ended before, those that wait, those that only the newer files knew.
+struct Past {
+    ended: BTreeSet<String>,
+    waiting: BTreeSet<String>,
+    lost: BTreeSet<String>,
+    copy: TempDir,
+}
+
+impl Past {
+    fn of(world: &World, server: &Server) -> Self {
+        world.apply(server);
+        let ended = start(server, "flow", MANY);
+        let waiting = start(server, "called", MANY);
+        until("the first have ended", || listed(server, "completed") == ended);
+        until("the others wait", || listed(server, "running") == waiting);
+        // Starts and checkpoints are over.
+        std::thread::sleep(Duration::from_millis(500));
+        let copy = world.redis.copy();
+        let lost = start(server, "flow", MANY);
+        // What waited has ended since, and goes on waiting afterwards.
+        for id in waiting.iter().take(MANY / 2) {
+            complete(server, id);
+        }
+        let known = &(&ended | &lost) | &waiting.iter().take(MANY / 2).cloned().collect();
+        until("the lists show all", || listed(server, "completed") == known);
+        Self {
+            ended,
+            waiting,
+            lost,
+            copy,
+        }
+    }
+
+    /// The product serves what is left, and nothing pretends to know more.
+    fn is_what_is_left(&self, server: &Server) {
+        until("lists show what has ended", || {
+            listed(server, "completed") == self.ended
+        });
+        assert_eq!(
+            listed(server, "running"),
+            self.waiting,
+            "what had ended since waits again"
+        );
+        for id in &self.ended {
+            assert_eq!(status(server, id), 200);
+        }
+        for id in &self.lost {
+            assert_eq!(status(server, id), 404, "{id}");
+        }
+        for id in &self.waiting {
+            complete(server, id);
+        }
+        let more = start(server, "flow", MANY);
+        let all = &(&self.ended | &self.waiting) | &more;
+        until("everything ends", || listed(server, "completed") == all);
+    }
+}
+
+#[test]
+fn relaxed_durability_goes_on_from_what_is_left_without_a_restart() {
+    let mut world = World::new("relaxed");
+    let server = world.server(&[]);
+    let past = Past::of(&world, &server);
+    world.redis.restore(&past.copy);
+    // A shard learns of it when it next writes.
+    until("every shard has begun again", || {
+        start_if_possible(&server);
+        past.lost.iter().all(|id| status(&server, id) == 404)
+    });
+    until("every shard is served", || served(&server) == 8);
+    let probes = &listed(&server, "completed") - &past.ended;
+    until("what asked has ended", || {
+        listed(&server, "completed").is_superset(&probes)
+    });
+    for id in &past.lost {
+        assert!(!listed(&server, "completed").contains(id), "lists know what is lost");
+    }
+    let ended: BTreeSet<String> = listed(&server, "completed");
+    Past { ended, ..past }.is_what_is_left(&server);
+}
+
+/// A start that may be refused while its shard begins again.
+fn start_if_possible(server: &Server) {
+    let (status, body) = server.post("/api/v1/workflows/flow/executions", &[], "{\"input\": {}}");
+    assert!(matches!(status, 202 | 503), "{status} {body}");
+}
+
+#[test]
+fn strict_durability_halts_what_has_lost_records_until_an_operator_accepts_it() {
+    let mut world = World::new("strict");
+    let server = world.server(&[]);
+    let past = Past::of(&world, &server);
+    server.kill();
+    world.redis.restore(&past.copy);
+
+    let server = world.server(&[]);
+    let (_, body) = server.get("/readyz");
+    let halted: Vec<u64> = {
+        let ready = json(&body);
+        let halted = ready["halted"].as_array().unwrap_or_else(|| panic!("{ready}")).iter();
+        halted.map(|shard| shard["shard"].as_u64().unwrap()).collect()
+    };
+    assert!(!halted.is_empty(), "nobody noticed: {body}");
+    let lost = past.lost.iter().next().unwrap();
+    let (status, body) = server.get(&format!("/api/v1/executions/{lost}"));
+    assert_ne!(status, 200, "{body}");
+    assert!(body.contains("DAMAGED"), "{body}");
+    server.kill();
+
+    let accepted: Vec<String> = halted.iter().map(ToString::to_string).collect();
+    let mut arguments = Vec::new();
+    for shard in &accepted {
+        arguments.extend(["--accept-loss", shard.as_str()]);
+    }
+    let server = world.server(&arguments);
+    assert_eq!(served(&server), 8);
+    server.kill();
+    let server = world.server(&[]);
+    assert_eq!(served(&server), 8, "a loss is accepted once");
+    past.is_what_is_left(&server);
+}

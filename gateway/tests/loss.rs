@@ -14,6 +14,7 @@ use services::{Deployment, Redis};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const SHARDS: u64 = 8;
 /// Enough for each of the eight shards to have several.
 const MANY: usize = 40;
 
@@ -123,31 +124,29 @@ fn served(server: &Server) -> u64 {
     json(&body)["shardsServed"].as_u64().unwrap_or(0)
 }
 
-/// What happens before the copy and after it: those that had ended before, those that wait, those that only the newer files knew.
+/// What happens before the copy and after it.
 struct Past {
+    /// They had ended before.
     ended: BTreeSet<String>,
+    /// They waited.
     waiting: BTreeSet<String>,
+    /// Only the newer files know them.
     lost: BTreeSet<String>,
     copy: TempDir,
 }
 
 impl Past {
-    fn of(world: &World, server: &Server) -> Self {
+    fn of(world: &World, server: &Server, lost: usize) -> Self {
         world.apply(server);
         let ended = start(server, "flow", MANY);
         let waiting = start(server, "called", MANY);
         until("the first have ended", || listed(server, "completed") == ended);
         until("the others wait", || listed(server, "running") == waiting);
-        // Starts and checkpoints are over.
+        // Nothing is being written.
         std::thread::sleep(Duration::from_millis(500));
         let copy = world.redis.copy();
-        let lost = start(server, "flow", MANY);
-        // What waited has ended since, and goes on waiting afterwards.
-        for id in waiting.iter().take(MANY / 2) {
-            complete(server, id);
-        }
-        let known = &(&ended | &lost) | &waiting.iter().take(MANY / 2).cloned().collect();
-        until("the lists show all", || listed(server, "completed") == known);
+        let lost = start(server, "flow", lost);
+        until("the lists show all", || listed(server, "completed") == &ended | &lost);
         Self {
             ended,
             waiting,
@@ -156,27 +155,31 @@ impl Past {
         }
     }
 
-    /// The product serves what is left, and nothing pretends to know more.
-    fn is_what_is_left(&self, server: &Server) {
-        until("lists show what has ended", || {
-            listed(server, "completed") == self.ended
-        });
-        assert_eq!(
-            listed(server, "running"),
-            self.waiting,
-            "what had ended since waits again"
+    /// The product serves what is left, nothing pretends to know more, and what waited goes on; `since` have ended meanwhile.
+    fn is_what_is_left(&self, server: &Server, since: &BTreeSet<String>) {
+        // A checkpoint that was on its way when Redis went back may have kept one.
+        let kept: BTreeSet<String> = self
+            .lost
+            .iter()
+            .filter(|id| status(server, id) == 200)
+            .cloned()
+            .collect();
+        assert!(
+            kept.len() < self.lost.len(),
+            "nothing was lost: the test proves nothing"
         );
-        for id in &self.ended {
+        let ended = &(&self.ended | since) | &kept;
+        until("lists show what has ended", || listed(server, "completed") == ended);
+        assert_eq!(listed(server, "running"), self.waiting);
+        for id in &ended {
             assert_eq!(status(server, id), 200);
         }
-        for id in &self.lost {
-            assert_eq!(status(server, id), 404, "{id}");
-        }
+        // One that ended since the copy waits again.
         for id in &self.waiting {
             complete(server, id);
         }
         let more = start(server, "flow", MANY);
-        let all = &(&self.ended | &self.waiting) | &more;
+        let all = &(&ended | &self.waiting) | &more;
         until("everything ends", || listed(server, "completed") == all);
     }
 }
@@ -185,47 +188,47 @@ impl Past {
 fn relaxed_durability_goes_on_from_what_is_left_without_a_restart() {
     let mut world = World::new("relaxed");
     let server = world.server(&[]);
-    let past = Past::of(&world, &server);
+    let past = Past::of(&world, &server, MANY);
+    let half: Vec<&String> = past.waiting.iter().take(MANY / 2).collect();
+    half.iter().for_each(|id| complete(&server, id));
+    until("half of them have ended", || {
+        listed(&server, "running").len() == MANY / 2
+    });
     world.redis.restore(&past.copy);
-    // A shard learns of it when it next writes.
-    until("every shard has begun again", || {
-        start_if_possible(&server);
-        past.lost.iter().all(|id| status(&server, id) == 404)
+    // A shard learns of it when it next writes, and begins again.
+    let mut since = BTreeSet::new();
+    let mut in_a_row = 0;
+    until("every shard takes starts again", || {
+        let (status, body) = server.post("/api/v1/workflows/flow/executions", &[], "{\"input\": {}}");
+        assert!(matches!(status, 202 | 503), "{status} {body}");
+        in_a_row = if status == 202 { in_a_row + 1 } else { 0 };
+        if status == 202 {
+            since.insert(json(&body)["id"].as_str().unwrap().to_owned());
+        }
+        in_a_row > 4 * SHARDS
     });
-    until("every shard is served", || served(&server) == 8);
-    let probes = &listed(&server, "completed") - &past.ended;
-    until("what asked has ended", || {
-        listed(&server, "completed").is_superset(&probes)
-    });
-    for id in &past.lost {
-        assert!(!listed(&server, "completed").contains(id), "lists know what is lost");
-    }
-    let ended: BTreeSet<String> = listed(&server, "completed");
-    Past { ended, ..past }.is_what_is_left(&server);
-}
-
-/// A start that may be refused while its shard begins again.
-fn start_if_possible(server: &Server) {
-    let (status, body) = server.post("/api/v1/workflows/flow/executions", &[], "{\"input\": {}}");
-    assert!(matches!(status, 202 | 503), "{status} {body}");
+    assert_eq!(served(&server), SHARDS);
+    past.is_what_is_left(&server, &since);
 }
 
 #[test]
 fn strict_durability_halts_what_has_lost_records_until_an_operator_accepts_it() {
     let mut world = World::new("strict");
     let server = world.server(&[]);
-    let past = Past::of(&world, &server);
+    let past = Past::of(&world, &server, 3);
     server.kill();
     world.redis.restore(&past.copy);
 
     let server = world.server(&[]);
-    let (_, body) = server.get("/readyz");
-    let halted: Vec<u64> = {
-        let ready = json(&body);
-        let halted = ready["halted"].as_array().unwrap_or_else(|| panic!("{ready}")).iter();
-        halted.map(|shard| shard["shard"].as_u64().unwrap()).collect()
-    };
-    assert!(!halted.is_empty(), "nobody noticed: {body}");
+    let mut halted = Vec::new();
+    // Leases of the process that was killed have to expire first.
+    until("every shard is served or halted", || {
+        let ready = json(&server.get("/readyz").1);
+        let found = ready["halted"].as_array().unwrap_or_else(|| panic!("{ready}")).iter();
+        halted = found.map(|shard| shard["shard"].as_u64().unwrap()).collect();
+        served(&server) + halted.len() as u64 == SHARDS
+    });
+    assert!((1..=3).contains(&halted.len()), "those that have lost one: {halted:?}");
     let lost = past.lost.iter().next().unwrap();
     let (status, body) = server.get(&format!("/api/v1/executions/{lost}"));
     assert_ne!(status, 200, "{body}");
@@ -238,9 +241,9 @@ fn strict_durability_halts_what_has_lost_records_until_an_operator_accepts_it() 
         arguments.extend(["--accept-loss", shard.as_str()]);
     }
     let server = world.server(&arguments);
-    assert_eq!(served(&server), 8);
+    until("the loss is accepted", || served(&server) == SHARDS);
     server.kill();
     let server = world.server(&[]);
-    assert_eq!(served(&server), 8, "a loss is accepted once");
-    past.is_what_is_left(&server);
+    until("a loss is accepted once", || served(&server) == SHARDS);
+    past.is_what_is_left(&server, &BTreeSet::new());
 }

@@ -100,7 +100,8 @@ impl World {
                 committer.stopped = true;
                 serving.inbox.push_back(ShardMessage::Fenced);
             }
-            Action::Halt(why) => {
+            // Nothing that this store acknowledges is lost.
+            Action::WentBack(why) | Action::Halt(why) => {
                 committer.stopped = true;
                 serving.inbox.push_back(ShardMessage::Halt(why));
             }

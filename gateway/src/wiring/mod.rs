@@ -188,7 +188,8 @@ pub async fn open_access(settings: &Settings, directory: &Path) -> Result<Access
 /// make sense, `NO_API_KEYS` when keys are required and there is none, and whatever keeps the sandbox processes from starting.
 pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Result<App, ApiError> {
     // What drivers nest in their futures stays out of the types of those who open the product.
-    let opening: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(Stores::open(&settings, directory));
+    let accept_loss = extras.engine.as_ref().map_or(&[][..], |given| &given.accept_loss);
+    let opening: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(Stores::open(&settings, directory, accept_loss));
     let stores = opening.await?;
     let closing = CancellationToken::new();
     let clock = Arc::new(SystemClock);

@@ -11,6 +11,7 @@ use troupe_backends::{
     RedisTls, StoreOptions,
 };
 use troupe_config::{Durability, Settings, StoreUrl};
+use troupe_core::ShardId;
 use troupe_ports::{
     ApiKeyStore, AuditLog, DefinitionStore, EpochAuthority, Membership, StateStore, StoreError, VisibilityStore,
 };
@@ -72,8 +73,9 @@ pub(super) struct Shared {
 }
 
 impl Stores {
-    /// Opens what the settings name: servers, and the embedded store in `directory` for the rest.
-    pub(super) async fn open(settings: &Settings, directory: &Path) -> Result<Self, ApiError> {
+    /// Opens what the settings name: servers, and the embedded store in `directory` for the rest. An operator accepts what some shards have
+    /// lost.
+    pub(super) async fn open(settings: &Settings, directory: &Path, accept_loss: &[ShardId]) -> Result<Self, ApiError> {
         let named = &settings.store;
         let embedded = if named.state.is_some() && named.definitions.is_some() {
             None
@@ -87,7 +89,7 @@ impl Stores {
         let mut register: Option<Arc<dyn Membership>> = None;
         let state: Arc<dyn StateStore> = match &named.state {
             Some(url) => {
-                let store = Arc::new(redis(settings, url).await?);
+                let store = Arc::new(redis(settings, url, accept_loss).await?);
                 register = Some(store.clone());
                 store
             }
@@ -142,7 +144,7 @@ async fn embedded(settings: &Settings, directory: &Path) -> Result<Arc<EmbeddedS
     Ok(Arc::new(store))
 }
 
-async fn redis(settings: &Settings, url: &StoreUrl) -> Result<RedisStore, ApiError> {
+async fn redis(settings: &Settings, url: &StoreUrl, accept_loss: &[ShardId]) -> Result<RedisStore, ApiError> {
     let named = &settings.store;
     let options = RedisOptions {
         prefix: named.prefix.clone(),
@@ -156,6 +158,7 @@ async fn redis(settings: &Settings, url: &StoreUrl) -> Result<RedisStore, ApiErr
             ca_file: named.ca_file.clone(),
             ..RedisTls::default()
         },
+        accept_loss: accept_loss.to_vec(),
         ..RedisOptions::new(url.expose())
     };
     let opened = reached(

@@ -234,6 +234,38 @@ async fn a_log_that_ends_before_what_relies_on_it_is_told() {
     }
     let fresh = opened(&server, RedisDurability::Strict).await;
     assert!(fresh.acquire(SHARD, "writer", LEASE).await.is_ok());
+
+    // Who may lose it, or was told to accept it, begins again from what is left.
+    let accepting = RedisOptions {
+        accept_loss: vec![SHARD],
+        ..options(&server, RedisDurability::Strict)
+    };
+    set(fields[1], "events", "7");
+    let relaxed = opened(&server, RedisDurability::Relaxed).await;
+    let lease = relaxed.acquire(SHARD, "writer", LEASE).await.unwrap();
+    assert_eq!(lease.next, LogPosition(2));
+    assert_eq!(
+        relaxed.cursor(SHARD, "events").await.unwrap(),
+        LogPosition(1),
+        "what comes next is to be sent"
+    );
+    append(&relaxed, &lease, 2).await.unwrap();
+    set(fields[0], "c", "9");
+    let accepting = RedisStore::open(&accepting).await.unwrap();
+    let lease = accepting.acquire(SHARD, "writer", LEASE).await.unwrap();
+    assert_eq!(
+        (lease.next, lease.checkpointed),
+        (LogPosition(10), LogPosition(9)),
+        "a checkpoint has what the log lost"
+    );
+    assert!(accepting.read(SHARD, LogPosition(1), 1_000).await.unwrap().is_empty());
+    append(&accepting, &lease, 10).await.unwrap();
+    let other = ShardId(4);
+    set("{troupe:s4}o", "c", "2");
+    is_damaged(accepting.acquire(other, "writer", LEASE).await, "went back");
+    // What was trimmed without a checkpoint nobody can begin again from.
+    set("{troupe:s4}o", "t", "3");
+    is_damaged(relaxed.acquire(other, "writer", LEASE).await, "went back");
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ impl RedisStore {
             Arg::Bytes(&self.identity),
             Arg::Bytes(owner.as_bytes()),
             Arg::Number(milliseconds(lease)),
+            Arg::Number(u64::from(self.forgives(shard))),
         ];
         args.extend(epoch.map(|epoch| Arg::Number(epoch.0)));
         let names = vec![&keys.owner[..], &keys.log, &keys.cursors];
@@ -90,6 +91,11 @@ impl RedisStore {
         })
     }
 
+    /// Whether a shard that went back begins again from what is left.
+    fn forgives(&self, shard: ShardId) -> bool {
+        self.may_lose_acknowledged() || self.accept_loss.contains(&shard)
+    }
+
     /// Compares what the store has with what it acknowledged to this process.
     fn check_marks(&self, lease: &Lease) -> Result<(), StoreError> {
         let found = Mark {
@@ -105,7 +111,7 @@ impl RedisStore {
             "shard {shard} went back: Redis acknowledged {known} to this process and now has {found}; it was restored from an \
              older copy, or a replica without the latest writes took over"
         );
-        if !self.may_lose_acknowledged() {
+        if !self.forgives(shard) {
             return Err(StoreError::Damaged(why));
         }
         // What its durability allows to be lost is lost: the shard goes on, and nobody can say that it was not told.

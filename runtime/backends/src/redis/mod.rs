@@ -60,6 +60,7 @@ pub struct RedisStore {
     layout: Layout,
     identity: Vec<u8>,
     durability: RedisDurability,
+    accept_loss: Vec<ShardId>,
     /// What was acknowledged here, shard by shard.
     marks: Marks,
     cursors: Cursors,
@@ -108,6 +109,7 @@ impl RedisStore {
             layout,
             identity,
             durability: options.durability,
+            accept_loss: options.accept_loss.clone(),
             cursors: Cursors::default(),
             appends: AtomicU64::new(0),
         })

@@ -5,6 +5,8 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use troupe_core::ShardId;
+
 /// What an acknowledged write survives; checked against the settings of the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RedisDurability {
@@ -58,6 +60,9 @@ pub struct RedisOptions {
     /// Connections over which the shards' appends are spread; none: 8 under strict durability, else 1. Redis takes 16 KiB of a
     /// connection at a time and syncs after a round over all of them: from a single one, large records hardly share a sync.
     pub connections: Option<NonZeroU16>,
+    /// Shards that begin again from what is left if they have gone back: the operator accepts what is lost. Others do so under a durability
+    /// that allows it.
+    pub accept_loss: Vec<ShardId>,
 }
 
 impl RedisOptions {
@@ -74,6 +79,7 @@ impl RedisOptions {
             response_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             connections: None,
+            accept_loss: Vec::new(),
         }
     }
 }
@@ -101,6 +107,7 @@ impl fmt::Debug for RedisOptions {
             .field("response_timeout", &self.response_timeout)
             .field("connect_timeout", &self.connect_timeout)
             .field("connections", &self.connections)
+            .field("accept_loss", &self.accept_loss)
             .finish_non_exhaustive()
     }
 }

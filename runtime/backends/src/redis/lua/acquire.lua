@@ -1,4 +1,5 @@
--- KEYS: owner, log, cursors. ARGV: identity, name, lease in ms, epoch that was issued, if one was.
+-- KEYS: owner, log, cursors. ARGV: identity, name, lease in ms, whether it may begin again from what is left where it went back, epoch that was
+-- issued, if one was.
 local o = redis.call('HMGET', KEYS[1], 'i', 'e', 'o', 'u', 't', 'c')
 if not o[1] then return false end
 if o[1] ~= ARGV[1] then return {ok = 'it belongs to another store'} end
@@ -9,14 +10,28 @@ local trimmed, checkpointed = tonumber(o[5]), tonumber(o[6])
 local next = trimmed + redis.call('LLEN', KEYS[2]) + 1
 local cursor = 0
 for _, at in ipairs(redis.call('HVALS', KEYS[3])) do cursor = math.max(cursor, tonumber(at)) end
-if checkpointed >= next or trimmed > checkpointed or cursor >= next then
+local forgiven = trimmed <= checkpointed and ARGV[4] == '1'
+if not forgiven and (checkpointed >= next or trimmed > checkpointed or cursor >= next) then
   return {ok = string.format(
     'it went back: its log is trimmed up to %.0f and goes on at %.0f, its checkpoint is at %.0f, a sink has sent %.0f',
     trimmed, next, checkpointed, cursor)}
 end
 -- Where nobody issues epochs, the time makes one that a failover or a restored copy forgot come back as a higher one, never as the same.
-local epoch = ARGV[4] and tonumber(ARGV[4]) or math.max(tonumber(o[2]) + 1, now)
+local epoch = ARGV[5] and tonumber(ARGV[5]) or math.max(tonumber(o[2]) + 1, now)
 if epoch <= tonumber(o[2]) then return tonumber(o[2]) end
+if checkpointed >= next then
+  -- A checkpoint that was written after the log went back has what the log lost.
+  redis.call('DEL', KEYS[2])
+  redis.call('HSET', KEYS[1], 't', string.format('%.0f', checkpointed))
+  next = checkpointed + 1
+end
+if cursor >= next then
+  -- What a sink has sent is lost; what comes in its place is to be sent.
+  local cursors = redis.call('HGETALL', KEYS[3])
+  for i = 1, #cursors, 2 do
+    if tonumber(cursors[i + 1]) >= next then redis.call('HSET', KEYS[3], cursors[i], string.format('%.0f', next - 1)) end
+  end
+end
 redis.call('HSET', KEYS[1], 'e', string.format('%.0f', epoch), 'o', ARGV[2],
   'u', string.format('%.0f', now + tonumber(ARGV[3])))
 local released = (o[2] ~= '0' and not o[3]) and 1 or 0

@@ -73,6 +73,8 @@ pub struct EngineContext {
     pub(crate) expiring: DashSet<ExecutionId>,
     /// Shards that an operator must look at, and why.
     pub halted: DashMap<ShardId, String>,
+    /// When what is stored of a shard last did not go on from what its owner had committed.
+    pub(crate) went_back: DashMap<ShardId, Timestamp>,
     /// Shards served, by number.
     pub shards: Vec<RwLock<Option<Arc<ShardContext>>>>,
     /// Set once its shards are left to other members.
@@ -124,6 +126,7 @@ impl EngineContext {
             keys: Keys::default(),
             expiring: DashSet::new(),
             halted: DashMap::new(),
+            went_back: DashMap::new(),
             shards: (0..shards).map(|_| RwLock::new(None)).collect(),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),

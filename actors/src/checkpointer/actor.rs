@@ -209,7 +209,8 @@ impl CheckpointerState {
                     myself.send_message(CheckpointerMessage::Written).is_err()
                 }
                 Err(Failed::Fenced) => arguments.supervisor.send_message(ShardMessage::Fenced).is_err(),
-                Err(Failed::Damaged(why)) => arguments.supervisor.send_message(ShardMessage::Halt(why)).is_err(),
+                // What it builds on may be lost.
+                Err(Failed::Damaged(why)) => arguments.supervisor.send_message(ShardMessage::WentBack(why)).is_err(),
             };
             if lost {
                 tracing::debug!(shard = arguments.shard.0, "a checkpoint ended after its shard");

@@ -31,6 +31,8 @@ const ATTEMPTS_END_WITHIN: Duration = Duration::from_millis(200);
 const ATTEMPTS_POLL: Duration = Duration::from_millis(5);
 /// Pause before the store is asked again to remember that an execution is set aside.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
+/// A shard that does not fit again so soon is damaged, and not only back where its store was.
+const BEGIN_AGAIN_AFTER_MS: i64 = 30_000;
 /// What an operator can do about a damaged shard.
 pub const DAMAGED_HINT: &str = "copy the store and restore a backup, or give up what the record held: \
      `--accept-loss SHARD` at the next start; see docs/errors/DAMAGED.md";
@@ -53,7 +55,7 @@ pub enum ShardMessage {
     Due(Vec<ExecutionId>),
     /// Another owner has the shard.
     Fenced,
-    /// The log ends before what this owner has committed.
+    /// What is stored does not go on from what this owner has committed.
     WentBack(String),
     /// An operator must look.
     Halt(String),
@@ -245,10 +247,14 @@ impl ShardState {
         self.leave(myself, FENCED);
     }
 
-    /// A store that may lose what it acknowledged has done so: the shard begins again from what is left. Any other halts it.
+    /// The log does not go on from what this owner has in memory. A store that may lose what it acknowledged has done so: the shard begins
+    /// again from what is left. Any other halts it, and so does what does not fit right after it began again.
     fn went_back(&mut self, myself: &ActorRef<ShardMessage>, why: String) {
         let ShardArguments { engine, shard } = &self.arguments;
-        if !engine.parts.state.may_lose_acknowledged() {
+        let now = engine.now();
+        let before = engine.went_back.insert(*shard, now);
+        let is_again = before.is_some_and(|before| now.0 - before.0 < BEGIN_AGAIN_AFTER_MS);
+        if is_again || !engine.parts.state.may_lose_acknowledged() {
             return self.halt(myself, why);
         }
         tracing::error!(

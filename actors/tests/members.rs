@@ -142,10 +142,10 @@ async fn shards_are_shared_when_one_joins_and_come_back_when_it_leaves() {
     let b = Arc::new(member("b", &cluster).await);
     let load = tokio::spawn(keep_starting(vec![a.clone(), b.clone()], Arc::clone(&stop)));
     until_split(&[&a, &b]).await;
-    // Each knows where the other's are.
-    for shard in served(&b) {
-        assert_eq!(a.engine.whereabouts(ShardId(shard)), Whereabouts::At("http://b".into()));
-    }
+    // It is looked at every fifth of a lease.
+    let there = || Whereabouts::At("http://b".into());
+    let is_known = |shard: &u16| a.engine.whereabouts(ShardId(*shard)) == there();
+    until("each knows where the other's are", || served(&b).iter().all(is_known)).await;
     let foreign = ExecutionId::fresh(ShardId(*served(&b).first().unwrap()), troupe_core::Timestamp(1), 1);
     let refused = a.engine.get(foreign).await;
     assert!(

@@ -61,6 +61,8 @@ impl Cluster {
             ("STORE_DEFINITIONS", &self.deployment.postgres),
             ("STORE_PREFIX", &self.deployment.prefix),
             ("CLUSTER_LEASE_MS", LEASE_MS),
+            ("HTTP_ALLOW", "127.0.0.1"),
+            ("BREAKERS_CALLS_MIN", "2"),
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value));
         Server::with_settings(self.state.path(), &[], &settings)
@@ -224,6 +226,48 @@ fn a_member_may_die_or_leave_while_everybody_works() {
     assert!(slowest["death"] < Duration::from_secs(5), "{slowest:?}");
     assert!(slowest["leave"] < Duration::from_millis(2_000), "{slowest:?}");
     until_completed(&d, &ids);
+}
+
+#[test]
+fn a_breaker_that_one_member_opens_is_shown_by_all() {
+    let cluster = Cluster::new();
+    let (a, b) = (cluster.member(), cluster.member());
+    until_split(&[&a, &b]);
+    // Nobody listens there any more.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let target = format!("http:127.0.0.1:{port}");
+    let calls = format!(
+        "
+id: calls
+name: Calls
+nodes:
+  - {{ id: call, type: http, data: {{ method: GET, url: 'http://127.0.0.1:{port}/', retryPolicy: {{ maxAttempts: 1 }} }} }}
+edges: []
+"
+    );
+    cluster.apply(&a, &calls);
+    // What starts without a key starts where it is asked.
+    for n in 0..4 {
+        start(&a, "calls", n, None);
+    }
+    let shown = |server: &Server| {
+        let (status, body) = server.get("/api/v1/breakers");
+        assert_eq!(status, 200, "{body}");
+        let page = json(&body);
+        let items = page["items"].as_array().unwrap().iter();
+        items
+            .filter(|item| item["target"] == target.as_str())
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let is_open = |server: &Server| shown(server).iter().any(|breaker| breaker["state"] != "closed");
+    until("the member that calls opens its breaker", || is_open(&a));
+    until("the other one shows it", || is_open(&b));
+    assert_eq!(shown(&b).len(), 1, "one line a target");
 }
 
 fn metric(server: &Server, name: &str) -> f64 {

@@ -14,10 +14,10 @@ use troupe_actors::{Command, ControlOutcome, ControlRequest, ControlSets};
 use troupe_core::ShardId;
 use troupe_core::control::{ControlKey, Setting};
 
-use super::{Members, Signed};
+use super::{Members, Signed, others};
 use crate::app::App;
 use crate::body;
-use crate::dto::{ControlDto, LearnedDto, PageDto};
+use crate::dto::{ControlDto, LearnedDto};
 use crate::error::ApiError;
 
 /// Where members tell each other of controls.
@@ -110,24 +110,16 @@ pub(crate) async fn list(app: &App, here_only: bool) -> Result<Vec<ControlDto>, 
     let Some(members) = app.members.as_ref().filter(|_| !here_only) else {
         return Ok(all);
     };
-    let told =
-        join_all(others(app).map(async |address| members.ask(app, Method::GET, &address, LIST, Bytes::new()).await));
-    for answer in told.await {
-        let page: PageDto<ControlDto> = serde_json::from_slice(&answer?).map_err(|error| {
-            let detail = format!("a member lists its controls in another way: {error}");
-            ApiError::new("UNAVAILABLE", detail)
-        })?;
-        for theirs in page.items {
-            match all.iter_mut().find(|own| own.is_of_the_same(&theirs)) {
-                // Of one that was given later somebody has not heard yet.
-                Some(own) if own.since < theirs.since => *own = theirs,
-                Some(own) if own.since == theirs.since => {
-                    own.shards += theirs.shards;
-                    own.draining += theirs.draining;
-                }
-                Some(_) => {}
-                None => all.push(theirs),
+    for theirs in members.pages::<ControlDto>(app, LIST).await? {
+        match all.iter_mut().find(|own| own.is_of_the_same(&theirs)) {
+            // Of one that was given later somebody has not heard yet.
+            Some(own) if own.since < theirs.since => *own = theirs,
+            Some(own) if own.since == theirs.since => {
+                own.shards += theirs.shards;
+                own.draining += theirs.draining;
             }
+            Some(_) => {}
+            None => all.push(theirs),
         }
     }
     Ok(all)
@@ -148,14 +140,6 @@ pub(crate) async fn keep_equal(app: App, every: Duration) {
             }
         }
     }
-}
-
-fn others(app: &App) -> impl Iterator<Item = String> {
-    let own = app.engine.name().to_owned();
-    let members = app.engine.members().into_iter();
-    members
-        .filter(move |member| member.name != own)
-        .map(|member| member.address)
 }
 
 /// The controls of every shard that somebody serves, once every member has answered.

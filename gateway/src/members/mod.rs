@@ -3,6 +3,7 @@
 //! A request runs here first. Where it finds that its execution's shard is elsewhere nothing has happened yet, and the whole
 //! request goes to the member that has the shard, signed, and comes back with that one's answer.
 
+pub(crate) mod breakers;
 pub(crate) mod controls;
 mod forward;
 pub(crate) mod list;
@@ -14,7 +15,9 @@ use std::time::Duration;
 
 use axum::http::Method;
 use bytes::Bytes;
+use futures::future::join_all;
 use reqwest::Client;
+use serde::de::DeserializeOwned;
 use troupe_core::ShardId;
 
 pub(crate) use forward::forwarded;
@@ -24,6 +27,7 @@ pub(crate) use starts::start_anywhere;
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::dto::PageDto;
 use crate::error::ApiError;
 
 /// How long a member may take to accept a connection: all are near each other.
@@ -86,7 +90,31 @@ impl Members {
         Ok(bytes)
     }
 
+    /// What every other member answers to a `GET` of a list, each its own part of it.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when one does not answer, or answers what cannot be read.
+    async fn pages<T: DeserializeOwned>(&self, app: &App, path: &str) -> Result<Vec<T>, ApiError> {
+        let asked = others(app).map(async |address| self.ask(app, Method::GET, &address, path, Bytes::new()).await);
+        let mut all = Vec::new();
+        for answer in join_all(asked).await {
+            let page: PageDto<T> = serde_json::from_slice(&answer?).map_err(|error| {
+                ApiError::new("UNAVAILABLE", format!("a member lists {path} in another way: {error}"))
+            })?;
+            all.extend(page.items);
+        }
+        Ok(all)
+    }
+
     pub(crate) fn key(&self) -> &MemberKey {
         &self.key
     }
+}
+
+fn others(app: &App) -> impl Iterator<Item = String> {
+    let own = app.engine.name().to_owned();
+    let members = app.engine.members().into_iter();
+    members
+        .filter(move |member| member.name != own)
+        .map(|member| member.address)
 }

@@ -1,9 +1,9 @@
 //! Breakers of targets.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::{Extension, Json};
 use troupe_core::control::{BreakerOverride, ControlKey, Setting};
 
 use super::idempotency_key;
@@ -13,11 +13,15 @@ use crate::auth::Caller;
 use crate::body;
 use crate::dto::{BreakerDto, ControlBody, ControlOption, ControlledDto, PageDto, breaker_target};
 use crate::error::ApiError;
-use crate::members;
+use crate::members::{self, Signed};
 
-pub(super) async fn list(State(app): State<App>) -> Json<PageDto<BreakerDto>> {
-    let items = app.engine.breakers().iter().map(BreakerDto::of).collect();
-    Json(PageDto { items, next: None })
+pub(super) async fn list(
+    State(app): State<App>,
+    signed: Option<Extension<Signed>>,
+) -> Result<Json<PageDto<BreakerDto>>, ApiError> {
+    // A member that asks puts the answers of all together.
+    let items = members::breakers::list(&app, signed.is_some()).await?;
+    Ok(Json(PageDto { items, next: None }))
 }
 
 macro_rules! commands {

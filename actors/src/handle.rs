@@ -11,10 +11,11 @@ use troupe_core::control::{Clocks, ControlKey, Setting};
 use troupe_core::execution::{Decision, Entry, Event, Remedy, Status};
 use troupe_core::{CommandId, ExecutionId, INLINE_BYTES_MAX, Json, Seq, ShardId, Value};
 use troupe_ports::{
-    Clock, DefinitionStore, EpochAuthority, EventBus, Member, Membership, NodeExecutor, Sandbox, StateStore,
+    Clock, DefinitionStore, EpochAuthority, EventBus, Member, Membership, NodeExecutor, Sandbox, Semaphores, StateStore,
     VisibilityStore,
 };
 
+use crate::attempt::shared_slots;
 use crate::blobs::{Contents, blobs_of};
 use crate::breakers::BreakerView;
 use crate::context::EngineContext;
@@ -59,6 +60,8 @@ pub struct EngineParts {
     pub members: Option<Arc<dyn Membership>>,
     /// Who orders the owners of a shard; none: the state store does so itself.
     pub epochs: Option<Arc<dyn EpochAuthority>>,
+    /// Where engines that share the state count what their limits bound together; none: each counts by itself.
+    pub semaphores: Option<Arc<dyn Semaphores>>,
 }
 
 /// The engine; see [`Engine::spawn`].
@@ -77,6 +80,9 @@ impl Engine {
         let (actor, _) = EngineActor::spawn(None, EngineActor, Arc::clone(&context))
             .await
             .map_err(|error| EngineError::Unavailable(error.to_string()))?;
+        if let Some(shared) = context.limits.shared() {
+            context.leases.spawn(shared_slots::renew(Arc::downgrade(shared)));
+        }
         let handle = EngineHandle { context, actor };
         match handle.open().await {
             Ok(()) => Ok(handle),
@@ -783,6 +789,9 @@ impl EngineHandle {
 
     /// Drops every actor at once, as a crash would: nothing is drained, checkpointed or released. For tests.
     pub async fn crash(&self) {
+        if let Some(shared) = &self.context.shared_limits {
+            shared.crash();
+        }
         self.context.draining.store(true, Ordering::Release);
         self.actor.kill();
         self.context.watches.clear();

@@ -166,6 +166,7 @@ fn parts(
         clock: Arc::new(SystemClock),
         members: None,
         epochs: None,
+        semaphores: None,
     };
     (parts, bus)
 }

@@ -32,8 +32,8 @@ use crate::options::EngineOptions;
 use crate::placement::{Neighbours, Placed};
 use crate::request::Ended;
 use crate::rooms::EngineRooms;
-use crate::shared_limits::SharedLimits;
 use crate::shard::{Mail, ShardMessage};
+use crate::shared_limits::SharedLimits;
 use crate::timers::TimersMessage;
 
 /// What all actors of an engine share.

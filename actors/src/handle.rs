@@ -11,8 +11,8 @@ use troupe_core::control::{Clocks, ControlKey, Setting};
 use troupe_core::execution::{Decision, Entry, Event, Remedy, Status};
 use troupe_core::{CommandId, ExecutionId, INLINE_BYTES_MAX, Json, Seq, ShardId, Value};
 use troupe_ports::{
-    Clock, DefinitionStore, EpochAuthority, EventBus, Member, Membership, NodeExecutor, Sandbox, Semaphores, StateStore,
-    VisibilityStore,
+    Clock, DefinitionStore, EpochAuthority, EventBus, Member, Membership, NodeExecutor, Sandbox, Semaphores,
+    StateStore, VisibilityStore,
 };
 
 use crate::attempt::shared_slots;
@@ -38,6 +38,8 @@ use crate::start;
 const CANCEL_GRACE_MS: u64 = 10_000;
 /// How often a drain looks whether attempts still run.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// Longest wait for what other members count to be given back.
+const GIVE_BACK_MAX: Duration = Duration::from_secs(1);
 
 /// What an engine is made of. Wiring chooses the backends.
 #[derive(Clone)]
@@ -783,6 +785,14 @@ impl EngineHandle {
         let (done, closed) = oneshot::channel();
         if self.actor.send_message(EngineMessage::Close(done)).is_ok() {
             closed.await.ok();
+        }
+        let given_back = async {
+            while context.limits.is_counted() || context.rooms.is_telling() {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+        };
+        if tokio::time::timeout(GIVE_BACK_MAX, given_back).await.is_err() {
+            tracing::warn!("slots that other members count are free only after a lease");
         }
         context.watches.clear();
     }

@@ -357,7 +357,12 @@ async fn limits_are_those_of_all_members_while_one_leaves_and_one_joins() {
         cluster.member("c").await,
     );
     until_split(&[&a, &b, &c]).await;
-    for definition in [slots("w", "workflow"), slots("g", "global"), slots("h", "global"), rooms(2)] {
+    for definition in [
+        slots("w", "workflow"),
+        slots("g", "global"),
+        slots("h", "global"),
+        rooms(2),
+    ] {
         a.apply(definition).await;
     }
     let mut started = Vec::new();
@@ -419,11 +424,11 @@ async fn what_one_that_died_held_is_nobodys_until_its_shards_are_taken() {
     };
     // The last renewals were a third of a lease before at most, those of slots a fifth; and slots last longer than leases.
     let (slot, room) = (first("slot"), first("room"));
-    assert!(slot >= LEASE && room >= LEASE * 6 / 10, "they began {slot:?} and {room:?} after");
-    assert_eq!(
-        cluster.most(),
-        [("slot".to_owned(), 1), ("room".to_owned(), 1)].into()
+    assert!(
+        slot >= LEASE && room >= LEASE * 6 / 10,
+        "they began {slot:?} and {room:?} after"
     );
+    assert_eq!(cluster.most(), [("slot".to_owned(), 1), ("room".to_owned(), 1)].into());
     cluster.until_nothing_is_left().await;
 }
 
@@ -455,7 +460,10 @@ async fn limits_hold_while_members_die_under_load() {
     b.engine.crash().await;
     all_completed(&[&a], &started).await;
     let expected = [("of one", 1), ("of all", 1), ("room", 2)];
-    assert_eq!(cluster.most(), expected.map(|(key, most)| (key.to_owned(), most)).into());
+    assert_eq!(
+        cluster.most(),
+        expected.map(|(key, most)| (key.to_owned(), most)).into()
+    );
     cluster.until_nothing_is_left().await;
 }
 

@@ -267,7 +267,11 @@ fn answer(mut stream: TcpStream, calls: &Mutex<BTreeMap<String, (usize, usize)>>
             _ => return,
         }
     }
-    let path = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned();
+    let path = String::from_utf8_lossy(&head)
+        .split(' ')
+        .nth(1)
+        .unwrap_or_default()
+        .to_owned();
     let count = |change: isize| {
         let mut calls = calls.lock().unwrap();
         let (now, most) = calls.entry(path.clone()).or_default();
@@ -279,7 +283,9 @@ fn answer(mut stream: TcpStream, calls: &Mutex<BTreeMap<String, (usize, usize)>>
     count(-1);
     // Whoever asked may be gone.
     stream
-        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{}")
+        .write_all(
+            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{}",
+        )
         .ok();
 }
 
@@ -290,7 +296,10 @@ fn limits_are_those_of_all_members_and_hold_when_one_dies() {
     let (a, b, c) = (member(), member(), member());
     until_split(&[&a, &b, &c]);
     let call = |path: &str, more: &str| {
-        format!("{{ id: call, type: http, data: {{ method: GET, url: 'http://{}/{path}', {more} }} }}", site.address)
+        format!(
+            "{{ id: call, type: http, data: {{ method: GET, url: 'http://{}/{path}', {more} }} }}",
+            site.address
+        )
     };
     let slot = call("slot", "concurrency: { key: \"'slot'\", limit: 1, scope: global }");
     for id in ["one", "other"] {
@@ -298,7 +307,10 @@ fn limits_are_those_of_all_members_and_hold_when_one_dies() {
     }
     let room = call("room", "timeout: 20000");
     let settings = "settings: { concurrency: { limit: 2 } }";
-    cluster.apply(&a, &format!("id: rooms\nname: rooms\n{settings}\nnodes: [{room}]\nedges: []\n"));
+    cluster.apply(
+        &a,
+        &format!("id: rooms\nname: rooms\n{settings}\nnodes: [{room}]\nedges: []\n"),
+    );
     let mut ids = BTreeSet::new();
     let mut some = |servers: &[&Server], count: usize| {
         for n in 0..count {

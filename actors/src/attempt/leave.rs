@@ -73,6 +73,11 @@ impl Limits {
         }
     }
 
+    /// Whether other members may still count something here.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.is_counted())
+    }
+
     pub(crate) fn shared(&self) -> Option<&Arc<SharedSlots>> {
         self.shared.as_ref()
     }
@@ -112,9 +117,7 @@ impl Limits {
             }
         };
         match &self.shared {
-            Some(shared) if wanted.key.is_shared() => {
-                HeldSlot::Shared(shared.acquire(wanted, rank, slot, waits).await)
-            }
+            Some(shared) if wanted.key.is_shared() => HeldSlot::Shared(shared.acquire(wanted, rank, slot, waits).await),
             Some(_) | None => HeldSlot::Here { _slot: slot },
         }
     }

@@ -36,6 +36,8 @@ pub struct SharedSlots {
     opened: Instant,
     numbers: AtomicU64,
     held: Mutex<HashMap<u64, Arc<Held>>>,
+    /// Slots that are being given back.
+    returning: AtomicU64,
 }
 
 /// A slot of the store.
@@ -70,7 +72,14 @@ impl SharedSlots {
             opened: Instant::now(),
             numbers: AtomicU64::new(0),
             held: Mutex::default(),
+            returning: AtomicU64::new(0),
         }
+    }
+
+    /// Whether the store may still count something here.
+    pub(crate) fn is_counted(&self) -> bool {
+        // Whoever is no longer in the one is in the other.
+        !self.held.lock().is_empty() || self.returning.load(Ordering::Acquire) > 0
     }
 
     fn now_ms(&self) -> u64 {
@@ -200,9 +209,13 @@ impl SharedSlot {
 
 impl Drop for SharedSlot {
     fn drop(&mut self) {
-        self.slots.held.lock().remove(&self.number);
         let (slots, held, local) = (Arc::clone(&self.slots), Arc::clone(&self.held), self.local.take());
-        self.runtime.spawn(async move { slots.give_back(&held, local).await });
+        slots.returning.fetch_add(1, Ordering::AcqRel);
+        slots.held.lock().remove(&self.number);
+        self.runtime.spawn(async move {
+            slots.give_back(&held, local).await;
+            slots.returning.fetch_sub(1, Ordering::AcqRel);
+        });
     }
 }
 
@@ -216,5 +229,105 @@ pub(crate) async fn renew(slots: Weak<SharedSlots>) {
         let pause = slots.renewed_every;
         drop(slots);
         tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use futures::poll;
+    use troupe_backends::InProcessSemaphores;
+    use troupe_ports::Semaphores;
+
+    use super::super::slots::Slots;
+    use super::*;
+
+    const LEASE: Duration = Duration::from_millis(500);
+
+    /// What one member has of a key that all of them count.
+    struct Member {
+        shared: Arc<SharedSlots>,
+        slots: Arc<Slots>,
+    }
+
+    impl Member {
+        fn new(name: &str, store: &Arc<InProcessSemaphores>) -> Self {
+            let options = EngineOptions {
+                owner: name.to_owned(),
+                lease: LEASE,
+                ..EngineOptions::default()
+            };
+            let limits = Arc::new(SharedLimits::new(Arc::clone(store) as Arc<dyn Semaphores>));
+            Self {
+                shared: Arc::new(SharedSlots::new(limits, &options)),
+                slots: Arc::default(),
+            }
+        }
+
+        async fn slot(&self) -> SharedSlot {
+            let wanted = SlotWanted::anywhere("k", 1);
+            let local = self.slots.acquire(&wanted, Rank::default()).await;
+            self.shared.acquire(&wanted, Rank::default(), local, || ()).await
+        }
+    }
+
+    async fn until_nobody_counts(members: &[&Member], store: &InProcessSemaphores) {
+        while store.keys() > 0 || members.iter().any(|member| member.shared.is_counted()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slot_is_kept_by_renewals_and_goes_to_the_next_when_it_is_dropped() {
+        let store = Arc::default();
+        let (a, b) = (Member::new("a", &store), Member::new("b", &store));
+        let renewals = tokio::spawn(renew(Arc::downgrade(&a.shared)));
+        let first = a.slot().await;
+        let next = tokio::time::timeout(LEASE * 2, b.slot()).await;
+        assert!(next.is_err(), "another one has it");
+        assert!(first.holds());
+        let mut next = Box::pin(b.slot());
+        assert!(poll!(next.as_mut()).is_pending());
+        drop(first);
+        let next = next.await;
+        // Whoever waits and gives up, and whoever has it and lets it go.
+        let mut late = Box::pin(a.slot());
+        assert!(poll!(late.as_mut()).is_pending());
+        drop((late, next));
+        until_nobody_counts(&[&a, &b], &store).await;
+        drop(a);
+        renewals.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_was_not_renewed_is_lost_and_counts_again_while_its_attempt_runs() {
+        let store = Arc::default();
+        let (a, b) = (Member::new("a", &store), Member::new("b", &store));
+        let begun = Instant::now();
+        let lost = a.slot().await;
+        let other = b.slot().await;
+        assert!(begun.elapsed() >= LEASE, "it is free before a lease is over");
+        assert!(!lost.holds(), "another one has it");
+        a.shared.renew().await;
+        assert!(!lost.holds(), "what has not begun takes another one");
+        drop(other);
+        let third = tokio::time::timeout(LEASE / 2, b.slot()).await;
+        assert!(third.is_err(), "what runs counts");
+        drop(lost);
+        drop(b.slot().await);
+        until_nobody_counts(&[&a, &b], &store).await;
+    }
+
+    #[tokio::test]
+    async fn one_that_crashed_says_nothing_more() {
+        let store = Arc::default();
+        let (a, b) = (Member::new("a", &store), Member::new("b", &store));
+        let slot = a.slot().await;
+        a.shared.limits.crash();
+        drop(slot);
+        let (begun, next) = (Instant::now(), b.slot().await);
+        assert!(begun.elapsed() >= LEASE, "nobody gave it back");
+        assert!(next.holds());
     }
 }

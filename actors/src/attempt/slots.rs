@@ -64,6 +64,17 @@ pub struct SlotWanted {
 }
 
 impl SlotWanted {
+    /// A slot of a key that everybody shares.
+    #[cfg(test)]
+    pub(super) fn anywhere(key: &str, limit: usize) -> Self {
+        let key = SlotKey {
+            among: Among::All,
+            key: key.into(),
+            is_node: false,
+        };
+        Self { key, limit }
+    }
+
     /// The slot that attempts of a node need as it stands; none where nothing bounds them.
     #[must_use]
     pub fn of(plan: &Plan, state: &ExecutionState, ix: NodeIx) -> Option<Box<Self>> {
@@ -199,12 +210,7 @@ mod tests {
     use super::*;
 
     fn wanted(key: &str, limit: usize) -> SlotWanted {
-        let key = SlotKey {
-            among: Among::All,
-            key: key.into(),
-            is_node: false,
-        };
-        SlotWanted { key, limit }
+        SlotWanted::anywhere(key, limit)
     }
 
     fn urgent(priority: u8) -> Rank {

@@ -151,12 +151,7 @@ impl Rooms {
 
     /// For whom to ask the store now: for `unsure`, of whom it is not known what the store answered, as long as it waits; or else for the
     /// first of the line. None ends the knocking.
-    pub fn next_to_knock(
-        &mut self,
-        key: &RoomKey,
-        knocking: Knocking,
-        unsure: Option<ExecutionId>,
-    ) -> Option<Asking> {
+    pub fn next_to_knock(&mut self, key: &RoomKey, knocking: Knocking, unsure: Option<ExecutionId>) -> Option<Asking> {
         let room = self.rooms.get_mut(key)?;
         if room.knocking != Some(knocking) {
             return None;
@@ -178,7 +173,12 @@ impl Rooms {
         if room.inside.contains(&id) {
             return Entered::Before;
         }
-        let Some(place) = room.line.iter().find(|(_, (waits, _))| *waits == id).map(|(place, _)| *place) else {
+        let Some(place) = room
+            .line
+            .iter()
+            .find(|(_, (waits, _))| *waits == id)
+            .map(|(place, _)| *place)
+        else {
             return Entered::Gone;
         };
         room.line.remove(&place);
@@ -295,16 +295,10 @@ mod tests {
         rooms.ask(key("a"), asking(2, 5, 2, 1));
         let knocking = rooms.begin_knocking(&key("a")).expect("somebody waits");
         assert_eq!(rooms.begin_knocking(&key("a")), None, "one does already");
-        assert_eq!(
-            rooms.next_to_knock(&key("a"), knocking, None),
-            Some(asking(1, 5, 1, 1))
-        );
+        assert_eq!(rooms.next_to_knock(&key("a"), knocking, None), Some(asking(1, 5, 1, 1)));
         // It was refused, and now another one is more urgent.
         rooms.ask(key("a"), asking(3, 9, 3, 1));
-        assert_eq!(
-            rooms.next_to_knock(&key("a"), knocking, None),
-            Some(asking(3, 9, 3, 1))
-        );
+        assert_eq!(rooms.next_to_knock(&key("a"), knocking, None), Some(asking(3, 9, 3, 1)));
         // Of the first it is not known what the store answered.
         let unsure = Some(id(1));
         assert_eq!(

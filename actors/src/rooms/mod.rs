@@ -45,6 +45,11 @@ impl EngineRooms {
         }
     }
 
+    /// Whether the store does not know yet of somebody who began or ended.
+    pub(crate) fn is_telling(&self) -> bool {
+        self.tickets.as_ref().is_some_and(|tickets| tickets.is_telling())
+    }
+
     /// How many executions wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -189,9 +194,10 @@ async fn knock(engine: Weak<EngineContext>, key: RoomKey, knocking: Knocking) {
         // While another shard tells who runs, and while that of this execution is about to be served, nobody is let in.
         let shard = engine.has_recovered().then(|| engine.shard(asking.id.shard()));
         if let Some(Ok(shard)) = shard {
-            let mut is_noted = noted == Some(asking.id);
+            let note = (asking.id, shard.epoch);
+            let mut is_noted = noted == Some(note);
             let asked = tickets.ask(&key, asking, shard.epoch, &mut is_noted).await;
-            noted = is_noted.then_some(asking.id);
+            noted = is_noted.then_some(note);
             match asked {
                 Ok(Asked::Granted) => {
                     pause = ASK_AGAIN;

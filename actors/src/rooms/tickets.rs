@@ -111,6 +111,11 @@ impl Tickets {
         Ok(notes.filter_map(|(ticket, key)| Some((id(ticket)?, key))).collect())
     }
 
+    /// Whether the store does not know everything yet.
+    pub(super) fn is_telling(&self) -> bool {
+        !self.untold.lock().is_empty()
+    }
+
     fn tell(self: &Arc<Self>, id: ExecutionId, key: Vec<u8>, epoch: Epoch, is_held: bool) {
         let wanted = Wanted {
             key,

@@ -179,6 +179,8 @@ impl Semaphores for InProcessSemaphores {
     async fn noted(&self, shard: ShardId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         let all = self.0.lock();
         let of_shard = all.notes.iter().filter(|((of, _), _)| *of == shard);
-        Ok(of_shard.map(|((_, ticket), key)| (ticket.clone(), key.clone())).collect())
+        Ok(of_shard
+            .map(|((_, ticket), key)| (ticket.clone(), key.clone()))
+            .collect())
     }
 }

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use troupe_backends::{EventFilter, InProcessBus, InProcessMembers, InProcessSemaphores, Subscription, SystemSubscription};
+use troupe_backends::{
+    EventFilter, InProcessBus, InProcessMembers, InProcessSemaphores, Subscription, SystemSubscription,
+};
 use troupe_ports::conformance::Fixture;
 use troupe_ports::conformance::bus::{BusFixture, Heard, Listener};
 use troupe_ports::{EventBus, Membership, Semaphores};

@@ -203,10 +203,18 @@ pub async fn a_hold_ends_with_its_time_unless_it_is_renewed(fixture: SemaphoresF
     }
     assert!(is_in >= Some(SHORT / 2), "no hold ends before its time");
     assert!(!is_granted(&*store, &ask("more", 2)).await, "the other one was renewed");
-    let all = [(KEY, &b"left"[..]), (KEY, b"kept"), (b"another", b"kept"), (KEY, b"next")];
+    let all = [
+        (KEY, &b"left"[..]),
+        (KEY, b"kept"),
+        (b"another", b"kept"),
+        (KEY, b"next"),
+    ];
     let renewed = store.renew(&all, SHORT * 10).await.expect("a hold can be renewed");
     assert_eq!(renewed, [false, true, false, true]);
-    assert!(!is_granted(&*store, &ask("more", 2)).await, "nobody holds it by renewing");
+    assert!(
+        !is_granted(&*store, &ask("more", 2)).await,
+        "nobody holds it by renewing"
+    );
     assert!(store.renew(&[], SHORT).await.expect("nothing is renewed").is_empty());
 }
 
@@ -227,7 +235,10 @@ pub async fn a_hold_under_an_epoch_has_no_end_and_no_former_owner_ends_it(fixtur
     };
     // Whoever owns it next asks for what it has.
     assert!(is_granted(&*store, &under("a", first + 2)).await);
-    assert!(!release(first).await && !release(first + 1).await, "the former owner ends it");
+    assert!(
+        !release(first).await && !release(first + 1).await,
+        "the former owner ends it"
+    );
     // Nor does it lower the epoch by asking once more.
     assert!(is_granted(&*store, &under("a", first)).await);
     assert!(!release(first + 1).await);

@@ -116,7 +116,7 @@ impl EngineContext {
             blobs: Blobs::new(Arc::clone(&parts.state), &options),
             cached_outputs: CacheMetrics::new("output"),
             directory: Directory::default(),
-            limits: Limits::new(&options, shared_limits.as_ref()),
+            limits: Limits::new(&options).with_others(&options, shared_limits.as_ref()),
             rooms: EngineRooms::new(shared_limits.as_ref()),
             shared_limits,
             breakers: Breakers::new(options.breakers, Arc::clone(&parts.clock)),

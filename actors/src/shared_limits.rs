@@ -9,7 +9,7 @@ use troupe_ports::{Semaphores, StoreError};
 use troupe_telemetry::Outage;
 
 /// The store, and how it is.
-pub struct SharedLimits {
+pub(crate) struct SharedLimits {
     /// Who holds what.
     pub(crate) store: Arc<dyn Semaphores>,
     outage: Outage,

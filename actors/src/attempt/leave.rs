@@ -61,16 +61,22 @@ impl Leave {
 }
 
 impl Limits {
-    /// The limits of an engine; `shared`: where other members count what is not its own alone.
+    /// The limits of an engine that counts by itself.
     #[must_use]
-    pub fn new(options: &EngineOptions, shared: Option<&Arc<SharedLimits>>) -> Self {
+    pub fn new(options: &EngineOptions) -> Self {
         let of_types = options.attempts_max_of.iter();
         Self {
             slots: Arc::new(Slots::default().with(options.mutants)),
-            shared: shared.map(|limits| Arc::new(SharedSlots::new(Arc::clone(limits), options))),
+            shared: None,
             of_types: of_types.map(|(kind, most)| (*kind, Permits::new(*most))).collect(),
             all: Permits::new(options.attempts_max),
         }
+    }
+
+    /// Other members count, too, what is not an execution's own alone; none: there are no others.
+    pub(crate) fn with_others(mut self, options: &EngineOptions, shared: Option<&Arc<SharedLimits>>) -> Self {
+        self.shared = shared.map(|limits| Arc::new(SharedSlots::new(Arc::clone(limits), options)));
+        self
     }
 
     /// Whether other members may still count something here.

@@ -28,7 +28,7 @@ const LAPSED: u64 = 0;
 
 /// The slots of this engine that the store counts.
 #[derive(Debug)]
-pub struct SharedSlots {
+pub(crate) struct SharedSlots {
     limits: Arc<SharedLimits>,
     owner: String,
     ttl: Duration,
@@ -52,7 +52,7 @@ struct Held {
 /// A slot of this engine and one of the store, or the wish for it. Dropped, it gives back the store's and then the engine's: whoever has
 /// that next finds the other one free, unless another member's turn has come.
 #[derive(Debug)]
-pub struct SharedSlot {
+pub(crate) struct SharedSlot {
     slots: Arc<SharedSlots>,
     number: u64,
     held: Arc<Held>,

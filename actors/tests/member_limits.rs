@@ -378,7 +378,8 @@ async fn limits_are_those_of_all_members_while_one_leaves_and_one_joins() {
         c.engine.shutdown(support::PATIENCE).await;
         cluster.member("d").await
     };
-    let (d, ()) = tokio::join!(leaving, some(&[&a, &b], 8));
+    let left = [&a, &b];
+    let (d, ()) = tokio::join!(leaving, some(&left, 8));
     some(&[&a, &b, &d], 6).await;
     all_completed(&[&a, &b, &d], &started).await;
     let most = cluster.most();

@@ -13,7 +13,7 @@ use support::redis::RedisServer;
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
 use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::conformance::{Fixture, blobs, cached_outputs, semaphores, state_checkpoint, state_log};
-use troupe_ports::{AppendError, CheckpointRow, CommitId, Semaphores, StateStore, StoreError, Wait};
+use troupe_ports::{AppendError, CheckpointRow, CommitId, StateStore, StoreError, Wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(120);
@@ -154,8 +154,8 @@ impl Fixture<dyn StateStore> for Prefix<'_> {
 }
 
 #[async_trait]
-impl Fixture<dyn Semaphores> for Prefix<'_> {
-    async fn open(&self) -> Arc<dyn Semaphores> {
+impl Fixture<dyn troupe_ports::Semaphores> for Prefix<'_> {
+    async fn open(&self) -> Arc<dyn troupe_ports::Semaphores> {
         Arc::new(RedisStore::open(&self.0.options(&self.1)).await.unwrap())
     }
 }

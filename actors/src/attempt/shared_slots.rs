@@ -272,8 +272,11 @@ mod tests {
         }
     }
 
+    /// Sooner than anything ends by itself.
     async fn until_nobody_counts(members: &[&Member], store: &InProcessSemaphores) {
+        let begun = Instant::now();
         while store.keys() > 0 || members.iter().any(|member| member.shared.is_counted()) {
+            assert!(begun.elapsed() < LEASE, "something is left");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -290,7 +293,7 @@ mod tests {
         let mut next = Box::pin(b.slot());
         assert!(poll!(next.as_mut()).is_pending());
         drop(first);
-        let next = next.await;
+        let next = tokio::time::timeout(LEASE, next).await.expect("it is given back");
         // Whoever waits and gives up, and whoever has it and lets it go.
         let mut late = Box::pin(a.slot());
         assert!(poll!(late.as_mut()).is_pending());

@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use support::{Shared, World, builtins};
 use tempfile::TempDir;
-use troupe_actors::{AttemptWait, Command, EngineError, EngineOptions, StartRequest, Whereabouts};
+use troupe_actors::{AttemptWait, Command, EngineError, EngineOptions, ReopenRequest, StartRequest, Whereabouts};
 use troupe_backends::{EmbeddedStore, InProcessMembers, InProcessSemaphores};
-use troupe_core::execution::Status;
+use troupe_core::execution::{Remedy, Status};
 use troupe_core::{Epoch, ExecutionId, Json, ShardId};
 use troupe_executors::{ExecutorsBuilder, HandlerCall};
 use troupe_ports::{Ask, Asked, Hold, Semaphores, StoreError};
@@ -549,5 +549,33 @@ async fn a_ticket_that_was_never_given_back_is_found_by_the_next_owner() {
     cluster.semaphores.loses_releases.store(false, Ordering::Release);
     let b = cluster.member("b").await;
     all_completed(&[&b], &[next]).await;
+    cluster.until_nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_retried_counts_for_all_again() {
+    let cluster = Cluster::new();
+    let (a, b) = (cluster.member("a").await, cluster.member("b").await);
+    until_split(&[&a, &b]).await;
+    a.apply(rooms(1)).await;
+    cluster.effects.lock().stuck.insert("b".to_owned());
+    let retried = start(&[&b], 0, "rooms", "room").await;
+    until("it runs", || cluster.effects.lock().began.len() == 1).await;
+    b.engine.cancel(retried, Command::default()).await.unwrap();
+    assert_eq!(b.ended(retried).await.state.status.name(), "canceled");
+    cluster.until_nothing_is_left().await;
+    let retry = ReopenRequest {
+        nodes: Vec::new(),
+        remedy: Remedy::Retry,
+        dry_run: false,
+    };
+    b.engine.reopen(retried, retry, Command::default()).await.unwrap();
+    until("it runs again", || cluster.effects.lock().began.len() == 2).await;
+    let pending = start(&[&a], 0, "rooms", "room").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(status(&a, pending).await, "pending");
+    b.engine.cancel(retried, Command::default()).await.unwrap();
+    b.ended(retried).await;
+    all_completed(&[&a], &[pending]).await;
     cluster.until_nothing_is_left().await;
 }

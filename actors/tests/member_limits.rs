@@ -385,9 +385,10 @@ async fn limits_are_those_of_all_members_while_one_leaves_and_one_joins() {
     let most = cluster.most();
     let expected = [("of one", 1), ("of all", 1), ("room", 2)];
     assert_eq!(most, expected.map(|(key, most)| (key.to_owned(), most)).into());
-    let effects = cluster.effects.lock();
-    let members: BTreeSet<String> = effects.began.iter().map(|began| began.member.clone()).collect();
-    drop(effects);
+    let members: BTreeSet<String> = {
+        let effects = cluster.effects.lock();
+        effects.began.iter().map(|began| began.member.clone()).collect()
+    };
     assert!(members.len() >= 3, "only {members:?} had a turn");
     cluster.until_nothing_is_left().await;
 }

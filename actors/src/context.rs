@@ -33,6 +33,7 @@ use crate::placement::{Neighbours, Placed};
 use crate::request::Ended;
 use crate::rooms::EngineRooms;
 use crate::shard::{Mail, ShardMessage};
+use crate::shared_limits::SharedLimits;
 use crate::timers::TimersMessage;
 
 /// What all actors of an engine share.
@@ -49,6 +50,8 @@ pub struct EngineContext {
     pub(crate) cached_outputs: CacheMetrics,
     /// Executions with an actor.
     pub directory: Directory,
+    /// Limits that other members count, too; none: there are no others.
+    pub(crate) shared_limits: Option<Arc<SharedLimits>>,
     /// Attempts that may run at once.
     pub limits: Limits,
     /// Executions that may run at once of workflows with a limit.
@@ -106,6 +109,7 @@ impl EngineContext {
     #[must_use]
     pub fn new(parts: EngineParts, options: EngineOptions) -> Self {
         let shards = parts.state.shards();
+        let shared_limits = parts.semaphores.clone().map(|store| Arc::new(SharedLimits::new(store)));
         let latest_ttl = Duration::from_millis(options.latest_ttl_ms);
         Self {
             plans: PlanCache::new(Arc::clone(&parts.definitions), shards, options.plans_max, latest_ttl)
@@ -114,8 +118,9 @@ impl EngineContext {
             blobs: Blobs::new(Arc::clone(&parts.state), &options),
             cached_outputs: CacheMetrics::new("output"),
             directory: Directory::default(),
-            limits: Limits::new(&options),
-            rooms: EngineRooms::default(),
+            limits: Limits::new(&options).with_others(&options, shared_limits.as_ref()),
+            rooms: EngineRooms::new(shared_limits.as_ref()),
+            shared_limits,
             breakers: Breakers::new(options.breakers, Arc::clone(&parts.clock)),
             checkpoints: Arc::new(Semaphore::new(2)),
             counters: Counters::default(),

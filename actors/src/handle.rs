@@ -11,10 +11,11 @@ use troupe_core::control::{Clocks, ControlKey, Setting};
 use troupe_core::execution::{Decision, Entry, Event, Remedy, Status};
 use troupe_core::{CommandId, ExecutionId, INLINE_BYTES_MAX, Json, Seq, ShardId, Value};
 use troupe_ports::{
-    Clock, DefinitionStore, EpochAuthority, EventBus, Member, Membership, NodeExecutor, Sandbox, StateStore,
-    VisibilityStore,
+    Clock, DefinitionStore, EpochAuthority, EventBus, Member, Membership, NodeExecutor, Sandbox, Semaphores,
+    StateStore, VisibilityStore,
 };
 
+use crate::attempt::shared_slots;
 use crate::blobs::{Contents, blobs_of};
 use crate::breakers::BreakerView;
 use crate::context::EngineContext;
@@ -37,6 +38,8 @@ use crate::start;
 const CANCEL_GRACE_MS: u64 = 10_000;
 /// How often a drain looks whether attempts still run.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// Longest wait for what other members count to be given back.
+const GIVE_BACK_MAX: Duration = Duration::from_secs(1);
 
 /// What an engine is made of. Wiring chooses the backends.
 #[derive(Clone)]
@@ -59,6 +62,8 @@ pub struct EngineParts {
     pub members: Option<Arc<dyn Membership>>,
     /// Who orders the owners of a shard; none: the state store does so itself.
     pub epochs: Option<Arc<dyn EpochAuthority>>,
+    /// Where engines that share the state count what their limits bound together; none: each counts by itself.
+    pub semaphores: Option<Arc<dyn Semaphores>>,
 }
 
 /// The engine; see [`Engine::spawn`].
@@ -77,6 +82,9 @@ impl Engine {
         let (actor, _) = EngineActor::spawn(None, EngineActor, Arc::clone(&context))
             .await
             .map_err(|error| EngineError::Unavailable(error.to_string()))?;
+        if let Some(shared) = context.limits.shared() {
+            context.leases.spawn(shared_slots::renew(Arc::downgrade(shared)));
+        }
         let handle = EngineHandle { context, actor };
         match handle.open().await {
             Ok(()) => Ok(handle),
@@ -778,11 +786,22 @@ impl EngineHandle {
         if self.actor.send_message(EngineMessage::Close(done)).is_ok() {
             closed.await.ok();
         }
+        let given_back = async {
+            while context.limits.is_counted() || context.rooms.is_telling() {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+        };
+        if tokio::time::timeout(GIVE_BACK_MAX, given_back).await.is_err() {
+            tracing::warn!("slots that other members count are free only after a lease");
+        }
         context.watches.clear();
     }
 
     /// Drops every actor at once, as a crash would: nothing is drained, checkpointed or released. For tests.
     pub async fn crash(&self) {
+        if let Some(shared) = &self.context.shared_limits {
+            shared.crash();
+        }
         self.context.draining.store(true, Ordering::Release);
         self.actor.kill();
         self.context.watches.clear();

@@ -32,6 +32,7 @@ mod rerun;
 pub mod resume;
 pub mod rooms;
 pub mod shard;
+mod shared_limits;
 pub mod sinks;
 mod start;
 #[cfg(test)]

@@ -82,6 +82,7 @@ async fn engine_with<B: EventBus>(store: &Arc<EmbeddedStore>, bus: &Arc<B>, opti
         clock: Arc::new(SystemClock),
         members: None,
         epochs: None,
+        semaphores: None,
     };
     Engine::spawn(parts, options).await.unwrap()
 }

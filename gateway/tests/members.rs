@@ -6,7 +6,10 @@ mod server;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -55,6 +58,11 @@ impl Cluster {
     }
 
     fn member(&self) -> Server {
+        self.member_with(&[])
+    }
+
+    /// One with more settings.
+    fn member_with(&self, more: &[(&str, &str)]) -> Server {
         let redis = self.redis.url();
         let settings = [
             ("STORE_STATE", redis.as_str()),
@@ -64,7 +72,8 @@ impl Cluster {
             ("HTTP_ALLOW", "127.0.0.1"),
             ("BREAKERS_CALLS_MIN", "2"),
         ];
-        let settings = settings.map(|(name, value)| (name.to_owned(), value));
+        let settings = settings.iter().chain(more);
+        let settings: Vec<_> = settings.map(|(name, value)| ((*name).to_owned(), *value)).collect();
         Server::with_settings(self.state.path(), &[], &settings)
     }
 
@@ -268,6 +277,108 @@ edges: []
     until("the member that calls opens its breaker", || is_open(&a));
     until("the other one shows it", || is_open(&b));
     assert_eq!(shown(&b).len(), 1, "one line a target");
+}
+
+/// A server that answers each call after a moment, and counts those under way; what is cut off is over.
+struct Site {
+    address: String,
+    /// Paths, and how many calls of each are under way and were at most.
+    calls: Arc<Mutex<BTreeMap<String, (usize, usize)>>>,
+}
+
+impl Site {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let calls = Arc::<Mutex<BTreeMap<String, (usize, usize)>>>::default();
+        let all = Arc::clone(&calls);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, calls) = (stream.unwrap(), Arc::clone(&all));
+                std::thread::spawn(move || answer(stream, &calls));
+            }
+        });
+        Self { address, calls }
+    }
+}
+
+fn answer(mut stream: TcpStream, calls: &Mutex<BTreeMap<String, (usize, usize)>>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return,
+        }
+    }
+    let path = String::from_utf8_lossy(&head)
+        .split(' ')
+        .nth(1)
+        .unwrap_or_default()
+        .to_owned();
+    let count = |change: isize| {
+        let mut calls = calls.lock().unwrap();
+        let (now, most) = calls.entry(path.clone()).or_default();
+        *now = now.checked_add_signed(change).unwrap();
+        *most = (*now).max(*most);
+    };
+    count(1);
+    std::thread::sleep(Duration::from_millis(30));
+    count(-1);
+    // Whoever asked may be gone.
+    stream
+        .write_all(
+            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{}",
+        )
+        .ok();
+}
+
+#[test]
+fn limits_are_those_of_all_members_and_hold_when_one_dies() {
+    let (cluster, site) = (Cluster::new(), Site::start());
+    let member = || cluster.member_with(&[("HTTP_ALLOW", &site.address)]);
+    let (a, b, c) = (member(), member(), member());
+    until_split(&[&a, &b, &c]);
+    let call = |path: &str, more: &str| {
+        format!(
+            "{{ id: call, type: http, data: {{ method: GET, url: 'http://{}/{path}', {more} }} }}",
+            site.address
+        )
+    };
+    let slot = call("slot", "concurrency: { key: \"'slot'\", limit: 1, scope: global }");
+    for id in ["one", "other"] {
+        cluster.apply(&a, &format!("id: {id}\nname: {id}\nnodes: [{slot}]\nedges: []\n"));
+    }
+    let room = call("room", "timeout: 20000");
+    let settings = "settings: { concurrency: { limit: 2 } }";
+    cluster.apply(
+        &a,
+        &format!("id: rooms\nname: rooms\n{settings}\nnodes: [{room}]\nedges: []\n"),
+    );
+    let mut ids = BTreeSet::new();
+    let mut some = |servers: &[&Server], count: usize| {
+        for n in 0..count {
+            for workflow in ["one", "other", "rooms"] {
+                ids.insert(start(servers[n % servers.len()], workflow, n, None).0);
+            }
+        }
+    };
+    some(&[&a, &b, &c], 12);
+    c.kill();
+    some(&[&a, &b], 6);
+    for id in &ids {
+        until("an execution completes", || {
+            let (status, body) = a.get(&format!("/api/v1/executions/{id}"));
+            // Its shard may have no owner for a moment longer than a request looks for one.
+            assert!(matches!(status, 200 | 503), "{body}");
+            let shown = json(&body);
+            assert_ne!(shown["status"], "failed", "{body}");
+            status == 200 && shown["status"] == "completed"
+        });
+    }
+    let calls = site.calls.lock().unwrap();
+    let most: BTreeMap<&str, usize> = calls.iter().map(|(path, (_, most))| (path.as_str(), *most)).collect();
+    assert_eq!(most, BTreeMap::from([("/room", 2), ("/slot", 1)]));
 }
 
 fn metric(server: &Server, name: &str) -> f64 {

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use troupe_core::definition::NodeKind;
 
 use super::permits::{Permit, Permits, Rank};
+use super::shared_slots::{SharedSlot, SharedSlots};
 use super::slots::{Slot, SlotWanted, Slots};
 use super::turn::AttemptWait;
 use crate::options::EngineOptions;
+use crate::shared_limits::SharedLimits;
 
 /// What an attempt's leave depends on.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct LeaveNeeds {
 #[derive(Debug)]
 pub struct Limits {
     slots: Arc<Slots>,
+    /// Slots that other members count, too; none: there are no others.
+    shared: Option<Arc<SharedSlots>>,
     of_types: BTreeMap<NodeKind, Arc<Permits>>,
     all: Arc<Permits>,
 }
@@ -37,19 +41,51 @@ pub struct Limits {
 pub struct Leave {
     _permit: Permit,
     _of_type: Option<Permit>,
-    _slot: Option<Slot>,
+    slot: Option<HeldSlot>,
+}
+
+#[derive(Debug)]
+enum HeldSlot {
+    Here { _slot: Slot },
+    Shared(SharedSlot),
+}
+
+impl Leave {
+    /// Whether what it holds is still its own: a slot that other members count, too, may be lost while this one cannot renew it.
+    pub(super) fn holds(&self) -> bool {
+        match &self.slot {
+            Some(HeldSlot::Shared(slot)) => slot.holds(),
+            Some(HeldSlot::Here { .. }) | None => true,
+        }
+    }
 }
 
 impl Limits {
-    /// The limits of an engine.
+    /// The limits of an engine that counts by itself.
     #[must_use]
     pub fn new(options: &EngineOptions) -> Self {
         let of_types = options.attempts_max_of.iter();
         Self {
             slots: Arc::new(Slots::default().with(options.mutants)),
+            shared: None,
             of_types: of_types.map(|(kind, most)| (*kind, Permits::new(*most))).collect(),
             all: Permits::new(options.attempts_max),
         }
+    }
+
+    /// Other members count, too, what is not an execution's own alone; none: there are no others.
+    pub(crate) fn with_others(mut self, options: &EngineOptions, shared: Option<&Arc<SharedLimits>>) -> Self {
+        self.shared = shared.map(|limits| Arc::new(SharedSlots::new(Arc::clone(limits), options)));
+        self
+    }
+
+    /// Whether other members may still count something here.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.is_counted())
+    }
+
+    pub(crate) fn shared(&self) -> Option<&Arc<SharedSlots>> {
+        self.shared.as_ref()
     }
 
     /// Waits for leave to run. While it waits for something, it keeps what `waits` makes of that. Cancel-safe: who no longer
@@ -57,13 +93,7 @@ impl Limits {
     pub async fn leave<W>(&self, needs: &LeaveNeeds, waits: impl Fn(AttemptWait) -> W) -> Leave {
         let slot = match &needs.slot {
             None => None,
-            Some(wanted) => Some(match self.slots.try_acquire(wanted) {
-                Some(slot) => slot,
-                None => {
-                    let _waiting = waits(AttemptWait::Slot);
-                    self.slots.acquire(wanted, needs.rank).await
-                }
-            }),
+            Some(wanted) => Some(self.slot(wanted, needs.rank, || waits(AttemptWait::Slot)).await),
         };
         let permit = async |permits: &Arc<Permits>, what| match permits.try_acquire() {
             Some(permit) => permit,
@@ -79,7 +109,22 @@ impl Limits {
         Leave {
             _permit: permit(&self.all, AttemptWait::Permit).await,
             _of_type: of_type,
-            _slot: slot,
+            slot,
+        }
+    }
+
+    /// A slot of this engine first, then one of all: so only those ask for it who may have it here.
+    async fn slot<W>(&self, wanted: &SlotWanted, rank: Rank, waits: impl Fn() -> W) -> HeldSlot {
+        let slot = match self.slots.try_acquire(wanted) {
+            Some(slot) => slot,
+            None => {
+                let _waiting = waits();
+                self.slots.acquire(wanted, rank).await
+            }
+        };
+        match &self.shared {
+            Some(shared) if wanted.key.is_shared() => HeldSlot::Shared(shared.acquire(wanted, rank, slot, waits).await),
+            Some(_) | None => HeldSlot::Here { _slot: slot },
         }
     }
 }

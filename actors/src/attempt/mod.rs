@@ -5,6 +5,7 @@ pub mod leave;
 pub mod machine;
 mod payloads;
 pub mod permits;
+pub(crate) mod shared_slots;
 pub mod slots;
 mod turn;
 

@@ -1,6 +1,7 @@
 //! Slots of a key: how many attempts that share one may run at once (`data.concurrency`).
 //!
-//! In memory of one engine: an attempt that is dispatched again after a restart takes a slot again.
+//! In memory of one engine: an attempt that is dispatched again after a restart takes a slot again. Where several members run, those
+//! who have a slot here ask for one of all: see `shared_slots`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,6 +31,29 @@ enum Among {
     All,
 }
 
+impl SlotKey {
+    /// Whether attempts of several executions count under it, wherever they run.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        match self.among {
+            Among::Execution(_) => false,
+            Among::Workflow(_) | Among::All => true,
+        }
+    }
+
+    /// Its name in a store, which no other key and nothing else there has: names and JSON text have no zero byte.
+    #[must_use]
+    pub fn name(&self) -> Vec<u8> {
+        let (scope, among) = match &self.among {
+            Among::Execution(id) => (b'x', &id.0[..]),
+            Among::Workflow(workflow) => (b'w', workflow.as_bytes()),
+            Among::All => (b'g', &[][..]),
+        };
+        let is_node = if self.is_node { b'n' } else { b'k' };
+        [&[b's', scope, is_node], among, &[0], self.key.as_bytes()].concat()
+    }
+}
+
 /// The slot that an attempt needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotWanted {
@@ -40,6 +64,17 @@ pub struct SlotWanted {
 }
 
 impl SlotWanted {
+    /// A slot of a key that everybody shares.
+    #[cfg(test)]
+    pub(super) fn anywhere(key: &str, limit: usize) -> Self {
+        let key = SlotKey {
+            among: Among::All,
+            key: key.into(),
+            is_node: false,
+        };
+        Self { key, limit }
+    }
+
     /// The slot that attempts of a node need as it stands; none where nothing bounds them.
     #[must_use]
     pub fn of(plan: &Plan, state: &ExecutionState, ix: NodeIx) -> Option<Box<Self>> {
@@ -175,12 +210,7 @@ mod tests {
     use super::*;
 
     fn wanted(key: &str, limit: usize) -> SlotWanted {
-        let key = SlotKey {
-            among: Among::All,
-            key: key.into(),
-            is_node: false,
-        };
-        SlotWanted { key, limit }
+        SlotWanted::anywhere(key, limit)
     }
 
     fn urgent(priority: u8) -> Rank {
@@ -188,6 +218,28 @@ mod tests {
             priority,
             ..Rank::default()
         }
+    }
+
+    #[test]
+    fn every_key_has_a_name_of_its_own() {
+        let key = |among, key: &str, is_node| SlotKey {
+            among,
+            key: key.into(),
+            is_node,
+        };
+        let workflow = |name: &str| Among::Workflow(name.into());
+        let keys = [
+            key(workflow("w"), "a", true),
+            key(workflow("w"), "a", false),
+            key(workflow("wa"), "", false),
+            key(Among::All, "a", false),
+            key(Among::All, "wa", false),
+            key(Among::Execution(ExecutionId([b'w'; 16])), "a", false),
+        ];
+        let names: std::collections::BTreeSet<_> = keys.iter().map(SlotKey::name).collect();
+        assert_eq!(names.len(), keys.len());
+        let shared = keys.iter().filter(|key| key.is_shared()).count();
+        assert_eq!(shared, keys.len() - 1, "all but that of an execution");
     }
 
     #[tokio::test]

@@ -150,6 +150,10 @@ pub(super) async fn my_turn<'a>(
         while !shard.gate.is_open(shard.engine.now()) {
             tokio::time::sleep(LEASE_POLL).await;
         }
+        if !leave.holds() {
+            // The store was away for longer than a slot lasts.
+            continue;
+        }
         if shard.engine.draining.load(Ordering::Acquire) || shard.leaving.load(Ordering::Acquire) {
             // Whoever takes the shard next dispatches it; this actor is about to be dropped.
             return std::future::pending().await;

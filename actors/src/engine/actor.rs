@@ -13,6 +13,7 @@ use crate::context::EngineContext;
 use crate::controls;
 use crate::error::EngineError;
 use crate::placement::{Look, Placed, PlacementMachine, Step};
+use crate::rooms;
 use crate::shard::{CLOSED, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage};
 
 /// Pause before a shard that failed is opened again.
@@ -112,6 +113,8 @@ impl Actor for EngineActor {
         }
         engine.directory.remove_shard(shard);
         if engine.parts.members.is_some() {
+            // One that failed may be another member's next.
+            rooms::forget_shard(engine, shard);
             let now = engine.now();
             if why == HALTED {
                 state.placement.halted(shard);

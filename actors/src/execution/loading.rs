@@ -77,7 +77,7 @@ impl ExecutionShell {
                 let found = *found;
                 if found.state.room.is_some() && found.state.status.is_terminal() {
                     // Its actor may have failed before it could say so.
-                    rooms::leave(&self.shard.engine, self.id);
+                    rooms::leave(&self.shard, self.id);
                 }
                 let machine =
                     ExecutionMachine::at(found.compiled, found.state, found.last_at, found.segment_bytes, options);

@@ -104,7 +104,7 @@ impl ExecutionShell {
                     }
                     Action::HasRoom => {
                         if let Some(machine) = &self.machine {
-                            rooms::runs(&self.shard.engine, &machine.compiled().plan, machine.state());
+                            rooms::runs(&self.shard, &machine.compiled().plan, machine.state());
                         }
                     }
                     Action::Reply(reply, answer) => self.reply(reply, answer),
@@ -117,7 +117,7 @@ impl ExecutionShell {
                         self.count_end();
                         let limited = |machine: &ExecutionMachine<_>| machine.state().room.is_some();
                         if self.machine.as_deref().is_some_and(limited) {
-                            rooms::leave(engine, self.id);
+                            rooms::leave(&self.shard, self.id);
                         }
                     }
                 }

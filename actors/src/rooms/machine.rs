@@ -1,4 +1,7 @@
 //! Which executions of a workflow may run, where only so many of a key may at once. No I/O, no clock.
+//!
+//! Where this engine counts alone, [`Rooms::admit`] lets in. Where members count together, one execution of a key at a time knocks at
+//! the store ([`Rooms::begin_knocking`], [`Rooms::next_to_knock`]), and [`Rooms::enter`] lets in whom the store lets in.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -36,12 +39,47 @@ pub struct Rooms {
     rooms: HashMap<RoomKey, Room>,
     of: HashMap<ExecutionId, RoomKey>,
     arrivals: u64,
+    knockings: u64,
 }
 
 #[derive(Debug, Default)]
 struct Room {
     inside: HashSet<ExecutionId>,
     line: BTreeMap<Place, (ExecutionId, usize)>,
+    knocking: Option<Knocking>,
+}
+
+/// Whoever asks the store for the executions of a key, one after the other. There is one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knocking(u64);
+
+/// What came of letting an execution in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// It begins.
+    Now,
+    /// It was inside.
+    Before,
+    /// It waits no longer: what it has must be given back.
+    Gone,
+}
+
+impl Room {
+    /// Who would be let in next, if this engine were alone.
+    fn first(&self) -> Option<Asking> {
+        let first = asking(self.line.first_key_value()?);
+        (self.inside.len() < first.limit).then_some(first)
+    }
+}
+
+fn asking((place, (id, limit)): (&Place, &(ExecutionId, usize))) -> Asking {
+    let (Reverse(priority), started_at, _) = *place;
+    Asking {
+        id: *id,
+        priority,
+        started_at,
+        limit: *limit,
+    }
 }
 
 impl Rooms {
@@ -91,16 +129,61 @@ impl Rooms {
         let Some(room) = self.rooms.get_mut(key) else {
             return admitted;
         };
-        while let Some(first) = room.line.first_entry() {
-            let (id, limit) = *first.get();
-            if room.inside.len() >= limit {
-                break;
-            }
-            first.remove();
-            room.inside.insert(id);
-            admitted.push(id);
+        while let Some(first) = room.first() {
+            room.line.pop_first();
+            room.inside.insert(first.id);
+            admitted.push(first.id);
         }
         admitted
+    }
+
+    /// Somebody is to ask the store for the executions of a key; none where nobody could be let in, or somebody does so already.
+    pub fn begin_knocking(&mut self, key: &RoomKey) -> Option<Knocking> {
+        let room = self.rooms.get_mut(key)?;
+        if room.knocking.is_some() || room.first().is_none() {
+            return None;
+        }
+        self.knockings += 1;
+        let knocking = Knocking(self.knockings);
+        room.knocking = Some(knocking);
+        Some(knocking)
+    }
+
+    /// For whom to ask the store now: for `unsure`, of whom it is not known what the store answered, as long as it waits; or else for the
+    /// first of the line. None ends the knocking.
+    pub fn next_to_knock(&mut self, key: &RoomKey, knocking: Knocking, unsure: Option<ExecutionId>) -> Option<Asking> {
+        let room = self.rooms.get_mut(key)?;
+        if room.knocking != Some(knocking) {
+            return None;
+        }
+        // The store may count it already: whoever asked before it would wait for it.
+        let unsure = unsure.and_then(|unsure| room.line.iter().find(|(_, (id, _))| *id == unsure));
+        let next = unsure.map(asking).or_else(|| room.first());
+        if next.is_none() {
+            room.knocking = None;
+        }
+        next
+    }
+
+    /// The store lets an execution in.
+    pub fn enter(&mut self, key: &RoomKey, id: ExecutionId) -> Entered {
+        let Some(room) = self.rooms.get_mut(key) else {
+            return Entered::Gone;
+        };
+        if room.inside.contains(&id) {
+            return Entered::Before;
+        }
+        let Some(place) = room
+            .line
+            .iter()
+            .find(|(_, (waits, _))| *waits == id)
+            .map(|(place, _)| *place)
+        else {
+            return Entered::Gone;
+        };
+        room.line.remove(&place);
+        room.inside.insert(id);
+        Entered::Now
     }
 
     /// Every key that somebody waits for.
@@ -202,6 +285,53 @@ mod tests {
         );
         rooms.leave(id(2));
         assert!(rooms.rooms.is_empty() && rooms.of.is_empty());
+    }
+
+    #[test]
+    fn one_at_a_time_asks_for_a_key_the_first_of_the_line_first() {
+        let mut rooms = Rooms::default();
+        assert_eq!(rooms.begin_knocking(&key("a")), None, "nobody waits");
+        rooms.ask(key("a"), asking(1, 5, 1, 1));
+        rooms.ask(key("a"), asking(2, 5, 2, 1));
+        let knocking = rooms.begin_knocking(&key("a")).expect("somebody waits");
+        assert_eq!(rooms.begin_knocking(&key("a")), None, "one does already");
+        assert_eq!(rooms.next_to_knock(&key("a"), knocking, None), Some(asking(1, 5, 1, 1)));
+        // It was refused, and now another one is more urgent.
+        rooms.ask(key("a"), asking(3, 9, 3, 1));
+        assert_eq!(rooms.next_to_knock(&key("a"), knocking, None), Some(asking(3, 9, 3, 1)));
+        // Of the first it is not known what the store answered.
+        let unsure = Some(id(1));
+        assert_eq!(
+            rooms.next_to_knock(&key("a"), knocking, unsure),
+            Some(asking(1, 5, 1, 1))
+        );
+        assert_eq!(rooms.enter(&key("a"), id(1)), Entered::Now);
+        assert_eq!(rooms.enter(&key("a"), id(1)), Entered::Before);
+        assert_eq!((rooms.is_inside(id(1)), rooms.waiting()), (true, 2));
+        assert_eq!(
+            rooms.next_to_knock(&key("a"), knocking, unsure),
+            None,
+            "it is full, whatever the store says"
+        );
+        assert_eq!(rooms.begin_knocking(&key("a")), None);
+        rooms.leave(id(1));
+        let next = rooms.begin_knocking(&key("a")).expect("there is room");
+        assert_eq!(rooms.next_to_knock(&key("a"), knocking, None), None, "its time is over");
+        assert_eq!(rooms.next_to_knock(&key("a"), next, unsure), Some(asking(3, 9, 3, 1)));
+    }
+
+    #[test]
+    fn who_left_while_the_store_was_asked_is_not_let_in() {
+        let mut rooms = Rooms::default();
+        rooms.ask(key("a"), asking(1, 5, 1, 1));
+        let knocking = rooms.begin_knocking(&key("a")).expect("somebody waits");
+        rooms.leave(id(1));
+        assert_eq!(rooms.enter(&key("a"), id(1)), Entered::Gone);
+        // Its room went with it; what comes next is another one.
+        rooms.ask(key("a"), asking(2, 5, 2, 2));
+        assert_eq!(rooms.enter(&key("a"), id(1)), Entered::Gone);
+        assert_eq!(rooms.next_to_knock(&key("a"), knocking, None), None);
+        assert!(rooms.begin_knocking(&key("a")).is_some());
     }
 
     #[test]

@@ -1,41 +1,59 @@
 //! How many executions of a workflow run at once (`settings.concurrency`): the others are durable, pending, and hold no actor.
+//!
+//! Where members count together, the line of this engine stays its own, and whoever is first in it asks the store before it is let in.
 
 pub mod machine;
+mod tickets;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use troupe_core::execution::ExecutionState;
 use troupe_core::plan::Plan;
 use troupe_core::{ExecutionId, ShardId};
+use troupe_ports::{Asked, StoreError};
 
-use crate::context::EngineContext;
+use crate::context::{EngineContext, ShardContext};
 use crate::execution::ExecutionMessage;
 use crate::shard::deliver;
-use machine::{Asking, RoomKey, Rooms};
+use crate::shared_limits::SharedLimits;
+use machine::{Asking, Entered, Knocking, RoomKey, Rooms};
+use tickets::Tickets;
 
 /// Pause before it is looked again whether every shard has told who runs.
 const RECOVERY_POLL: Duration = Duration::from_millis(20);
+/// Pauses before the store is asked again: the first, and the longest.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+const ASK_AGAIN_MAX: Duration = Duration::from_millis(160);
 
 /// The rooms of one engine: in memory, filled by the executions themselves when they are recovered.
 #[derive(Debug, Default)]
 pub struct EngineRooms {
     rooms: Mutex<Rooms>,
     polls: AtomicBool,
+    /// Where other members count, too; none: there are no others.
+    tickets: Option<Arc<Tickets>>,
 }
 
 impl EngineRooms {
+    pub(crate) fn new(shared: Option<&Arc<SharedLimits>>) -> Self {
+        Self {
+            tickets: shared.map(|limits| Arc::new(Tickets::new(Arc::clone(limits)))),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the store does not know yet of somebody who began or ended.
+    pub(crate) fn is_telling(&self) -> bool {
+        self.tickets.as_ref().is_some_and(|tickets| tickets.is_telling())
+    }
+
     /// How many executions wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.rooms.lock().waiting()
-    }
-
-    /// A shard is no longer this engine's.
-    pub fn forget_shard(&self, shard: ShardId) {
-        self.rooms.lock().forget_shard(shard);
     }
 }
 
@@ -63,18 +81,59 @@ pub(crate) fn ask(engine: &Arc<EngineContext>, plan: &Plan, state: &ExecutionSta
 }
 
 /// An execution runs, and ran before this engine knew of it.
-pub(crate) fn runs(engine: &EngineContext, plan: &Plan, state: &ExecutionState) {
+pub(crate) fn runs(shard: &ShardContext, plan: &Plan, state: &ExecutionState) {
     if let Some(key) = key(plan, state) {
-        engine.rooms.rooms.lock().runs(key, state.id);
+        let rooms = &shard.engine.rooms;
+        rooms.rooms.lock().runs(key.clone(), state.id);
+        if let Some(tickets) = &rooms.tickets {
+            tickets.hold(&key, state.id, shard.epoch);
+        }
     }
 }
 
 /// An execution has ended, durably.
-pub(crate) fn leave(engine: &Arc<EngineContext>, id: ExecutionId) {
-    let key = engine.rooms.rooms.lock().leave(id);
+pub(crate) fn leave(shard: &ShardContext, id: ExecutionId) {
+    let rooms = &shard.engine.rooms;
+    let key = rooms.rooms.lock().leave(id);
     if let Some(key) = key {
-        settle(engine, &key);
+        if let Some(tickets) = &rooms.tickets {
+            tickets.give_back(&key, id, shard.epoch);
+        }
+        settle(&shard.engine, &key);
     }
+}
+
+/// A shard is no longer this engine's. Whoever serves it next hears of its executions, and their tickets are its own.
+pub(crate) fn forget_shard(engine: &Arc<EngineContext>, shard: ShardId) {
+    let rooms = &engine.rooms;
+    rooms.rooms.lock().forget_shard(shard);
+    if let Some(tickets) = &rooms.tickets {
+        tickets.forget_shard(shard);
+        // The store decides whether there is room for those that are left here.
+        let keys = rooms.rooms.lock().keys();
+        keys.iter().for_each(|key| settle(engine, key));
+    }
+}
+
+/// Gives back the tickets of a shard whose executions do not run: a former owner took them, and died before it let those in, or after
+/// they had ended. By now every execution of the shard that runs or waits has told so.
+///
+/// # Errors
+/// What the store says; then it is to be tried again.
+pub(crate) async fn reconcile(shard: &ShardContext) -> Result<(), StoreError> {
+    let rooms = &shard.engine.rooms;
+    let Some(tickets) = &rooms.tickets else {
+        return Ok(());
+    };
+    for (id, key) in tickets.noted(shard.shard).await? {
+        // Whoever is reopened meanwhile says so after this.
+        let inside = rooms.rooms.lock();
+        // One that waits asks anew: it may not be the next one here.
+        if !inside.is_inside(id) {
+            tickets.give_back_noted(key, id, shard.epoch);
+        }
+    }
+    Ok(())
 }
 
 fn key(plan: &Plan, state: &ExecutionState) -> Option<RoomKey> {
@@ -88,6 +147,9 @@ fn key(plan: &Plan, state: &ExecutionState) -> Option<RoomKey> {
 /// Lets in who may begin. Until every shard has told who runs already, nobody may.
 fn settle(engine: &Arc<EngineContext>, key: &RoomKey) {
     if engine.has_recovered() {
+        if engine.rooms.tickets.is_some() {
+            return begin_knocking(engine, key);
+        }
         let admitted = engine.rooms.rooms.lock().admit(key);
         return tell(engine, admitted);
     }
@@ -109,6 +171,52 @@ fn settle(engine: &Arc<EngineContext>, key: &RoomKey) {
             tokio::time::sleep(RECOVERY_POLL).await;
         }
     });
+}
+
+fn begin_knocking(engine: &Arc<EngineContext>, key: &RoomKey) {
+    let begun = engine.rooms.rooms.lock().begin_knocking(key);
+    if let Some(knocking) = begun {
+        tokio::spawn(knock(Arc::downgrade(engine), key.clone(), knocking));
+    }
+}
+
+/// Asks the store for the executions of a key, one after the other, until nobody waits or this engine alone has no room for more.
+async fn knock(engine: Weak<EngineContext>, key: RoomKey, knocking: Knocking) {
+    let (mut noted, mut unsure) = (None, None);
+    let mut pause = ASK_AGAIN;
+    while let Some(engine) = engine.upgrade() {
+        let rooms = &engine.rooms;
+        let (Some(tickets), false) = (&rooms.tickets, engine.draining.load(Ordering::Acquire)) else {
+            return;
+        };
+        let next = rooms.rooms.lock().next_to_knock(&key, knocking, unsure.take());
+        let Some(asking) = next else { return };
+        // While another shard tells who runs, and while that of this execution is about to be served, nobody is let in.
+        let shard = engine.has_recovered().then(|| engine.shard(asking.id.shard()));
+        if let Some(Ok(shard)) = shard {
+            let note = (asking.id, shard.epoch);
+            let mut is_noted = noted == Some(note);
+            let asked = tickets.ask(&key, asking, shard.epoch, &mut is_noted).await;
+            noted = is_noted.then_some(note);
+            match asked {
+                Ok(Asked::Granted) => {
+                    pause = ASK_AGAIN;
+                    let entered = rooms.rooms.lock().enter(&key, asking.id);
+                    match entered {
+                        Entered::Now => tell(&engine, vec![asking.id]),
+                        Entered::Before => {}
+                        Entered::Gone => tickets.give_back(&key, asking.id, shard.epoch),
+                    }
+                    continue;
+                }
+                Ok(Asked::Refused { .. }) => {}
+                Err(_) => unsure = Some(asking.id),
+            }
+        }
+        drop(engine);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(ASK_AGAIN_MAX);
+    }
 }
 
 fn tell(engine: &Arc<EngineContext>, admitted: Vec<ExecutionId>) {

@@ -21,6 +21,7 @@ use crate::controls::{ControlRequest, ControlsMachine, Decided, cancel_stopped, 
 use crate::error::EngineError;
 use crate::execution::ExecutionMessage;
 use crate::lease::Renewal;
+use crate::rooms;
 use crate::timers::TimersMessage;
 
 /// Longest wait for the last commit and checkpoint when a shard is given up.
@@ -294,7 +295,7 @@ impl ShardState {
         }
         engine.directory.remove_shard(*shard);
         engine.watches.drop_shard(*shard);
-        engine.rooms.forget_shard(*shard);
+        rooms::forget_shard(engine, *shard);
         engine.quarantine.retain(|id, _| id.shard() != *shard);
     }
 

@@ -153,9 +153,9 @@ pub(super) async fn open(
 pub(super) async fn keep_room(shard: &ShardContext, id: ExecutionId) -> Result<(), EngineError> {
     match load(shard, id).await {
         Ok(Loaded::Found(found)) if found.state.has_room() => {
-            rooms::runs(&shard.engine, &found.compiled.plan, &found.state);
+            rooms::runs(shard, &found.compiled.plan, &found.state);
         }
-        Ok(Loaded::Found(found)) if found.state.status.is_terminal() => rooms::leave(&shard.engine, id),
+        Ok(Loaded::Found(found)) if found.state.status.is_terminal() => rooms::leave(shard, id),
         Ok(Loaded::Found(_) | Loaded::Missing | Loaded::Tombstone(_)) => {}
         // That is why it is set aside: nobody can tell whether it ran.
         Err(EngineError::Damaged(why)) => tracing::debug!(%id, why, "what is set aside is damaged"),
@@ -621,6 +621,13 @@ async fn resume(
     // Whoever is being loaded holds a permit.
     let all = u32::try_from(permits).unwrap_or(u32::MAX);
     drop(budget.acquire_many(all).await);
+    while let Err(error) = rooms::reconcile(&context).await {
+        tracing::debug!(shard = context.shard.0, %error, "tickets of the last owner cannot be read");
+        tokio::time::sleep(ASK_AGAIN).await;
+        if context.gate.is_closed() {
+            return;
+        }
+    }
     context.recovered.store(true, Ordering::Release);
     resume_children(&context, &budget, children).await;
 }

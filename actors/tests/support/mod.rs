@@ -18,7 +18,9 @@ use troupe_core::definition::WorkflowDefinition;
 use troupe_core::{ErrorInfo, ExecutionId, Json, Timestamp};
 use troupe_executors::{Executors, ExecutorsBuilder, Handler, HandlerCall, HandlerError};
 use troupe_lang::{Expression, Scope};
-use troupe_ports::{Clock, DefinitionStore, EpochAuthority, Membership, Rendered, Sandbox, SandboxJob, SystemClock};
+use troupe_ports::{
+    Clock, DefinitionStore, EpochAuthority, Membership, Rendered, Sandbox, SandboxJob, Semaphores, SystemClock,
+};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -166,6 +168,7 @@ fn parts(
         clock: Arc::new(SystemClock),
         members: None,
         epochs: None,
+        semaphores: None,
     };
     (parts, bus)
 }
@@ -178,9 +181,33 @@ pub async fn as_member(
     register: Arc<dyn Membership>,
     epochs: Arc<dyn EpochAuthority>,
 ) -> World {
+    let shared = Shared {
+        register,
+        epochs,
+        semaphores: None,
+    };
+    as_member_of(store, executors, options, shared).await
+}
+
+/// What engines that share a store have in common.
+pub struct Shared {
+    pub register: Arc<dyn Membership>,
+    pub epochs: Arc<dyn EpochAuthority>,
+    /// None: each counts by itself what limits bound.
+    pub semaphores: Option<Arc<dyn Semaphores>>,
+}
+
+/// As [`as_member`].
+pub async fn as_member_of(
+    store: Arc<EmbeddedStore>,
+    executors: ExecutorsBuilder,
+    options: EngineOptions,
+    shared: Shared,
+) -> World {
     let (mut parts, bus) = parts(&store, executors, Arc::new(Arrows));
-    parts.members = Some(register);
-    parts.epochs = Some(epochs);
+    parts.members = Some(shared.register);
+    parts.epochs = Some(shared.epochs);
+    parts.semaphores = shared.semaphores;
     let engine = Engine::spawn(parts, options).await.unwrap();
     World { engine, store, bus }
 }

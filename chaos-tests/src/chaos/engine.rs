@@ -200,6 +200,7 @@ pub(super) async fn open(
         // It takes everything for itself: what it replaces is gone, or frozen.
         members: None,
         epochs,
+        semaphores: None,
     };
     let engine = taking_over(&parts, &options(orders)).await;
     let engine = engine.context("the engine does not start")?;

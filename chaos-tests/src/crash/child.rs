@@ -196,6 +196,7 @@ pub(super) async fn open_on(
         clock: Arc::new(SystemClock),
         members: None,
         epochs: None,
+        semaphores: None,
     };
     Engine::spawn(parts, engine_options(setting.end, setting.fault))
         .await

@@ -37,6 +37,7 @@ pub(super) fn context(
         clock: Arc::clone(clock) as _,
         members: None,
         epochs: None,
+        semaphores: None,
     };
     EngineContext::new(parts, options)
 }

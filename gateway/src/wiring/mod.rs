@@ -245,6 +245,7 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         clock: clock.clone(),
         members: stores.shared.as_ref().map(|shared| shared.register.clone()),
         epochs: stores.shared.as_ref().map(|shared| shared.epochs.clone()),
+        semaphores: stores.shared.as_ref().map(|shared| shared.semaphores.clone()),
     };
     let given = extras.engine.unwrap_or_default();
     let owner = if stores.shared.is_some() {

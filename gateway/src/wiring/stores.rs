@@ -13,7 +13,8 @@ use troupe_backends::{
 use troupe_config::{Durability, Settings, StoreUrl};
 use troupe_core::ShardId;
 use troupe_ports::{
-    ApiKeyStore, AuditLog, DefinitionStore, EpochAuthority, Membership, StateStore, StoreError, VisibilityStore,
+    ApiKeyStore, AuditLog, DefinitionStore, EpochAuthority, Membership, Semaphores, StateStore, StoreError,
+    VisibilityStore,
 };
 
 use super::sources::TriggerSources;
@@ -70,6 +71,8 @@ pub(super) struct Shared {
     pub(super) register: Arc<dyn Membership>,
     /// Who orders the owners of a shard.
     pub(super) epochs: Arc<dyn EpochAuthority>,
+    /// Where they count what their limits bound together.
+    pub(super) semaphores: Arc<dyn Semaphores>,
 }
 
 impl Stores {
@@ -86,11 +89,11 @@ impl Stores {
             let missing = || ApiError::new("INTERNAL", "the embedded store was not opened");
             embedded.clone().ok_or_else(missing)
         };
-        let mut register: Option<Arc<dyn Membership>> = None;
+        let mut in_common: Option<Arc<RedisStore>> = None;
         let state: Arc<dyn StateStore> = match &named.state {
             Some(url) => {
                 let store = Arc::new(redis(settings, url, accept_loss).await?);
-                register = Some(store.clone());
+                in_common = Some(store.clone());
                 store
             }
             None => here()?,
@@ -119,7 +122,11 @@ impl Stores {
             access,
             broker,
             triggers,
-            shared: register.map(|register| Shared { register, epochs }),
+            shared: in_common.map(|store| Shared {
+                register: store.clone(),
+                epochs,
+                semaphores: store,
+            }),
         })
     }
 }

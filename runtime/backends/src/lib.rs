@@ -14,6 +14,7 @@ pub mod members;
 pub mod postgres;
 pub mod rabbitmq;
 pub mod redis;
+pub mod semaphores;
 
 pub use self::redis::{RedisDurability, RedisOpenError, RedisOptions, RedisStore, RedisTls};
 pub use bus::{EventFilter, InProcessBus, Subscription, SubscriptionError, SystemSubscription};
@@ -21,3 +22,4 @@ pub use embedded::{DurabilityMutant, EmbeddedStore, PowerLoss, Sharing, StoreOpt
 pub use members::InProcessMembers;
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use rabbitmq::{RabbitBus, RabbitOptions, RabbitSource};
+pub use semaphores::InProcessSemaphores;

@@ -1,13 +1,15 @@
-//! The in-process bus and register of members against their suites.
+//! The in-process bus, register of members and semaphores against their suites.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use troupe_backends::{EventFilter, InProcessBus, InProcessMembers, Subscription, SystemSubscription};
+use troupe_backends::{
+    EventFilter, InProcessBus, InProcessMembers, InProcessSemaphores, Subscription, SystemSubscription,
+};
 use troupe_ports::conformance::Fixture;
 use troupe_ports::conformance::bus::{BusFixture, Heard, Listener};
-use troupe_ports::{EventBus, Membership};
+use troupe_ports::{EventBus, Membership, Semaphores};
 
 struct Local(InProcessBus);
 
@@ -46,3 +48,14 @@ impl Fixture<dyn Membership> for Register {
 }
 
 troupe_ports::membership_conformance!(Register(Arc::default()));
+
+struct Counted(Arc<InProcessSemaphores>);
+
+#[async_trait]
+impl Fixture<dyn Semaphores> for Counted {
+    async fn open(&self) -> Arc<dyn Semaphores> {
+        self.0.clone()
+    }
+}
+
+troupe_ports::semaphores_conformance!(Counted(Arc::default()));

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use support::redis::RedisServer;
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
 use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
-use troupe_ports::conformance::{Fixture, blobs, cached_outputs, state_checkpoint, state_log};
+use troupe_ports::conformance::{Fixture, blobs, cached_outputs, semaphores, state_checkpoint, state_log};
 use troupe_ports::{AppendError, CheckpointRow, CommitId, StateStore, StoreError, Wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -153,6 +153,13 @@ impl Fixture<dyn StateStore> for Prefix<'_> {
     }
 }
 
+#[async_trait]
+impl Fixture<dyn troupe_ports::Semaphores> for Prefix<'_> {
+    async fn open(&self) -> Arc<dyn troupe_ports::Semaphores> {
+        Arc::new(RedisStore::open(&self.0.options(&self.1)).await.unwrap())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_passes_on_a_cluster() {
     let cluster = Cluster::start();
@@ -175,6 +182,10 @@ async fn the_suite_passes_on_a_cluster() {
             blobs_of_a_root_are_bounded_together blobs_go_with_the_archive_of_their_root;
         cached_outputs:
             the_output_that_was_not_used_for_longest_goes_first;
+        semaphores:
+            so_many_hold_a_key_and_the_next_when_one_gives_it_back racing_askers_never_hold_more_than_the_limit
+            a_hold_ends_with_its_time_unless_it_is_renewed a_hold_under_an_epoch_has_no_end_and_no_former_owner_ends_it
+            notes_of_a_shard_are_found_until_they_are_struck_out;
     }
 }
 

@@ -4,12 +4,14 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use support::redis::{Prefix, shared};
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
+use troupe_core::Epoch;
 use troupe_ports::conformance::Fixture;
-use troupe_ports::{Membership, StateStore};
+use troupe_ports::{Ask, Asked, Hold, Membership, Semaphores, StateStore};
 
 #[async_trait]
 impl Fixture<dyn StateStore> for Prefix {
@@ -36,5 +38,52 @@ impl Fixture<dyn Membership> for Prefix {
     }
 }
 
+#[async_trait]
+impl Fixture<dyn Semaphores> for Prefix {
+    async fn open(&self) -> Arc<dyn Semaphores> {
+        let options = RedisOptions {
+            prefix: self.name.clone(),
+            durability: RedisDurability::Volatile,
+            ..RedisOptions::new(shared())
+        };
+        Arc::new(RedisStore::open(&options).await.unwrap())
+    }
+}
+
 troupe_ports::state_store_conformance!(Prefix::new());
 troupe_ports::membership_conformance!(Prefix::new());
+troupe_ports::semaphores_conformance!(Prefix::new());
+
+/// Keys of semaphores under a prefix.
+async fn keys_of_semaphores(prefix: &Prefix) -> Vec<Vec<u8>> {
+    let client = redis::Client::open(shared()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut keys = redis::cmd("KEYS");
+    keys.arg(format!("{{{}:q*", prefix.name));
+    keys.query_async(&mut connection).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_nobody_holds_or_asks_for_takes_no_place() {
+    let prefix = Prefix::new();
+    let store: Arc<dyn Semaphores> = prefix.open().await;
+    let ask = |ticket, hold| Ask {
+        ticket,
+        limit: 1,
+        priority: 5,
+        since: None,
+        hold,
+    };
+    let (short, ever) = (Hold::For(Duration::from_millis(200)), Hold::Under(Epoch(1)));
+    for (key, hold) in [(b"short", short), (b"ever1", ever)] {
+        assert_eq!(store.acquire(key, &ask(b"a", hold)).await.unwrap(), Asked::Granted);
+        assert_ne!(store.acquire(key, &ask(b"b", hold)).await.unwrap(), Asked::Granted);
+    }
+    assert!(store.release(b"ever1", b"a", Some(Epoch(1))).await.unwrap());
+    // Nobody releases or asks for the other one any more, nor do those who waited.
+    let begun = Instant::now();
+    while !keys_of_semaphores(&prefix).await.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "keys are left");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

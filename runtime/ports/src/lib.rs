@@ -11,6 +11,7 @@ pub mod epochs;
 pub mod executor;
 pub mod keys;
 pub mod members;
+pub mod semaphores;
 pub mod source;
 pub mod state;
 pub mod visibility;
@@ -23,6 +24,7 @@ pub use epochs::{EpochAuthority, EpochError};
 pub use executor::{Executed, NodeExecutor, Rendered, Sandbox, SandboxJob, Secrets, Task};
 pub use keys::{ApiKey, ApiKeyStore, InvalidKeyId, KeyError, KeyId, Role};
 pub use members::{Member, Membership};
+pub use semaphores::{Ask, Asked, Hold, Semaphores};
 pub use source::{EventSource, Incoming, Receipt, SourceError};
 pub use state::{
     AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, Lease,

@@ -43,6 +43,8 @@ pub(super) struct ShardKeys {
     pub quarantine: Vec<u8>,
     /// Instant of the first blob and id of roots that nobody confirmed.
     pub unconfirmed: Vec<u8>,
+    /// Hash: ticket to the key of a semaphore that it may hold.
+    pub tickets: Vec<u8>,
 }
 
 /// What a key of an execution holds.
@@ -79,6 +81,7 @@ impl ShardKeys {
             heads: key('h'),
             quarantine: key('q'),
             unconfirmed: key('u'),
+            tickets: key('i'),
             tag,
         }
     }
@@ -106,6 +109,19 @@ pub(super) struct CacheKeys {
     pub bytes: Vec<u8>,
 }
 
+/// Keys of a semaphore: the tag is made of the slot of its own key, so that they spread and are of one slot each.
+pub(super) struct SemaphoreKeys {
+    pub slot: u16,
+    /// Tickets by when their hold ends; see `lua/acquire_ticket.lua`.
+    pub held: Vec<u8>,
+    /// Tickets that wait, in order.
+    pub line: Vec<u8>,
+    /// Tickets that wait, by until when they have to ask again.
+    pub asked: Vec<u8>,
+    /// Hash: ticket that waits to its limit.
+    pub limits: Vec<u8>,
+}
+
 /// Keys of the members of a deployment.
 pub(super) struct MemberKeys {
     pub slot: u16,
@@ -119,6 +135,7 @@ pub(super) struct MemberKeys {
 
 /// All keys of a deployment.
 pub(super) struct Layout {
+    prefix: String,
     pub shards: Vec<ShardKeys>,
     pub members: MemberKeys,
     pub cache: CacheKeys,
@@ -130,6 +147,7 @@ impl Layout {
         let members = format!("{{{prefix}:members}}");
         let key = |letter: char| format!("{cache}{letter}").into_bytes();
         Self {
+            prefix: prefix.to_owned(),
             members: MemberKeys {
                 slot: slot(&members),
                 members: format!("{members}m").into_bytes(),
@@ -144,6 +162,19 @@ impl Layout {
                 expiry: key('e'),
                 bytes: key('t'),
             },
+        }
+    }
+
+    /// The keys of a semaphore.
+    pub(super) fn semaphore(&self, key: &[u8]) -> SemaphoreKeys {
+        let tag = format!("{{{}:q{}}}", self.prefix, crc(key) % SLOTS);
+        let name = |letter: u8| [tag.as_bytes(), &[letter], key].concat();
+        SemaphoreKeys {
+            slot: slot(&tag),
+            held: name(b'h'),
+            line: name(b'l'),
+            asked: name(b'a'),
+            limits: name(b'm'),
         }
     }
 
@@ -174,16 +205,19 @@ pub(super) const SLOTS: u16 = 16_384;
 /// Source: Redis Cluster specification, CRC-16/XMODEM of what stands between the braces.
 fn slot(tag: &str) -> u16 {
     let content = tag.trim_start_matches('{').trim_end_matches('}');
-    let crc = content.bytes().fold(0_u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+    crc(content.as_bytes()) % SLOTS
+}
+
+fn crc(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
             if crc & 0x8000 == 0 {
                 crc << 1
             } else {
                 (crc << 1) ^ 0x1021
             }
         })
-    });
-    crc % SLOTS
+    })
 }
 
 /// What stands for a chunk of a sink's spool: the sink, a zero byte and the last position in twenty digits, so that entries of a
@@ -274,5 +308,19 @@ mod tests {
             assert!(key.starts_with(b"{troupe:s12}"));
         }
         assert!(layout.shard(ShardId(13)).is_err());
+    }
+
+    #[test]
+    fn keys_of_a_semaphore_share_a_slot_whatever_its_key_is() {
+        let layout = Layout::new("troupe", 1);
+        for key in [&b"{"[..], b"}{a}", b"\0\xff", b""] {
+            let keys = layout.semaphore(key);
+            for name in [&keys.held, &keys.line, &keys.asked, &keys.limits] {
+                let end = name.iter().position(|byte| *byte == b'}').unwrap();
+                let tag = std::str::from_utf8(&name[..=end]).unwrap();
+                assert_eq!(slot(tag), keys.slot, "of {tag}");
+                assert!(name.ends_with(key));
+            }
+        }
     }
 }

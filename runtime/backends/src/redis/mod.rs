@@ -22,6 +22,7 @@ mod members;
 mod node;
 mod options;
 mod script;
+mod semaphores;
 mod spool;
 mod state;
 mod target;

@@ -34,6 +34,9 @@ scripts! {
     ACQUIRE = "lua/acquire.lua", Quick;
     HOLDER = "lua/holder.lua", Quick;
     ANNOUNCE = "lua/announce.lua", Quick;
+    ACQUIRE_TICKET = "lua/acquire_ticket.lua", Quick;
+    RENEW_TICKETS = "lua/renew_tickets.lua", Quick;
+    RELEASE_TICKET = "lua/release_ticket.lua", Quick;
     RENEW = "lua/renew.lua", Quick;
     RELEASE = "lua/release.lua", Quick;
     APPEND = "lua/append.lua", Quick;

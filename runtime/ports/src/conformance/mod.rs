@@ -11,6 +11,7 @@ pub mod definitions;
 pub mod epochs;
 pub mod keys;
 pub mod members;
+pub mod semaphores;
 pub mod source;
 pub mod state_checkpoint;
 pub mod state_log;
@@ -174,6 +175,24 @@ macro_rules! membership_conformance {
             members_are_listed_as_they_were_announced_last
             members_go_when_their_time_is_over_or_they_leave
             the_first_secret_is_everybodys
+        }
+    };
+}
+
+/// The suite of [`crate::Semaphores`].
+#[macro_export]
+macro_rules! semaphores_conformance {
+    ($fixture:expr) => {
+        $crate::conformance_tests! { $fixture, semaphores:
+            so_many_hold_a_key_and_the_next_when_one_gives_it_back
+            racing_askers_never_hold_more_than_the_limit
+            each_asks_under_its_own_limit_and_nobody_passes_who_waits
+            the_more_urgent_goes_first_then_the_older_then_the_first_to_ask
+            who_asks_no_more_keeps_nobody_waiting
+            a_hold_ends_with_its_time_unless_it_is_renewed
+            a_hold_under_an_epoch_has_no_end_and_no_former_owner_ends_it
+            what_runs_already_holds_whatever_the_limit
+            notes_of_a_shard_are_found_until_they_are_struck_out
         }
     };
 }

@@ -140,6 +140,11 @@ pub enum Order {
         /// How many.
         clients: u32,
     },
+    /// Somebody only looks at what this process serves, or nobody does any more.
+    Look {
+        /// Whether somebody does.
+        is_on: bool,
+    },
     /// Start many executions at once.
     Burst {
         /// Their workflow.
@@ -409,6 +414,7 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
             // Whoever started it is gone.
             None => return Ok(()),
             Some(Order::Load { clients }) => load.of(clients),
+            Some(Order::Look { is_on }) => load.look(is_on),
             Some(Order::Burst {
                 workflow,
                 count,

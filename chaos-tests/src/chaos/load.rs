@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::task::JoinHandle;
 
-use crate::crash::clients::{client, start_or_not};
+use crate::crash::clients::{Latest, client, looker, start_or_not};
 use crate::crash::door::Door;
 use crate::crash::record::Record;
 
@@ -15,6 +15,8 @@ pub(super) struct Load {
     incarnation: u32,
     next: Arc<AtomicU64>,
     clients: Vec<JoinHandle<()>>,
+    latest: Latest,
+    looker: Option<JoinHandle<()>>,
 }
 
 impl Load {
@@ -25,6 +27,8 @@ impl Load {
             incarnation,
             next: Arc::default(),
             clients: Vec::new(),
+            latest: Latest::default(),
+            looker: None,
         }
     }
 
@@ -36,8 +40,20 @@ impl Load {
             client.abort();
         }
         while self.clients.len() < clients {
-            let client = client(self.door.clone(), self.incarnation, Arc::clone(&self.next));
+            let (next, latest) = (Arc::clone(&self.next), self.latest.clone());
+            let client = client(self.door.clone(), self.incarnation, next, latest);
             self.clients.push(tokio::spawn(client));
+        }
+    }
+
+    /// From now on somebody only looks at what is served here, or nobody does.
+    pub(super) fn look(&mut self, is_on: bool) {
+        if let Some(looker) = self.looker.take() {
+            looker.abort();
+        }
+        if is_on {
+            let looker = looker(self.door.clone(), self.latest.clone());
+            self.looker = Some(tokio::spawn(looker));
         }
     }
 

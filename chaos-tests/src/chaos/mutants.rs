@@ -63,8 +63,9 @@ const fn spread(mutant: Mutant, state: State) -> Mutant {
 }
 
 /// Several members serve.
-const fn shared(mutant: Mutant) -> Mutant {
+const fn shared(mutant: Mutant, state: State) -> Mutant {
     Mutant {
+        state,
         setup: Setup::Members,
         shards: SHARED,
         ..mutant
@@ -168,24 +169,34 @@ pub const MUTANTS: [Mutant; 11] = [
         unheard,
     ),
     mutant("read-before-commit", Planted::ReadBeforeCommit, &["C11"], unheard),
-    shared(mutant(
-        "shard-taken-without-epoch",
-        Planted::TakeWithoutEpoch,
-        &["C5"],
-        nobody_named,
-    )),
-    shared(mutant(
-        "no-epoch-check-of-members",
-        Planted::NoEpochCheck,
-        &["C5"],
-        member_cut_off,
-    )),
-    shared(mutant(
-        "lease-of-members-renewed-without-compare",
-        Planted::RenewWithoutCompare,
-        &["C5"],
-        member_frozen,
-    )),
+    shared(
+        mutant(
+            "shard-taken-without-epoch",
+            Planted::TakeWithoutEpoch,
+            &["C5"],
+            nobody_named,
+        ),
+        State::Load,
+    ),
+    shared(
+        mutant(
+            "no-epoch-check-of-members",
+            Planted::NoEpochCheck,
+            &["C5"],
+            member_cut_off,
+        ),
+        State::Load,
+    ),
+    // Who has something to write is refused, whatever its lease says.
+    shared(
+        mutant(
+            "members-renew-without-compare",
+            Planted::RenewWithoutCompare,
+            &["C5"],
+            member_frozen,
+        ),
+        State::Idle,
+    ),
 ];
 
 impl Mutant {

@@ -168,10 +168,12 @@ impl Deployment<'_> {
     pub(super) fn load(&mut self, clients: u32) -> anyhow::Result<()> {
         self.clients = clients;
         let clients = self.clients_of_each();
-        for process in &mut self.serving {
-            tell(process, &Order::Load { clients })?;
-        }
-        Ok(())
+        self.tell_all(&Order::Load { clients })
+    }
+
+    /// Tells everybody who serves something.
+    pub(super) fn tell_all(&mut self, order: &Order) -> anyhow::Result<()> {
+        self.serving.iter_mut().try_for_each(|process| tell(process, order))
     }
 
     /// Kills the process that serves, of several the first.
@@ -196,9 +198,7 @@ impl Deployment<'_> {
 
     /// Tells everybody to give their shards up, and waits until they have ended.
     pub(super) fn stop(&mut self) -> anyhow::Result<()> {
-        for process in &mut self.serving {
-            tell(process, &Order::Stop)?;
-        }
+        self.tell_all(&Order::Stop)?;
         for mut process in std::mem::take(&mut self.serving) {
             let stopped = until("an engine stops", STOPS_WITHIN, || process.incarnation.has_ended());
             if let Err(error) = stopped {

@@ -17,7 +17,7 @@ use troupe_core::{ErrorInfo, Json, Timestamp};
 use troupe_ports::{EventBus, NodeExecutor, Rendered, Sandbox, SandboxJob, StateStore, SystemClock};
 
 use super::bus::RecordingBus;
-use super::clients::{ask_again, client};
+use super::clients::{Latest, ask_again, client};
 use super::door::Door;
 use super::effects::EffectSink;
 use super::parked;
@@ -246,7 +246,9 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
     let door = Door::alone(engine);
     let repeat = tokio::spawn(ask_again(door.clone(), orders.asked_before.clone()));
     let next = Arc::new(AtomicU64::new(0));
-    let clients = (0..orders.clients).map(|_| tokio::spawn(client(door.clone(), orders.incarnation, next.clone())));
+    let latest = Latest::default();
+    let one = || client(door.clone(), orders.incarnation, next.clone(), latest.clone());
+    let clients = (0..orders.clients).map(|_| tokio::spawn(one()));
     for client in clients.collect::<Vec<_>>() {
         client.await.context("a client panicked")?;
     }

@@ -1,14 +1,15 @@
 //! Clients that load an engine: they start, read, call, pause, resume and cancel, and record what they were told.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use troupe_core::ExecutionId;
 
 use super::calls::{answer_waits, one_of_the_family};
 use super::child::random;
-use super::door::{Answer, Ask, Door, Open, Refusal, Verb};
+use super::door::{Answer, Ask, Door, Open, Refusal, Seen, Verb};
 use super::record::Record;
 use super::workload;
 
@@ -20,10 +21,48 @@ const BUSINESS_KEYS: u64 = 2;
 const FAMILIES_ONE_IN: u64 = 8;
 /// One start in so many is of a workflow with large values: what goes through the pipes of a test is not what it is about.
 const LARGE_ONE_IN: u64 = 24;
+/// Executions that are remembered for those who only look.
+const LATEST_MAX: usize = 64;
+/// Their pause after all of them.
+const LOOKER_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client waits for the end of what it may retry, in milliseconds.
 const ENDS_WITHIN_MS: u64 = 200;
 /// One retry in so many lets what failed count as skipped.
 const SKIPPED_ONE_IN: u64 = 4;
+
+/// Executions that the clients of a process started last. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Latest(Arc<Mutex<VecDeque<ExecutionId>>>);
+
+impl Latest {
+    fn add(&self, id: ExecutionId) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.push_back(id);
+        if known.len() > LATEST_MAX {
+            known.pop_front();
+        }
+    }
+
+    fn all(&self) -> Vec<ExecutionId> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().copied().collect()
+    }
+}
+
+/// Looks at what was started last and is served here, again and again, and starts nothing.
+pub(crate) async fn looker(door: Door, latest: Latest) {
+    let client = random();
+    loop {
+        for id in latest.all() {
+            match door.ask_here(&Ask::Look { id }).await {
+                Ok(Answer::Seen(seen)) => read(client, id, &seen),
+                Ok(Answer::NotHere) => {}
+                other => trouble(&format!("look at {id}"), other),
+            }
+        }
+        tokio::time::sleep(LOOKER_PAUSE).await;
+    }
+}
 
 /// A key that was asked for before gives the execution that it gave then.
 pub(crate) async fn ask_again(door: Door, keys: Vec<String>) {
@@ -33,9 +72,8 @@ pub(crate) async fn ask_again(door: Door, keys: Vec<String>) {
 }
 
 /// Starts executions one after the other, and interferes with some.
-pub(crate) async fn client(door: Door, incarnation: u32, next: Arc<AtomicU64>) {
+pub(crate) async fn client(door: Door, incarnation: u32, next: Arc<AtomicU64>, latest: Latest) {
     let client = random();
-    let mut last = None;
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let workflow = &any_workflow();
@@ -56,13 +94,9 @@ pub(crate) async fn client(door: Door, incarnation: u32, next: Arc<AtomicU64>) {
             continue;
         }
         let Some(id) = start(&door, format!("{workflow}/{incarnation}-{number}")).await else {
-            // Where nothing starts, what was started may still be looked at.
-            if let Some(id) = last {
-                read_some(&door, client, id).await;
-            }
             continue;
         };
-        last = Some(id);
+        latest.add(id);
         match random() % 9 {
             0 | 1 => pause_and_resume(&door, one_of_the_family(&door, id).await).await,
             2 => command(&door, Verb::Cancel, one_of_the_family(&door, id).await).await,
@@ -234,15 +268,19 @@ pub(super) fn acknowledged(verb: &str, id: ExecutionId, command: String, drainin
 async fn read_some(door: &Door, client: u64, id: ExecutionId) {
     for _ in 0..6 {
         match door.ask(&Ask::Look { id }).await {
-            Ok(Answer::Seen(seen)) => Record::Read {
-                client,
-                id,
-                seq: seen.seq,
-                fingerprint: seen.fingerprint,
-            }
-            .emit(),
+            Ok(Answer::Seen(seen)) => read(client, id, &seen),
             other => trouble(&format!("read {id}"), other),
         }
         tokio::time::sleep(Duration::from_millis(random() % 4)).await;
     }
+}
+
+fn read(client: u64, id: ExecutionId, seen: &Seen) {
+    Record::Read {
+        client,
+        id,
+        seq: seen.seq,
+        fingerprint: seen.fingerprint,
+    }
+    .emit();
 }

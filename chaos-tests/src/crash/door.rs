@@ -237,6 +237,14 @@ impl Door {
         }
     }
 
+    /// Asks only here: what is not served here is [`Answer::NotHere`].
+    pub(crate) async fn ask_here(&self, ask: &Ask) -> Result<Answer, Refusal> {
+        match self.find(ask, true).await {
+            Answer::Refused(why) => Err(why),
+            answer => Ok(answer),
+        }
+    }
+
     /// Answers the other members until the process ends.
     pub(crate) async fn serve(self, listener: TcpListener) {
         loop {

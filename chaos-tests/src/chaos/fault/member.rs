@@ -1,5 +1,6 @@
 //! Faults of one of several members.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -7,6 +8,7 @@ use anyhow::{Context, ensure};
 use super::{LineFault, Target, line};
 use crate::chaos::changes::{Change, How, Ownership, answered};
 use crate::chaos::deployment::{Deployment, LEASE, READY_WITHIN};
+use crate::chaos::engine::Order;
 use crate::chaos::processes::Process;
 use crate::chaos::proxy::Line;
 use crate::chaos::servers::signal;
@@ -132,9 +134,11 @@ pub(super) fn kill_without_postgres(on: &mut Deployment<'_>, random: &mut Random
     on.watch(SETTLES)?;
     let place = on.any_member(random)?;
     let number = on.serving[place].number;
-    let mine = on.ownership().shards_of(number);
+    let lost = on.ownership().shards_of(number);
+    let kept = usize::from(on.place.shards) - lost.len();
     let killed_ns = now_ns();
     on.kill_at(place)?;
+    on.tell_all(&Order::Look { is_on: true })?;
     on.bent = Some(number);
     on.watch(NOBODY_TAKES)?;
     let lease_ns = u64::try_from(LEASE.as_nanos()).unwrap_or(u64::MAX);
@@ -143,25 +147,30 @@ pub(super) fn kill_without_postgres(on: &mut Deployment<'_>, random: &mut Random
             format!("shard {shard} was taken under epoch {epoch} while PostgreSQL, which orders its owners, was down");
         on.seen.push(Violation { invariant: "C5", what });
     }
-    // By then no lease holds that was not renewed without PostgreSQL.
-    let goes_on = |at_ns: u64, record: &Record| {
-        at_ns > killed_ns + lease_ns && answered(record).is_some_and(|shard| !mine.contains(&shard))
-    };
-    let mut answers = 0;
+    // By then no lease holds that was not renewed without PostgreSQL. Nothing starts either, since definitions are not there: what was
+    // started before is looked at.
+    let mut answers: BTreeMap<u16, usize> = BTreeMap::new();
     for member in &mut on.serving {
-        let of_member = member
-            .incarnation
-            .timed()
-            .filter(|(at_ns, record)| goes_on(*at_ns, record));
-        answers += of_member.count();
+        for (at_ns, record) in member.incarnation.timed() {
+            if let Some(shard) = answered(record)
+                && at_ns > killed_ns + lease_ns
+            {
+                *answers.entry(shard).or_default() += 1;
+            }
+        }
     }
+    for shard in lost {
+        answers.remove(&shard);
+    }
+    let all: usize = answers.values().sum();
     on.notes.push(format!(
-        "{answers} answers for the shards of the others without PostgreSQL"
+        "{all} answers for {} of the {kept} shards of the others without PostgreSQL",
+        answers.len()
     ));
-    if answers < GOES_ON_MIN {
+    if all < GOES_ON_MIN {
         on.miss(
             "C12",
-            format!("owners gave {answers} answers while PostgreSQL was down: they do not go on"),
+            format!("owners gave {all} answers while PostgreSQL was down: they do not go on"),
         );
     }
     Ok(())
@@ -170,6 +179,7 @@ pub(super) fn kill_without_postgres(on: &mut Deployment<'_>, random: &mut Random
 /// Now somebody may be the next owner.
 pub(super) fn order_again(on: &mut Deployment<'_>) -> anyhow::Result<()> {
     on.lab.postgres.run()?;
+    on.tell_all(&Order::Look { is_on: false })?;
     if let Some(number) = on.bent.take() {
         on.changes
             .push(Change::now("killed without PostgreSQL", How::Lost, number));

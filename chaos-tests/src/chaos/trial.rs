@@ -26,6 +26,8 @@ use crate::world::random::Random;
 
 /// How long clients load a deployment before anything is broken.
 const WARM_UP: Duration = Duration::from_millis(700);
+/// How much longer, where the machine is too busy for answers.
+const WARM_UP_MAX: Duration = Duration::from_secs(10);
 /// How long they load it after everything is healed.
 const AFTERWARDS: Duration = Duration::from_millis(700);
 /// Timers that are due when a fault comes, and how long before that they are set.
@@ -211,6 +213,10 @@ fn violation(invariant: &'static str, what: String) -> Violation {
 /// Brings a deployment that serves into the trial's state. From when on it may be broken.
 fn reach(on: &mut Deployment<'_>, trial: &Trial) -> anyhow::Result<Timestamp> {
     on.watch(WARM_UP)?;
+    let begun = Instant::now();
+    while on.answers().all < WARM_MIN && begun.elapsed() < WARM_UP_MAX {
+        on.watch(WARM_UP / 10)?;
+    }
     match trial.state {
         State::Load => {}
         State::Idle => {

@@ -135,7 +135,6 @@ pub(super) fn kill_without_postgres(on: &mut Deployment<'_>, random: &mut Random
     let place = on.any_member(random)?;
     let number = on.serving[place].number;
     let lost = on.ownership().shards_of(number);
-    let kept = usize::from(on.place.shards) - lost.len();
     let killed_ns = now_ns();
     on.kill_at(place)?;
     on.tell_all(&Order::Look { is_on: true })?;
@@ -159,13 +158,12 @@ pub(super) fn kill_without_postgres(on: &mut Deployment<'_>, random: &mut Random
             }
         }
     }
-    for shard in lost {
-        answers.remove(&shard);
-    }
+    answers.retain(|shard, _| !lost.contains(shard));
     let all: usize = answers.values().sum();
+    let others = (0..on.place.shards).filter(|shard| !lost.contains(shard));
+    let silent: Vec<u16> = others.filter(|shard| !answers.contains_key(shard)).collect();
     on.notes.push(format!(
-        "{all} answers for {} of the {kept} shards of the others without PostgreSQL",
-        answers.len()
+        "{all} answers without PostgreSQL, none for shards {silent:?} of the others"
     ));
     if all < GOES_ON_MIN {
         on.miss(

@@ -4,17 +4,17 @@
 use std::io::BufRead;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use troupe_actors::{Engine, EngineError, EngineHandle, EngineOptions, EngineParts, StartRequest};
+use troupe_actors::{Engine, EngineError, EngineHandle, EngineOptions, EngineParts};
 use troupe_backends::embedded::fail_syncs;
 use troupe_backends::rabbitmq::{RabbitBatch, RabbitQueue, RabbitUnroutable};
 use troupe_backends::{
@@ -22,15 +22,17 @@ use troupe_backends::{
     RedisStore, Sharing, StoreOptions,
 };
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
-use troupe_core::{Json, Timestamp};
+use troupe_core::{Epoch, Json, ShardId, Timestamp};
 use troupe_ports::{
-    BusError, DefinitionError, DefinitionStore, EpochAuthority, EventBus, Executed, NodeExecutor, StateStore,
-    StoreError, Task, VisibilityStore,
+    BusError, DefinitionError, DefinitionStore, EpochAuthority, EpochError, EventBus, Executed, Membership,
+    NodeExecutor, StateStore, StoreError, Task, VisibilityStore,
 };
 use troupe_telemetry::LogFormat;
 
+use super::load::Load;
 use crate::crash::child::{End, Fault, NoSandbox, engine_options, random, watch_shards};
-use crate::crash::clients::{ask_again, client};
+use crate::crash::clients::ask_again;
+use crate::crash::door::Door;
 use crate::crash::effects::EffectSink;
 use crate::crash::record::Record;
 use crate::crash::switches::{Act, Moment, Switches};
@@ -42,6 +44,10 @@ const REACHED_WITHIN: Duration = Duration::from_secs(90);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How long attempts may go on once a process is told to stop.
 const STOP_GRACE: Duration = Duration::from_millis(500);
+/// How long a member that is told to leave may take to hand everything over.
+const LEAVES_WITHIN: Duration = Duration::from_secs(15);
+/// Leases for which a member looks for the owner of a shard, as the product does.
+const LOOKED_FOR_LEASES: u32 = 3;
 
 /// Where an engine keeps its state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -98,6 +104,8 @@ impl Place {
 pub enum Role {
     /// It alone serves: it waits until the lease of whoever was there before has expired, and takes every shard.
     Sole,
+    /// It is one of several: it takes what is its own, and leaves the rest to the others.
+    Member,
 }
 
 /// What the harness tells an engine process, as JSON in its only argument.
@@ -131,6 +139,11 @@ pub enum Order {
     Load {
         /// How many.
         clients: u32,
+    },
+    /// Somebody only looks at what this process serves, or nobody does any more.
+    Look {
+        /// Whether somebody does.
+        is_on: bool,
     },
     /// Start many executions at once.
     Burst {
@@ -175,18 +188,29 @@ pub(super) struct Opened {
 
 /// Opens the stores of a deployment and an engine on them, waiting for servers that are down.
 ///
-/// `watched`: what happens to shards and records is told on standard output.
+/// `watched`: what happens to shards and records is told on standard output. `address`: where the other members ask this one.
 pub(super) async fn open(
     orders: &Orders,
     sink: EffectSink,
     switches: Arc<Switches>,
     watched: bool,
+    address: String,
 ) -> anyhow::Result<Opened> {
-    let (state, definitions, visibility, epochs) = stores(&orders.place).await?;
+    let Stores {
+        state,
+        members,
+        definitions,
+        visibility,
+        epochs,
+    } = stores(&orders.place).await?;
     let store: Arc<dyn StateStore> = if watched {
         Arc::new(Witness::with(state, Arc::clone(&switches)))
     } else {
         state
+    };
+    let epochs: Option<Arc<dyn EpochAuthority>> = match epochs {
+        Some(epochs) => Some(Arc::new(SwitchedEpochs(epochs, Arc::clone(&switches)))),
+        None => None,
     };
     let bus = RabbitBus::start(bus_options(&orders.place)).context("the bus does not start")?;
     let parts = EngineParts {
@@ -197,12 +221,19 @@ pub(super) async fn open(
         executor: Arc::new(SwitchedSink(sink, Arc::clone(&switches))),
         sandbox: Arc::new(NoSandbox),
         clock: switches,
-        // It takes everything for itself: what it replaces is gone, or frozen.
-        members: None,
+        members: match orders.role {
+            // It takes everything for itself: what it replaces is gone, or frozen.
+            Role::Sole => None,
+            Role::Member => Some(members.context("the embedded store has no register of members")?),
+        },
         epochs,
         semaphores: None,
     };
-    let engine = taking_over(&parts, &options(orders)).await;
+    let options = EngineOptions {
+        address,
+        ..options(orders)
+    };
+    let engine = taking_over(&parts, &options).await;
     let engine = engine.context("the engine does not start")?;
     Ok(Opened { engine, store })
 }
@@ -230,12 +261,13 @@ fn options(orders: &Orders) -> EngineOptions {
     }
 }
 
-type Stores = (
-    Arc<dyn StateStore>,
-    Arc<dyn DefinitionStore>,
-    Arc<dyn VisibilityStore>,
-    Option<Arc<dyn EpochAuthority>>,
-);
+struct Stores {
+    state: Arc<dyn StateStore>,
+    members: Option<Arc<dyn Membership>>,
+    definitions: Arc<dyn DefinitionStore>,
+    visibility: Arc<dyn VisibilityStore>,
+    epochs: Option<Arc<dyn EpochAuthority>>,
+}
 
 async fn stores(place: &Place) -> anyhow::Result<Stores> {
     let (url, relaxed) = match &place.state {
@@ -256,8 +288,14 @@ async fn stores(place: &Place) -> anyhow::Result<Stores> {
             };
             let store = EmbeddedStore::open(directory, &options).context("the embedded store does not open")?;
             let store = Arc::new(store);
-            // It orders its owners itself.
-            return Ok((store.clone(), store.clone(), store, None));
+            return Ok(Stores {
+                state: store.clone(),
+                members: None,
+                definitions: store.clone(),
+                visibility: store,
+                // It orders its owners itself.
+                epochs: None,
+            });
         }
     };
     let options = RedisOptions {
@@ -271,7 +309,7 @@ async fn stores(place: &Place) -> anyhow::Result<Stores> {
         ..RedisOptions::new(url.as_str())
     };
     let redis = reached(|| RedisStore::open(&options), |error| error.is_passing());
-    let redis = redis.await.context("Redis")?;
+    let redis = Arc::new(redis.await.context("Redis")?);
     let options = PostgresOptions {
         schema: place.prefix.clone(),
         connections_max: 4,
@@ -280,7 +318,13 @@ async fn stores(place: &Place) -> anyhow::Result<Stores> {
     let passing = |error: &StoreError| matches!(error, StoreError::Unavailable(_));
     let postgres = reached(|| PostgresStore::open(&options), passing).await;
     let postgres = Arc::new(postgres.context("PostgreSQL")?);
-    Ok((Arc::new(redis), postgres.clone(), postgres.clone(), Some(postgres)))
+    Ok(Stores {
+        state: redis.clone(),
+        members: Some(redis),
+        definitions: postgres.clone(),
+        visibility: postgres.clone(),
+        epochs: Some(postgres),
+    })
 }
 
 /// Tries again for a while.
@@ -329,7 +373,21 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
     if let Some((moment, act)) = orders.armed {
         switches.arm(moment, act);
     }
-    let Opened { engine, store } = open(&orders, EffectSink::default(), Arc::clone(&switches), true).await?;
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .context("no port for the members")?;
+    let address = listener.local_addr()?.to_string();
+    let mut leave = signal(SignalKind::terminate())?;
+    let opened = open(&orders, EffectSink::default(), Arc::clone(&switches), true, address);
+    let Opened { engine, store } = opened.await?;
+    let door = match orders.role {
+        Role::Sole => Door::alone(engine.clone()),
+        Role::Member => {
+            let lease = Duration::from_millis(orders.lease_ms);
+            Door::of_member(engine.clone(), lease * LOOKED_FOR_LEASES)
+        }
+    };
+    tokio::spawn(door.clone().serve(listener));
     for mut definition in workload::all() {
         // The observer hears those of nodes too.
         let events = serde_json::json!({"nodes": "all"});
@@ -340,28 +398,34 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
     }
     Record::Ready.emit();
     tokio::spawn(watch_shards(engine.clone()));
-    tokio::spawn(ask_again(engine.clone(), orders.asked_before.clone()));
-    let mut load = Load {
-        engine: engine.clone(),
-        incarnation: orders.incarnation,
-        next: Arc::default(),
-        clients: Vec::new(),
-    };
+    tokio::spawn(ask_again(door.clone(), orders.asked_before.clone()));
+    let mut load = Load::new(door, orders.incarnation);
     load.of(orders.clients);
     let mut told = orders_told();
-    while let Some(order) = told.recv().await {
+    loop {
+        let order = tokio::select! {
+            order = told.recv() => order,
+            // Its clients go on: what it does not serve any more they find elsewhere.
+            _ = leave.recv() => {
+                engine.shutdown(LEAVES_WITHIN).await;
+                return Ok(());
+            }
+        };
         match order {
-            Order::Load { clients } => load.of(clients),
-            Order::Burst {
+            // Whoever started it is gone.
+            None => return Ok(()),
+            Some(Order::Load { clients }) => load.of(clients),
+            Some(Order::Look { is_on }) => load.look(is_on),
+            Some(Order::Burst {
                 workflow,
                 count,
                 at_once,
-            } => load.burst(&workflow, count, at_once),
-            Order::StepClock { by_ms } => switches.step_clock(by_ms),
-            Order::SlowAttempts { by_ms } => switches.slow_attempts(by_ms),
-            Order::FailSyncs { is_on } => fail_syncs(is_on),
-            Order::Arm { moment, act } => switches.arm(moment, act),
-            Order::Stop => {
+            }) => load.burst(&workflow, count, at_once),
+            Some(Order::StepClock { by_ms }) => switches.step_clock(by_ms),
+            Some(Order::SlowAttempts { by_ms }) => switches.slow_attempts(by_ms),
+            Some(Order::FailSyncs { is_on }) => fail_syncs(is_on),
+            Some(Order::Arm { moment, act }) => switches.arm(moment, act),
+            Some(Order::Stop) => {
                 load.of(0);
                 engine.shutdown(STOP_GRACE).await;
                 drop(store);
@@ -369,8 +433,6 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
             }
         }
     }
-    // Whoever started it is gone.
-    Ok(())
 }
 
 fn passes(error: &DefinitionError) -> bool {
@@ -396,78 +458,6 @@ fn orders_told() -> mpsc::UnboundedReceiver<Order> {
         }
     });
     told
-}
-
-/// The clients.
-struct Load {
-    engine: EngineHandle,
-    incarnation: u32,
-    next: Arc<AtomicU64>,
-    clients: Vec<JoinHandle<()>>,
-}
-
-impl Load {
-    /// From now on there are so many.
-    fn of(&mut self, clients: u32) {
-        let clients = clients as usize;
-        for client in self.clients.drain(clients.min(self.clients.len())..) {
-            // What it was told and could not record is only missing from the evidence.
-            client.abort();
-        }
-        while self.clients.len() < clients {
-            let client = client(self.engine.clone(), self.incarnation, Arc::clone(&self.next));
-            self.clients.push(tokio::spawn(client));
-        }
-    }
-
-    /// Starts many at once; those that are refused because there is too much are counted, and not asked for again.
-    fn burst(&self, workflow: &str, count: u64, at_once: u64) {
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
-        let next = Arc::new(AtomicU64::new(first));
-        for _ in 0..at_once {
-            let (engine, next) = (self.engine.clone(), Arc::clone(&next));
-            let (workflow, incarnation) = (workflow.to_owned(), self.incarnation);
-            tokio::spawn(async move {
-                let mut refused = 0;
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= first + count {
-                        break;
-                    }
-                    let key = format!("{workflow}/{incarnation}-{number}");
-                    refused += u64::from(!start(&engine, &workflow, key).await);
-                }
-                if refused > 0 {
-                    let what = OVERLOADED.to_owned();
-                    Record::Counted { what, times: refused }.emit();
-                }
-            });
-        }
-    }
-}
-
-/// What is counted when starts are refused because there is too much to do.
-pub(super) const OVERLOADED: &str = "starts refused as too many";
-
-/// Whether it was not refused as one too many.
-async fn start(engine: &EngineHandle, workflow: &str, key: String) -> bool {
-    let mut request = StartRequest::new(workflow, Json::from_trusted("{\"n\":1}"));
-    request.request_key = Some(key.clone());
-    Record::StartAsked { key: key.clone() }.emit();
-    match engine.start(request).await {
-        Ok(outcome) => {
-            let (id, existing) = (outcome.id, outcome.existing);
-            Record::StartAcked { key, id, existing }.emit();
-            true
-        }
-        Err(EngineError::Overloaded { .. }) => false,
-        Err(error) if error.retry_after_ms().is_some() => true,
-        Err(error) => {
-            let what = format!("start {key}: {error}");
-            Record::Trouble { what }.emit();
-            true
-        }
-    }
 }
 
 /// The bus, which can be told to panic or die around a publish.
@@ -501,5 +491,25 @@ impl NodeExecutor for SwitchedSink {
             }
             done.await
         })
+    }
+}
+
+/// Who orders the owners, unless a planted fault has nobody asked.
+struct SwitchedEpochs(Arc<dyn EpochAuthority>, Arc<Switches>);
+
+#[async_trait]
+impl EpochAuthority for SwitchedEpochs {
+    async fn issue(&self, shard: ShardId, after: Epoch, owner: &str) -> Result<Epoch, EpochError> {
+        if self.1.takes_without_epoch {
+            return Ok(Epoch(after.0 + 1));
+        }
+        self.0.issue(shard, after, owner).await
+    }
+
+    async fn issued(&self, shard: ShardId) -> Result<Epoch, StoreError> {
+        if self.1.takes_without_epoch || self.1.renews_without_compare {
+            return Ok(Epoch(0));
+        }
+        self.0.issued(shard).await
     }
 }

@@ -4,6 +4,7 @@ mod embedded;
 mod engine;
 mod events;
 mod line;
+mod member;
 mod redis;
 
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub enum Target {
     Disk,
     /// Consumers of events.
     Consumers,
+    /// One of several members.
+    Member,
 }
 
 /// How a line between engines and a server breaks.
@@ -112,6 +115,20 @@ pub enum Fault {
     DiskFull,
     /// The disk of the embedded store does not sync.
     SyncsFail,
+    /// `kill -9` of one of several members; it is replaced once the others have its shards.
+    MemberKill,
+    /// A member is told to leave, hands its shards over, ends, and is replaced.
+    MemberDrain,
+    /// One more member comes.
+    MemberJoin,
+    /// A member is frozen until the others have its shards, and thawed.
+    MemberFreeze,
+    /// A member does not reach Redis until the others have its shards; then all that it said arrives.
+    MemberPartition,
+    /// A member dies while PostgreSQL is down: nobody may become an owner, and owners go on.
+    MemberKillWithoutPostgres,
+    /// The line of one member to a server breaks.
+    MemberLine(Target, LineFault),
 }
 
 /// What must hold after a fault.
@@ -151,6 +168,16 @@ impl Fault {
             all.extend(LineFault::ALL.map(|fault| Self::Line(target, fault)));
         }
         all.extend([Self::DiskFull, Self::SyncsFail]);
+        all.extend([
+            Self::MemberKill,
+            Self::MemberDrain,
+            Self::MemberJoin,
+            Self::MemberFreeze,
+        ]);
+        all.extend([Self::MemberPartition, Self::MemberKillWithoutPostgres]);
+        for target in [Target::Redis, Target::Postgres, Target::RabbitMq] {
+            all.extend(LineFault::ALL.map(|fault| Self::MemberLine(target, fault)));
+        }
         all
     }
 
@@ -162,10 +189,8 @@ impl Fault {
             Self::ActorPanic(moment) => format!("actor-panic-{}", dashed(&format!("{moment:?}"))),
             Self::ClockStep(by_ms) if by_ms < 0 => "clock-back".to_owned(),
             Self::ClockStep(_) => "clock-forward".to_owned(),
-            Self::Line(target, fault) => {
-                let (target, fault) = (format!("{target:?}"), dashed(&format!("{fault:?}")));
-                format!("line-{}-{fault}", target.to_ascii_lowercase())
-            }
+            Self::Line(target, fault) => line_name(target, fault),
+            Self::MemberLine(target, fault) => format!("member-{}", line_name(target, fault)),
             other => dashed(&format!("{other:?}")),
         }
     }
@@ -198,26 +223,36 @@ impl Fault {
             Self::PostgresStop => Target::Postgres,
             Self::Line(target, _) => target,
             Self::DiskFull | Self::SyncsFail => Target::Disk,
+            Self::MemberKill
+            | Self::MemberDrain
+            | Self::MemberJoin
+            | Self::MemberFreeze
+            | Self::MemberPartition
+            | Self::MemberKillWithoutPostgres
+            | Self::MemberLine(..) => Target::Member,
         }
     }
 
     /// What a deployment must keep its state on for it. All but the first are for runs that ask for them.
     #[must_use]
     pub fn setups(self) -> &'static [Setup] {
+        use Setup::{Embedded, Members, Relaxed, Sentinel, Strict};
         match self {
-            Self::RedisPowerLoss => &[Setup::Strict],
-            Self::RedisSecondLost => &[Setup::Relaxed],
+            Self::RedisPowerLoss => &[Strict, Members],
+            Self::RedisSecondLost => &[Relaxed],
+            Self::EngineFreeze | Self::EnginePartition => &[Strict, Relaxed],
             Self::RedisKill
             | Self::RedisTornTail
             | Self::RedisStall
             | Self::RedisOutOfMemory
-            | Self::EngineFreeze
-            | Self::EnginePartition
-            | Self::Line(Target::Redis, _) => &[Setup::Strict, Setup::Relaxed],
-            Self::RedisFailover => &[Setup::Sentinel],
-            Self::DiskFull | Self::SyncsFail => &[Setup::Embedded],
-            Self::Line(Target::Postgres, _) | Self::PostgresStop => &[Setup::Strict, Setup::Relaxed],
-            _ => &[Setup::Strict, Setup::Relaxed, Setup::Embedded],
+            | Self::Line(Target::Redis | Target::Postgres, _)
+            | Self::PostgresStop => &[Strict, Relaxed, Members],
+            Self::RedisFailover => &[Sentinel],
+            Self::DiskFull | Self::SyncsFail => &[Embedded],
+            // What they do they do to whoever has everything.
+            Self::ClockStep(_) | Self::Overload | Self::MassRestart => &[Strict, Relaxed, Embedded],
+            _ if self.target() == Target::Member => &[Members],
+            _ => &[Strict, Relaxed, Embedded, Members],
         }
     }
 
@@ -235,8 +270,13 @@ impl Fault {
     pub fn holds(self) -> Duration {
         Duration::from_millis(match self {
             Self::RedisStall | Self::RabbitStall | Self::SlowConsumer => 5_000,
-            Self::Line(_, LineFault::HalfOpen | LineFault::Partition | LineFault::OneWay) => 3_000,
-            Self::Line(..) | Self::ClockStep(_) | Self::PostgresStop | Self::RedisOutOfMemory => 2_000,
+            Self::Line(_, LineFault::HalfOpen | LineFault::Partition | LineFault::OneWay)
+            | Self::MemberLine(_, LineFault::HalfOpen | LineFault::Partition | LineFault::OneWay) => 3_000,
+            Self::Line(..)
+            | Self::MemberLine(..)
+            | Self::ClockStep(_)
+            | Self::PostgresStop
+            | Self::RedisOutOfMemory => 2_000,
             Self::RabbitMemoryAlarm | Self::RabbitDiskAlarm | Self::RabbitKill | Self::DiskFull | Self::SyncsFail => {
                 1_500
             }
@@ -244,6 +284,9 @@ impl Fault {
             Self::EngineFreeze | Self::EnginePartition => 100,
             Self::RedisFailover => 8_000,
             Self::EngineKillAt(_) | Self::ActorPanic(_) => 1_500,
+            // They begin with waiting for what they are about.
+            Self::MemberKill | Self::MemberDrain | Self::MemberJoin | Self::MemberFreeze | Self::MemberPartition => 500,
+            Self::MemberKillWithoutPostgres => 0,
             Self::EngineKill
             | Self::Overload
             | Self::MassRestart
@@ -283,9 +326,16 @@ impl Fault {
                 Ok(())
             }
             Self::PostgresStop => on.lab.postgres.stop_immediately(),
-            Self::Line(target, fault) => line::begin(on, target, fault, random),
+            Self::Line(target, fault) => line::begin(on, None, target, fault, random),
             Self::DiskFull => embedded::fill(on),
             Self::SyncsFail => on.tell(&Order::FailSyncs { is_on: true }),
+            Self::MemberKill => member::kill(on, random),
+            Self::MemberDrain => member::drain(on, random),
+            Self::MemberJoin => member::join(on),
+            Self::MemberFreeze => member::freeze(on, random),
+            Self::MemberPartition => member::cut_off(on, random),
+            Self::MemberKillWithoutPostgres => member::kill_without_postgres(on, random),
+            Self::MemberLine(target, fault) => member::bend(on, target, fault, random),
         }
     }
 
@@ -310,7 +360,13 @@ impl Fault {
                 Ok(())
             }
             Self::PostgresStop => on.lab.postgres.run(),
-            Self::Line(target, fault) => line::end(on, target, fault),
+            Self::Line(target, fault) => line::end(on, None, target, fault),
+            Self::MemberKill | Self::MemberDrain => on.restore(),
+            Self::MemberFreeze => member::thaw(on),
+            Self::MemberPartition => member::reach_again(on),
+            Self::MemberKillWithoutPostgres => member::order_again(on),
+            Self::MemberLine(target, fault) => member::straighten(on, target, fault),
+            Self::MemberJoin => Ok(()),
             Self::DiskFull => embedded::free(on),
             Self::SyncsFail => on.tell(&Order::FailSyncs { is_on: false }),
             Self::EngineKill
@@ -329,6 +385,16 @@ impl Fault {
 /// Executions with an actor that a deployment which is to be overloaded has room for.
 pub(super) fn engine_limit() -> usize {
     engine::EXECUTIONS_MAX
+}
+
+/// How long the shards of a member that is gone may be without an owner.
+pub(super) fn taken_within() -> Duration {
+    member::TAKEN_WITHIN
+}
+
+fn line_name(target: Target, fault: LineFault) -> String {
+    let (target, fault) = (format!("{target:?}"), dashed(&format!("{fault:?}")));
+    format!("line-{}-{fault}", target.to_ascii_lowercase())
 }
 
 /// `KillAt` as `kill-at`.

@@ -4,13 +4,16 @@
 //! A [`plan::Trial`] is one deployment with faults at given times. [`trial::run`] plays it: load, faults, healing, liveness,
 //! judgement. [`plan`] makes trials of every mode, [`report`] says what came of them.
 
+pub mod changes;
 pub mod deployment;
 pub mod engine;
 pub mod fault;
 pub mod lab;
 mod listener;
+mod load;
 pub mod mutants;
 pub mod plan;
+mod processes;
 mod proxy;
 pub mod report;
 mod servers;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::deployment::Setup;
 use super::fault::{Fault, LineFault, Target};
 use super::lab::Lab;
-use super::plan::{SHARDS, Sizes, State, Strike, Trial};
+use super::plan::{SHARDS, SHARED, Sizes, State, Strike, Trial};
 use super::trial::{self, Outcome};
 use crate::crash::Violation;
 use crate::crash::child::Fault as Planted;
@@ -22,6 +22,7 @@ pub struct Mutant {
     /// What shows it.
     strikes: fn() -> Vec<Strike>,
     state: State,
+    setup: Setup,
     shards: u16,
     clients: u32,
 }
@@ -41,6 +42,7 @@ const fn mutant(
         breaks,
         strikes,
         state: State::Load,
+        setup: Setup::Strict,
         shards: SHARDS,
         clients: Sizes::SMOKE.clients,
     }
@@ -56,6 +58,16 @@ const fn spread(mutant: Mutant, state: State) -> Mutant {
     Mutant {
         state,
         shards: 32,
+        ..mutant
+    }
+}
+
+/// Several members serve.
+const fn shared(mutant: Mutant, state: State) -> Mutant {
+    Mutant {
+        state,
+        setup: Setup::Members,
+        shards: SHARED,
         ..mutant
     }
 }
@@ -98,8 +110,26 @@ fn unsent() -> Vec<Strike> {
     ]
 }
 
+/// A member is frozen until the others have its shards.
+fn member_frozen() -> Vec<Strike> {
+    vec![at(Fault::MemberFreeze, 0, 500)]
+}
+
+/// What a member says is held up until the others have its shards; twice.
+fn member_cut_off() -> Vec<Strike> {
+    vec![
+        at(Fault::MemberPartition, 0, 300),
+        at(Fault::MemberPartition, 1_500, 300),
+    ]
+}
+
+/// A member dies while nobody can name its successor.
+fn nobody_named() -> Vec<Strike> {
+    vec![at(Fault::MemberKillWithoutPostgres, 0, 0)]
+}
+
 /// Every fault that can be planted.
-pub const MUTANTS: [Mutant; 8] = [
+pub const MUTANTS: [Mutant; 11] = [
     spread(
         mutant("no-epoch-check", Planted::NoEpochCheck, &["C5"], cut_off),
         State::Load,
@@ -139,6 +169,34 @@ pub const MUTANTS: [Mutant; 8] = [
         unheard,
     ),
     mutant("read-before-commit", Planted::ReadBeforeCommit, &["C11"], unheard),
+    shared(
+        mutant(
+            "shard-taken-without-epoch",
+            Planted::TakeWithoutEpoch,
+            &["C5"],
+            nobody_named,
+        ),
+        State::Load,
+    ),
+    shared(
+        mutant(
+            "no-epoch-check-of-members",
+            Planted::NoEpochCheck,
+            &["C5"],
+            member_cut_off,
+        ),
+        State::Load,
+    ),
+    // Who has something to write is refused, whatever its lease says.
+    shared(
+        mutant(
+            "members-renew-without-compare",
+            Planted::RenewWithoutCompare,
+            &["C5"],
+            member_frozen,
+        ),
+        State::Idle,
+    ),
 ];
 
 impl Mutant {
@@ -150,7 +208,7 @@ impl Mutant {
         for round in 0..TRIES {
             let trial = Trial {
                 name: format!("planted {}", self.name),
-                setup: Setup::Strict,
+                setup: self.setup,
                 state: self.state,
                 strikes: (self.strikes)(),
                 seed: seed + round,

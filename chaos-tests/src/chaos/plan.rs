@@ -85,6 +85,8 @@ impl Trial {
 
 /// Shards of most deployments: few, so that each has something to do.
 pub(super) const SHARDS: u16 = 4;
+/// Shards of those of several members: each has some.
+pub(super) const SHARED: u16 = 8;
 
 /// Sizes of a run.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +127,10 @@ pub fn single(fault: Fault, state: State, holds: Duration, seed: u64, sizes: Siz
             holds,
         }],
         seed,
-        shards: SHARDS,
+        shards: match fault.setups()[0] {
+            Setup::Members => SHARED,
+            Setup::Strict | Setup::Relaxed | Setup::Sentinel | Setup::Embedded => SHARDS,
+        },
         clients: sizes.clients,
         scale: sizes.scale,
         planted: None,
@@ -163,6 +168,10 @@ pub fn smoke(seed: u64) -> Vec<Trial> {
     let skipped = |fault: &Fault| {
         matches!(fault, Fault::Line(Target::Postgres, kind) if *kind != LineFault::HalfOpen)
             || matches!(fault, Fault::Line(Target::RabbitMq, kind) if *kind != LineFault::Reset)
+            || matches!(fault, Fault::MemberLine(target, kind) if !matches!(
+                (target, kind),
+                (Target::Redis, LineFault::HalfOpen) | (Target::Postgres, LineFault::Reset)
+            ))
     };
     let faults: Vec<Fault> = Fault::all().into_iter().filter(|fault| !skipped(fault)).collect();
     for (place, fault) in faults.into_iter().enumerate() {
@@ -188,6 +197,13 @@ fn fits(fault: Fault, state: State) -> State {
         | Fault::RedisPowerLoss
         | Fault::DiskFull
         | Fault::SyncsFail
+        | Fault::MemberKill
+        | Fault::MemberDrain
+        | Fault::MemberJoin
+        | Fault::MemberFreeze
+        | Fault::MemberPartition
+        | Fault::MemberKillWithoutPostgres
+        | Fault::MemberLine(..)
         // Nothing is lost where nothing is written.
         | Fault::RedisSecondLost
         | Fault::RedisFailover
@@ -199,29 +215,40 @@ fn fits(fault: Fault, state: State) -> State {
     }
 }
 
-/// Two faults at once: one of each target with one of each other.
+/// Two faults at once: one of each target with one of each other, and what befalls a member with everything else.
 #[must_use]
 pub fn pairs(seed: u64, sizes: Sizes) -> Vec<Trial> {
     let faults = drawable(Setup::Strict);
     let mut trials = Vec::new();
     for (place, one) in faults.iter().enumerate() {
         for other in &faults[place + 1..] {
-            if one.target() == other.target() && one.target() != Target::Engine {
-                continue;
+            if one.target() != other.target() || one.target() == Target::Engine {
+                trials.push(pair(*one, *other, Setup::Strict, trials.len(), seed, sizes));
             }
-            let state = [State::Load, State::TimersDue][trials.len() % 2];
-            let mut trial = single(*one, state, one.holds(), seed, sizes);
-            trial.name = format!("{} + {} {}", one.name(), other.name(), state.name());
-            trial.scale = 2_000;
-            trial.strikes.push(Strike {
-                fault: *other,
-                after: Duration::from_millis(200),
-                holds: other.holds(),
-            });
-            trials.push(trial);
+        }
+    }
+    let shared = drawable(Setup::Members);
+    let befall = |fault: &&Fault| fault.target() == Target::Member && !matches!(fault, Fault::MemberLine(..));
+    for one in shared.iter().filter(befall) {
+        for other in shared.iter().filter(|other| other.target() != Target::Member) {
+            trials.push(pair(*one, *other, Setup::Members, trials.len(), seed, sizes));
         }
     }
     trials
+}
+
+fn pair(one: Fault, other: Fault, setup: Setup, number: usize, seed: u64, sizes: Sizes) -> Trial {
+    let state = [State::Load, State::TimersDue][number % 2];
+    let mut trial = single(one, state, one.holds(), seed, sizes);
+    trial.name = format!("{} + {} {}", one.name(), other.name(), state.name());
+    trial.setup = setup;
+    trial.scale = 2_000;
+    trial.strikes.push(Strike {
+        fault: other,
+        after: Duration::from_millis(200),
+        holds: other.holds(),
+    });
+    trial
 }
 
 /// Faults that may meet others on such a deployment.
@@ -240,6 +267,7 @@ pub fn drawn(seed: u64, sizes: Sizes) -> Trial {
     let setup = match random.below(8) {
         0 => Setup::Embedded,
         1 => Setup::Relaxed,
+        2..=4 => Setup::Members,
         _ => Setup::Strict,
     };
     let faults = drawable(setup);
@@ -290,8 +318,28 @@ mod tests {
     fn the_smoke_meets_every_target_and_every_state() {
         let trials = smoke(1);
         let targets: BTreeSet<Target> = trials.iter().map(|trial| trial.strikes[0].fault.target()).collect();
-        assert_eq!(targets.len(), 6, "{targets:?}");
+        assert_eq!(targets.len(), 7, "{targets:?}");
         let states: BTreeSet<State> = trials.iter().map(|trial| trial.state).collect();
         assert_eq!(states.len(), State::ALL.len());
+    }
+
+    #[test]
+    fn what_befalls_members_is_played_on_members() {
+        let all = smoke(1).into_iter().chain(pairs(1, Sizes::SMOKE));
+        let swarm = (1..200).map(|seed| drawn(seed, Sizes::SMOKE));
+        let (mut shared, mut struck) = (0, 0);
+        for trial in all.chain(swarm) {
+            let befalls = trial
+                .strikes
+                .iter()
+                .any(|strike| strike.fault.target() == Target::Member);
+            assert!(!befalls || trial.setup == Setup::Members, "{}", trial.name);
+            shared += usize::from(trial.setup == Setup::Members);
+            struck += usize::from(befalls);
+        }
+        assert!(
+            shared > struck && struck > 100,
+            "{shared} on members, {struck} befall one"
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use super::changes::Change;
 use super::trial::Outcome;
 
 /// The outcomes of a run, and the command that repeats it.
@@ -62,6 +63,10 @@ impl Report {
         }
         if outcome.gave_up > 0 {
             write!(text, "  restarted {}", outcome.gave_up).ok();
+        }
+        for change in &outcome.changes {
+            let (what, shards, longest) = (change.what, change.shards, change.longest.as_secs_f64());
+            write!(text, "  {what}: {shards} shards, {longest:.2} s without an answer").ok();
         }
         for (what, times) in &outcome.counted {
             write!(text, "  {what}: {times}").ok();
@@ -162,6 +167,7 @@ impl Report {
                 "fenced": outcome.fenced,
                 "fencedCommits": outcome.fenced_commits,
                 "restarted": outcome.gave_up,
+                "changes": outcome.changes.iter().map(change_of).collect::<Vec<_>>(),
                 "counted": outcome.counted,
                 "violations": violations.collect::<Vec<_>>(),
                 "tooLittle": outcome.too_little,
@@ -173,6 +179,15 @@ impl Report {
         let broken = self.broken.iter().map(|(name, why)| json!({"name": name, "why": why}));
         json!({"pass": self.is_pass(), "trials": trials.collect::<Vec<_>>(), "broken": broken.collect::<Vec<_>>()})
     }
+}
+
+fn change_of(change: &Change) -> Value {
+    json!({
+        "what": change.what,
+        "member": change.process,
+        "shards": change.shards,
+        "longestMs": u64::try_from(change.longest.as_millis()).unwrap_or(u64::MAX),
+    })
 }
 
 #[derive(Default)]
@@ -197,6 +212,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::chaos::changes::How;
     use crate::chaos::fault::Fault;
     use crate::chaos::plan::{Sizes, State, single};
     use crate::crash::Violation;
@@ -212,6 +228,7 @@ mod tests {
             fenced: 0,
             fenced_commits: 0,
             gave_up: 0,
+            changes: Vec::new(),
             counted: BTreeMap::new(),
             violations: Vec::new(),
             too_little: Vec::new(),
@@ -245,6 +262,22 @@ mod tests {
         broken.add_broken("another", "it does not start".to_owned());
         assert!(!broken.is_pass());
         assert!(!Report::default().is_pass());
+    }
+
+    #[test]
+    fn a_line_says_how_long_nobody_answered_for_the_shards_of_a_member() {
+        let mut killed = Change::now("killed", How::Lost, 2);
+        (killed.shards, killed.longest) = (3, Duration::from_millis(2_340));
+        let outcome = Outcome {
+            changes: vec![killed],
+            ..outcome()
+        };
+        let line = Report::line(&outcome);
+        assert!(line.contains("killed: 3 shards, 2.34 s without an answer"), "{line}");
+        let mut report = Report::default();
+        report.add(outcome);
+        let change = &report.json()["trials"][0]["changes"][0];
+        assert_eq!((&change["longestMs"], &change["member"]), (&json!(2_340), &json!(2)));
     }
 
     #[test]

@@ -8,12 +8,14 @@ use anyhow::Context;
 use troupe_core::Timestamp;
 use troupe_ports::{Clock, SystemClock};
 
-use super::deployment::{Answers, Deployment, LEASE};
-use super::engine::{self, Order};
-use super::fault::{Expects, Fault, engine_limit};
+use super::changes::Change;
+use super::deployment::{Deployment, LEASE};
+use super::engine::{self, Order, Role};
+use super::fault::{Expects, Fault, Target, engine_limit, taken_within};
 use super::lab::Lab;
 use super::listener;
 use super::plan::{State, Trial};
+use super::processes::Answers;
 use crate::crash::checkers::{Evidence, Violation, check};
 use crate::crash::effects::EffectSink;
 use crate::crash::heal;
@@ -24,6 +26,8 @@ use crate::world::random::Random;
 
 /// How long clients load a deployment before anything is broken.
 const WARM_UP: Duration = Duration::from_millis(700);
+/// How much longer, where the machine is too busy for answers.
+const WARM_UP_MAX: Duration = Duration::from_secs(10);
 /// How long they load it after everything is healed.
 const AFTERWARDS: Duration = Duration::from_millis(700);
 /// Timers that are due when a fault comes, and how long before that they are set.
@@ -61,6 +65,8 @@ pub struct Outcome {
     pub fenced_commits: u64,
     /// Engine processes that ended by themselves and were replaced.
     pub gave_up: u32,
+    /// What befell members.
+    pub changes: Vec<Change>,
     /// What was counted.
     pub counted: BTreeMap<String, u64>,
     /// Broken promises.
@@ -95,9 +101,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     let on = Deployment::open(lab, trial, executions_max);
     let mut on = on.context("the deployment does not open")?;
     let mut random = Random::new(trial.seed);
-    on.load(trial.clients)?;
-    on.spawn()?;
-    on.ready()?;
+    on.begin(trial.clients)?;
     let broken_at = reach(&mut on, trial)?;
     let before = on.answers();
     let struck = strike(&mut on, trial, &mut random);
@@ -129,6 +133,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         // What a clock jumps over is late, or seems so.
         outages: vec![(earlier(broken_at, jumps_ms), healed_at.plus_ms(jumps_ms))],
         clocks_jump: jumps_ms > 0,
+        late_in_outages_ms: late_in_outages_ms(trial),
         seen,
         ..Evidence::default()
     };
@@ -140,8 +145,9 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         entries: 0,
         events: 0,
         fenced: on.fenced,
-        fenced_commits: fenced_commits(&evidence.records),
+        fenced_commits: on.fenced_commits,
         gave_up: on.gave_up,
+        changes: std::mem::take(&mut on.changes),
         counted: counted(&evidence.records),
         violations: Vec::new(),
         too_little: Vec::new(),
@@ -152,11 +158,39 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         Expects::Everything => judge(&mut on, stopped_at, &mut evidence, &mut outcome)?,
         Expects::ToldLoss => was_told(&on, &mut outcome),
     }
+    takes_over_in_time(trial, &mut outcome);
     floors(&on, trial, after, &mut outcome);
     outcome.notes.append(&mut on.notes);
     on.forget_events()?;
     outcome.took = begun.elapsed();
     Ok(outcome)
+}
+
+/// How late a timer may be whose member is gone; none where more is broken than that: then as long as that takes.
+fn late_in_outages_ms(trial: &Trial) -> Option<u64> {
+    let only_members = trial.strikes.iter().all(|strike| {
+        strike.fault.target() == Target::Member
+            && !matches!(strike.fault, Fault::MemberLine(..) | Fault::MemberKillWithoutPostgres)
+    });
+    let most = LEASE + taken_within();
+    only_members.then(|| u64::try_from(most.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The shards of a member that is gone are answered for again when its leases have expired, and those that are handed over sooner.
+fn takes_over_in_time(trial: &Trial, outcome: &mut Outcome) {
+    if trial.strikes.len() != 1 {
+        return;
+    }
+    for change in &outcome.changes {
+        let most = LEASE + taken_within();
+        if change.longest > most {
+            let what = format!(
+                "member {} was {}: nobody answered for one of its {} shards for {:?}, longer than {most:?}",
+                change.process, change.what, change.shards, change.longest
+            );
+            outcome.violations.push(violation("C12", what));
+        }
+    }
 }
 
 /// By how much clocks jump at most.
@@ -179,6 +213,10 @@ fn violation(invariant: &'static str, what: String) -> Violation {
 /// Brings a deployment that serves into the trial's state. From when on it may be broken.
 fn reach(on: &mut Deployment<'_>, trial: &Trial) -> anyhow::Result<Timestamp> {
     on.watch(WARM_UP)?;
+    let begun = Instant::now();
+    while on.answers().all < WARM_MIN && begun.elapsed() < WARM_UP_MAX {
+        on.watch(WARM_UP / 10)?;
+    }
     match trial.state {
         State::Load => {}
         State::Idle => {
@@ -263,20 +301,26 @@ fn strike(on: &mut Deployment<'_>, trial: &Trial, random: &mut Random) -> anyhow
 
 /// Whether one cannot begin while the other holds.
 fn clashes(one: Fault, other: Fault) -> bool {
+    let stops_postgres = |fault| matches!(fault, Fault::PostgresStop | Fault::MemberKillWithoutPostgres);
+    if stops_postgres(one) && stops_postgres(other) {
+        return true;
+    }
     let line = |fault| matches!(fault, Fault::Line(..));
     if line(one) && line(other) {
         return one.target() == other.target();
     }
     let is_process = |fault| !line(fault) && one.target() == other.target();
     match one.target() {
-        super::fault::Target::Engine => {
+        Target::Engine => {
             let takes_over = |fault| matches!(fault, Fault::EngineFreeze | Fault::EnginePartition);
             one == other || takes_over(one) || takes_over(other)
         }
         // A server that is down is neither killed nor frozen nor asked; losing power cuts its line.
-        super::fault::Target::Redis => {
+        Target::Redis => {
             is_process(one) && is_process(other) || one == Fault::RedisPowerLoss || other == Fault::RedisPowerLoss
         }
+        // One member at a time.
+        Target::Member => one.target() == other.target(),
         _ => is_process(one) && is_process(other),
     }
 }
@@ -304,8 +348,9 @@ fn judge(
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
     let mut orders = on.orders();
-    // What judges has no planted fault.
+    // What judges has no planted fault, and has everything.
     orders.fault = None;
+    orders.role = Role::Sole;
     if let engine::State::Embedded { loses_unsynced, .. } = &mut orders.place.state {
         *loses_unsynced = false;
     }
@@ -313,7 +358,8 @@ fn judge(
     let listener = &on.listener;
     let healed = on.lab.runtime().block_on(async {
         let silent = EffectSink { silent: true };
-        let opened = engine::open(&orders, silent, Arc::new(Switches::default()), false).await?;
+        let switches = Arc::new(Switches::default());
+        let opened = engine::open(&orders, silent, switches, false, String::new()).await?;
         evidence.outages.push((stopped_at, SystemClock.now().plus_ms(1_000)));
         let seen = || listener.seen();
         let within = heal::Patience {
@@ -365,10 +411,20 @@ fn floors(on: &Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Outcom
         expect(known >= EXECUTIONS_MIN, format!("{known} executions"));
         expect(outcome.events > 0, "no event was heard".to_owned());
     }
+    for change in outcome.changes.iter().filter(|_| trial.strikes.len() == 1) {
+        let (number, what) = (change.process, change.what);
+        expect(
+            change.shards > 0,
+            format!("no shard changed its owner when member {number} was {what}"),
+        );
+    }
     for strike in &trial.strikes {
         match strike.fault {
             Fault::EngineFreeze | Fault::EnginePartition if trial.strikes.len() == 1 => {
                 expect(on.fenced > 0, "no owner was seen to be fenced".to_owned());
+            }
+            Fault::MemberFreeze | Fault::MemberPartition if trial.strikes.len() == 1 => {
+                expect(on.fenced > 0, "no member was seen to be fenced".to_owned());
             }
             Fault::Overload => expect(all.refused > 0, "no start was refused".to_owned()),
             Fault::EngineKillAt(_) | Fault::ActorPanic(_) if trial.strikes.len() == 1 => {
@@ -378,14 +434,6 @@ fn floors(on: &Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Outcom
             _ => {}
         }
     }
-}
-
-fn fenced_commits(records: &[Record]) -> u64 {
-    let commits = records.iter().filter_map(|record| match record {
-        Record::Fenced { commits, .. } => Some(*commits),
-        _ => None,
-    });
-    commits.max().unwrap_or(0)
 }
 
 fn counted(records: &[Record]) -> BTreeMap<String, u64> {

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
+use troupe_actors::ExecutionView;
 use troupe_actors::execution::family::child_id;
-use troupe_actors::{EngineError, EngineHandle, ExecutionView};
-use troupe_core::execution::Decision;
 use troupe_core::{ExecutionId, Json};
 
 use super::child::random;
-use super::clients::{acknowledged, named};
-use super::record::Record;
-use super::workload::{self, waits};
+use super::clients::{acknowledged, named, trouble};
+use super::door::{Answer, Ask, Door, Seen, Verb};
+use super::workload;
 
 /// How often a client looks for what waits.
 const LOOKS: u64 = 3;
@@ -24,22 +23,22 @@ const LARGE_ONE_IN: u64 = 2;
 const LARGE_BYTES: usize = 66_000;
 
 /// Calls the nodes that wait in an execution and in its children, or will: some before they wait, some twice, some never.
-pub(super) async fn answer_waits(engine: &EngineHandle, id: ExecutionId) {
+pub(super) async fn answer_waits(door: &Door, id: ExecutionId) {
     for _ in 0..LOOKS {
-        let Some(view) = seen(engine, id, false).await else {
+        let Some(view) = seen(door, id, false).await else {
             return;
         };
         // Where children wait, so does their parent.
-        if waits(&view.plan).next().is_none() {
+        if view.waits.is_empty() {
             return;
         }
-        call_some(engine, &view).await;
-        for child in open_children(&view) {
-            if let Some(view) = seen(engine, child, true).await {
-                call_some(engine, &view).await;
+        call_some(door, id, &view).await;
+        for child in view.children {
+            if let Some(view) = seen(door, child, true).await {
+                call_some(door, child, &view).await;
             }
         }
-        if view.state.status.is_terminal() {
+        if view.has_ended {
             return;
         }
         tokio::time::sleep(Duration::from_millis(random() % LOOKS_WITHIN_MS)).await;
@@ -47,17 +46,17 @@ pub(super) async fn answer_waits(engine: &EngineHandle, id: ExecutionId) {
 }
 
 /// The execution itself, or one of its children.
-pub(super) async fn one_of_the_family(engine: &EngineHandle, id: ExecutionId) -> ExecutionId {
+pub(super) async fn one_of_the_family(door: &Door, id: ExecutionId) -> ExecutionId {
     if random().is_multiple_of(2) {
         return id;
     }
-    let children = seen(engine, id, false).await.map(|view| open_children(&view));
+    let children = seen(door, id, false).await.map(|view| view.children);
     let children = children.unwrap_or_default();
     // One that is being started may not be there yet.
     let place = random() % (children.len() as u64 + 1);
     let child = usize::try_from(place).ok().and_then(|place| children.get(place));
     match child {
-        Some(child) if seen(engine, *child, true).await.is_some() => *child,
+        Some(child) if seen(door, *child, true).await.is_some() => *child,
         Some(_) | None => id,
     }
 }
@@ -69,57 +68,55 @@ pub(super) fn open_children(view: &ExecutionView) -> Vec<ExecutionId> {
 }
 
 /// The execution, if it can be read now; one that `may_be_missing` is no trouble if it is.
-async fn seen(engine: &EngineHandle, id: ExecutionId, may_be_missing: bool) -> Option<ExecutionView> {
-    match engine.get(id).await {
-        Ok(view) => Some(view),
-        Err(EngineError::NotFound(_)) if may_be_missing => None,
-        Err(error) if error.retry_after_ms().is_some() => None,
-        Err(error) => {
-            let what = format!("look at {id}: {error}");
-            Record::Trouble { what }.emit();
+async fn seen(door: &Door, id: ExecutionId, may_be_missing: bool) -> Option<Seen> {
+    match door.ask(&Ask::Look { id }).await {
+        Ok(Answer::Seen(seen)) => Some(seen),
+        Err(why) if why.code == "EXECUTION_NOT_FOUND" && may_be_missing => None,
+        other => {
+            trouble(&format!("look at {id}"), other);
             None
         }
     }
 }
 
-async fn call_some(engine: &EngineHandle, view: &ExecutionView) {
-    for node in waits(&view.plan) {
+async fn call_some(door: &Door, id: ExecutionId, view: &Seen) {
+    for node in &view.waits {
         if random().is_multiple_of(2) {
-            call(engine, view.state.id, node, &call_of(view.state.workflow.as_str())).await;
+            call(door, id, node, call_of(&view.workflow)).await;
         }
     }
 }
 
 /// A call as a hook hands it on.
-fn call_of(workflow: &str) -> Json {
+fn call_of(workflow: &str) -> String {
     let padding = if workload::is_large(workflow) && random().is_multiple_of(LARGE_ONE_IN) {
         LARGE_BYTES
     } else {
         0
     };
     let text = format!("{:016x}{}", random(), ".".repeat(padding));
-    Json::of(&serde_json::json!({"body": text, "headers": {}, "query": {}, "method": "POST"}))
+    let call = serde_json::json!({"body": text, "headers": {}, "query": {}, "method": "POST"});
+    Json::of(&call).as_str().to_owned()
 }
 
 /// Calls a node, or decides in the call's place; that the node or its execution has ended is no trouble.
-async fn call(engine: &EngineHandle, id: ExecutionId, node: &str, call: &Json) {
-    let decides = random().is_multiple_of(DECIDED_ONE_IN);
-    let verb = if decides { "complete" } else { "call" };
-    let (name, given) = named(verb);
-    let answer = if decides {
-        let decision = Decision::Complete(call.clone().into());
-        engine.decide(id, node, decision, given).await
+async fn call(door: &Door, id: ExecutionId, node: &str, call: String) {
+    let node = node.to_owned();
+    let verb = if random().is_multiple_of(DECIDED_ONE_IN) {
+        Verb::Complete { node, output: call }
     } else {
-        engine.signal(id, node, call.clone(), given).await
+        Verb::Call { node, call }
     };
-    match answer {
-        Ok(outcome) => acknowledged(verb, id, name, outcome),
-        Err(EngineError::Ended(_)) => {}
-        Err(EngineError::Refused(why)) if why.code == "NODE_NOT_WAITING" => {}
-        Err(error) if error.retry_after_ms().is_some() => {}
-        Err(error) => {
-            let what = format!("{verb} of {node} of {id}: {error}");
-            Record::Trouble { what }.emit();
-        }
+    let name = verb.name();
+    let command = named(name);
+    let ask = Ask::Do {
+        verb,
+        id,
+        command: command.clone(),
+    };
+    match door.ask(&ask).await {
+        Ok(Answer::Done { draining, unchanged }) => acknowledged(name, id, command, draining, unchanged),
+        Err(why) if ["EXECUTION_ENDED", "NODE_NOT_WAITING"].contains(&why.code.as_str()) => {}
+        other => trouble(&format!("{name} of {id}"), other),
     }
 }

@@ -50,6 +50,8 @@ pub struct Evidence {
     pub expired: BTreeSet<ExecutionId>,
     /// When the engine was down or recovering: from the kill to one second after the next readiness.
     pub outages: Vec<(Timestamp, Timestamp)>,
+    /// How late a timer may fire that was due in an outage, in milliseconds; none: any time after it.
+    pub late_in_outages_ms: Option<u64>,
     /// When one execution alone could not act, as with outages: its actor had failed, or it was set aside.
     pub own_outages: BTreeMap<ExecutionId, Vec<(Timestamp, Timestamp)>>,
     /// Whether clocks were set back and forth: then instants do not say what came first.
@@ -160,6 +162,8 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
             | Record::ReopenAsked { .. }
             | Record::Read { .. }
             | Record::Published { .. }
+            | Record::AcquireAsked { .. }
+            | Record::AcquireRefused { .. }
             | Record::Acquired { .. }
             | Record::Appended { .. }
             | Record::Refused { .. }
@@ -389,12 +393,13 @@ fn timers_fire_in_time(id: ExecutionId, plan: &Plan, entries: &[Entry], evidence
 fn is_in_time(id: ExecutionId, due: Timestamp, fired: Timestamp, evidence: &Evidence, findings: &mut Findings) {
     let due = evidence.controls.released(id, due);
     let own = evidence.own_outages.get(&id).into_iter().flatten();
+    let late_ms = fired.since_ms(due);
     let excused = evidence
         .outages
         .iter()
         .chain(own)
-        .any(|(from, until)| due.plus_ms(LATE_HEALTHY_MS) >= *from && due <= *until);
-    let late_ms = fired.since_ms(due);
+        .any(|(from, until)| due.plus_ms(LATE_HEALTHY_MS) >= *from && due <= *until)
+        && evidence.late_in_outages_ms.is_none_or(|most_ms| late_ms <= most_ms);
     findings.expect(excused || late_ms <= LATE_HEALTHY_MS, "C8", || {
         format!("{id}: a timer fired {late_ms} ms late")
     });

@@ -17,7 +17,8 @@ use troupe_core::{ErrorInfo, Json, Timestamp};
 use troupe_ports::{EventBus, NodeExecutor, Rendered, Sandbox, SandboxJob, StateStore, SystemClock};
 
 use super::bus::RecordingBus;
-use super::clients::{ask_again, client};
+use super::clients::{Latest, ask_again, client};
+use super::door::Door;
 use super::effects::EffectSink;
 use super::parked;
 use super::record::Record;
@@ -101,6 +102,8 @@ pub enum Fault {
     TrimBeforeConfirm,
     /// Events are published before their entries are durable.
     PublishBeforeCommit,
+    /// A shard is taken without asking whoever orders the owners for an epoch.
+    TakeWithoutEpoch,
 }
 
 /// Options under which everything happens often: checkpoints, passivation, short leases.
@@ -241,9 +244,12 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
     if orders.setting.end == End::TakenOver {
         tokio::spawn(watch_shards(engine.clone()));
     }
-    let repeat = tokio::spawn(ask_again(engine.clone(), orders.asked_before.clone()));
+    let door = Door::alone(engine);
+    let repeat = tokio::spawn(ask_again(door.clone(), orders.asked_before.clone()));
     let next = Arc::new(AtomicU64::new(0));
-    let clients = (0..orders.clients).map(|_| tokio::spawn(client(engine.clone(), orders.incarnation, next.clone())));
+    let latest = Latest::default();
+    let one = || client(door.clone(), orders.incarnation, next.clone(), latest.clone());
+    let clients = (0..orders.clients).map(|_| tokio::spawn(one()));
     for client in clients.collect::<Vec<_>>() {
         client.await.context("a client panicked")?;
     }

@@ -1,18 +1,15 @@
 //! Clients that load an engine: they start, read, call, pause, resume and cancel, and record what they were told.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use troupe_actors::{
-    Command, CommandOutcome, EngineError, EngineHandle, KeyPolicy, OnClosed, OnOpen, ReopenOutcome, ReopenRequest,
-    StartRequest,
-};
-use troupe_core::execution::Remedy;
-use troupe_core::{CommandId, ExecutionId, Json};
+use troupe_core::ExecutionId;
 
 use super::calls::{answer_waits, one_of_the_family};
 use super::child::random;
+use super::door::{Answer, Ask, Door, Open, Refusal, Seen, Verb};
 use super::record::Record;
 use super::workload;
 
@@ -24,62 +21,96 @@ const BUSINESS_KEYS: u64 = 2;
 const FAMILIES_ONE_IN: u64 = 8;
 /// One start in so many is of a workflow with large values: what goes through the pipes of a test is not what it is about.
 const LARGE_ONE_IN: u64 = 24;
-/// How long a client waits for the end of what it may retry.
-const ENDS_WITHIN: Duration = Duration::from_millis(200);
+/// Executions that are remembered for those who only look.
+const LATEST_MAX: usize = 64;
+/// Their pause after all of them.
+const LOOKER_PAUSE: Duration = Duration::from_millis(100);
+/// How long a client waits for the end of what it may retry, in milliseconds.
+const ENDS_WITHIN_MS: u64 = 200;
 /// One retry in so many lets what failed count as skipped.
 const SKIPPED_ONE_IN: u64 = 4;
-/// Bytes that a start payload is padded with where large values are wanted.
-const PADDING_BYTES: usize = 66_000;
+
+/// Executions that the clients of a process started last. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Latest(Arc<Mutex<VecDeque<ExecutionId>>>);
+
+impl Latest {
+    fn add(&self, id: ExecutionId) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.push_back(id);
+        if known.len() > LATEST_MAX {
+            known.pop_front();
+        }
+    }
+
+    fn all(&self) -> Vec<ExecutionId> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().copied().collect()
+    }
+}
+
+/// Looks at what was started last and is served here, again and again, and starts nothing.
+pub(crate) async fn looker(door: Door, latest: Latest) {
+    let client = random();
+    loop {
+        for id in latest.all() {
+            match door.ask_here(&Ask::Look { id }).await {
+                Ok(Answer::Seen(seen)) => read(client, id, &seen),
+                Ok(Answer::NotHere) => {}
+                other => trouble(&format!("look at {id}"), other),
+            }
+        }
+        tokio::time::sleep(LOOKER_PAUSE).await;
+    }
+}
 
 /// A key that was asked for before gives the execution that it gave then.
-pub(crate) async fn ask_again(engine: EngineHandle, keys: Vec<String>) {
+pub(crate) async fn ask_again(door: Door, keys: Vec<String>) {
     for key in keys {
-        start(&engine, key).await;
+        start(&door, key).await;
     }
 }
 
 /// Starts executions one after the other, and interferes with some.
-pub(crate) async fn client(engine: EngineHandle, incarnation: u32, next: Arc<AtomicU64>) {
+pub(crate) async fn client(door: Door, incarnation: u32, next: Arc<AtomicU64>, latest: Latest) {
     let client = random();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let workflow = &any_workflow();
         if random().is_multiple_of(KEYED_ONE_IN) {
             let key = format!("key-{}", random() % BUSINESS_KEYS);
-            if let Some(id) = start_keyed(&engine, workflow, &key, any_policy()).await {
+            let any_open = match random() % 3 {
+                0 => Open::Fail,
+                1 => Open::Use,
+                _ => Open::Terminate,
+            };
+            let only_after_failures = random().is_multiple_of(4);
+            if let Some(id) = start_keyed(&door, workflow, &key, any_open, only_after_failures).await {
                 // Asked at once it is most likely open still: it is found again, or gives way to the next one.
-                let on_open = [OnOpen::UseExisting, OnOpen::TerminateExisting][usize::from(random().is_multiple_of(3))];
-                start_keyed(
-                    &engine,
-                    workflow,
-                    &key,
-                    KeyPolicy {
-                        on_open,
-                        ..KeyPolicy::default()
-                    },
-                )
-                .await;
-                read_some(&engine, client, id).await;
+                let on_open = [Open::Use, Open::Terminate][usize::from(random().is_multiple_of(3))];
+                start_keyed(&door, workflow, &key, on_open, false).await;
+                read_some(&door, client, id).await;
             }
             continue;
         }
-        let Some(id) = start(&engine, format!("{workflow}/{incarnation}-{number}")).await else {
+        let Some(id) = start(&door, format!("{workflow}/{incarnation}-{number}")).await else {
             continue;
         };
+        latest.add(id);
         match random() % 9 {
-            0 | 1 => pause_and_resume(&engine, one_of_the_family(&engine, id).await).await,
-            2 => command(&engine, "cancel", one_of_the_family(&engine, id).await).await,
-            3..=5 => read_some(&engine, client, id).await,
+            0 | 1 => pause_and_resume(&door, one_of_the_family(&door, id).await).await,
+            2 => command(&door, Verb::Cancel, one_of_the_family(&door, id).await).await,
+            3..=5 => read_some(&door, client, id).await,
             6 => {
-                command(&engine, "cancel", id).await;
-                retry(&engine, id).await;
+                command(&door, Verb::Cancel, id).await;
+                retry(&door, id).await;
             }
             _ => {}
         }
         if workload::always_fails(workflow) {
-            retry(&engine, id).await;
+            retry(&door, id).await;
         }
-        answer_waits(&engine, id).await;
+        answer_waits(&door, id).await;
     }
 }
 
@@ -95,164 +126,135 @@ fn any_workflow() -> String {
     workflows.swap_remove(usize::try_from(place).unwrap_or(0)).id
 }
 
-/// What executions of a workflow are started with: the same whenever a start is repeated.
-fn input_of(workflow: &str) -> Json {
-    if workload::is_large(workflow) {
-        let padding = ".".repeat(PADDING_BYTES);
-        return Json::from_trusted(format!("{{\"n\":1,\"padding\":\"{padding}\"}}"));
-    }
-    Json::from_trusted("{\"n\":1}")
-}
-
 /// Starts the workflow that the key begins with.
-async fn start(engine: &EngineHandle, key: String) -> Option<ExecutionId> {
-    let workflow = key.split('/').next().unwrap_or_default().to_owned();
-    let input = input_of(&workflow);
-    let mut request = StartRequest::new(workflow, input);
-    request.request_key = Some(key.clone());
-    Record::StartAsked { key: key.clone() }.emit();
-    match engine.start(request).await {
-        Ok(outcome) => {
-            Record::StartAcked {
-                key,
-                id: outcome.id,
-                existing: outcome.existing,
-            }
-            .emit();
-            Some(outcome.id)
-        }
-        Err(error) => {
-            if error.retry_after_ms().is_none() {
-                Record::Trouble {
-                    what: format!("start {key}: {error}"),
-                }
-                .emit();
-            }
+async fn start(door: &Door, key: String) -> Option<ExecutionId> {
+    match start_or_not(door, key.clone()).await {
+        Ok(id) => Some(id),
+        Err(why) => {
+            trouble(&format!("start {key}"), Err(why));
             tokio::time::sleep(Duration::from_millis(10)).await;
             None
         }
     }
 }
 
-fn any_policy() -> KeyPolicy {
-    KeyPolicy {
-        on_open: match random() % 3 {
-            0 => OnOpen::Fail,
-            1 => OnOpen::UseExisting,
-            _ => OnOpen::TerminateExisting,
-        },
-        on_closed: if random().is_multiple_of(4) {
-            OnClosed::AllowFailedOnly
-        } else {
-            OnClosed::Allow
-        },
+/// As [`start`]; the caller says what a refusal means.
+pub(crate) async fn start_or_not(door: &Door, key: String) -> Result<ExecutionId, Refusal> {
+    let workflow = key.split('/').next().unwrap_or_default().to_owned();
+    Record::StartAsked { key: key.clone() }.emit();
+    let ask = Ask::Start {
+        workflow,
+        key: key.clone(),
+    };
+    match door.ask(&ask).await? {
+        Answer::Started { id, existing } => {
+            Record::StartAcked { key, id, existing }.emit();
+            Ok(id)
+        }
+        other => Err(not_an_answer(&other)),
     }
 }
 
 /// Starts a workflow under a business key. Others may be given the same execution, so nobody interferes with it.
-async fn start_keyed(engine: &EngineHandle, workflow: &str, key: &str, key_policy: KeyPolicy) -> Option<ExecutionId> {
-    let mut request = StartRequest::new(workflow, input_of(workflow));
-    request.execution_key = Some(key.to_owned());
-    request.key_policy = key_policy;
-    match engine.start(request).await {
-        Ok(outcome) => {
-            let (key, id, existing) = (format!("{workflow}/{key}"), outcome.id, outcome.existing);
+async fn start_keyed(
+    door: &Door,
+    workflow: &str,
+    key: &str,
+    on_open: Open,
+    only_after_failures: bool,
+) -> Option<ExecutionId> {
+    let ask = Ask::StartKeyed {
+        workflow: workflow.to_owned(),
+        key: key.to_owned(),
+        on_open,
+        only_after_failures,
+    };
+    match door.ask(&ask).await {
+        Ok(Answer::Started { id, existing }) => {
+            let key = format!("{workflow}/{key}");
             Record::KeyedAcked { key, id, existing }.emit();
             Some(id)
         }
-        Err(EngineError::KeyConflict { .. }) => None,
-        Err(error) => {
-            if error.retry_after_ms().is_none() {
-                let what = format!("start under {key}: {error}");
-                Record::Trouble { what }.emit();
-            }
+        Err(why) if why.code == "KEY_CONFLICT" => None,
+        other => {
+            trouble(&format!("start under {key}"), other);
             None
         }
     }
 }
 
-async fn pause_and_resume(engine: &EngineHandle, id: ExecutionId) {
+async fn pause_and_resume(door: &Door, id: ExecutionId) {
     tokio::time::sleep(Duration::from_millis(random() % 20)).await;
-    command(engine, "pause", id).await;
+    command(door, Verb::Pause, id).await;
     tokio::time::sleep(Duration::from_millis(random() % 80)).await;
-    command(engine, "resume", id).await;
+    command(door, Verb::Resume, id).await;
 }
 
 /// Commands an execution; that it has ended is no trouble.
-async fn command(engine: &EngineHandle, verb: &str, id: ExecutionId) {
-    let (name, given) = named(verb);
-    let answer = match verb {
-        "pause" => engine.pause(id, given).await,
-        "cancel" => engine.cancel(id, given).await,
-        _ => {
-            Record::ResumeAsked { id }.emit();
-            engine.resume(id, given).await
-        }
+async fn command(door: &Door, verb: Verb, id: ExecutionId) {
+    let name = verb.name();
+    if matches!(verb, Verb::Resume) {
+        Record::ResumeAsked { id }.emit();
+    }
+    let command = named(name);
+    let ask = Ask::Do {
+        verb,
+        id,
+        command: command.clone(),
     };
-    match answer {
-        Ok(outcome) => acknowledged(verb, id, name, outcome),
-        Err(EngineError::Ended(_)) => {}
-        Err(error) if error.retry_after_ms().is_some() => {}
-        Err(error) => Record::Trouble {
-            what: format!("{verb} {id}: {error}"),
-        }
-        .emit(),
+    match door.ask(&ask).await {
+        Ok(Answer::Done { draining, unchanged }) => acknowledged(name, id, command, draining, unchanged),
+        Err(why) if why.code == "EXECUTION_ENDED" => {}
+        other => trouble(&format!("{name} {id}"), other),
     }
 }
 
 /// Lets an execution that was canceled or has failed go on; that it completed, or that nothing was cut off, is no trouble.
-async fn retry(engine: &EngineHandle, id: ExecutionId) {
-    match engine.wait_until_ended(id, ENDS_WITHIN).await {
-        Ok(Some(_)) => {}
-        Ok(None) => return,
-        Err(error) => return trouble(&format!("wait for the end of {id}"), &error),
+async fn retry(door: &Door, id: ExecutionId) {
+    let within_ms = ENDS_WITHIN_MS;
+    match door.ask(&Ask::Ends { id, within_ms }).await {
+        Ok(Answer::Ended { has: true }) => {}
+        Ok(Answer::Ended { has: false }) => return,
+        other => return trouble(&format!("wait for the end of {id}"), other),
     }
-    let remedy = if random().is_multiple_of(SKIPPED_ONE_IN) {
-        Remedy::Skip(None)
-    } else {
-        Remedy::Retry
-    };
-    let request = ReopenRequest {
-        nodes: Vec::new(),
-        remedy,
-        dry_run: false,
-    };
-    let (name, given) = named("retry");
+    let skips = random().is_multiple_of(SKIPPED_ONE_IN);
+    let command = named("retry");
     Record::ReopenAsked { id }.emit();
-    match engine.reopen(id, request, given).await {
-        Ok(ReopenOutcome {
-            command: Some(outcome), ..
-        }) => acknowledged("retry", id, name, outcome),
-        Ok(ReopenOutcome { command: None, .. }) => {
-            let what = format!("retry {id}: it was answered as if nothing was to happen");
-            Record::Trouble { what }.emit();
-        }
-        Err(EngineError::Refused(why)) if matches!(why.code.as_str(), "NOT_REOPENABLE" | "NOTHING_TO_RETRY") => {}
-        Err(error) => trouble(&format!("retry {id}"), &error),
+    let ask = Ask::Do {
+        verb: Verb::Retry { skips },
+        id,
+        command: command.clone(),
+    };
+    match door.ask(&ask).await {
+        Ok(Answer::Done { draining, unchanged }) => acknowledged("retry", id, command, draining, unchanged),
+        Err(why) if ["NOT_REOPENABLE", "NOTHING_TO_RETRY"].contains(&why.code.as_str()) => {}
+        other => trouble(&format!("retry {id}"), other),
     }
 }
 
-/// What another try would not mend.
-fn trouble(doing: &str, error: &EngineError) {
-    if error.retry_after_ms().is_none() {
-        let what = format!("{doing}: {error}");
+/// What another try would not mend, or an answer to another question.
+pub(super) fn trouble(doing: &str, came: Result<Answer, Refusal>) {
+    let why = came.map_or_else(|why| why, |answer| not_an_answer(&answer));
+    if !why.passes {
+        let what = format!("{doing}: {}", why.what);
         Record::Trouble { what }.emit();
     }
 }
 
-/// A command that no other one is named like.
-pub(super) fn named(verb: &str) -> (String, Command) {
-    let name = format!("{verb}-{:016x}", random());
-    let command = Command {
-        command: Some(CommandId::from(name.as_str())),
-        grace_ms: Some(20),
-        ..Command::default()
-    };
-    (name, command)
+fn not_an_answer(answer: &Answer) -> Refusal {
+    Refusal {
+        code: "INTERNAL".to_owned(),
+        passes: false,
+        what: format!("it was answered with {answer:?}"),
+    }
 }
 
-pub(super) fn acknowledged(verb: &str, id: ExecutionId, command: String, outcome: CommandOutcome) {
-    let (draining, unchanged) = (outcome.draining, outcome.unchanged);
+/// An id that no other command has.
+pub(super) fn named(verb: &str) -> String {
+    format!("{verb}-{:016x}", random())
+}
+
+pub(super) fn acknowledged(verb: &str, id: ExecutionId, command: String, draining: u32, unchanged: bool) {
     Record::CommandAcked {
         verb: verb.to_owned(),
         id,
@@ -263,24 +265,22 @@ pub(super) fn acknowledged(verb: &str, id: ExecutionId, command: String, outcome
     .emit();
 }
 
-async fn read_some(engine: &EngineHandle, client: u64, id: ExecutionId) {
+async fn read_some(door: &Door, client: u64, id: ExecutionId) {
     for _ in 0..6 {
-        match engine.get(id).await {
-            Ok(view) => {
-                Record::Read {
-                    client,
-                    id,
-                    seq: view.state.seq.0,
-                    fingerprint: view.state.fingerprint(),
-                }
-                .emit();
-            }
-            Err(error) if error.retry_after_ms().is_some() => {}
-            Err(error) => Record::Trouble {
-                what: format!("read {id}: {error}"),
-            }
-            .emit(),
+        match door.ask(&Ask::Look { id }).await {
+            Ok(Answer::Seen(seen)) => read(client, id, &seen),
+            other => trouble(&format!("read {id}"), other),
         }
         tokio::time::sleep(Duration::from_millis(random() % 4)).await;
     }
+}
+
+fn read(client: u64, id: ExecutionId, seen: &Seen) {
+    Record::Read {
+        client,
+        id,
+        seq: seen.seq,
+        fingerprint: seen.fingerprint,
+    }
+    .emit();
 }

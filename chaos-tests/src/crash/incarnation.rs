@@ -26,6 +26,8 @@ pub(crate) struct Incarnation {
     lines: Receiver<String>,
     reader: Option<JoinHandle<()>>,
     records: Vec<Record>,
+    /// The instant of each record, in nanoseconds.
+    instants: Vec<u64>,
 }
 
 impl Incarnation {
@@ -57,6 +59,7 @@ impl Incarnation {
             lines,
             reader: Some(reader),
             records: Vec::new(),
+            instants: Vec::new(),
         })
     }
 
@@ -85,13 +88,14 @@ impl Incarnation {
         self.child.id()
     }
 
-    /// Ends it, if it has not ended; everything it said.
-    pub(crate) fn end(mut self) -> anyhow::Result<Vec<Record>> {
+    /// Ends it, if it has not ended; everything it said, and when.
+    pub(crate) fn end(mut self) -> anyhow::Result<Vec<(u64, Record)>> {
         if !self.has_ended()? {
             self.child.kill()?;
             self.child.wait()?;
         }
-        self.last_words()
+        let records = self.last_words()?;
+        Ok(std::mem::take(&mut self.instants).into_iter().zip(records).collect())
     }
 
     /// Whether it says such a thing in time.
@@ -100,10 +104,7 @@ impl Incarnation {
         loop {
             match self.lines.recv_timeout(within.saturating_sub(begun.elapsed())) {
                 Ok(line) => {
-                    let record = parse(&line);
-                    let found = record.as_ref().is_some_and(&such);
-                    self.records.extend(record);
-                    if found {
+                    if self.take(&line).is_some_and(&such) {
                         return Ok(true);
                     }
                 }
@@ -115,9 +116,24 @@ impl Incarnation {
 
     /// Everything it has said so far.
     pub(crate) fn so_far(&mut self) -> &[Record] {
-        self.records
-            .extend(self.lines.try_iter().filter_map(|line| parse(&line)));
+        while let Ok(line) = self.lines.try_recv() {
+            self.take(&line);
+        }
         &self.records
+    }
+
+    /// Everything it has said so far, and when.
+    pub(crate) fn timed(&mut self) -> impl Iterator<Item = (u64, &Record)> {
+        self.so_far();
+        self.instants.iter().copied().zip(&self.records)
+    }
+
+    /// Takes a line in. One cut short by the kill is no record.
+    fn take(&mut self, line: &str) -> Option<&Record> {
+        let (at_ns, record) = Record::parse(line)?;
+        self.instants.push(at_ns);
+        self.records.push(record);
+        self.records.last()
     }
 
     /// Stops it without its noticing.
@@ -185,9 +201,4 @@ impl Drop for Incarnation {
         self.child.kill().ok();
         self.child.wait().ok();
     }
-}
-
-/// A line cut short by the kill is no record.
-fn parse(line: &str) -> Option<Record> {
-    serde_json::from_str(line).ok()
 }

@@ -6,6 +6,7 @@ mod calls;
 pub mod checkers;
 pub mod child;
 pub(crate) mod clients;
+pub(crate) mod door;
 pub mod driver;
 pub mod effects;
 pub(crate) mod heal;

@@ -1,6 +1,7 @@
 //! What an engine process tells the observer, a line each. A line is one `write` and outlives the process.
 
 use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use troupe_core::lifecycle::LifecycleEvent;
@@ -82,6 +83,20 @@ pub enum Record {
     Published {
         /// What was published.
         events: Vec<Sighting>,
+    },
+    /// A shard is about to be asked for under an epoch that was issued. Whoever dies, or hears no answer, may have it all the same.
+    AcquireAsked {
+        /// The shard.
+        shard: u16,
+        /// The epoch.
+        epoch: u64,
+    },
+    /// The store refused a shard that was asked for: nobody has it under this epoch.
+    AcquireRefused {
+        /// The shard.
+        shard: u16,
+        /// The epoch.
+        epoch: u64,
     },
     /// A shard was taken.
     Acquired {
@@ -185,16 +200,32 @@ impl Sighting {
 }
 
 impl Record {
-    /// Writes the record as one line.
+    /// Writes the record as one line, after the instant at which it was made.
     ///
     /// # Panics
     /// When the observer is gone: there is nobody left to tell.
     pub fn emit(&self) {
-        let mut line = serde_json::to_vec(self).expect("records are plain data");
-        line.push(b'\n');
+        let body = serde_json::to_vec(self).expect("records are plain data");
         let mut out = std::io::stdout().lock();
+        // Under the lock: the order of the lines is that of their instants.
+        let mut line = format!("{} ", now_ns()).into_bytes();
+        line.extend_from_slice(&body);
+        line.push(b'\n');
         out.write_all(&line)
             .and_then(|()| out.flush())
             .expect("the observer reads until the process ends");
     }
+
+    /// The record of a line, and its instant; none of a line that was cut short by a kill.
+    pub(crate) fn parse(line: &str) -> Option<(u64, Self)> {
+        let (at_ns, body) = line.split_once(' ')?;
+        Some((at_ns.parse().ok()?, serde_json::from_str(body).ok()?))
+    }
+}
+
+/// Nanoseconds since 1970 by the clock that all processes of this machine share: what causes something in another process comes
+/// before it.
+pub(crate) fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -80,8 +80,9 @@ pub struct Switches {
     /// Milliseconds that every attempt takes longer.
     slow_ms: AtomicU64,
     pub(super) appends_without_epoch: bool,
-    pub(super) renews_without_compare: bool,
+    pub(crate) renews_without_compare: bool,
     pub(super) trims_before_confirm: bool,
+    pub(crate) takes_without_epoch: bool,
 }
 
 impl Switches {
@@ -92,6 +93,7 @@ impl Switches {
             appends_without_epoch: fault == Some(Fault::NoEpochCheck),
             renews_without_compare: fault == Some(Fault::RenewWithoutCompare),
             trims_before_confirm: fault == Some(Fault::TrimBeforeConfirm),
+            takes_without_epoch: fault == Some(Fault::TakeWithoutEpoch),
             ..Self::default()
         }
     }

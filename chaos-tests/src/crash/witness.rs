@@ -30,6 +30,17 @@ impl Witness {
     pub(crate) fn with(store: Arc<dyn StateStore>, switches: Arc<Switches>) -> Self {
         Self { store, switches }
     }
+
+    fn acquired(&self, acquired: Lease) -> Result<Lease, StoreError> {
+        Record::Acquired {
+            shard: acquired.shard.0,
+            epoch: acquired.epoch.0,
+            next: acquired.next.0,
+        }
+        .emit();
+        self.switches.reached(Moment::Acquired);
+        Ok(acquired)
+    }
 }
 
 #[async_trait]
@@ -57,15 +68,27 @@ impl StateStore for Witness {
         lease: Duration,
         epoch: Option<Epoch>,
     ) -> Result<Lease, StoreError> {
-        let acquired = self.store.acquire_under(shard, owner, lease, epoch).await?;
-        Record::Acquired {
+        let Some(Epoch(asked)) = epoch else {
+            return self.acquired(self.store.acquire_under(shard, owner, lease, None).await?);
+        };
+        Record::AcquireAsked {
             shard: shard.0,
-            epoch: acquired.epoch.0,
-            next: acquired.next.0,
+            epoch: asked,
         }
         .emit();
-        self.switches.reached(Moment::Acquired);
-        Ok(acquired)
+        match self.store.acquire_under(shard, owner, lease, epoch).await {
+            Ok(acquired) => self.acquired(acquired),
+            // Nobody knows whether it was taken.
+            Err(error @ StoreError::Unavailable(_)) => Err(error),
+            Err(error) => {
+                Record::AcquireRefused {
+                    shard: shard.0,
+                    epoch: asked,
+                }
+                .emit();
+                Err(error)
+            }
+        }
     }
 
     async fn renew(&self, shard: ShardId, epoch: Epoch, lease: Duration) -> Result<Timestamp, StoreError> {

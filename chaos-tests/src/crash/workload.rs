@@ -1,6 +1,7 @@
 //! Workflows that use what may break: retries, joins, quorums, delays, error paths, clean-up, children, calls, large values.
 
 use serde_json::{Value, json};
+use troupe_core::Json;
 use troupe_core::definition::{NodeKind, WorkflowDefinition};
 use troupe_core::plan::Plan;
 
@@ -14,6 +15,9 @@ pub const LATE_MS: u64 = 1_500;
 const CALLED_WITHIN_MS: u64 = 700;
 /// Bytes of an output that is kept apart, and of one that is only together with others like it.
 const LARGE_BYTES: [usize; 2] = [66_000, 30_000];
+
+/// Bytes that a start payload is padded with where large values are wanted.
+const PADDING_BYTES: usize = 66_000;
 
 /// Every workflow of the load.
 ///
@@ -81,6 +85,16 @@ pub fn delay_ms(workflow: &str) -> u64 {
         LATE => LATE_MS,
         _ => DELAYS_MS[1],
     }
+}
+
+/// What executions of a workflow are started with: the same whenever a start is repeated.
+#[must_use]
+pub(crate) fn input_of(workflow: &str) -> Json {
+    if is_large(workflow) {
+        let padding = ".".repeat(PADDING_BYTES);
+        return Json::from_trusted(format!("{{\"n\":1,\"padding\":\"{padding}\"}}"));
+    }
+    Json::from_trusted("{\"n\":1}")
 }
 
 /// Whether executions of a workflow are given large values.

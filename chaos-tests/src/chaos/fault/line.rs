@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use super::{LineFault, Target};
-use crate::chaos::deployment::Deployment;
-use crate::chaos::proxy::Line;
+use crate::chaos::deployment::{Deployment, Lines};
+use crate::chaos::proxy::{Line, Proxy};
 use crate::world::random::Random;
 
 /// Bytes a second of a slow line, in each direction of each connection.
@@ -17,8 +17,10 @@ const RESETS: u32 = 4;
 const CUT_WITHIN: Duration = Duration::from_millis(20);
 const RESET_EVERY: Duration = Duration::from_millis(250);
 
+/// Breaks the lines of all engines to a server, or those of `one` member.
 pub(super) fn begin(
     on: &mut Deployment<'_>,
+    one: Option<u32>,
     target: Target,
     fault: LineFault,
     random: &mut Random,
@@ -30,35 +32,49 @@ pub(super) fn begin(
         LineFault::SlowBytes => Line::Slow(SLOW),
         LineFault::Reset => {
             for _ in 0..RESETS {
-                on.line(target)?.cut();
+                on.with_line(one, target, Proxy::cut)?;
                 on.watch(RESET_EVERY)?;
             }
             return Ok(());
         }
     };
-    on.line(target)?.set(line);
-    Ok(())
+    on.with_line(one, target, |proxy| proxy.set(line))
 }
 
-pub(super) fn end(on: &mut Deployment<'_>, target: Target, fault: LineFault) -> anyhow::Result<()> {
+pub(super) fn end(on: &mut Deployment<'_>, one: Option<u32>, target: Target, fault: LineFault) -> anyhow::Result<()> {
     if fault == LineFault::Partition {
-        on.line(target)?.cut();
+        on.with_line(one, target, Proxy::cut)?;
         on.watch(CUT_WITHIN)?;
     }
-    on.line(target)?.set(Line::Sound);
-    Ok(())
+    on.with_line(one, target, |proxy| proxy.set(Line::Sound))
 }
 
 impl Deployment<'_> {
-    pub(in crate::chaos) fn line_of_redis(&self) -> anyhow::Result<&crate::chaos::proxy::Proxy> {
-        self.line(Target::Redis)
+    pub(in crate::chaos) fn line_of_redis(&self) -> anyhow::Result<&Proxy> {
+        self.lines.to(Target::Redis)
     }
 
-    fn line(&self, target: Target) -> anyhow::Result<&crate::chaos::proxy::Proxy> {
-        match (target, &self.lines.redis) {
+    /// Does something to the line of all, or of one member. With a member that is gone its lines are gone too.
+    pub(super) fn with_line(&self, one: Option<u32>, target: Target, act: impl Fn(&Proxy)) -> anyhow::Result<()> {
+        let Some(number) = one else {
+            act(self.lines.to(target)?);
+            return Ok(());
+        };
+        let member = self.serving.iter().find(|member| member.number == number);
+        if let Some(member) = member {
+            let lines = member.lines.as_ref().context("this engine has no lines of its own")?;
+            act(lines.to(target)?);
+        }
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn to(&self, target: Target) -> anyhow::Result<&Proxy> {
+        match (target, &self.redis) {
             (Target::Redis, Some(line)) => Ok(line),
-            (Target::Postgres, _) => Ok(&self.lines.postgres),
-            (Target::RabbitMq, _) => Ok(&self.lines.rabbitmq),
+            (Target::Postgres, _) => Ok(&self.postgres),
+            (Target::RabbitMq, _) => Ok(&self.rabbitmq),
             _ => bail!("there is no line to {target:?}"),
         }
     }

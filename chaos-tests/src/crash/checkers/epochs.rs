@@ -1,6 +1,6 @@
 //! C5: whoever lost a shard writes nothing more to its log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Evidence, Findings};
 use crate::crash::record::Record;
@@ -8,7 +8,14 @@ use crate::crash::record::Record;
 /// No record of an epoch stands behind the place where a later owner began, and no place has two records.
 pub(super) fn only_grow(evidence: &Evidence, findings: &mut Findings) {
     let mut owners: BTreeMap<u16, BTreeMap<u64, u64>> = BTreeMap::new();
+    let mut asked: BTreeSet<(u16, u64)> = BTreeSet::new();
     for record in &evidence.records {
+        if let Record::AcquireAsked { shard, epoch } = record {
+            asked.insert((*shard, *epoch));
+        }
+        if let Record::AcquireRefused { shard, epoch } = record {
+            asked.remove(&(*shard, *epoch));
+        }
         if let Record::Acquired { shard, epoch, next } = record {
             let known = owners.entry(*shard).or_default().insert(*epoch, *next);
             findings.expect(known.is_none(), "C5", || {
@@ -43,11 +50,68 @@ pub(super) fn only_grow(evidence: &Evidence, findings: &mut Findings) {
             }
             Record::Refused { shard, epoch } => {
                 let successor = owners.get(shard).and_then(|epochs| epochs.range(epoch + 1..).next());
-                findings.expect(successor.is_some(), "C5", || {
+                // Who never heard an answer may have taken it all the same.
+                let wanted = asked.range((*shard, epoch + 1)..=(*shard, u64::MAX)).next();
+                findings.expect(successor.is_some() || wanted.is_some(), "C5", || {
                     format!("shard {shard}: epoch {epoch} was refused although nobody had taken over")
                 });
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(records: Vec<Record>) -> Vec<String> {
+        let evidence = Evidence {
+            records,
+            ..Evidence::default()
+        };
+        let mut findings = Findings(Vec::new());
+        only_grow(&evidence, &mut findings);
+        findings.0.into_iter().map(|violation| violation.what).collect()
+    }
+
+    fn acquired(epoch: u64, next: u64) -> Record {
+        Record::Acquired { shard: 0, epoch, next }
+    }
+
+    fn appended(epoch: u64, position: u64) -> Record {
+        let shard = 0;
+        Record::Appended { shard, epoch, position }
+    }
+
+    const REFUSED: Record = Record::Refused { shard: 0, epoch: 1 };
+    const ASKED: Record = Record::AcquireAsked { shard: 0, epoch: 2 };
+
+    #[test]
+    fn who_was_replaced_writes_nothing_more_whichever_process_tells_it() {
+        assert_eq!(
+            found(vec![
+                acquired(1, 1),
+                appended(1, 1),
+                acquired(2, 2),
+                appended(2, 2),
+                REFUSED
+            ]),
+            [""; 0]
+        );
+        let behind = found(vec![acquired(1, 1), acquired(2, 2), appended(1, 2)]);
+        assert!(behind[0].contains("had taken over"), "{behind:?}");
+        let twice = found(vec![acquired(1, 1), acquired(1, 1)]);
+        assert!(twice[0].contains("given out twice"), "{twice:?}");
+    }
+
+    #[test]
+    fn a_refusal_wants_somebody_who_may_have_taken_over() {
+        assert!(found(vec![acquired(1, 1), REFUSED])[0].contains("nobody had taken over"));
+        // The answer to whoever asked was lost.
+        assert_eq!(found(vec![acquired(1, 1), ASKED, REFUSED]), [""; 0]);
+        let refused = Record::AcquireRefused { shard: 0, epoch: 2 };
+        let nobody = found(vec![acquired(1, 1), ASKED, refused, REFUSED]);
+        assert!(nobody[0].contains("nobody had taken over"), "{nobody:?}");
     }
 }

@@ -244,7 +244,13 @@ fn an_entry_after_the_end_is_found_unless_it_begins_a_run() {
 
 /// What became of the wait of a workflow, and when.
 fn late_or_early(course: &[(i64, Verb)]) -> Vec<String> {
+    late_or_early_in(course, |_| {})
+}
+
+/// As [`late_or_early`], while other things happened too.
+fn late_or_early_in(course: &[(i64, Verb)], meanwhile: impl Fn(&mut Evidence)) -> Vec<String> {
     let mut evidence = run("wait-short");
+    meanwhile(&mut evidence);
     let (id, (_, plan, entries)) = evidence.executions.iter().next().unwrap();
     let wait = plan.node_ix("wait").unwrap();
     let entries: Vec<Entry> = course
@@ -275,4 +281,20 @@ fn a_wait_is_timed_from_where_its_run_began_to_wait() {
     assert!(early.len() == 1 && early[0].contains("1 ms early"), "{early:?}");
     let late = late_or_early(&fires(6_001 + delay_ms));
     assert!(late.len() == 1 && late[0].contains("1001 ms late"), "{late:?}");
+}
+
+#[test]
+fn an_outage_excuses_a_late_timer_as_long_as_it_may_last() {
+    use Verb::{NodeCompleted, NodeWaiting};
+    let [delay_ms, _] = workload::DELAYS_MS.map(u64::cast_signed);
+    let late_by = |ms: i64| [(5_000, NodeWaiting), (5_000 + delay_ms + ms, NodeCompleted)];
+    let outage = |evidence: &mut Evidence| evidence.outages = vec![(Timestamp(4_000), Timestamp(6_000))];
+    assert_eq!(late_or_early_in(&late_by(60_000), outage), Vec::<String>::new());
+    let bounded = |evidence: &mut Evidence| {
+        outage(evidence);
+        evidence.late_in_outages_ms = Some(3_000);
+    };
+    assert_eq!(late_or_early_in(&late_by(3_000), bounded), Vec::<String>::new());
+    let late = late_or_early_in(&late_by(3_001), bounded);
+    assert!(late.len() == 1 && late[0].contains("3001 ms late"), "{late:?}");
 }

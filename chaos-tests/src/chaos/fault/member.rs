@@ -1,0 +1,300 @@
+//! Faults of one of several members.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use super::{LineFault, Target, line};
+use crate::chaos::changes::{Change, How, Ownership, answered};
+use crate::chaos::deployment::{Deployment, LEASE, READY_WITHIN};
+use crate::chaos::engine::Order;
+use crate::chaos::processes::Process;
+use crate::chaos::proxy::Line;
+use crate::chaos::servers::signal;
+use crate::crash::Violation;
+use crate::crash::record::{Record, now_ns};
+use crate::world::random::Random;
+
+/// How long the others may take to have every shard of a member that is gone: its leases, and what a loaded machine adds.
+pub(in crate::chaos) const TAKEN_WITHIN: Duration = Duration::from_secs(12);
+/// How long a member that was replaced may take to learn of it: a renewal and what a loaded machine adds.
+const FENCED_WITHIN: Duration = Duration::from_secs(15);
+/// How long a member that is told to leave may take to end.
+const LEAVES_WITHIN: Duration = Duration::from_secs(20);
+/// Until what PostgreSQL answered last has been heard and used.
+const SETTLES: Duration = Duration::from_millis(500);
+/// How long the others look at shards that they must not take: the leases have long expired.
+const NOBODY_TAKES: Duration = Duration::from_secs(4);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Answers below which owners do not go on.
+const GOES_ON_MIN: usize = 10;
+
+pub(super) fn kill(on: &mut Deployment<'_>, random: &mut Random) -> anyhow::Result<()> {
+    let place = on.any_member(random)?;
+    let number = on.serving[place].number;
+    on.kill_at(place)?;
+    on.changes.push(Change::now("killed", How::Lost, number));
+    on.until_moved(number)
+}
+
+/// It hands its shards over and ends.
+pub(super) fn drain(on: &mut Deployment<'_>, random: &mut Random) -> anyhow::Result<()> {
+    let place = on.any_member(random)?;
+    let member = &mut on.serving[place];
+    member.leaves = true;
+    let (number, process) = (member.number, member.incarnation.process());
+    on.changes.push(Change::now("drained", How::Given, number));
+    signal(&process.to_string(), "TERM")?;
+    let begun = Instant::now();
+    while on.serving.iter().any(|member| member.number == number) {
+        if begun.elapsed() > LEAVES_WITHIN {
+            on.miss(
+                "C12",
+                format!("member {number} has not left {LEAVES_WITHIN:?} after it was told to"),
+            );
+            return Ok(());
+        }
+        on.watch(LOOK_EVERY)?;
+    }
+    Ok(())
+}
+
+/// One more comes, and is given its share.
+pub(super) fn join(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+    let number = on.incarnations;
+    on.changes.push(Change::now("joined", How::Taken, number));
+    on.spawn()?;
+    on.ready()?;
+    let begun = Instant::now();
+    while on.ownership().shards_of(number).is_empty() {
+        if begun.elapsed() > TAKEN_WITHIN {
+            on.miss(
+                "C12",
+                format!("member {number} came and had no shard after {TAKEN_WITHIN:?}"),
+            );
+            return Ok(());
+        }
+        on.watch(LOOK_EVERY)?;
+    }
+    Ok(())
+}
+
+/// It stands still until the others have its shards.
+pub(super) fn freeze(on: &mut Deployment<'_>, random: &mut Random) -> anyhow::Result<()> {
+    let place = on.any_member(random)?;
+    let member = on.serving.remove(place);
+    let number = member.number;
+    member.incarnation.freeze()?;
+    on.frozen.push(member);
+    on.changes.push(Change::now("frozen", How::Lost, number));
+    on.until_moved(number)
+}
+
+/// It goes on, and must learn that its shards are others' now.
+pub(super) fn thaw(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+    for mut member in std::mem::take(&mut on.frozen) {
+        let known = fenced_commits(&mut member);
+        member.incarnation.thaw()?;
+        learns(on, &mut member, known);
+        on.serving.push(member);
+    }
+    Ok(())
+}
+
+/// It does not reach Redis until the others have its shards.
+pub(super) fn cut_off(on: &mut Deployment<'_>, random: &mut Random) -> anyhow::Result<()> {
+    let place = on.any_member(random)?;
+    let number = on.serving[place].number;
+    on.with_line(Some(number), Target::Redis, |line| line.set(Line::HalfOpen))?;
+    on.bent = Some(number);
+    on.changes.push(Change::now("cut off", How::Lost, number));
+    on.until_moved(number)
+}
+
+/// All that it said arrives, and it must learn that its shards are others' now.
+pub(super) fn reach_again(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+    let Some(number) = on.bent.take() else { return Ok(()) };
+    // It may have ended meanwhile, as whoever has lost everything may.
+    let Some(place) = on.serving.iter().position(|member| member.number == number) else {
+        return Ok(());
+    };
+    let mut member = on.serving.remove(place);
+    let known = fenced_commits(&mut member);
+    let line = member.lines.as_ref().and_then(|lines| lines.redis.as_ref());
+    line.context("a member has no line to Redis")?.set(Line::Sound);
+    learns(on, &mut member, known);
+    on.serving.push(member);
+    Ok(())
+}
+
+/// Whoever orders the owners is down while a member dies: nobody may take its shards, and all others go on.
+pub(super) fn kill_without_postgres(on: &mut Deployment<'_>, random: &mut Random) -> anyhow::Result<()> {
+    on.lab.postgres.stop_immediately()?;
+    on.watch(SETTLES)?;
+    let place = on.any_member(random)?;
+    let number = on.serving[place].number;
+    let lost = on.ownership().shards_of(number);
+    let killed_ns = now_ns();
+    on.kill_at(place)?;
+    on.tell_all(&Order::Look { is_on: true })?;
+    on.bent = Some(number);
+    on.watch(NOBODY_TAKES)?;
+    let lease_ns = u64::try_from(LEASE.as_nanos()).unwrap_or(u64::MAX);
+    for (shard, epoch) in on.ownership().taken_after(killed_ns) {
+        let what =
+            format!("shard {shard} was taken under epoch {epoch} while PostgreSQL, which orders its owners, was down");
+        on.seen.push(Violation { invariant: "C5", what });
+    }
+    // By then no lease holds that was not renewed without PostgreSQL. Nothing starts either, since definitions are not there: what was
+    // started before is looked at.
+    let mut answers: BTreeMap<u16, usize> = BTreeMap::new();
+    for member in &mut on.serving {
+        for (at_ns, record) in member.incarnation.timed() {
+            if let Some(shard) = answered(record)
+                && at_ns > killed_ns + lease_ns
+            {
+                *answers.entry(shard).or_default() += 1;
+            }
+        }
+    }
+    answers.retain(|shard, _| !lost.contains(shard));
+    let all: usize = answers.values().sum();
+    let others = (0..on.place.shards).filter(|shard| !lost.contains(shard));
+    let silent: Vec<u16> = others.filter(|shard| !answers.contains_key(shard)).collect();
+    on.notes.push(format!(
+        "{all} answers without PostgreSQL, none for shards {silent:?} of the others"
+    ));
+    if all < GOES_ON_MIN {
+        on.miss(
+            "C12",
+            format!("owners gave {all} answers while PostgreSQL was down: they do not go on"),
+        );
+    }
+    Ok(())
+}
+
+/// Now somebody may be the next owner.
+pub(super) fn order_again(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+    on.lab.postgres.run()?;
+    on.tell_all(&Order::Look { is_on: false })?;
+    if let Some(number) = on.bent.take() {
+        on.changes
+            .push(Change::now("killed without PostgreSQL", How::Lost, number));
+        on.until_moved(number)?;
+    }
+    on.restore()
+}
+
+/// Bends the lines of one member.
+pub(super) fn bend(
+    on: &mut Deployment<'_>,
+    target: Target,
+    fault: LineFault,
+    random: &mut Random,
+) -> anyhow::Result<()> {
+    let place = on.any_member(random)?;
+    let one = Some(on.serving[place].number);
+    on.bent = one;
+    line::begin(on, one, target, fault, random)
+}
+
+/// They are sound again.
+pub(super) fn straighten(on: &mut Deployment<'_>, target: Target, fault: LineFault) -> anyhow::Result<()> {
+    let one = on.bent.take();
+    one.map_or(Ok(()), |_| line::end(on, one, target, fault))
+}
+
+impl Deployment<'_> {
+    /// Something took longer than it may. Where other things are broken at the same time it is only noted.
+    fn miss(&mut self, invariant: &'static str, what: String) {
+        if self.is_alone {
+            self.seen.push(Violation { invariant, what });
+        } else {
+            self.notes.push(what);
+        }
+    }
+
+    /// The place of a member that serves shards, drawn.
+    fn any_member(&mut self, random: &mut Random) -> anyhow::Result<usize> {
+        let begun = Instant::now();
+        loop {
+            let ownership = self.ownership();
+            let mut known = Vec::new();
+            for (place, member) in self.serving.iter_mut().enumerate() {
+                let serves = !ownership.shards_of(member.number).is_empty();
+                if serves && !member.leaves && member.is_ready() {
+                    known.push(place);
+                }
+            }
+            if !known.is_empty() {
+                return Ok(known[random.place(known.len())]);
+            }
+            ensure!(begun.elapsed() < READY_WITHIN, "no member serves anything");
+            self.watch(LOOK_EVERY)?;
+        }
+    }
+
+    /// Who has taken which shard so far.
+    fn ownership(&mut self) -> Ownership {
+        let mut ownership = Ownership::of(&self.said);
+        for live in self.serving.iter_mut().chain(&mut self.frozen) {
+            ownership.hear(live.number, live.incarnation.timed());
+        }
+        ownership
+    }
+
+    /// Waits until others have taken the shards of a member.
+    fn until_moved(&mut self, number: u32) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let left = self.ownership().shards_of(number);
+            if left.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() > TAKEN_WITHIN {
+                let what =
+                    format!("nobody had taken shards {left:?} of member {number} {TAKEN_WITHIN:?} after it was gone");
+                self.miss("C12", what);
+                return Ok(());
+            }
+            self.watch(LOOK_EVERY)?;
+        }
+    }
+
+    /// Starts as many members as are missing.
+    pub(super) fn restore(&mut self) -> anyhow::Result<()> {
+        let members = self.members.unwrap_or(1) as usize;
+        while self.serving.iter().filter(|member| !member.leaves).count() + self.frozen.len() < members {
+            self.spawn()?;
+        }
+        self.ready().map(drop)
+    }
+}
+
+fn fenced_commits(member: &mut Process) -> u64 {
+    let said = member.incarnation.so_far().iter();
+    let commits = said.filter_map(|record| match record {
+        Record::Fenced { commits, .. } => Some(*commits),
+        _ => None,
+    });
+    commits.max().unwrap_or(0)
+}
+
+/// Waits until a member says that it was fenced.
+fn learns(on: &mut Deployment<'_>, member: &mut Process, known: u64) {
+    let number = member.number;
+    let fenced = |record: &Record| matches!(record, Record::Fenced { commits, .. } if *commits > known);
+    match member.incarnation.hears(FENCED_WITHIN, fenced) {
+        Ok(true) => on.fenced += 1,
+        Ok(false) => {
+            on.miss(
+                "C5",
+                format!("member {number} believes in its shards {FENCED_WITHIN:?} after others took them"),
+            );
+        }
+        Err(_) => on
+            .notes
+            .push(format!("member {number} ended before it learned that it was replaced")),
+    }
+}

@@ -1,0 +1,101 @@
+//! What loads an engine process: its clients, and many starts at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::task::JoinHandle;
+
+use crate::crash::clients::{Latest, client, looker, start_or_not};
+use crate::crash::door::Door;
+use crate::crash::record::Record;
+
+/// The clients of one engine process.
+pub(super) struct Load {
+    door: Door,
+    incarnation: u32,
+    next: Arc<AtomicU64>,
+    clients: Vec<JoinHandle<()>>,
+    latest: Latest,
+    looker: Option<JoinHandle<()>>,
+}
+
+impl Load {
+    /// None yet.
+    pub(super) fn new(door: Door, incarnation: u32) -> Self {
+        Self {
+            door,
+            incarnation,
+            next: Arc::default(),
+            clients: Vec::new(),
+            latest: Latest::default(),
+            looker: None,
+        }
+    }
+
+    /// From now on there are so many.
+    pub(super) fn of(&mut self, clients: u32) {
+        let clients = clients as usize;
+        for client in self.clients.drain(clients.min(self.clients.len())..) {
+            // What it was told and could not record is only missing from the evidence.
+            client.abort();
+        }
+        while self.clients.len() < clients {
+            let (next, latest) = (Arc::clone(&self.next), self.latest.clone());
+            let client = client(self.door.clone(), self.incarnation, next, latest);
+            self.clients.push(tokio::spawn(client));
+        }
+    }
+
+    /// From now on somebody only looks at what is served here, or nobody does.
+    pub(super) fn look(&mut self, is_on: bool) {
+        if let Some(looker) = self.looker.take() {
+            looker.abort();
+        }
+        if is_on {
+            let looker = looker(self.door.clone(), self.latest.clone());
+            self.looker = Some(tokio::spawn(looker));
+        }
+    }
+
+    /// Starts many at once; those that are refused because there is too much are counted, and not asked for again.
+    pub(super) fn burst(&self, workflow: &str, count: u64, at_once: u64) {
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        let next = Arc::new(AtomicU64::new(first));
+        for _ in 0..at_once {
+            let (door, next) = (self.door.clone(), Arc::clone(&next));
+            let (workflow, incarnation) = (workflow.to_owned(), self.incarnation);
+            tokio::spawn(async move {
+                let mut refused = 0;
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= first + count {
+                        break;
+                    }
+                    let key = format!("{workflow}/{incarnation}-{number}");
+                    refused += u64::from(!start(&door, key).await);
+                }
+                if refused > 0 {
+                    let what = OVERLOADED.to_owned();
+                    Record::Counted { what, times: refused }.emit();
+                }
+            });
+        }
+    }
+}
+
+/// What is counted when starts are refused because there is too much to do.
+pub(super) const OVERLOADED: &str = "starts refused as too many";
+
+/// Whether it was not refused as one too many.
+async fn start(door: &Door, key: String) -> bool {
+    match start_or_not(door, key.clone()).await {
+        Ok(_) => true,
+        Err(why) if why.code == "OVERLOADED" => false,
+        Err(why) if why.passes => true,
+        Err(why) => {
+            let what = format!("start {key}: {}", why.what);
+            Record::Trouble { what }.emit();
+            true
+        }
+    }
+}

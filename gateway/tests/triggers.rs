@@ -253,6 +253,16 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
     }
     let expected = ["INVALID_JSON", "SCHEMA_VIOLATION", "TRIGGER_EXPRESSION_FAILED"].map(str::to_owned);
     assert_eq!(reasons, BTreeSet::from(expected));
+    // The other member was gone by then; each was settled with some of the rest.
+    let (_, metrics) = first.get("/metrics");
+    for line in [
+        r#"troupe_trigger_messages_total{outcome="rejected"} 3"#,
+        r#"troupe_trigger_messages_in_hand{state="waiting"} 0"#,
+        r#"troupe_trigger_messages_in_hand{state="handling"} 0"#,
+    ] {
+        assert!(metrics.lines().any(|shown| shown == line), "{line} is not in\n{metrics}");
+    }
+    assert!(!metrics.contains(r#"troupe_trigger_messages_total{outcome="started"} 0"#), "{metrics}");
 
     // The next version listens elsewhere, and an archived one not at all.
     apply(&first, one.path(), &shipment(&broker.exchange, "order.settled"));

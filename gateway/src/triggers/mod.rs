@@ -7,6 +7,7 @@ mod binding;
 mod consume;
 mod message;
 mod trigger;
+mod unheard;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use parking_lot::RwLock;
 use tokio::task::AbortHandle;
 use troupe_core::WorkflowId;
 use troupe_ports::{DefinitionError, StoredDefinition};
+use troupe_telemetry::TriggerMetrics;
 
 pub(crate) use binding::Binding;
 use consume::consume;
 use trigger::{Trigger, triggers_of};
+pub(crate) use unheard::{EVENT_TRIGGER_UNHEARD, tell_unheard, unheard};
 
 use crate::app::App;
 use crate::wiring::TriggerSources;
@@ -52,6 +55,7 @@ pub(crate) async fn run(app: App, sources: TriggerSources) {
         running: BTreeMap::new(),
         versions: HashMap::new(),
         released: Vec::new(),
+        metrics: Arc::new(TriggerMetrics::new()),
     };
     let every = if app.members.is_some() {
         READ_EVERY
@@ -77,6 +81,7 @@ struct Desk {
     versions: HashMap<WorkflowId, (u32, bool)>,
     /// Bindings that are to go.
     released: Vec<Binding>,
+    metrics: Arc<TriggerMetrics>,
 }
 
 impl Desk {
@@ -168,7 +173,8 @@ impl Desk {
         tracing::info!(queue, workflow = %trigger.workflow, node = trigger.node, "takes the messages of a trigger");
         let (binding, prefetch) = (trigger.binding.clone(), trigger.prefetch);
         let shared = Arc::new(RwLock::new(trigger));
-        let task = tokio::spawn(consume(app.clone(), source, Arc::clone(&shared)));
+        let metrics = Arc::clone(&self.metrics);
+        let task = tokio::spawn(consume(app.clone(), source, Arc::clone(&shared), metrics));
         let running = Running {
             trigger: shared,
             binding,

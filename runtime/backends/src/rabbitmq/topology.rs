@@ -6,17 +6,30 @@ use lapin::{Channel, Connection, ErrorKind, Result};
 
 use super::message::short;
 use super::options::{Checked, RabbitQueue, RabbitTopology};
+use super::partitions;
 
 /// AMQP's code for what is not there.
 const NOT_FOUND: u16 = 404;
 
 /// Declares what the bus owns, or checks that it is there. What exists with other properties is an error.
+///
+/// The exchange comes after the queues, which take longest: from then on others may publish to it, and nothing is bound yet. What
+/// is returned to them in that moment they publish again; see [`super::own`].
 pub(super) async fn prepare(channel: &Channel, checked: &Checked) -> Result<()> {
     let (find_exchange, passive) = match checked.options.topology {
         RabbitTopology::Declare => (false, false),
         RabbitTopology::QueuesOnly => (true, false),
         RabbitTopology::Passive => (true, true),
     };
+    for queue in &checked.options.queues {
+        if let Some(dead_letter) = &queue.dead_letter {
+            declare(channel, dead_letter, passive, quorum()).await?;
+        }
+        declare(channel, &queue.name, passive, arguments(queue)).await?;
+    }
+    if let Some(partitions) = &checked.options.partitions {
+        partitions::prepare(channel, partitions, passive).await?;
+    }
     let exchange = ExchangeDeclareOptions {
         passive: find_exchange,
         durable: true,
@@ -30,14 +43,14 @@ pub(super) async fn prepare(channel: &Channel, checked: &Checked) -> Result<()> 
             FieldTable::default(),
         )
         .await?;
+    if passive {
+        return Ok(());
+    }
     for queue in &checked.options.queues {
-        if let Some(dead_letter) = &queue.dead_letter {
-            declare(channel, dead_letter, passive, quorum()).await?;
-        }
-        declare(channel, &queue.name, passive, arguments(queue)).await?;
-        if !passive {
-            bind(channel, checked, queue).await?;
-        }
+        bind(channel, checked, queue).await?;
+    }
+    if let Some(partitions) = &checked.options.partitions {
+        partitions::bind(channel, checked, partitions).await?;
     }
     Ok(())
 }
@@ -98,7 +111,7 @@ fn bindings(queue: &RabbitQueue) -> impl Iterator<Item = (ShortString, FieldTabl
     by_key.chain(by_headers)
 }
 
-fn quorum() -> FieldTable {
+pub(super) fn quorum() -> FieldTable {
     let mut arguments = FieldTable::default();
     text(&mut arguments, "x-queue-type", "quorum");
     arguments
@@ -116,6 +129,6 @@ fn arguments(queue: &RabbitQueue) -> FieldTable {
     arguments
 }
 
-fn text(table: &mut FieldTable, name: &str, value: &str) {
+pub(super) fn text(table: &mut FieldTable, name: &str, value: &str) {
     table.insert(short(name), AMQPValue::LongString(LongString::from(value)));
 }

@@ -137,7 +137,7 @@ async fn without_the_plugin_events_wait_and_everybody_is_told_how_to_enable_it()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_execution_stays_in_its_queue_whatever_happens() {
-    let broker = Broker::with_plugins(ENABLED).await;
+    let mut broker = Broker::with_plugins(ENABLED).await;
     for batch in [None, Some(RabbitBatch::default())] {
         order_is_kept_over_lost_connections(&broker, batch).await;
     }
@@ -145,6 +145,7 @@ async fn an_execution_stays_in_its_queue_whatever_happens() {
     another_number_makes_other_queues(&broker).await;
     a_second_consumer_stands_by(&broker).await;
     clauses(&broker).await;
+    a_restart_of_the_broker_changes_nothing(&mut broker).await;
 }
 
 async fn order_is_kept_over_lost_connections(broker: &Broker, batch: Option<RabbitBatch>) {
@@ -270,6 +271,28 @@ async fn a_second_consumer_stands_by(broker: &Broker) {
     assert_eq!(seen.first[&id(1).to_string()], expected);
 }
 
+async fn a_restart_of_the_broker_changes_nothing(broker: &mut Broker) {
+    let options = options(broker.url(), 4, None);
+    let bus = connected(options.clone()).await;
+    broker.settle().await;
+    for execution in 0..40 {
+        publish_all(&bus, &events(execution, 0, 10)).await;
+    }
+    broker.kill();
+    broker.launch().await;
+    for execution in 0..40 {
+        publish_all(&bus, &events(execution, 10, 20)).await;
+    }
+    assert!(bus.counters().connections >= 2);
+    let (_clients, mut arrivals) = consume(&broker.url(), &queues(&options)).await;
+    let mut seen = Seen::default();
+    seen.until(&mut arrivals, 40 * 20).await;
+    for execution in 0..40 {
+        let expected: Vec<String> = (0..20).map(|seq| event_id(execution, seq)).collect();
+        assert_eq!(seen.first[&id(execution).to_string()], expected);
+    }
+}
+
 /// A bus whose listener hears what the consumers of all queues hear.
 struct Partitioned {
     options: RabbitOptions,
@@ -307,7 +330,7 @@ impl BusFixture for Partitioned {
 async fn clauses(broker: &Broker) {
     let fixture = |batch| {
         let mut options = options(broker.url(), 3, batch);
-        options.confirm_timeout = Duration::from_secs(30);
+        (options.confirm_timeout, options.wait_timeout) = (Duration::from_secs(30), Duration::from_secs(10));
         Partitioned {
             options,
             url: broker.url(),

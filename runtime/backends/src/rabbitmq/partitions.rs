@@ -50,7 +50,11 @@ pub(super) async fn prepare(channel: &Channel, partitions: &RabbitPartitions, pa
     if passive {
         return Ok(());
     }
-    for queue in partitions.queues() {
+    // Which queue gets what depends on the order in which they were bound, and a broker that starts binds them in the order of
+    // their names: so must we. Source: `recover_exchange_and_bindings` of the plugin.
+    let mut queues: Vec<String> = partitions.queues().collect();
+    queues.sort_unstable();
+    for queue in queues {
         // The key is the queue's weight.
         let (options, none) = (QueueBindOptions::default(), FieldTable::default());
         channel

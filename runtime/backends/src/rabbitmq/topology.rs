@@ -13,14 +13,18 @@ const NOT_FOUND: u16 = 404;
 
 /// Declares what the bus owns, or checks that it is there. What exists with other properties is an error.
 ///
-/// The exchange comes after the queues, which take longest: from then on others may publish to it, and nothing is bound yet. What
-/// is returned to them in that moment they publish again; see [`super::own`].
+/// An exchange of the bus's own comes after the queues, which take longest: from then on others may publish to it, and nothing is
+/// bound yet. What is returned to them in that moment they publish again; see [`super::own`].
 pub(super) async fn prepare(channel: &Channel, checked: &Checked) -> Result<()> {
     let (find_exchange, passive) = match checked.options.topology {
         RabbitTopology::Declare => (false, false),
         RabbitTopology::QueuesOnly => (true, false),
         RabbitTopology::Passive => (true, true),
     };
+    if find_exchange {
+        // Where it is missing, no queue is to be left behind.
+        exchange(channel, checked, true).await?;
+    }
     for queue in &checked.options.queues {
         if let Some(dead_letter) = &queue.dead_letter {
             declare(channel, dead_letter, passive, quorum()).await?;
@@ -30,21 +34,11 @@ pub(super) async fn prepare(channel: &Channel, checked: &Checked) -> Result<()> 
     if let Some(partitions) = &checked.options.partitions {
         partitions::prepare(channel, partitions, passive).await?;
     }
-    let exchange = ExchangeDeclareOptions {
-        passive: find_exchange,
-        durable: true,
-        ..ExchangeDeclareOptions::default()
-    };
-    channel
-        .exchange_declare(
-            checked.exchange.clone(),
-            checked.options.kind.kind(),
-            exchange,
-            FieldTable::default(),
-        )
-        .await?;
     if passive {
         return Ok(());
+    }
+    if !find_exchange {
+        exchange(channel, checked, false).await?;
     }
     for queue in &checked.options.queues {
         bind(channel, checked, queue).await?;
@@ -53,6 +47,18 @@ pub(super) async fn prepare(channel: &Channel, checked: &Checked) -> Result<()> 
         partitions::bind(channel, checked, partitions).await?;
     }
     Ok(())
+}
+
+async fn exchange(channel: &Channel, checked: &Checked, passive: bool) -> Result<()> {
+    let (kind, none) = (checked.options.kind.kind(), FieldTable::default());
+    let options = ExchangeDeclareOptions {
+        passive,
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    channel
+        .exchange_declare(checked.exchange.clone(), kind, options, none)
+        .await
 }
 
 async fn declare(channel: &Channel, name: &str, passive: bool, arguments: FieldTable) -> Result<()> {

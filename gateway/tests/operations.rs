@@ -239,7 +239,10 @@ fn an_event_trigger_that_hears_nothing_is_told() {
     std::fs::write(&file, listens()).unwrap();
     let applied = server.call(&["apply", &file.display().to_string()]);
     let told = String::from_utf8(applied.stderr).unwrap();
-    assert!(applied.status.success() && told.contains("EVENT_TRIGGER_UNHEARD"), "{told}");
+    assert!(
+        applied.status.success() && told.contains("EVENT_TRIGGER_UNHEARD"),
+        "{told}"
+    );
     server.kill();
 
     let log = state.path().join("log");
@@ -261,7 +264,10 @@ fn an_event_trigger_that_hears_nothing_is_told() {
     };
     child.kill().unwrap();
     child.wait().unwrap();
-    let lines: Vec<&str> = logged.lines().filter(|line| line.contains("EVENT_TRIGGER_UNHEARD")).collect();
+    let lines: Vec<&str> = logged
+        .lines()
+        .filter(|line| line.contains("EVENT_TRIGGER_UNHEARD"))
+        .collect();
     assert!(matches!(&lines[..], [line] if line.contains("listens")), "{logged}");
 }
 
@@ -283,7 +289,11 @@ fn a_broker_that_is_away_degrades_and_stops_nothing() {
     server.line(&["start", "flow", "-q", "--wait"]);
     let (status, body) = server.post("/api/v1/workflows", &[], &listens());
     let stored: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((status, stored.get("warnings")), (201, None), "there will be a broker: {body}");
+    assert_eq!(
+        (status, stored.get("warnings")),
+        (201, None),
+        "there will be a broker: {body}"
+    );
     let (status, body) = server.get("/readyz");
     let ready: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &ready["status"]), (200, &json!("degraded")), "{body}");

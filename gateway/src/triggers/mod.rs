@@ -143,7 +143,10 @@ impl Desk {
             self.released
                 .extend(triggers.iter().map(|trigger| trigger.binding.clone()));
         }
-        let oldest = seen.map_or_else(|| stored.version.saturating_sub(LOOK_BACK).max(1), |(version, _)| version);
+        let oldest = seen.map_or_else(
+            || stored.version.saturating_sub(LOOK_BACK).max(1),
+            |(version, _)| version,
+        );
         for number in (oldest..stored.version).rev() {
             let before = app.definitions.get(stored.workflow.as_str(), Some(number)).await?;
             let before = before.map(|before| triggers_of(&before, sources.prefix()));

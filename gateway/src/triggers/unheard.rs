@@ -49,7 +49,9 @@ async fn with_triggers(definitions: &dyn DefinitionStore) -> Result<Vec<Workflow
         let page = definitions.list(after.as_ref().map(WorkflowId::as_str), PAGE).await?;
         let Some(last) = page.last() else { return Ok(found) };
         after = Some(last.workflow.clone());
-        let heard = page.iter().filter(|stored| !stored.archived && !unheard(&stored.definition).is_empty());
+        let heard = page
+            .iter()
+            .filter(|stored| !stored.archived && !unheard(&stored.definition).is_empty());
         found.extend(heard.map(|stored| stored.workflow.clone()));
     }
 }

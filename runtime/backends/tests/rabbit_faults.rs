@@ -115,7 +115,11 @@ async fn what_comes_back_though_the_bus_owns_a_queue_for_it_is_published_again()
         let bus = connected(options.clone()).await;
         let client = Client::connect(&broker()).await;
         bus.publish(&events(1, 0, 30)).await.unwrap();
-        assert_eq!(bus.counters().connections, 1, "what no queue of its own takes may come back");
+        assert_eq!(
+            bus.counters().connections,
+            1,
+            "what no queue of its own takes may come back"
+        );
         client.delete_exchange(&options.exchange).await;
         client.declare_exchange(&options.exchange).await;
         let errors = publish_all(&bus, &events(1, 30, 60)).await;

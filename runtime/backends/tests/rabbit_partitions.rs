@@ -160,8 +160,11 @@ async fn order_is_kept_over_lost_connections(broker: &Broker, batch: Option<Rabb
         routing_key: key.map(str::to_owned),
         headers: [("team".to_owned(), "a".to_owned())].into(),
     };
-    let elsewhere: Arc<[EventExchange]> =
-        [exchange(&unique("elsewhere"), None), exchange(&options.exchange, Some("own"))].into();
+    let elsewhere: Arc<[EventExchange]> = [
+        exchange(&unique("elsewhere"), None),
+        exchange(&options.exchange, Some("own")),
+    ]
+    .into();
     let publishers = (0..EXECUTIONS / 8).map(|group| {
         let (bus, elsewhere) = (Arc::clone(&bus), Arc::clone(&elsewhere));
         tokio::spawn(async move {
@@ -191,17 +194,28 @@ async fn order_is_kept_over_lost_connections(broker: &Broker, batch: Option<Rabb
     tokio::time::sleep(Duration::from_millis(700)).await;
     proxy.pass_again();
     seen.until(&mut arrivals, EXECUTIONS * EVENTS).await;
-    let errors: usize = soon("publishing", publishing).await.unwrap().into_iter().map(Result::unwrap).sum();
+    let errors: usize = soon("publishing", publishing)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(Result::unwrap)
+        .sum();
     assert!(errors > 0 && bus.counters().connections >= 2, "the connection was lost");
     for execution in 0..EXECUTIONS {
         let expected: Vec<String> = (0..EVENTS).map(|seq| event_id(execution, seq)).collect();
-        assert_eq!(seen.first[&id(execution).to_string()], expected, "all in order, each at its first time");
+        assert_eq!(
+            seen.first[&id(execution).to_string()],
+            expected,
+            "all in order, each at its first time"
+        );
     }
     let used: HashSet<usize> = seen.queues.values().copied().collect();
     assert_eq!(used.len(), 4, "every queue has a share");
     // What a thousand executions do at once travels in no more messages than there are buckets.
     let before = bus.counters().messages;
-    let call: Vec<_> = (1_000..2_000).map(|execution| events(execution, 0, 1).remove(0)).collect();
+    let call: Vec<_> = (1_000..2_000)
+        .map(|execution| events(execution, 0, 1).remove(0))
+        .collect();
     publish_all(&*bus, &call).await;
     let messages = bus.counters().messages - before;
     assert_eq!(messages, if batch.is_some() { 128 } else { 1_000 });
@@ -264,7 +278,9 @@ async fn a_second_consumer_stands_by(broker: &Broker) {
     let mut seen = Seen::default();
     seen.until(&mut to_first, 200).await;
     assert!(to_second.try_recv().is_err(), "it stands by");
-    soon("the goodbye", first[0].connection.close(200, "bye".into())).await.unwrap();
+    soon("the goodbye", first[0].connection.close(200, "bye".into()))
+        .await
+        .unwrap();
     publish_all(&bus, &events(1, 200, 300)).await;
     seen.until(&mut to_second, 300).await;
     let expected: Vec<String> = (0..300).map(|seq| event_id(1, seq)).collect();

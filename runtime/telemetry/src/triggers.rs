@@ -152,6 +152,9 @@ mod tests {
         }
         drop(in_hand);
         let text = handle.render();
-        assert!(text.contains(r#"troupe_trigger_messages_in_hand{state="waiting"} 0"#), "{text}");
+        assert!(
+            text.contains(r#"troupe_trigger_messages_in_hand{state="waiting"} 0"#),
+            "{text}"
+        );
     }
 }

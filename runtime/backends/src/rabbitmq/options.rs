@@ -418,7 +418,12 @@ mod tests {
         assert!(with(&|options| options.in_flight_max = 0).is_some());
         let partitions = |name: &str, count| {
             let name = name.to_owned();
-            with(&move |options| options.partitions = Some(RabbitPartitions { name: name.clone(), count }))
+            with(&move |options| {
+                options.partitions = Some(RabbitPartitions {
+                    name: name.clone(),
+                    count,
+                })
+            })
         };
         assert_eq!(partitions("p", 32), None);
         assert!(partitions("p", 0).is_some() && partitions("p", 33).is_some());

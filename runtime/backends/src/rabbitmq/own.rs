@@ -16,12 +16,7 @@ pub(super) fn takes(checked: &Checked, key: &str, headers: &[(Cow<'static, str>,
     options.partitions.is_some() || queues.any(|queue| queue_takes(options.kind, queue, key, headers))
 }
 
-fn queue_takes(
-    kind: RabbitExchange,
-    queue: &RabbitQueue,
-    key: &str,
-    headers: &[(Cow<'static, str>, String)],
-) -> bool {
+fn queue_takes(kind: RabbitExchange, queue: &RabbitQueue, key: &str, headers: &[(Cow<'static, str>, String)]) -> bool {
     let mut keys = queue.binding_keys.iter();
     match kind {
         RabbitExchange::Topic => keys.any(|pattern| matches(pattern, key)),
@@ -29,7 +24,8 @@ fn queue_takes(
         RabbitExchange::Fanout => !queue.binding_keys.is_empty() || !queue.binding_headers.is_empty(),
         // A binding that asks for no header takes everything.
         RabbitExchange::Headers => {
-            let has = |(name, value): (&String, &String)| headers.iter().any(|(its, text)| its == name && text == value);
+            let has =
+                |(name, value): (&String, &String)| headers.iter().any(|(its, text)| its == name && text == value);
             !queue.binding_keys.is_empty() || queue.binding_headers.iter().any(|all| all.iter().all(has))
         }
     }
@@ -89,7 +85,12 @@ mod tests {
             binding_keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             binding_headers: match headers {
                 [] => Vec::new(),
-                _ => vec![headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()],
+                _ => vec![
+                    headers
+                        .iter()
+                        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                        .collect(),
+                ],
             },
             dead_letter: None,
         };

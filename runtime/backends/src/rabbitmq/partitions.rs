@@ -85,7 +85,9 @@ pub(super) async fn bind(channel: &Channel, checked: &Checked, partitions: &Rabb
 fn explained(error: lapin::Error) -> lapin::Error {
     match error.kind() {
         ErrorKind::ProtocolError(protocol) if protocol.get_id() == COMMAND_INVALID => {
-            let text = format!("{EVENT_PARTITIONS_UNAVAILABLE}: the broker has no exchanges of type {CONSISTENT_HASH}: {HINT}");
+            let text = format!(
+                "{EVENT_PARTITIONS_UNAVAILABLE}: the broker has no exchanges of type {CONSISTENT_HASH}: {HINT}"
+            );
             std::io::Error::other(text).into()
         }
         _ => error,

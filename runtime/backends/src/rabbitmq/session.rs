@@ -118,9 +118,7 @@ impl Session {
 
     /// Sends what was packed; false when no more may be in flight for now.
     pub(super) fn send(&mut self) -> bool {
-        while self.sent.len() < self.checked.in_flight_max()
-            && self.bytes < self.checked.options.in_flight_bytes_max
-        {
+        while self.sent.len() < self.checked.in_flight_max() && self.bytes < self.checked.options.in_flight_bytes_max {
             match self.outbox.pop_front() {
                 Some(message) if self.calls.want(&message.parts) => self.publish(message),
                 // Its calls failed meanwhile: they come again.
@@ -299,7 +297,10 @@ impl Session {
         let Some(id) = returned.delivery.properties.message_id().as_ref().filter(|_| is_usual) else {
             return Ok(());
         };
-        let sent = self.sent.iter().filter_map(|sent| Some((sent.heeded.as_ref()?, &sent.parts)));
+        let sent = self
+            .sent
+            .iter()
+            .filter_map(|sent| Some((sent.heeded.as_ref()?, &sent.parts)));
         let unsure = self.unsure.iter().map(|unsure| (&unsure.heeded, &unsure.parts));
         let found = unsure.chain(sent).filter(|(heeded, _)| heeded.id == id.as_str());
         let (mut parts, mut own) = (Vec::new(), false);

@@ -46,6 +46,8 @@ struct Heeded {
     id: String,
     /// A queue that the bus binds itself takes it.
     own: bool,
+    /// It was returned: its routing key.
+    returned: Option<Box<str>>,
 }
 
 /// A message that is confirmed, and may turn out to have been returned.
@@ -58,6 +60,10 @@ struct Unsure {
     until: u64,
     heeded: Heeded,
     parts: Vec<Part>,
+}
+
+fn nobody_bound(key: &str) -> String {
+    format!("RabbitMQ returned a message: no queue is bound for {key}")
 }
 
 /// Messages and calls of one connection. Confirms are taken in the order of sending, whatever order the broker sends them in.
@@ -173,6 +179,7 @@ impl Session {
         (own || self.checked.options.unroutable == RabbitUnroutable::Fail).then(|| Heeded {
             id: super::message::short(&message.id).to_string(),
             own,
+            returned: None,
         })
     }
 
@@ -276,7 +283,10 @@ impl Session {
             self.returned(&returned)?;
         }
         while let Some(sure) = self.unsure.pop_front_if(|unsure| unsure.until <= self.taken) {
-            self.calls.confirm(&sure.parts);
+            match sure.heeded.returned {
+                Some(key) => self.calls.refuse(&sure.parts, &nobody_bound(&key)),
+                None => self.calls.confirm(&sure.parts),
+            }
         }
         Ok(())
     }
@@ -297,20 +307,17 @@ impl Session {
         let Some(id) = returned.delivery.properties.message_id().as_ref().filter(|_| is_usual) else {
             return Ok(());
         };
-        let sent = self
-            .sent
-            .iter()
-            .filter_map(|sent| Some((sent.heeded.as_ref()?, &sent.parts)));
-        let unsure = self.unsure.iter().map(|unsure| (&unsure.heeded, &unsure.parts));
-        let found = unsure.chain(sent).filter(|(heeded, _)| heeded.id == id.as_str());
-        let (mut parts, mut own) = (Vec::new(), false);
-        for (heeded, its) in found {
+        let sent = self.sent.iter_mut().filter_map(|sent| sent.heeded.as_mut());
+        let unsure = self.unsure.iter_mut().map(|unsure| &mut unsure.heeded);
+        let mut own = false;
+        for heeded in unsure.chain(sent).filter(|heeded| heeded.id == id.as_str()) {
+            heeded.returned = Some(key.into());
             own |= heeded.own;
-            parts.extend_from_slice(its);
         }
-        let reason = format!("RabbitMQ returned a message: no queue is bound for {key}");
-        self.calls.refuse(&parts, &reason);
-        if own { Err(reason) } else { Ok(()) }
+        if own {
+            return Err(nobody_bound(key));
+        }
+        Ok(())
     }
 
     /// When [`Session::late`] has something to do.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lapin::message::BasicGetMessage;
 use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions,
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
     QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
@@ -102,15 +102,16 @@ impl Broker {
         }
     }
 
-    /// Messages that wait in the queue; none while there is no such queue.
-    async fn waiting(&self) -> Option<u32> {
+    /// Whether there is the exchange, which comes after the queue.
+    async fn has_exchange(&self) -> bool {
         let channel = self._connection.create_channel().await.unwrap();
-        let passive = QueueDeclareOptions {
+        let passive = ExchangeDeclareOptions {
             passive: true,
-            ..QueueDeclareOptions::default()
+            ..ExchangeDeclareOptions::default()
         };
-        let found = channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default());
-        found.await.ok().map(|queue| queue.message_count())
+        let (exchange, kind) = (self.exchange.as_str().into(), lapin::ExchangeKind::Topic);
+        let found = channel.exchange_declare(exchange, kind, passive, FieldTable::default());
+        found.await.is_ok()
     }
 }
 
@@ -209,7 +210,7 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
     let everything = |server: &Server| server.get("/readyz").0 == 200;
     until("both serve", async || everything(&first) && everything(&second)).await;
     apply(&first, one.path(), &shipment(&broker.exchange, "order.paid"));
-    let bound = async || broker.waiting().await.is_some() && broker.publish("order.paid", "m-0", &body(0)).await;
+    let bound = async || broker.has_exchange().await && broker.publish("order.paid", "m-0", &body(0)).await;
     until("the queue is bound", bound).await;
 
     // Shards of both members are hit; each message comes twice.

@@ -25,17 +25,7 @@ const COMMAND_INVALID: u16 = 503;
 
 /// Declares queues and exchange, or checks that they are there; the queues are bound before anything reaches the exchange.
 pub(super) async fn prepare(channel: &Channel, partitions: &RabbitPartitions, passive: bool) -> Result<()> {
-    for queue in partitions.queues() {
-        let options = QueueDeclareOptions {
-            passive,
-            durable: true,
-            ..QueueDeclareOptions::default()
-        };
-        let mut arguments = quorum();
-        // Order takes one consumer at a time; a second one stands by.
-        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-        channel.queue_declare(short(&queue), options, arguments).await?;
-    }
+    // First, so that nothing is left behind where the plugin is missing.
     let exchange = short(&partitions.exchange(partitions.count));
     let options = ExchangeDeclareOptions {
         passive,
@@ -47,6 +37,17 @@ pub(super) async fn prepare(channel: &Channel, partitions: &RabbitPartitions, pa
     let kind = ExchangeKind::Custom(CONSISTENT_HASH.to_owned());
     let declared = channel.exchange_declare(exchange.clone(), kind, options, arguments);
     declared.await.map_err(explained)?;
+    for queue in partitions.queues() {
+        let options = QueueDeclareOptions {
+            passive,
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        let mut arguments = quorum();
+        // Order takes one consumer at a time; a second one stands by.
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        channel.queue_declare(short(&queue), options, arguments).await?;
+    }
     if passive {
         return Ok(());
     }

@@ -69,6 +69,7 @@ variables! {
     "TROUPE_EVENTS_NODES" Key("events.nodes") "Whether RabbitMQ gets the events of nodes that workflows choose.";
     "TROUPE_EVENTS_BATCH_MAX" Key("events.batch_max") "Events of a message that carries several; 0: one message an event.";
     "TROUPE_EVENTS_BATCH_KIB" Key("events.batch_kib") "Size of such a message.";
+    "TROUPE_EVENTS_PARTITIONS" Key("events.partitions") "Queues that share all events by execution.";
     "TROUPE_EVENTS_SPOOL_ABOVE_MIB" Key("events.spool_above_mib") "What may wait for RabbitMQ in the log of a shard.";
     "TROUPE_EVENTS_REFUSE_MIB" Key("events.refuse_mib") "What may wait for RabbitMQ a shard before starts are refused.";
     "TROUPE_EVENTS_HOLD_MIB" Key("events.hold_mib") "What may wait for RabbitMQ a shard before attempts are held.";

@@ -78,6 +78,7 @@ pub(crate) struct RawEvents {
     pub(crate) nodes: bool,
     pub(crate) batch_max: u64,
     pub(crate) batch_kib: u64,
+    pub(crate) partitions: u64,
     pub(crate) spool_above_mib: u64,
     pub(crate) refuse_mib: u64,
     pub(crate) hold_mib: u64,

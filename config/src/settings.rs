@@ -168,6 +168,8 @@ pub struct EventSettings {
     pub nodes: bool,
     /// Limits of a message that carries several events; none: one message an event.
     pub batch: Option<EventBatch>,
+    /// Queues that share all events by execution; 0: none.
+    pub partitions: u16,
     /// Bytes that may wait in the log of a shard before they are moved to its spool.
     pub spool_above_bytes: u64,
     /// Bytes that may wait, a shard, before starts are refused.
@@ -506,11 +508,14 @@ impl Checks {
 
     fn events(&mut self, raw: &RawEvents) -> EventSettings {
         const MIB: u64 = 1024 * 1024;
+        // With more, some queues would get far fewer executions than others.
+        const PARTITIONS_MAX: u64 = 32;
         let events_max = self.range("events.batch_max", raw.batch_max, 0, 10_000) as usize;
         let bytes_max = self.range("events.batch_kib", raw.batch_kib, 1, 16 * 1024) as usize * 1024;
         let settings = EventSettings {
             nodes: raw.nodes,
             batch: (events_max > 0).then_some(EventBatch { events_max, bytes_max }),
+            partitions: self.range("events.partitions", raw.partitions, 0, PARTITIONS_MAX) as u16,
             spool_above_bytes: self.range("events.spool_above_mib", raw.spool_above_mib, 0, MIB) * MIB,
             refuse_bytes: self.range("events.refuse_mib", raw.refuse_mib, 1, MIB) * MIB,
             hold_bytes: self.range("events.hold_mib", raw.hold_mib, 1, MIB) * MIB,

@@ -66,6 +66,15 @@ fn a_node_type_may_have_a_limit() {
 }
 
 #[test]
+fn partitions_are_few() {
+    assert_eq!(Sources::default().load().unwrap().events.partitions, 0);
+    let (_directory, sources) = file("[events]\npartitions = 32\n");
+    assert_eq!(sources.load().unwrap().events.partitions, 32);
+    let problem = &problems_of("[events]\npartitions = 33\n").problems[0];
+    assert_eq!(problem.key, "events.partitions");
+}
+
+#[test]
 fn breakers_are_on_and_can_be_turned_off() {
     let breakers = Sources::default().load().unwrap().breakers.unwrap();
     assert_eq!((breakers.calls_min, breakers.open), (20, Duration::from_secs(5)));

@@ -15,6 +15,7 @@ use troupe_ports::{DefinitionError, DefinitionStore, StoredDefinition};
 
 use crate::dto::date;
 use crate::error::ApiError;
+use crate::triggers::unheard;
 use crate::wiring::CodeChecker;
 
 /// Functions whose code is compiled while a definition is checked; code beyond fails when it is called.
@@ -35,13 +36,29 @@ pub struct Rules {
     limits: Limits,
     checker: Arc<dyn LanguageChecker + Send + Sync>,
     code: CodeChecker,
+    /// Whether it is known that messages start nothing.
+    without_events: bool,
 }
 
 impl Rules {
     /// Rules with these limits; `checker` knows the languages, `code` compiles functions.
     #[must_use]
     pub fn new(limits: Limits, checker: Arc<dyn LanguageChecker + Send + Sync>, code: CodeChecker) -> Self {
-        Self { limits, checker, code }
+        Self {
+            limits,
+            checker,
+            code,
+            without_events: false,
+        }
+    }
+
+    /// For a deployment without a broker: an event trigger gets a warning.
+    #[must_use]
+    pub fn without_events(self) -> Self {
+        Self {
+            without_events: true,
+            ..self
+        }
     }
 
     /// Parses and validates a text, all problems at once; one without an id is invalid too.
@@ -51,6 +68,7 @@ impl Rules {
     pub async fn check(&self, bytes: &[u8], format: Option<Format>) -> Result<Checked, ApiError> {
         // A large definition takes long, and the threads of requests must not wait for it.
         let (text, checker, limits) = (bytes.to_vec(), Arc::clone(&self.checker), self.limits);
+        let without_events = self.without_events;
         let checking = tokio::task::spawn_blocking(move || -> Result<_, Vec<Diagnostic>> {
             let parsed = parse(&text, format, &limits)?;
             let mut found = validate(&parsed.definition, Some(&*checker), &limits);
@@ -60,6 +78,9 @@ impl Rules {
                     0,
                     Diagnostic::error(code::MISSING_FIELD, "", "a workflow needs an `id`"),
                 );
+            }
+            if without_events {
+                found.extend(unheard(&parsed.definition));
             }
             let is_within =
                 parsed.definition.nodes.len() <= limits.nodes_max && parsed.definition.edges.len() <= limits.edges_max;

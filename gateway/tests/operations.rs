@@ -202,6 +202,75 @@ async fn a_damaged_shard_halts_alone_until_its_loss_is_accepted() {
     );
 }
 
+fn listens() -> String {
+    json!({
+        "id": "listens", "name": "Listens", "settings": {"onFailure": "failFast"},
+        "nodes": [
+            {"id": "on-paid", "type": "trigger", "data": {"triggerType": "event", "config": {"routingKey": "order.paid"}}},
+            {"id": "ship", "type": "function", "data": {"handlerId": "echo"}},
+        ],
+        "edges": [{"source": "on-paid", "target": "ship"}],
+    })
+    .to_string()
+}
+
+/// An event trigger without a broker is told to whoever stores it, and in the log of a server that has it already.
+#[test]
+fn an_event_trigger_that_hears_nothing_is_told() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::start(state.path());
+    let warning = |body: &str, list: &str| {
+        let body: Value = serde_json::from_str(body).unwrap();
+        let found = body[list].as_array().unwrap().clone();
+        let [warning] = &found[..] else { panic!("{body}") };
+        assert_eq!(warning["code"], "EVENT_TRIGGER_UNHEARD");
+        assert_eq!(
+            (&warning["pointer"], &warning["severity"]),
+            (&json!("/nodes/0/data/triggerType"), &json!("warning"))
+        );
+    };
+    let (status, body) = server.post("/api/v1/workflows/validate", &[], &listens());
+    assert_eq!(status, 200);
+    warning(&body, "problems");
+    let (status, body) = server.post("/api/v1/workflows", &[], &listens());
+    assert_eq!(status, 201, "{body}");
+    warning(&body, "warnings");
+    let file = state.path().join("listens.json");
+    std::fs::write(&file, listens()).unwrap();
+    let applied = server.call(&["apply", &file.display().to_string()]);
+    let told = String::from_utf8(applied.stderr).unwrap();
+    assert!(
+        applied.status.success() && told.contains("EVENT_TRIGGER_UNHEARD"),
+        "{told}"
+    );
+    server.kill();
+
+    let log = state.path().join("log");
+    let mut child = server::troupe()
+        .args(["dev", "-q", "--listen", "127.0.0.1:0", "--state"])
+        .arg(state.path())
+        .current_dir(state.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    let logged = loop {
+        let text = std::fs::read_to_string(&log).unwrap();
+        if text.contains("EVENT_TRIGGER_UNHEARD") || begun.elapsed() > PATIENCE {
+            break text;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let lines: Vec<&str> = logged
+        .lines()
+        .filter(|line| line.contains("EVENT_TRIGGER_UNHEARD"))
+        .collect();
+    assert!(matches!(&lines[..], [line] if line.contains("listens")), "{logged}");
+}
+
 /// Executions go on while the broker is away, and the server says how it stands.
 #[test]
 fn a_broker_that_is_away_degrades_and_stops_nothing() {
@@ -218,6 +287,13 @@ fn a_broker_that_is_away_degrades_and_stops_nothing() {
     .unwrap();
     server.line(&["apply", "-q", &state.path().join("flow.yaml").display().to_string()]);
     server.line(&["start", "flow", "-q", "--wait"]);
+    let (status, body) = server.post("/api/v1/workflows", &[], &listens());
+    let stored: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (status, stored.get("warnings")),
+        (201, None),
+        "there will be a broker: {body}"
+    );
     let (status, body) = server.get("/readyz");
     let ready: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &ready["status"]), (200, &json!("degraded")), "{body}");

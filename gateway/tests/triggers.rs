@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lapin::message::BasicGetMessage;
 use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions,
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
     QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
@@ -102,15 +102,16 @@ impl Broker {
         }
     }
 
-    /// Messages that wait in the queue; none while there is no such queue.
-    async fn waiting(&self) -> Option<u32> {
+    /// Whether there is the exchange, which comes after the queue.
+    async fn has_exchange(&self) -> bool {
         let channel = self._connection.create_channel().await.unwrap();
-        let passive = QueueDeclareOptions {
+        let passive = ExchangeDeclareOptions {
             passive: true,
-            ..QueueDeclareOptions::default()
+            ..ExchangeDeclareOptions::default()
         };
-        let found = channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default());
-        found.await.ok().map(|queue| queue.message_count())
+        let (exchange, kind) = (self.exchange.as_str().into(), lapin::ExchangeKind::Topic);
+        let found = channel.exchange_declare(exchange, kind, passive, FieldTable::default());
+        found.await.is_ok()
     }
 }
 
@@ -143,11 +144,15 @@ impl Drop for Litter {
 }
 
 fn member(deployment: &Deployment, redis: &Redis, state: &std::path::Path) -> Server {
+    member_of(deployment, redis, state, &deployment.rabbitmq)
+}
+
+fn member_of(deployment: &Deployment, redis: &Redis, state: &std::path::Path, events: &str) -> Server {
     let redis = redis.url();
     let settings = [
         ("STORE_STATE", redis.as_str()),
         ("STORE_DEFINITIONS", &deployment.postgres),
-        ("STORE_EVENTS", &deployment.rabbitmq),
+        ("STORE_EVENTS", events),
         ("STORE_PREFIX", &deployment.prefix),
         ("CLUSTER_LEASE_MS", "2000"),
     ];
@@ -205,7 +210,7 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
     let everything = |server: &Server| server.get("/readyz").0 == 200;
     until("both serve", async || everything(&first) && everything(&second)).await;
     apply(&first, one.path(), &shipment(&broker.exchange, "order.paid"));
-    let bound = async || broker.waiting().await.is_some() && broker.publish("order.paid", "m-0", &body(0)).await;
+    let bound = async || broker.has_exchange().await && broker.publish("order.paid", "m-0", &body(0)).await;
     until("the queue is bound", bound).await;
 
     // Shards of both members are hit; each message comes twice.
@@ -253,6 +258,19 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
     }
     let expected = ["INVALID_JSON", "SCHEMA_VIOLATION", "TRIGGER_EXPRESSION_FAILED"].map(str::to_owned);
     assert_eq!(reasons, BTreeSet::from(expected));
+    // The other member was gone by then; of the rest this one has had its share.
+    let counted = [
+        r#"troupe_trigger_messages_total{outcome="rejected"} 3"#,
+        r#"troupe_trigger_messages_in_hand{state="waiting"} 0"#,
+        r#"troupe_trigger_messages_in_hand{state="handling"} 0"#,
+    ];
+    until("all is settled and counted", async || {
+        let (_, metrics) = first.get("/metrics");
+        let started = r#"troupe_trigger_messages_total{outcome="started"}"#;
+        let some_started = metrics.contains(started) && !metrics.contains(&format!("{started} 0\n"));
+        some_started && counted.iter().all(|line| metrics.lines().any(|shown| shown == *line))
+    })
+    .await;
 
     // The next version listens elsewhere, and an archived one not at all.
     apply(&first, one.path(), &shipment(&broker.exchange, "order.settled"));
@@ -266,9 +284,31 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
     .await;
     let wanted: Vec<u64> = (0..61).collect();
     until("it starts", async || started(&first) == wanted).await;
+
+    // While nobody takes messages, it changes twice: the next one to do so looks back further than one version.
+    first.kill();
+    let silent = member_of(&deployment, &redis, one.path(), "");
+    until("it serves", async || everything(&silent)).await;
+    for key in ["order.sent", "order.closed"] {
+        apply(&silent, one.path(), &shipment(&broker.exchange, key));
+    }
+    silent.kill();
+    let first = member(&deployment, &redis, one.path());
+    until("it serves", async || everything(&first)).await;
+    until("the oldest binding goes", async || {
+        !broker.publish("order.settled", "m-0", &body(0)).await
+    })
+    .await;
+    assert!(!broker.publish("order.sent", "m-0", &body(0)).await);
+    until("the latest is there", async || {
+        broker.publish("order.closed", "m-61", &body(61)).await
+    })
+    .await;
+    let wanted: Vec<u64> = (0..62).collect();
+    until("it starts", async || started(&first) == wanted).await;
     assert_eq!(first.delete("/api/v1/workflows/shipment"), 204);
     until("nothing is bound", async || {
-        !broker.publish("order.settled", "m-61", &body(61)).await
+        !broker.publish("order.closed", "m-62", &body(62)).await
     })
     .await;
     assert_eq!(started(&first), wanted);

@@ -11,7 +11,9 @@ use super::diagnostics::valid_file;
 use super::validate::definition_files;
 use super::{Context, Failure};
 use crate::dto::VersionDto;
+use crate::error::ErrorItem;
 use crate::exit::Exit;
+use crate::triggers::EVENT_TRIGGER_UNHEARD;
 use crate::wiring;
 
 #[derive(Args, Debug)]
@@ -50,6 +52,11 @@ impl Apply {
             let request = client.request(Method::PUT, &["workflows", &definition.id]);
             let request = request.header(header::CONTENT_TYPE, "application/json").body(text);
             let stored: VersionDto = client.fetch(request).await?;
+            // The other warnings stand above already: the definition was checked here too.
+            let of_server = |warning: &&ErrorItem| warning.code == EVENT_TRIGGER_UNHEARD && !out.json;
+            for warning in stored.warnings.iter().filter(of_server) {
+                out.say(format!("{}: {}: {}", stored.id, warning.code, warning.detail));
+            }
             match (out.json, out.quiet) {
                 (true, _) => out.value(&stored)?,
                 (false, true) => out.line(&stored.id),

@@ -45,6 +45,20 @@ impl Binding {
         }
     }
 
+    /// Takes in another one of the same queue and exchange; false if it is of others.
+    pub(super) fn merge(&mut self, other: &Self) -> bool {
+        let same = other.exchange == self.exchange && other.queue == self.queue;
+        if same {
+            let keys = other.keys.iter().filter(|key| !self.keys.contains(key));
+            let keys: Vec<String> = keys.cloned().collect();
+            self.keys.extend(keys);
+            let headers = other.headers.iter().filter(|headers| !self.headers.contains(headers));
+            let headers: Vec<_> = headers.cloned().collect();
+            self.headers.extend(headers);
+        }
+        same
+    }
+
     /// What of it is not in another binding of the same queue; none when nothing is left.
     pub(super) fn without(&self, other: Option<&Self>) -> Option<Self> {
         let other = other.filter(|other| other.exchange == self.exchange && other.queue == self.queue);
@@ -96,6 +110,14 @@ mod tests {
         let [one, other] = [format!("{long}1"), format!("{long}2")].map(|node| queue_name("p", "w", &node));
         assert_ne!(one, other);
         assert!(one.len() <= NAME_BYTES_MAX && other.len() <= NAME_BYTES_MAX);
+    }
+
+    #[test]
+    fn bindings_of_a_queue_go_together() {
+        let mut all = binding("a", &["x", "y"]);
+        assert!(all.merge(&binding("a", &["y", "z"])));
+        assert!(!all.merge(&binding("b", &["v"])));
+        assert_eq!(all.keys, ["x", "y", "z"]);
     }
 
     #[test]

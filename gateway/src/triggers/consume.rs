@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use troupe_actors::{StartCause, StartRequest};
 use troupe_core::{Json, Principal};
 use troupe_ports::source::{EventSource, Incoming, SourceError};
+use troupe_telemetry::{MessageEnd, MessageInHand, TriggerMetrics};
 
 use super::message::{self, Event};
 use super::trigger::{Start, Trigger, Unfit};
@@ -30,7 +31,12 @@ const HOPELESS: [&str; 6] = [
 ];
 
 /// Takes messages until the source ends. As many are under way as the source gives.
-pub(super) async fn consume(app: App, source: Arc<dyn EventSource>, trigger: Arc<RwLock<Arc<Trigger>>>) {
+pub(super) async fn consume(
+    app: App,
+    source: Arc<dyn EventSource>,
+    trigger: Arc<RwLock<Arc<Trigger>>>,
+    metrics: Arc<TriggerMetrics>,
+) {
     let mut under_way = JoinSet::new();
     loop {
         let message = tokio::select! {
@@ -43,7 +49,8 @@ pub(super) async fn consume(app: App, source: Arc<dyn EventSource>, trigger: Arc
         };
         match message {
             Ok(message) => {
-                let one = one(app.clone(), Arc::clone(&source), Arc::clone(&trigger), message);
+                let in_hand = metrics.taken();
+                let one = one(app.clone(), Arc::clone(&source), Arc::clone(&trigger), message, in_hand);
                 under_way.spawn(one);
             }
             Err(error) => return tracing::debug!(%error, "no more messages of a trigger"),
@@ -52,31 +59,40 @@ pub(super) async fn consume(app: App, source: Arc<dyn EventSource>, trigger: Arc
 }
 
 /// Handles one message, however often that takes; whoever gets it next does so if this process does not.
-async fn one(app: App, source: Arc<dyn EventSource>, trigger: Arc<RwLock<Arc<Trigger>>>, message: Incoming) {
+async fn one(
+    app: App,
+    source: Arc<dyn EventSource>,
+    trigger: Arc<RwLock<Arc<Trigger>>>,
+    message: Incoming,
+    mut in_hand: MessageInHand,
+) {
     // The key of a message without one: it is started once by this process, also if the first answer is lost.
     let own_key = app.engine.fresh_command().as_str().to_owned();
     let mut pause = RETRY_FIRST;
-    let settled = loop {
+    let (end, settled) = loop {
         let now = Arc::clone(&trigger.read());
         match handle(&app, &now, &message, &own_key).await {
-            Ok(()) => break source.accept(message.receipt).await,
+            Ok(end) => break (end, source.accept(message.receipt).await),
             Err(Refusal::Hopeless(reason)) => {
                 let (workflow, node) = (&now.workflow, &now.node);
                 tracing::warn!(%workflow, node, reason, "a message starts nothing and is set aside");
-                break source.reject(message.receipt, &reason).await;
+                break (MessageEnd::Rejected, source.reject(message.receipt, &reason).await);
             }
             Err(Refusal::Passing(reason)) => {
                 tracing::debug!(workflow = %now.workflow, reason, ?pause, "a message waits");
+                in_hand.waits(true);
                 tokio::time::sleep(pause).await;
+                in_hand.waits(false);
                 pause = (pause * 2).min(RETRY_MAX);
             }
         }
     };
     match settled {
-        Ok(()) => {}
+        Ok(()) => in_hand.ended(end),
         // It comes again, under the same key.
         Err(SourceError::Stale | SourceError::Unavailable(_)) => {
             tracing::debug!(queue = trigger.read().binding.queue, "a message comes again");
+            in_hand.ended(MessageEnd::Again);
         }
     }
 }
@@ -87,10 +103,11 @@ enum Refusal {
     Passing(String),
 }
 
-async fn handle(app: &App, trigger: &Trigger, message: &Incoming, own_key: &str) -> Result<(), Refusal> {
+async fn handle(app: &App, trigger: &Trigger, message: &Incoming, own_key: &str) -> Result<MessageEnd, Refusal> {
     let told = |error: &ApiError| format!("{}: {}", error.code(), error.detail());
     let events = message::read(message, app.settings.limits.nesting_max);
     let events = events.map_err(|error| Refusal::Hopeless(told(&error)))?;
+    let mut end = MessageEnd::Filtered;
     for (place, event) in events.into_iter().enumerate() {
         let Start { input, key } = match trigger.judge(&event.seen, event.id.as_deref(), &*app.sandbox).await {
             Ok(start) => start,
@@ -107,8 +124,9 @@ async fn handle(app: &App, trigger: &Trigger, message: &Incoming, own_key: &str)
                 Refusal::Passing(reason)
             }
         })?;
+        end = MessageEnd::Started;
     }
-    Ok(())
+    Ok(end)
 }
 
 async fn start(app: &App, trigger: &Trigger, event: Event, input: Json, key: String) -> Result<(), ApiError> {

@@ -7,6 +7,7 @@ mod binding;
 mod consume;
 mod message;
 mod trigger;
+mod unheard;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use parking_lot::RwLock;
 use tokio::task::AbortHandle;
 use troupe_core::WorkflowId;
 use troupe_ports::{DefinitionError, StoredDefinition};
+use troupe_telemetry::TriggerMetrics;
 
 pub(crate) use binding::Binding;
 use consume::consume;
 use trigger::{Trigger, triggers_of};
+pub(crate) use unheard::{EVENT_TRIGGER_UNHEARD, tell_unheard, unheard};
 
 use crate::app::App;
 use crate::wiring::TriggerSources;
@@ -30,6 +33,8 @@ const READ_EVERY: Duration = Duration::from_secs(10);
 const READ_EVERY_ALONE: Duration = Duration::from_secs(60);
 /// Definitions read at once.
 const PAGE: usize = 200;
+/// Versions that are looked back at for bindings which nobody may have taken away.
+const LOOK_BACK: u32 = 50;
 
 /// A trigger whose messages are taken.
 struct Running {
@@ -52,6 +57,7 @@ pub(crate) async fn run(app: App, sources: TriggerSources) {
         running: BTreeMap::new(),
         versions: HashMap::new(),
         released: Vec::new(),
+        metrics: Arc::new(TriggerMetrics::new()),
     };
     let every = if app.members.is_some() {
         READ_EVERY
@@ -77,6 +83,7 @@ struct Desk {
     versions: HashMap<WorkflowId, (u32, bool)>,
     /// Bindings that are to go.
     released: Vec<Binding>,
+    metrics: Arc<TriggerMetrics>,
 }
 
 impl Desk {
@@ -118,7 +125,8 @@ impl Desk {
         Ok(())
     }
 
-    /// Notes the bindings of a version that another process may have taken messages for, and that are not wanted any more.
+    /// Notes the bindings of versions that another process may have taken messages for, and that are not wanted any more: all members
+    /// may have been down while they changed.
     async fn look_back(
         &mut self,
         app: &App,
@@ -127,22 +135,30 @@ impl Desk {
         triggers: &[Arc<Trigger>],
     ) -> Result<(), DefinitionError> {
         let now = (stored.version, stored.archived);
-        if self.versions.get(&stored.workflow) == Some(&now) {
+        let seen = self.versions.get(&stored.workflow).copied();
+        if seen == Some(now) {
             return Ok(());
         }
         if stored.archived {
             self.released
                 .extend(triggers.iter().map(|trigger| trigger.binding.clone()));
         }
-        if stored.version > 1 {
-            let before = app
-                .definitions
-                .get(stored.workflow.as_str(), Some(stored.version - 1))
-                .await?;
-            for old in before.iter().flat_map(|before| triggers_of(before, sources.prefix())) {
+        let oldest = seen.map_or_else(
+            || stored.version.saturating_sub(LOOK_BACK).max(1),
+            |(version, _)| version,
+        );
+        for number in (oldest..stored.version).rev() {
+            let before = app.definitions.get(stored.workflow.as_str(), Some(number)).await?;
+            let before = before.map(|before| triggers_of(&before, sources.prefix()));
+            let before = before.unwrap_or_default();
+            for old in &before {
                 let new = triggers.iter().find(|new| new.binding.queue == old.binding.queue);
                 let kept = new.filter(|_| !stored.archived).map(|new| &new.binding);
                 self.released.extend(old.binding.without(kept));
+            }
+            // Most workflows never had such a trigger: one look is enough for them.
+            if triggers.is_empty() && before.is_empty() {
+                break;
             }
         }
         self.versions.insert(stored.workflow.clone(), now);
@@ -168,7 +184,8 @@ impl Desk {
         tracing::info!(queue, workflow = %trigger.workflow, node = trigger.node, "takes the messages of a trigger");
         let (binding, prefetch) = (trigger.binding.clone(), trigger.prefetch);
         let shared = Arc::new(RwLock::new(trigger));
-        let task = tokio::spawn(consume(app.clone(), source, Arc::clone(&shared)));
+        let metrics = Arc::clone(&self.metrics);
+        let task = tokio::spawn(consume(app.clone(), source, Arc::clone(&shared), metrics));
         let running = Running {
             trigger: shared,
             binding,
@@ -180,12 +197,18 @@ impl Desk {
 
     /// What cannot be released now is tried again the next time.
     async fn release(&mut self, sources: &TriggerSources) {
-        let mut left = Vec::new();
+        let mut going: Vec<Binding> = Vec::new();
         for binding in std::mem::take(&mut self.released) {
             let in_force = self.running.get(&binding.queue).map(|running| &running.binding);
             let Some(binding) = binding.without(in_force) else {
                 continue;
             };
+            if !going.iter_mut().any(|other| other.merge(&binding)) {
+                going.push(binding);
+            }
+        }
+        let mut left = Vec::new();
+        for binding in going {
             if let Err(error) = sources.release(&binding).await {
                 tracing::warn!(queue = binding.queue, %error, "a queue stays bound for now");
                 left.push(binding);

@@ -208,11 +208,14 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         pool: Arc::new(OnceCell::new_with(Some(sandbox.clone()))),
         options,
     };
-    let rules = Rules::new(
+    let mut rules = Rules::new(
         limits(&settings),
         Arc::new(Checker::new().with_handlers(executors.handlers())),
         code,
     );
+    if stores.triggers.is_none() {
+        rules = rules.without_events();
+    }
     // Where all stores are servers, nobody has made it.
     let secret = std::fs::create_dir_all(directory).and_then(|()| server_secret(directory));
     let secret = secret.map_err(|error| {
@@ -309,8 +312,14 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     if app.members.is_some() {
         tokio::spawn(keep_equal(app.clone(), lease));
     }
-    if let Some(sources) = stores.triggers {
-        tokio::spawn(triggers::run(app.clone(), sources));
+    match stores.triggers {
+        Some(sources) => {
+            tokio::spawn(triggers::run(app.clone(), sources));
+        }
+        None => {
+            let definitions = app.definitions.clone();
+            tokio::spawn(async move { triggers::tell_unheard(&*definitions).await });
+        }
     }
     Ok(app)
 }

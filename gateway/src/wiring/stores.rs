@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use troupe_backends::rabbitmq::{RabbitBatch, RabbitTls};
+use troupe_backends::rabbitmq::{RabbitBatch, RabbitPartitions, RabbitTls};
 use troupe_backends::{
     EmbeddedStore, PostgresOptions, PostgresStore, RabbitBus, RabbitOptions, RedisDurability, RedisOptions, RedisStore,
     RedisTls, StoreOptions,
@@ -194,11 +194,19 @@ async fn postgres(settings: &Settings, url: &StoreUrl) -> Result<PostgresStore, 
 }
 
 fn rabbitmq(settings: &Settings, url: &StoreUrl) -> Result<Arc<RabbitBus>, ApiError> {
-    let started = RabbitBus::start(rabbit_options(settings, url));
+    let partitions = (settings.events.partitions > 0).then(|| RabbitPartitions {
+        name: format!("{}.partitions", settings.store.prefix),
+        count: settings.events.partitions,
+    });
+    let started = RabbitBus::start(RabbitOptions {
+        partitions,
+        ..rabbit_options(settings, url)
+    });
     let bus = started.map_err(|error| ApiError::new("INVALID_PARAMETER", format!("store.events: {error}")))?;
     Ok(Arc::new(bus))
 }
 
+/// What publishing and taking messages have in common.
 fn rabbit_options(settings: &Settings, url: &StoreUrl) -> RabbitOptions {
     let batch = settings.events.batch.map(|batch| RabbitBatch {
         events_max: batch.events_max,

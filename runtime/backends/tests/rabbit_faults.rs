@@ -12,7 +12,7 @@ use support::consumer::{Client, broker, events_of, unique};
 use support::events::{event_id, events};
 use support::proxy::Proxy;
 use support::{connected, publish_all, soon};
-use troupe_backends::rabbitmq::{RabbitBus, RabbitOptions, RabbitState};
+use troupe_backends::rabbitmq::{RabbitBatch, RabbitBus, RabbitOptions, RabbitQueue, RabbitState};
 use troupe_ports::EventBus;
 
 fn options(url: String) -> RabbitOptions {
@@ -92,6 +92,55 @@ async fn an_exchange_deleted_meanwhile_is_declared_again() {
     drop(bus);
     client.delete_queue(&queue).await;
     client.delete_exchange(&options.exchange).await;
+}
+
+/// Another member declares a deleted exchange anew and has not bound the queue yet: what is published then is heard by nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_back_though_the_bus_owns_a_queue_for_it_is_published_again() {
+    for (key, batch) in [
+        ("#", None),
+        ("#", Some(RabbitBatch::default())),
+        ("orders.node.*.scheduled", None),
+    ] {
+        let queue = RabbitQueue {
+            name: unique("queue"),
+            binding_keys: vec![key.to_owned()],
+            ..RabbitQueue::default()
+        };
+        let options = RabbitOptions {
+            queues: vec![queue.clone()],
+            batch,
+            ..options(broker())
+        };
+        let bus = connected(options.clone()).await;
+        let client = Client::connect(&broker()).await;
+        bus.publish(&events(1, 0, 30)).await.unwrap();
+        assert_eq!(
+            bus.counters().connections,
+            1,
+            "what no queue of its own takes may come back"
+        );
+        client.delete_exchange(&options.exchange).await;
+        client.declare_exchange(&options.exchange).await;
+        let errors = publish_all(&bus, &events(1, 30, 60)).await;
+        assert!(errors > 0, "nothing is confirmed that no queue has");
+        assert!(bus.counters().connections >= 2);
+
+        let mut listening = client.consume(&queue.name).await;
+        let wanted = (0..60).filter(|seq| key == "#" || seq % 3 == 0);
+        let mut missing: HashSet<_> = wanted.map(|seq| event_id(1, seq)).collect();
+        let heard = async {
+            while !missing.is_empty() {
+                for event in events_of(&listening.message().await) {
+                    missing.remove(event["id"].as_str().unwrap());
+                }
+            }
+        };
+        soon("all events", heard).await;
+        drop(bus);
+        client.delete_queue(&queue.name).await;
+        client.delete_exchange(&options.exchange).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -78,6 +78,9 @@ catalogue! {
     BROKER_UNROUTABLE = "troupe_broker_unroutable_total", Kind::Counter, Count, [], "Messages that the broker returned since no queue was bound for them.";
     BROKER_REFUSED = "troupe_broker_refused_total", Kind::Counter, Count, [], "Messages that the broker refused.";
     BROKER_CONNECTIONS = "troupe_broker_connections_total", Kind::Counter, Count, [], "Connections to the broker that were made.";
+    TRIGGER_MESSAGES = "troupe_trigger_messages_total", Kind::Counter, Count, ["outcome"], "Messages of event triggers: started (an execution, or one that had started before), filtered, rejected (set aside as dead letters), again (given back: they come again).";
+    TRIGGER_MESSAGES_IN_HAND = "troupe_trigger_messages_in_hand", Kind::Gauge, Count, ["state"], "Messages that event triggers have taken and not settled: handling, or waiting since starts are refused for now.";
+    TRIGGER_MESSAGE_SECONDS = "troupe_trigger_message_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, [], "Time from taking a message of an event trigger to settling it.";
     TIMER_LAG = "troupe_timer_lag_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, [], "How late timers fire.";
     ACTOR_MAILBOX_DEPTH = "troupe_actor_mailbox_depth", Kind::Gauge, Count, ["kind"], "Messages that wait in mailboxes.";
     ACTOR_RESTARTS = "troupe_actor_restarts_total", Kind::Counter, Count, ["kind"], "Actors that failed and were built again.";

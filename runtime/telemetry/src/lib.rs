@@ -8,6 +8,7 @@ pub mod fields;
 mod handles;
 mod logs;
 mod outage;
+mod triggers;
 
 pub use catalogue::describe_all;
 pub use exposition::{Exposition, ExpositionError};
@@ -17,3 +18,4 @@ pub use handles::{
 };
 pub use logs::{LogError, LogFormat, install_logs};
 pub use outage::Outage;
+pub use triggers::{MessageEnd, MessageInHand, TriggerMetrics};

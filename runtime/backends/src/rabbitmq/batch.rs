@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use troupe_core::ExecutionId;
 
 use super::calls::Part;
-use super::key::{HASH_OF_NOTHING, hashed};
+use super::key::{HASH_OF_NOTHING, bucket, hashed};
 use super::message::{Message, Outgoing};
 use super::options::RabbitBatch;
 
@@ -21,20 +21,23 @@ struct OpenBatch {
 ///
 /// An event goes to the first message of its key that takes it and is not before the message with the last event of its
 /// execution. What is sent in order arrives in order at every queue, so no message overtakes, and executions that do the same
-/// share messages however long each goes on.
+/// share messages however long each goes on. Where events are shared out by execution, a message takes those of one bucket: all of
+/// them go to the same queue.
 pub(super) struct Packer {
     limits: RabbitBatch,
+    shared_out: bool,
     batches: Vec<OpenBatch>,
-    /// Places of the messages of each key, ascending.
-    keys: HashMap<String, Vec<usize>>,
+    /// Places of the messages of each key and bucket, ascending.
+    keys: HashMap<(String, u8), Vec<usize>>,
     /// Where the last event of each lane is.
     lanes: HashMap<Option<ExecutionId>, usize>,
 }
 
 impl Packer {
-    pub(super) fn new(limits: RabbitBatch) -> Self {
+    pub(super) fn new(limits: RabbitBatch, shared_out: bool) -> Self {
         Self {
             limits,
+            shared_out,
             batches: Vec::new(),
             keys: HashMap::new(),
             lanes: HashMap::new(),
@@ -50,7 +53,9 @@ impl Packer {
         }
         let (events_max, bytes_max) = (self.limits.events_max, self.limits.bytes_max);
         let earliest = self.lanes.get(&event.lane).copied().unwrap_or(0);
-        let of_key = self.keys.get(&event.key).map_or(&[][..], Vec::as_slice);
+        let bucket = if self.shared_out { bucket(event.lane) } else { 0 };
+        let group = (event.key.clone(), bucket);
+        let of_key = self.keys.get(&group).map_or(&[][..], Vec::as_slice);
         let later = &of_key[of_key.partition_point(|place| *place < earliest)..];
         // A comma, and the bracket that closes.
         let takes = |place: &&usize| {
@@ -70,7 +75,7 @@ impl Packer {
             }
             None => {
                 let place = self.batches.len();
-                self.keys.entry(event.key.clone()).or_default().push(place);
+                self.keys.entry(group).or_default().push(place);
                 self.batches.push(OpenBatch::new(event, part));
                 place
             }
@@ -142,7 +147,11 @@ mod tests {
     }
 
     fn packed(events: &[(u8, u8, usize)]) -> Vec<Message> {
-        let mut packer = Packer::new(LIMITS);
+        packed_for(false, events)
+    }
+
+    fn packed_for(shared_out: bool, events: &[(u8, u8, usize)]) -> Vec<Message> {
+        let mut packer = Packer::new(LIMITS, shared_out);
         for (place, (lane, key, size)) in events.iter().enumerate() {
             packer.add(event(*lane, *key, *size), Part { call: 1, place });
         }
@@ -201,6 +210,16 @@ mod tests {
     }
 
     #[test]
+    fn executions_of_different_buckets_share_no_message_where_events_are_shared_out() {
+        let of = |lane: u8| bucket(Some(ExecutionId([lane; 16])));
+        let other = (2..=255).find(|lane| of(*lane) != of(1)).unwrap_or(0);
+        let same = (2..=255).find(|lane| of(*lane) == of(1)).unwrap_or(0);
+        let events = [(1, 1, 1), (other, 1, 1), (same, 1, 1)];
+        assert_eq!(places(&packed_for(true, &events)), [vec![0, 2], vec![1]]);
+        assert_eq!(places(&packed(&events)), [vec![0, 1, 2]]);
+    }
+
+    #[test]
     fn batches_are_bounded() {
         let counted: Vec<_> = (0..9).map(|lane| (lane + 1, 1, 1)).collect();
         assert_eq!(places(&packed(&counted)), [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8]]);
@@ -217,8 +236,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn order_is_kept_and_nothing_is_lost(events in proptest::collection::vec((0..5_u8, 0..4_u8, 0..30_usize), 0..60)) {
-            let messages = packed(&events);
+        fn order_is_kept_and_nothing_is_lost(
+            events in proptest::collection::vec((0..5_u8, 0..4_u8, 0..30_usize), 0..60),
+            shared_out: bool,
+        ) {
+            let messages = packed_for(shared_out, &events);
             let sent: Vec<usize> = places(&messages).concat();
             let mut all = sent.clone();
             all.sort_unstable();
@@ -231,7 +253,9 @@ mod tests {
                 prop_assert!(message.parts.len() <= LIMITS.events_max);
                 prop_assert!(message.parts.len() == 1 || message.body.len() <= LIMITS.bytes_max);
                 for part in &message.parts {
-                    prop_assert_eq!(event(0, events[part.place].1, 0).key, message.first.key.clone());
+                    let packed = event(events[part.place].0, events[part.place].1, 0);
+                    prop_assert_eq!(packed.key, message.first.key.clone());
+                    prop_assert!(!shared_out || bucket(packed.lane) == bucket(message.first.lane));
                 }
             }
         }

@@ -29,19 +29,9 @@ struct OpenCall {
 pub(super) struct OpenCalls {
     next: u64,
     open: HashMap<u64, OpenCall>,
-    /// Whether answers wait until nothing is in flight any more; see [`OpenCalls::settled`].
-    holding: bool,
 }
 
 impl OpenCalls {
-    /// With `holding`, a call whose events are confirmed is answered by [`OpenCalls::settled`] only.
-    pub(super) fn new(holding: bool) -> Self {
-        Self {
-            holding,
-            ..Self::default()
-        }
-    }
-
     /// Takes a call of so many events up; returns its number.
     pub(super) fn admit(&mut self, reply: Reply, events: usize) -> u64 {
         self.next += 1;
@@ -64,11 +54,6 @@ impl OpenCalls {
         self.open.is_empty()
     }
 
-    /// Whether a call is only held back.
-    pub(super) fn holds(&self) -> bool {
-        self.holding && self.open.values().any(|call| call.missing == 0)
-    }
-
     /// The broker has these events.
     pub(super) fn confirm(&mut self, parts: &[Part]) {
         for part in parts {
@@ -80,22 +65,9 @@ impl OpenCalls {
             {
                 call.missing -= 1;
             }
-            if call.missing == 0 && !self.holding {
+            if call.missing == 0 {
                 self.complete(part.call);
             }
-        }
-    }
-
-    /// Nothing is in flight: whatever was to be returned has been returned.
-    pub(super) fn settled(&mut self) {
-        let complete: Vec<u64> = self
-            .open
-            .iter()
-            .filter(|(_, call)| call.missing == 0)
-            .map(|(call, _)| *call)
-            .collect();
-        for call in complete {
-            self.complete(call);
         }
     }
 
@@ -156,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_call_is_answered_once_all_of_its_events_are_confirmed() {
-        let mut calls = OpenCalls::new(false);
+        let mut calls = OpenCalls::default();
         let (reply, mut answer) = oneshot::channel();
         let call = calls.admit(reply, 2);
         calls.confirm(&[part(call, 1), part(call, 1)]);
@@ -169,7 +141,7 @@ mod tests {
     #[test]
     fn a_failed_call_says_how_much_is_confirmed_without_a_gap() {
         for (confirmed, prefix) in [(vec![], 0), (vec![1, 2], 0), (vec![0, 1, 3], 2)] {
-            let mut calls = OpenCalls::new(false);
+            let mut calls = OpenCalls::default();
             let (reply, mut answer) = oneshot::channel();
             let call = calls.admit(reply, 4);
             calls.confirm(&confirmed.iter().map(|place| part(call, *place)).collect::<Vec<_>>());
@@ -180,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_refused_event_fails_its_calls_and_no_other() {
-        let mut calls = OpenCalls::new(false);
+        let mut calls = OpenCalls::default();
         let ((one, mut first), (two, mut second)) = (oneshot::channel(), oneshot::channel());
         let (one, two) = (calls.admit(one, 3), calls.admit(two, 1));
         calls.confirm(&[part(one, 0)]);
@@ -189,19 +161,5 @@ mod tests {
         assert!(!calls.want(&[part(one, 2)]) && calls.want(&[part(one, 2), part(two, 0)]));
         calls.confirm(&[part(one, 2), part(two, 0)]);
         assert!(second.try_recv().unwrap().is_ok());
-    }
-
-    #[test]
-    fn a_held_answer_waits_for_what_may_still_be_returned() {
-        let mut calls = OpenCalls::new(true);
-        let ((one, mut first), (two, mut second)) = (oneshot::channel(), oneshot::channel());
-        let (one, two) = (calls.admit(one, 1), calls.admit(two, 1));
-        calls.confirm(&[part(one, 0), part(two, 0)]);
-        assert!(calls.holds() && first.try_recv().is_err());
-        calls.refuse(&[part(one, 0)], "nobody is bound");
-        calls.settled();
-        assert_eq!(first.try_recv().unwrap().unwrap_err().confirmed(), 0);
-        assert!(second.try_recv().unwrap().is_ok());
-        assert!(!calls.holds());
     }
 }

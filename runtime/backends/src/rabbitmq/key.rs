@@ -5,6 +5,7 @@
 //! digits of the FNV-1a hash of the workflow's id. A workflow called `system` is `%73ystem`, so that `system.#` binds
 //! the events of the system alone. Where there is nothing to escape, the word is the id itself.
 
+use troupe_core::ExecutionId;
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 
 /// A routing key has at most 255 bytes; the longest words behind the workflow's take fewer than the rest.
@@ -31,6 +32,19 @@ pub(super) fn node_type(event: &LifecycleEvent) -> &'static str {
 /// The routing key of an event of the system.
 pub(super) fn of_system(event: &SystemEvent) -> String {
     format!("system.{}.{}", event.entity, event.verb)
+}
+
+/// Into how many buckets executions fall. Of another number another one would come, so it is the same in every release.
+const BUCKETS: u64 = 128;
+
+/// The bucket of an execution; without one, of the system. Where events are shared out, all of a bucket go to the same queue.
+pub(super) fn bucket(lane: Option<ExecutionId>) -> u8 {
+    let hash = match lane {
+        Some(execution) => fnv1a(&execution.0),
+        None => fnv1a(b"system"),
+    };
+    // The low bits alone know nothing of the high bits of the bytes.
+    u8::try_from((hash ^ (hash >> 32)) % BUCKETS).unwrap_or(0)
 }
 
 /// The word that stands for a workflow.
@@ -84,7 +98,7 @@ mod tests {
     use proptest::prelude::*;
     use troupe_core::definition::NodeKind;
     use troupe_core::execution::Verb;
-    use troupe_core::{ExecutionId, Json, NodeKey, Seq, Timestamp};
+    use troupe_core::{ExecutionId, Json, NodeKey, Seq, ShardId, Timestamp};
 
     use super::*;
 
@@ -116,6 +130,19 @@ mod tests {
         );
         assert_eq!(key("system", Verb::ExecutionFailed, None), "%73ystem.execution.failed");
         assert_eq!(key("Grüße 1", Verb::ExecutionFailed, None), "Grüße 1.execution.failed");
+    }
+
+    #[test]
+    fn buckets_stay_as_they_are_and_take_about_the_same() {
+        // Members of two releases publish side by side.
+        assert_eq!(bucket(None), 59);
+        assert_eq!(bucket(Some(ExecutionId([7; 16]))), 77);
+        let mut counts = [0_u32; BUCKETS as usize];
+        for number in 0..12_800 {
+            let execution = ExecutionId::fresh(ShardId(number % 8), Timestamp(1_790_000_000_000), u64::from(number));
+            counts[usize::from(bucket(Some(execution)))] += 1;
+        }
+        assert!(counts.iter().all(|count| (50..200).contains(count)), "{counts:?}");
     }
 
     #[test]

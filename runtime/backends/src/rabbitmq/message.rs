@@ -16,6 +16,8 @@ use crate::cloud_events::{self, CloudEvent};
 
 /// Header with the trace context. Source: W3C Trace Context, AMQP protocol.
 const TRACE_PARENT: &str = "traceparent";
+/// Header that the exchange which shares events out looks at: the same for all events of an execution.
+pub(super) const BUCKET: &str = "x-troupe-bucket";
 /// Survives a restart of the broker, in a durable queue.
 const PERSISTENT: u8 = 2;
 
@@ -133,8 +135,8 @@ impl Message {
         }
     }
 
-    /// The properties it is sent with; `by_headers`: the usual exchange looks at them.
-    pub(super) fn properties(&self, by_headers: bool) -> BasicProperties {
+    /// The properties it is sent with. `by_headers`: the usual exchange looks at them; `shared_out`: by the execution.
+    pub(super) fn properties(&self, by_headers: bool, shared_out: bool) -> BasicProperties {
         let media_type = match self.parts.len() {
             1 => cloud_events::EVENT,
             _ => cloud_events::BATCH,
@@ -153,6 +155,9 @@ impl Message {
             for (name, value) in &self.first.headers {
                 insert(name, value);
             }
+        }
+        if shared_out {
+            insert(BUCKET, &key::bucket(self.first.lane).to_string());
         }
         // Those of several events differ; each event holds its own.
         if let Some(trace_parent) = self.first.trace_parent.as_ref().filter(|_| self.parts.len() == 1) {
@@ -188,7 +193,7 @@ mod tests {
             data: Json::object([]),
         });
         let message = Message::single(event, Part { call: 0, place: 0 });
-        let properties = message.properties(true);
+        let properties = message.properties(true, false);
         assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "é".repeat(127));
         assert_eq!(*properties.timestamp(), Some(1_790_000_000));
         let body: serde_json::Value = serde_json::from_slice(&message.body).unwrap();

@@ -12,6 +12,8 @@ mod key;
 mod link;
 mod message;
 mod options;
+mod own;
+mod partitions;
 mod publisher;
 mod session;
 mod source;
@@ -29,8 +31,8 @@ use troupe_ports::{BusError, EventBus};
 use self::message::Outgoing;
 use self::options::Checked;
 pub use self::options::{
-    RabbitBatch, RabbitExchange, RabbitOptions, RabbitOptionsError, RabbitQueue, RabbitTls, RabbitTopology,
-    RabbitUnroutable,
+    RabbitBatch, RabbitExchange, RabbitOptions, RabbitOptionsError, RabbitPartitions, RabbitQueue, RabbitTls,
+    RabbitTopology, RabbitUnroutable,
 };
 use self::publisher::{Call, Publisher};
 pub use self::source::RabbitSource;

@@ -70,6 +70,32 @@ pub struct RabbitQueue {
     pub dead_letter: Option<String>,
 }
 
+/// Durable quorum queues that share the events by execution: all of an execution come to the same one, in order.
+///
+/// The broker needs its plugin `rabbitmq_consistent_hash_exchange`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RabbitPartitions {
+    /// Begins the names: the exchange behind the usual one is `<name>.<count>`, the queues are `<name>.<count>.0` and on.
+    pub name: String,
+    /// How many queues, 1 to [`RabbitPartitions::COUNT_MAX`].
+    pub count: u16,
+}
+
+impl RabbitPartitions {
+    /// Most queues: with more, some would get far fewer executions than others.
+    pub const COUNT_MAX: u16 = 32;
+
+    /// The exchange that shares out among so many queues.
+    pub(super) fn exchange(&self, count: u16) -> String {
+        format!("{}.{count}", self.name)
+    }
+
+    /// The queues.
+    pub(super) fn queues(&self) -> impl Iterator<Item = String> {
+        (0..self.count).map(|number| format!("{}.{}.{number}", self.name, self.count))
+    }
+}
+
 /// Limits of a message that carries several events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RabbitBatch {
@@ -117,6 +143,8 @@ pub struct RabbitOptions {
     pub topology: RabbitTopology,
     /// Queues the bus owns.
     pub queues: Vec<RabbitQueue>,
+    /// Queues that share the events by execution; none: there are none, and those of earlier settings are left alone.
+    pub partitions: Option<RabbitPartitions>,
     /// Whether events that share a routing key travel together under load; none: one message an event.
     pub batch: Option<RabbitBatch>,
     /// Whether events of nodes are published, beside those of executions and of the system.
@@ -155,6 +183,7 @@ impl RabbitOptions {
             kind: RabbitExchange::default(),
             topology: RabbitTopology::default(),
             queues: Vec::new(),
+            partitions: None,
             batch: None,
             node_events: true,
             unroutable: RabbitUnroutable::default(),
@@ -178,6 +207,7 @@ impl fmt::Debug for RabbitOptions {
             .field("kind", &self.kind)
             .field("topology", &self.topology)
             .field("queues", &self.queues)
+            .field("partitions", &self.partitions)
             .field("batch", &self.batch)
             .finish_non_exhaustive()
     }
@@ -201,6 +231,15 @@ pub enum RabbitOptionsError {
         /// Which one.
         what: &'static str,
     },
+    /// A number of partitions that cannot be.
+    #[error("there are 1 to {} partitions, not {given}", RabbitPartitions::COUNT_MAX)]
+    PartitionCount {
+        /// What was asked for.
+        given: u16,
+    },
+    /// A `direct` exchange hands nothing on as a whole.
+    #[error("partitions need an exchange of type topic, fanout or headers")]
+    PartitionsOfDirect,
     /// A file of the TLS client cannot be read.
     #[error("{}: {reason}", path.display())]
     File {
@@ -233,6 +272,20 @@ impl Checked {
             }
             for header in queue.binding_headers.iter().flat_map(BTreeMap::keys) {
                 name(header, "the name of a header")?;
+            }
+        }
+        if let Some(partitions) = &options.partitions {
+            if !(1..=RabbitPartitions::COUNT_MAX).contains(&partitions.count) {
+                return Err(RabbitOptionsError::PartitionCount {
+                    given: partitions.count,
+                });
+            }
+            if options.kind == RabbitExchange::Direct {
+                return Err(RabbitOptionsError::PartitionsOfDirect);
+            }
+            name(&partitions.name, "the name of the partitions")?;
+            for queue in partitions.queues() {
+                name(&queue, "the name of a partition")?;
             }
         }
         let batch = options.batch.unwrap_or_default();
@@ -363,6 +416,28 @@ mod tests {
         assert!(with(&|options| options.exchange = String::new()).is_some());
         assert!(with(&|options| options.exchange = long.clone()).is_some());
         assert!(with(&|options| options.in_flight_max = 0).is_some());
+        let partitions = |name: &str, count| {
+            let name = name.to_owned();
+            with(&move |options| {
+                options.partitions = Some(RabbitPartitions {
+                    name: name.clone(),
+                    count,
+                })
+            })
+        };
+        assert_eq!(partitions("p", 32), None);
+        assert!(partitions("p", 0).is_some() && partitions("p", 33).is_some());
+        assert!(partitions("", 1).is_some() && partitions(&long[2..], 1).is_some());
+        assert!(
+            with(&|options| {
+                options.kind = RabbitExchange::Direct;
+                options.partitions = Some(RabbitPartitions {
+                    name: "p".to_owned(),
+                    count: 1,
+                });
+            })
+            .is_some()
+        );
         assert_eq!(queue(&|_| {}), None);
         assert!(queue(&|queue| queue.name = long.clone()).is_some());
         assert!(queue(&|queue| queue.binding_keys = vec![long.clone()]).is_some());

@@ -18,6 +18,7 @@ use super::calls::Reply;
 use super::link::Link;
 use super::message::Outgoing;
 use super::options::Checked;
+use super::partitions::EVENT_PARTITIONS_UNAVAILABLE;
 use super::session::Session;
 use super::{Counters, RabbitState};
 
@@ -90,7 +91,10 @@ impl Publisher {
             failures += 1;
             let pause = backoff.pause();
             // Once, then less and less often: it may be away for hours.
-            if u32::is_power_of_two(failures) {
+            if u32::is_power_of_two(failures) && lost.contains(EVENT_PARTITIONS_UNAVAILABLE) {
+                let code = EVENT_PARTITIONS_UNAVAILABLE;
+                tracing::error!(code, reason = %lost, failures, ?pause, "no event is published until RabbitMQ can share them out");
+            } else if u32::is_power_of_two(failures) {
                 tracing::warn!(reason = %lost, failures, ?pause, "no connection to RabbitMQ; it is tried again");
             }
             self.state

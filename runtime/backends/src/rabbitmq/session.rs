@@ -1,6 +1,6 @@
 //! What is on its way over one connection.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use super::exchanges::Exchanges;
 use super::link::Link;
 use super::message::Message;
 use super::options::{Checked, RabbitExchange, RabbitUnroutable};
+use super::own;
 use super::publisher::Call;
 
 /// Unroutable messages are logged no more often than this.
@@ -35,6 +36,34 @@ struct Sent {
     parts: Vec<Part>,
     bytes: usize,
     at: Instant,
+    /// None: it does not matter if it is returned.
+    heeded: Option<Heeded>,
+}
+
+/// A message that must not be returned.
+struct Heeded {
+    /// As it is returned: cut where it is too long.
+    id: String,
+    /// A queue that the bus binds itself takes it.
+    own: bool,
+    /// It was returned: its routing key.
+    returned: Option<Box<str>>,
+}
+
+/// A message that is confirmed, and may turn out to have been returned.
+///
+/// The client gives a returned message with *some* confirm. A message is returned before it is confirmed, what is returned waits in
+/// order, and each confirm takes one. So once all messages up to this one are confirmed, it has been given with one of those or with
+/// one that is in flight now: when those are taken, it was not returned.
+struct Unsure {
+    /// Messages that are taken by then.
+    until: u64,
+    heeded: Heeded,
+    parts: Vec<Part>,
+}
+
+fn nobody_bound(key: &str) -> String {
+    format!("RabbitMQ returned a message: no queue is bound for {key}")
 }
 
 /// Messages and calls of one connection. Confirms are taken in the order of sending, whatever order the broker sends them in.
@@ -47,8 +76,9 @@ pub(super) struct Session {
     outbox: VecDeque<Message>,
     sent: VecDeque<Sent>,
     bytes: usize,
-    /// Ids of messages since nothing was in flight, where a returned one fails its calls.
-    returnable: HashMap<String, Vec<Part>>,
+    /// Messages whose answer was taken.
+    taken: u64,
+    unsure: VecDeque<Unsure>,
     confirmed_any: bool,
     /// Since when RabbitMQ takes nothing.
     blocked: Option<Instant>,
@@ -59,17 +89,17 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(checked: &Arc<Checked>, channel: &Channel, counters: Arc<Counters>) -> Self {
-        let holding = checked.options.unroutable == RabbitUnroutable::Fail;
         Self {
             checked: Arc::clone(checked),
             channel: channel.clone(),
             counters,
-            calls: OpenCalls::new(holding),
+            calls: OpenCalls::default(),
             exchanges: Exchanges::default(),
             outbox: VecDeque::new(),
             sent: VecDeque::new(),
             bytes: 0,
-            returnable: HashMap::new(),
+            taken: 0,
+            unsure: VecDeque::new(),
             confirmed_any: false,
             blocked: None,
             unblocked: Instant::now(),
@@ -94,11 +124,7 @@ impl Session {
 
     /// Sends what was packed; false when no more may be in flight for now.
     pub(super) fn send(&mut self) -> bool {
-        // What is held back is answered once nothing is in flight.
-        while !self.calls.holds()
-            && self.sent.len() < self.checked.in_flight_max()
-            && self.bytes < self.checked.options.in_flight_bytes_max
-        {
+        while self.sent.len() < self.checked.in_flight_max() && self.bytes < self.checked.options.in_flight_bytes_max {
             match self.outbox.pop_front() {
                 Some(message) if self.calls.want(&message.parts) => self.publish(message),
                 // Its calls failed meanwhile: they come again.
@@ -114,7 +140,7 @@ impl Session {
         let events = calls.iter().flat_map(|call| &call.events);
         let named = events.filter_map(|event| event.exchange.as_ref());
         self.exchanges.prepare(link, &self.checked, named).await;
-        let mut packer = self.checked.options.batch.map(Packer::new);
+        let mut packer = self.packer();
         for call in calls {
             let number = self.calls.admit(call.reply, call.events.len());
             for (place, event) in call.events.into_iter().enumerate() {
@@ -137,18 +163,36 @@ impl Session {
         self.outbox.extend(packer.map(Packer::finish).into_iter().flatten());
     }
 
+    fn packer(&self) -> Option<Packer> {
+        let limits = self.checked.options.batch?;
+        Some(Packer::new(limits, self.checked.options.partitions.is_some()))
+    }
+
+    /// Whether it matters that the message is returned.
+    fn heeded(&self, message: &Message) -> Option<Heeded> {
+        let first = &message.first;
+        // Nobody need be bound where only a workflow wants its events to go.
+        if first.exchange.is_some() {
+            return None;
+        }
+        let own = own::takes(&self.checked, &first.key, &first.headers);
+        (own || self.checked.options.unroutable == RabbitUnroutable::Fail).then(|| Heeded {
+            id: super::message::short(&message.id).to_string(),
+            own,
+            returned: None,
+        })
+    }
+
     fn publish(&mut self, message: Message) {
         let channel = self.channel.clone();
-        let properties = message.properties(self.checked.options.kind == RabbitExchange::Headers);
-        let Message { first, id, body, parts } = message;
+        let by_headers = self.checked.options.kind == RabbitExchange::Headers;
+        let properties = message.properties(by_headers, self.checked.options.partitions.is_some());
+        let heeded = self.heeded(&message);
+        let Message { first, body, parts, .. } = message;
         let exchange = match &first.exchange {
             Some(named) => super::message::short(&named.name),
             None => self.checked.exchange.clone(),
         };
-        if self.checked.options.unroutable == RabbitUnroutable::Fail && first.exchange.is_none() {
-            let id = super::message::short(&id).to_string();
-            self.returnable.insert(id, parts.clone());
-        }
         let bytes = body.len();
         let mut confirming: Confirming = Box::pin(async move {
             let options = BasicPublishOptions {
@@ -171,6 +215,7 @@ impl Session {
             parts,
             bytes,
             at: Instant::now(),
+            heeded,
         });
     }
 
@@ -200,10 +245,6 @@ impl Session {
             self.settle(confirmation)?;
             next = self.poll_front(&mut Context::from_waker(Waker::noop()));
         }
-        if self.sent.is_empty() {
-            self.calls.settled();
-            self.returnable.clear();
-        }
         Ok(())
     }
 
@@ -213,6 +254,7 @@ impl Session {
             return Err("a confirm of nothing".to_owned());
         };
         self.bytes -= sent.bytes;
+        self.taken += 1;
         let returned = match confirmation {
             Confirmation::Ack(returned) => {
                 self.confirmed_any = true;
@@ -220,7 +262,14 @@ impl Session {
                 self.counters
                     .events
                     .fetch_add(sent.parts.len() as u64, Ordering::Relaxed);
-                self.calls.confirm(&sent.parts);
+                match sent.heeded {
+                    None => self.calls.confirm(&sent.parts),
+                    Some(heeded) => self.unsure.push_back(Unsure {
+                        until: self.taken + self.sent.len() as u64,
+                        heeded,
+                        parts: sent.parts,
+                    }),
+                }
                 returned
             }
             Confirmation::Nack(returned) => {
@@ -231,26 +280,44 @@ impl Session {
             Confirmation::NotRequested => return Err("the channel does not confirm".to_owned()),
         };
         if let Some(returned) = returned {
-            self.returned(&returned);
+            self.returned(&returned)?;
+        }
+        while let Some(sure) = self.unsure.pop_front_if(|unsure| unsure.until <= self.taken) {
+            match sure.heeded.returned {
+                Some(key) => self.calls.refuse(&sure.parts, &nobody_bound(&key)),
+                None => self.calls.confirm(&sure.parts),
+            }
         }
         Ok(())
     }
 
-    /// A message came back. The client gives it with *some* confirm, not always with its own.
-    fn returned(&mut self, returned: &BasicReturnMessage) {
+    /// A message came back.
+    ///
+    /// # Errors
+    ///
+    /// When a queue of the bus's own should have got it: its bindings are gone, and to connect anew is to bind anew.
+    fn returned(&mut self, returned: &BasicReturnMessage) -> Result<(), String> {
         let total = self.counters.unroutable.fetch_add(1, Ordering::Relaxed) + 1;
         let key = returned.delivery.routing_key.as_str();
         if self.logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
             self.logged = Some(Instant::now());
             tracing::warn!(key, total, reason = %returned.reply_text, "no queue is bound for an event");
         }
-        // Nobody need be bound where only a workflow wants its events to go.
         let is_usual = returned.delivery.exchange == self.checked.exchange;
-        let id = returned.delivery.properties.message_id().as_ref().filter(|_| is_usual);
-        if let Some(parts) = id.and_then(|id| self.returnable.remove(id.as_str())) {
-            let reason = format!("RabbitMQ returned a message: no queue is bound for {key}");
-            self.calls.refuse(&parts, &reason);
+        let Some(id) = returned.delivery.properties.message_id().as_ref().filter(|_| is_usual) else {
+            return Ok(());
+        };
+        let sent = self.sent.iter_mut().filter_map(|sent| sent.heeded.as_mut());
+        let unsure = self.unsure.iter_mut().map(|unsure| &mut unsure.heeded);
+        let mut own = false;
+        for heeded in unsure.chain(sent).filter(|heeded| heeded.id == id.as_str()) {
+            heeded.returned = Some(key.into());
+            own |= heeded.own;
         }
+        if own {
+            return Err(nobody_bound(key));
+        }
+        Ok(())
     }
 
     /// When [`Session::late`] has something to do.

@@ -6,40 +6,59 @@ use lapin::{Channel, Connection, ErrorKind, Result};
 
 use super::message::short;
 use super::options::{Checked, RabbitQueue, RabbitTopology};
+use super::partitions;
 
 /// AMQP's code for what is not there.
 const NOT_FOUND: u16 = 404;
 
 /// Declares what the bus owns, or checks that it is there. What exists with other properties is an error.
+///
+/// An exchange of the bus's own comes after the queues, which take longest: from then on others may publish to it, and nothing is
+/// bound yet. What is returned to them in that moment they publish again; see [`super::own`].
 pub(super) async fn prepare(channel: &Channel, checked: &Checked) -> Result<()> {
     let (find_exchange, passive) = match checked.options.topology {
         RabbitTopology::Declare => (false, false),
         RabbitTopology::QueuesOnly => (true, false),
         RabbitTopology::Passive => (true, true),
     };
-    let exchange = ExchangeDeclareOptions {
-        passive: find_exchange,
-        durable: true,
-        ..ExchangeDeclareOptions::default()
-    };
-    channel
-        .exchange_declare(
-            checked.exchange.clone(),
-            checked.options.kind.kind(),
-            exchange,
-            FieldTable::default(),
-        )
-        .await?;
+    if find_exchange {
+        // Where it is missing, no queue is to be left behind.
+        exchange(channel, checked, true).await?;
+    }
     for queue in &checked.options.queues {
         if let Some(dead_letter) = &queue.dead_letter {
             declare(channel, dead_letter, passive, quorum()).await?;
         }
         declare(channel, &queue.name, passive, arguments(queue)).await?;
-        if !passive {
-            bind(channel, checked, queue).await?;
-        }
+    }
+    if let Some(partitions) = &checked.options.partitions {
+        partitions::prepare(channel, partitions, passive).await?;
+    }
+    if passive {
+        return Ok(());
+    }
+    if !find_exchange {
+        exchange(channel, checked, false).await?;
+    }
+    for queue in &checked.options.queues {
+        bind(channel, checked, queue).await?;
+    }
+    if let Some(partitions) = &checked.options.partitions {
+        partitions::bind(channel, checked, partitions).await?;
     }
     Ok(())
+}
+
+async fn exchange(channel: &Channel, checked: &Checked, passive: bool) -> Result<()> {
+    let (kind, none) = (checked.options.kind.kind(), FieldTable::default());
+    let options = ExchangeDeclareOptions {
+        passive,
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    channel
+        .exchange_declare(checked.exchange.clone(), kind, options, none)
+        .await
 }
 
 async fn declare(channel: &Channel, name: &str, passive: bool, arguments: FieldTable) -> Result<()> {
@@ -98,7 +117,7 @@ fn bindings(queue: &RabbitQueue) -> impl Iterator<Item = (ShortString, FieldTabl
     by_key.chain(by_headers)
 }
 
-fn quorum() -> FieldTable {
+pub(super) fn quorum() -> FieldTable {
     let mut arguments = FieldTable::default();
     text(&mut arguments, "x-queue-type", "quorum");
     arguments
@@ -116,6 +135,6 @@ fn arguments(queue: &RabbitQueue) -> FieldTable {
     arguments
 }
 
-fn text(table: &mut FieldTable, name: &str, value: &str) {
+pub(super) fn text(table: &mut FieldTable, name: &str, value: &str) {
     table.insert(short(name), AMQPValue::LongString(LongString::from(value)));
 }

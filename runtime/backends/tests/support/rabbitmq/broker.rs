@@ -32,6 +32,11 @@ fn free_port() -> u16 {
 
 impl Broker {
     pub(crate) async fn start() -> Self {
+        Self::with_plugins("[].").await
+    }
+
+    /// With these plugins, as an Erlang term.
+    pub(crate) async fn with_plugins(plugins: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let epmd_port = free_port();
         // Started by the node it would outlive it, as a daemon.
@@ -54,7 +59,7 @@ impl Broker {
             server: None,
         };
         make_certificates(broker.directory.path());
-        broker.configure();
+        broker.configure(plugins);
         broker.launch().await;
         broker
     }
@@ -118,7 +123,16 @@ impl Broker {
 
     /// Runs `rabbitmqctl`.
     pub(crate) async fn control(&self, arguments: &[&str]) {
-        let mut command = self.command("rabbitmqctl");
+        self.tool("rabbitmqctl", arguments).await;
+    }
+
+    /// Enables a plugin while it runs.
+    pub(crate) async fn enable(&self, plugin: &str) {
+        self.tool("rabbitmq-plugins", &["enable", plugin]).await;
+    }
+
+    async fn tool(&self, program: &str, arguments: &[&str]) {
+        let mut command = self.command(program);
         command.args(["-n", &self.node]).args(arguments);
         let output = tokio::task::spawn_blocking(move || command.output().unwrap())
             .await
@@ -148,9 +162,9 @@ impl Broker {
         command
     }
 
-    fn configure(&self) {
+    fn configure(&self, plugins: &str) {
         let directory = self.directory.path();
-        std::fs::write(directory.join("plugins"), "[].").unwrap();
+        std::fs::write(directory.join("plugins"), plugins).unwrap();
         let file = |name: &str| directory.join(name).display().to_string();
         let configuration = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\nlisteners.ssl.1 = 127.0.0.1:{}\n\

@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeleteOptions, QueueBindOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
+    QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, LongString};
-use lapin::{Channel, Connection, ConnectionProperties, Consumer};
+use lapin::{Channel, Connection, ConnectionProperties, Consumer, ExchangeKind};
 use serde_json::Value;
 use troupe_ports::conformance::bus::{Heard, Listener};
 
@@ -84,6 +84,17 @@ impl Client {
         deleted.await.unwrap();
     }
 
+    /// A topic exchange as the bus declares it.
+    pub(crate) async fn declare_exchange(&self, exchange: &str) {
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let (kind, none) = (ExchangeKind::Topic, FieldTable::default());
+        let declared = self.channel.exchange_declare(exchange.into(), kind, durable, none);
+        declared.await.unwrap();
+    }
+
     pub(crate) async fn delete_exchange(&self, exchange: &str) {
         let deleted = self
             .channel
@@ -100,9 +111,14 @@ pub(crate) struct Listening {
 impl Listening {
     /// The next message. Cancel-safe.
     pub(crate) async fn message(&mut self) -> Delivery {
-        let delivery = self.consumer.next().await.unwrap().unwrap();
-        delivery.ack(BasicAckOptions::default()).await.unwrap();
-        delivery
+        self.next_message().await.expect("the connection stays")
+    }
+
+    /// The same; none once the connection is closed.
+    pub(crate) async fn next_message(&mut self) -> Option<Delivery> {
+        let delivery = self.consumer.next().await?.ok()?;
+        delivery.ack(BasicAckOptions::default()).await.ok()?;
+        Some(delivery)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One shard: owns its lease, its log and the actors of its executions.
 
 mod actor;
+mod format;
 mod loss;
 mod lost_word;
 pub mod machine;

@@ -4,7 +4,7 @@ use clap::Args;
 use comfy_table::{Cell, Table, presets};
 
 use super::{Context, Failure};
-use crate::dto::{MemberDto, PageDto};
+use crate::dto::{FormatsDto, MemberDto, PageDto};
 use crate::exit::Exit;
 
 #[derive(Args, Debug)]
@@ -25,7 +25,9 @@ impl Members {
             let mut table = Table::new();
             table
                 .load_style(presets::NOTHING)
-                .set_header(["NAME", "ADDRESS", "STATUS", "SHARDS", "RELEASE"]);
+                .set_header([
+                    "NAME", "ADDRESS", "STATUS", "SHARDS", "READS", "WRITES", "HOLDS", "RELEASE",
+                ]);
             for member in &page.items {
                 let answers = if member.own { "  (answers)" } else { "" };
                 table.add_row([
@@ -33,11 +35,22 @@ impl Members {
                     Cell::new(format!("{}{answers}", member.address)),
                     Cell::new(&member.status),
                     Cell::new(member.shards),
+                    Cell::new(reads(&member.reads)),
+                    Cell::new(member.writes),
+                    Cell::new(member.holds.map_or_else(|| "-".to_owned(), |format| format.to_string())),
                     Cell::new(&member.release),
                 ]);
             }
             out.line(&table.trim_fmt());
         }
         Ok(Exit::Ok)
+    }
+}
+
+fn reads(formats: &FormatsDto) -> String {
+    if formats.oldest == formats.newest {
+        formats.oldest.to_string()
+    } else {
+        format!("{}-{}", formats.oldest, formats.newest)
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use troupe_core::{FormatRange, FormatTerms, ShardId, StateFormat};
 use troupe_core::definition::NodeKind;
 use troupe_core::plan::CoreMutants;
+use troupe_core::{FormatRange, FormatTerms, ShardId, StateFormat};
 
 use crate::breakers::BreakerSettings;
 use crate::resume::ResumeLinks;

@@ -265,7 +265,10 @@ pub fn read_header_as(reads: FormatRange, record: &[u8]) -> Result<(CommitId, Ve
         let count = reader.array().ok_or(SHORT)?;
         (reader.array().ok_or(SHORT)?, count)
     };
-    let (commit, count) = (CommitId(u128::from_le_bytes(commit)), u32::from_le_bytes(count) as usize);
+    let (commit, count) = (
+        CommitId(u128::from_le_bytes(commit)),
+        u32::from_le_bytes(count) as usize,
+    );
     let header_bytes = count
         .checked_mul(ITEM_BYTES)
         .and_then(|bytes| bytes.checked_add(FIXED_BYTES + 4))
@@ -334,10 +337,7 @@ pub fn read_frames_as<'a, T: Decode<'a, ()> + 'a>(
     })
 }
 
-fn read_frame<'a, T: Decode<'a, ()>>(
-    reads: FormatRange,
-    bytes: &'a [u8],
-) -> Result<(T, &'a [u8]), RecordError> {
+fn read_frame<'a, T: Decode<'a, ()>>(reads: FormatRange, bytes: &'a [u8]) -> Result<(T, &'a [u8]), RecordError> {
     let (_, body, rest) = open_frame(reads, bytes)?;
     let entry = minicbor::decode(body).map_err(|error| RecordError::Frame(error.to_string()))?;
     Ok((entry, rest))
@@ -506,7 +506,8 @@ mod tests {
                     continue;
                 }
                 let (_, read) = header.unwrap();
-                let is_broken = |frame: &[u8]| read_frames_as::<Entry>(FormatRange::WITH_TRIAL, frame).any(|entry| entry.is_err());
+                let is_broken =
+                    |frame: &[u8]| read_frames_as::<Entry>(FormatRange::WITH_TRIAL, frame).any(|entry| entry.is_err());
                 let broken: Vec<_> = read
                     .iter()
                     .filter(|item| is_broken(&damaged[item.frame.clone()]))
@@ -551,7 +552,10 @@ mod tests {
         let mixed = Bytes::from([&first[..], &trial, &first].concat());
         let fitted = frames_for(StateFormat::FIRST, FormatRange::WITH_TRIAL, &mixed).unwrap();
         assert_eq!(fitted, [&first[..], &first, &first].concat());
-        assert_eq!(frames_for(StateFormat::TRIAL, FormatRange::WITH_TRIAL, &mixed).unwrap(), mixed);
+        assert_eq!(
+            frames_for(StateFormat::TRIAL, FormatRange::WITH_TRIAL, &mixed).unwrap(),
+            mixed
+        );
         let damaged = trial.slice(..trial.len() - 1);
         assert!(frames_for(StateFormat::FIRST, FormatRange::WITH_TRIAL, &damaged).is_err());
         let harmed = first.slice(..first.len() - 1);

@@ -13,9 +13,7 @@ use serde_json::json;
 use support::{Arrows, PATIENCE, World, builtins, chain};
 use tempfile::TempDir;
 use troupe_actors::record::format_of_record;
-use troupe_actors::{
-    Command, Engine, EngineError, EngineHandle, EngineOptions, EngineParts, StartRequest,
-};
+use troupe_actors::{Command, Engine, EngineError, EngineHandle, EngineOptions, EngineParts, StartRequest};
 use troupe_backends::{EmbeddedStore, InProcessMembers};
 use troupe_core::control::{Clocks, ControlKey, Scope, Setting};
 use troupe_core::execution::{Status, Verb};
@@ -104,7 +102,11 @@ async fn found(store: &dyn StateStore) -> BTreeMap<StateFormat, usize> {
         for record in store.read(shard, LogPosition(1), usize::MAX).await.unwrap() {
             count(format_of_record(&record.bytes).unwrap());
         }
-        for chunk in store.spooled(shard, "events", LogPosition(0), usize::MAX).await.unwrap() {
+        for chunk in store
+            .spooled(shard, "events", LogPosition(0), usize::MAX)
+            .await
+            .unwrap()
+        {
             count(StateFormat(chunk.bytes[0]));
         }
         for id in store.stored(shard).await.unwrap() {
@@ -122,7 +124,10 @@ async fn found(store: &dyn StateStore) -> BTreeMap<StateFormat, usize> {
 }
 
 async fn until_held(store: &dyn StateStore, format: StateFormat) {
-    until("every shard holds the format", async || held(store).await == [format].into()).await;
+    until("every shard holds the format", async || {
+        held(store).await == [format].into()
+    })
+    .await;
 }
 
 async fn until_settled(worlds: &[Arc<World>]) {
@@ -187,7 +192,11 @@ async fn all_completed(present: &Present, started: &[ExecutionId]) {
             view.state.status.is_terminal()
         })
         .await;
-        assert_eq!(start(present, &format!("key {number}"), 0).await, *id, "it is known by its key");
+        assert_eq!(
+            start(present, &format!("key {number}"), 0).await,
+            *id,
+            "it is known by its key"
+        );
     }
 }
 
@@ -224,7 +233,11 @@ async fn members_roll_to_the_next_format_and_back_under_load() {
         if number < 2 {
             tokio::time::sleep(LEASE / 2).await;
         }
-        assert_eq!(held(&*store).await, [StateFormat::FIRST].into(), "somebody could not read it");
+        assert_eq!(
+            held(&*store).await,
+            [StateFormat::FIRST].into(),
+            "somebody could not read it"
+        );
         left.engine.shutdown(PATIENCE).await;
         present.lock().unwrap().retain(|world| !Arc::ptr_eq(world, &left));
         until_settled(&worlds).await;
@@ -239,7 +252,11 @@ async fn members_roll_to_the_next_format_and_back_under_load() {
     let key = ControlKey::Pause(Scope::Workflow("other".into()));
     for world in &worlds {
         let setting = Some(Setting::Paused { clocks: Clocks::Run });
-        let set = world.engine.control(key.clone(), setting, Command::default()).await.unwrap();
+        let set = world
+            .engine
+            .control(key.clone(), setting, Command::default())
+            .await
+            .unwrap();
         assert!(set.shards > 0, "it is in force in what the member has");
     }
     for (number, name) in ["g", "h", "i"].into_iter().enumerate() {
@@ -252,7 +269,10 @@ async fn members_roll_to_the_next_format_and_back_under_load() {
         present.lock().unwrap().retain(|world| !Arc::ptr_eq(world, &left));
         until_settled(&worlds).await;
     }
-    assert_eq!(found(&*store).await.keys().copied().collect::<Vec<_>>(), [StateFormat::FIRST]);
+    assert_eq!(
+        found(&*store).await.keys().copied().collect::<Vec<_>>(),
+        [StateFormat::FIRST]
+    );
     stop.store(true, Ordering::Release);
     let started = load.await.unwrap();
     assert!(started.len() > 100, "{} starts", started.len());
@@ -273,7 +293,10 @@ async fn members_roll_to_the_next_format_and_back_under_load() {
     for world in &worlds {
         assert_eq!(world.engine.controls().len(), 1, "the pause is still in force");
         let status = world.engine.status();
-        assert_eq!((status.quarantined, status.halted, status.unreadable), (0, vec![], vec![]));
+        assert_eq!(
+            (status.quarantined, status.halted, status.unreadable),
+            (0, vec![], vec![])
+        );
     }
 }
 
@@ -291,7 +314,10 @@ impl EventBus for Valve {
             return Err(BusError::Unavailable("closed".into()));
         }
         let completed = events.iter().filter(|event| event.verb == Verb::ExecutionCompleted);
-        self.completed.lock().unwrap().extend(completed.map(|event| event.execution));
+        self.completed
+            .lock()
+            .unwrap()
+            .extend(completed.map(|event| event.execution));
         Ok(())
     }
 
@@ -371,7 +397,10 @@ async fn one_alone_goes_back_when_it_has_written_the_older_format_whatever_the_b
     }
     newer.shutdown(PATIENCE).await;
     let trial = found(&*store).await;
-    assert!(trial[&StateFormat::TRIAL] > 40 && !trial.contains_key(&StateFormat::FIRST), "{trial:?}");
+    assert!(
+        trial[&StateFormat::TRIAL] > 40 && !trial.contains_key(&StateFormat::FIRST),
+        "{trial:?}"
+    );
     // A release that does not know it opens nothing and touches nothing.
     let before = epochs(&*store).await;
     is_newer(alone(&store, &bus, FormatRange::RELEASE, None).await);
@@ -389,7 +418,10 @@ async fn one_alone_goes_back_when_it_has_written_the_older_format_whatever_the_b
         older.wait_until_ended(*id, PATIENCE).await.unwrap().expect("it ends");
         assert!(older.history(*id, troupe_core::Seq(0), 100).await.unwrap().len() > 2);
     }
-    until("every event arrives", async || *bus.completed.lock().unwrap() == started).await;
+    until("every event arrives", async || {
+        *bus.completed.lock().unwrap() == started
+    })
+    .await;
     older.shutdown(PATIENCE).await;
 }
 
@@ -405,7 +437,10 @@ async fn a_member_that_reads_nothing_of_it_does_not_start_alone_and_waits_beside
         for shard in (0..SHARDS).map(ShardId) {
             free &= store.holder(shard).await.unwrap().owner.is_none();
         }
-        free && troupe_ports::Membership::members(&*cluster.register).await.unwrap().is_empty()
+        free && troupe_ports::Membership::members(&*cluster.register)
+            .await
+            .unwrap()
+            .is_empty()
     })
     .await;
     let before = epochs(&*store).await;
@@ -415,6 +450,9 @@ async fn a_member_that_reads_nothing_of_it_does_not_start_alone_and_waits_beside
     let newer = cluster.member("newest", FormatRange::WITH_TRIAL).await;
     let older = cluster.member("older again", FormatRange::RELEASE).await;
     until_held(&*store, StateFormat::FIRST).await;
-    until("it has its share", async || older.engine.status().shards_served == SHARDS / 2).await;
+    until("it has its share", async || {
+        older.engine.status().shards_served == SHARDS / 2
+    })
+    .await;
     until_settled(&[newer, older]).await;
 }

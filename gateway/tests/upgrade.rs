@@ -71,12 +71,18 @@ impl Cluster {
         if release == Release::Pinned {
             settings.push(("ENGINE_FORMAT", "1".to_owned()));
         }
-        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        settings
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
     }
 
     fn member(&self, release: Release) -> Server {
         let settings = self.settings(release);
-        let settings: Vec<_> = settings.iter().map(|(name, value)| (name.clone(), value.as_str())).collect();
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(name, value)| (name.clone(), value.as_str()))
+            .collect();
         Server::with_settings(self.state.path(), &[], &settings)
     }
 
@@ -102,7 +108,9 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 fn until_split(servers: &[Server]) {
     until("the shards are split", || {
         let served = servers.iter().map(|server| server.get("/readyz"));
-        let served: Vec<_> = served.map(|(status, body)| (status, json(&body)["shardsServed"].as_u64().unwrap())).collect();
+        let served: Vec<_> = served
+            .map(|(status, body)| (status, json(&body)["shardsServed"].as_u64().unwrap()))
+            .collect();
         let most = SHARDS.div_ceil(servers.len() as u64);
         served.iter().all(|(status, shards)| *status == 200 && *shards <= most)
             && served.iter().map(|(_, shards)| shards).sum::<u64>() == SHARDS
@@ -114,7 +122,13 @@ fn formats(server: &Server) -> (u64, u64) {
     let (status, body) = server.get("/api/v1/members");
     assert_eq!(status, 200, "{body}");
     let members = json(&body)["items"].as_array().unwrap().clone();
-    let highest = |name: &str| members.iter().filter_map(|member| member[name].as_u64()).max().unwrap_or(0);
+    let highest = |name: &str| {
+        members
+            .iter()
+            .filter_map(|member| member[name].as_u64())
+            .max()
+            .unwrap_or(0)
+    };
     (highest("writes"), highest("holds"))
 }
 
@@ -188,7 +202,9 @@ fn members_are_replaced_by_a_release_with_another_format_and_back_under_load() {
     until_split(&servers);
     cluster.apply(&servers[0]);
     assert_eq!(formats(&servers[0]), (1, 1));
-    let addresses: Addresses = Arc::new(Mutex::new(servers.iter().map(|server| server.url().to_owned()).collect()));
+    let addresses: Addresses = Arc::new(Mutex::new(
+        servers.iter().map(|server| server.url().to_owned()).collect(),
+    ));
     let stop = Arc::default();
     let load = keep_starting(addresses.clone(), Arc::clone(&stop));
     roll(&cluster, &mut servers, &addresses, Release::Next, |server| {
@@ -222,7 +238,10 @@ fn members_are_replaced_by_a_release_with_another_format_and_back_under_load() {
     assert_eq!(statuses, [("completed".to_owned(), ids.len())].into());
     for server in &servers {
         let (_, body) = server.get("/readyz");
-        assert_eq!((&json(&body)["quarantined"], &json(&body)["halted"]), (&0.into(), &Value::Array(vec![])));
+        assert_eq!(
+            (&json(&body)["quarantined"], &json(&body)["halted"]),
+            (&0.into(), &Value::Array(vec![]))
+        );
     }
 }
 

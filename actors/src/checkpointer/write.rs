@@ -174,7 +174,11 @@ fn live(form: Form, id: ExecutionId, pending: &Pending, wait: Wait, chunk: &mut 
         .as_ref()
         .map_or(0, |(seq, _)| pending.frames.partition_point(|(at, _)| at <= seq));
     let (before, after) = pending.frames.split_at(cut);
-    let snapshot = pending.snapshot.as_ref().map(|(_, bytes)| form.snapshot(bytes)).transpose()?;
+    let snapshot = pending
+        .snapshot
+        .as_ref()
+        .map(|(_, bytes)| form.snapshot(bytes))
+        .transpose()?;
     for (frames, snapshot) in [(before, snapshot), (after, None)] {
         let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
             continue;

@@ -131,7 +131,10 @@ mod tests {
             damaged[at] ^= 0x10;
             let read = state_of(&damaged.into(), FormatRange::WITH_TRIAL);
             assert!(matches!(read, Err(Unreadable::Damaged(_))), "byte {at}: {read:?}");
-            assert!(state_of(&next.slice(..at), FormatRange::WITH_TRIAL).is_err(), "{at} bytes");
+            assert!(
+                state_of(&next.slice(..at), FormatRange::WITH_TRIAL).is_err(),
+                "{at} bytes"
+            );
         }
     }
 
@@ -140,7 +143,10 @@ mod tests {
         let state = Bytes::from_static(&[0x80]);
         for unknown in [StateFormat::TRIAL, StateFormat(9)] {
             let snapshot = snapshot_of(&state, unknown);
-            assert_eq!(state_of(&snapshot, FormatRange::RELEASE), Err(Unreadable::Newer(unknown)));
+            assert_eq!(
+                state_of(&snapshot, FormatRange::RELEASE),
+                Err(Unreadable::Newer(unknown))
+            );
         }
         let late = FormatRange {
             oldest: StateFormat(2),

@@ -442,7 +442,9 @@ mod tests {
         let left = a.looked(&look(&both, &all), Timestamp(11_000));
         assert_eq!(left.len(), 4);
         for step in left {
-            let Step::GiveUp(shard) = step else { panic!("only given up") };
+            let Step::GiveUp(shard) = step else {
+                panic!("only given up")
+            };
             a.gone(shard, Timestamp(11_000));
         }
         assert_eq!(b.looked(&look(&both, &all[..0]), Timestamp(11_001)).len(), 4);
@@ -497,6 +499,9 @@ mod tests {
         let both = [draining, member("b")];
         let newest = leaves(holding(StateFormat::TRIAL, look(&both, &[])));
         assert!(machine.looked(&newest, Timestamp(0)).is_empty());
-        assert_eq!(machine.looked(&leaves(look(&both, &[])), Timestamp(1)).len(), HANDED_OVER_MAX);
+        assert_eq!(
+            machine.looked(&leaves(look(&both, &[])), Timestamp(1)).len(),
+            HANDED_OVER_MAX
+        );
     }
 }

@@ -60,7 +60,8 @@ pub(crate) async fn watch(engine: Weak<EngineContext>, register: Arc<dyn Members
                 }
                 if leaving {
                     // By then the others have heard of it, and look out for its shards.
-                    look.leaves = told_leaving.get_or_insert_with(Instant::now).elapsed() >= notice(engine.options.lease);
+                    look.leaves =
+                        told_leaving.get_or_insert_with(Instant::now).elapsed() >= notice(engine.options.lease);
                 }
                 if std::mem::take(&mut is_lost) {
                     tracing::info!("the register of members answers again");
@@ -127,7 +128,9 @@ async fn everything(engine: &EngineContext, register: &dyn Membership, draining:
 fn agree(engine: &EngineContext, members: &[Member]) {
     let others = members.iter().filter(|member| member.name != engine.options.owner);
     let format = agreed(engine.options.terms(), others.map(Member::terms));
-    let is_news = engine.format.send_if_modified(|known| std::mem::replace(known, format) != format);
+    let is_news = engine
+        .format
+        .send_if_modified(|known| std::mem::replace(known, format) != format);
     if is_news {
         tracing::info!(format = format.0, "the format that every member reads");
     }

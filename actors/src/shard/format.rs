@@ -108,7 +108,11 @@ impl FormatKeeper {
         if wanted > self.held {
             store.set_format(shard.shard, shard.epoch, wanted).await?;
             self.held = wanted;
-            tracing::info!(shard = number, format = wanted.0, "the shard is written in a newer format");
+            tracing::info!(
+                shard = number,
+                format = wanted.0,
+                "the shard is written in a newer format"
+            );
         }
         self.written.set(wanted);
         if wanted < self.held {
@@ -190,7 +194,9 @@ async fn newest_record(shard: &ShardContext, to: StateFormat) -> Result<Option<L
             return Ok(newest);
         };
         from = last.position.next();
-        let newer = records.iter().filter(|record| format_of_record(&record.bytes) > Some(to));
+        let newer = records
+            .iter()
+            .filter(|record| format_of_record(&record.bytes) > Some(to));
         newest = newer.map(|record| record.position).max().or(newest);
     }
 }

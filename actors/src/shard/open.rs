@@ -344,7 +344,9 @@ fn head_of(record: &[u8], item: &RecordItem, beside: &Beside) -> Option<(Executi
         return None;
     }
     let reads = beside.context.engine.options.reads;
-    let entry = read_frames_as::<Entry>(reads, &record[item.frame.clone()]).next()?.ok()?;
+    let entry = read_frames_as::<Entry>(reads, &record[item.frame.clone()])
+        .next()?
+        .ok()?;
     let started = entry.event.start()?;
     let (key, ordinal) = (started.execution_key.as_deref()?, started.key_ordinal?);
     let shards = beside.context.engine.parts.state.shards();

@@ -447,7 +447,10 @@ impl StateStore for SimulatedStore {
     async fn stored(&self, shard: ShardId) -> Result<Vec<ExecutionId>, StoreError> {
         self.lookup()?;
         self.with(shard, |store| {
-            let kept = store.rows.iter().filter(|(_, row)| !matches!(row, Row::Tombstone { .. }));
+            let kept = store
+                .rows
+                .iter()
+                .filter(|(_, row)| !matches!(row, Row::Tombstone { .. }));
             Ok(kept.map(|(id, _)| *id).collect())
         })
     }

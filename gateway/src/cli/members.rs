@@ -23,11 +23,9 @@ impl Members {
             out.say("the server keeps its state by itself: it has no other members");
         } else {
             let mut table = Table::new();
-            table
-                .load_style(presets::NOTHING)
-                .set_header([
-                    "NAME", "ADDRESS", "STATUS", "SHARDS", "READS", "WRITES", "HOLDS", "RELEASE",
-                ]);
+            table.load_style(presets::NOTHING).set_header([
+                "NAME", "ADDRESS", "STATUS", "SHARDS", "READS", "WRITES", "HOLDS", "RELEASE",
+            ]);
             for member in &page.items {
                 let answers = if member.own { "  (answers)" } else { "" };
                 table.add_row([

@@ -15,12 +15,17 @@ const TRIAL_VARIABLE: &str = "TROUPE_INTERNAL_TRIAL_FORMAT";
 pub(super) fn terms(settings: &Settings) -> Result<FormatTerms, ApiError> {
     let is_trial = std::env::var_os(TRIAL_VARIABLE).is_some();
     if is_trial && !cfg!(debug_assertions) {
-        let why = format!("{TRIAL_VARIABLE} is set, and this is no build for tests: a store that it writes no release can read");
+        let why = format!(
+            "{TRIAL_VARIABLE} is set, and this is no build for tests: a store that it writes no release can read"
+        );
         tracing::error!("{why}");
         return Err(ApiError::new("INVALID_PARAMETER", why).with_hint(format!("unset {TRIAL_VARIABLE}")));
     }
     let reads = if is_trial {
-        tracing::warn!(format = StateFormat::TRIAL.0, "a format of tests is read and written: no release reads it");
+        tracing::warn!(
+            format = StateFormat::TRIAL.0,
+            "a format of tests is read and written: no release reads it"
+        );
         FormatRange::WITH_TRIAL
     } else {
         FormatRange::RELEASE

@@ -98,7 +98,9 @@ impl Server {
 
     /// SIGTERM, and how it ended.
     pub(crate) fn stop(mut self) -> ExitStatus {
-        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let told = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status();
         assert!(told.unwrap().success());
         self.child.wait().unwrap()
     }

@@ -135,7 +135,10 @@ mod tests {
     #[test]
     fn a_range_reads_what_lies_in_it() {
         let FormatTerms { reads, .. } = terms(2, 3, None);
-        assert_eq!([1, 2, 3, 4].map(|format| reads.reads(StateFormat(format))), [false, true, true, false]);
+        assert_eq!(
+            [1, 2, 3, 4].map(|format| reads.reads(StateFormat(format))),
+            [false, true, true, false]
+        );
         assert!(FormatRange::WITH_TRIAL.reads(StateFormat::TRIAL) && !FormatRange::RELEASE.reads(StateFormat::TRIAL));
     }
 }

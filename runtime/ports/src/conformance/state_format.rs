@@ -111,7 +111,12 @@ pub async fn everything_that_lives_or_is_archived_is_listed(fixture: StateFixtur
     };
     assert_eq!(listed().await, BTreeSet::new());
     let mut expected: BTreeSet<_> = (0..2_500).map(|number| execution(0, number)).collect();
-    checkpoint(&*store, &lease, expected.iter().map(|id| live(*id, 1, 1, None)).collect()).await;
+    checkpoint(
+        &*store,
+        &lease,
+        expected.iter().map(|id| live(*id, 1, 1, None)).collect(),
+    )
+    .await;
     let (ended, gone, controls) = (execution(0, 3_000), execution(0, 3_001), ExecutionId::controls(SHARD));
     let expired = Archive {
         expires_at: Timestamp(1),
@@ -134,11 +139,18 @@ pub async fn everything_that_lives_or_is_archived_is_listed(fixture: StateFixtur
 pub async fn what_lives_is_rewritten_if_it_has_the_same_seqs(fixture: StateFixture<'_>) {
     let store = fixture.open().await;
     let (lease, id, bare) = (acquire(&*store, SHARD).await, execution(0, 1), execution(0, 2));
-    let rows = vec![live(id, 1, 2, Some("state")), live(id, 3, 5, None), live(bare, 1, 1, None)];
+    let rows = vec![
+        live(id, 1, 2, Some("state")),
+        live(id, 3, 5, None),
+        live(bare, 1, 1, None),
+    ];
     checkpoint(&*store, &lease, rows).await;
     let base = |snapshot: Option<(u64, &'static str)>, segments: &[(u64, &'static str)]| ExecutionBase::Live {
         snapshot: snapshot.map(|(seq, bytes)| (Seq(seq), bytes.into())),
-        segments: segments.iter().map(|(last, bytes)| (Seq(*last), (*bytes).into())).collect(),
+        segments: segments
+            .iter()
+            .map(|(last, bytes)| (Seq(*last), (*bytes).into()))
+            .collect(),
         wait: Wait::Running,
     };
     let other = base(Some((2, "")), &[(2, "\u{0}one"), (5, "two")]);
@@ -151,7 +163,10 @@ pub async fn what_lives_is_rewritten_if_it_has_the_same_seqs(fixture: StateFixtu
         (id, base(Some((2, "s")), &[(2, "a"), (4, "b")])),
         (bare, base(Some((1, "s")), &[(1, "a")])),
         (execution(0, 3), base(None, &[])),
-        (id, ExecutionBase::Ended(archive(id, 5, "x"), vec![(Seq(2), "a".into()), (Seq(5), "b".into())])),
+        (
+            id,
+            ExecutionBase::Ended(archive(id, 5, "x"), vec![(Seq(2), "a".into()), (Seq(5), "b".into())]),
+        ),
     ] {
         assert!(!rewrite(&*store, &lease, which, wrong.clone()).await, "{wrong:?}");
     }

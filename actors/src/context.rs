@@ -82,6 +82,8 @@ pub struct EngineContext {
     pub shards: Vec<RwLock<Option<Arc<ShardContext>>>>,
     /// Set once its shards are left to other members.
     pub leaving: AtomicBool,
+    /// Set once it is no member any more.
+    pub(crate) left: AtomicBool,
     /// Set once nothing new is accepted.
     pub draining: AtomicBool,
     /// What is known of the other members.
@@ -138,6 +140,7 @@ impl EngineContext {
             format: watch::Sender::new(format),
             shards: (0..shards).map(|_| RwLock::new(None)).collect(),
             leaving: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             neighbours: RwLock::default(),
             placed: watch::Sender::default(),

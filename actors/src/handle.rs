@@ -137,6 +137,7 @@ impl EngineHandle {
             let error = context.newer_format(*first.key(), *first.value());
             if let Some(register) = &context.parts.members {
                 // The others need not wait until the register forgets this engine.
+                context.left.store(true, Ordering::Release);
                 if let Err(error) = register.leave(&context.options.owner).await {
                     tracing::debug!(%error, "the register forgets this member by itself");
                 }
@@ -803,6 +804,7 @@ impl EngineHandle {
         if tokio::time::timeout(within, given_up).await.is_err() {
             tracing::warn!("not every shard was taken over by another member in time");
         }
+        context.left.store(true, Ordering::Release);
         if let Err(error) = register.leave(&context.options.owner).await {
             tracing::debug!(%error, "the register forgets this member by itself");
         }

@@ -39,6 +39,9 @@ pub(crate) async fn watch(engine: Weak<EngineContext>, register: Arc<dyn Members
         }
         // The engine must not keep itself: its own thread would be its last owner.
         let Some(engine) = engine.upgrade() else { return };
+        if engine.left.load(Ordering::Acquire) {
+            return;
+        }
         let every = engine.options.lease / ANNOUNCED_A_LEASE;
         let leaving = engine.leaving.load(Ordering::Acquire);
         let pause = if is_asked || leaving { LOOK_FOR_MISSING } else { every };
@@ -53,6 +56,13 @@ pub(crate) async fn watch(engine: Weak<EngineContext>, register: Arc<dyn Members
         let looked = looked
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
+        if engine.left.load(Ordering::Acquire) {
+            // It left while it was being announced.
+            if let Err(error) = register.leave(&engine.options.owner).await {
+                tracing::debug!(%error, "the register forgets this member by itself");
+            }
+            return;
+        }
         match looked {
             Ok(mut look) => {
                 if is_due {

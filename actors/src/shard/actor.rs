@@ -10,10 +10,11 @@ use tokio::sync::oneshot;
 use troupe_core::control::{ControlKey, Setting};
 use troupe_core::{ExecutionId, ShardId};
 
+use super::acquire::lease_ms;
 use super::format::FormatTask;
 use super::lost_word::ask_children;
 use super::machine::{FailureMachine, Verdict};
-use super::open::{keep_room, lease_ms, open};
+use super::open::{keep_room, open};
 use super::route::deliver;
 use crate::checkpointer::CheckpointerMessage;
 use crate::committer::{CommitterMessage, ControlNotify};

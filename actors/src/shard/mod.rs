@@ -1,5 +1,6 @@
 //! One shard: owns its lease, its log and the actors of its executions.
 
+mod acquire;
 mod actor;
 mod format;
 mod loss;

@@ -9,9 +9,10 @@ use dashmap::DashSet;
 use ractor::{Actor, ActorId, ActorRef};
 use tokio::sync::{Semaphore, oneshot};
 use troupe_core::execution::Entry;
-use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
-use troupe_ports::{EpochError, ExecutionQuery, ExecutionSummary, Lease, LogRecord, StoreError};
+use troupe_core::{ExecutionId, LogPosition, ShardId};
+use troupe_ports::{ExecutionQuery, ExecutionSummary, Lease, LogRecord};
 
+use super::acquire::acquire;
 use super::actor::ShardMessage;
 use super::format::FormatKeeper;
 use super::loss::{Torn, cut};
@@ -27,7 +28,6 @@ use crate::execution::load::{Loaded, load};
 use crate::execution::view::{changes_summary, summary};
 use crate::format::WrittenFormat;
 use crate::gauges::{ShardGauges, SinkProgress};
-use crate::options::EngineOptions;
 use crate::record::{Mark, RecordItem, read_frames_as, read_header_as};
 use crate::rooms;
 use crate::sinks::spool::SpoolIndex;
@@ -45,49 +45,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 const LIST_ROWS: usize = 1_000;
 /// Longest wait for the checkpoint that leaves lost records behind.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
-
-/// Takes a shard under the next epoch.
-async fn acquire(engine: &EngineContext, shard: ShardId) -> Result<(LeaseGate, Lease), EngineError> {
-    let EngineOptions {
-        owner, lease, reads, ..
-    } = &engine.options;
-    let store = &engine.parts.state;
-    let epoch = next_epoch(engine, shard).await?;
-    let gate = LeaseGate::new(engine.now(), lease_ms(engine));
-    let lease = store.acquire_under(shard, owner, *lease, epoch).await?;
-    if reads.reads(lease.format) {
-        return Ok((gate, lease));
-    }
-    // It was written between the look and the lease: others read it.
-    if let Err(error) = store.release(shard, lease.epoch).await {
-        tracing::warn!(shard = shard.0, %error, "the lease runs out by itself");
-    }
-    Err(engine.newer_format(shard, lease.format))
-}
-
-/// Asks whoever orders the owners for an epoch. Whoever has the shard stops once it reads that, so nobody asks while it is held.
-async fn next_epoch(engine: &EngineContext, shard: ShardId) -> Result<Option<Epoch>, EngineError> {
-    let own = &engine.options.owner;
-    let holder = engine.parts.state.holder(shard).await?;
-    if !engine.options.reads.reads(holder.format) {
-        return Err(engine.newer_format(shard, holder.format));
-    }
-    let Some(epochs) = &engine.parts.epochs else {
-        return Ok(None);
-    };
-    if let Some(owner) = holder.owner.filter(|owner| owner != own) {
-        return Err(StoreError::Held(format!("{owner} has shard {shard}")).into());
-    }
-    let issued = epochs.issued(shard).await?;
-    match epochs.issue(shard, issued.max(holder.epoch), own).await {
-        Ok(epoch) => Ok(Some(epoch)),
-        Err(EpochError::Conflict { latest }) => {
-            let why = format!("another member was faster: epoch {latest} of shard {shard} has been issued");
-            Err(StoreError::Held(why).into())
-        }
-        Err(EpochError::Store(error)) => Err(error.into()),
-    }
-}
 
 /// Takes a shard and spawns its actors; it serves when this returned.
 pub(super) async fn open(
@@ -184,11 +141,6 @@ pub(super) async fn keep_room(shard: &ShardContext, id: ExecutionId) -> Result<(
         Err(error) => return Err(error),
     }
     Ok(())
-}
-
-pub(super) fn lease_ms(engine: &EngineContext) -> i64 {
-    // The margin covers what the two clocks and the call may differ by.
-    i64::try_from(engine.options.lease.as_millis() * 9 / 10).unwrap_or(i64::MAX)
 }
 
 fn gone(shard: ShardId) -> EngineError {

@@ -7,6 +7,8 @@ mod server;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -245,18 +247,34 @@ fn members_are_replaced_by_a_release_with_another_format_and_back_under_load() {
     }
 }
 
-/// The command line of a process that cannot start.
-fn refused(cluster: &Cluster, release: Release) -> String {
+/// What a process says that cannot start with these settings.
+fn refused(state: &Path, settings: &[(String, String)]) -> String {
     let mut command = troupe();
-    let settings = cluster.settings(release);
     command
         .envs(settings.iter().map(|(name, value)| (format!("TROUPE_{name}"), value)))
         .args(["dev", "-q", "--listen", "127.0.0.1:0", "--state"])
-        .arg(cluster.state.path())
-        .current_dir(cluster.state.path());
-    let output = command.output().unwrap();
+        .arg(state)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .current_dir(state);
+    let mut child = command.spawn().unwrap();
+    let begun = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begun.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("it starts, or waits for something");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
     assert!(!output.status.success());
     String::from_utf8(output.stderr).unwrap()
+}
+
+fn tells_what_to_do(told: &str) {
+    for part in ["holds state of format 2", "STATE_FORMAT_NEWER", "engine.format"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
 }
 
 #[test]
@@ -265,13 +283,34 @@ fn a_release_that_reads_nothing_of_it_says_so_until_a_newer_one_has_written_it_a
     let next = cluster.member(Release::Next);
     until_formats(&next, 2, 2);
     assert!(next.stop().success());
-    let told = refused(&cluster, Release::This);
-    assert!(told.contains("holds state of format 2"), "{told}");
-    assert!(told.contains("STATE_FORMAT_NEWER"), "{told}");
-    assert!(told.contains("engine.format"), "{told}");
+    tells_what_to_do(&refused(cluster.state.path(), &cluster.settings(Release::This)));
     let pinned = cluster.member(Release::Pinned);
     until_formats(&pinned, 1, 1);
     assert!(pinned.stop().success());
     let back = cluster.member(Release::This);
     until_split(&[back]);
+}
+
+#[test]
+fn an_older_release_does_not_open_an_embedded_store_of_a_newer_one() {
+    let state = tempfile::tempdir().unwrap();
+    let next = [("INTERNAL_TRIAL_FORMAT".to_owned(), "1")];
+    let server = Server::with_settings(state.path(), &[], &next);
+    let file = state.path().join("definition.yaml");
+    std::fs::write(&file, FLOW).unwrap();
+    server.line(&["apply", "-q", &file.display().to_string()]);
+    let (status, body) = server.post("/api/v1/workflows/flow/executions", &[], "{}");
+    assert_eq!(status, 202, "{body}");
+    let path = format!("/api/v1/executions/{}", json(&body)["id"].as_str().unwrap());
+    let is_completed = |server: &Server| {
+        let (status, body) = server.get(&path);
+        assert_eq!(status, 200, "{body}");
+        json(&body)["status"] == "completed"
+    };
+    until("it completes", || is_completed(&server));
+    assert!(server.stop().success());
+    tells_what_to_do(&refused(state.path(), &[]));
+    // The newer one has it all.
+    let server = Server::with_settings(state.path(), &[], &next);
+    assert!(is_completed(&server));
 }

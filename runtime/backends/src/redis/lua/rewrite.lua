@@ -15,5 +15,7 @@ else
   if redis.call('GETRANGE', KEYS[5], 0, 31) ~= ARGV[4]:sub(1, 32) then return 0 end
   redis.call('SET', KEYS[5], ARGV[4])
 end
-for n = 1, #ARGV - FIXED do redis.call('LSET', KEYS[3], n - 1, ARGV[FIXED + n]) end
+-- Setting one place of a long list after the other walks through it every time.
+redis.call('DEL', KEYS[3])
+for n = FIXED + 1, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[n]) end
 return 1

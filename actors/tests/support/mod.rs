@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use troupe_actors::{Engine, EngineHandle, EngineOptions, EngineParts, StartRequest};
+use troupe_actors::{Engine, EngineError, EngineHandle, EngineOptions, EngineParts, StartRequest};
 use troupe_backends::bus::InProcessBus;
 use troupe_backends::embedded::{EmbeddedStore, Sharing, StoreOptions};
 use troupe_core::definition::WorkflowDefinition;
@@ -204,12 +204,37 @@ pub async fn as_member_of(
     options: EngineOptions,
     shared: Shared,
 ) -> World {
+    try_as_member_of(store, executors, options, shared).await.unwrap()
+}
+
+/// As [`as_member`], where it may be refused.
+pub async fn try_as_member(
+    store: Arc<EmbeddedStore>,
+    executors: ExecutorsBuilder,
+    options: EngineOptions,
+    register: Arc<dyn Membership>,
+    epochs: Arc<dyn EpochAuthority>,
+) -> Result<World, EngineError> {
+    let shared = Shared {
+        register,
+        epochs,
+        semaphores: None,
+    };
+    try_as_member_of(store, executors, options, shared).await
+}
+
+async fn try_as_member_of(
+    store: Arc<EmbeddedStore>,
+    executors: ExecutorsBuilder,
+    options: EngineOptions,
+    shared: Shared,
+) -> Result<World, EngineError> {
     let (mut parts, bus) = parts(&store, executors, Arc::new(Arrows));
     parts.members = Some(shared.register);
     parts.epochs = Some(shared.epochs);
     parts.semaphores = shared.semaphores;
-    let engine = Engine::spawn(parts, options).await.unwrap();
-    World { engine, store, bus }
+    let engine = Engine::spawn(parts, options).await?;
+    Ok(World { engine, store, bus })
 }
 
 pub fn builtins() -> ExecutorsBuilder {

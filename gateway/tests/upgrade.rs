@@ -299,7 +299,7 @@ fn an_older_release_does_not_open_an_embedded_store_of_a_newer_one() {
     let file = state.path().join("definition.yaml");
     std::fs::write(&file, FLOW).unwrap();
     server.line(&["apply", "-q", &file.display().to_string()]);
-    let (status, body) = server.post("/api/v1/workflows/flow/executions", &[], "{}");
+    let (status, body) = server.post("/api/v1/workflows/flow/executions", &[], "{\"input\": {\"n\": 1}}");
     assert_eq!(status, 202, "{body}");
     let path = format!("/api/v1/executions/{}", json(&body)["id"].as_str().unwrap());
     let is_completed = |server: &Server| {

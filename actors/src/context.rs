@@ -11,7 +11,8 @@ use dashmap::{DashMap, DashSet};
 use parking_lot::RwLock;
 use ractor::ActorRef;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
-use troupe_core::{CommandId, Epoch, ExecutionId, ShardId, Timestamp};
+use troupe_core::format::agreed;
+use troupe_core::{CommandId, Epoch, ExecutionId, ShardId, StateFormat, Timestamp};
 use troupe_telemetry::{CacheMetrics, EngineMetrics, Outage};
 
 use crate::attempt::AttemptWaits;
@@ -73,10 +74,16 @@ pub struct EngineContext {
     pub(crate) expiring: DashSet<ExecutionId>,
     /// Shards that an operator must look at, and why.
     pub halted: DashMap<ShardId, String>,
+    /// Shards that no member can read, and what they hold.
+    pub unreadable: DashMap<ShardId, StateFormat>,
+    /// The format that all members have agreed on, as far as was seen: shards are written in it as soon as the store has been told.
+    pub(crate) format: watch::Sender<StateFormat>,
     /// Shards served, by number.
     pub shards: Vec<RwLock<Option<Arc<ShardContext>>>>,
     /// Set once its shards are left to other members.
     pub leaving: AtomicBool,
+    /// Set once it is no member any more.
+    pub(crate) left: AtomicBool,
     /// Set once nothing new is accepted.
     pub draining: AtomicBool,
     /// What is known of the other members.
@@ -105,6 +112,11 @@ impl EngineContext {
     pub fn new(parts: EngineParts, options: EngineOptions) -> Self {
         let shards = parts.state.shards();
         let latest_ttl = Duration::from_millis(options.latest_ttl_ms);
+        let format = match &parts.members {
+            // Nobody has been asked yet.
+            Some(_) => options.reads.oldest,
+            None => agreed(options.terms(), []),
+        };
         Self {
             plans: PlanCache::new(Arc::clone(&parts.definitions), shards, options.plans_max, latest_ttl)
                 .with_resume_links(options.resume_links.clone())
@@ -124,8 +136,11 @@ impl EngineContext {
             keys: Keys::default(),
             expiring: DashSet::new(),
             halted: DashMap::new(),
+            unreadable: DashMap::new(),
+            format: watch::Sender::new(format),
             shards: (0..shards).map(|_| RwLock::new(None)).collect(),
             leaving: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             neighbours: RwLock::default(),
             placed: watch::Sender::default(),
@@ -147,7 +162,7 @@ impl EngineContext {
     /// The shard that owns an execution, if this engine serves it.
     ///
     /// # Errors
-    /// [`EngineError::Elsewhere`]; [`EngineError::Damaged`] when it is halted.
+    /// [`EngineError::Elsewhere`]; [`EngineError::Damaged`] when it is halted; [`EngineError::NewerFormat`] when nobody reads it.
     pub fn shard(&self, shard: ShardId) -> Result<Arc<ShardContext>, EngineError> {
         let slot = self
             .shards
@@ -155,8 +170,20 @@ impl EngineContext {
             .and_then(|slot| slot.read().clone());
         slot.ok_or_else(|| match self.halted.get(&shard) {
             Some(why) => EngineError::Damaged(format!("shard {shard} is halted: {}", *why)),
-            None => EngineError::Elsewhere(shard),
+            None => match self.unreadable.get(&shard) {
+                Some(holds) => self.newer_format(shard, *holds),
+                None => EngineError::Elsewhere(shard),
+            },
         })
+    }
+
+    /// Why this engine does not serve a shard that holds something of this format.
+    pub(crate) fn newer_format(&self, shard: ShardId, holds: StateFormat) -> EngineError {
+        EngineError::NewerFormat {
+            shard,
+            holds,
+            reads: self.options.reads,
+        }
     }
 
     /// Whether no other member would take its shards.

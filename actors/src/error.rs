@@ -1,8 +1,12 @@
 //! Why the engine refused or failed. Variants follow what the caller does next; codes are stable.
 
 use troupe_core::control::Scope;
-use troupe_core::{ErrorInfo, ExecutionId, ShardId};
+use troupe_core::{ErrorInfo, ExecutionId, FormatRange, ShardId, StateFormat};
 use troupe_ports::{DefinitionError, StoreError};
+
+/// What an operator can do about a shard that a newer release wrote.
+pub const NEWER_FORMAT_HINT: &str = "start the newer release again; to go back from it, let it write the older format first: \
+     `engine.format`; see docs/errors/STATE_FORMAT_NEWER.md";
 
 /// Why a request was not carried out. Nothing happened unless the variant says otherwise.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -105,6 +109,16 @@ pub enum EngineError {
     /// Another owner took the shard. As with [`EngineError::Unavailable`], the outcome is unknown.
     #[error("another owner holds the shard")]
     Fenced,
+    /// A newer release wrote the shard, and no member reads its format. Nothing happened, and nothing was touched.
+    #[error("shard {shard} holds state of format {holds}, and this process reads format {reads}")]
+    NewerFormat {
+        /// The shard.
+        shard: ShardId,
+        /// The newest format that it holds something of.
+        holds: StateFormat,
+        /// What this engine reads.
+        reads: FormatRange,
+    },
     /// What the store holds does not make sense; an operator must look.
     #[error("damaged: {0}")]
     Damaged(String),
@@ -132,6 +146,7 @@ impl EngineError {
             Self::Quarantined { .. } => "QUARANTINED",
             Self::Elsewhere(_) | Self::Unavailable(_) => "UNAVAILABLE",
             Self::Fenced => "FENCED",
+            Self::NewerFormat { .. } => "STATE_FORMAT_NEWER",
             Self::Damaged(_) => "DAMAGED",
         }
     }
@@ -144,6 +159,7 @@ impl EngineError {
             Self::Elsewhere(_)
                 | Self::Unavailable(_)
                 | Self::Fenced
+                | Self::NewerFormat { .. }
                 | Self::Overloaded { .. }
                 | Self::BacklogFull { .. }
                 | Self::Quarantined { .. }
@@ -155,7 +171,7 @@ impl EngineError {
     pub fn retry_after_ms(&self) -> Option<u64> {
         match self {
             Self::Overloaded { retry_after_ms } | Self::BacklogFull { retry_after_ms, .. } => Some(*retry_after_ms),
-            Self::Elsewhere(_) | Self::Unavailable(_) | Self::Fenced => Some(1_000),
+            Self::Elsewhere(_) | Self::Unavailable(_) | Self::Fenced | Self::NewerFormat { .. } => Some(1_000),
             Self::NotFound(_)
             | Self::NodeNotFound { .. }
             | Self::ValueNotFound(_)

@@ -9,7 +9,7 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::oneshot;
 use troupe_core::control::{Clocks, ControlKey, Setting};
 use troupe_core::execution::{Decision, Entry, Event, Remedy, Status};
-use troupe_core::{CommandId, ExecutionId, INLINE_BYTES_MAX, Json, Seq, ShardId, Value};
+use troupe_core::{CommandId, ExecutionId, INLINE_BYTES_MAX, Json, Seq, ShardId, StateFormat, Value};
 use troupe_ports::{
     Clock, DefinitionStore, EpochAuthority, EventBus, Member, Membership, NodeExecutor, Sandbox, StateStore,
     VisibilityStore,
@@ -128,15 +128,40 @@ impl EngineHandle {
         }
         let nothing_else = context.halted.len() == context.shards.len();
         match context.halted.iter().next() {
-            Some(halted) if nothing_else => Err(EngineError::Damaged(halted.value().clone())),
-            Some(_) | None => {
-                controls::reconcile(context).await;
-                Ok(())
+            Some(halted) if nothing_else => return Err(EngineError::Damaged(halted.value().clone())),
+            Some(_) | None => {}
+        }
+        if context.unreadable.len() == context.shards.len()
+            && let Some(first) = context.unreadable.iter().min_by_key(|entry| *entry.key())
+        {
+            let error = context.newer_format(*first.key(), *first.value());
+            if let Some(register) = &context.parts.members {
+                // The others need not wait until the register forgets this engine.
+                context.left.store(true, Ordering::Release);
+                if let Err(error) = register.leave(&context.options.owner).await {
+                    tracing::debug!(%error, "the register forgets this member by itself");
+                }
+            }
+            return Err(error);
+        }
+        controls::reconcile(context).await;
+        Ok(())
+    }
+
+    /// Whether this engine reads all shards, before it touches one.
+    async fn check_formats(&self) -> Result<(), EngineError> {
+        let context = &self.context;
+        for shard in (0..context.parts.state.shards()).map(ShardId) {
+            let holder = context.parts.state.holder(shard).await?;
+            if !context.options.reads.reads(holder.format) {
+                return Err(context.newer_format(shard, holder.format));
             }
         }
+        Ok(())
     }
 
     async fn open_all(&self) -> Result<(), EngineError> {
+        self.check_formats().await?;
         let stopped = || EngineError::Unavailable("the engine stopped".into());
         let mut opening = Vec::new();
         for shard in 0..self.context.parts.state.shards() {
@@ -659,6 +684,12 @@ impl EngineHandle {
         let halted = context.halted.iter();
         let mut halted: Vec<_> = halted.map(|entry| (*entry.key(), entry.value().clone())).collect();
         halted.sort_unstable();
+        let unreadable = context.unreadable.iter();
+        let unreadable = unreadable.map(|entry| (*entry.key(), *entry.value()));
+        let mut unreadable: Vec<_> = unreadable
+            .map(|(shard, holds)| (shard, context.newer_format(shard, holds).to_string()))
+            .collect();
+        unreadable.sort_unstable();
         let whole = match &context.parts.members {
             // What is not its own is at another member.
             Some(_) => context.placed.borrow().settled,
@@ -669,6 +700,7 @@ impl EngineHandle {
             shards,
             shards_served: u16::try_from(served).unwrap_or(u16::MAX),
             halted,
+            unreadable,
             active: context.directory.len(),
             recovering: of(&counters.recovering),
             quarantined: context.quarantine.len() as u64,
@@ -722,6 +754,25 @@ impl EngineHandle {
         held
     }
 
+    /// The newest format that the shards of each member hold something of, by name, as they were seen last.
+    #[must_use]
+    pub fn formats_held(&self) -> BTreeMap<String, StateFormat> {
+        let neighbours = self.context.neighbours.read();
+        let mut held = BTreeMap::new();
+        for (shard, name) in &neighbours.holders {
+            let format = neighbours.formats.get(shard).copied().unwrap_or_default();
+            let known = held.entry(name.clone()).or_insert(format);
+            *known = format.max(*known);
+        }
+        held
+    }
+
+    /// The format in which this engine writes what it begins, once the store has been told: all members read it.
+    #[must_use]
+    pub fn format_written(&self) -> StateFormat {
+        *self.context.format.borrow()
+    }
+
     /// The name under which this engine holds its leases.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -753,6 +804,7 @@ impl EngineHandle {
         if tokio::time::timeout(within, given_up).await.is_err() {
             tracing::warn!("not every shard was taken over by another member in time");
         }
+        context.left.store(true, Ordering::Release);
         if let Err(error) = register.leave(&context.options.owner).await {
             tracing::debug!(%error, "the register forgets this member by itself");
         }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use troupe_core::ShardId;
 use troupe_core::definition::NodeKind;
 use troupe_core::plan::CoreMutants;
+use troupe_core::{FormatRange, FormatTerms, ShardId, StateFormat};
 
 use crate::breakers::BreakerSettings;
 use crate::resume::ResumeLinks;
@@ -20,6 +20,10 @@ pub struct EngineOptions {
     pub address: String,
     /// The release that runs, for people.
     pub release: String,
+    /// Formats of the state that it reads. Another one than [`FormatRange::RELEASE`] is for tests only.
+    pub reads: FormatRange,
+    /// Nobody is to write a newer format than this; none: the newest one that all members read is written.
+    pub format_at_most: Option<StateFormat>,
     /// How long a shard's lease lasts; it is renewed every third of it.
     pub lease: Duration,
     /// Most executions with a live actor that starts may bring about; beyond it starts are refused as overloaded.
@@ -84,6 +88,8 @@ impl Default for EngineOptions {
             owner: format!("engine-{}", std::process::id()),
             address: String::new(),
             release: String::new(),
+            reads: FormatRange::RELEASE,
+            format_at_most: None,
             lease: Duration::from_secs(5),
             executions_max: 20_000,
             attempts_max: 1_024,
@@ -112,6 +118,17 @@ impl Default for EngineOptions {
             accept_loss: Vec::new(),
             resume_links: None,
             mutants: Mutants::default(),
+        }
+    }
+}
+
+impl EngineOptions {
+    /// What this engine says of formats.
+    #[must_use]
+    pub fn terms(&self) -> FormatTerms {
+        FormatTerms {
+            reads: self.reads,
+            at_most: self.format_at_most,
         }
     }
 }

@@ -342,6 +342,8 @@ pub struct EngineStatus {
     pub shards_served: u16,
     /// Shards that an operator must look at, and why.
     pub halted: Vec<(ShardId, String)>,
+    /// Shards that a newer release wrote and no member reads, and why.
+    pub unreadable: Vec<(ShardId, String)>,
     /// Executions with a live actor.
     pub active: usize,
     /// Executions that recovery has still to resume.

@@ -44,6 +44,7 @@ variables! {
     "TROUPE_STATE_DIR" Key("state_dir") "Directory of the embedded store.";
     "TROUPE_DRAIN_MS" Key("drain_ms") "How long a shutdown waits for running attempts.";
     "TROUPE_ENGINE_SHARDS" Key("engine.shards") "Parts of the log.";
+    "TROUPE_ENGINE_FORMAT" Key("engine.format") "Newest format in which the state is written; 0: the newest that every member reads.";
     "TROUPE_ENGINE_RUNNING_MAX" Key("engine.running_max") "Running executions before new starts are refused.";
     "TROUPE_ENGINE_ATTEMPTS_MAX" Key("engine.attempts_max") "Attempts that run at once.";
     "TROUPE_ENGINE_NODE_TYPES_FUNCTION" Key("engine.node_types.function") "Attempts of function nodes that run at once.";

@@ -27,6 +27,7 @@ pub(crate) struct Raw {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawEngine {
     pub(crate) shards: u64,
+    pub(crate) format: u64,
     pub(crate) running_max: u64,
     pub(crate) attempts_max: u64,
     pub(crate) node_types: RawNodeTypes,

@@ -78,6 +78,8 @@ impl PublicUrl {
 pub struct EngineSettings {
     /// Parts of the log, for a new store.
     pub shards: u16,
+    /// The newest format in which the state is written; none: the newest one that every member reads.
+    pub format: Option<u8>,
     /// Running executions before new starts are refused.
     pub running_max: usize,
     /// Attempts that run at once.
@@ -338,6 +340,10 @@ impl Settings {
             drain: Duration::from_millis(check.range("drain_ms", raw.drain_ms, 0, 600_000)),
             engine: EngineSettings {
                 shards: check.range("engine.shards", raw.engine.shards, 1, 1_024) as u16,
+                format: match check.range("engine.format", raw.engine.format, 0, 255) as u8 {
+                    0 => None,
+                    format => Some(format),
+                },
                 running_max: check.range("engine.running_max", raw.engine.running_max, 1, 10_000_000) as usize,
                 attempts_max: check.range("engine.attempts_max", raw.engine.attempts_max, 1, 1_000_000) as usize,
                 node_types: check.node_types(&raw.engine.node_types),

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use troupe_actors::EngineError;
+use troupe_actors::{EngineError, NEWER_FORMAT_HINT};
 use troupe_core::control::Scope;
 use troupe_core::definition::Diagnostic;
 use troupe_core::{ErrorInfo, ExecutionId, ShardId};
@@ -87,6 +87,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("STOPPED", 503, "An emergency stop is in force"),
     ("UNAVAILABLE", 503, "The server cannot serve now"),
     ("FENCED", 503, "Another member has taken over"),
+    ("STATE_FORMAT_NEWER", 503, "A newer release wrote the state"),
 ];
 
 /// One of several problems behind an error.
@@ -303,6 +304,7 @@ impl From<EngineError> for ApiError {
         match &error {
             EngineError::KeyConflict { existing } => api.existing = Some(*existing),
             EngineError::Elsewhere(shard) => api.elsewhere = Some(*shard),
+            EngineError::NewerFormat { .. } => api.hint = Some(NEWER_FORMAT_HINT.into()),
             EngineError::Stopped { scope, .. } => {
                 let what = match scope {
                     Scope::Workflow(workflow) => format!("--workflow {workflow}"),

@@ -15,6 +15,7 @@ use super::expire::expire_regularly;
 use super::machine::{CheckpointItem, CheckpointerMachine, Pending};
 use super::write::{Failed, write};
 use crate::context::EngineContext;
+use crate::format::WrittenFormat;
 use crate::gauges::ShardGauges;
 use crate::shard::ShardMessage;
 use crate::sinks::{EventSinkMessage, VisibilityMessage};
@@ -68,6 +69,8 @@ pub struct CheckpointerArguments {
     pub visibility: ActorRef<VisibilityMessage>,
     /// Counts.
     pub gauges: Arc<ShardGauges>,
+    /// What checkpoints are written in.
+    pub format: Arc<WrittenFormat>,
 }
 
 /// Keeps what the log alone holds, and writes checkpoints.

@@ -1,27 +1,44 @@
 //! Archives of ended executions: the final state and the frames that no segment of the store holds, compressed.
 //!
-//! `version u8, raw length u32, zstd(state length u32, state, frames)`
+//! `format u8, raw length u32, zstd(state length u32, state, frames)`; in the trial format a checksum (u32) of what follows it stands
+//! after the length. The state is encoded as in the first format; frames say theirs themselves.
 
 use bytes::Bytes;
 use troupe_core::execution::Entry;
+use troupe_core::{FormatRange, StateFormat};
 use troupe_ports::{Archive, CheckpointRow};
 
 use super::machine::Pending;
-use crate::record::read_frames;
+use crate::format::trial;
+use crate::record::{RecordError, read_frames};
 
-const VERSION: u8 = 1;
 const LEVEL: i32 = 1;
 /// Largest archive that is unpacked: beyond it the length is damage.
 const RAW_BYTES_MAX: usize = 1 << 30;
 
 /// Why an archive cannot be written or read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the archive is damaged: {0}")]
-pub struct ArchiveError(pub String);
+pub enum ArchiveError {
+    /// It does not make sense.
+    #[error("the archive is damaged: {0}")]
+    Damaged(String),
+    /// It is of a format that is not read here.
+    #[error("the archive is of format {0}, which is not read here")]
+    Newer(StateFormat),
+}
 
 impl From<std::io::Error> for ArchiveError {
     fn from(error: std::io::Error) -> Self {
-        Self(error.to_string())
+        Self::Damaged(error.to_string())
+    }
+}
+
+impl From<RecordError> for ArchiveError {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Newer(format) => Self::Newer(format),
+            RecordError::Header(_) | RecordError::Frame(_) => Self::Damaged(error.to_string()),
+        }
     }
 }
 
@@ -29,6 +46,7 @@ impl From<std::io::Error> for ArchiveError {
 pub struct Packer {
     compressor: zstd::bulk::Compressor<'static>,
     raw: Vec<u8>,
+    format: StateFormat,
 }
 
 impl Packer {
@@ -40,7 +58,14 @@ impl Packer {
         Ok(Self {
             compressor: zstd::bulk::Compressor::new(LEVEL)?,
             raw: Vec::new(),
+            format: StateFormat::FIRST,
         })
+    }
+
+    /// A packer that writes `format`.
+    #[must_use]
+    pub fn writing(self, format: StateFormat) -> Self {
+        Self { format, ..self }
     }
 
     /// Packs an encoded state and frames.
@@ -48,7 +73,7 @@ impl Packer {
     /// # Errors
     /// When the archive would be too large.
     pub fn pack<'a>(&mut self, state: &[u8], frames: impl Iterator<Item = &'a Bytes>) -> Result<Bytes, ArchiveError> {
-        let too_large = || ArchiveError("it is too large".into());
+        let too_large = || ArchiveError::Damaged("it is too large".into());
         self.raw.clear();
         self.raw
             .extend_from_slice(&u32::try_from(state.len()).map_err(|_| too_large())?.to_le_bytes());
@@ -57,9 +82,13 @@ impl Packer {
         let raw_bytes = u32::try_from(self.raw.len())
             .ok()
             .filter(|bytes| *bytes as usize <= RAW_BYTES_MAX);
-        let mut packed = vec![VERSION];
+        let mut packed = vec![self.format.0];
         packed.extend_from_slice(&raw_bytes.ok_or_else(too_large)?.to_le_bytes());
-        packed.extend_from_slice(&self.compressor.compress(&self.raw)?);
+        let compressed = self.compressor.compress(&self.raw)?;
+        if self.format > StateFormat::FIRST {
+            packed.extend_from_slice(&trial::checksum(&compressed).to_le_bytes());
+        }
+        packed.extend_from_slice(&compressed);
         Ok(packed.into())
     }
 }
@@ -74,19 +103,34 @@ pub struct Unpacked {
 }
 
 impl Unpacked {
+    /// Unpacks an archive of this release's formats.
+    ///
+    /// # Errors
+    /// As [`Unpacked::read_as`].
+    pub fn read(packed: &[u8]) -> Result<Self, ArchiveError> {
+        Self::read_as(FormatRange::RELEASE, packed)
+    }
+
     /// Unpacks an archive.
     ///
     /// # Errors
-    /// [`ArchiveError`] when it is damaged or of an unknown version.
-    pub fn read(packed: &[u8]) -> Result<Self, ArchiveError> {
-        let damaged = |why: &str| ArchiveError(why.into());
-        let (version, rest) = packed.split_first().ok_or_else(|| damaged("it is empty"))?;
-        if *version != VERSION {
-            return Err(damaged("its version is unknown"));
+    /// [`ArchiveError`] when it is damaged, or of a format that is not among `reads`.
+    pub fn read_as(reads: FormatRange, packed: &[u8]) -> Result<Self, ArchiveError> {
+        let damaged = |why: &str| ArchiveError::Damaged(why.into());
+        let (format, rest) = packed.split_first().ok_or_else(|| damaged("it is empty"))?;
+        let format = StateFormat(*format);
+        if !reads.reads(format) {
+            return Err(ArchiveError::Newer(format));
         }
-        let (length, compressed) = rest
-            .split_first_chunk::<4>()
-            .ok_or_else(|| damaged("it is cut short"))?;
+        let short = || damaged("it is cut short");
+        let (length, mut compressed) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+        if format > StateFormat::FIRST {
+            let (sum, summed) = compressed.split_first_chunk::<4>().ok_or_else(short)?;
+            if trial::checksum(summed) != u32::from_le_bytes(*sum) {
+                return Err(damaged("its checksum is wrong"));
+            }
+            compressed = summed;
+        }
         let raw_bytes = u32::from_le_bytes(*length) as usize;
         if raw_bytes > RAW_BYTES_MAX {
             return Err(damaged("its length is absurd"));
@@ -108,9 +152,7 @@ impl Unpacked {
     /// # Errors
     /// [`ArchiveError`] when one is damaged.
     pub fn entries(&self) -> Result<Vec<Entry>, ArchiveError> {
-        read_frames(&self.frames)
-            .collect::<Result<_, _>>()
-            .map_err(|error| ArchiveError(error.to_string()))
+        Ok(read_frames(&self.frames).collect::<Result<_, _>>()?)
     }
 }
 
@@ -119,11 +161,15 @@ impl Unpacked {
 ///
 /// # Errors
 /// [`ArchiveError`] when it cannot be read.
-pub fn give_way(archive: &Archive, pending: &Pending) -> Result<Option<CheckpointRow>, ArchiveError> {
+pub fn give_way(
+    reads: FormatRange,
+    archive: &Archive,
+    pending: &Pending,
+) -> Result<Option<CheckpointRow>, ArchiveError> {
     if archive.last >= pending.last() {
         return Ok(None);
     }
-    let Unpacked { state, frames } = Unpacked::read(&archive.bytes)?;
+    let Unpacked { state, frames } = Unpacked::read_as(reads, &archive.bytes)?;
     Ok(Some(CheckpointRow::Reopened {
         id: archive.id,
         ended: archive.last,
@@ -139,20 +185,30 @@ mod tests {
 
     #[test]
     fn an_archive_survives_its_packing_and_a_damaged_one_is_noticed() {
-        let mut packer = Packer::new().unwrap();
-        for (state, frames) in [
-            (
-                &b"state"[..],
-                vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
-            ),
-            (b"", vec![]),
-        ] {
-            let packed = packer.pack(state, frames.iter()).unwrap();
-            let read = Unpacked::read(&packed).unwrap();
-            assert_eq!((&read.state[..], &read.frames[..]), (state, &frames.concat()[..]));
-            for length in 0..packed.len() {
-                assert!(Unpacked::read(&packed[..length]).is_err(), "{length} bytes");
+        for format in [StateFormat::FIRST, StateFormat::TRIAL] {
+            let mut packer = Packer::new().unwrap().writing(format);
+            for (state, frames) in [
+                (
+                    &b"state"[..],
+                    vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
+                ),
+                (b"", vec![]),
+            ] {
+                let packed = packer.pack(state, frames.iter()).unwrap();
+                let read = Unpacked::read_as(FormatRange::WITH_TRIAL, &packed).unwrap();
+                assert_eq!((&read.state[..], &read.frames[..]), (state, &frames.concat()[..]));
+                for length in 0..packed.len() {
+                    let read = Unpacked::read_as(FormatRange::WITH_TRIAL, &packed[..length]);
+                    assert!(matches!(read, Err(ArchiveError::Damaged(_))), "{length} bytes");
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_format_that_is_not_read_is_no_damage() {
+        let mut packer = Packer::new().unwrap().writing(StateFormat::TRIAL);
+        let packed = packer.pack(b"state", std::iter::empty()).unwrap();
+        assert_eq!(Unpacked::read(&packed), Err(ArchiveError::Newer(StateFormat::TRIAL)));
     }
 }

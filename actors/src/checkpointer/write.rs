@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use troupe_core::{ExecutionId, Seq};
+use troupe_core::{ExecutionId, FormatRange, Seq, StateFormat};
 use troupe_ports::{Archive, CheckpointRow, ExecutionBase, StoreError, Wait};
 
 use super::actor::CheckpointerArguments;
@@ -12,6 +12,8 @@ use super::archive::{Packer, give_way};
 use super::machine::{Generation, Pending};
 use crate::error::EngineError;
 use crate::execution::load::final_state;
+use crate::format::{Unreadable, snapshot_of, state_of};
+use crate::record::frames_for;
 use crate::sinks::VisibilityMessage;
 
 /// Bytes of rows per chunk, about.
@@ -32,10 +34,15 @@ pub(super) enum Failed {
 
 /// Writes a generation and moves the checkpoint position past it. Whether the log could be trimmed up to there, as far as lists go.
 pub(super) async fn write(arguments: &CheckpointerArguments, generation: &Arc<Generation>) -> Result<bool, Failed> {
-    let mut packer = Packer::new().map_err(|error| Failed::Damaged(error.to_string()))?;
+    let form = Form {
+        format: arguments.format.now(),
+        reads: arguments.engine.options.reads,
+    };
+    let packer = Packer::new().map_err(|error| Failed::Damaged(error.to_string()))?;
+    let mut packer = packer.writing(form.format);
     let mut chunk = Chunk::default();
     for (place, (id, pending)) in generation.executions.iter().enumerate() {
-        rows(arguments, &mut packer, *id, pending, &mut chunk).await?;
+        rows(arguments, (&mut packer, form), *id, pending, &mut chunk).await?;
         if chunk.bytes >= CHUNK_BYTES {
             send(arguments, std::mem::take(&mut chunk).rows, false, generation).await?;
         } else if place % YIELD_ROWS == YIELD_ROWS - 1 {
@@ -73,6 +80,28 @@ pub(super) async fn project(arguments: &CheckpointerArguments, reached: troupe_c
         && projected.await.is_ok()
 }
 
+/// What a checkpoint is written in. Frames of older formats stay as they are: they say theirs.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    format: StateFormat,
+    reads: FormatRange,
+}
+
+impl Form {
+    /// Damaged ones stay as they are: whoever loads the execution sets it aside.
+    fn frames(self, frames: &Bytes) -> Bytes {
+        frames_for(self.format, self.reads, frames).unwrap_or_else(|error| {
+            tracing::error!(%error, "entries are kept as they are");
+            frames.clone()
+        })
+    }
+
+    fn snapshot(self, snapshot: &Bytes) -> Result<Bytes, Failed> {
+        let state = state_of(snapshot, self.reads).map_err(|error: Unreadable| Failed::Damaged(error.to_string()))?;
+        Ok(snapshot_of(&state, self.format))
+    }
+}
+
 #[derive(Debug, Default)]
 struct Chunk {
     rows: Vec<CheckpointRow>,
@@ -81,13 +110,13 @@ struct Chunk {
 
 async fn rows(
     arguments: &CheckpointerArguments,
-    packer: &mut Packer,
+    (packer, form): (&mut Packer, Form),
     id: ExecutionId,
     pending: &Pending,
     chunk: &mut Chunk,
 ) -> Result<(), Failed> {
     if pending.reopens
-        && let Some(row) = reopened(arguments, id, pending).await?
+        && let Some(row) = reopened(arguments, form, id, pending).await?
     {
         if let CheckpointRow::Reopened { segment, snapshot, .. } = &row {
             chunk.bytes += segment.len() + snapshot.len();
@@ -96,46 +125,65 @@ async fn rows(
     }
     let Some(wait) = pending.mark.wait() else {
         // A damaged execution is left as it is: its row stays, so that nothing is lost, and loading quarantines it.
-        match archive(arguments, packer, id, pending).await? {
+        match archive(arguments, (packer, form), id, pending).await? {
             Some(archive) => {
                 chunk.bytes += archive.bytes.len();
                 chunk.rows.push(CheckpointRow::Ended(archive));
             }
-            None => live(id, pending, Wait::Message, chunk),
+            None => live(form, id, pending, Wait::Message, chunk)?,
         }
         return Ok(());
     };
-    live(id, pending, wait, chunk);
-    Ok(())
+    live(form, id, pending, wait, chunk)
 }
 
 /// What makes an archive give way, where the store holds one that the execution has gone on from.
 async fn reopened(
     arguments: &CheckpointerArguments,
+    form: Form,
     id: ExecutionId,
     pending: &Pending,
 ) -> Result<Option<CheckpointRow>, Failed> {
     match repeat(arguments, || arguments.engine.parts.state.load(id)).await? {
         Some(ExecutionBase::Ended(archive, _)) => {
-            give_way(&archive, pending).map_err(|error| Failed::Damaged(error.to_string()))
+            let row = give_way(form.reads, &archive, pending).map_err(|error| Failed::Damaged(error.to_string()))?;
+            let Some(CheckpointRow::Reopened {
+                id,
+                ended,
+                segment,
+                snapshot,
+            }) = row
+            else {
+                return Ok(row);
+            };
+            Ok(Some(CheckpointRow::Reopened {
+                id,
+                ended,
+                segment: form.frames(&segment),
+                snapshot: form.snapshot(&snapshot)?,
+            }))
         }
         Some(ExecutionBase::Live { .. } | ExecutionBase::Tombstone { .. }) | None => Ok(None),
     }
 }
 
 /// A live execution's rows: the entries up to a snapshot with it, then the rest.
-fn live(id: ExecutionId, pending: &Pending, wait: Wait, chunk: &mut Chunk) {
+fn live(form: Form, id: ExecutionId, pending: &Pending, wait: Wait, chunk: &mut Chunk) -> Result<(), Failed> {
     let cut = pending
         .snapshot
         .as_ref()
         .map_or(0, |(seq, _)| pending.frames.partition_point(|(at, _)| at <= seq));
     let (before, after) = pending.frames.split_at(cut);
-    let snapshot = pending.snapshot.as_ref().map(|(_, bytes)| bytes.clone());
+    let snapshot = pending
+        .snapshot
+        .as_ref()
+        .map(|(_, bytes)| form.snapshot(bytes))
+        .transpose()?;
     for (frames, snapshot) in [(before, snapshot), (after, None)] {
         let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
             continue;
         };
-        let segment = concatenated(frames);
+        let segment = form.frames(&concatenated(frames));
         chunk.bytes += segment.len() + snapshot.as_ref().map_or(0, Bytes::len);
         chunk.rows.push(CheckpointRow::Live {
             id,
@@ -146,6 +194,7 @@ fn live(id: ExecutionId, pending: &Pending, wait: Wait, chunk: &mut Chunk) {
             wait,
         });
     }
+    Ok(())
 }
 
 fn concatenated(frames: &[(Seq, Bytes)]) -> Bytes {
@@ -159,7 +208,7 @@ fn concatenated(frames: &[(Seq, Bytes)]) -> Bytes {
 
 async fn archive(
     arguments: &CheckpointerArguments,
-    packer: &mut Packer,
+    (packer, form): (&mut Packer, Form),
     id: ExecutionId,
     pending: &Pending,
 ) -> Result<Option<Archive>, Failed> {
@@ -184,8 +233,9 @@ async fn archive(
             }
         }
     };
+    let frames: Vec<Bytes> = pending.frames.iter().map(|(_, frame)| form.frames(frame)).collect();
     let bytes = packer
-        .pack(&end.state, pending.frames.iter().map(|(_, frame)| frame))
+        .pack(&end.state, frames.iter())
         .map_err(|error| Failed::Damaged(error.to_string()))?;
     let tombstone_ms = arguments.engine.options.tombstone_ms;
     Ok(Some(Archive {

@@ -16,6 +16,7 @@ use crate::context::EngineContext;
 use crate::controls::ShardControls;
 use crate::evaluation::CompiledPlan;
 use crate::execution::ExecutionMessage;
+use crate::format::WrittenFormat;
 use crate::gauges::ShardGauges;
 use crate::shard::ShardMessage;
 use crate::sinks::{EventItem, EventSinkMessage, SinkFeed, VisibilityMessage};
@@ -104,6 +105,8 @@ pub struct CommitterArguments {
     pub visibility: ActorRef<VisibilityMessage>,
     /// Counts.
     pub gauges: Arc<ShardGauges>,
+    /// What records are written in.
+    pub format: Arc<WrittenFormat>,
 }
 
 /// Appends batches to the shard log, one at a time.
@@ -130,6 +133,7 @@ impl Actor for CommitterActor {
     ) -> Result<CommitterState, ActorProcessingErr> {
         let mutants = arguments.engine.options.mutants;
         let machine = CommitterMachine::new(arguments.shard, arguments.epoch, arguments.next).with(mutants);
+        let machine = machine.writing(Arc::clone(&arguments.format));
         Ok(CommitterState {
             arguments,
             machine,

@@ -1,11 +1,14 @@
 //! What the committer decides: one append in flight, positions, commit ids, and what an unknown outcome means.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use troupe_core::control::ControlEntry;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
 use troupe_ports::{AppendError, CommitId, StoreError};
 
 use crate::execution::machine::Draft;
+use crate::format::WrittenFormat;
 use crate::options::Mutants;
 use crate::record::{RecordItem, RecordWriter};
 
@@ -87,6 +90,7 @@ pub struct CommitterMachine<T, C = ()> {
     asked: bool,
     in_flight: Option<InFlight<T, C>>,
     mutants: Mutants,
+    format: Arc<WrittenFormat>,
 }
 
 impl<T, C> CommitterMachine<T, C> {
@@ -105,7 +109,14 @@ impl<T, C> CommitterMachine<T, C> {
             controls: Vec::new(),
             in_flight: None,
             mutants: Mutants::default(),
+            format: Arc::default(),
         }
+    }
+
+    /// Writes in this format, which may change.
+    #[must_use]
+    pub fn writing(self, format: Arc<WrittenFormat>) -> Self {
+        Self { format, ..self }
     }
 
     /// Plants faults. Tests only.
@@ -124,6 +135,7 @@ impl<T, C> CommitterMachine<T, C> {
 
     /// Adds entries that may wait for others: whoever hands them over sees to it that [`Self::go`] is called.
     pub fn hold(&mut self, appends: impl IntoIterator<Item = Append<T>>) {
+        self.writer.begin(self.format.now());
         for append in appends {
             self.writer.push(append.id, &append.draft.entry, append.draft.mark);
             self.gathered.push(append);
@@ -153,6 +165,7 @@ impl<T, C> CommitterMachine<T, C> {
         if self.in_flight.is_some() || self.is_empty() {
             return Action::Idle;
         }
+        self.writer.begin(self.format.now());
         for (entry, _) in &self.controls {
             self.writer.push_control(self.shard, entry);
         }

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use minicbor::Decoder;
 use troupe_core::control::{ControlEntry, ControlSet};
-use troupe_core::{ExecutionId, Seq};
+use troupe_core::{ExecutionId, FormatRange, Seq};
 use troupe_ports::ExecutionBase;
 
 use crate::context::ShardContext;
 use crate::error::EngineError;
 use crate::execution::load::pending;
-use crate::record::read_frames_of;
+use crate::format::state_of;
+use crate::record::read_frames_as;
 
 /// The durable controls of a shard that is being opened.
 ///
@@ -21,7 +22,8 @@ pub(crate) async fn load(shard: &ShardContext) -> Result<ControlSet, EngineError
     // First the log, then the store: what leaves the one in between is in the other.
     let pending = pending(shard, id).await?;
     let base = shard.engine.parts.state.load(id).await?;
-    fold(base, pending.map(|pending| pending.frames).unwrap_or_default())
+    let reads = shard.engine.options.reads;
+    fold(reads, base, pending.map(|pending| pending.frames).unwrap_or_default())
 }
 
 /// The controls that the store's base and the frames of the log's tail give.
@@ -29,6 +31,7 @@ pub(crate) async fn load(shard: &ShardContext) -> Result<ControlSet, EngineError
 /// # Errors
 /// As [`load`].
 pub fn fold(
+    reads: FormatRange,
     base: Option<ExecutionBase>,
     pending: impl IntoIterator<Item = (Seq, Bytes)>,
 ) -> Result<ControlSet, EngineError> {
@@ -38,7 +41,8 @@ pub fn fold(
         None => {}
         Some(ExecutionBase::Live { snapshot, segments, .. }) => {
             if let Some((_, bytes)) = snapshot {
-                set = decode(&bytes)?;
+                let state = state_of(&bytes, reads).map_err(|error| damaged(error.to_string()))?;
+                set = decode(&state)?;
             }
             frames = segments;
         }
@@ -51,7 +55,7 @@ pub fn fold(
         if last <= set.seq() {
             continue;
         }
-        for entry in read_frames_of::<ControlEntry>(&segment) {
+        for entry in read_frames_as::<ControlEntry>(reads, &segment) {
             let entry = entry.map_err(|error| damaged(error.to_string()))?;
             if entry.seq > set.seq() {
                 apply(&mut set, &entry)?;

@@ -11,8 +11,8 @@ use troupe_core::ShardId;
 
 use crate::context::EngineContext;
 use crate::controls;
-use crate::error::EngineError;
-use crate::placement::{Look, Placed, PlacementMachine, Step};
+use crate::error::{EngineError, NEWER_FORMAT_HINT};
+use crate::placement::{Look, Placed, PlacementMachine, Step, notice};
 use crate::shard::{CLOSED, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage};
 
 /// Pause before a shard that failed is opened again.
@@ -54,7 +54,8 @@ impl Actor for EngineActor {
         engine: Arc<EngineContext>,
     ) -> Result<EngineState, ActorProcessingErr> {
         Ok(EngineState {
-            placement: PlacementMachine::new(&engine.options.owner, engine.parts.state.shards()),
+            placement: PlacementMachine::new(&engine.options.owner, engine.parts.state.shards())
+                .with_notice(u64::try_from(notice(engine.options.lease).as_millis()).unwrap_or(u64::MAX)),
             engine,
             shards: HashMap::new(),
         })
@@ -174,7 +175,27 @@ impl EngineState {
                 }
             }
         }
+        self.note_unreadable();
         self.placed();
+    }
+
+    /// Notes which shards no member reads, and says so once.
+    fn note_unreadable(&self) {
+        let engine = &self.engine;
+        let unreadable = self.placement.unreadable();
+        engine.unreadable.retain(|shard, _| unreadable.contains_key(shard));
+        for (shard, holds) in unreadable {
+            if engine.unreadable.insert(*shard, *holds) != Some(*holds) {
+                let why = engine.newer_format(*shard, *holds);
+                tracing::error!(
+                    shard = shard.0,
+                    code = why.code(),
+                    %why,
+                    hint = NEWER_FORMAT_HINT,
+                    "nobody serves the shard; nothing of it is touched"
+                );
+            }
+        }
     }
 
     /// Tells how far it has come.

@@ -14,7 +14,8 @@ use crate::checkpointer::{CheckpointerMessage, Pending};
 use crate::context::{EngineContext, ShardContext};
 use crate::error::EngineError;
 use crate::evaluation::CompiledPlan;
-use crate::record::read_frames;
+use crate::format::state_of;
+use crate::record::read_frames_as;
 
 /// An execution as the store and the log know it.
 #[derive(Debug)]
@@ -95,7 +96,8 @@ pub async fn load_over(
     let (snapshot, mut frames) = match base {
         Some(ExecutionBase::Tombstone { last }) => return Ok(Loaded::Tombstone(last)),
         Some(ExecutionBase::Ended(archive, _)) => {
-            let unpacked = Unpacked::read(&archive.bytes).map_err(|error| EngineError::Damaged(error.to_string()))?;
+            let unpacked = Unpacked::read_as(engine.options.reads, &archive.bytes)
+                .map_err(|error| EngineError::Damaged(error.to_string()))?;
             if pending.is_none_or(|pending| pending.last() <= archive.last) {
                 let (state, compiled) = decode(engine, &unpacked.state).await?;
                 return Ok(found(state, compiled, Timestamp(i64::MIN), 0));
@@ -131,9 +133,10 @@ fn found(state: ExecutionState, compiled: Arc<CompiledPlan>, last_at: Timestamp,
     }))
 }
 
-async fn decode(engine: &EngineContext, bytes: &[u8]) -> Result<(ExecutionState, Arc<CompiledPlan>), EngineError> {
-    let mut state: ExecutionState =
-        minicbor::decode(bytes).map_err(|error| EngineError::Damaged(format!("a state cannot be read: {error}")))?;
+async fn decode(engine: &EngineContext, snapshot: &Bytes) -> Result<(ExecutionState, Arc<CompiledPlan>), EngineError> {
+    let damaged = |error: &dyn std::fmt::Display| EngineError::Damaged(format!("a state cannot be read: {error}"));
+    let bytes = state_of(snapshot, engine.options.reads).map_err(|error| damaged(&error))?;
+    let mut state: ExecutionState = minicbor::decode(&bytes).map_err(|error| damaged(&error))?;
     let compiled = engine.plans.version(state.workflow.as_str(), state.version).await?;
     if state.nodes.len() != compiled.plan.nodes.len() || state.edges.len() != compiled.plan.edges.len() {
         return Err(EngineError::Damaged("a state does not fit its workflow version".into()));
@@ -160,7 +163,7 @@ async fn fold(
             continue;
         }
         segment_bytes += segment.len();
-        for entry in read_frames(segment) {
+        for entry in read_frames_as::<Entry>(engine.options.reads, segment) {
             let entry = entry.map_err(|error| EngineError::Damaged(error.to_string()))?;
             if folded.is_none() {
                 folded = Some(begin(engine, id, &entry).await?);
@@ -242,7 +245,8 @@ pub async fn history(
         Some(ExecutionBase::Tombstone { .. }) => return Ok(Some(Vec::new())),
         Some(ExecutionBase::Live { segments, .. }) => segments,
         Some(ExecutionBase::Ended(archive, mut segments)) => {
-            let unpacked = Unpacked::read(&archive.bytes).map_err(|error| EngineError::Damaged(error.to_string()))?;
+            let unpacked = Unpacked::read_as(shard.engine.options.reads, &archive.bytes)
+                .map_err(|error| EngineError::Damaged(error.to_string()))?;
             segments.push((archive.last, unpacked.frames));
             segments
         }
@@ -254,7 +258,7 @@ pub async fn history(
         if last < next {
             continue;
         }
-        for entry in read_frames(&segment) {
+        for entry in read_frames_as::<Entry>(shard.engine.options.reads, &segment) {
             let entry = entry.map_err(|error| EngineError::Damaged(error.to_string()))?;
             if entry.seq == next {
                 next = next.next();

@@ -1,9 +1,9 @@
 //! What to take and what to give up. No I/O, no clock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use troupe_core::placement::shards_of;
-use troupe_core::{ShardId, Timestamp};
+use troupe_core::placement::place;
+use troupe_core::{FormatRange, ShardId, StateFormat, Timestamp};
 use troupe_ports::{Holder, Member};
 
 /// Shards that are given up at once: each waits for a checkpoint, and nobody serves it meanwhile.
@@ -55,6 +55,12 @@ pub struct PlacementMachine {
     name: String,
     stands: Vec<Stand>,
     own: BTreeSet<ShardId>,
+    /// What each shard holds, and since when, where that was seen to change.
+    formats: Vec<(StateFormat, Option<Timestamp>)>,
+    /// Shards that no member reads.
+    unreadable: BTreeMap<ShardId, StateFormat>,
+    /// How long it takes until everybody has seen what this engine sees, in milliseconds.
+    notice_ms: u64,
     looked: bool,
 }
 
@@ -66,8 +72,17 @@ impl PlacementMachine {
             name: name.to_owned(),
             stands: vec![Stand::Away; usize::from(shards)],
             own: BTreeSet::new(),
+            formats: vec![(StateFormat::FIRST, None); usize::from(shards)],
+            unreadable: BTreeMap::new(),
+            notice_ms: 0,
             looked: false,
         }
+    }
+
+    /// A shard of which the format has changed goes to others no earlier than this: by then they know that they read it.
+    #[must_use]
+    pub fn with_notice(self, notice_ms: u64) -> Self {
+        Self { notice_ms, ..self }
     }
 
     fn stand(&mut self, shard: ShardId) -> Option<&mut Stand> {
@@ -78,21 +93,21 @@ impl PlacementMachine {
     pub fn looked(&mut self, look: &Look, now: Timestamp) -> Vec<Step> {
         // It keeps what it has until the others have heard that it leaves.
         let stays = |member: &&Member| !member.draining || (member.name == self.name && !look.leaves);
-        let live = look.members.iter().filter(stays);
-        let live: Vec<&str> = live.map(|member| member.name.as_str()).collect();
-        let shards = u16::try_from(self.stands.len()).unwrap_or(u16::MAX);
-        self.own = if look.leaves {
-            BTreeSet::new()
-        } else {
-            shards_of(shards, &live, &self.name).into_iter().collect()
-        };
+        let live: Vec<&Member> = look.members.iter().filter(stays).collect();
+        self.see_formats(look, now);
+        let placed = self.placed(&live);
+        let is_own = |(_, member): &(ShardId, Option<&str>)| *member == Some(&self.name) && !look.leaves;
+        let numbered = (0..).map(ShardId).zip(placed.iter().copied());
+        self.own = numbered.filter(is_own).map(|(shard, _)| shard).collect();
         self.looked = true;
         let mut steps = Vec::new();
         let mut leaving = self.stands.iter().filter(|stand| **stand == Stand::Leaving).count();
-        // Who is alone with its draining has nobody to leave them to: it keeps them until it stops.
-        let has_heir = live.iter().any(|name| *name != self.name);
-        for (number, stand) in (0..).zip(&mut self.stands) {
+        for ((number, stand), heir) in (0..).zip(&mut self.stands).zip(placed) {
             let shard = ShardId(number);
+            let (_, since) = self.formats[usize::from(number)];
+            let is_known = since.is_none_or(|since| now.since_ms(since) >= self.notice_ms);
+            // What nobody else can take it keeps until it stops: who is alone with its draining, or with its format.
+            let has_heir = heir.is_some_and(|heir| heir != self.name) && is_known;
             if *stand == Stand::Served && !self.own.contains(&shard) && has_heir && leaving < HANDED_OVER_MAX {
                 *stand = Stand::Leaving;
                 leaving += 1;
@@ -116,6 +131,59 @@ impl PlacementMachine {
             }
         }
         steps
+    }
+
+    fn see_formats(&mut self, look: &Look, now: Timestamp) {
+        for (shard, holder) in &look.holders {
+            if let Some(known) = self.formats.get_mut(usize::from(shard.0))
+                && known.0 != holder.format
+            {
+                *known = (holder.format, self.looked.then_some(now));
+            }
+        }
+        let numbered = (0..).map(ShardId).zip(&self.formats);
+        let is_unreadable = |format: StateFormat| {
+            // Also one that leaves still serves what it has.
+            !look.members.is_empty() && !look.members.iter().any(|member| member.reads.reads(format))
+        };
+        let unreadable = numbered.filter(|(_, (format, _))| is_unreadable(*format));
+        self.unreadable = unreadable.map(|(shard, (format, _))| (shard, *format)).collect();
+    }
+
+    /// The member of each shard, among those that read what it holds; none where nobody does. Where everybody reads everything, placement
+    /// is what it is without formats.
+    fn placed<'a>(&self, live: &[&'a Member]) -> Vec<Option<&'a str>> {
+        let shards = u16::try_from(self.stands.len()).unwrap_or(u16::MAX);
+        let among = |members: &[&'a Member]| -> Vec<Option<&'a Member>> {
+            let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+            let mut placed: Vec<_> = place(shards, &names)
+                .into_iter()
+                .map(|at| members.get(at).copied())
+                .collect();
+            placed.resize(usize::from(shards), None);
+            placed
+        };
+        let all = among(live);
+        let mut by_format: BTreeMap<StateFormat, Vec<Option<&Member>>> = BTreeMap::new();
+        let shards = all.into_iter().zip(&self.formats).enumerate();
+        let placed = shards.map(|(number, (member, (format, _)))| {
+            let reads = |member: &&Member| FormatRange::reads(member.reads, *format);
+            let member = member.filter(reads).or_else(|| {
+                let readers = || {
+                    let readers: Vec<&Member> = live.iter().copied().filter(reads).collect();
+                    among(&readers)
+                };
+                by_format.entry(*format).or_insert_with(readers)[number]
+            });
+            member.map(|member| member.name.as_str())
+        });
+        placed.collect()
+    }
+
+    /// Shards that no member reads, and what they hold.
+    #[must_use]
+    pub fn unreadable(&self) -> &BTreeMap<ShardId, StateFormat> {
+        &self.unreadable
     }
 
     /// A shard that was to be opened is, or is not.
@@ -190,6 +258,25 @@ mod tests {
             address: format!("http://{name}"),
             draining: false,
             release: String::new(),
+            reads: FormatRange::RELEASE,
+            at_most: None,
+        }
+    }
+
+    /// One that reads the next format too.
+    fn newer(name: &str) -> Member {
+        Member {
+            reads: FormatRange::WITH_TRIAL,
+            ..member(name)
+        }
+    }
+
+    fn holding(format: StateFormat, look: Look) -> Look {
+        let holders = look.holders.into_iter();
+        let holders = holders.map(|(shard, holder)| (shard, Holder { format, ..holder }));
+        Look {
+            holders: holders.collect(),
+            ..look
         }
     }
 
@@ -203,6 +290,7 @@ mod tests {
             let holder = Holder {
                 epoch: Epoch(1),
                 owner: owner(shard),
+                format: StateFormat::FIRST,
             };
             (ShardId(shard), holder)
         });
@@ -330,5 +418,90 @@ mod tests {
         assert_eq!(machine.looked(&alone, Timestamp(1_200)), [Step::Take(ShardId(0))]);
         machine.gone(ShardId(1), Timestamp(700));
         assert!(machine.looked(&alone, Timestamp(9_000)).is_empty());
+    }
+
+    #[test]
+    fn what_a_newcomer_cannot_read_stays_where_it_is_until_it_can() {
+        let (mut a, mut b) = (serving_all("a").with_notice(1_000), PlacementMachine::new("b", SHARDS));
+        let all: Vec<_> = (0..SHARDS).map(|shard| (shard, "a")).collect();
+        let both = [newer("a"), member("b")];
+        let newest = |members: &[Member]| holding(StateFormat::TRIAL, look(members, &all));
+        assert!(a.looked(&newest(&both[..1]), Timestamp(0)).is_empty());
+        for now in [1_000, 9_000] {
+            assert!(a.looked(&newest(&both), Timestamp(now)).is_empty());
+            assert!(b.looked(&newest(&both), Timestamp(now)).is_empty());
+        }
+        assert!(a.is_settled() && b.is_settled(), "nothing is missing anywhere");
+        assert_eq!((a.held(), b.held()), (usize::from(SHARDS), 0));
+        assert!(a.unreadable().is_empty() && b.unreadable().is_empty());
+        // Written anew: the newcomer hears of it, and is given its share.
+        assert!(a.looked(&look(&both, &all), Timestamp(10_000)).is_empty());
+        assert!(b.looked(&look(&both, &all), Timestamp(10_100)).is_empty());
+        assert_eq!(b.missing().len(), 4, "it looks out for them");
+        assert!(a.looked(&look(&both, &all), Timestamp(10_999)).is_empty());
+        let left = a.looked(&look(&both, &all), Timestamp(11_000));
+        assert_eq!(left.len(), 4);
+        for step in left {
+            let Step::GiveUp(shard) = step else {
+                panic!("only given up")
+            };
+            a.gone(shard, Timestamp(11_000));
+        }
+        assert_eq!(b.looked(&look(&both, &all[..0]), Timestamp(11_001)).len(), 4);
+    }
+
+    #[test]
+    fn shards_of_a_newer_format_are_shared_by_those_who_read_them() {
+        let members = [newer("a"), member("b"), newer("c")];
+        let look = holding(StateFormat::TRIAL, look(&members, &[]));
+        let mut taken = BTreeSet::new();
+        for name in ["a", "b", "c"] {
+            let steps = PlacementMachine::new(name, SHARDS).looked(&look, Timestamp(0));
+            assert!(steps.len() <= if name == "b" { 0 } else { 6 }, "{name}: {steps:?}");
+            for step in steps {
+                let Step::Take(shard) = step else { panic!("only taken") };
+                assert!(taken.insert(shard), "one each");
+            }
+        }
+        assert_eq!(taken.len(), usize::from(SHARDS));
+    }
+
+    #[test]
+    fn what_nobody_reads_is_left_alone_and_told() {
+        let mut machine = PlacementMachine::new("a", SHARDS);
+        let alone = holding(StateFormat::TRIAL, look(&[member("a")], &[]));
+        for now in [0, 600, 9_000] {
+            assert!(machine.looked(&alone, Timestamp(now)).is_empty());
+        }
+        assert!(machine.missing().is_empty(), "nothing to look out for");
+        assert_eq!(machine.unreadable().len(), usize::from(SHARDS));
+        // One that leaves still has them.
+        let draining = Member {
+            draining: true,
+            ..newer("b")
+        };
+        let leaving = Look {
+            members: vec![member("a"), draining],
+            ..alone
+        };
+        assert!(machine.looked(&leaving, Timestamp(9_100)).is_empty());
+        assert!(machine.unreadable().is_empty());
+    }
+
+    #[test]
+    fn whoever_leaves_keeps_what_nobody_else_reads() {
+        let mut machine = serving_all("a");
+        let draining = Member {
+            draining: true,
+            ..newer("a")
+        };
+        let leaves = |look: Look| Look { leaves: true, ..look };
+        let both = [draining, member("b")];
+        let newest = leaves(holding(StateFormat::TRIAL, look(&both, &[])));
+        assert!(machine.looked(&newest, Timestamp(0)).is_empty());
+        assert_eq!(
+            machine.looked(&leaves(look(&both, &[])), Timestamp(1)).len(),
+            HANDED_OVER_MAX
+        );
     }
 }

@@ -5,11 +5,11 @@ pub mod machine;
 mod watch;
 
 pub use machine::{Look, PlacementMachine, Stand, Step};
-pub(crate) use watch::watch;
+pub(crate) use watch::{notice, watch};
 
 use std::collections::BTreeMap;
 
-use troupe_core::ShardId;
+use troupe_core::{ShardId, StateFormat};
 use troupe_ports::Member;
 
 /// Where a shard's executions can be asked for.
@@ -41,6 +41,8 @@ pub struct Neighbours {
     pub members: Vec<Member>,
     /// Who has which shard.
     pub holders: BTreeMap<ShardId, String>,
+    /// What each shard holds something of.
+    pub formats: BTreeMap<ShardId, StateFormat>,
 }
 
 impl Neighbours {

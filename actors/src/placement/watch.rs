@@ -8,6 +8,7 @@ use futures::future::join_all;
 use ractor::ActorRef;
 use tokio::time::{Instant, timeout};
 use troupe_core::ShardId;
+use troupe_core::format::agreed;
 use troupe_ports::{Holder, Member, Membership, StoreError};
 
 use super::{Look, Neighbours};
@@ -18,6 +19,11 @@ use crate::engine::EngineMessage;
 const LOOK_FOR_MISSING: Duration = Duration::from_millis(20);
 /// Announcements a lease.
 const ANNOUNCED_A_LEASE: u32 = 5;
+
+/// After this everybody has seen what this engine sees.
+pub(crate) fn notice(lease: Duration) -> Duration {
+    lease / ANNOUNCED_A_LEASE * 6 / 5
+}
 
 /// Runs until the engine's actor is gone. On the thread of the leases: a busy engine is still a member.
 pub(crate) async fn watch(engine: Weak<EngineContext>, register: Arc<dyn Membership>, actor: ActorRef<EngineMessage>) {
@@ -33,6 +39,9 @@ pub(crate) async fn watch(engine: Weak<EngineContext>, register: Arc<dyn Members
         }
         // The engine must not keep itself: its own thread would be its last owner.
         let Some(engine) = engine.upgrade() else { return };
+        if engine.left.load(Ordering::Acquire) {
+            return;
+        }
         let every = engine.options.lease / ANNOUNCED_A_LEASE;
         let leaving = engine.leaving.load(Ordering::Acquire);
         let pause = if is_asked || leaving { LOOK_FOR_MISSING } else { every };
@@ -47,6 +56,13 @@ pub(crate) async fn watch(engine: Weak<EngineContext>, register: Arc<dyn Members
         let looked = looked
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
+        if engine.left.load(Ordering::Acquire) {
+            // It left while it was being announced.
+            if let Err(error) = register.leave(&engine.options.owner).await {
+                tracing::debug!(%error, "the register forgets this member by itself");
+            }
+            return;
+        }
         match looked {
             Ok(mut look) => {
                 if is_due {
@@ -54,7 +70,8 @@ pub(crate) async fn watch(engine: Weak<EngineContext>, register: Arc<dyn Members
                 }
                 if leaving {
                     // By then the others have heard of it, and look out for its shards.
-                    look.leaves = told_leaving.get_or_insert_with(Instant::now).elapsed() >= every * 6 / 5;
+                    look.leaves =
+                        told_leaving.get_or_insert_with(Instant::now).elapsed() >= notice(engine.options.lease);
                 }
                 if std::mem::take(&mut is_lost) {
                     tracing::info!("the register of members answers again");
@@ -97,13 +114,17 @@ async fn everything(engine: &EngineContext, register: &dyn Membership, draining:
         address: options.address.clone(),
         draining,
         release: options.release.clone(),
+        reads: options.reads,
+        at_most: options.format_at_most,
     };
     let members = register.announce(&member, options.lease).await?;
+    agree(engine, &members);
     let shards = (0..engine.parts.state.shards()).map(ShardId);
     let holders = holders(engine, shards).await?;
     let neighbours = Neighbours {
         members: members.clone(),
         holders: named(&holders).collect(),
+        formats: holders.iter().map(|(shard, holder)| (*shard, holder.format)).collect(),
     };
     *engine.neighbours.write() = neighbours;
     Ok(Look {
@@ -111,6 +132,18 @@ async fn everything(engine: &EngineContext, register: &dyn Membership, draining:
         holders,
         leaves: false,
     })
+}
+
+/// Notes which format all members write.
+fn agree(engine: &EngineContext, members: &[Member]) {
+    let others = members.iter().filter(|member| member.name != engine.options.owner);
+    let format = agreed(engine.options.terms(), others.map(Member::terms));
+    let is_news = engine
+        .format
+        .send_if_modified(|known| std::mem::replace(known, format) != format);
+    if is_news {
+        tracing::info!(format = format.0, "the format that every member reads");
+    }
 }
 
 /// Looks at the shards that are this engine's own and not here yet.
@@ -121,6 +154,9 @@ async fn missing(engine: &EngineContext) -> Result<Look, StoreError> {
     for (shard, _) in &holders {
         neighbours.holders.remove(shard);
     }
+    neighbours
+        .formats
+        .extend(holders.iter().map(|(shard, holder)| (*shard, holder.format)));
     neighbours.holders.extend(named(&holders));
     Ok(Look {
         members: neighbours.members.clone(),

@@ -10,9 +10,11 @@ use tokio::sync::oneshot;
 use troupe_core::control::{ControlKey, Setting};
 use troupe_core::{ExecutionId, ShardId};
 
+use super::acquire::lease_ms;
+use super::format::FormatTask;
 use super::lost_word::ask_children;
 use super::machine::{FailureMachine, Verdict};
-use super::open::{keep_room, lease_ms, open};
+use super::open::{keep_room, open};
 use super::route::deliver;
 use crate::checkpointer::CheckpointerMessage;
 use crate::committer::{CommitterMessage, ControlNotify};
@@ -88,6 +90,7 @@ pub struct ShardState {
     arguments: ShardArguments,
     context: Option<Arc<ShardContext>>,
     renewal: Option<Renewal>,
+    format: Option<FormatTask>,
     beside: HashSet<ActorId>,
     failures: FailureMachine,
     controls: ControlsMachine,
@@ -108,6 +111,7 @@ impl Actor for ShardActor {
             arguments,
             context: None,
             renewal: None,
+            format: None,
             beside: HashSet::new(),
             failures,
             controls: ControlsMachine::default(),
@@ -179,7 +183,7 @@ impl ShardState {
         let ShardArguments { engine, shard } = &self.arguments;
         let opened = open(engine, *shard, myself).await;
         let answer = match opened {
-            Ok((context, beside)) => {
+            Ok((context, beside, keeper)) => {
                 self.beside = beside;
                 if !stopped(&context.controls.set()).is_empty() {
                     tokio::spawn(cancel_stopped(Arc::clone(&context)));
@@ -187,6 +191,7 @@ impl ShardState {
                 self.controls = ControlsMachine::new((*context.controls.set()).clone());
                 *engine.shards[usize::from(shard.0)].write() = Some(Arc::clone(&context));
                 self.renewal = Some(Renewal::start(Arc::clone(&context), lease_ms(engine)));
+                self.format = Some(keeper.start(engine.format.subscribe()));
                 self.context = Some(context);
                 Ok(())
             }
@@ -262,6 +267,7 @@ impl ShardState {
 
     fn withdraw(&mut self) {
         self.renewal = None;
+        self.format = None;
         let ShardArguments { engine, shard } = &self.arguments;
         *engine.shards[usize::from(shard.0)].write() = None;
         if let Some(context) = self.context.take() {

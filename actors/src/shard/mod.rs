@@ -1,6 +1,8 @@
 //! One shard: owns its lease, its log and the actors of its executions.
 
+mod acquire;
 mod actor;
+mod format;
 mod loss;
 mod lost_word;
 pub mod machine;

@@ -8,10 +8,13 @@ use std::time::Duration;
 use dashmap::DashSet;
 use ractor::{Actor, ActorId, ActorRef};
 use tokio::sync::{Semaphore, oneshot};
-use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
-use troupe_ports::{EpochError, ExecutionQuery, ExecutionSummary, Lease, LogRecord, StoreError};
+use troupe_core::execution::Entry;
+use troupe_core::{ExecutionId, LogPosition, ShardId};
+use troupe_ports::{ExecutionQuery, ExecutionSummary, Lease, LogRecord};
 
+use super::acquire::acquire;
 use super::actor::ShardMessage;
+use super::format::FormatKeeper;
 use super::loss::{Torn, cut};
 use super::mail::Mail;
 use super::route::deliver;
@@ -23,9 +26,9 @@ use crate::error::EngineError;
 use crate::execution::ExecutionMessage;
 use crate::execution::load::{Loaded, load};
 use crate::execution::view::{changes_summary, summary};
+use crate::format::WrittenFormat;
 use crate::gauges::{ShardGauges, SinkProgress};
-use crate::options::EngineOptions;
-use crate::record::{Mark, RecordItem, read_frames, read_header};
+use crate::record::{Mark, RecordItem, read_frames_as, read_header_as};
 use crate::rooms;
 use crate::sinks::spool::SpoolIndex;
 use crate::sinks::{
@@ -43,42 +46,12 @@ const LIST_ROWS: usize = 1_000;
 /// Longest wait for the checkpoint that leaves lost records behind.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 
-/// Takes a shard under the next epoch.
-async fn acquire(engine: &EngineContext, shard: ShardId) -> Result<(LeaseGate, Lease), EngineError> {
-    let EngineOptions { owner, lease, .. } = &engine.options;
-    let epoch = next_epoch(engine, shard).await?;
-    let gate = LeaseGate::new(engine.now(), lease_ms(engine));
-    let lease = engine.parts.state.acquire_under(shard, owner, *lease, epoch).await?;
-    Ok((gate, lease))
-}
-
-/// Asks whoever orders the owners for an epoch. Whoever has the shard stops once it reads that, so nobody asks while it is held.
-async fn next_epoch(engine: &EngineContext, shard: ShardId) -> Result<Option<Epoch>, EngineError> {
-    let Some(epochs) = &engine.parts.epochs else {
-        return Ok(None);
-    };
-    let own = &engine.options.owner;
-    let holder = engine.parts.state.holder(shard).await?;
-    if let Some(owner) = holder.owner.filter(|owner| owner != own) {
-        return Err(StoreError::Held(format!("{owner} has shard {shard}")).into());
-    }
-    let issued = epochs.issued(shard).await?;
-    match epochs.issue(shard, issued.max(holder.epoch), own).await {
-        Ok(epoch) => Ok(Some(epoch)),
-        Err(EpochError::Conflict { latest }) => {
-            let why = format!("another member was faster: epoch {latest} of shard {shard} has been issued");
-            Err(StoreError::Held(why).into())
-        }
-        Err(EpochError::Store(error)) => Err(error.into()),
-    }
-}
-
 /// Takes a shard and spawns its actors; it serves when this returned.
 pub(super) async fn open(
     engine: &Arc<EngineContext>,
     shard: ShardId,
     myself: &ActorRef<ShardMessage>,
-) -> Result<(Arc<ShardContext>, HashSet<ActorId>), EngineError> {
+) -> Result<(Arc<ShardContext>, HashSet<ActorId>, FormatKeeper), EngineError> {
     engine.outages.forget(shard);
     let store = Arc::clone(&engine.parts.state);
     let (gate, lease) = acquire(engine, shard).await?;
@@ -98,7 +71,10 @@ pub(super) async fn open(
     let mut tail = Tail::read(engine, &lease, projected).await?;
     let torn = std::mem::take(&mut tail.torn);
     let set_aside = store.quarantined(shard).await?;
-    let context = spawn_beside(engine, myself, &lease, gate, &sent).await?;
+    // A newer one has to be said first; see the keeper.
+    let format = lease.format.min(*engine.format.borrow());
+    let written = Arc::new(WrittenFormat::new(format.max(engine.options.reads.oldest)));
+    let context = spawn_beside(engine, myself, &lease, gate, &sent, &written).await?;
     let mut resumed = tail.hand_over(&context).await?;
     let controls = controls::load(&context.context).await?;
     for (key, register) in controls.registers() {
@@ -142,7 +118,14 @@ pub(super) async fn open(
         resumed.settled,
         children,
     ));
-    Ok((context.context, context.actors))
+    let keeper = FormatKeeper::new(
+        &context.context,
+        lease.format,
+        written,
+        context.events,
+        context.visibility,
+    );
+    Ok((context.context, context.actors, keeper))
 }
 
 /// What is set aside runs, where only so many may: it goes on when it is released. One that has ended makes room.
@@ -158,11 +141,6 @@ pub(super) async fn keep_room(shard: &ShardContext, id: ExecutionId) -> Result<(
         Err(error) => return Err(error),
     }
     Ok(())
-}
-
-pub(super) fn lease_ms(engine: &EngineContext) -> i64 {
-    // The margin covers what the two clocks and the call may differ by.
-    i64::try_from(engine.options.lease.as_millis() * 9 / 10).unwrap_or(i64::MAX)
 }
 
 fn gone(shard: ShardId) -> EngineError {
@@ -200,7 +178,7 @@ impl Tail {
             let Some(last) = read.last() else { break };
             from = last.position.next();
             for record in read {
-                let items = match read_header(&record.bytes) {
+                let items = match read_header_as(engine.options.reads, &record.bytes) {
                     Ok((_, items)) => items,
                     Err(error) if accepted || record.position <= lease.checkpointed => {
                         lost |= record.position > lease.checkpointed;
@@ -246,12 +224,13 @@ impl Tail {
     /// Gives the tail to the checkpointer and the timers.
     async fn hand_over(self, beside: &Beside) -> Result<Resumed, EngineError> {
         let shard = beside.context.shard;
+        let reads = beside.context.engine.options.reads;
         let mut marks: HashMap<ExecutionId, Mark> = HashMap::new();
         let mut changed = HashSet::new();
         for (record, items) in self.records {
             if record.position > self.projected {
                 for item in items.iter().filter(|item| !item.id.is_controls()) {
-                    let entry = read_frames(&record.bytes[item.frame.clone()]).next();
+                    let entry = read_frames_as::<Entry>(reads, &record.bytes[item.frame.clone()]).next();
                     if entry.is_some_and(|entry| entry.is_ok_and(|entry| changes_summary(&entry))) {
                         changed.insert(item.id);
                     }
@@ -316,7 +295,10 @@ fn head_of(record: &[u8], item: &RecordItem, beside: &Beside) -> Option<(Executi
     if item.seq != troupe_core::Seq(1) || item.id.is_controls() {
         return None;
     }
-    let entry = read_frames(&record[item.frame.clone()]).next()?.ok()?;
+    let reads = beside.context.engine.options.reads;
+    let entry = read_frames_as::<Entry>(reads, &record[item.frame.clone()])
+        .next()?
+        .ok()?;
     let started = entry.event.start()?;
     let (key, ordinal) = (started.execution_key.as_deref()?, started.key_ordinal?);
     let shards = beside.context.engine.parts.state.shards();
@@ -340,6 +322,7 @@ async fn spawn_beside(
     lease: &Lease,
     gate: LeaseGate,
     sent: &[(LogPosition, SpoolIndex)],
+    written: &Arc<WrittenFormat>,
 ) -> Result<Beside, EngineError> {
     let (shard, epoch) = (lease.shard, lease.epoch);
     let (running, waiting) = engine.parts.state.live_counts(shard).await?;
@@ -375,6 +358,7 @@ async fn spawn_beside(
         timers: timers.clone(),
         visibility: visibility.clone(),
         gauges: Arc::clone(&gauges),
+        format: Arc::clone(written),
     };
     let (checkpointer, _) = CheckpointerActor::spawn_linked(None, CheckpointerActor, arguments, cell.clone())
         .await
@@ -390,6 +374,7 @@ async fn spawn_beside(
             spool: spool.clone(),
             checkpointer: checkpointer.clone(),
             progress: Arc::clone(progress),
+            format: Arc::clone(written),
         };
         let (sink, _) = EventSinkActor::spawn_linked(None, EventSinkActor, arguments, cell.clone())
             .await
@@ -410,6 +395,7 @@ async fn spawn_beside(
         events: feeds,
         visibility: visibility.clone(),
         gauges: Arc::clone(&gauges),
+        format: Arc::clone(written),
     };
     let (committer, _) = CommitterActor::spawn_linked(None, CommitterActor, arguments, cell)
         .await

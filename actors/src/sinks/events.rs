@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
 use troupe_core::control::ControlEntry;
 use troupe_core::execution::Entry;
 use troupe_core::lifecycle::{self, LifecycleEvent, SystemEvent};
@@ -16,10 +17,11 @@ use troupe_telemetry::BusMetrics;
 
 use super::gather::{CallLimits, GatherMachine, Next, Unsent};
 use super::source::Source;
-use super::spool::{SpoolIndex, SpooledRecord, pack};
+use super::spool::{SpoolIndex, SpooledRecord, format_of, pack, unpack};
 use crate::checkpointer::CheckpointerMessage;
 use crate::context::{EngineContext, Outages};
 use crate::evaluation::CompiledPlan;
+use crate::format::WrittenFormat;
 use crate::gauges::SinkProgress;
 
 /// Records offered but not yet sent beyond which the sink reads the log instead.
@@ -34,6 +36,8 @@ const CALL: CallLimits = CallLimits {
 /// The cursor is saved after so many records, or so long.
 const SAVE_AFTER: u64 = 4_096;
 const SAVE_EVERY: Duration = Duration::from_millis(500);
+/// Bytes of the spool read at once when it is written anew.
+const REWRITE_BYTES: usize = 4 * 1024 * 1024;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -76,6 +80,13 @@ pub enum EventSinkMessage {
         reached: LogPosition,
         /// Whether the log may be trimmed up to there, as far as others go.
         trim: bool,
+    },
+    /// Nothing of a newer format than the one that is written now is to be kept for this sink, and nothing in the log up to here.
+    Vacate {
+        /// Up to where; everything up to there is in the checkpoint.
+        up_to: LogPosition,
+        /// Told how that went.
+        done: oneshot::Sender<Result<(), String>>,
     },
 }
 
@@ -127,6 +138,8 @@ pub struct EventSinkArguments {
     pub checkpointer: ActorRef<CheckpointerMessage>,
     /// See [`SinkFeed`].
     pub progress: Arc<SinkProgress>,
+    /// What the spool is written in.
+    pub format: Arc<WrittenFormat>,
 }
 
 /// Publishes one shard's lifecycle events.
@@ -257,6 +270,11 @@ impl Actor for EventSinkActor {
                 state.save().await;
             }
             EventSinkMessage::Checkpointed { reached, trim } => state.make_room(reached, trim).await,
+            EventSinkMessage::Vacate { up_to, done } => {
+                let vacated = state.vacate(up_to).await;
+                // Whoever asked may be gone; nothing depends on the answer.
+                done.send(vacated).ok();
+            }
         }
         if !state.armed && (state.sending.is_some() || state.machine.has_more()) {
             state.armed = true;
@@ -439,6 +457,42 @@ impl EventSinkState {
         }
     }
 
+    /// Moves what is unsent of the log up to `up_to` to the spool, and writes the spool's chunks of newer formats anew.
+    async fn vacate(&mut self, up_to: LogPosition) -> Result<(), String> {
+        self.spool(up_to, false).await?;
+        self.save().await;
+        let (engine, shard, epoch) = (
+            Arc::clone(&self.arguments.engine),
+            self.arguments.shard,
+            self.arguments.epoch,
+        );
+        let (store, name) = (&engine.parts.state, engine.parts.buses[self.arguments.bus].0);
+        let format = self.arguments.format.now();
+        let mut after = self.machine.cursor().position();
+        loop {
+            let chunks = store.spooled(shard, name, after, REWRITE_BYTES).await;
+            let chunks = chunks.map_err(|error| error.to_string())?;
+            let Some(last) = chunks.last() else { break };
+            after = last.up_to;
+            for chunk in chunks.iter().filter(|chunk| format_of(&chunk.bytes) > Some(format)) {
+                let up_to = chunk.up_to;
+                let records = match unpack(engine.options.reads, &chunk.bytes) {
+                    Ok(records) => records,
+                    Err(error) => {
+                        tracing::error!(shard = shard.0, up_to = up_to.0, %error, "a damaged chunk is left as it is");
+                        continue;
+                    }
+                };
+                let packed = pack(format, &records).map_err(|error| error.to_string())?;
+                let rewritten = store.rewrite_spool(shard, epoch, name, up_to, packed).await;
+                rewritten.map_err(|error| error.to_string())?;
+                self.source.doubt_spool();
+            }
+        }
+        let settled = self.source.settle_spool(self.machine.cursor().position()).await;
+        settled.map_err(|error| error.to_string())
+    }
+
     async fn spool(&mut self, reached: LogPosition, trim: bool) -> Result<(), String> {
         let (engine, shard, epoch) = (
             Arc::clone(&self.arguments.engine),
@@ -459,7 +513,8 @@ impl EventSinkState {
                 break;
             };
             let lost = engine.options.mutants.spools_nothing;
-            let chunk = pack(if lost { &[] } else { &records }).map_err(|error| error.to_string())?;
+            let format = self.arguments.format.now();
+            let chunk = pack(format, if lost { &[] } else { &records }).map_err(|error| error.to_string())?;
             let bytes = chunk.len() as u64;
             if let Err(error) = store.spool(shard, epoch, name, last, chunk).await {
                 self.source.doubt_spool();

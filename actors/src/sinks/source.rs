@@ -19,7 +19,7 @@ use crate::context::EngineContext;
 use crate::error::EngineError;
 use crate::evaluation::CompiledPlan;
 use crate::execution::load::{Loaded, load_over};
-use crate::record::{read_frames, read_frames_of, read_header};
+use crate::record::{read_frames_as, read_header_as};
 
 /// What an event takes beside its data, about.
 const EVENT_BYTES: usize = 200;
@@ -121,7 +121,7 @@ impl Source {
     }
 
     fn unpacked(&self, chunk: SpoolChunk, from: LogPosition) -> Vec<Unsent<Content>> {
-        let records = unpack(&chunk.bytes).unwrap_or_else(|error| {
+        let records = unpack(self.engine.options.reads, &chunk.bytes).unwrap_or_else(|error| {
             let (shard, up_to) = (self.shard.0, chunk.up_to.0);
             tracing::error!(shard, up_to, %error, "events of a damaged chunk are lost");
             Vec::new()
@@ -163,7 +163,8 @@ impl Source {
 
     async fn unsent(&mut self, record: LogRecord) -> Unsent<Content> {
         let (mut found, mut controls) = (Vec::new(), Vec::new());
-        let items = match read_header(&record.bytes) {
+        let reads = self.engine.options.reads;
+        let items = match read_header_as(reads, &record.bytes) {
             Ok((_, items)) => items,
             Err(error) => {
                 let (shard, position) = (self.shard.0, record.position.0);
@@ -175,10 +176,10 @@ impl Source {
             let frame = &record.bytes[item.frame];
             if item.id.is_controls() {
                 // Those that cannot be read halt the shard when it is opened.
-                controls.extend(read_frames_of::<ControlEntry>(frame).next().and_then(Result::ok));
+                controls.extend(read_frames_as::<ControlEntry>(reads, frame).next().and_then(Result::ok));
                 continue;
             }
-            let Some(Ok(entry)) = read_frames(frame).next() else {
+            let Some(Ok(entry)) = read_frames_as::<Entry>(reads, frame).next() else {
                 continue;
             };
             if let Some((compiled, trace_parent)) = self.known_of(item.id, &entry).await {

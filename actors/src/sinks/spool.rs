@@ -1,7 +1,8 @@
 //! What a sink has still to send of records that it moves out of the log: their events, so that whoever sends them needs neither
 //! plans nor executions, which may be gone by then.
 //!
-//! `version u8, raw length u32, zstd(CBOR array of records)`
+//! `format u8, raw length u32, zstd(CBOR array of records)`; in the trial format a checksum (u32) of what follows it stands after the
+//! length.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use troupe_core::control::ControlEntry;
 use troupe_core::definition::{EventExchange, ExchangeType, NodeKind};
 use troupe_core::execution::Verb;
 use troupe_core::lifecycle::{LifecycleEvent, Outward, Payload};
-use troupe_core::{ExecutionId, Json, LogPosition, NodeKey, Seq, Timestamp, WorkflowId};
+use troupe_core::{ExecutionId, FormatRange, Json, LogPosition, NodeKey, Seq, StateFormat, Timestamp, WorkflowId};
 
-const VERSION: u8 = 1;
+use crate::format::trial;
+
 const LEVEL: i32 = 1;
 const HEAD_BYTES: usize = 1 + 4;
 /// Largest chunk that is unpacked: beyond it the length is damage.
@@ -33,11 +35,17 @@ pub struct SpooledRecord {
 
 /// Why a chunk cannot be written or read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the spool is damaged: {0}")]
-pub struct SpoolError(pub String);
+pub enum SpoolError {
+    /// It does not make sense.
+    #[error("the spool is damaged: {0}")]
+    Damaged(String),
+    /// It is of a format that is not read here.
+    #[error("the spool is of format {0}, which is not read here")]
+    Newer(StateFormat),
+}
 
 fn damaged(why: impl ToString) -> SpoolError {
-    SpoolError(why.to_string())
+    SpoolError::Damaged(why.to_string())
 }
 
 #[derive(Encode, Decode)]
@@ -197,11 +205,11 @@ impl EventForm {
     }
 }
 
-/// Packs records into a chunk.
+/// Packs records into a chunk of a format.
 ///
 /// # Errors
 /// When memory cannot be had, or the chunk would be too large.
-pub fn pack(records: &[SpooledRecord]) -> Result<Bytes, SpoolError> {
+pub fn pack(format: StateFormat, records: &[SpooledRecord]) -> Result<Bytes, SpoolError> {
     let forms = records.iter().map(|record| RecordForm {
         position: record.position.0,
         events: record.events.iter().map(EventForm::from).collect(),
@@ -213,23 +221,34 @@ pub fn pack(records: &[SpooledRecord]) -> Result<Bytes, SpoolError> {
         .ok()
         .filter(|length| *length as usize <= RAW_BYTES_MAX);
     let length = length.ok_or_else(|| damaged("it is too large"))?;
-    let mut chunk = vec![VERSION];
+    let mut chunk = vec![format.0];
     chunk.extend_from_slice(&length.to_le_bytes());
-    chunk.extend_from_slice(&zstd::bulk::compress(&raw, LEVEL).map_err(damaged)?);
+    let packed = zstd::bulk::compress(&raw, LEVEL).map_err(damaged)?;
+    if format > StateFormat::FIRST {
+        chunk.extend_from_slice(&trial::checksum(&packed).to_le_bytes());
+    }
+    chunk.extend_from_slice(&packed);
     Ok(chunk.into())
 }
 
 /// Unpacks a chunk.
 ///
 /// # Errors
-/// [`SpoolError`] when it is damaged, or was written by a newer release.
-pub fn unpack(chunk: &[u8]) -> Result<Vec<SpooledRecord>, SpoolError> {
-    let (head, packed) = chunk
-        .split_first_chunk::<HEAD_BYTES>()
-        .ok_or_else(|| damaged("it is cut short"))?;
-    let [version, length @ ..] = head;
-    if *version != VERSION {
-        return Err(damaged("its version is unknown"));
+/// [`SpoolError`] when it is damaged, or of a format that is not among `reads`.
+pub fn unpack(reads: FormatRange, chunk: &[u8]) -> Result<Vec<SpooledRecord>, SpoolError> {
+    let short = || damaged("it is cut short");
+    let (head, mut packed) = chunk.split_first_chunk::<HEAD_BYTES>().ok_or_else(short)?;
+    let [format, length @ ..] = head;
+    let format = StateFormat(*format);
+    if !reads.reads(format) {
+        return Err(SpoolError::Newer(format));
+    }
+    if format > StateFormat::FIRST {
+        let (sum, summed) = packed.split_first_chunk::<4>().ok_or_else(short)?;
+        if trial::checksum(summed) != u32::from_le_bytes(*sum) {
+            return Err(damaged("its checksum is wrong"));
+        }
+        packed = summed;
     }
     let length = u32::from_le_bytes(*length) as usize;
     if length > RAW_BYTES_MAX {
@@ -246,6 +265,12 @@ pub fn unpack(chunk: &[u8]) -> Result<Vec<SpooledRecord>, SpoolError> {
         })
     });
     records.collect()
+}
+
+/// The format that a chunk says it is of.
+#[must_use]
+pub fn format_of(chunk: &[u8]) -> Option<StateFormat> {
+    chunk.first().copied().map(StateFormat)
 }
 
 /// What the spool holds, as far as the sink knows: only the sink changes it.
@@ -353,12 +378,17 @@ mod tests {
             controls: vec![],
         };
         let records = [record(), empty];
-        let packed = pack(&records).unwrap();
-        assert_eq!(unpack(&packed).unwrap(), records);
-        for length in 0..packed.len() {
-            assert!(unpack(&packed[..length]).is_err(), "{length} bytes");
+        for format in [StateFormat::FIRST, StateFormat::TRIAL] {
+            let packed = pack(format, &records).unwrap();
+            assert_eq!(unpack(FormatRange::WITH_TRIAL, &packed).unwrap(), records);
+            for length in 0..packed.len() {
+                let read = unpack(FormatRange::WITH_TRIAL, &packed[..length]);
+                assert!(matches!(read, Err(SpoolError::Damaged(_))), "{length} bytes");
+            }
         }
-        assert!(unpack(&[&[VERSION + 1], &packed[1..]].concat()).is_err());
+        let newer = pack(StateFormat::TRIAL, &records).unwrap();
+        let read = unpack(FormatRange::RELEASE, &newer);
+        assert_eq!(read, Err(SpoolError::Newer(StateFormat::TRIAL)));
     }
 
     #[test]
@@ -370,7 +400,8 @@ mod tests {
             record.events[1].verb = verb;
             record.events[1].node = Some((NodeKey::from("n"), kind));
             let records = [record];
-            assert_eq!(unpack(&pack(&records).unwrap()).unwrap(), records);
+            let packed = pack(StateFormat::FIRST, &records).unwrap();
+            assert_eq!(unpack(FormatRange::RELEASE, &packed).unwrap(), records);
         }
     }
 

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use troupe_actors::{Engine, EngineHandle, EngineOptions, EngineParts, StartRequest};
+use troupe_actors::{Engine, EngineError, EngineHandle, EngineOptions, EngineParts, StartRequest};
 use troupe_backends::bus::InProcessBus;
 use troupe_backends::embedded::{EmbeddedStore, Sharing, StoreOptions};
 use troupe_core::definition::WorkflowDefinition;
@@ -178,11 +178,23 @@ pub async fn as_member(
     register: Arc<dyn Membership>,
     epochs: Arc<dyn EpochAuthority>,
 ) -> World {
+    let joined = try_as_member(store, executors, options, register, epochs).await;
+    joined.unwrap()
+}
+
+/// As [`as_member`], where it may be refused.
+pub async fn try_as_member(
+    store: Arc<EmbeddedStore>,
+    executors: ExecutorsBuilder,
+    options: EngineOptions,
+    register: Arc<dyn Membership>,
+    epochs: Arc<dyn EpochAuthority>,
+) -> Result<World, EngineError> {
     let (mut parts, bus) = parts(&store, executors, Arc::new(Arrows));
     parts.members = Some(register);
     parts.epochs = Some(epochs);
-    let engine = Engine::spawn(parts, options).await.unwrap();
-    World { engine, store, bus }
+    let engine = Engine::spawn(parts, options).await?;
+    Ok(World { engine, store, bus })
 }
 
 pub fn builtins() -> ExecutorsBuilder {

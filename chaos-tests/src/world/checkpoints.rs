@@ -7,7 +7,7 @@ use troupe_actors::EngineError;
 use troupe_actors::checkpointer::Pending;
 use troupe_actors::checkpointer::archive::{ArchiveError, Packer, give_way};
 use troupe_actors::execution::load::final_state;
-use troupe_core::{ExecutionId, ShardId};
+use troupe_core::{ExecutionId, FormatRange, ShardId};
 use troupe_ports::{Archive, CheckpointRow, ExecutionBase, StateStore, StoreError, Wait};
 
 use super::process::{
@@ -180,7 +180,7 @@ impl World {
         if pending.reopens
             && let Some(ExecutionBase::Ended(archive, _)) = at_once(self.store.load(id))?
         {
-            rows.extend(give_way(&archive, pending).map_err(damaged)?);
+            rows.extend(give_way(FormatRange::RELEASE, &archive, pending).map_err(damaged)?);
             self.count("archives that gave way");
         }
         match pending.mark.wait() {

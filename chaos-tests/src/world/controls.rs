@@ -13,7 +13,7 @@ use troupe_actors::evaluation::CompiledPlan;
 use troupe_actors::execution::machine::{CommandInput, Input, Wanted};
 use troupe_actors::{EngineError, Mutants};
 use troupe_core::control::{ControlEntry, ControlKey, ControlSet, ControlsSeen, Scope, Setting};
-use troupe_core::{ExecutionId, Seq, ShardId};
+use troupe_core::{ExecutionId, FormatRange, Seq, ShardId};
 use troupe_ports::{StateStore, StoreError, VisibilityStore};
 
 use super::operators::Asked;
@@ -86,7 +86,7 @@ impl World {
         pending: impl IntoIterator<Item = (Seq, Bytes)>,
     ) -> Result<Controls, StoreError> {
         let base = at_once(self.store.load(ExecutionId::controls(shard)))?;
-        let set = fold(base, pending).map_err(|error| StoreError::Damaged(error.to_string()))?;
+        let set = fold(FormatRange::RELEASE, base, pending).map_err(|error| StoreError::Damaged(error.to_string()))?;
         Ok(Controls::restored(set, self.options.mutants))
     }
 

@@ -5,7 +5,7 @@ use troupe_actors::record::{read_frames, read_header};
 use troupe_actors::sinks::gather::{CallLimits, Next, Unsent};
 use troupe_actors::sinks::spool::{SpoolIndex, SpooledRecord, pack, unpack};
 use troupe_core::lifecycle::{self, LifecycleEvent};
-use troupe_core::{LogPosition, ShardId};
+use troupe_core::{FormatRange, LogPosition, ShardId, StateFormat};
 use troupe_ports::{StateStore, StoreError};
 
 use super::process::{ProcessNo, SinkMessage};
@@ -174,7 +174,7 @@ impl World {
             let after = LogPosition(from.0.saturating_sub(1));
             at_once(self.store.spooled(caller.shard, SINK, after, READ_BYTES)).map(|chunks| {
                 let records = chunks.into_iter().flat_map(|chunk| {
-                    let mut records = unpack(&chunk.bytes).unwrap_or_default();
+                    let mut records = unpack(FormatRange::RELEASE, &chunk.bytes).unwrap_or_default();
                     // What is lost of a chunk must not keep what comes behind it.
                     if records.last().is_none_or(|last| last.position < chunk.up_to) {
                         records.push(SpooledRecord {
@@ -238,7 +238,7 @@ impl World {
         if self.options.mutants.spools_nothing {
             spooled.clear();
         }
-        let Ok(chunk) = pack(&spooled) else {
+        let Ok(chunk) = pack(StateFormat::FIRST, &spooled) else {
             return self.trouble("a chunk of a spool cannot be packed".to_owned());
         };
         let Some(serving) = self.serving(caller) else { return };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, Timestamp};
+use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, StateFormat, Timestamp};
 use troupe_ports::{
     AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Holder, Lease,
     LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError, Wait,
@@ -53,6 +53,40 @@ enum Row {
     },
 }
 
+fn seqs(segments: &[(Seq, Bytes)]) -> impl Iterator<Item = Seq> + '_ {
+    segments.iter().map(|(last, _)| *last)
+}
+
+impl Row {
+    /// Takes the bytes of what has the same seqs; false if it has not.
+    fn rewritten(&mut self, base: ExecutionBase) -> bool {
+        match (self, base) {
+            (
+                Self::Live { snapshot, segments, .. },
+                ExecutionBase::Live {
+                    snapshot: other,
+                    segments: others,
+                    ..
+                },
+            ) if snapshot.as_ref().map(|(seq, _)| *seq) == other.as_ref().map(|(seq, _)| *seq)
+                && seqs(segments).eq(seqs(&others)) =>
+            {
+                (*snapshot, *segments) = (other, others);
+                true
+            }
+            (Self::Ended(archive, segments), ExecutionBase::Ended(other, others))
+                if archive.last == other.last && seqs(segments).eq(seqs(&others)) =>
+            {
+                archive.bytes = other.bytes;
+                *segments = others;
+                true
+            }
+            (Self::Tombstone { last, .. }, ExecutionBase::Tombstone { last: other }) => *last == other,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct ShardStore {
     epoch: Epoch,
@@ -61,6 +95,7 @@ struct ShardStore {
     /// Everything ever written; position n is at place n - 1. Trimming only hides.
     log: Vec<LogRecord>,
     synced: usize,
+    format: StateFormat,
     checkpointed: LogPosition,
     trimmed: LogPosition,
     rows: BTreeMap<ExecutionId, Row>,
@@ -337,6 +372,7 @@ impl StateStore for SimulatedStore {
         let now = self.clock.now();
         self.with(shard, |store| {
             Ok(Holder {
+                format: store.format,
                 epoch: store.epoch,
                 owner: store.owner.clone().filter(|_| now < store.lease_until),
             })
@@ -376,6 +412,7 @@ impl StateStore for SimulatedStore {
             let next = LogPosition(store.log.len() as u64 + 1);
             Ok(Lease {
                 shard,
+                format: store.format,
                 epoch: store.epoch,
                 next,
                 checkpointed: store.checkpointed,
@@ -397,6 +434,39 @@ impl StateStore for SimulatedStore {
         self.owned(shard, epoch, |store| {
             store.owner = None;
             Ok(())
+        })
+    }
+
+    async fn set_format(&self, shard: ShardId, epoch: Epoch, format: StateFormat) -> Result<(), StoreError> {
+        self.owned(shard, epoch, |store| {
+            store.format = format;
+            Ok(())
+        })
+    }
+
+    async fn stored(&self, shard: ShardId) -> Result<Vec<ExecutionId>, StoreError> {
+        self.lookup()?;
+        self.with(shard, |store| {
+            let kept = store
+                .rows
+                .iter()
+                .filter(|(_, row)| !matches!(row, Row::Tombstone { .. }));
+            Ok(kept.map(|(id, _)| *id).collect())
+        })
+    }
+
+    async fn rewrite(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        id: ExecutionId,
+        base: ExecutionBase,
+    ) -> Result<bool, StoreError> {
+        self.owned(shard, epoch, |store| {
+            let Some(row) = store.rows.get_mut(&id) else {
+                return Ok(false);
+            };
+            Ok(row.rewritten(base))
         })
     }
 
@@ -593,6 +663,23 @@ impl StateStore for SimulatedStore {
             let last = spool.last_key_value().map_or(sent, |(last, _)| (*last).max(sent));
             if up_to > last {
                 spool.insert(up_to, chunk);
+            }
+            Ok(())
+        })
+    }
+
+    async fn rewrite_spool(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        sink: &str,
+        up_to: LogPosition,
+        chunk: Bytes,
+    ) -> Result<(), StoreError> {
+        self.owned(shard, epoch, |store| {
+            let stored = store.spools.get_mut(sink).and_then(|spool| spool.get_mut(&up_to));
+            if let Some(stored) = stored {
+                *stored = chunk;
             }
             Ok(())
         })

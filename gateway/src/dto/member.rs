@@ -1,6 +1,7 @@
 //! Members of a deployment, and what they tell each other.
 
 use serde::{Deserialize, Serialize};
+use troupe_core::FormatRange;
 
 /// A process of the deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,8 +17,36 @@ pub struct MemberDto {
     pub release: String,
     /// Shards that it holds.
     pub shards: u16,
+    /// Formats of the state that it reads.
+    #[serde(default)]
+    pub reads: FormatsDto,
+    /// The format that it writes: the newest one that every member reads.
+    #[serde(default)]
+    pub writes: u8,
+    /// The newest format that its shards hold something of; none where it has no shards.
+    #[serde(default)]
+    pub holds: Option<u8>,
     /// Whether it is the one that answers.
     pub own: bool,
+}
+
+/// The formats of the state that a process reads: all from the oldest to the newest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FormatsDto {
+    /// The oldest one.
+    pub oldest: u8,
+    /// The newest one.
+    pub newest: u8,
+}
+
+impl From<FormatRange> for FormatsDto {
+    fn from(range: FormatRange) -> Self {
+        Self {
+            oldest: range.oldest.0,
+            newest: range.newest.0,
+        }
+    }
 }
 
 /// What a member made of a control, told to another one.

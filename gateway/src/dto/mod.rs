@@ -23,7 +23,7 @@ pub use control::{ControlBody, ControlDto, ControlOption, ControlledDto, HeldDto
 pub use decision::{FailBody, OutputBody, VariablesBody};
 pub use history::{HistoryEntryDto, TransitionDto, entry, verb_name};
 pub use key::{CreatedKeyDto, KeyBody, KeyDto};
-pub use member::{LearnedDto, MemberDto};
+pub use member::{FormatsDto, LearnedDto, MemberDto};
 pub use reopen::{ReopenedDto, RepeatDto, RerunBody, RerunDto, RetryBody, SkipBody};
 pub use start::{CommandBody, CommandDto, PauseBody, StartBody, StartedDto};
 pub use time::{date, instant};

@@ -2,6 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
+use troupe_core::format::agreed;
+use troupe_ports::Member;
 
 use crate::app::App;
 use crate::dto::{MemberDto, PageDto};
@@ -10,8 +12,13 @@ use crate::dto::{MemberDto, PageDto};
 pub(crate) async fn list(State(app): State<App>) -> Json<PageDto<MemberDto>> {
     let own = app.engine.name();
     let held = app.engine.shards_held();
-    let members = app.engine.members().into_iter();
-    let items = members.map(|member| MemberDto {
+    let formats = app.engine.formats_held();
+    let members = app.engine.members();
+    let writes = |member: &Member| agreed(member.terms(), members.iter().map(Member::terms)).0;
+    let items = members.iter().cloned().map(|member| MemberDto {
+        reads: member.reads.into(),
+        writes: writes(&member),
+        holds: formats.get(&member.name).map(|format| format.0),
         shards: held.get(&member.name).copied().unwrap_or_default(),
         own: member.name == own,
         status: if member.draining { "leaving" } else { "serving" }.to_owned(),

@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use troupe_actors::DAMAGED_HINT;
 use troupe_actors::gauges::Backlog;
+use troupe_actors::{DAMAGED_HINT, NEWER_FORMAT_HINT};
 
 use super::params::Path;
 use crate::app::App;
@@ -20,10 +20,12 @@ pub(super) async fn live() -> Response {
 pub(super) async fn ready(State(app): State<App>) -> Response {
     let status = app.engine.status();
     let ready = status.ready && !app.closing.is_cancelled();
-    let halted: Vec<_> = status
-        .halted
-        .iter()
-        .map(|(shard, why)| json!({"shard": shard.0, "code": "DAMAGED", "detail": why, "hint": DAMAGED_HINT}))
+    let damaged = status.halted.iter().map(|halted| (halted, "DAMAGED", DAMAGED_HINT));
+    let unreadable = status.unreadable.iter();
+    let unreadable = unreadable.map(|unreadable| (unreadable, "STATE_FORMAT_NEWER", NEWER_FORMAT_HINT));
+    let halted: Vec<_> = damaged
+        .chain(unreadable)
+        .map(|((shard, why), code, hint)| json!({"shard": shard.0, "code": code, "detail": why, "hint": hint}))
         .collect();
     // The shards that serve are worth requests; somebody must look at the others.
     // Executions go on without it, so it is no reason to be unready.

@@ -1,6 +1,7 @@
 //! Chooses backends and executors and puts the product together. The only room that names them.
 
 mod broker;
+mod formats;
 mod members;
 mod sources;
 mod stores;
@@ -246,6 +247,7 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         epochs: stores.shared.as_ref().map(|shared| shared.epochs.clone()),
     };
     let given = extras.engine.unwrap_or_default();
+    let terms = formats::terms(&settings)?;
     let owner = if stores.shared.is_some() {
         stores::owner()?
     } else {
@@ -260,6 +262,8 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         owner,
         address,
         release: env!("CARGO_PKG_VERSION").to_owned(),
+        reads: terms.reads,
+        format_at_most: terms.at_most,
         lease: settings.cluster.lease,
         executions_max: settings.engine.running_max,
         attempts_max: settings.engine.attempts_max,

@@ -7,6 +7,7 @@
 pub mod control;
 pub mod definition;
 pub mod execution;
+pub mod format;
 pub mod graph;
 pub mod id;
 pub mod lifecycle;
@@ -14,5 +15,6 @@ pub mod placement;
 pub mod plan;
 pub mod value;
 
+pub use format::{FormatRange, FormatTerms, StateFormat};
 pub use id::*;
 pub use value::{BlobRef, Composed, ErrorInfo, INLINE_BYTES_MAX, Json, Parts, Value};

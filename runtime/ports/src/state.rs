@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, Timestamp};
+use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, StateFormat, Timestamp};
 
 /// Identifies one commit, so that an unknown outcome can be settled by reading the tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +25,8 @@ pub struct Lease {
     pub store_now: Timestamp,
     /// Whether the last owner gave the shard up with [`StateStore::release`]: what it had not finished was no crash.
     pub released: bool,
+    /// The newest format that the shard may hold something of; see [`StateStore::set_format`].
+    pub format: StateFormat,
 }
 
 /// Who has a shard, as the store sees it.
@@ -34,6 +36,8 @@ pub struct Holder {
     pub epoch: Epoch,
     /// Name of the owner whose lease has not expired; none: the shard is free.
     pub owner: Option<String>,
+    /// The newest format that the shard may hold something of; see [`StateStore::set_format`].
+    pub format: StateFormat,
 }
 
 /// A record of the log.
@@ -230,6 +234,25 @@ pub trait StateStore: Send + Sync + 'static {
     /// Gives the shard up: anyone may take it at once, and `epoch` is fenced from now on.
     async fn release(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError>;
 
+    /// Says what is the newest format that the shard may hold something of: the first one where nobody ever said. The store looks into
+    /// nothing. An owner calls this before it writes anything of a newer format, and with an older one when nothing newer is left.
+    /// `Ok` means durable, and before everything that is written later.
+    async fn set_format(&self, shard: ShardId, epoch: Epoch, format: StateFormat) -> Result<(), StoreError>;
+
+    /// Every execution that lives or has an archive, the shard's controls among them, in no order. What comes or goes meanwhile may be
+    /// there or not; what lives or has an archive all the time is.
+    async fn stored(&self, shard: ShardId) -> Result<Vec<ExecutionId>, StoreError>;
+
+    /// Puts other bytes in the place of those that are stored of an execution, of the same seqs: `base` is what [`StateStore::load`]
+    /// gave, with its bytes changed. False, and nothing has changed, if something else is stored by now. `Ok` means durable.
+    async fn rewrite(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        id: ExecutionId,
+        base: ExecutionBase,
+    ) -> Result<bool, StoreError>;
+
     /// Appends one packed record. `Ok` means durable.
     async fn append(
         &self,
@@ -295,6 +318,16 @@ pub trait StateStore: Send + Sync + 'static {
     ///
     /// A chunk follows the one before it without a gap, or what was sent: the store does not look into it.
     async fn spool(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        sink: &str,
+        up_to: LogPosition,
+        chunk: Bytes,
+    ) -> Result<(), StoreError>;
+
+    /// Puts another chunk in the place of the one of a sink's spool that ends at `up_to`; nothing happens if it is gone.
+    async fn rewrite_spool(
         &self,
         shard: ShardId,
         epoch: Epoch,

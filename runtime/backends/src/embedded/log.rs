@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
-use troupe_core::{Epoch, LogPosition, ShardId, Timestamp};
+use troupe_core::{Epoch, LogPosition, ShardId, StateFormat, Timestamp};
 use troupe_ports::{AppendError, CommitId, Holder, LogRecord, StoreError};
 
 use super::options::Sharing;
@@ -21,6 +21,7 @@ pub(super) struct Acquired {
     pub trimmed: LogPosition,
     /// The last owner gave it up.
     pub released: bool,
+    pub format: StateFormat,
 }
 
 pub(super) struct Owner {
@@ -28,6 +29,7 @@ pub(super) struct Owner {
     name: Option<String>,
     lease_until: Timestamp,
     trimmed: LogPosition,
+    format: StateFormat,
 }
 
 fn key(shard: ShardId, position: LogPosition) -> i64 {
@@ -49,13 +51,14 @@ pub(super) fn integer(number: u64) -> i64 {
 
 fn owner(connection: &Connection, shard: ShardId) -> rusqlite::Result<Owner> {
     let found = connection
-        .prepare_cached("SELECT epoch, owner, lease_until_ms, trimmed FROM shard WHERE shard = ?1")?
+        .prepare_cached("SELECT epoch, owner, lease_until_ms, trimmed, format FROM shard WHERE shard = ?1")?
         .query_row([shard.0], |row| {
             Ok(Owner {
                 epoch: Epoch(row.get(0)?),
                 name: row.get(1)?,
                 lease_until: Timestamp(row.get(2)?),
                 trimmed: LogPosition(row.get(3)?),
+                format: StateFormat(row.get(4)?),
             })
         })
         .optional()?;
@@ -64,6 +67,7 @@ fn owner(connection: &Connection, shard: ShardId) -> rusqlite::Result<Owner> {
         name: None,
         lease_until: Timestamp(0),
         trimmed: LogPosition(0),
+        format: StateFormat::FIRST,
     }))
 }
 
@@ -136,12 +140,14 @@ pub(super) fn acquire(
         next: next(connection, shard, owner.trimmed)?,
         trimmed: owner.trimmed,
         released,
+        format: owner.format,
     }))
 }
 
 pub(super) fn holder(connection: &Connection, shard: ShardId, now: Timestamp) -> rusqlite::Result<Holder> {
     let owner = owner(connection, shard)?;
     Ok(Holder {
+        format: owner.format,
         epoch: owner.epoch,
         owner: owner.name.filter(|_| owner.lease_until > now),
     })
@@ -161,6 +167,21 @@ pub(super) fn renew(
         .prepare_cached("UPDATE shard SET lease_until_ms = ?2 WHERE shard = ?1")?
         .execute(params![shard.0, now.plus_ms(lease_ms).0])?;
     Ok(Ok(now))
+}
+
+pub(super) fn set_format(
+    connection: &Connection,
+    shard: ShardId,
+    epoch: Epoch,
+    format: StateFormat,
+) -> Ran<(), StoreError> {
+    if let Err(fenced) = fence(connection, shard, epoch)? {
+        return Ok(Err(fenced));
+    }
+    connection
+        .prepare_cached("UPDATE shard SET format = ?2 WHERE shard = ?1")?
+        .execute(params![shard.0, format.0])?;
+    Ok(Ok(()))
 }
 
 /// The next epoch is used up by nobody, so that the releaser is fenced like any former owner.

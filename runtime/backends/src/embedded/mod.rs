@@ -17,6 +17,7 @@ mod log;
 mod options;
 mod power_loss;
 mod reader;
+mod rewrite;
 mod schema;
 mod spool;
 mod state;

@@ -126,6 +126,10 @@ ALTER TABLE summary ADD COLUMN parent BLOB;
 CREATE INDEX summary_parent ON summary (parent, started_ms, id) WHERE parent IS NOT NULL;
 ";
 
+/// Another one, of the log's file: the newest format that a shard may hold something of.
+const HAS_FORMAT: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('shard') WHERE name = 'format')";
+const ADD_FORMAT: &str = "ALTER TABLE shard ADD COLUMN format INTEGER NOT NULL DEFAULT 1";
+
 /// Another one: what came of a change.
 const HAS_OUTCOME: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('audit') WHERE name = 'outcome')";
 const ADD_OUTCOME: &str = "ALTER TABLE audit ADD COLUMN outcome TEXT";
@@ -222,6 +226,9 @@ impl StoreFile {
             }
             if self == Self::Log && version <= VERSION {
                 connection.execute_batch(ADDED_LOG_TABLES)?;
+                if !connection.query_row(HAS_FORMAT, [], |row| row.get::<_, bool>(0))? {
+                    connection.execute_batch(ADD_FORMAT)?;
+                }
             }
             if self == Self::Derived && version <= VERSION {
                 connection.execute_batch(ADDED_TABLES)?;

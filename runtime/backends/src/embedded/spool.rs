@@ -31,6 +31,23 @@ pub(super) fn put(
     Ok(Ok(()))
 }
 
+/// Puts another chunk in the place of the one that ends at `up_to`, if it is there.
+pub(super) fn rewrite(
+    connection: &Connection,
+    (shard, epoch): (ShardId, Epoch),
+    sink: &str,
+    up_to: LogPosition,
+    chunk: &[u8],
+) -> Ran<(), StoreError> {
+    if let Err(fenced) = fence(connection, shard, epoch)? {
+        return Ok(Err(fenced));
+    }
+    connection
+        .prepare_cached("UPDATE spool SET bytes = ?4 WHERE shard = ?1 AND sink = ?2 AND up_to = ?3")?
+        .execute(params![shard.0, sink, integer(up_to.0), chunk])?;
+    Ok(Ok(()))
+}
+
 /// Removes what the sink has sent.
 pub(super) fn sent(connection: &Connection, shard: ShardId, sink: &str, to: LogPosition) -> rusqlite::Result<()> {
     connection

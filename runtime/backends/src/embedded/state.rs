@@ -6,13 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::Connection;
-use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, Timestamp};
+use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, StateFormat, Timestamp};
 use troupe_ports::{
     AppendError, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Holder, Lease,
     LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError, SystemClock,
 };
 
-use super::{DurabilityMutant, EmbeddedStore, blobs, cached, derived, log, spool};
+use super::{DurabilityMutant, EmbeddedStore, blobs, cached, derived, log, rewrite, spool};
 
 /// A record of an entry or two: whoever has one is alone, more or less. Under load records are larger, and a thread that
 /// waits for the disk is missed elsewhere.
@@ -88,6 +88,7 @@ impl StateStore for EmbeddedStore {
             checkpointed,
             store_now: now,
             released: acquired.released,
+            format: acquired.format,
         })
     }
 
@@ -103,6 +104,31 @@ impl StateStore for EmbeddedStore {
         self.log.run(move |log| log::release(log, shard, epoch)).await?;
         self.epochs[usize::from(shard.0)].fetch_max(epoch.0 + 1, Ordering::AcqRel);
         Ok(())
+    }
+
+    async fn set_format(&self, shard: ShardId, epoch: Epoch, format: StateFormat) -> Result<(), StoreError> {
+        self.check_shard(shard)?;
+        self.log
+            .run(move |log| log::set_format(log, shard, epoch, format))
+            .await
+    }
+
+    async fn stored(&self, shard: ShardId) -> Result<Vec<ExecutionId>, StoreError> {
+        self.derived_readers
+            .read(move |derived| rewrite::stored(derived, shard))
+            .await
+    }
+
+    async fn rewrite(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        id: ExecutionId,
+        base: ExecutionBase,
+    ) -> Result<bool, StoreError> {
+        self.derived
+            .run(move |derived| rewrite::rewrite(derived, (shard, epoch), id, &base))
+            .await
     }
 
     async fn append(
@@ -221,6 +247,20 @@ impl StateStore for EmbeddedStore {
         let sink = sink.to_owned();
         self.log
             .run(move |log| spool::put(log, (shard, epoch), &sink, up_to, &chunk))
+            .await
+    }
+
+    async fn rewrite_spool(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        sink: &str,
+        up_to: LogPosition,
+        chunk: Bytes,
+    ) -> Result<(), StoreError> {
+        let sink = sink.to_owned();
+        self.log
+            .run(move |log| spool::rewrite(log, (shard, epoch), &sink, up_to, &chunk))
             .await
     }
 

@@ -46,7 +46,7 @@ impl Executions {
     }
 }
 
-fn after_seq(seq: Seq, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn after_seq(seq: Seq, bytes: &[u8]) -> Vec<u8> {
     [&seq.0.to_be_bytes()[..], bytes].concat()
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use redis::Value;
-use troupe_core::{Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, Timestamp};
+use troupe_core::{Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, StateFormat, Timestamp};
 use troupe_ports::{Archive, CommitId, ExecutionBase, LogRecord, StoreError, Wait};
 
 use super::layout::ARCHIVE_HEAD;
@@ -62,6 +62,11 @@ pub(super) fn decimal(text: &[u8]) -> Result<u64, StoreError> {
         .ok()
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| damaged("Redis holds something else where a number belongs"))
+}
+
+pub(super) fn format(number: u64) -> Result<StateFormat, StoreError> {
+    let number = u8::try_from(number).map_err(|_| damaged(format!("{number} where a format belongs")))?;
+    Ok(StateFormat(number))
 }
 
 pub(super) fn list(value: Value) -> Result<Vec<Value>, StoreError> {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redis::Value;
-use troupe_core::{Epoch, LogPosition, ShardId, Timestamp};
+use troupe_core::{Epoch, LogPosition, ShardId, StateFormat, Timestamp};
 use troupe_ports::{AppendError, CommitId, Holder, Lease, LogRecord, StoreError};
 
 use super::layout::{spool_bounds, spool_entry};
@@ -62,7 +62,7 @@ impl RedisStore {
             }
             value => value,
         };
-        let [epoch, next, checkpointed, now, released] = decode::numbers(answer)?;
+        let [epoch, next, checkpointed, now, released, format] = decode::numbers(answer)?;
         let lease = Lease {
             shard,
             epoch: Epoch(epoch),
@@ -70,6 +70,7 @@ impl RedisStore {
             checkpointed: LogPosition(checkpointed),
             store_now: timestamp(now),
             released: released == 1,
+            format: decode::format(format)?,
         };
         self.check_marks(&lease)?;
         self.cursors.forget(shard);
@@ -87,6 +88,10 @@ impl RedisStore {
         Ok(Holder {
             epoch: Epoch(decode::number(next())?),
             owner: decode::bytes_if_any(next())?.map(|name| String::from_utf8_lossy(&name).into_owned()),
+            format: match next() {
+                Value::Nil => StateFormat::FIRST,
+                format => decode::format(decode::number(format)?)?,
+            },
         })
     }
 

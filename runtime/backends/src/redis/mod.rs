@@ -21,6 +21,7 @@ mod marks;
 mod members;
 mod node;
 mod options;
+mod rewrite;
 mod script;
 mod spool;
 mod state;

@@ -36,6 +36,7 @@ scripts! {
     ANNOUNCE = "lua/announce.lua", Quick;
     RENEW = "lua/renew.lua", Quick;
     RELEASE = "lua/release.lua", Quick;
+    SET_FORMAT = "lua/set_format.lua", Quick;
     APPEND = "lua/append.lua", Quick;
     READ = "lua/read.lua", Bulk;
     TRIM = "lua/trim.lua", Quick;
@@ -46,6 +47,8 @@ scripts! {
     SPOOL_EXTENT = "lua/spool_extent.lua", Bulk;
     CHECKPOINT = "lua/checkpoint.lua", Bulk;
     LOAD = "lua/load.lua", Bulk;
+    REWRITE = "lua/rewrite.lua", Bulk;
+    REWRITE_SPOOL = "lua/rewrite_spool.lua", Bulk;
     HEAD = "lua/head.lua", Quick;
     LIVE_COUNTS = "lua/live_counts.lua", Quick;
     EXPIRE = "lua/expire.lua", Bulk;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, Timestamp};
+use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, StateFormat, Timestamp};
 use troupe_ports::{
     AppendError, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, Lease, LogRecord,
     SpoolChunk, StateStore, StoreCounters, StoreError,
@@ -43,6 +43,24 @@ impl StateStore for RedisStore {
 
     async fn release(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
         self.release_shard(shard, epoch).await
+    }
+
+    async fn set_format(&self, shard: ShardId, epoch: Epoch, format: StateFormat) -> Result<(), StoreError> {
+        self.write_format(shard, epoch, format).await
+    }
+
+    async fn stored(&self, shard: ShardId) -> Result<Vec<ExecutionId>, StoreError> {
+        self.stored_executions(shard).await
+    }
+
+    async fn rewrite(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        id: ExecutionId,
+        base: ExecutionBase,
+    ) -> Result<bool, StoreError> {
+        self.rewrite_base((shard, epoch), id, &base).await
     }
 
     async fn append(
@@ -121,6 +139,17 @@ impl StateStore for RedisStore {
         chunk: Bytes,
     ) -> Result<(), StoreError> {
         self.put_spool((shard, epoch), sink, up_to, &chunk).await
+    }
+
+    async fn rewrite_spool(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        sink: &str,
+        up_to: LogPosition,
+        chunk: Bytes,
+    ) -> Result<(), StoreError> {
+        self.rewrite_chunk((shard, epoch), sink, up_to, &chunk).await
     }
 
     async fn spooled(

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use troupe_core::{FormatRange, StateFormat};
+
 use super::Fixture;
 use crate::members::{Member, Membership};
 
@@ -18,6 +20,8 @@ fn member(name: &str) -> Member {
         address: format!("http://{name}:7654"),
         draining: false,
         release: "1".to_owned(),
+        reads: FormatRange::WITH_TRIAL,
+        at_most: None,
     }
 }
 
@@ -38,6 +42,7 @@ pub async fn members_are_listed_as_they_were_announced_last(fixture: MembersFixt
     }
     let draining = Member {
         draining: true,
+        at_most: Some(StateFormat::FIRST),
         ..member("b")
     };
     let told = register

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod members;
 pub mod source;
 pub mod state_checkpoint;
+pub mod state_format;
 pub mod state_log;
 pub mod state_spool;
 pub mod visibility;
@@ -99,6 +100,15 @@ macro_rules! state_store_conformance {
             a_former_owner_cannot_spool
             a_spool_is_there_after_reopening
             a_spool_goes_with_a_forgotten_cursor
+        }
+        $crate::conformance_tests! { $fixture, state_format:
+            a_shard_holds_the_first_format_until_somebody_says_otherwise
+            what_was_said_of_the_format_is_there_after_reopening
+            a_former_owner_cannot_change_the_format_or_rewrite
+            everything_that_lives_or_is_archived_is_listed
+            what_lives_is_rewritten_if_it_has_the_same_seqs
+            what_ended_is_rewritten_if_it_has_the_same_seqs
+            a_chunk_of_a_spool_is_rewritten_if_it_is_there
         }
         $crate::conformance_tests! { $fixture, blobs:
             a_blob_that_was_kept_is_there_after_reopening

@@ -407,6 +407,7 @@ pub async fn the_holder_is_told_until_its_lease_expires(fixture: StateFixture<'_
     let held = Holder {
         epoch: lease.epoch,
         owner: Some("member-a".to_owned()),
+        ..Holder::default()
     };
     assert_eq!(holder().await, held);
     assert_eq!(

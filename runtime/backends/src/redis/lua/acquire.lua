@@ -1,5 +1,5 @@
 -- KEYS: owner, log, cursors. ARGV: identity, name, lease in ms, epoch that was issued, if one was.
-local o = redis.call('HMGET', KEYS[1], 'i', 'e', 'o', 'u', 't', 'c')
+local o = redis.call('HMGET', KEYS[1], 'i', 'e', 'o', 'u', 't', 'c', 'f')
 if not o[1] then return false end
 if o[1] ~= ARGV[1] then return {ok = 'it belongs to another store'} end
 local time = redis.call('TIME')
@@ -20,4 +20,4 @@ if epoch <= tonumber(o[2]) then return tonumber(o[2]) end
 redis.call('HSET', KEYS[1], 'e', string.format('%.0f', epoch), 'o', ARGV[2],
   'u', string.format('%.0f', now + tonumber(ARGV[3])))
 local released = (o[2] ~= '0' and not o[3]) and 1 or 0
-return {epoch, next, checkpointed, now, released}
+return {epoch, next, checkpointed, now, released, tonumber(o[7] or 1)}

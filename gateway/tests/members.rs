@@ -238,6 +238,26 @@ fn a_member_may_die_or_leave_while_everybody_works() {
 }
 
 #[test]
+fn a_start_under_a_business_key_finds_its_shard() {
+    let cluster = Cluster::new();
+    let (a, b) = (cluster.member(), cluster.member());
+    until_split(&[&a, &b]);
+    cluster.apply(&a, FLOW);
+    let mut ids = BTreeSet::new();
+    // Several of them belong to shards of either.
+    for n in 0..12 {
+        let body = format!("{{\"input\": {{\"n\": {n}}}, \"executionKey\": \"order-{n}\"}}");
+        for asked in [&a, &b] {
+            let (status, answer) = asked.post("/api/v1/workflows/flow/executions", &[], &body);
+            assert!(matches!(status, 200 | 202), "{status} {answer}");
+            ids.insert(json(&answer)["id"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(ids.len(), 12, "one execution a key, whoever is asked");
+    until_completed(&b, &ids);
+}
+
+#[test]
 fn a_breaker_that_one_member_opens_is_shown_by_all() {
     let cluster = Cluster::new();
     let (a, b) = (cluster.member(), cluster.member());

@@ -38,6 +38,8 @@ pub struct Look {
     pub holders: Vec<(ShardId, Holder)>,
     /// This engine leaves everything to the others.
     pub leaves: bool,
+    /// Whoever orders the owners answers: somebody else could become one.
+    pub epochs_answer: bool,
 }
 
 /// What to do.
@@ -107,7 +109,8 @@ impl PlacementMachine {
             let (_, since) = self.formats[usize::from(number)];
             let is_known = since.is_none_or(|since| now.since_ms(since) >= self.notice_ms);
             // What nobody else can take it keeps until it stops: who is alone with its draining, or with its format.
-            let has_heir = heir.is_some_and(|heir| heir != self.name) && is_known;
+            // Nor does anybody own it next who gets no epoch for it.
+            let has_heir = heir.is_some_and(|heir| heir != self.name) && is_known && look.epochs_answer;
             if *stand == Stand::Served && !self.own.contains(&shard) && has_heir && leaving < HANDED_OVER_MAX {
                 *stand = Stand::Leaving;
                 leaving += 1;
@@ -298,6 +301,7 @@ mod tests {
             members: members.to_vec(),
             holders: holders.collect(),
             leaves: false,
+            epochs_answer: true,
         }
     }
 
@@ -358,6 +362,19 @@ mod tests {
         }
         assert!(a.looked(&look(&both, &kept), Timestamp(1)).is_empty());
         assert!(a.is_settled() && b.is_settled());
+    }
+
+    #[test]
+    fn nothing_is_given_up_while_nobody_could_take_it() {
+        let mut a = serving_all("a");
+        let both = look(&[member("a"), member("b")], &[]);
+        let without_epochs = Look {
+            epochs_answer: false,
+            ..both.clone()
+        };
+        assert!(a.looked(&without_epochs, Timestamp(0)).is_empty());
+        assert_eq!(a.held(), usize::from(SHARDS));
+        assert!(!a.looked(&both, Timestamp(1)).is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use ractor::ActorRef;
 use tokio::time::{Instant, timeout};
 use troupe_core::ShardId;
@@ -117,7 +117,8 @@ async fn everything(engine: &EngineContext, register: &dyn Membership, draining:
         reads: options.reads,
         at_most: options.format_at_most,
     };
-    let members = register.announce(&member, options.lease).await?;
+    let (announced, epochs_answer) = join(register.announce(&member, options.lease), epochs_answer(engine)).await;
+    let members = announced?;
     agree(engine, &members);
     let shards = (0..engine.parts.state.shards()).map(ShardId);
     let holders = holders(engine, shards).await?;
@@ -131,7 +132,17 @@ async fn everything(engine: &EngineContext, register: &dyn Membership, draining:
         members,
         holders,
         leaves: false,
+        epochs_answer,
     })
+}
+
+/// Whether somebody else could become the owner of a shard.
+async fn epochs_answer(engine: &EngineContext) -> bool {
+    let Some(epochs) = &engine.parts.epochs else {
+        return true;
+    };
+    let issued = timeout(engine.options.lease / ANNOUNCED_A_LEASE, epochs.issued(ShardId(0)));
+    matches!(issued.await, Ok(Ok(_)))
 }
 
 /// Notes which format all members write.
@@ -162,6 +173,8 @@ async fn missing(engine: &EngineContext) -> Result<Look, StoreError> {
         members: neighbours.members.clone(),
         holders,
         leaves: false,
+        // This looks for what is to be taken only.
+        epochs_answer: false,
     })
 }
 

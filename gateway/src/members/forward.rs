@@ -10,6 +10,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::time::Instant;
 use troupe_actors::Whereabouts;
 use troupe_core::ShardId;
@@ -72,7 +74,7 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
             return response;
         }
         if let Whereabouts::At(address) = app.engine.whereabouts(shard) {
-            if parts.method == Method::POST {
+            if parts.method == Method::POST && !has_business_key(&bytes) {
                 key(&app, &mut parts.headers);
             }
             match ask(&app, members, (&parts, &bytes), &address, shard).await {
@@ -93,6 +95,16 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
 fn is_fenced(response: &Response) -> bool {
     let code = response.extensions().get::<ProblemCode>();
     code.is_some_and(|ProblemCode(code)| code == "FENCED")
+}
+
+/// Whether it is a start under a business key: that is its key, and another one would be refused.
+fn has_business_key(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Start {
+        #[serde(rename = "executionKey", default)]
+        execution_key: Option<IgnoredAny>,
+    }
+    serde_json::from_slice::<Start>(body).is_ok_and(|start| start.execution_key.is_some())
 }
 
 /// Sees to it that the request has a key under which it is applied once.

@@ -246,7 +246,9 @@ fn a_start_under_a_business_key_finds_its_shard() {
     let mut ids = BTreeSet::new();
     // Several of them belong to shards of either.
     for n in 0..12 {
-        let body = format!("{{\"input\": {{\"n\": {n}}}, \"executionKey\": \"order-{n}\"}}");
+        let body = format!(
+            "{{\"input\": {{\"n\": {n}}}, \"executionKey\": \"order-{n}\", \"keyPolicy\": {{\"onOpen\": \"useExisting\"}}}}"
+        );
         for asked in [&a, &b] {
             let (status, answer) = asked.post("/api/v1/workflows/flow/executions", &[], &body);
             assert!(matches!(status, 200 | 202), "{status} {answer}");

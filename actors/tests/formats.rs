@@ -351,6 +351,7 @@ async fn alone(
         clock: Arc::new(SystemClock),
         members: None,
         epochs: None,
+        semaphores: None,
     };
     Engine::spawn(parts, options).await
 }

@@ -9,6 +9,7 @@ pub mod machine;
 mod mail;
 mod open;
 mod route;
+mod went_back;
 
 pub use actor::{CLOSED, DAMAGED_HINT, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage};
 pub use mail::{Mail, send_to_relative};

@@ -18,6 +18,7 @@ use super::format::FormatKeeper;
 use super::loss::{Torn, cut};
 use super::mail::Mail;
 use super::route::deliver;
+use super::went_back::{check_witness, correct_lists};
 use crate::checkpointer::{CheckpointItem, CheckpointerActor, CheckpointerArguments, CheckpointerMessage};
 use crate::committer::{CommitterActor, CommitterArguments};
 use crate::context::{EngineContext, LeaseGate, ShardContext};
@@ -42,7 +43,7 @@ const READ_BYTES: usize = 4 * 1024 * 1024;
 /// Pause before a store that did not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Executions listed at once.
-const LIST_ROWS: usize = 1_000;
+pub(super) const LIST_ROWS: usize = 1_000;
 /// Longest wait for the checkpoint that leaves lost records behind.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 
@@ -295,28 +296,6 @@ impl Tail {
     }
 }
 
-/// Lists are kept by another store, and show only what was committed: they are a witness of what the log once had.
-fn check_witness(
-    engine: &EngineContext,
-    lease: &Lease,
-    projected: LogPosition,
-    accepted: bool,
-) -> Result<(), EngineError> {
-    if projected < lease.next {
-        return Ok(());
-    }
-    let (shard, end) = (lease.shard, lease.next.0.saturating_sub(1));
-    let why = format!(
-        "shard {shard} went back: lists show what its log held up to position {projected}, and the log ends at {end}; the state was \
-         restored from an older copy or has lost acknowledged writes, or the lists belong to another store"
-    );
-    if accepted || engine.parts.state.may_lose_acknowledged() {
-        tracing::error!(shard = shard.0, why, "the shard begins again from what is left");
-        return Ok(());
-    }
-    Err(EngineError::Damaged(why))
-}
-
 /// Business key and ordinal of a first entry.
 fn head_of(record: &[u8], item: &RecordItem, beside: &Beside) -> Option<(ExecutionId, u64)> {
     if item.seq != troupe_core::Seq(1) || item.id.is_controls() {
@@ -499,46 +478,6 @@ async fn leave_behind(beside: &Beside, torn: Torn) -> Result<(), EngineError> {
             "no checkpoint can be written past the lost records".into(),
         )),
     }
-}
-
-/// The log went back: lists show what is left of each execution, and nothing of those that are gone.
-async fn correct_lists(context: &Arc<ShardContext>, last: LogPosition) -> Result<(), EngineError> {
-    let (lists, shard) = (&context.engine.parts.visibility, context.shard);
-    let mut query = ExecutionQuery {
-        id_prefix: Some(format!("{:04x}", shard.0)),
-        limit: LIST_ROWS,
-        ..ExecutionQuery::default()
-    };
-    let mut corrected = 0;
-    loop {
-        let page = lists.list(query.clone()).await?;
-        let (mut ahead, mut left) = (Vec::new(), Vec::new());
-        for row in page.items {
-            match load(context, row.id).await {
-                Ok(Loaded::Found(found)) if found.state.seq < row.seq => {
-                    ahead.push(row.id);
-                    left.push(summary(&found.state));
-                }
-                Ok(Loaded::Found(_)) => {}
-                Ok(Loaded::Missing | Loaded::Tombstone(_)) => ahead.push(row.id),
-                Err(error @ (EngineError::Unavailable(_) | EngineError::Elsewhere(_) | EngineError::Fenced)) => {
-                    return Err(error);
-                }
-                Err(error) => tracing::error!(id = %row.id, %error, "what is listed of an execution cannot be checked"),
-            }
-        }
-        corrected += ahead.len();
-        lists.forget(&ahead).await?;
-        lists.project(shard, left, LogPosition(0)).await?;
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
-    // Last: whoever is interrupted begins again.
-    lists.rewind(shard, last).await?;
-    tracing::warn!(shard = shard.0, corrected, "lists follow the log that went back");
-    Ok(())
 }
 
 /// Summaries of executions whose latest change was committed but not projected.

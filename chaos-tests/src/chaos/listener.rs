@@ -96,17 +96,34 @@ async fn listen(url: &str, queue: &str, heard: &Heard) -> anyhow::Result<()> {
         match events_of(&delivery.data) {
             Ok(events) => {
                 let mut known = heard.events.lock().unwrap_or_else(PoisonError::into_inner);
-                known.extend(events);
+                if delivery.redelivered {
+                    events.into_iter().for_each(|event| put_back(&mut known, event));
+                } else {
+                    known.extend(events);
+                }
             }
             Err(error) => {
                 let mut trouble = heard.trouble.lock().unwrap_or_else(PoisonError::into_inner);
                 trouble.push(format!("a message that is no event: {error:#}"));
             }
         }
-        // What is not acknowledged comes again.
-        delivery.ack(BasicAckOptions::default()).await?;
+        // What is not acknowledged comes again. Where the connection is gone, what had arrived before is heard all the same.
+        delivery.ack(BasicAckOptions::default()).await.ok();
     }
     bail!("the queue or the connection is gone")
+}
+
+/// Puts an event of a message that the broker gives a second time to its place: one that was killed gives what it had given its last
+/// consumer behind what came later. That it came is what it proves.
+fn put_back(known: &mut Vec<Sighting>, event: Sighting) {
+    let place = |seen: &Sighting| (seen.seq, seen.part);
+    let of_the_same = || known.iter().enumerate().filter(|(_, seen)| seen.id == event.id);
+    if of_the_same().any(|(_, seen)| place(seen) == place(&event)) {
+        return;
+    }
+    let later = of_the_same().find(|(_, seen)| place(seen) > place(&event));
+    let at = later.map_or(known.len(), |(at, _)| at);
+    known.insert(at, event);
 }
 
 /// Deletes an exchange, and a queue if one is named.
@@ -192,6 +209,23 @@ pub(super) fn translate(evidence: &mut Evidence) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn what_is_given_again_goes_to_its_place_and_is_heard_once() {
+        let event = |id: u8, seq: u64| Sighting {
+            id: troupe_core::ExecutionId([id; 16]),
+            seq,
+            part: 0,
+            print: 0,
+        };
+        let mut known = vec![event(1, 1), event(2, 1), event(1, 4)];
+        for again in [event(1, 2), event(1, 1), event(1, 3), event(2, 2)] {
+            put_back(&mut known, again);
+        }
+        let of = |id: u8| known.iter().filter(move |seen| seen.id.0[0] == id).map(|seen| seen.seq);
+        assert_eq!(of(1).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(of(2).collect::<Vec<_>>(), [1, 2]);
+    }
 
     #[test]
     fn a_batch_is_several_events_and_the_system_is_none() {

@@ -279,7 +279,13 @@ fn strike(on: &mut Deployment<'_>, trial: &Trial, random: &mut Random) -> anyhow
                     Ok(()) => on.watch(at.saturating_sub(begun.elapsed())),
                     Err(_) => Ok(()),
                 };
-                waited.and(fault.end(on))
+                // Who comes back learns from Redis what it has lost: it has to be there first.
+                let first = |other: &usize| tells_owners(fault, trial.strikes[*other].fault);
+                let healed: Vec<usize> = open.extract_if(.., |other| first(other)).collect();
+                let healed = healed
+                    .into_iter()
+                    .try_for_each(|other| trial.strikes[other].fault.end(on));
+                waited.and(healed).and(fault.end(on))
             }
             Turn::End => Ok(()),
         };
@@ -297,6 +303,17 @@ fn strike(on: &mut Deployment<'_>, trial: &Trial, random: &mut Random) -> anyhow
         }
     }
     failed
+}
+
+/// Whether one ends with an owner that is to be told by a server that the other keeps away.
+fn tells_owners(one: Fault, other: Fault) -> bool {
+    let owners = [
+        Fault::EngineFreeze,
+        Fault::EnginePartition,
+        Fault::MemberFreeze,
+        Fault::MemberPartition,
+    ];
+    owners.contains(&one) && other.target() == Target::Redis
 }
 
 /// Whether one cannot begin while the other holds.

@@ -34,11 +34,15 @@ pub(super) fn are_published(evidence: &Evidence, findings: &mut Findings) {
         findings.expect(published == expected, "C7", || {
             let place = published.iter().zip(&expected).take_while(|(a, b)| a == b).count();
             let name = |event: Option<&Sighting>| event.map(|event| (event.seq, event.part));
+            let wanted = expected.get(place);
+            let later = published.iter().position(|event| Some(event) == wanted);
+            let came = later.map_or_else(|| "never".to_owned(), |later| format!("as number {later}"));
             format!(
-                "{id}: event {place} of {} is {:?}, published was {:?}",
+                "{id}: event {place} of {} is {:?}, published was {:?}; it came {came}, {} were heard",
                 expected.len(),
-                name(expected.get(place)),
-                name(published.get(place))
+                name(wanted),
+                name(published.get(place)),
+                published.len()
             )
         });
     }

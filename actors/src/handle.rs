@@ -1,35 +1,37 @@
 //! The public face of the engine.
 
-use std::collections::BTreeMap;
+mod control;
+mod member;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorRef};
 use tokio::sync::oneshot;
-use troupe_core::control::{Clocks, ControlKey, Setting};
+use troupe_core::control::Clocks;
 use troupe_core::execution::{Decision, Entry, Event, Remedy, Status};
-use troupe_core::{CommandId, ExecutionId, INLINE_BYTES_MAX, Json, Seq, ShardId, StateFormat, Value};
+use troupe_core::{ExecutionId, INLINE_BYTES_MAX, Json, Seq, ShardId, Value};
 use troupe_ports::{
-    Clock, DefinitionStore, EpochAuthority, EventBus, Member, Membership, NodeExecutor, Sandbox, Semaphores,
-    StateStore, VisibilityStore,
+    Clock, DefinitionStore, EpochAuthority, EventBus, Membership, NodeExecutor, Sandbox, Semaphores, StateStore,
+    VisibilityStore,
 };
 
 use crate::attempt::shared_slots;
 use crate::blobs::{Contents, blobs_of};
 use crate::breakers::BreakerView;
 use crate::context::EngineContext;
-use crate::controls::{self, ControlRequest, ControlSets};
+use crate::controls;
 use crate::engine::{EngineActor, EngineMessage};
 use crate::error::EngineError;
 use crate::execution::load::{Loaded, history, load};
 use crate::execution::machine::{CommandInput, NodeCommand, Wanted};
 use crate::execution::{ExecutionMessage, Respond, Viewed};
 use crate::options::EngineOptions;
-use crate::placement::{Whereabouts, watch};
+use crate::placement::watch;
 use crate::request::{
-    Command, CommandOutcome, ControlOutcome, ControlView, EndWatch, EngineStatus, ExecutionView, Learned,
-    ReopenOutcome, ReopenRequest, RerunOutcome, RerunRequest, StartOutcome, StartRequest,
+    Command, CommandOutcome, EndWatch, EngineStatus, ExecutionView, ReopenOutcome, ReopenRequest, RerunOutcome,
+    RerunRequest, StartOutcome, StartRequest,
 };
 use crate::shard::{ShardMessage, deliver};
 use crate::start;
@@ -349,88 +351,6 @@ impl EngineHandle {
         self.event(id, Event::Resumed, command).await
     }
 
-    /// Sets a control of a wider scope, or lifts it (`setting` none). `Ok` means that it is durable and in force in every shard that is
-    /// served: after a pause or a stop no attempt starts in its scope. Repeating the command completes one that failed half way.
-    ///
-    /// # Errors
-    /// [`EngineError::Refused`] when the key has no such setting (`INVALID_REQUEST`) or too many controls are in force
-    /// (`TOO_MANY_CONTROLS`); [`EngineError::Unavailable`] when a shard was lost meanwhile: it may be in force in some.
-    pub async fn control(
-        &self,
-        key: ControlKey,
-        setting: Option<Setting>,
-        command: Command,
-    ) -> Result<ControlOutcome, EngineError> {
-        controls::control(&self.context, key, setting, command).await
-    }
-
-    /// The controls of every shard that is served here, for other members.
-    #[must_use]
-    pub fn control_sets(&self) -> ControlSets {
-        controls::sets(&self.context)
-    }
-
-    /// What every shard of the deployment is to be told so that a control stands so, by what `sets` know of it, which are those of all
-    /// shards; none where it stands so already.
-    ///
-    /// # Errors
-    /// [`EngineError::Refused`] when the key has no such setting (`INVALID_REQUEST`).
-    pub fn planned_control(
-        &self,
-        sets: &ControlSets,
-        key: ControlKey,
-        setting: Option<Setting>,
-        command: Command,
-    ) -> Result<Option<ControlRequest>, EngineError> {
-        controls::planned(&self.context, &sets.sets(), key, setting, command)
-    }
-
-    /// Tells every shard that is served here. `Ok` means durable and in force in them.
-    ///
-    /// # Errors
-    /// As [`EngineHandle::control`].
-    pub async fn learn_control(&self, request: ControlRequest) -> Result<Learned, EngineError> {
-        let reset = match (&request.key, request.setting) {
-            (ControlKey::Breaker(target), None) => Some(target.clone()),
-            _ => None,
-        };
-        let learned = controls::learn(&self.context, request).await?;
-        if let Some(target) = reset {
-            self.context.breakers.reset(&target);
-        }
-        Ok(learned)
-    }
-
-    /// Attempts in a control's scope that still run here.
-    #[must_use]
-    pub fn draining(&self, key: &ControlKey) -> u32 {
-        self.context.plans.draining(key)
-    }
-
-    /// Tells the shards that are served here what those of other members know later: somebody may have died while it was spread.
-    pub async fn learn_from(&self, others: &ControlSets) {
-        controls::learn_from(&self.context, others).await;
-    }
-
-    /// Takes an operator's word on a breaker back and forgets what was counted of its target: it is closed, and opens again by
-    /// what fails from now on.
-    ///
-    /// # Errors
-    /// See [`EngineHandle::control`].
-    pub async fn reset_breaker(&self, target: &str, command: Command) -> Result<ControlOutcome, EngineError> {
-        let outcome = self
-            .control(ControlKey::Breaker(target.to_owned()), None, command)
-            .await?;
-        self.context.breakers.reset(target);
-        Ok(outcome)
-    }
-
-    /// Controls in force, with how many attempts in their scope still run.
-    #[must_use]
-    pub fn controls(&self) -> Vec<ControlView> {
-        controls::controls(&self.context)
-    }
-
     /// Why an execution is set aside, if it is.
     #[must_use]
     pub fn quarantined(&self, id: ExecutionId) -> Option<String> {
@@ -734,88 +654,6 @@ impl EngineHandle {
     /// Sets the gauges to what holds now: call it before metrics are read.
     pub fn sample_metrics(&self) {
         crate::gauges::sample(&self.context);
-    }
-
-    /// Where a shard's executions can be asked for, as far as was seen.
-    #[must_use]
-    pub fn whereabouts(&self, shard: ShardId) -> Whereabouts {
-        let context = &self.context;
-        if context.parts.members.is_none() || context.shard(shard).is_ok() {
-            return Whereabouts::Here;
-        }
-        context.neighbours.read().whereabouts(shard, &context.options.owner)
-    }
-
-    /// The members that share the state, this one among them; empty where there is no register.
-    #[must_use]
-    pub fn members(&self) -> Vec<Member> {
-        self.context.neighbours.read().members.clone()
-    }
-
-    /// How many shards each member holds, by name, as they were seen last.
-    #[must_use]
-    pub fn shards_held(&self) -> BTreeMap<String, u16> {
-        let mut held = BTreeMap::new();
-        for name in self.context.neighbours.read().holders.values() {
-            *held.entry(name.clone()).or_default() += 1;
-        }
-        held
-    }
-
-    /// The newest format that the shards of each member hold something of, by name, as they were seen last.
-    #[must_use]
-    pub fn formats_held(&self) -> BTreeMap<String, StateFormat> {
-        let neighbours = self.context.neighbours.read();
-        let mut held = BTreeMap::new();
-        for (shard, name) in &neighbours.holders {
-            let format = neighbours.formats.get(shard).copied().unwrap_or_default();
-            let known = held.entry(name.clone()).or_insert(format);
-            *known = format.max(*known);
-        }
-        held
-    }
-
-    /// The format in which this engine writes what it begins, once the store has been told: all members read it.
-    #[must_use]
-    pub fn format_written(&self) -> StateFormat {
-        *self.context.format.borrow()
-    }
-
-    /// The name under which this engine holds its leases.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.context.options.owner
-    }
-
-    /// An id that no command has had.
-    #[must_use]
-    pub fn fresh_command(&self) -> CommandId {
-        self.context.command_id()
-    }
-
-    /// Looks at the register of members now: somebody was not where it was thought to be.
-    pub fn look_again(&self) {
-        self.context.look_again.notify_one();
-    }
-
-    /// Leaves its shards to the other members, a few at a time, within `within`; serves those that are left meanwhile. Does nothing
-    /// where there are no others, or when it was called before.
-    pub async fn leave(&self, within: Duration) {
-        let context = &self.context;
-        let Some(register) = &context.parts.members else { return };
-        if context.leaving.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        context.look_again.notify_one();
-        let mut placed = context.placed.subscribe();
-        let given_up = placed.wait_for(|placed| placed.held == 0 || context.is_alone());
-        if tokio::time::timeout(within, given_up).await.is_err() {
-            tracing::warn!("not every shard was taken over by another member in time");
-        }
-        context.left.store(true, Ordering::Release);
-        if let Err(error) = register.leave(&context.options.owner).await {
-            tracing::debug!(%error, "the register forgets this member by itself");
-        }
     }
 
     /// Leaves its shards to other members, where there are some; then refuses new work, lets running attempts end within `grace`,

@@ -460,6 +460,42 @@ async fn expressions_outlast_those_that_hold_the_processes() {
     assert_eq!(waiting.unwrap().as_str(), "42");
 }
 
+/// What is taken back from behind a long call may have begun all the same; whoever comes next must not be blamed for it.
+#[tokio::test]
+async fn what_was_taken_back_too_late_is_nobodys_fault() {
+    let pool = SandboxPool::start(SandboxOptions {
+        processes_max: 1,
+        expression_timeout: Duration::from_millis(100),
+        kill_grace: Duration::from_millis(50),
+        ..options()
+    })
+    .await
+    .unwrap();
+    let evaluate = async |workflow: &str, source: String| {
+        let (workflow, scope) = (workflow.into(), Json::of(&json!({})));
+        let job = SandboxJob {
+            workflow,
+            version: 1,
+            source: source.into(),
+            scope,
+        };
+        pool.evaluate(job).await
+    };
+    for n in 0..40_u64 {
+        // It ends about when those behind it are taken back: some ends come just before, some just after.
+        let us = 9_000 + 250 * n;
+        let long = format!("const f = () => {{ const end = Date.now() + {us} / 1000; while (Date.now() < end); }}");
+        let (long, endless, quick) = tokio::join!(
+            call_in(&pool, "long", &long, json!(null)),
+            evaluate("hostile", format!("(() => {{ for (;;) {{}} }})() + {n}")),
+            evaluate("innocent", format!("(() => {n})()")),
+        );
+        assert_eq!(output(&long), json!(null));
+        assert_eq!(endless.unwrap_err().code, "EXPRESSION_ERROR");
+        assert_eq!(quick.unwrap().as_str(), n.to_string());
+    }
+}
+
 #[tokio::test]
 async fn a_process_that_gets_no_memory_is_told_from_one_that_crashed() {
     let pool = pool().await;

@@ -288,7 +288,12 @@ impl Child {
                 sources: sources.to_owned(),
             }),
             Request::Probe { call } => self.queue.push_back(Work::Probe { call }),
-            Request::Cancel { call } => self.queue.retain(|work| work.call() != call),
+            Request::Cancel { call } => {
+                if let Some(place) = self.queue.iter().position(|work| work.call() == call) {
+                    self.queue.remove(place);
+                    self.answers.add(&Response::TakenBack { call });
+                }
+            }
             Request::Reset => {
                 self.realms.clear();
                 self.templates.clear();

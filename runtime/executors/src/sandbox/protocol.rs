@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Version of this protocol; both ends are the same binary, so a difference means a wrong `program`.
-pub(crate) const PROTOCOL_VERSION: u64 = 1;
+pub(crate) const PROTOCOL_VERSION: u64 = 2;
 /// Largest frame in either direction, in bytes.
 pub(crate) const FRAME_BYTES_MAX: usize = 96 * 1024 * 1024;
 
@@ -81,6 +81,8 @@ pub(crate) enum Response {
         logs: Vec<(String, String)>,
         result: Result<String, Fault>,
     },
+    /// A call was taken back before it began. One that had begun is answered with `Done`: every call has one answer.
+    TakenBack { call: u64 },
 }
 
 /// Why a call failed.
@@ -312,6 +314,7 @@ impl Response {
                     }
                 }
             }),
+            Self::TakenBack { call } => frame(out, 3, |out| put_u64(out, *call)),
         }
     }
 
@@ -347,6 +350,7 @@ impl Response {
                 };
                 Ok(Self::Done { call, logs, result })
             }
+            3 => Ok(Self::TakenBack { call: reader.u64()? }),
             _ => Err(Malformed),
         }
     }
@@ -423,6 +427,7 @@ mod tests {
                 logs: vec![],
                 result: Err(fault),
             },
+            Response::TakenBack { call: 8 },
         ] {
             let mut bytes = Vec::new();
             response.write(&mut bytes);

@@ -106,7 +106,7 @@ pub(super) async fn start(shared: &Shared) -> io::Result<(Process, Lockdown)> {
             let lockdown: Lockdown = serde_json::from_str(&lockdown).map_err(io::Error::other)?;
             Ok((process, lockdown))
         }
-        Response::Hello { .. } | Response::Done { .. } => Err(no_sandbox()),
+        Response::Hello { .. } | Response::Done { .. } | Response::TakenBack { .. } => Err(no_sandbox()),
     }
 }
 
@@ -119,6 +119,9 @@ struct Serving<'a> {
     process: Process,
     /// In the order in which the process runs them; the first is the running one.
     in_flight: VecDeque<Call>,
+    /// Calls that were taken back and whose process has not said that it has not begun them. Until it has, it may run one
+    /// of them, so it gets nothing new: that would wait behind it, and be blamed for it.
+    taken_back: HashSet<u64>,
     /// Since when the first has been the first.
     head_since: Instant,
     /// The workflow for which the queue counts the running call as a long one.
@@ -138,6 +141,7 @@ impl<'a> Serving<'a> {
             shared,
             process,
             in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
+            taken_back: HashSet::new(),
             head_since: Instant::now(),
             blocked: None,
             kept: false,
@@ -154,7 +158,7 @@ impl<'a> Serving<'a> {
         let mut idle_since = Instant::now();
         let ended = loop {
             self.fill();
-            let busy = !self.in_flight.is_empty();
+            let busy = !self.in_flight.is_empty() || !self.taken_back.is_empty();
             if busy {
                 idle_since = Instant::now();
             }
@@ -201,6 +205,7 @@ impl<'a> Serving<'a> {
 
     fn has_room(&self) -> bool {
         match self.in_flight.front() {
+            _ if !self.taken_back.is_empty() => false,
             None => true,
             Some(head) => {
                 self.in_flight.len() < IN_FLIGHT_MAX
@@ -339,12 +344,20 @@ impl<'a> Serving<'a> {
                 Ok(None) => break,
                 Err(_) => return false,
             };
-            let Ok(Response::Done { call, logs, result }) = Response::read(body) else {
-                return false;
+            let (call, logs, result) = match Response::read(body) {
+                Ok(Response::Done { call, logs, result }) => (call, logs, result),
+                Ok(Response::TakenBack { call }) => {
+                    self.taken_back.remove(&call);
+                    continue;
+                }
+                Ok(Response::Hello { .. }) | Err(_) => return false,
             };
-            // An answer to a call that was taken back: it runs, or ran, elsewhere.
-            let Some(place) = self.in_flight.iter().position(|waiting| waiting.number == call) else {
+            // It had begun before it was taken back: it runs, or ran, elsewhere.
+            if self.taken_back.remove(&call) {
                 continue;
+            }
+            let Some(place) = self.in_flight.iter().position(|waiting| waiting.number == call) else {
+                return false;
             };
             if let Some(call) = self.in_flight.remove(place) {
                 if place == 0 && self.head_since.elapsed() < OVER {
@@ -363,10 +376,11 @@ impl<'a> Serving<'a> {
 
     /// Looks at the running call; false when the process must die.
     fn look(&mut self) -> bool {
-        let Some(head) = self.in_flight.front() else {
-            return true;
-        };
         let running = self.head_since.elapsed();
+        let Some(head) = self.in_flight.front() else {
+            // It runs what was taken back, which runs elsewhere too: nothing is lost with it.
+            return self.taken_back.is_empty() || running < OVER;
+        };
         let grace = u64::try_from(self.shared.options.kill_grace.as_millis()).unwrap_or(u64::MAX);
         if monotonic_ms() >= head.deadline_ms.saturating_add(grace) {
             if let Some(head) = self.in_flight.pop_front() {
@@ -391,6 +405,7 @@ impl<'a> Serving<'a> {
         if running > LONG {
             for call in self.in_flight.iter().skip(1) {
                 Request::Cancel { call: call.number }.write(&mut self.out);
+                self.taken_back.insert(call.number);
             }
             let head = self.in_flight.pop_front();
             self.requeue(false);
@@ -459,7 +474,7 @@ impl<'a> Serving<'a> {
             for call in self.in_flight.drain(..) {
                 call.fail(Fault::new(codes::SANDBOX_UNAVAILABLE, "the sandbox closes", true));
             }
-        } else if self.in_flight.len() == 1 {
+        } else if self.in_flight.len() == 1 && self.taken_back.is_empty() {
             let aborted = self.has_aborted();
             if let Some(call) = self.in_flight.pop_front() {
                 tracing::warn!(call = call.number, aborted, "a sandbox process crashed");

@@ -340,6 +340,36 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
     assert_eq!(store.read(SHARD, LogPosition(1), usize::MAX).await.unwrap().len(), 5);
 }
 
+/// Connections of appends live in the runtime that appends; one that ends takes them along.
+#[test]
+fn appends_go_on_in_another_runtime() {
+    let server = RedisServer::durable();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    let (store, lease) = first.block_on(async {
+        let store = opened(&server, RedisDurability::Strict).await;
+        let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+        append(&store, &lease, 1).await.unwrap();
+        (store, lease)
+    });
+    drop(first);
+    runtime().block_on(async {
+        let begun = Instant::now();
+        while let Err(error) = append(&store, &lease, 2).await {
+            let passing = matches!(&error, AppendError::Store(StoreError::Unavailable(_)));
+            assert!(passing && begun.elapsed() < Duration::from_secs(5), "{error:?}");
+        }
+        let records = store.read(SHARD, LogPosition(1), usize::MAX).await.unwrap();
+        assert_eq!(records.len(), 2);
+        store.renew(SHARD, lease.epoch, LEASE).await.unwrap();
+    });
+}
+
 #[tokio::test]
 async fn a_full_server_refuses_whole_chunks_and_is_not_damaged() {
     let server = RedisServer::start(&["appendonly yes", "appendfsync always"]);

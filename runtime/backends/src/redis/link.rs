@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::decode;
 use super::error::{LinkError, RedisOpenError};
 use super::layout::SLOTS;
-use super::node::{Node, Settings, Source};
+use super::node::{Home, Node, Settings, Source};
 use super::script::Call;
 use super::target::{Address, Place};
 
@@ -25,9 +25,9 @@ pub(super) enum Link {
 }
 
 impl Link {
-    pub(super) fn new(place: Place, settings: Arc<Settings>) -> Self {
+    pub(super) fn new(place: Place, home: Home, settings: Arc<Settings>) -> Self {
         match place {
-            Place::Server(address) => Self::One(Node::new(Source::Fixed(address), settings)),
+            Place::Server(address) => Self::One(Node::new(Source::Fixed(address), home, settings)),
             Place::Sentinels {
                 sentinels,
                 master,
@@ -38,10 +38,12 @@ impl Link {
                     master,
                     login,
                 },
+                home,
                 settings,
             )),
             Place::Cluster(seeds) => Self::Cluster(Cluster {
                 seeds,
+                home,
                 settings,
                 owners: RwLock::new(Arc::new(Vec::new())),
                 nodes: RwLock::new(BTreeMap::new()),
@@ -97,6 +99,7 @@ struct Range {
 /// have run is not.
 pub(super) struct Cluster {
     seeds: Vec<Address>,
+    home: Home,
     settings: Arc<Settings>,
     owners: RwLock<Arc<Vec<Range>>>,
     nodes: RwLock<BTreeMap<Address, Arc<Node>>>,
@@ -109,7 +112,13 @@ impl Cluster {
             return Arc::clone(node);
         }
         let mut nodes = self.nodes.write();
-        let made = || Arc::new(Node::new(Source::Fixed(address.clone()), Arc::clone(&self.settings)));
+        let made = || {
+            Arc::new(Node::new(
+                Source::Fixed(address.clone()),
+                self.home,
+                Arc::clone(&self.settings),
+            ))
+        };
         Arc::clone(nodes.entry(address.clone()).or_insert_with(made))
     }
 

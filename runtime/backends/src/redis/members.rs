@@ -29,7 +29,7 @@ impl RedisStore {
             keys: names,
             args,
         };
-        Ok(self.quick[0].call(keys.slot, &call).await?)
+        Ok(self.quick.call(keys.slot, &call).await?)
     }
 }
 

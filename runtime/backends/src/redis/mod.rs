@@ -42,7 +42,7 @@ pub use error::RedisOpenError;
 use layout::{Layout, ShardKeys};
 use link::Link;
 use marks::Marks;
-use node::Settings;
+use node::{Home, Settings};
 pub use options::{RedisDurability, RedisOptions, RedisTls};
 use script::{Arg, CREATE, CREATE_SHARD, Call, Lane, Script};
 use target::Target;
@@ -54,8 +54,10 @@ const FORMAT: u64 = 1;
 ///
 /// Cheap to drop; what was acknowledged stays, leases run out.
 pub struct RedisStore {
-    /// Appends, leases and what is small; a shard's always by the same.
-    quick: Vec<Link>,
+    /// Appends; a shard's always by the same.
+    appends_by: Vec<Link>,
+    /// Leases and what is small.
+    quick: Link,
     /// What may be megabytes: nobody waits behind it.
     bulk: Link,
     _io: Io,
@@ -98,14 +100,15 @@ impl RedisStore {
             outage: Outage::new("no connection to Redis"),
         };
         let settings = Arc::new(settings);
-        let link = || Link::new(target.place.clone(), Arc::clone(&settings));
-        let bulk = link();
+        let link = |home| Link::new(target.place.clone(), home, Arc::clone(&settings));
+        let bulk = link(Home::Store);
         bulk.check().await?;
         let (layout, identity) = create(&bulk, options).await?;
-        let quick = (0..options.append_connections()).map(|_| link()).collect();
+        let appends_by = (0..options.append_connections()).map(|_| link(Home::Caller)).collect();
         Ok(Self {
             marks: Marks::new(layout.shards.len()),
-            quick,
+            appends_by,
+            quick: link(Home::Store),
             bulk,
             _io: io,
             layout,
@@ -130,7 +133,8 @@ impl RedisStore {
         args: Vec<Arg<'_>>,
     ) -> Result<Value, StoreError> {
         let link = match script.lane {
-            Lane::Quick => &self.quick[usize::from(of.shard) % self.quick.len()],
+            Lane::Append => &self.appends_by[usize::from(of.shard) % self.appends_by.len()],
+            Lane::Quick => &self.quick,
             Lane::Bulk => &self.bulk,
         };
         Ok(link.call(of.slot, &Call { script, keys, args }).await?)
@@ -167,7 +171,7 @@ impl std::fmt::Debug for RedisStore {
     }
 }
 
-/// The thread that serves the connections. Leases are renewed from a runtime without sockets, and a busy engine must not
+/// The thread that serves the connections but those of appends. Leases are renewed from a runtime without sockets, and a busy engine must not
 /// keep them waiting.
 struct Io {
     runtime: Option<Runtime>,

@@ -35,8 +35,18 @@ pub(super) struct Settings {
     pub connect_timeout: Duration,
     /// Tells that there are no connections, once for all of them.
     pub outage: Outage,
-    /// Where connections live, whoever asked for them: a caller's runtime may be without sockets, busy or short-lived.
+    /// The runtime of the store's own thread.
     pub io: Handle,
+}
+
+/// Which runtime a connection lives in.
+#[derive(Clone, Copy)]
+pub(super) enum Home {
+    /// The store's own: a caller's may be without sockets, busy or short-lived.
+    Store,
+    /// That of whoever dials: its answers wake no thread but the one that waits for them. A connection whose runtime has
+    /// ended is broken like any other.
+    Caller,
 }
 
 /// Who says where the server is, each time it is dialled.
@@ -83,6 +93,7 @@ impl From<LinkErrorCopy> for LinkError {
 /// A server.
 pub(super) struct Node {
     source: Source,
+    home: Home,
     settings: Arc<Settings>,
     live: Mutex<Option<Live>>,
     dialling: tokio::sync::Mutex<Dialling>,
@@ -91,9 +102,10 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(source: Source, settings: Arc<Settings>) -> Self {
+    pub(super) fn new(source: Source, home: Home, settings: Arc<Settings>) -> Self {
         Self {
             source,
+            home,
             settings,
             live: Mutex::new(None),
             dialling: tokio::sync::Mutex::new(Dialling {
@@ -163,7 +175,11 @@ impl Node {
             tokio::time::sleep_until(not_before).await;
         }
         let dialling_task = dial(self.source.clone(), Arc::clone(&self.settings));
-        let dialled = self.settings.io.spawn(dialling_task).await.unwrap_or_else(|ended| {
+        let dialled = match self.home {
+            Home::Store => self.settings.io.spawn(dialling_task),
+            Home::Caller => tokio::spawn(dialling_task),
+        };
+        let dialled = dialled.await.unwrap_or_else(|ended| {
             let why = format!("the attempt to connect ended: {ended}");
             Err(LinkErrorCopy::NotRun((ErrorKind::Client, "io", why).into()))
         });

@@ -15,7 +15,9 @@ pub(super) struct Script {
 /// Which connection a script takes.
 #[derive(Clone, Copy)]
 pub(super) enum Lane {
-    /// That of what somebody waits for: small, and never behind something large.
+    /// Those of appends, which live in the engine's own runtime: an execution waits for each of them.
+    Append,
+    /// That of what else somebody waits for: small, and never behind something large.
     Quick,
     /// That of what may carry megabytes.
     Bulk,
@@ -40,7 +42,7 @@ scripts! {
     RENEW = "lua/renew.lua", Quick;
     RELEASE = "lua/release.lua", Quick;
     SET_FORMAT = "lua/set_format.lua", Quick;
-    APPEND = "lua/append.lua", Quick;
+    APPEND = "lua/append.lua", Append;
     READ = "lua/read.lua", Bulk;
     TRIM = "lua/trim.lua", Quick;
     SET_CURSOR = "lua/set_cursor.lua", Quick;

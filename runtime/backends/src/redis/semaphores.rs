@@ -38,8 +38,7 @@ impl RedisStore {
         keys: Vec<&[u8]>,
         args: Vec<Arg<'_>>,
     ) -> Result<Value, StoreError> {
-        let link = &self.quick[usize::from(of.slot) % self.quick.len()];
-        Ok(link.call(of.slot, &Call { script, keys, args }).await?)
+        Ok(self.quick.call(of.slot, &Call { script, keys, args }).await?)
     }
 
     /// Place in the line; 0: it holds the key.

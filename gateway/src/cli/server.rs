@@ -30,7 +30,8 @@ pub(super) struct Places {
     /// URL of a RabbitMQ that events go to.
     #[arg(long, value_name = "URL")]
     events: Option<String>,
-    /// Opens a shard although records of its log cannot be read: what only those held is lost. See the page of DAMAGED.
+    /// Opens a shard although records of its log cannot be read, or its store has less than it once acknowledged: what only
+    /// those held is lost. See the page of DAMAGED.
     #[arg(long, value_name = "SHARD")]
     accept_loss: Vec<u16>,
 }

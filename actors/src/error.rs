@@ -195,7 +195,7 @@ impl From<StoreError> for EngineError {
         match error {
             StoreError::Fenced { .. } => Self::Fenced,
             StoreError::Held(why) | StoreError::Unavailable(why) => Self::Unavailable(why),
-            StoreError::Damaged(why) => Self::Damaged(why),
+            StoreError::WentBack(why) | StoreError::Damaged(why) => Self::Damaged(why),
         }
     }
 }

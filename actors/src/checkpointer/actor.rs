@@ -202,6 +202,7 @@ impl CheckpointerState {
         let task = tokio::spawn(async move {
             // The semaphore is never closed; without a permit the checkpoint is only less polite.
             let _permit = arguments.engine.checkpoints.acquire().await.ok();
+            let tell = |message| arguments.supervisor.send_message(message).is_err();
             let lost = match write(&arguments, &generation).await {
                 Ok(trim) => {
                     let reached = generation.reached;
@@ -211,9 +212,9 @@ impl CheckpointerState {
                     }
                     myself.send_message(CheckpointerMessage::Written).is_err()
                 }
-                Err(Failed::Fenced) => arguments.supervisor.send_message(ShardMessage::Fenced).is_err(),
-                // What it builds on may be lost.
-                Err(Failed::Damaged(why)) => arguments.supervisor.send_message(ShardMessage::WentBack(why)).is_err(),
+                Err(Failed::Fenced) => tell(ShardMessage::Fenced),
+                Err(Failed::WentBack(why)) => tell(ShardMessage::WentBack(why)),
+                Err(Failed::Damaged(why)) => tell(ShardMessage::Halt(why)),
             };
             if lost {
                 tracing::debug!(shard = arguments.shard.0, "a checkpoint ended after its shard");

@@ -1,7 +1,7 @@
 //! Archives of ended executions: the final state and the frames that no segment of the store holds, compressed.
 //!
-//! `format u8, raw length u32, zstd(state length u32, state, frames)`; in the trial format a checksum (u32) of what follows it stands
-//! after the length. The state is encoded as in the first format; frames say theirs themselves.
+//! Packed are `state length u32, state, frames` (`crate::format::packed`). The state is encoded as in the first format; frames say theirs
+//! themselves.
 
 use bytes::Bytes;
 use troupe_core::execution::Entry;
@@ -9,12 +9,8 @@ use troupe_core::{FormatRange, StateFormat};
 use troupe_ports::{Archive, CheckpointRow};
 
 use super::machine::Pending;
-use crate::format::trial;
+use crate::format::{Unreadable, packed};
 use crate::record::{RecordError, read_frames};
-
-const LEVEL: i32 = 1;
-/// Largest archive that is unpacked: beyond it the length is damage.
-const RAW_BYTES_MAX: usize = 1 << 30;
 
 /// Why an archive cannot be written or read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,9 +23,12 @@ pub enum ArchiveError {
     Newer(StateFormat),
 }
 
-impl From<std::io::Error> for ArchiveError {
-    fn from(error: std::io::Error) -> Self {
-        Self::Damaged(error.to_string())
+impl From<Unreadable> for ArchiveError {
+    fn from(error: Unreadable) -> Self {
+        match error {
+            Unreadable::Newer(format) => Self::Newer(format),
+            Unreadable::Damaged(why) => Self::Damaged(why),
+        }
     }
 }
 
@@ -56,7 +55,7 @@ impl Packer {
     /// When memory for the compressor's context cannot be had.
     pub fn new() -> Result<Self, ArchiveError> {
         Ok(Self {
-            compressor: zstd::bulk::Compressor::new(LEVEL)?,
+            compressor: packed::compressor().map_err(Unreadable::damaged)?,
             raw: Vec::new(),
             format: StateFormat::FIRST,
         })
@@ -79,17 +78,7 @@ impl Packer {
             .extend_from_slice(&u32::try_from(state.len()).map_err(|_| too_large())?.to_le_bytes());
         self.raw.extend_from_slice(state);
         frames.for_each(|frame| self.raw.extend_from_slice(frame));
-        let raw_bytes = u32::try_from(self.raw.len())
-            .ok()
-            .filter(|bytes| *bytes as usize <= RAW_BYTES_MAX);
-        let mut packed = vec![self.format.0];
-        packed.extend_from_slice(&raw_bytes.ok_or_else(too_large)?.to_le_bytes());
-        let compressed = self.compressor.compress(&self.raw)?;
-        if self.format > StateFormat::FIRST {
-            packed.extend_from_slice(&trial::checksum(&compressed).to_le_bytes());
-        }
-        packed.extend_from_slice(&compressed);
-        Ok(packed.into())
+        Ok(packed::pack(self.format, &mut self.compressor, &self.raw)?)
     }
 }
 
@@ -117,25 +106,7 @@ impl Unpacked {
     /// [`ArchiveError`] when it is damaged, or of a format that is not among `reads`.
     pub fn read_as(reads: FormatRange, packed: &[u8]) -> Result<Self, ArchiveError> {
         let damaged = |why: &str| ArchiveError::Damaged(why.into());
-        let (format, rest) = packed.split_first().ok_or_else(|| damaged("it is empty"))?;
-        let format = StateFormat(*format);
-        if !reads.reads(format) {
-            return Err(ArchiveError::Newer(format));
-        }
-        let short = || damaged("it is cut short");
-        let (length, mut compressed) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-        if format > StateFormat::FIRST {
-            let (sum, summed) = compressed.split_first_chunk::<4>().ok_or_else(short)?;
-            if trial::checksum(summed) != u32::from_le_bytes(*sum) {
-                return Err(damaged("its checksum is wrong"));
-            }
-            compressed = summed;
-        }
-        let raw_bytes = u32::from_le_bytes(*length) as usize;
-        if raw_bytes > RAW_BYTES_MAX {
-            return Err(damaged("its length is absurd"));
-        }
-        let raw = Bytes::from(zstd::bulk::decompress(compressed, raw_bytes)?);
+        let raw = packed::unpack(reads, packed)?;
         let (length, rest) = raw.split_first_chunk::<4>().ok_or_else(|| damaged("it is cut short"))?;
         let state_bytes = u32::from_le_bytes(*length) as usize;
         if state_bytes > rest.len() {

@@ -28,6 +28,8 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 pub(super) enum Failed {
     /// Another owner has the shard.
     Fenced,
+    /// What it goes on from is lost.
+    WentBack(String),
     /// An operator must look.
     Damaged(String),
 }
@@ -278,6 +280,7 @@ where
                 return Ok(done);
             }
             Err(StoreError::Fenced { .. } | StoreError::Held(_)) => return Err(Failed::Fenced),
+            Err(StoreError::WentBack(why)) => return Err(Failed::WentBack(why)),
             Err(StoreError::Damaged(why)) => return Err(Failed::Damaged(why)),
             Err(StoreError::Unavailable(why)) => {
                 outage.failed(who, &why);

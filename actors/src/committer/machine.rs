@@ -206,6 +206,7 @@ impl<T, C> CommitterMachine<T, C> {
             Err(AppendError::Conflict { next }) => self.conflict(next),
             Err(AppendError::Store(StoreError::Fenced { .. } | StoreError::Held(_))) => Action::Fenced,
             Err(AppendError::Store(StoreError::Unavailable(_))) => self.back_off(),
+            Err(AppendError::Store(StoreError::WentBack(why))) => Action::WentBack(why),
             Err(AppendError::Store(StoreError::Damaged(why))) => Action::Halt(why),
         }
     }
@@ -221,6 +222,7 @@ impl<T, C> CommitterMachine<T, C> {
             Ok(None) => self.append(),
             Err(StoreError::Fenced { .. } | StoreError::Held(_)) => Action::Fenced,
             Err(StoreError::Unavailable(_)) => self.back_off(),
+            Err(StoreError::WentBack(why)) => Action::WentBack(why),
             Err(StoreError::Damaged(why)) => Action::Halt(why),
         }
     }

@@ -6,6 +6,7 @@
 //! ```
 //! CBOR writes no list or map with a first byte below 32, so the first format needs no mark.
 
+pub(crate) mod packed;
 pub(crate) mod trial;
 
 use std::sync::atomic::{AtomicU8, Ordering};

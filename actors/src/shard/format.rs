@@ -29,6 +29,13 @@ const YIELD_ROWS: usize = 32;
 /// How often an execution is written anew that changes meanwhile: a checkpoint comes every few seconds.
 const REWRITES_MAX: usize = 16;
 
+/// The format in which a shard is written from its first record on: what the members have agreed on, and nothing newer than what the
+/// store was `told`, which the keeper says first. An owner can write either: nobody takes a shard of a format that it does not read, or agrees
+/// on one.
+pub(super) fn begun_in(told: StateFormat, agreed: StateFormat) -> StateFormat {
+    told.min(agreed)
+}
+
 /// The task of one shard; it ends with its owner.
 #[derive(Debug)]
 pub(super) struct FormatTask(AbortHandle);
@@ -330,6 +337,15 @@ mod tests {
             tombstone_ms: 1,
         };
         ExecutionBase::Ended(archive, vec![(Seq(1), frames(segment))])
+    }
+
+    /// A release that has given the first format up must not write the second into a shard of which the store says that it holds the first.
+    #[test]
+    fn nothing_is_written_of_which_the_store_was_not_told() {
+        for (told, agreed, begun) in [(1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 2), (3, 2, 2), (2, 3, 2)] {
+            let begins = begun_in(StateFormat(told), StateFormat(agreed));
+            assert_eq!(begins, StateFormat(begun), "told {told}, agreed {agreed}");
+        }
     }
 
     #[test]

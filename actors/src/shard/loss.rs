@@ -1,12 +1,20 @@
 //! What the loss of records means for the executions that go on after them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
+use tokio::sync::oneshot;
 use troupe_core::{ExecutionId, LogPosition, Seq};
 use troupe_ports::{ExecutionBase, LogRecord, StateStore};
 
+use super::lists::summaries;
+use crate::checkpointer::CheckpointerMessage;
+use crate::context::ShardContext;
 use crate::error::EngineError;
 use crate::record::RecordItem;
+
+/// Longest wait for the checkpoint that leaves lost records behind.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
 
 /// Executions whose entries do not follow on each other.
 #[derive(Debug, Default)]
@@ -78,4 +86,41 @@ async fn last_stored(store: &dyn StateStore, id: ExecutionId) -> Result<Seq, Eng
         Some(ExecutionBase::Ended(archive, _)) => archive.last,
         Some(ExecutionBase::Tombstone { last }) => last,
     })
+}
+
+/// Sets torn executions aside and waits for a checkpoint past the lost records, so that the next start need not accept
+/// the same loss again, and nothing new can be taken for what was dropped.
+pub(super) async fn leave_behind(context: &ShardContext, torn: Torn) -> Result<(), EngineError> {
+    let ShardContext {
+        engine, shard, epoch, ..
+    } = context;
+    for id in &torn.gone {
+        tracing::error!(%id, "an execution is lost altogether: it began in a lost record");
+    }
+    // Lists knew later states than those that are left, and would keep them.
+    let ids: Vec<ExecutionId> = torn.set_aside.keys().chain(&torn.gone).copied().collect();
+    let left = summaries(context, torn.set_aside.keys()).await?;
+    engine.parts.visibility.correct(*shard, &ids, left).await?;
+    for (id, reason) in torn.set_aside {
+        tracing::error!(%id, reason, "an execution is set aside");
+        engine
+            .parts
+            .state
+            .set_quarantine(*shard, *epoch, id, Some(&reason))
+            .await?;
+        engine.quarantine.insert(id, reason);
+    }
+    let gone = || EngineError::Unavailable(format!("an actor of shard {shard} is gone"));
+    let (flushed, flush) = oneshot::channel();
+    context
+        .checkpointer
+        .send_message(CheckpointerMessage::Flush(flushed))
+        .map_err(|_| gone())?;
+    match tokio::time::timeout(SETTLE_MAX, flush).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(gone()),
+        Err(_) => Err(EngineError::Damaged(
+            "no checkpoint can be written past the lost records".into(),
+        )),
+    }
 }

@@ -3,12 +3,15 @@
 mod acquire;
 mod actor;
 mod format;
+mod lists;
 mod loss;
 mod lost_word;
 pub mod machine;
 mod mail;
 mod open;
+mod resume;
 mod route;
+mod tail;
 mod went_back;
 
 pub use actor::{CLOSED, DAMAGED_HINT, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage};

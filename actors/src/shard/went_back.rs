@@ -1,15 +1,11 @@
 //! A log that ends before what was seen of it: who notices, and what lists show afterwards.
 
-use std::sync::Arc;
-
 use troupe_core::LogPosition;
 use troupe_ports::{ExecutionQuery, Lease};
 
-use super::open::LIST_ROWS;
+use super::lists::{LIST_ROWS, Rows, Shown, shown, summaries};
 use crate::context::{EngineContext, ShardContext};
 use crate::error::EngineError;
-use crate::execution::load::{Loaded, load};
-use crate::execution::view::summary;
 
 /// Lists are kept by another store, and show only what was committed: they are a witness of what the log once had.
 pub(super) fn check_witness(
@@ -34,41 +30,52 @@ pub(super) fn check_witness(
 }
 
 /// The log went back: lists show what is left of each execution, and nothing of those that are gone.
-pub(super) async fn correct_lists(context: &Arc<ShardContext>, last: LogPosition) -> Result<(), EngineError> {
-    let (lists, shard) = (&context.engine.parts.visibility, context.shard);
-    let mut query = ExecutionQuery {
-        id_prefix: Some(format!("{:04x}", shard.0)),
-        limit: LIST_ROWS,
-        ..ExecutionQuery::default()
-    };
+pub(super) async fn correct_lists(context: &ShardContext, last: LogPosition) -> Result<(), EngineError> {
+    let (lists, shard) = (&*context.engine.parts.visibility, context.shard);
+    let mut rows = Rows::of(shard, ExecutionQuery::default());
     let mut corrected = 0;
-    loop {
-        let page = lists.list(query.clone()).await?;
+    while let Some(page) = rows.next(lists).await? {
         let (mut ahead, mut left) = (Vec::new(), Vec::new());
-        for row in page.items {
-            match load(context, row.id).await {
-                Ok(Loaded::Found(found)) if found.state.seq < row.seq => {
+        for row in page {
+            match shown(context, row.id).await? {
+                Shown::As(summary) if summary.seq < row.seq => {
                     ahead.push(row.id);
-                    left.push(summary(&found.state));
+                    left.push(*summary);
                 }
-                Ok(Loaded::Found(_)) => {}
-                Ok(Loaded::Missing | Loaded::Tombstone(_)) => ahead.push(row.id),
-                Err(error @ (EngineError::Unavailable(_) | EngineError::Elsewhere(_) | EngineError::Fenced)) => {
-                    return Err(error);
-                }
-                Err(error) => tracing::error!(id = %row.id, %error, "what is listed of an execution cannot be checked"),
+                Shown::Nothing => ahead.push(row.id),
+                Shown::As(_) | Shown::Unknown => {}
             }
         }
         corrected += ahead.len();
-        lists.forget(&ahead).await?;
-        lists.project(shard, left, LogPosition(0)).await?;
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
+        lists.correct(shard, &ahead, left).await?;
     }
     // Last: whoever is interrupted begins again.
     lists.rewind(shard, last).await?;
     tracing::warn!(shard = shard.0, corrected, "lists follow the log that went back");
+    Ok(())
+}
+
+/// A checkpoint holds what the log has lost: lists show what is stored, whether a record tells it or not.
+pub(super) async fn list_stored(context: &ShardContext) -> Result<(), EngineError> {
+    let ShardContext {
+        engine, shard, epoch, ..
+    } = context;
+    let mut stored = engine.parts.state.stored(*shard).await?;
+    stored.retain(|id| !id.is_controls());
+    for some in stored.chunks(LIST_ROWS) {
+        let summaries = summaries(context, some).await?;
+        engine
+            .parts
+            .visibility
+            .project(*shard, summaries, LogPosition(0))
+            .await?;
+    }
+    // Last: whoever is interrupted begins again.
+    engine.parts.state.settle_loss(*shard, *epoch).await?;
+    tracing::warn!(
+        shard = shard.0,
+        stored = stored.len(),
+        "lists show what a checkpoint holds and the log has lost"
+    );
     Ok(())
 }

@@ -1,8 +1,7 @@
 //! What a sink has still to send of records that it moves out of the log: their events, so that whoever sends them needs neither
 //! plans nor executions, which may be gone by then.
 //!
-//! `format u8, raw length u32, zstd(CBOR array of records)`; in the trial format a checksum (u32) of what follows it stands after the
-//! length.
+//! Packed is a CBOR array of records (`crate::format::packed`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,12 +14,7 @@ use troupe_core::execution::Verb;
 use troupe_core::lifecycle::{LifecycleEvent, Outward, Payload};
 use troupe_core::{ExecutionId, FormatRange, Json, LogPosition, NodeKey, Seq, StateFormat, Timestamp, WorkflowId};
 
-use crate::format::trial;
-
-const LEVEL: i32 = 1;
-const HEAD_BYTES: usize = 1 + 4;
-/// Largest chunk that is unpacked: beyond it the length is damage.
-const RAW_BYTES_MAX: usize = 1 << 30;
+use crate::format::{Unreadable, packed};
 
 /// What is to be sent of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +36,13 @@ pub enum SpoolError {
     /// It is of a format that is not read here.
     #[error("the spool is of format {0}, which is not read here")]
     Newer(StateFormat),
+}
+
+fn unreadable(error: Unreadable) -> SpoolError {
+    match error {
+        Unreadable::Newer(format) => SpoolError::Newer(format),
+        Unreadable::Damaged(why) => SpoolError::Damaged(why),
+    }
 }
 
 fn damaged(why: impl ToString) -> SpoolError {
@@ -217,18 +218,8 @@ pub fn pack(format: StateFormat, records: &[SpooledRecord]) -> Result<Bytes, Spo
     });
     let forms: Vec<RecordForm> = forms.collect();
     let raw = minicbor::to_vec(&forms).map_err(damaged)?;
-    let length = u32::try_from(raw.len())
-        .ok()
-        .filter(|length| *length as usize <= RAW_BYTES_MAX);
-    let length = length.ok_or_else(|| damaged("it is too large"))?;
-    let mut chunk = vec![format.0];
-    chunk.extend_from_slice(&length.to_le_bytes());
-    let packed = zstd::bulk::compress(&raw, LEVEL).map_err(damaged)?;
-    if format > StateFormat::FIRST {
-        chunk.extend_from_slice(&trial::checksum(&packed).to_le_bytes());
-    }
-    chunk.extend_from_slice(&packed);
-    Ok(chunk.into())
+    let mut compressor = packed::compressor().map_err(damaged)?;
+    packed::pack(format, &mut compressor, &raw).map_err(unreadable)
 }
 
 /// Unpacks a chunk.
@@ -236,25 +227,7 @@ pub fn pack(format: StateFormat, records: &[SpooledRecord]) -> Result<Bytes, Spo
 /// # Errors
 /// [`SpoolError`] when it is damaged, or of a format that is not among `reads`.
 pub fn unpack(reads: FormatRange, chunk: &[u8]) -> Result<Vec<SpooledRecord>, SpoolError> {
-    let short = || damaged("it is cut short");
-    let (head, mut packed) = chunk.split_first_chunk::<HEAD_BYTES>().ok_or_else(short)?;
-    let [format, length @ ..] = head;
-    let format = StateFormat(*format);
-    if !reads.reads(format) {
-        return Err(SpoolError::Newer(format));
-    }
-    if format > StateFormat::FIRST {
-        let (sum, summed) = packed.split_first_chunk::<4>().ok_or_else(short)?;
-        if trial::checksum(summed) != u32::from_le_bytes(*sum) {
-            return Err(damaged("its checksum is wrong"));
-        }
-        packed = summed;
-    }
-    let length = u32::from_le_bytes(*length) as usize;
-    if length > RAW_BYTES_MAX {
-        return Err(damaged("its length is absurd"));
-    }
-    let raw = zstd::bulk::decompress(packed, length).map_err(damaged)?;
+    let raw = packed::unpack(reads, chunk).map_err(unreadable)?;
     let forms: Vec<RecordForm> = minicbor::decode(&raw).map_err(damaged)?;
     let records = forms.into_iter().map(|form| {
         let events = form.events.into_iter().map(EventForm::read);

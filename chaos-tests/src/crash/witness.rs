@@ -106,6 +106,10 @@ impl StateStore for Witness {
         self.store.release(shard, epoch).await
     }
 
+    async fn settle_loss(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        self.store.settle_loss(shard, epoch).await
+    }
+
     async fn set_format(&self, shard: ShardId, epoch: Epoch, format: StateFormat) -> Result<(), StoreError> {
         self.store.set_format(shard, epoch, format).await
     }

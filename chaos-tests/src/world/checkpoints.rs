@@ -244,7 +244,9 @@ impl World {
             }
             Err(StoreError::Unavailable(_)) => self.pause_writer(caller),
             Err(StoreError::Fenced { .. } | StoreError::Held(_)) => serving.inbox.push_back(ShardMessage::Fenced),
-            Err(StoreError::Damaged(why)) => serving.inbox.push_back(ShardMessage::Halt(why)),
+            Err(StoreError::WentBack(why) | StoreError::Damaged(why)) => {
+                serving.inbox.push_back(ShardMessage::Halt(why))
+            }
         }
     }
 }

@@ -73,6 +73,13 @@ impl VisibilityStore for SimulatedLists {
         Ok(())
     }
 
+    async fn correct(&self, _: ShardId, ahead: &[ExecutionId], left: Vec<ExecutionSummary>) -> Result<(), StoreError> {
+        let mut rows = lock(&self.rows);
+        ahead.iter().for_each(|id| drop(rows.remove(id)));
+        rows.extend(left.into_iter().map(|summary| (summary.id, summary)));
+        Ok(())
+    }
+
     async fn projected(&self, shard: ShardId) -> Result<LogPosition, StoreError> {
         Ok(lock(&self.projected).get(&shard).copied().unwrap_or_default())
     }

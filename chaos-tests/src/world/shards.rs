@@ -349,7 +349,7 @@ impl World {
         match renewed {
             Ok(_) => serving.lease_until = serving.lease_until.max(lease_until(caller.begun)),
             Err(StoreError::Fenced { .. } | StoreError::Held(_)) => serving.inbox.push_back(ShardMessage::Fenced),
-            Err(StoreError::Unavailable(_) | StoreError::Damaged(_)) => {}
+            Err(StoreError::Unavailable(_) | StoreError::WentBack(_) | StoreError::Damaged(_)) => {}
         }
     }
 

@@ -344,7 +344,7 @@ fn apply(known: Option<Row>, row: CheckpointRow) -> Result<Option<Row>, StoreErr
         Some(ended @ (Row::Ended(..) | Row::Tombstone { .. })) => return Ok(Some(ended)),
     };
     if first > stored.next() {
-        return Err(StoreError::Damaged(format!(
+        return Err(StoreError::WentBack(format!(
             "{id}: entries {first} to {last} come after {stored}"
         )));
     }
@@ -418,6 +418,7 @@ impl StateStore for SimulatedStore {
                 checkpointed: store.checkpointed,
                 store_now: now,
                 released,
+                lost: 0,
             })
         })
     }

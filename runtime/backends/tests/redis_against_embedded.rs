@@ -87,6 +87,7 @@ impl Dice {
 fn outcome<T: std::fmt::Debug>(result: &Result<T, StoreError>) -> String {
     match result {
         Ok(value) => format!("{value:?}"),
+        Err(StoreError::WentBack(_)) => "went back".to_owned(),
         Err(StoreError::Damaged(_)) => "damaged".to_owned(),
         Err(other) => panic!("{other}"),
     }

@@ -45,6 +45,10 @@ fn is_damaged<T: std::fmt::Debug>(result: Result<T, StoreError>, part: &str) {
     }
 }
 
+fn is_fenced<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+    assert!(matches!(result, Err(StoreError::Fenced { .. })), "got {result:?}");
+}
+
 /// Appends, checkpoints and trims until the server goes away; the last position that was acknowledged, and those of the
 /// checkpoints that were.
 async fn write_until_it_fails(store: Arc<RedisStore>, lease: Lease) -> (u64, Vec<u64>) {
@@ -254,12 +258,28 @@ async fn a_log_that_ends_before_what_relies_on_it_is_told() {
     let accepting = RedisStore::open(&accepting).await.unwrap();
     let lease = accepting.acquire(SHARD, "writer", LEASE).await.unwrap();
     assert_eq!(
-        (lease.next, lease.checkpointed),
-        (LogPosition(10), LogPosition(9)),
-        "a checkpoint has what the log lost"
+        (lease.next, lease.checkpointed, lease.lost),
+        (LogPosition(3), LogPosition(0), 7),
+        "what is left of the log is applied again"
     );
-    assert!(accepting.read(SHARD, LogPosition(1), 1_000).await.unwrap().is_empty());
-    append(&accepting, &lease, 10).await.unwrap();
+    let left = accepting.read(SHARD, LogPosition(1), 1_000).await.unwrap();
+    assert_eq!(left.len(), 2, "sinks and lists may lack it");
+    assert_eq!(
+        accepting.cursor(SHARD, "events").await.unwrap(),
+        LogPosition(1),
+        "the second is to be sent"
+    );
+    append(&accepting, &lease, 3).await.unwrap();
+    let again = accepting.acquire(SHARD, "writer", LEASE).await.unwrap();
+    assert_eq!(
+        (again.next, again.lost),
+        (LogPosition(4), 7),
+        "lists may still lack what was lost"
+    );
+    is_fenced(accepting.settle_loss(SHARD, lease.epoch).await);
+    accepting.settle_loss(SHARD, again.epoch).await.unwrap();
+    let settled = accepting.acquire(SHARD, "writer", LEASE).await.unwrap();
+    assert_eq!(settled.lost, 0);
     let other = ShardId(4);
     set("{troupe:s4}o", "c", "2");
     is_damaged(accepting.acquire(other, "writer", LEASE).await, "went back");

@@ -27,6 +27,9 @@ pub struct Lease {
     pub released: bool,
     /// The newest format that the shard may hold something of; see [`StateStore::set_format`].
     pub format: StateFormat,
+    /// Records that the log has lost and a checkpoint may hold, where the store went back and the shard goes on from what is left: of what
+    /// is stored, the log tells sinks and lists no more than its own records do. Until [`StateStore::settle_loss`]; else 0.
+    pub lost: u64,
 }
 
 /// Who has a shard, as the store sees it.
@@ -80,6 +83,9 @@ pub enum StoreError {
     /// is settled by reading the tail: it took place if a record carries its commit id.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// What the call goes on from is not there: the store has lost what it acknowledged. A store that may lose nothing is damaged then.
+    #[error("the store went back: {0}")]
+    WentBack(String),
     /// What the store holds does not make sense; an operator must look.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -118,7 +124,7 @@ pub enum CheckpointRow {
         /// The execution.
         id: ExecutionId,
         /// Seqs of the first and last entry of `segment`. A segment at or below the stored seq is already there; one
-        /// that overlaps it is stored whole (folding skips by seq); one that leaves a gap is refused as damage.
+        /// that overlaps it is stored whole (folding skips by seq); one that leaves a gap is refused: the store went back.
         first: Seq,
         /// See `first`.
         last: Seq,
@@ -244,6 +250,11 @@ pub trait StateStore: Send + Sync + 'static {
     /// nothing. An owner calls this before it writes anything of a newer format, and with an older one when nothing newer is left.
     /// `Ok` means durable, and before everything that is written later.
     async fn set_format(&self, shard: ShardId, epoch: Epoch, format: StateFormat) -> Result<(), StoreError>;
+
+    /// Lists show what is stored: [`Lease::lost`] is 0 from now on. A store that never goes on from what is left has nothing to settle.
+    async fn settle_loss(&self, _shard: ShardId, _epoch: Epoch) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Every execution that lives or has an archive, the shard's controls among them, in no order. What comes or goes meanwhile may be
     /// there or not; what lives or has an archive all the time is.

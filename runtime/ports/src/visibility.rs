@@ -127,6 +127,15 @@ pub trait VisibilityStore: Send + Sync + 'static {
     /// The log of a shard has gone back: nothing beyond `to` is projected. One that is not that far stays.
     async fn rewind(&self, shard: ShardId, to: troupe_core::LogPosition) -> Result<(), StoreError>;
 
+    /// The log of a shard has gone back behind the summaries of these executions: removes them, and writes what is `left` of some in their
+    /// place, with a lower seq too. All of it or nothing, and nobody lists what is in between.
+    async fn correct(
+        &self,
+        shard: ShardId,
+        ahead: &[ExecutionId],
+        left: Vec<ExecutionSummary>,
+    ) -> Result<(), StoreError>;
+
     /// How far a shard's log is projected.
     async fn projected(&self, shard: ShardId) -> Result<troupe_core::LogPosition, StoreError>;
 

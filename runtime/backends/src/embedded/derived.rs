@@ -60,7 +60,7 @@ pub(super) fn checkpoint(
     if let Err(fenced) = fence(connection, shard, epoch)? {
         return Ok(Err(fenced));
     }
-    // A chunk that turns out to be damaged takes back its own rows, not those of the transaction's other jobs.
+    // A chunk that is refused takes back its own rows, not those of the transaction's other jobs.
     connection.prepare_cached("SAVEPOINT chunk")?.execute([])?;
     for row in rows {
         let applied = match row {
@@ -90,10 +90,10 @@ pub(super) fn checkpoint(
                 Ok(())
             }
         };
-        if let Err(damaged) = applied {
+        if let Err(refused) = applied {
             connection.prepare_cached("ROLLBACK TO chunk")?.execute([])?;
             connection.prepare_cached("RELEASE chunk")?.execute([])?;
-            return Ok(Err(damaged));
+            return Ok(Err(refused));
         }
     }
     if let Some(reached) = reached {
@@ -123,7 +123,7 @@ fn live(
             Some(end) if last <= end => return Ok(Ok(())),
             Some(end) => {
                 let why = format!("execution {id} ended at {end}, yet has a live entry {last}");
-                return Ok(Err(StoreError::Damaged(why)));
+                return Ok(Err(StoreError::WentBack(why)));
             }
             None => Seq(0),
         },
@@ -133,7 +133,7 @@ fn live(
     }
     if first > base.next() {
         let why = format!("execution {id} is stored up to {base}, the next segment begins at {first}");
-        return Ok(Err(StoreError::Damaged(why)));
+        return Ok(Err(StoreError::WentBack(why)));
     }
     let (kind, due) = match wait {
         Wait::Running => (RUNNING, None),

@@ -89,6 +89,7 @@ impl StateStore for EmbeddedStore {
             store_now: now,
             released: acquired.released,
             format: acquired.format,
+            lost: 0,
         })
     }
 

@@ -8,7 +8,6 @@ use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, Stor
 
 use super::EmbeddedStore;
 use super::log::integer;
-use super::writer::Ran;
 
 /// Items of a page, whatever was asked for.
 const PAGE_ITEMS_MAX: usize = 1_000;
@@ -144,12 +143,12 @@ fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite::Result<Pag
     Ok(Page { items, next })
 }
 
-fn forget(connection: &Connection, ids: &[ExecutionId]) -> Ran<(), StoreError> {
+fn forget(connection: &Connection, ids: &[ExecutionId]) -> rusqlite::Result<()> {
     let mut delete = connection.prepare_cached("DELETE FROM summary WHERE id = ?1")?;
     for id in ids {
         delete.execute([&id.0[..]])?;
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 #[async_trait]
@@ -178,6 +177,22 @@ impl VisibilityStore for EmbeddedStore {
             .await
     }
 
+    async fn correct(
+        &self,
+        shard: ShardId,
+        ahead: &[ExecutionId],
+        left: Vec<ExecutionSummary>,
+    ) -> Result<(), StoreError> {
+        self.check_shard(shard)?;
+        let ahead = ahead.to_vec();
+        self.derived
+            .run(move |derived| {
+                forget(derived, &ahead)?;
+                project(derived, shard, &left, LogPosition(0)).map(Ok)
+            })
+            .await
+    }
+
     async fn projected(&self, shard: ShardId) -> Result<LogPosition, StoreError> {
         self.derived_readers
             .read(move |derived| {
@@ -196,6 +211,6 @@ impl VisibilityStore for EmbeddedStore {
 
     async fn forget(&self, ids: &[ExecutionId]) -> Result<(), StoreError> {
         let ids = ids.to_vec();
-        self.derived.run(move |derived| forget(derived, &ids)).await
+        self.derived.run(move |derived| forget(derived, &ids).map(Ok)).await
     }
 }

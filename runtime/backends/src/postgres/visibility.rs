@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use async_trait::async_trait;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore};
 
@@ -114,24 +114,52 @@ fn batches(summaries: Vec<ExecutionSummary>) -> Vec<Columns> {
     batches
 }
 
+async fn write(
+    connection: &mut PgConnection,
+    shard: ShardId,
+    columns: Columns,
+    up_to: LogPosition,
+) -> sqlx::Result<()> {
+    let asked = sqlx::query(PROJECT)
+        .bind(i32::from(shard.0))
+        .bind(integer(up_to.0))
+        .bind(columns.ids)
+        .bind(columns.workflows)
+        .bind(columns.versions)
+        .bind(columns.statuses)
+        .bind(columns.paused)
+        .bind(columns.started)
+        .bind(columns.ended)
+        .bind(columns.error_codes)
+        .bind(columns.execution_keys)
+        .bind(columns.seqs)
+        .bind(columns.parents);
+    asked.execute(connection).await.map(drop)
+}
+
+async fn remove(connection: &mut PgConnection, ids: &[ExecutionId]) -> sqlx::Result<()> {
+    let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    sqlx::query(FORGET).bind(ids).execute(connection).await.map(drop)
+}
+
+async fn replace(
+    connection: &mut PgConnection,
+    shard: ShardId,
+    ahead: &[ExecutionId],
+    left: Vec<ExecutionSummary>,
+) -> sqlx::Result<()> {
+    let mut transaction = connection.begin().await?;
+    remove(&mut transaction, ahead).await?;
+    for batch in batches(left) {
+        write(&mut transaction, shard, batch, LogPosition(0)).await?;
+    }
+    transaction.commit().await
+}
+
 impl PostgresStore {
     async fn write(&self, shard: ShardId, columns: Columns, up_to: LogPosition) -> Result<(), StoreError> {
         let mut connection = self.database.connection().await?;
-        let asked = sqlx::query(PROJECT)
-            .bind(i32::from(shard.0))
-            .bind(integer(up_to.0))
-            .bind(columns.ids)
-            .bind(columns.workflows)
-            .bind(columns.versions)
-            .bind(columns.statuses)
-            .bind(columns.paused)
-            .bind(columns.started)
-            .bind(columns.ended)
-            .bind(columns.error_codes)
-            .bind(columns.execution_keys)
-            .bind(columns.seqs)
-            .bind(columns.parents)
-            .execute(&mut *connection);
+        let asked = write(&mut connection, shard, columns, up_to);
         self.database.answer(asked).await?;
         connection.give_back();
         Ok(())
@@ -193,6 +221,19 @@ impl VisibilityStore for PostgresStore {
         Ok(())
     }
 
+    async fn correct(
+        &self,
+        shard: ShardId,
+        ahead: &[ExecutionId],
+        left: Vec<ExecutionSummary>,
+    ) -> Result<(), StoreError> {
+        let mut connection = self.database.connection().await?;
+        let asked = replace(&mut connection, shard, ahead, left);
+        self.database.answer(Box::pin(asked)).await?;
+        connection.give_back();
+        Ok(())
+    }
+
     async fn projected(&self, shard: ShardId) -> Result<LogPosition, StoreError> {
         let mut connection = self.database.connection().await?;
         let asked = sqlx::query_scalar("SELECT position FROM projected WHERE shard = $1")
@@ -223,10 +264,8 @@ impl VisibilityStore for PostgresStore {
     }
 
     async fn forget(&self, ids: &[ExecutionId]) -> Result<(), StoreError> {
-        let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
         let mut connection = self.database.connection().await?;
-        let asked = sqlx::query(FORGET).bind(ids).execute(&mut *connection);
-        self.database.answer(asked).await?;
+        self.database.answer(remove(&mut connection, ids)).await?;
         connection.give_back();
         Ok(())
     }

@@ -130,7 +130,10 @@ impl RedisStore {
         for each in rows {
             row(each, &executions, &mut args);
         }
-        self.write((shard, epoch), &CHECKPOINT, names, args).await?;
+        let answer = self.write((shard, epoch), &CHECKPOINT, names, args).await?;
+        if let Value::Array(why) = answer {
+            return Err(decode::behind(shard, why));
+        }
         if let Some(reached) = reached {
             self.marks.checkpointed(shard, reached);
         }

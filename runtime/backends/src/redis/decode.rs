@@ -30,6 +30,15 @@ pub(super) fn gone(shard: ShardId) -> StoreError {
     ))
 }
 
+/// Why what is stored does not reach what a write goes on from.
+pub(super) fn behind(shard: ShardId, mut why: Vec<Value>) -> StoreError {
+    match why.pop().map(bytes) {
+        Some(Ok(why)) => StoreError::WentBack(format!("shard {shard}: {}", String::from_utf8_lossy(&why))),
+        Some(Err(error)) => error,
+        None => damaged(format!("shard {shard}: a refusal without a reason")),
+    }
+}
+
 /// What a fenced script answered: itself, or why it did nothing.
 pub(super) fn fenced(value: Value, shard: ShardId, ours: Epoch) -> Result<Value, StoreError> {
     match value {

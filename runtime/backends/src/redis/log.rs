@@ -9,7 +9,7 @@ use troupe_ports::{AppendError, CommitId, Holder, Lease, LogRecord, StateStore, 
 
 use super::layout::{spool_bounds, spool_entry};
 use super::marks::Mark;
-use super::script::{ACQUIRE, APPEND, Arg, HOLDER, KEEP_CURSORS, READ, RELEASE, RENEW, SET_CURSOR, TRIM};
+use super::script::{ACQUIRE, APPEND, Arg, HOLDER, KEEP_CURSORS, READ, RELEASE, RENEW, SET_CURSOR, SETTLE_LOSS, TRIM};
 use super::{RedisStore, decode};
 
 /// Bytes of records that one answer carries; larger ones hold up everybody else on the connection.
@@ -63,7 +63,7 @@ impl RedisStore {
             }
             value => value,
         };
-        let [epoch, next, checkpointed, now, released, format] = decode::numbers(answer)?;
+        let [epoch, next, checkpointed, now, released, format, lost, unsent] = decode::numbers(answer)?;
         let lease = Lease {
             shard,
             epoch: Epoch(epoch),
@@ -72,7 +72,16 @@ impl RedisStore {
             store_now: timestamp(now),
             released: released == 1,
             format: decode::format(format)?,
+            lost,
         };
+        if lost > 0 {
+            tracing::error!(
+                %shard,
+                lost,
+                unsent,
+                "a checkpoint holds what the log has lost: of that, events that a sink had not sent are lost"
+            );
+        }
         self.check_marks(&lease)?;
         self.cursors.forget(shard);
         Ok(lease)
@@ -122,6 +131,14 @@ impl RedisStore {
         // What its durability allows to be lost is lost: the shard goes on, and nobody can say that it was not told.
         tracing::error!(%shard, acknowledged = %known, %found, "{why}");
         self.marks.reset(shard, found);
+        Ok(())
+    }
+
+    pub(super) async fn forget_loss(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        let keys = self.keys(shard)?;
+        let args = vec![Arg::Number(epoch.0)];
+        self.write((shard, epoch), &SETTLE_LOSS, vec![&keys.owner], args)
+            .await?;
         Ok(())
     }
 

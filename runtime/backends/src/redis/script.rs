@@ -42,6 +42,7 @@ scripts! {
     RENEW = "lua/renew.lua", Quick;
     RELEASE = "lua/release.lua", Quick;
     SET_FORMAT = "lua/set_format.lua", Quick;
+    SETTLE_LOSS = "lua/settle_loss.lua", Quick;
     APPEND = "lua/append.lua", Append;
     READ = "lua/read.lua", Bulk;
     TRIM = "lua/trim.lua", Quick;

@@ -53,6 +53,10 @@ impl StateStore for RedisStore {
         self.write_format(shard, epoch, format).await
     }
 
+    async fn settle_loss(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        self.forget_loss(shard, epoch).await
+    }
+
     async fn stored(&self, shard: ShardId) -> Result<Vec<ExecutionId>, StoreError> {
         self.stored_executions(shard).await
     }

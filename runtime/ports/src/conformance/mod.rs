@@ -157,6 +157,8 @@ macro_rules! visibility_store_conformance {
             forgotten_summaries_are_gone
             the_projected_position_never_goes_back
             the_projected_position_is_rewound_with_its_log
+            a_correction_puts_lower_seqs_in_the_place_of_higher_ones
+            a_correction_happens_whole_or_not_at_all
             summaries_are_there_after_reopening
         }
     };

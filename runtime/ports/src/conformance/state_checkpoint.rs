@@ -137,7 +137,7 @@ pub async fn overlap_is_kept_and_a_gap_refuses_the_whole_chunk(fixture: StateFix
 
     let gap = vec![live(two, 1, 1, Wait::Running), live(one, 7, 8, Wait::Running)];
     let refused = store.checkpoint(SHARD, lease.epoch, gap, Some(LogPosition(1))).await;
-    assert!(matches!(refused, Err(StoreError::Damaged(_))), "got {refused:?}");
+    assert!(matches!(refused, Err(StoreError::WentBack(_))), "got {refused:?}");
     assert_eq!(segments(&*store, one).await, [3, 5]);
     assert_eq!(load(&*store, two).await, None);
     assert_eq!(acquire(&*store, SHARD).await.checkpointed, LogPosition(0));

@@ -324,6 +324,72 @@ pub async fn the_projected_position_is_rewound_with_its_log(fixture: VisibilityF
     );
 }
 
+/// What a log that went back has left of executions comes in the place of what it had, in one step.
+pub async fn a_correction_puts_lower_seqs_in_the_place_of_higher_ones(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let later = |number| ExecutionSummary {
+        status: "completed".to_owned(),
+        seq: Seq(9),
+        ..summary(number, i64::from(number))
+    };
+    project(&*store, (0..5).map(later).collect()).await;
+    let ids = [1, 2, 3, 77].map(|number| execution(0, number));
+    store
+        .correct(ShardId(0), &ids, vec![summary(1, 1), summary(3, 3)])
+        .await
+        .expect("rows can be corrected");
+    let expected = [later(4), summary(3, 3), summary(1, 1), later(0)];
+    assert_eq!(all(&*store, everything()).await, expected);
+    let projected = store.projected(ShardId(0)).await;
+    assert_eq!(
+        projected.expect("the position can be read"),
+        LogPosition(1),
+        "no record was projected"
+    );
+    store
+        .correct(ShardId(0), &[], Vec::new())
+        .await
+        .expect("nothing is to be corrected");
+    assert_eq!(all(&*store, everything()).await, expected);
+}
+
+/// Between its two halves a failure would lose rows for good: nobody ever sees a row missing.
+pub async fn a_correction_happens_whole_or_not_at_all(fixture: VisibilityFixture<'_>) {
+    const ROWS: u32 = 50;
+    let store = fixture.open().await;
+    let rows = |seq| -> Vec<_> {
+        let row = |number| ExecutionSummary {
+            seq: Seq(seq),
+            ..summary(number, i64::from(number))
+        };
+        (0..ROWS).map(row).collect()
+    };
+    project(&*store, rows(1_000)).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let reader = tokio::spawn({
+        let store = std::sync::Arc::clone(&store);
+        async move {
+            while !*stopped.borrow() {
+                let found = all(&*store, everything()).await;
+                assert_eq!(found.len(), ROWS as usize, "rows are missing in between");
+                let seqs: std::collections::BTreeSet<_> = found.iter().map(|row| row.seq).collect();
+                assert_eq!(seqs.len(), 1, "half of the rows are corrected: {seqs:?}");
+            }
+        }
+    });
+    let ids: Vec<_> = (0..ROWS).map(|number| execution(0, number)).collect();
+    for seq in (1..60).rev() {
+        let corrected = store.correct(ShardId(0), &ids, rows(seq)).await;
+        corrected.expect("rows can be corrected");
+    }
+    stop.send_replace(true);
+    reader.await.expect("no row was ever missing");
+    assert_eq!(
+        all(&*store, everything()).await.first().map(|row| row.seq),
+        Some(Seq(1))
+    );
+}
+
 /// Summaries and positions survive closing and opening.
 pub async fn summaries_are_there_after_reopening(fixture: VisibilityFixture<'_>) {
     let store = fixture.open().await;

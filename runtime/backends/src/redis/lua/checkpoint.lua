@@ -1,5 +1,6 @@
 -- Applies a chunk whole or not at all: Redis takes nothing back, so the first pass only looks and plans.
 -- KEYS: owner, live, timers, running, expiry, tombstones, heads; then segments, snapshot and archive of each execution.
+-- Answers a list of one text where what is stored does not reach what a row goes on from.
 -- ARGV: epoch, reached or '', number of executions, their ids, then the rows.
 local FIXED = 7
 local o = redis.call('HMGET', KEYS[1], 'e', 'c')
@@ -67,10 +68,10 @@ while at <= rows do
       local to, base = number(new), last[x] or 0
       if to > base then
         if kind[x] == 'archive' or kind[x] == 'tombstone' then
-          return {ok = string.format('execution %s ended at %.0f, yet has a live entry %.0f', hex(id[x]), base, to)}
+          return {string.format('execution %s ended at %.0f, yet has a live entry %.0f', hex(id[x]), base, to)}
         end
         if first > base + 1 then
-          return {ok = string.format(
+          return {string.format(
             'execution %s is stored up to %.0f, the next segment begins at %.0f', hex(id[x]), base, first)}
         end
         if kind[x] == 'live' then unindex(x) end

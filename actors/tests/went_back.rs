@@ -1,0 +1,265 @@
+//! A store on Redis that may lose what it acknowledged: what is lost, and what is damaged.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::TcpListener;
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use support::{Arrows, PATIENCE, World, builtins, chain};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use troupe_actors::{Command, Engine, EngineOptions, EngineParts};
+use troupe_backends::bus::InProcessBus;
+use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
+use troupe_core::execution::{Status, Verb};
+use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
+use troupe_core::{ExecutionId, Json, Seq, ShardId};
+use troupe_executors::HandlerCall;
+use troupe_ports::{BusError, EventBus, ExecutionQuery, StateStore, SystemClock, VisibilityStore};
+
+const SHARD: ShardId = ShardId(0);
+
+/// A server of its own; dropping it kills it.
+struct Redis {
+    child: Child,
+    port: u16,
+    directory: TempDir,
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Redis {
+    async fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let directory = tempfile::tempdir().unwrap();
+        let child = Process::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--save", "", "--appendonly", "no", "--dir"])
+            .arg(directory.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        until("Redis starts", async || {
+            TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        })
+        .await;
+        Self { child, port, directory }
+    }
+
+    async fn store(&self) -> Arc<RedisStore> {
+        let options = RedisOptions {
+            prefix: "p".to_owned(),
+            shards: 1,
+            durability: RedisDurability::Volatile,
+            ..RedisOptions::new(format!("redis://127.0.0.1:{}", self.port))
+        };
+        Arc::new(RedisStore::open(&options).await.unwrap())
+    }
+
+    /// What the server answers to an inline command: a status, a number, or a short text.
+    async fn ask(&self, command: &str) -> String {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let mut stream = BufReader::new(stream);
+        stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        assert!(!line.starts_with('-'), "{command}: {line}");
+        if line.starts_with('$') && !line.starts_with("$-1") {
+            line.clear();
+            stream.read_line(&mut line).await.unwrap();
+        }
+        line.trim_start_matches(['+', ':']).trim().to_owned()
+    }
+
+    async fn records(&self) -> u64 {
+        self.ask("LLEN {p:s0}l").await.parse().unwrap()
+    }
+
+    /// Waits until a checkpoint holds the whole log.
+    async fn checkpointed(&self) {
+        until("everything is checkpointed", async || {
+            let reached = self.ask("HGET {p:s0}o c").await.parse::<u64>().unwrap();
+            reached == self.records().await
+        })
+        .await;
+    }
+
+    async fn world(&self, bus: Arc<dyn EventBus>, held: &Held) -> World {
+        let lists = support::store(self.directory.path(), 1);
+        let Held { started, release } = held.clone();
+        let executors = builtins().handler("hold", move |_: HandlerCall| {
+            let (started, release) = (started.clone(), release.clone());
+            async move {
+                started.add_permits(1);
+                release.acquire().await.expect("never closed").forget();
+                Ok(Json::null())
+            }
+        });
+        let parts = EngineParts {
+            state: self.store().await,
+            definitions: lists.clone(),
+            visibility: lists.clone(),
+            buses: vec![("events", bus)],
+            executor: Arc::new(executors.build()),
+            sandbox: Arc::new(Arrows),
+            clock: Arc::new(SystemClock),
+            members: None,
+            epochs: None,
+            semaphores: None,
+        };
+        let options = EngineOptions {
+            checkpoint_interval: Duration::from_millis(20),
+            ..EngineOptions::default()
+        };
+        World {
+            engine: Engine::spawn(parts, options).await.unwrap(),
+            store: lists,
+            bus: Arc::new(InProcessBus::new()),
+        }
+    }
+}
+
+/// What the handler `hold` tells, and waits for.
+#[derive(Clone)]
+struct Held {
+    started: Arc<Semaphore>,
+    release: Arc<Semaphore>,
+}
+
+impl Held {
+    fn new() -> Self {
+        Self {
+            started: Arc::new(Semaphore::new(0)),
+            release: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    async fn starts(&self) {
+        let started = tokio::time::timeout(PATIENCE, self.started.acquire()).await;
+        started.expect("an attempt starts").unwrap().forget();
+    }
+}
+
+/// A bus that takes events while it is open.
+#[derive(Default)]
+struct Valve {
+    open: AtomicBool,
+    taken: Mutex<Vec<(ExecutionId, Verb)>>,
+}
+
+#[async_trait]
+impl EventBus for Valve {
+    async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError> {
+        if !self.open.load(Ordering::SeqCst) {
+            return Err(BusError::Unavailable("closed".into()));
+        }
+        let events = events.iter().map(|event| (event.execution, event.verb));
+        self.taken.lock().unwrap().extend(events);
+        Ok(())
+    }
+
+    async fn announce(&self, _: &[SystemEvent]) -> Result<(), BusError> {
+        Ok(())
+    }
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited)
+        .await
+        .unwrap_or_else(|_| panic!("{what}"));
+}
+
+async fn listed(world: &World, id: ExecutionId) -> bool {
+    let query = ExecutionQuery {
+        limit: 100,
+        ..ExecutionQuery::default()
+    };
+    let page = world.store.list(query).await.unwrap();
+    page.items.iter().any(|row| row.id == id)
+}
+
+/// As after a failover between two records and the checkpoint of both: the newest records are gone, the checkpoint knows them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_beyond_the_log_takes_nothing_from_sinks_and_lists() {
+    let (redis, held, bus) = (Redis::start().await, Held::new(), Arc::new(Valve::default()));
+    let world = redis.world(bus.clone(), &held).await;
+    world.apply(chain("w", 2, "noop")).await;
+    world.apply(chain("held", 2, "hold")).await;
+    let ended = world.start("w", serde_json::json!({})).await;
+    world.ended(ended).await;
+    let goes_on = world.start("held", serde_json::json!({})).await;
+    held.starts().await;
+    world.engine.pause(goes_on, Command::default()).await.unwrap();
+    held.release.add_permits(1);
+    until("its first node ends", async || {
+        let view = world.engine.get(goes_on).await.unwrap();
+        view.state.nodes[0].ended_at.is_some()
+    })
+    .await;
+    redis.checkpointed().await;
+    let left = redis.records().await;
+    // Now it has unfinished work again; the log's tail is to say that it only waits.
+    world.engine.resume(goes_on, Command::default()).await.unwrap();
+    held.starts().await;
+    redis.checkpointed().await;
+    world.engine.crash().await;
+    let lost = redis.records().await - left;
+    assert!(lost > 0);
+    redis.ask(&format!("LTRIM {{p:s0}}l 0 {}", left - 1)).await;
+    // Lists had not seen either of them.
+    world.store.forget(&[ended, goes_on]).await.unwrap();
+    drop(world);
+
+    bus.open.store(true, Ordering::SeqCst);
+    let world = redis.world(bus.clone(), &held).await;
+    assert!(world.engine.status().halted.is_empty());
+    assert!(listed(&world, ended).await, "lists show what the checkpoint holds");
+    assert!(listed(&world, goes_on).await);
+    assert_eq!(redis.ask("HGET {p:s0}o b").await, "$-1", "the loss is settled");
+    held.starts().await;
+    held.release.add_permits(1);
+    let view = world.ended(goes_on).await;
+    assert!(matches!(view.state.status, Status::Completed { .. }));
+    let history = world.engine.history(goes_on, Seq(0), 100).await.unwrap();
+    let seqs: Vec<u64> = history.iter().map(|entry| entry.seq.0).collect();
+    assert_eq!(seqs, (1..=view.state.seq.0).collect::<Vec<_>>());
+    until("what the log still had is published", async || {
+        let taken = bus.taken.lock().unwrap();
+        taken.contains(&(ended, Verb::ExecutionCompleted)) && taken.contains(&(goes_on, Verb::ExecutionCompleted))
+    })
+    .await;
+}
+
+/// What does not make sense is no loss, and does not get better when the shard begins again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_halts_a_shard_at_once_where_a_loss_would_be_allowed() {
+    let (redis, held, bus) = (Redis::start().await, Held::new(), Arc::new(Valve::default()));
+    let world = redis.world(bus, &held).await;
+    world.apply(chain("w", 1, "noop")).await;
+    let store = redis.store().await;
+    assert!(store.may_lose_acknowledged());
+    let before = store.holder(SHARD).await.unwrap();
+    // Checkpoints keep there when archives expire.
+    redis.ask("SET {p:s0}e nonsense").await;
+    world.start("w", serde_json::json!({})).await;
+    until("the shard halts", async || !world.engine.status().halted.is_empty()).await;
+    let after = store.holder(SHARD).await.unwrap();
+    assert_eq!(after.epoch, before.epoch, "nobody took the shard again");
+}

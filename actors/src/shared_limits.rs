@@ -38,7 +38,8 @@ impl SharedLimits {
         }
         let answer = call.await;
         match &answer {
-            Ok(_) => self.outage.over(0),
+            // That another member has the shard is an answer, too.
+            Ok(_) | Err(StoreError::Fenced { .. }) => self.outage.over(0),
             Err(error) => self.outage.failed(0, error),
         }
         answer

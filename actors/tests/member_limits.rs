@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -29,6 +29,9 @@ struct Faulty {
     inner: InProcessSemaphores,
     is_away: AtomicBool,
     loses_releases: AtomicBool,
+    /// What is asked arrives only when this is over, and its answer is lost.
+    delays_asks: AtomicBool,
+    delayed: AtomicUsize,
 }
 
 impl Faulty {
@@ -44,13 +47,8 @@ impl Faulty {
     }
 
     /// Nobody holds or waits for anything, and nothing is noted.
-    async fn is_empty(&self) -> bool {
-        for shard in 0..SHARDS {
-            if !self.inner.noted(ShardId(shard)).await.unwrap().is_empty() {
-                return false;
-            }
-        }
-        self.inner.keys() == 0
+    fn is_empty(&self) -> bool {
+        self.inner.keys() == 0 && self.inner.notes() == 0
     }
 }
 
@@ -58,6 +56,14 @@ impl Faulty {
 impl Semaphores for Faulty {
     async fn acquire(&self, key: &[u8], ask: &Ask<'_>) -> Result<Asked, StoreError> {
         self.answer()?;
+        if self.delays_asks.load(Ordering::Acquire) {
+            self.delayed.fetch_add(1, Ordering::AcqRel);
+            while self.delays_asks.load(Ordering::Acquire) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            self.inner.acquire(key, ask).await?;
+            return Err(StoreError::Unavailable("the answer is lost".into()));
+        }
         self.inner.acquire(key, ask).await
     }
 
@@ -79,22 +85,27 @@ impl Semaphores for Faulty {
         self.inner.release(key, ticket, under).await
     }
 
-    async fn note(&self, shard: ShardId, ticket: &[u8], key: &[u8]) -> Result<(), StoreError> {
+    async fn bar(&self, key: &[u8], ticket: &[u8], below: Epoch) -> Result<(), StoreError> {
         self.answer()?;
-        self.inner.note(shard, ticket, key).await
+        self.inner.bar(key, ticket, below).await
     }
 
-    async fn strike(&self, shard: ShardId, ticket: &[u8]) -> Result<(), StoreError> {
+    async fn note(&self, shard: ShardId, under: Epoch, ticket: &[u8], key: &[u8]) -> Result<(), StoreError> {
+        self.answer()?;
+        self.inner.note(shard, under, ticket, key).await
+    }
+
+    async fn strike(&self, shard: ShardId, under: Epoch, ticket: &[u8]) -> Result<(), StoreError> {
         self.answer()?;
         if self.loses() {
             return Ok(());
         }
-        self.inner.strike(shard, ticket).await
+        self.inner.strike(shard, under, ticket).await
     }
 
-    async fn noted(&self, shard: ShardId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    async fn noted(&self, shard: ShardId, under: Epoch) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         self.answer()?;
-        self.inner.noted(shard).await
+        self.inner.noted(shard, under).await
     }
 }
 
@@ -249,7 +260,7 @@ impl Cluster {
 
     async fn until_nothing_is_left(&self) {
         let begun = Instant::now();
-        while !self.semaphores.is_empty().await {
+        while !self.semaphores.is_empty() {
             assert!(begun.elapsed() < support::PATIENCE, "tickets are left");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -578,5 +589,24 @@ async fn one_that_is_retried_counts_for_all_again() {
     b.engine.cancel(retried, Command::default()).await.unwrap();
     b.ended(retried).await;
     all_completed(&[&a], &[pending]).await;
+    cluster.until_nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_left_before_the_store_let_it_in_leaves_nothing_behind() {
+    let cluster = Cluster::new();
+    let a = cluster.member("a").await;
+    a.apply(rooms(1)).await;
+    let store = &cluster.semaphores;
+    store.delays_asks.store(true, Ordering::Release);
+    let canceled = start(&[&a], 0, "rooms", "room").await;
+    until("the store is asked", || store.delayed.load(Ordering::Acquire) == 1).await;
+    a.engine.cancel(canceled, Command::default()).await.unwrap();
+    assert_eq!(a.ended(canceled).await.state.status.name(), "canceled");
+    // By then it has given back what it did not have.
+    cluster.until_nothing_is_left().await;
+    store.delays_asks.store(false, Ordering::Release);
+    let next = start(&[&a], 0, "rooms", "room").await;
+    all_completed(&[&a], &[next]).await;
     cluster.until_nothing_is_left().await;
 }

@@ -109,6 +109,12 @@ impl Rooms {
         room.is_some_and(|room| room.inside.contains(&id))
     }
 
+    /// Whether an execution waits, or was let in.
+    #[must_use]
+    pub fn is_known(&self, id: ExecutionId) -> bool {
+        self.of.contains_key(&id)
+    }
+
     /// An execution has ended, or is no longer this engine's.
     pub fn leave(&mut self, id: ExecutionId) -> Option<RoomKey> {
         let key = self.of.remove(&id)?;

@@ -3,6 +3,8 @@
 //! Where members count together, the line of this engine stays its own, and whoever is first in it asks the store before it is let in.
 
 pub mod machine;
+#[cfg(test)]
+mod orders;
 mod tickets;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use troupe_core::execution::ExecutionState;
 use troupe_core::plan::Plan;
-use troupe_core::{ExecutionId, ShardId};
+use troupe_core::{Epoch, ExecutionId, ShardId};
 use troupe_ports::{Asked, StoreError};
 
 use crate::context::{EngineContext, ShardContext};
@@ -55,6 +57,75 @@ impl EngineRooms {
     pub fn waiting(&self) -> usize {
         self.rooms.lock().waiting()
     }
+
+    fn runs(&self, key: RoomKey, id: ExecutionId, epoch: Epoch) {
+        self.rooms.lock().runs(key.clone(), id);
+        if let Some(tickets) = &self.tickets {
+            tickets.hold(&key, id, epoch);
+        }
+    }
+
+    fn leave(&self, id: ExecutionId, epoch: Epoch) -> Option<RoomKey> {
+        let key = self.rooms.lock().leave(id)?;
+        if let Some(tickets) = &self.tickets {
+            tickets.give_back(&key, id, epoch);
+        }
+        Some(key)
+    }
+
+    fn forget_shard(&self, shard: ShardId) {
+        self.rooms.lock().forget_shard(shard);
+        if let Some(tickets) = &self.tickets {
+            tickets.forget_shard(shard);
+        }
+    }
+
+    async fn reconcile(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        let Some(tickets) = &self.tickets else {
+            return Ok(());
+        };
+        for (id, key) in tickets.noted(shard, epoch).await? {
+            // Whoever is reopened meanwhile says so after this.
+            let inside = self.rooms.lock();
+            // One that waits asks anew: it may not be the next one here.
+            if !inside.is_inside(id) {
+                tickets.give_back_noted(key, id, epoch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the store once to let an execution in.
+    async fn knock(&self, tickets: &Arc<Tickets>, key: &RoomKey, asking: Asking, epoch: Epoch) -> Knocked {
+        let asked = tickets.ask(key, asking, epoch).await;
+        let mut rooms = self.rooms.lock();
+        match asked {
+            Ok(Asked::Granted) => match rooms.enter(key, asking.id) {
+                Entered::Now => return Knocked::In,
+                Entered::Before => {}
+                Entered::Gone => tickets.give_back(key, asking.id, epoch),
+            },
+            // Nobody asks any more for one that left meanwhile, and what was said last may have come after what it gave back.
+            Ok(Asked::Refused { .. }) | Err(_) if !rooms.is_known(asking.id) => {
+                tickets.give_back(key, asking.id, epoch);
+            }
+            Ok(Asked::Refused { .. }) => return Knocked::Refused,
+            Err(_) => return Knocked::Unsure,
+        }
+        Knocked::Over
+    }
+}
+
+/// What came of asking the store.
+enum Knocked {
+    /// It is let in.
+    In,
+    /// It was let in before, or it left.
+    Over,
+    /// It is to ask again.
+    Refused,
+    /// As before, and the store may count it already.
+    Unsure,
 }
 
 /// A pending execution would run; it is told when it may.
@@ -83,22 +154,13 @@ pub(crate) fn ask(engine: &Arc<EngineContext>, plan: &Plan, state: &ExecutionSta
 /// An execution runs, and ran before this engine knew of it.
 pub(crate) fn runs(shard: &ShardContext, plan: &Plan, state: &ExecutionState) {
     if let Some(key) = key(plan, state) {
-        let rooms = &shard.engine.rooms;
-        rooms.rooms.lock().runs(key.clone(), state.id);
-        if let Some(tickets) = &rooms.tickets {
-            tickets.hold(&key, state.id, shard.epoch);
-        }
+        shard.engine.rooms.runs(key, state.id, shard.epoch);
     }
 }
 
 /// An execution has ended, durably.
 pub(crate) fn leave(shard: &ShardContext, id: ExecutionId) {
-    let rooms = &shard.engine.rooms;
-    let key = rooms.rooms.lock().leave(id);
-    if let Some(key) = key {
-        if let Some(tickets) = &rooms.tickets {
-            tickets.give_back(&key, id, shard.epoch);
-        }
+    if let Some(key) = shard.engine.rooms.leave(id, shard.epoch) {
         settle(&shard.engine, &key);
     }
 }
@@ -106,9 +168,8 @@ pub(crate) fn leave(shard: &ShardContext, id: ExecutionId) {
 /// A shard is no longer this engine's. Whoever serves it next hears of its executions, and their tickets are its own.
 pub(crate) fn forget_shard(engine: &Arc<EngineContext>, shard: ShardId) {
     let rooms = &engine.rooms;
-    rooms.rooms.lock().forget_shard(shard);
-    if let Some(tickets) = &rooms.tickets {
-        tickets.forget_shard(shard);
+    rooms.forget_shard(shard);
+    if rooms.tickets.is_some() {
         // The store decides whether there is room for those that are left here.
         let keys = rooms.rooms.lock().keys();
         keys.iter().for_each(|key| settle(engine, key));
@@ -121,19 +182,7 @@ pub(crate) fn forget_shard(engine: &Arc<EngineContext>, shard: ShardId) {
 /// # Errors
 /// What the store says; then it is to be tried again.
 pub(crate) async fn reconcile(shard: &ShardContext) -> Result<(), StoreError> {
-    let rooms = &shard.engine.rooms;
-    let Some(tickets) = &rooms.tickets else {
-        return Ok(());
-    };
-    for (id, key) in tickets.noted(shard.shard).await? {
-        // Whoever is reopened meanwhile says so after this.
-        let inside = rooms.rooms.lock();
-        // One that waits asks anew: it may not be the next one here.
-        if !inside.is_inside(id) {
-            tickets.give_back_noted(key, id, shard.epoch);
-        }
-    }
-    Ok(())
+    shard.engine.rooms.reconcile(shard.shard, shard.epoch).await
 }
 
 fn key(plan: &Plan, state: &ExecutionState) -> Option<RoomKey> {
@@ -182,7 +231,7 @@ fn begin_knocking(engine: &Arc<EngineContext>, key: &RoomKey) {
 
 /// Asks the store for the executions of a key, one after the other, until nobody waits or this engine alone has no room for more.
 async fn knock(engine: Weak<EngineContext>, key: RoomKey, knocking: Knocking) {
-    let (mut noted, mut unsure) = (None, None);
+    let mut unsure = None;
     let mut pause = ASK_AGAIN;
     while let Some(engine) = engine.upgrade() {
         let rooms = &engine.rooms;
@@ -194,23 +243,18 @@ async fn knock(engine: Weak<EngineContext>, key: RoomKey, knocking: Knocking) {
         // While another shard tells who runs, and while that of this execution is about to be served, nobody is let in.
         let shard = engine.has_recovered().then(|| engine.shard(asking.id.shard()));
         if let Some(Ok(shard)) = shard {
-            let note = (asking.id, shard.epoch);
-            let mut is_noted = noted == Some(note);
-            let asked = tickets.ask(&key, asking, shard.epoch, &mut is_noted).await;
-            noted = is_noted.then_some(note);
-            match asked {
-                Ok(Asked::Granted) => {
+            match rooms.knock(tickets, &key, asking, shard.epoch).await {
+                Knocked::In => {
+                    tell(&engine, vec![asking.id]);
                     pause = ASK_AGAIN;
-                    let entered = rooms.rooms.lock().enter(&key, asking.id);
-                    match entered {
-                        Entered::Now => tell(&engine, vec![asking.id]),
-                        Entered::Before => {}
-                        Entered::Gone => tickets.give_back(&key, asking.id, shard.epoch),
-                    }
                     continue;
                 }
-                Ok(Asked::Refused { .. }) => {}
-                Err(_) => unsure = Some(asking.id),
+                Knocked::Over => {
+                    pause = ASK_AGAIN;
+                    continue;
+                }
+                Knocked::Refused => {}
+                Knocked::Unsure => unsure = Some(asking.id),
             }
         }
         drop(engine);

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::changes::{Change, Said};
 use super::engine::{Place, State};
 use super::lab::Lab;
+use super::limits::SlotUse;
 use super::listener::{self, Listener};
 use super::plan::Trial;
 use super::processes::Process;
@@ -111,6 +112,10 @@ pub struct Deployment<'lab> {
     pub(super) frozen: Vec<Process>,
     /// What processes that have ended said, in the order in which they were started.
     pub(super) said: Said,
+    /// When they had ended, in nanoseconds.
+    pub(super) ended_ns: BTreeMap<u32, u64>,
+    /// Attempts that counted under a limit, once all is said.
+    pub(super) slots: Vec<SlotUse>,
     pub(super) incarnations: u32,
     /// Clients that load all of them together.
     pub(super) clients: u32,
@@ -187,6 +192,8 @@ impl<'lab> Deployment<'lab> {
             serving: Vec::new(),
             frozen: Vec::new(),
             said: BTreeMap::new(),
+            ended_ns: BTreeMap::new(),
+            slots: Vec::new(),
             incarnations: 0,
             clients: 0,
             members: (setup == Setup::Members).then_some(MEMBERS),

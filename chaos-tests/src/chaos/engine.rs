@@ -25,10 +25,11 @@ use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_core::{Epoch, Json, ShardId, Timestamp};
 use troupe_ports::{
     BusError, DefinitionError, DefinitionStore, EpochAuthority, EpochError, EventBus, Executed, Membership,
-    NodeExecutor, StateStore, StoreError, Task, VisibilityStore,
+    NodeExecutor, Semaphores, StateStore, StoreError, Task, VisibilityStore,
 };
 use troupe_telemetry::LogFormat;
 
+use super::limits::SwitchedSemaphores;
 use super::load::Load;
 use crate::crash::child::{End, Fault, NoSandbox, engine_options, random, watch_shards};
 use crate::crash::clients::ask_again;
@@ -127,6 +128,8 @@ pub struct Orders {
     pub clients: u32,
     /// Where it dies or panics before anybody can tell it to.
     pub armed: Option<(Moment, Act)>,
+    /// Whether its limits are those of all members together.
+    pub counts_with_others: bool,
     /// Fault to plant.
     pub fault: Option<Fault>,
 }
@@ -199,6 +202,7 @@ pub(super) async fn open(
     let Stores {
         state,
         members,
+        semaphores,
         definitions,
         visibility,
         epochs,
@@ -212,6 +216,8 @@ pub(super) async fn open(
         Some(epochs) => Some(Arc::new(SwitchedEpochs(epochs, Arc::clone(&switches)))),
         None => None,
     };
+    let semaphores = semaphores.filter(|_| orders.counts_with_others);
+    let semaphores = semaphores.map(|store| Arc::new(SwitchedSemaphores(store, Arc::clone(&switches))));
     let bus = RabbitBus::start(bus_options(&orders.place)).context("the bus does not start")?;
     let parts = EngineParts {
         state: Arc::clone(&store),
@@ -227,7 +233,7 @@ pub(super) async fn open(
             Role::Member => Some(members.context("the embedded store has no register of members")?),
         },
         epochs,
-        semaphores: None,
+        semaphores: semaphores.map(|semaphores| semaphores as Arc<dyn Semaphores>),
     };
     let options = EngineOptions {
         address,
@@ -264,6 +270,7 @@ fn options(orders: &Orders) -> EngineOptions {
 struct Stores {
     state: Arc<dyn StateStore>,
     members: Option<Arc<dyn Membership>>,
+    semaphores: Option<Arc<dyn Semaphores>>,
     definitions: Arc<dyn DefinitionStore>,
     visibility: Arc<dyn VisibilityStore>,
     epochs: Option<Arc<dyn EpochAuthority>>,
@@ -291,6 +298,7 @@ async fn stores(place: &Place) -> anyhow::Result<Stores> {
             return Ok(Stores {
                 state: store.clone(),
                 members: None,
+                semaphores: None,
                 definitions: store.clone(),
                 visibility: store,
                 // It orders its owners itself.
@@ -320,7 +328,8 @@ async fn stores(place: &Place) -> anyhow::Result<Stores> {
     let postgres = Arc::new(postgres.context("PostgreSQL")?);
     Ok(Stores {
         state: redis.clone(),
-        members: Some(redis),
+        members: Some(redis.clone()),
+        semaphores: Some(redis),
         definitions: postgres.clone(),
         visibility: postgres.clone(),
         epochs: Some(postgres),

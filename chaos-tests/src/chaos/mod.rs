@@ -9,6 +9,7 @@ pub mod deployment;
 pub mod engine;
 pub mod fault;
 pub mod lab;
+mod limits;
 mod listener;
 mod load;
 pub mod mutants;

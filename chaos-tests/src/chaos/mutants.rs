@@ -128,8 +128,13 @@ fn nobody_named() -> Vec<Strike> {
     vec![at(Fault::MemberKillWithoutPostgres, 0, 0)]
 }
 
+/// A member dies, and the others go on.
+fn member_killed() -> Vec<Strike> {
+    vec![at(Fault::MemberKill, 0, 500)]
+}
+
 /// Every fault that can be planted.
-pub const MUTANTS: [Mutant; 11] = [
+pub const MUTANTS: [Mutant; 13] = [
     spread(
         mutant("no-epoch-check", Planted::NoEpochCheck, &["C5"], cut_off),
         State::Load,
@@ -196,6 +201,14 @@ pub const MUTANTS: [Mutant; 11] = [
             member_frozen,
         ),
         State::Idle,
+    ),
+    shared(
+        mutant("limits-not-counted", Planted::AdmitWithoutCount, &["C6"], member_killed),
+        State::Load,
+    ),
+    shared(
+        mutant("tickets-not-given-back", Planted::KeepTickets, &["C12"], member_killed),
+        State::Load,
     ),
 ];
 

@@ -10,12 +10,13 @@ use troupe_ports::{Clock, SystemClock};
 use super::changes;
 use super::deployment::{Deployment, LEASE, Lines, READY_WITHIN};
 use super::engine::{Order, Orders, Role, State};
+use super::limits::SlotUse;
 use super::load::OVERLOADED;
 use super::proxy::{Line, Proxy};
 use super::servers::until;
 use crate::crash::Violation;
 use crate::crash::incarnation::Incarnation;
-use crate::crash::record::Record;
+use crate::crash::record::{Record, now_ns};
 
 /// How long a process may take to stop.
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
@@ -76,6 +77,7 @@ impl Deployment<'_> {
             asked_before: self.asked_before(),
             clients: self.clients_of_each(),
             armed: self.armed,
+            counts_with_others: self.members.is_some(),
             fault: self.planted,
         }
     }
@@ -193,6 +195,7 @@ impl Deployment<'_> {
     /// Ends a process and keeps what it said.
     pub(super) fn keep(&mut self, process: Process) -> anyhow::Result<()> {
         self.said.insert(process.number, process.incarnation.end()?);
+        self.ended_ns.insert(process.number, now_ns());
         Ok(())
     }
 
@@ -328,6 +331,9 @@ impl Deployment<'_> {
         }
         for change in &mut self.changes {
             change.measure(&self.said);
+        }
+        if self.members.is_some() {
+            self.slots = SlotUse::of(&self.said, &self.ended_ns);
         }
         let said = std::mem::take(&mut self.said);
         Ok(match self.members {

@@ -68,6 +68,9 @@ impl Report {
             let (what, shards, longest) = (change.what, change.shards, change.longest.as_secs_f64());
             write!(text, "  {what}: {shards} shards, {longest:.2} s without an answer").ok();
         }
+        if outcome.slots > 0 {
+            write!(text, "  attempts under limits {}", outcome.slots).ok();
+        }
         for (what, times) in &outcome.counted {
             write!(text, "  {what}: {times}").ok();
         }
@@ -229,6 +232,7 @@ mod tests {
             fenced_commits: 0,
             gave_up: 0,
             changes: Vec::new(),
+            slots: 0,
             counted: BTreeMap::new(),
             violations: Vec::new(),
             too_little: Vec::new(),

@@ -1,6 +1,6 @@
 //! Plays one trial: load, faults, healing, liveness, judgement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,10 +41,15 @@ const ANSWERS_MIN: u64 = 20;
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 /// How long the rest of the events may take to be heard.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(60);
+/// How long members may take to end what waits for limits, once nobody starts anything.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(30);
 /// Answers before the first fault below which a trial proves nothing.
 const WARM_MIN: u64 = 10;
 /// Executions below which it proves nothing.
 const EXECUTIONS_MIN: usize = 10;
+
+/// Attempts that count under limits of all members, below which it proves nothing about those.
+const SLOTS_MIN: usize = 3;
 
 /// What came of a trial.
 #[derive(Clone, Debug)]
@@ -67,6 +72,8 @@ pub struct Outcome {
     pub gave_up: u32,
     /// What befell members.
     pub changes: Vec<Change>,
+    /// Attempts that counted under a limit of all members.
+    pub slots: usize,
     /// What was counted.
     pub counted: BTreeMap<String, u64>,
     /// Broken promises.
@@ -126,6 +133,11 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         on.watch(AFTERWARDS)?;
     }
     let after = on.answers();
+    if lives {
+        on.load(0)?;
+        on.gives_everything_back(GIVEN_BACK_WITHIN)?;
+        seen.append(&mut on.seen);
+    }
     let stopped_at = SystemClock.now();
     let jumps_ms = jumps_ms(trial);
     on.stop()?;
@@ -138,6 +150,8 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         ..Evidence::default()
     };
     evidence.records = on.take_records()?;
+    let broken = on.judge_slots(trial);
+    evidence.seen.extend(broken);
     let mut outcome = Outcome {
         trial: trial.clone(),
         answers: [before.all, during.all - before.all, after.all - during.all],
@@ -148,6 +162,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         fenced_commits: on.fenced_commits,
         gave_up: on.gave_up,
         changes: std::mem::take(&mut on.changes),
+        slots: on.slots.len(),
         counted: counted(&evidence.records),
         violations: Vec::new(),
         too_little: Vec::new(),
@@ -155,7 +170,9 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         took: Duration::ZERO,
     };
     match trial.expects() {
-        Expects::Everything => judge(&mut on, stopped_at, &mut evidence, &mut outcome)?,
+        Expects::Everything => {
+            judge(&mut on, stopped_at, &mut evidence, &mut outcome)?;
+        }
         Expects::ToldLoss => was_told(&on, &mut outcome),
     }
     takes_over_in_time(trial, &mut outcome);
@@ -395,10 +412,12 @@ fn judge(
     let heard = listener.trouble().into_iter().map(|what| violation("C7", what));
     evidence.seen.extend(heard);
     listener::translate(evidence);
+    on.gives_everything_back(LEASE * 2)?;
+    evidence.seen.append(&mut on.seen);
     outcome.violations = check(evidence);
     outcome.executions = evidence.executions.len();
     outcome.entries = evidence.executions.values().map(|(_, _, entries)| entries.len()).sum();
-    outcome.events = listener.seen().len();
+    outcome.events = on.listener.seen().len();
     Ok(())
 }
 
@@ -427,6 +446,13 @@ fn floors(on: &Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Outcom
         let known = outcome.executions;
         expect(known >= EXECUTIONS_MIN, format!("{known} executions"));
         expect(outcome.events > 0, "no event was heard".to_owned());
+    }
+    if trial.expects() == Expects::Everything && on.members.is_some() {
+        let members: BTreeSet<u32> = on.slots.iter().map(|one| one.process).collect();
+        let slots = on.slots.len();
+        expect(slots >= SLOTS_MIN, format!("{slots} attempts under a limit"));
+        let several = trial.strikes.len() > 1 || members.len() > 1;
+        expect(several, format!("only members {members:?} had attempts under a limit"));
     }
     for change in outcome.changes.iter().filter(|_| trial.strikes.len() == 1) {
         let (number, what) = (change.process, change.what);

@@ -157,6 +157,8 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
             Record::Ready
             | Record::StartAsked { .. }
             | Record::Effect { .. }
+            | Record::SlotUsed { .. }
+            | Record::SlotLeft { .. }
             | Record::CommandAcked { .. }
             | Record::ResumeAsked { .. }
             | Record::ReopenAsked { .. }

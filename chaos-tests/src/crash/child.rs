@@ -104,6 +104,10 @@ pub enum Fault {
     PublishBeforeCommit,
     /// A shard is taken without asking whoever orders the owners for an epoch.
     TakeWithoutEpoch,
+    /// Whoever asks for a slot or for room is let in, and nobody is counted.
+    AdmitWithoutCount,
+    /// What an attempt or an execution had is not given back.
+    KeepTickets,
 }
 
 /// Options under which everything happens often: checkpoints, passivation, short leases.

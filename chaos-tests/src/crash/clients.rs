@@ -21,6 +21,8 @@ const BUSINESS_KEYS: u64 = 2;
 const FAMILIES_ONE_IN: u64 = 8;
 /// One start in so many is of a workflow with large values: what goes through the pipes of a test is not what it is about.
 const LARGE_ONE_IN: u64 = 24;
+/// One start in so many is of a workflow with limits, where members count together: what waits must not outgrow what runs.
+const LIMITED_ONE_IN: u64 = 6;
 /// Executions that are remembered for those who only look.
 const LATEST_MAX: usize = 64;
 /// Their pause after all of them.
@@ -76,7 +78,7 @@ pub(crate) async fn client(door: Door, incarnation: u32, next: Arc<AtomicU64>, l
     let client = random();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        let workflow = &any_workflow();
+        let workflow = &any_workflow(&door);
         if random().is_multiple_of(KEYED_ONE_IN) {
             let key = format!("key-{}", random() % BUSINESS_KEYS);
             let any_open = match random() % 3 {
@@ -98,6 +100,8 @@ pub(crate) async fn client(door: Door, incarnation: u32, next: Arc<AtomicU64>, l
         };
         latest.add(id);
         match random() % 9 {
+            // One that stays paused, since its client is gone, keeps others out; one that is wanted again waits for nobody.
+            0 | 1 | 6 if workload::is_limited(workflow) => {}
             0 | 1 => pause_and_resume(&door, one_of_the_family(&door, id).await).await,
             2 => command(&door, Verb::Cancel, one_of_the_family(&door, id).await).await,
             3..=5 => read_some(&door, client, id).await,
@@ -114,8 +118,10 @@ pub(crate) async fn client(door: Door, incarnation: u32, next: Arc<AtomicU64>, l
     }
 }
 
-fn any_workflow() -> String {
-    let mut workflows = if random().is_multiple_of(LARGE_ONE_IN) {
+fn any_workflow(door: &Door) -> String {
+    let mut workflows = if door.is_shared() && random().is_multiple_of(LIMITED_ONE_IN) {
+        workload::limited()
+    } else if random().is_multiple_of(LARGE_ONE_IN) {
         workload::large()
     } else if random().is_multiple_of(FAMILIES_ONE_IN) {
         workload::families()

@@ -229,6 +229,11 @@ impl Door {
         Self { engine, others }
     }
 
+    /// Whether other members serve, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.others.is_some()
+    }
+
     /// Asks, wherever the shard is.
     pub(crate) async fn ask(&self, ask: &Ask) -> Result<Answer, Refusal> {
         match self.find(ask, false).await {

@@ -1,5 +1,6 @@
 //! The nodes' work: every attempt that begins is recorded.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -9,6 +10,34 @@ use troupe_ports::{Executed, NodeExecutor, Task};
 
 use super::child::random;
 use super::record::Record;
+
+/// Counts the attempts of this process that count under a limit.
+static SLOTS_USED: AtomicU64 = AtomicU64::new(0);
+
+/// An attempt that counts under a limit, until it ends or is dropped.
+struct InSlot(u64);
+
+impl InSlot {
+    /// None where nothing bounds it.
+    fn of(task: &Task) -> Option<Self> {
+        let limit = task.node().concurrency.as_ref()?;
+        let number = SLOTS_USED.fetch_add(1, Ordering::Relaxed);
+        Record::SlotUsed {
+            number,
+            id: task.execution,
+            key: limit.key.clone().unwrap_or_default(),
+            limit: limit.limit,
+        }
+        .emit();
+        Some(Self(number))
+    }
+}
+
+impl Drop for InSlot {
+    fn drop(&mut self) {
+        Record::SlotLeft { number: self.0 }.emit();
+    }
+}
 
 /// Does the nodes' work: records that it took effect, then sleeps, fails or completes as the node's data say.
 ///
@@ -21,7 +50,9 @@ pub struct EffectSink {
 
 impl NodeExecutor for EffectSink {
     fn execute(&self, task: Task, _: CancellationToken) -> BoxFuture<'static, Executed> {
+        let mut in_slot = None;
         if !self.silent {
+            in_slot = InSlot::of(&task);
             let input = task.input.shown().as_str().to_owned();
             let token = [
                 task.token.run.0,
@@ -38,6 +69,7 @@ impl NodeExecutor for EffectSink {
             .emit();
         }
         Box::pin(async move {
+            let _in_slot = in_slot;
             let number = |name: &str| {
                 task.node()
                     .data

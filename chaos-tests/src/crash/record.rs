@@ -38,6 +38,22 @@ pub enum Record {
         /// Its input.
         input: String,
     },
+    /// An attempt that counts under a limit began to take effect.
+    SlotUsed {
+        /// Tells those of one process apart.
+        number: u64,
+        /// The execution.
+        id: ExecutionId,
+        /// Its key, as the node's data write it.
+        key: String,
+        /// How many may at once.
+        limit: u32,
+    },
+    /// It has ended, however that came.
+    SlotLeft {
+        /// Which.
+        number: u64,
+    },
     /// A command was acknowledged.
     CommandAcked {
         /// `pause`, `resume`, `cancel`, `retry`, or what was done to a node: `call`, `complete`.

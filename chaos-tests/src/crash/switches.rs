@@ -83,6 +83,8 @@ pub struct Switches {
     pub(crate) renews_without_compare: bool,
     pub(super) trims_before_confirm: bool,
     pub(crate) takes_without_epoch: bool,
+    pub(crate) admits_without_count: bool,
+    pub(crate) keeps_tickets: bool,
 }
 
 impl Switches {
@@ -94,6 +96,8 @@ impl Switches {
             renews_without_compare: fault == Some(Fault::RenewWithoutCompare),
             trims_before_confirm: fault == Some(Fault::TrimBeforeConfirm),
             takes_without_epoch: fault == Some(Fault::TakeWithoutEpoch),
+            admits_without_count: fault == Some(Fault::AdmitWithoutCount),
+            keeps_tickets: fault == Some(Fault::KeepTickets),
             ..Self::default()
         }
     }

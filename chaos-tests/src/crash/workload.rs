@@ -11,6 +11,12 @@ pub const DELAYS_MS: [u64; 2] = [60, 400];
 pub const LATE: &str = "wait-late";
 /// See [`LATE`].
 pub const LATE_MS: u64 = 1_500;
+/// Of this workflow only so many executions run at once.
+const FEW: &str = "few";
+/// Variables that keys of limits are made of.
+const KEYS: [&str; 3] = ["one", "two", "long"];
+/// How long an attempt keeps its slot that has to renew it, in milliseconds: longer than a fifth of a lease.
+const HELD_LONG_MS: u64 = 500;
 /// How long nodes wait for a call, in milliseconds.
 const CALLED_WITHIN_MS: u64 = 700;
 /// Bytes of an output that is kept apart, and of one that is only together with others like it.
@@ -66,6 +72,18 @@ pub fn large() -> Vec<WorkflowDefinition> {
         .collect()
 }
 
+/// Workflows of which only so many attempts, or executions, run at once. Nobody starts them but where members count together.
+///
+/// # Panics
+/// Never: the definitions are constants.
+#[must_use]
+pub fn limited() -> Vec<WorkflowDefinition> {
+    let all = [mutex(), shared(), held_long(), few()];
+    all.into_iter()
+        .map(|definition| serde_json::from_value(definition).expect("a constant definition"))
+        .collect()
+}
+
 /// Everything that an engine of the crash test knows.
 ///
 /// # Panics
@@ -74,7 +92,7 @@ pub fn large() -> Vec<WorkflowDefinition> {
 pub fn all() -> Vec<WorkflowDefinition> {
     let late = serde_json::from_value(waiting(LATE, LATE_MS)).expect("a constant definition");
     let others = definitions().into_iter().chain(families()).chain(large());
-    others.chain([late]).collect()
+    others.chain(limited()).chain([late]).collect()
 }
 
 /// How long executions of a workflow wait at their delay node, in milliseconds.
@@ -107,6 +125,12 @@ pub fn is_large(workflow: &str) -> bool {
 #[must_use]
 pub fn always_fails(workflow: &str) -> bool {
     workflow == "broken"
+}
+
+/// Whether only so many executions of a workflow run at once.
+#[must_use]
+pub fn is_limited(workflow: &str) -> bool {
+    workflow == FEW
 }
 
 /// The nodes of a workflow that wait for a call.
@@ -350,4 +374,50 @@ fn bulky_loose() -> Value {
         {"id": "off", "type": "subworkflow", "data": {"workflowId": "fan", "mode": "detached"}},
         {"id": "many", "type": "forEach", "data": many},
     ], "edges": [edge("s", "off", "default"), edge("s", "many", "default")]})
+}
+
+/// A node of which, with all that have this key, only so many attempts run at once.
+fn slotted(id: &str, key: &str, limit: u32, sleep_ms: u64) -> Value {
+    let limit = json!({"key": format!("variables.{key}"), "limit": limit, "scope": "global"});
+    work(id, json!({"sleepMs": sleep_ms, "concurrency": limit}))
+}
+
+/// The settings of a workflow whose limits have keys.
+fn keyed() -> Value {
+    let keys: serde_json::Map<String, Value> = KEYS.iter().map(|key| ((*key).to_owned(), json!(key))).collect();
+    json!({"variables": keys})
+}
+
+/// Two nodes that never run at once, in whichever execution and at whichever member, one of which fails at first.
+fn mutex() -> Value {
+    let mut left = slotted("left", KEYS[0], 1, 8);
+    left["data"]["failFirst"] = json!(1);
+    json!({"id": "mutex", "settings": keyed(), "nodes": [
+        work("s", json!({})), left, slotted("right", KEYS[0], 1, 4), work("t", json!({})),
+    ], "edges": [
+        edge("s", "left", "default"), edge("s", "right", "default"), edge("left", "t", "default"), edge("right", "t", "default"),
+    ]})
+}
+
+/// Shares its keys with the other workflows.
+fn shared() -> Value {
+    json!({"id": "shared", "settings": keyed(), "nodes": [
+        slotted("a", KEYS[1], 2, 15), slotted("b", KEYS[0], 1, 4), slotted("c", KEYS[1], 2, 10),
+    ], "edges": [edge("a", "b", "default"), edge("b", "c", "default")]})
+}
+
+/// An attempt that has to renew its slot.
+fn held_long() -> Value {
+    json!({"id": "held-long", "settings": keyed(), "nodes": [
+        slotted("a", KEYS[2], 4, HELD_LONG_MS), work("b", json!({})),
+    ], "edges": [edge("a", "b", "default")]})
+}
+
+/// Of its executions only so many run at once.
+fn few() -> Value {
+    let mut settings = keyed();
+    settings["concurrency"] = json!({"limit": 2, "key": "variables.one"});
+    json!({"id": FEW, "settings": settings, "nodes": [
+        work("a", json!({"sleepMs": 5})), work("b", json!({"failFirst": 1})), work("c", json!({"sleepMs": 5})),
+    ], "edges": [edge("a", "b", "default"), edge("b", "c", "default")]})
 }

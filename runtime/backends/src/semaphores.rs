@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use troupe_core::{Epoch, ShardId, Timestamp};
-use troupe_ports::semaphores::{LINE_PATIENCE, PRIORITY_MAX};
+use troupe_ports::semaphores::{BARRED_FOR, LINE_PATIENCE, PRIORITY_MAX};
 use troupe_ports::{Ask, Asked, Clock, Hold, Semaphores, StoreError, SystemClock};
 
 /// Semaphores of one process.
@@ -17,6 +17,8 @@ pub struct InProcessSemaphores(Mutex<Keys>);
 struct Keys {
     keys: BTreeMap<Vec<u8>, Key>,
     notes: BTreeMap<(ShardId, Vec<u8>), Vec<u8>>,
+    /// The latest epoch that said anything about the notes of a shard.
+    spoke: BTreeMap<ShardId, Epoch>,
 }
 
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ struct Key {
     /// In order; the place of each stands in `places` too.
     line: BTreeMap<Place, Waiting>,
     places: BTreeMap<Vec<u8>, Place>,
+    /// Tickets to the first epoch that is not barred, and until when that is remembered.
+    barred: BTreeMap<Vec<u8>, (Epoch, Instant)>,
 }
 
 /// When a hold ends; a later one is greater.
@@ -58,6 +62,12 @@ impl Key {
         self.held.retain(|_, end| *end > End::At(now));
         self.line.retain(|_, waiting| waiting.until > now);
         self.places.retain(|_, place| self.line.contains_key(place));
+        self.barred.retain(|_, (_, until)| *until > now);
+    }
+
+    fn is_barred(&self, ticket: &[u8], hold: Hold) -> bool {
+        let below = self.barred.get(ticket).map(|(below, _)| *below);
+        matches!(hold, Hold::Under(epoch) if below.is_some_and(|below| epoch < below))
     }
 
     fn leave_line(&mut self, ticket: &[u8]) {
@@ -73,6 +83,9 @@ impl Key {
     }
 
     fn ask(&mut self, ask: &Ask<'_>, now: Instant) -> Asked {
+        if self.is_barred(ask.ticket, ask.hold) {
+            return Asked::Refused { ahead: 0 };
+        }
         let end = End::of(ask.hold, now);
         if self.held.contains_key(ask.ticket) {
             self.take(ask.ticket, end);
@@ -101,8 +114,12 @@ impl Key {
         Asked::Refused { ahead }
     }
 
+    fn is_wanted(&self) -> bool {
+        !self.held.is_empty() || !self.line.is_empty()
+    }
+
     fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.line.is_empty()
+        !self.is_wanted() && self.barred.is_empty()
     }
 }
 
@@ -114,7 +131,25 @@ impl InProcessSemaphores {
         let now = Instant::now();
         all.keys.values_mut().for_each(|key| key.sweep(now));
         all.keys.retain(|_, key| !key.is_empty());
-        all.keys.len()
+        all.keys.values().filter(|key| key.is_wanted()).count()
+    }
+
+    /// How many notes there are, of all shards.
+    #[must_use]
+    pub fn notes(&self) -> usize {
+        self.0.lock().notes.len()
+    }
+
+    /// Says something about the notes of a shard.
+    fn speak<T>(&self, shard: ShardId, under: Epoch, act: impl FnOnce(&mut Keys) -> T) -> Result<T, StoreError> {
+        let mut all = self.0.lock();
+        let spoke = all.spoke.entry(shard).or_insert(under);
+        if *spoke > under {
+            let (owner, ours) = (*spoke, under);
+            return Err(StoreError::Fenced { shard, owner, ours });
+        }
+        *spoke = under;
+        Ok(act(&mut all))
     }
 
     fn with<T>(&self, key: &[u8], act: impl FnOnce(&mut Key, Instant) -> T) -> T {
@@ -137,7 +172,11 @@ impl Semaphores for InProcessSemaphores {
     }
 
     async fn hold(&self, key: &[u8], ticket: &[u8], hold: Hold) -> Result<(), StoreError> {
-        self.with(key, |key, now| key.take(ticket, End::of(hold, now)));
+        self.with(key, |key, now| {
+            if !key.is_barred(ticket, hold) {
+                key.take(ticket, End::of(hold, now));
+            }
+        });
         Ok(())
     }
 
@@ -166,21 +205,32 @@ impl Semaphores for InProcessSemaphores {
         }))
     }
 
-    async fn note(&self, shard: ShardId, ticket: &[u8], key: &[u8]) -> Result<(), StoreError> {
-        self.0.lock().notes.insert((shard, ticket.to_vec()), key.to_vec());
+    async fn bar(&self, key: &[u8], ticket: &[u8], below: Epoch) -> Result<(), StoreError> {
+        self.with(key, |key, now| {
+            let known = key.barred.entry(ticket.to_vec()).or_insert((below, now));
+            *known = (below.max(known.0), now + BARRED_FOR);
+        });
         Ok(())
     }
 
-    async fn strike(&self, shard: ShardId, ticket: &[u8]) -> Result<(), StoreError> {
-        self.0.lock().notes.remove(&(shard, ticket.to_vec()));
-        Ok(())
+    async fn note(&self, shard: ShardId, under: Epoch, ticket: &[u8], key: &[u8]) -> Result<(), StoreError> {
+        self.speak(shard, under, |all| {
+            all.notes.insert((shard, ticket.to_vec()), key.to_vec());
+        })
     }
 
-    async fn noted(&self, shard: ShardId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        let all = self.0.lock();
-        let of_shard = all.notes.iter().filter(|((of, _), _)| *of == shard);
-        Ok(of_shard
-            .map(|((_, ticket), key)| (ticket.clone(), key.clone()))
-            .collect())
+    async fn strike(&self, shard: ShardId, under: Epoch, ticket: &[u8]) -> Result<(), StoreError> {
+        self.speak(shard, under, |all| {
+            all.notes.remove(&(shard, ticket.to_vec()));
+        })
+    }
+
+    async fn noted(&self, shard: ShardId, under: Epoch) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.speak(shard, under, |all| {
+            let of_shard = all.notes.iter().filter(|((of, _), _)| *of == shard);
+            of_shard
+                .map(|((_, ticket), key)| (ticket.clone(), key.clone()))
+                .collect()
+        })
     }
 }

@@ -185,7 +185,8 @@ async fn the_suite_passes_on_a_cluster() {
         semaphores:
             so_many_hold_a_key_and_the_next_when_one_gives_it_back racing_askers_never_hold_more_than_the_limit
             a_hold_ends_with_its_time_unless_it_is_renewed a_hold_under_an_epoch_has_no_end_and_no_former_owner_ends_it
-            notes_of_a_shard_are_found_until_they_are_struck_out;
+            what_a_former_owner_says_late_holds_nothing notes_of_a_shard_are_found_until_they_are_struck_out
+            no_former_owner_changes_the_notes_of_its_successor;
     }
 }
 

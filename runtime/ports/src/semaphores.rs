@@ -9,6 +9,8 @@ use crate::state::StoreError;
 
 /// Who does not ask again for so long waits no longer: nobody has to say so.
 pub const LINE_PATIENCE: Duration = Duration::from_secs(1);
+/// For how long it is remembered which epochs of a ticket are barred: longer than what a former owner said is on its way.
+pub const BARRED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most urgent priority of an [`Ask`]; greater ones count as this one.
 pub const PRIORITY_MAX: u8 = 9;
 
@@ -72,12 +74,19 @@ pub trait Semaphores: Send + Sync + 'static {
     /// `under`, by whoever came after: then nothing happened.
     async fn release(&self, key: &[u8], ticket: &[u8], under: Option<Epoch>) -> Result<bool, StoreError>;
 
+    /// From now on, for [`BARRED_FOR`], whoever asks for a key or holds it with this ticket under an epoch before `below` is refused, or
+    /// does nothing: a former owner said it, and it arrives late. What is held already is held on.
+    async fn bar(&self, key: &[u8], ticket: &[u8], below: Epoch) -> Result<(), StoreError>;
+
     /// Writes down, durably like everything of a shard, that a ticket of it may hold a key: whoever owns the shard next finds it.
-    async fn note(&self, shard: ShardId, ticket: &[u8], key: &[u8]) -> Result<(), StoreError>;
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when a later owner has written, struck out or read notes of the shard, as with the next two.
+    async fn note(&self, shard: ShardId, under: Epoch, ticket: &[u8], key: &[u8]) -> Result<(), StoreError>;
 
     /// Strikes a note out; one that is not there is no error.
-    async fn strike(&self, shard: ShardId, ticket: &[u8]) -> Result<(), StoreError>;
+    async fn strike(&self, shard: ShardId, under: Epoch, ticket: &[u8]) -> Result<(), StoreError>;
 
-    /// The notes of a shard, ticket and key each, in no order.
-    async fn noted(&self, shard: ShardId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    /// The notes of a shard, ticket and key each, in no order. No former owner adds one after this.
+    async fn noted(&self, shard: ShardId, under: Epoch) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
 }

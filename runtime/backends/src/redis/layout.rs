@@ -44,7 +44,7 @@ pub(super) struct ShardKeys {
     pub quarantine: Vec<u8>,
     /// Instant of the first blob and id of roots that nobody confirmed.
     pub unconfirmed: Vec<u8>,
-    /// Hash: ticket to the key of a semaphore that it may hold.
+    /// Hash: ticket to the key of a semaphore that it may hold; nothing to the latest epoch that wrote or read here.
     pub tickets: Vec<u8>,
 }
 
@@ -121,6 +121,8 @@ pub(super) struct SemaphoreKeys {
     pub asked: Vec<u8>,
     /// Hash: ticket that waits to its limit.
     pub limits: Vec<u8>,
+    /// Hash: ticket to the first epoch that may hold the key with it.
+    pub barred: Vec<u8>,
 }
 
 /// Keys of the members of a deployment.
@@ -176,6 +178,7 @@ impl Layout {
             line: name(b'l'),
             asked: name(b'a'),
             limits: name(b'm'),
+            barred: name(b'b'),
         }
     }
 
@@ -316,7 +319,7 @@ mod tests {
         let layout = Layout::new("troupe", 1);
         for key in [&b"{"[..], b"}{a}", b"\0\xff", b""] {
             let keys = layout.semaphore(key);
-            for name in [&keys.held, &keys.line, &keys.asked, &keys.limits] {
+            for name in [&keys.held, &keys.line, &keys.asked, &keys.limits, &keys.barred] {
                 let end = name.iter().position(|byte| *byte == b'}').unwrap();
                 let tag = std::str::from_utf8(&name[..=end]).unwrap();
                 assert_eq!(slot(tag), keys.slot, "of {tag}");

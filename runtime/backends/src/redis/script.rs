@@ -39,6 +39,8 @@ scripts! {
     ACQUIRE_TICKET = "lua/acquire_ticket.lua", Quick;
     RENEW_TICKETS = "lua/renew_tickets.lua", Quick;
     RELEASE_TICKET = "lua/release_ticket.lua", Quick;
+    BAR_TICKET = "lua/bar_ticket.lua", Quick;
+    NOTES = "lua/notes.lua", Quick;
     RENEW = "lua/renew.lua", Quick;
     RELEASE = "lua/release.lua", Quick;
     SET_FORMAT = "lua/set_format.lua", Quick;

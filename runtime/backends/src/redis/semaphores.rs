@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use futures::future::try_join_all;
 use redis::Value;
 use troupe_core::{Epoch, ShardId};
-use troupe_ports::semaphores::{LINE_PATIENCE, PRIORITY_MAX};
+use troupe_ports::semaphores::{BARRED_FOR, LINE_PATIENCE, PRIORITY_MAX};
 use troupe_ports::{Ask, Asked, Hold, Semaphores, StoreError};
 
 use super::layout::SemaphoreKeys;
-use super::script::{ACQUIRE_TICKET, Arg, Call, RELEASE_TICKET, RENEW_TICKETS, Script};
+use super::script::{ACQUIRE_TICKET, Arg, BAR_TICKET, Call, NOTES, RELEASE_TICKET, RENEW_TICKETS, Script};
 use super::{RedisStore, decode};
 
 /// Further apart than any two instants in milliseconds, and exact as a double together with one.
@@ -41,10 +41,19 @@ impl RedisStore {
         Ok(self.quick.call(of.slot, &Call { script, keys, args }).await?)
     }
 
+    /// Says something about the notes of a shard.
+    async fn notes(&self, shard: ShardId, under: Epoch, of_note: &[&[u8]]) -> Result<Value, StoreError> {
+        let keys = self.keys(shard)?;
+        let mut args = vec![Arg::Number(under.0)];
+        args.extend(of_note.iter().map(|of_note| Arg::Bytes(of_note)));
+        let said = self.ask(keys, &NOTES, vec![&keys.tickets], args).await?;
+        decode::fenced(said, shard, under)
+    }
+
     /// Place in the line; 0: it holds the key.
     async fn ask_for(&self, key: &[u8], ticket: &[u8], of_ask: [Arg<'_>; 3], hold: Hold) -> Result<u64, StoreError> {
         let keys = self.layout.semaphore(key);
-        let names = vec![&keys.held[..], &keys.line, &keys.asked, &keys.limits];
+        let names = vec![&keys.held[..], &keys.line, &keys.asked, &keys.limits, &keys.barred];
         let mut args = vec![Arg::Bytes(ticket)];
         args.extend(of_ask);
         args.extend(hold_args(hold));
@@ -109,26 +118,25 @@ impl Semaphores for RedisStore {
         Ok(decode::number(released)? == 1)
     }
 
-    async fn note(&self, shard: ShardId, ticket: &[u8], key: &[u8]) -> Result<(), StoreError> {
-        let keys = self.keys(shard)?;
-        let mut command = redis::cmd("HSET");
-        command.arg(&keys.tickets).arg(ticket).arg(key);
-        self.command(keys.slot, &command).await?;
+    async fn bar(&self, key: &[u8], ticket: &[u8], below: Epoch) -> Result<(), StoreError> {
+        let keys = self.layout.semaphore(key);
+        let args = vec![Arg::Bytes(ticket), Arg::Number(below.0), Arg::Number(ms(BARRED_FOR))];
+        self.semaphore(&keys, &BAR_TICKET, vec![&keys.barred], args).await?;
         Ok(())
     }
 
-    async fn strike(&self, shard: ShardId, ticket: &[u8]) -> Result<(), StoreError> {
-        let keys = self.keys(shard)?;
-        let mut command = redis::cmd("HDEL");
-        command.arg(&keys.tickets).arg(ticket);
-        self.command(keys.slot, &command).await?;
-        Ok(())
+    async fn note(&self, shard: ShardId, under: Epoch, ticket: &[u8], key: &[u8]) -> Result<(), StoreError> {
+        self.notes(shard, under, &[ticket, key]).await.map(drop)
     }
 
-    async fn noted(&self, shard: ShardId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        let keys = self.keys(shard)?;
-        let mut command = redis::cmd("HGETALL");
-        command.arg(&keys.tickets);
-        decode::pairs(self.command(keys.slot, &command).await?)
+    async fn strike(&self, shard: ShardId, under: Epoch, ticket: &[u8]) -> Result<(), StoreError> {
+        self.notes(shard, under, &[ticket]).await.map(drop)
+    }
+
+    async fn noted(&self, shard: ShardId, under: Epoch) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let mut notes = decode::pairs(self.notes(shard, under, &[]).await?)?;
+        // Under no ticket stands the epoch.
+        notes.retain(|(ticket, _)| !ticket.is_empty());
+        Ok(notes)
     }
 }

@@ -204,7 +204,9 @@ macro_rules! semaphores_conformance {
             a_hold_ends_with_its_time_unless_it_is_renewed
             a_hold_under_an_epoch_has_no_end_and_no_former_owner_ends_it
             what_runs_already_holds_whatever_the_limit
+            what_a_former_owner_says_late_holds_nothing
             notes_of_a_shard_are_found_until_they_are_struck_out
+            no_former_owner_changes_the_notes_of_its_successor
         }
     };
 }

@@ -8,6 +8,7 @@ use troupe_core::{Epoch, ShardId, Timestamp};
 
 use super::Fixture;
 use crate::semaphores::{Ask, Asked, Hold, LINE_PATIENCE, Semaphores};
+use crate::state::StoreError;
 
 type SemaphoresFixture<'a> = &'a dyn Fixture<dyn Semaphores>;
 
@@ -267,18 +268,72 @@ pub async fn what_runs_already_holds_whatever_the_limit(fixture: SemaphoresFixtu
     assert!(is_granted(&*store, &ask("b", 2)).await);
 }
 
+/// Once earlier epochs of a ticket are barred they hold nothing, and stand in no line: not by asking, nor by saying that it runs. What
+/// is held is held on, other tickets and later epochs are not concerned, and slots have no epoch.
+pub async fn what_a_former_owner_says_late_holds_nothing(fixture: SemaphoresFixture<'_>) {
+    let store = fixture.open().await;
+    let (former, next) = (1_790_000_000_001, 1_790_000_000_002);
+    let under = |ticket, epoch| Ask {
+        hold: Hold::Under(Epoch(epoch)),
+        ..ask(ticket, 1)
+    };
+    let hold = async |ticket: &str, hold| {
+        let held = store.hold(KEY, ticket.as_bytes(), hold).await;
+        held.expect("what runs can be held, or is barred");
+    };
+    let bar = async |ticket: &str, below| {
+        let barred = store.bar(KEY, ticket.as_bytes(), Epoch(below)).await;
+        barred.expect("a ticket can be barred");
+    };
+    // Whoever asks under an earlier epoch is refused although nobody holds the key, and keeps nobody from it.
+    bar("gone", next).await;
+    bar("gone", former).await;
+    assert_eq!(
+        asked(&*store, &under("gone", former)).await,
+        Asked::Refused { ahead: 0 }
+    );
+    hold("gone", Hold::Under(Epoch(former))).await;
+    assert!(
+        is_granted(&*store, &under("another", former)).await,
+        "nobody holds the key"
+    );
+    release(&*store, "another").await;
+    // What is held is held on, until a later owner gives it back; then it stays so.
+    hold("kept", Hold::Under(Epoch(former))).await;
+    bar("kept", next).await;
+    assert!(!is_granted(&*store, &under("another", former)).await);
+    let released = store.release(KEY, b"kept", Some(Epoch(next))).await;
+    assert!(released.expect("a ticket can be given back"));
+    hold("kept", Hold::Under(Epoch(former))).await;
+    assert!(
+        is_granted(&*store, &under("another", former)).await,
+        "it holds the key again"
+    );
+    release(&*store, "another").await;
+    assert!(
+        is_granted(&*store, &under("gone", next)).await,
+        "its own owner is barred"
+    );
+    release(&*store, "gone").await;
+    hold("gone", LONG).await;
+    assert!(
+        !is_granted(&*store, &under("another", former)).await,
+        "a slot has no epoch"
+    );
+}
+
 /// Notes are found by their shard until they are struck out, also by whoever opens the store next.
 pub async fn notes_of_a_shard_are_found_until_they_are_struck_out(fixture: SemaphoresFixture<'_>) {
     let store = fixture.open().await;
     let noted = async |store: &dyn Semaphores, shard| {
-        let mut notes = store.noted(ShardId(shard)).await.expect("notes can be read");
+        let mut notes = store.noted(ShardId(shard), Epoch(7)).await.expect("notes can be read");
         notes.sort_unstable();
         notes
     };
     let note = |ticket: &[u8], key: &[u8]| (ticket.to_vec(), key.to_vec());
     assert!(noted(&*store, 0).await.is_empty());
     for (shard, ticket, key) in [(0, b"a", KEY), (0, b"b", b"k"), (0, b"a", b"k"), (1, b"c", KEY)] {
-        let written = store.note(ShardId(shard), ticket, key).await;
+        let written = store.note(ShardId(shard), Epoch(7), ticket, key).await;
         written.expect("a note can be written");
     }
     let both = [note(b"a", b"k"), note(b"b", b"k")];
@@ -287,8 +342,42 @@ pub async fn notes_of_a_shard_are_found_until_they_are_struck_out(fixture: Semap
     let store = fixture.open().await;
     assert_eq!(noted(&*store, 0).await, both);
     for _ in 0..2 {
-        store.strike(ShardId(0), b"a").await.expect("a note can be struck out");
+        let struck = store.strike(ShardId(0), Epoch(7), b"a").await;
+        struck.expect("a note can be struck out");
     }
     assert_eq!(noted(&*store, 0).await, [note(b"b", b"k")]);
     assert_eq!(noted(&*store, 1).await, [note(b"c", KEY)]);
+}
+
+/// Whoever says anything about the notes of a shard ends what earlier owners have to say about them.
+pub async fn no_former_owner_changes_the_notes_of_its_successor(fixture: SemaphoresFixture<'_>) {
+    let store = fixture.open().await;
+    let (shard, former, next) = (ShardId(0), Epoch(1_790_000_000_001), Epoch(1_790_000_000_002));
+    let is_fenced = |said: Result<(), StoreError>| match said {
+        Ok(()) => false,
+        Err(StoreError::Fenced { shard, owner, ours }) => {
+            assert_eq!((shard, owner, ours), (ShardId(0), next, former));
+            true
+        }
+        Err(error) => panic!("{error}"),
+    };
+    assert!(!is_fenced(store.note(shard, former, b"a", KEY).await));
+    let noted = store.noted(shard, next).await.expect("notes can be read");
+    assert_eq!(noted, [(b"a".to_vec(), KEY.to_vec())], "an epoch is no note");
+    assert!(is_fenced(store.note(shard, former, b"b", KEY).await));
+    assert!(is_fenced(store.note(shard, former, b"a", b"k").await));
+    assert!(is_fenced(store.strike(shard, former, b"a").await));
+    assert!(is_fenced(store.noted(shard, former).await.map(drop)));
+    let noted = store.noted(shard, next).await.expect("notes can be read");
+    assert_eq!(noted, [(b"a".to_vec(), KEY.to_vec())]);
+    // Of another shard it may be the owner still.
+    assert!(!is_fenced(store.note(ShardId(1), former, b"b", KEY).await));
+    // Writing and striking out are words as good as reading.
+    let later = Epoch(next.0 + 1);
+    assert!(!is_fenced(store.note(ShardId(2), next, b"c", KEY).await));
+    let late = store.strike(ShardId(2), former, b"c").await;
+    assert!(matches!(late, Err(StoreError::Fenced { owner, .. }) if owner == next));
+    assert!(!is_fenced(store.strike(shard, later, b"a").await));
+    assert!(store.noted(shard, next).await.is_err());
+    assert!(store.noted(shard, later).await.expect("notes can be read").is_empty());
 }

@@ -51,6 +51,14 @@ impl Evaluator for Mini {
                     |(name, text): (&String, &JsonValue)| (name.clone(), value(text.as_str().expect("text")).into());
                 Answer::Variables(mapping.iter().map(one).collect())
             }
+            Question::RoomKey => {
+                let limit = scope.plan.settings.concurrency.as_ref().expect("a limit");
+                Answer::Value(value(limit.key.as_deref().expect("a key")).into())
+            }
+            Question::ConcurrencyKey(ix) => {
+                let limit = scope.plan.node(ix).concurrency.as_ref().expect("a limit");
+                Answer::Value(value(limit.key.as_deref().expect("a key")).into())
+            }
             Question::Prepare(_) => Answer::Prepared {
                 input: None,
                 data: None,

@@ -1,8 +1,11 @@
--- KEYS: held, line, asked, limits. ARGV: ticket, limit (empty: it runs already), 10^13 for each step of priority below the highest,
+-- KEYS: held, line, asked, limits, barred. ARGV: ticket, limit (empty: it runs already), 10^13 for each step of priority below the highest,
 -- since when it asks (empty: now), milliseconds it is held (empty: until it is given back), epoch, milliseconds it may wait to ask again.
--- Gives 0 when it holds the key, else its place in the line, from 1. An end of 10^14 and more is no instant: the epoch is added to it.
+-- Gives 0 when it holds the key, else its place in the line, from 1; whoever is barred has the first, and stands in none. An end of 10^14 and more is no instant: the epoch is added to it.
 local held, line, asked, limits, ticket = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
 local limit = tonumber(ARGV[2])
+if tonumber(ARGV[6]) and tonumber(ARGV[6]) < tonumber(redis.call('HGET', KEYS[5], ticket) or 0) then
+  return 1
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function leave_line(who)

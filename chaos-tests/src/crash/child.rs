@@ -104,6 +104,12 @@ pub enum Fault {
     PublishBeforeCommit,
     /// A shard is taken without asking whoever orders the owners for an epoch.
     TakeWithoutEpoch,
+    /// In the gateway: a message is accepted before the start that it asks for is durable.
+    AcceptMessageBeforeStart,
+    /// In the gateway: a message that comes again starts under another key.
+    StartMessageUnderFreshKey,
+    /// In the gateway: a request that is passed on has another key each time.
+    ForwardUnderFreshKey,
 }
 
 /// Options under which everything happens often: checkpoints, passivation, short leases.

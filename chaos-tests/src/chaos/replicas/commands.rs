@@ -18,7 +18,7 @@ use crate::crash::Violation;
 use crate::world::random::Random;
 
 /// How long clients go on before anything is broken, between two faults, and after everything is healed.
-const CALM: Duration = Duration::from_millis(1_500);
+const CALM: Duration = Duration::from_millis(1_000);
 /// How much longer before that, where the machine is too busy for answers, and how many it takes.
 const WARM_UP_MAX: Duration = Duration::from_secs(15);
 const WARM_MIN: u64 = 10;

@@ -11,8 +11,6 @@ use super::messages::{KEY, Message};
 
 /// Why a message was set aside.
 const REASON: &str = "x-troupe-reason";
-/// How often a quorum queue had given the message before.
-const GIVEN_BEFORE: &str = "x-delivery-count";
 
 /// A message that was set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +18,6 @@ pub(super) struct Letter {
     pub(super) id: String,
     pub(super) body: Vec<u8>,
     pub(super) reason: String,
-    /// How often the broker had given the message to somebody before it was set aside.
-    pub(super) given_before: i64,
 }
 
 /// A connection to the broker, over no line that is broken.
@@ -113,25 +109,14 @@ async fn publish(channel: &Channel, exchange: &str, messages: &[Message]) -> any
 
 fn letter(delivery: Delivery) -> anyhow::Result<Letter> {
     let headers = delivery.properties.headers().as_ref();
-    let header = |name: &str| headers.and_then(|headers| headers.inner().get(name));
-    let reason = match header(REASON) {
+    let reason = match headers.and_then(|headers| headers.inner().get(REASON)) {
         Some(AMQPValue::LongString(reason)) => reason.to_string(),
         other => bail!("a dead letter has no reason: {other:?}"),
-    };
-    let given_before = match header(GIVEN_BEFORE) {
-        None => 0,
-        Some(AMQPValue::LongLongInt(times)) => *times,
-        Some(AMQPValue::LongInt(times)) => i64::from(*times),
-        Some(AMQPValue::ShortInt(times)) => i64::from(*times),
-        Some(AMQPValue::ShortShortInt(times)) => i64::from(*times),
-        Some(AMQPValue::ShortShortUInt(times)) => i64::from(*times),
-        Some(other) => bail!("{GIVEN_BEFORE} is {other:?}"),
     };
     let id = delivery.properties.message_id().as_ref();
     Ok(Letter {
         id: id.context("a dead letter has no id")?.to_string(),
         body: delivery.data.to_vec(),
         reason,
-        given_before,
     })
 }

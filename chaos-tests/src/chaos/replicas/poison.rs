@@ -31,6 +31,8 @@ const CUT_EVERY: Duration = Duration::from_millis(250);
 const BOUND_WITHIN: Duration = Duration::from_secs(30);
 /// How long everything that was published may take to be settled once everything is healed. Whoever waits pauses up to 10 s.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+/// The same where nothing was broken.
+const CALM_WITHIN: Duration = Duration::from_secs(30);
 /// How long it is looked whether anything still goes round.
 const QUIET: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(400);
@@ -87,26 +89,21 @@ pub(super) fn play(on: &mut Replicas<'_>, random: &mut Random) -> anyhow::Result
         Ok(press.post.reaches(&exchange, &messages::good(0, 0)))
     })?;
     press.burst(random, false)?;
-    // Where that is too much already, nothing is to be learned from faults.
-    let mut restless = settle(on, &press, &queue, &dead)?;
+    let early = settle(on, &press, (&queue, &dead), CALM_WITHIN)?;
     let before = press.published;
-    if restless.is_none() {
-        press.is_calm = false;
-        torment(on, &mut press, random)?;
-    }
+    press.is_calm = false;
+    torment(on, &mut press, random)?;
     let during = press.published - before;
     on.until_shared()?;
-    if restless.is_none() {
-        restless = settle(on, &press, &queue, &dead)?;
-    }
+    let mut restless = settle(on, &press, (&queue, &dead), SETTLED_WITHIN)?;
     let again = metric(on, &format!("{TRIGGER_MESSAGES}{{outcome=\"again\"}}"))?;
     if restless.is_none() {
         press.is_calm = true;
         press.burst(random, false)?;
-        restless = settle(on, &press, &queue, &dead)?;
+        restless = settle(on, &press, (&queue, &dead), CALM_WITHIN)?;
     }
     let mut evidence = press.evidence;
-    evidence.restless = restless.or(moves(on)?);
+    evidence.restless = early.or(restless).or(moves(on)?);
     for id in on.listed(messages::WORKFLOW)? {
         let shown = on.read(&format!("/api/v1/executions/{id}"))?;
         let status = shown["status"].as_str().unwrap_or_default().to_owned();
@@ -198,7 +195,12 @@ impl Press {
 }
 
 /// Waits until everything that was published has come to something; what has not, if that takes too long.
-fn settle(on: &mut Replicas<'_>, press: &Press, queue: &str, dead: &str) -> anyhow::Result<Option<String>> {
+fn settle(
+    on: &mut Replicas<'_>,
+    press: &Press,
+    (queue, dead): (&str, &str),
+    within: Duration,
+) -> anyhow::Result<Option<String>> {
     let begun = Instant::now();
     loop {
         on.supervise()?;
@@ -209,10 +211,10 @@ fn settle(on: &mut Replicas<'_>, press: &Press, queue: &str, dead: &str) -> anyh
         if waiting == 0 && letters as usize >= poison && started >= good && in_hand(on)? == 0 {
             return Ok(None);
         }
-        if begun.elapsed() > SETTLED_WITHIN {
+        if begun.elapsed() > within {
             let hands = in_hand(on)?;
             return Ok(Some(format!(
-                "{SETTLED_WITHIN:?} after healing {waiting} messages wait and {hands} are in hand, with {letters} dead letters for {poison} \
+                "after {within:?} {waiting} messages wait and {hands} are in hand, with {letters} dead letters for {poison} \
                  poisonous messages and {started} executions for {good} orders"
             )));
         }

@@ -33,9 +33,11 @@ soak: rust ## New cases for the property tests, then simulated worlds for HOURS 
 	PROPTEST_CASES=$(CASES) cargo test --locked --profile sim -p troupe-verify --test properties
 	$(SIMULATE) soak $(HOURS) $(FROM)
 
-CHAOS = cargo run --locked --quiet -p troupe-chaos --bin troupe-chaos --
+# The harness finds the product beside itself.
+CHAOS = $(TARGET)/debug/troupe-chaos
 
 chaos: rust ## Every planted fault, every fault in every state, pairs, over servers of its own: hours.
+	cargo build --locked -p troupe -p troupe-chaos --bins
 	$(CHAOS) mutants
 	$(CHAOS) single
 	$(CHAOS) pairs

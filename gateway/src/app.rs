@@ -21,7 +21,7 @@ use crate::error::ApiError;
 use crate::hooks::HookIndex;
 use crate::members::Members;
 use crate::rules::Rules;
-use crate::wiring::{Broker, LiveBus};
+use crate::wiring::{Broker, LiveBus, Planted};
 
 /// Large values that an answer shows whole, in bytes; of the others it shows references.
 const VALUES_BYTES_MAX: u64 = 4 << 20;
@@ -75,6 +75,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Metrics, where they are exposed.
     pub exposition: Option<Arc<Exposition>>,
+    /// The fault that a test wants this process to have.
+    pub planted: Option<Planted>,
     /// Rings when a definition was stored, restored or archived here.
     pub(crate) definitions_changed: Notify,
     /// Fires when the process shuts down: event streams end.

@@ -2,16 +2,19 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use troupe_chaos::chaos::deployment::Setup;
 use troupe_chaos::chaos::fault::Fault;
 use troupe_chaos::chaos::lab::Lab;
-use troupe_chaos::chaos::mutants::MUTANTS;
+use troupe_chaos::chaos::mutants::{MUTANTS, Mutant};
 use troupe_chaos::chaos::plan::{Sizes, State, Trial, drawn, pairs, single, singles, smoke};
+use troupe_chaos::chaos::replicas::program;
 use troupe_chaos::chaos::report::Report;
 use troupe_chaos::chaos::{engine, trial};
 
@@ -26,6 +29,7 @@ const USAGE: &str = "usage: troupe-chaos MODE [--json] [--keep]
   round --seed S [--times N]          one trial of a swarm again
   mutants [NAME] [--seed S]           every planted fault, and what catches it
 
+--troupe PATH: the program of the replicas; else the one that TROUPE names, or the one beside this one.
 --lanes N: so many trials at the same time, each with servers of its own. --json: one JSON object at the end. --keep: logs and stores of the run stay.
 States: idle, load, timers-due, recovery. Ends with 1 when a promise was broken or too little happened.";
 
@@ -51,6 +55,7 @@ struct Asked {
     holds_ms: Option<u64>,
     scale: Option<u64>,
     clients: Option<u64>,
+    troupe: Option<PathBuf>,
     json: bool,
     keep: bool,
 }
@@ -66,6 +71,11 @@ impl Asked {
                 }
                 "--keep" => {
                     asked.keep = true;
+                    continue;
+                }
+                "--troupe" => {
+                    let path = arguments.next().context("--troupe wants the path of a program")?;
+                    asked.troupe = Some(path.into());
                     continue;
                 }
                 "--seed" => &mut asked.seed,
@@ -162,7 +172,11 @@ fn list() {
 
 fn lab(asked: &Asked) -> anyhow::Result<Lab> {
     let program = std::env::current_exe().context("this program does not know where it is")?;
-    let lab = Lab::start(&program, asked.keep)?;
+    let lab = Lab::start(
+        &program,
+        &program::of_replicas(asked.troupe.as_deref(), &program),
+        asked.keep,
+    )?;
     if asked.keep {
         eprintln!("the files of this run stay in {}", lab.folder().display());
     }
@@ -190,7 +204,17 @@ fn one(lab: &mut Lab, trial: &Trial, report: &Mutex<Report>, talks: bool) {
     }
 }
 
+/// Looks for the program of the replicas before anything is played, if any of it is on replicas.
+fn has_program(asked: &Asked, setups: impl IntoIterator<Item = Setup>) -> anyhow::Result<()> {
+    if setups.into_iter().any(|setup| setup == Setup::Replicas) {
+        let harness = std::env::current_exe().context("this program does not know where it is")?;
+        program::existing(&program::of_replicas(asked.troupe.as_deref(), &harness))?;
+    }
+    Ok(())
+}
+
 fn play(asked: &Asked, trials: Vec<Trial>) -> anyhow::Result<bool> {
+    has_program(asked, trials.iter().map(|trial| trial.setup))?;
     let left = Mutex::new(VecDeque::from(trials));
     lanes(asked, || left.lock().ok()?.pop_front())
 }
@@ -265,12 +289,14 @@ fn finish(asked: &Asked, report: &Report, begun: Instant) {
 }
 
 fn mutants(asked: &Asked, seed: u64, only: Option<&str>) -> anyhow::Result<bool> {
-    let mut lab = lab(asked)?;
-    let mut all = true;
-    for mutant in MUTANTS
+    let wanted: Vec<&Mutant> = MUTANTS
         .iter()
         .filter(|mutant| only.is_none_or(|only| only == mutant.name))
-    {
+        .collect();
+    has_program(asked, wanted.iter().map(|mutant| mutant.setup()))?;
+    let mut lab = lab(asked)?;
+    let mut all = true;
+    for mutant in wanted {
         match mutant.hunt(&mut lab, seed, |outcome| println!("{}", Report::line(outcome)))? {
             Some(found) => println!("{:32} caught: {found}", mutant.name),
             None => {

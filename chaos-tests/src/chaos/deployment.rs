@@ -40,6 +40,8 @@ pub enum Setup {
     Embedded,
     /// As `strict`, and several members serve.
     Members,
+    /// As `members`, and they are processes of the product, asked over HTTP.
+    Replicas,
 }
 
 impl Setup {
@@ -52,6 +54,7 @@ impl Setup {
             Self::Sentinel => "sentinel",
             Self::Embedded => "embedded",
             Self::Members => "members",
+            Self::Replicas => "replicas",
         }
     }
 }
@@ -247,7 +250,7 @@ impl<'lab> Deployment<'lab> {
 
 fn redis_servers(lab: &Lab, setup: Setup, folder: &std::path::Path) -> anyhow::Result<Option<RedisServers>> {
     let sync = match setup {
-        Setup::Strict | Setup::Sentinel | Setup::Members => Sync::Always,
+        Setup::Strict | Setup::Sentinel | Setup::Members | Setup::Replicas => Sync::Always,
         Setup::Relaxed => Sync::EverySecond,
         Setup::Embedded => return Ok(None),
     };

@@ -9,6 +9,8 @@ mod redis;
 
 use std::time::Duration;
 
+use anyhow::bail;
+
 use super::deployment::{Deployment, Setup};
 use super::engine::Order;
 use crate::crash::switches::{Act, Moment};
@@ -31,6 +33,8 @@ pub enum Target {
     Consumers,
     /// One of several members.
     Member,
+    /// The gateway: processes of the product, and what they are asked.
+    Gateway,
 }
 
 /// How a line between engines and a server breaks.
@@ -129,6 +133,14 @@ pub enum Fault {
     MemberKillWithoutPostgres,
     /// The line of one member to a server breaks.
     MemberLine(Target, LineFault),
+    /// Messages that can start nothing, among good ones, while replicas are killed and their connections to the broker cut.
+    PoisonMessages,
+    /// `kill -9` of replicas while clients ask all of them.
+    GatewayKill,
+    /// Replicas are told to leave while clients ask all of them.
+    GatewayDrain,
+    /// No replica reaches another one; then what was on its way is gone.
+    GatewayPartition,
 }
 
 /// What must hold after a fault.
@@ -178,6 +190,12 @@ impl Fault {
         for target in [Target::Redis, Target::Postgres, Target::RabbitMq] {
             all.extend(LineFault::ALL.map(|fault| Self::MemberLine(target, fault)));
         }
+        all.extend([
+            Self::PoisonMessages,
+            Self::GatewayKill,
+            Self::GatewayDrain,
+            Self::GatewayPartition,
+        ]);
         all
     }
 
@@ -230,13 +248,14 @@ impl Fault {
             | Self::MemberPartition
             | Self::MemberKillWithoutPostgres
             | Self::MemberLine(..) => Target::Member,
+            Self::PoisonMessages | Self::GatewayKill | Self::GatewayDrain | Self::GatewayPartition => Target::Gateway,
         }
     }
 
     /// What a deployment must keep its state on for it. All but the first are for runs that ask for them.
     #[must_use]
     pub fn setups(self) -> &'static [Setup] {
-        use Setup::{Embedded, Members, Relaxed, Sentinel, Strict};
+        use Setup::{Embedded, Members, Relaxed, Replicas, Sentinel, Strict};
         match self {
             Self::RedisPowerLoss => &[Strict, Members],
             Self::RedisSecondLost => &[Relaxed],
@@ -252,6 +271,7 @@ impl Fault {
             // What they do they do to whoever has everything.
             Self::ClockStep(_) | Self::Overload | Self::MassRestart => &[Strict, Relaxed, Embedded],
             _ if self.target() == Target::Member => &[Members],
+            _ if self.target() == Target::Gateway => &[Replicas],
             _ => &[Strict, Relaxed, Embedded, Members],
         }
     }
@@ -286,7 +306,9 @@ impl Fault {
             Self::EngineKillAt(_) | Self::ActorPanic(_) => 1_500,
             // They begin with waiting for what they are about.
             Self::MemberKill | Self::MemberDrain | Self::MemberJoin | Self::MemberFreeze | Self::MemberPartition => 500,
-            Self::MemberKillWithoutPostgres => 0,
+            Self::GatewayKill => 500,
+            Self::GatewayPartition => 2_500,
+            Self::MemberKillWithoutPostgres | Self::PoisonMessages | Self::GatewayDrain => 0,
             Self::EngineKill
             | Self::Overload
             | Self::MassRestart
@@ -336,6 +358,9 @@ impl Fault {
             Self::MemberPartition => member::cut_off(on, random),
             Self::MemberKillWithoutPostgres => member::kill_without_postgres(on, random),
             Self::MemberLine(target, fault) => member::bend(on, target, fault, random),
+            Self::PoisonMessages | Self::GatewayKill | Self::GatewayDrain | Self::GatewayPartition => {
+                bail!("{} befalls replicas, and these are engine processes", self.name())
+            }
         }
     }
 
@@ -367,6 +392,7 @@ impl Fault {
             Self::MemberKillWithoutPostgres => member::order_again(on),
             Self::MemberLine(target, fault) => member::straighten(on, target, fault),
             Self::MemberJoin => Ok(()),
+            Self::PoisonMessages | Self::GatewayKill | Self::GatewayDrain | Self::GatewayPartition => Ok(()),
             Self::DiskFull => embedded::free(on),
             Self::SyncsFail => on.tell(&Order::FailSyncs { is_on: false }),
             Self::EngineKill

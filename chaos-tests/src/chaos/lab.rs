@@ -16,6 +16,8 @@ pub struct Lab {
     pub(super) postgres: Postgres,
     /// The program that engine processes run.
     pub(super) program: PathBuf,
+    /// The program that replicas run; it need not be there unless a trial has replicas.
+    pub(super) troupe: PathBuf,
     runtime: Option<Runtime>,
     directory: TempDir,
     /// PostgreSQL may belong to another user.
@@ -24,11 +26,11 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Starts RabbitMQ and PostgreSQL; `program` is the one with the subcommand `engine`. `keeps`: the files of the run stay.
+    /// Starts RabbitMQ and PostgreSQL; `program` is the one with the subcommand `engine`, `troupe` the product. `keeps`: the files of the run stay.
     ///
     /// # Errors
     /// When a server is missing or does not start.
-    pub fn start(program: &Path, keeps: bool) -> anyhow::Result<Self> {
+    pub fn start(program: &Path, troupe: &Path, keeps: bool) -> anyhow::Result<Self> {
         let mut directory = tempfile::tempdir().context("no temporary folder")?;
         directory.disable_cleanup(keeps);
         let of_postgres = tempfile::tempdir().context("no temporary folder")?;
@@ -46,6 +48,7 @@ impl Lab {
             rabbitmq,
             postgres,
             program: program.to_owned(),
+            troupe: troupe.to_owned(),
             runtime: Some(runtime),
             directory,
             _of_postgres: of_postgres,

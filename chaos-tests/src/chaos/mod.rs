@@ -16,6 +16,7 @@ pub mod mutants;
 pub mod plan;
 mod processes;
 mod proxy;
+pub mod replicas;
 pub mod report;
 mod servers;
 pub mod trial;

@@ -72,6 +72,15 @@ const fn shared(mutant: Mutant, state: State) -> Mutant {
     }
 }
 
+/// Processes of the product serve.
+const fn replicated(mutant: Mutant) -> Mutant {
+    Mutant {
+        setup: Setup::Replicas,
+        shards: SHARED,
+        ..mutant
+    }
+}
+
 fn at(fault: Fault, after_ms: u64, holds_ms: u64) -> Strike {
     Strike {
         fault,
@@ -133,8 +142,18 @@ fn member_killed() -> Vec<Strike> {
     vec![at(Fault::MemberKill, 0, 500)]
 }
 
+/// Messages start executions while replicas are killed.
+fn poisoned() -> Vec<Strike> {
+    vec![at(Fault::PoisonMessages, 0, 0)]
+}
+
+/// Replicas are killed while clients ask all of them.
+fn gateway_killed() -> Vec<Strike> {
+    vec![at(Fault::GatewayKill, 0, 500)]
+}
+
 /// Every fault that can be planted.
-pub const MUTANTS: [Mutant; 13] = [
+pub const MUTANTS: [Mutant; 16] = [
     spread(
         mutant("no-epoch-check", Planted::NoEpochCheck, &["C5"], cut_off),
         State::Load,
@@ -210,9 +229,33 @@ pub const MUTANTS: [Mutant; 13] = [
         mutant("tickets-not-given-back", Planted::KeepTickets, &["C12"], member_killed),
         State::Load,
     ),
+    replicated(mutant(
+        "message-accepted-before-start",
+        Planted::AcceptMessageBeforeStart,
+        &["C1"],
+        poisoned,
+    )),
+    replicated(mutant(
+        "message-starts-under-fresh-key",
+        Planted::StartMessageUnderFreshKey,
+        &["C1"],
+        poisoned,
+    )),
+    replicated(mutant(
+        "forwarded-under-fresh-key",
+        Planted::ForwardUnderFreshKey,
+        &["C1", "C2"],
+        gateway_killed,
+    )),
 ];
 
 impl Mutant {
+    /// What it is hunted on.
+    #[must_use]
+    pub fn setup(&self) -> Setup {
+        self.setup
+    }
+
     /// What shows it first, if anything does; `heard` is told of every trial.
     ///
     /// # Errors

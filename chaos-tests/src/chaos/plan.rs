@@ -128,7 +128,7 @@ pub fn single(fault: Fault, state: State, holds: Duration, seed: u64, sizes: Siz
         }],
         seed,
         shards: match fault.setups()[0] {
-            Setup::Members => SHARED,
+            Setup::Members | Setup::Replicas => SHARED,
             Setup::Strict | Setup::Relaxed | Setup::Sentinel | Setup::Embedded => SHARDS,
         },
         clients: sizes.clients,
@@ -211,6 +211,8 @@ fn fits(fault: Fault, state: State) -> State {
         {
             State::Load
         }
+        // They bring a load of their own.
+        Fault::PoisonMessages | Fault::GatewayKill | Fault::GatewayDrain | Fault::GatewayPartition => State::Load,
         _ => state,
     }
 }
@@ -318,7 +320,7 @@ mod tests {
     fn the_smoke_meets_every_target_and_every_state() {
         let trials = smoke(1);
         let targets: BTreeSet<Target> = trials.iter().map(|trial| trial.strikes[0].fault.target()).collect();
-        assert_eq!(targets.len(), 7, "{targets:?}");
+        assert_eq!(targets.len(), 8, "{targets:?}");
         let states: BTreeSet<State> = trials.iter().map(|trial| trial.state).collect();
         assert_eq!(states.len(), State::ALL.len());
     }

@@ -9,13 +9,14 @@ use troupe_core::Timestamp;
 use troupe_ports::{Clock, SystemClock};
 
 use super::changes::Change;
-use super::deployment::{Deployment, LEASE};
+use super::deployment::{Deployment, LEASE, Setup};
 use super::engine::{self, Order, Role};
 use super::fault::{Expects, Fault, Target, engine_limit, taken_within};
 use super::lab::Lab;
 use super::listener;
 use super::plan::{State, Trial};
 use super::processes::Answers;
+use super::replicas;
 use crate::crash::checkers::{Evidence, Violation, check};
 use crate::crash::effects::EffectSink;
 use crate::crash::heal;
@@ -99,6 +100,9 @@ impl Outcome {
 /// # Errors
 /// When the harness itself fails: a server does not start, an engine does not come up before anything was broken.
 pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
+    if trial.setup == Setup::Replicas {
+        return replicas::run(lab, trial);
+    }
     let begun = Instant::now();
     let executions_max = if trial.strikes.iter().any(|strike| strike.fault == Fault::Overload) {
         engine_limit()

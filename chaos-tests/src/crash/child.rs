@@ -108,6 +108,12 @@ pub enum Fault {
     AdmitWithoutCount,
     /// What an attempt or an execution had is not given back.
     KeepTickets,
+    /// In the gateway: a message is accepted before the start that it asks for is durable.
+    AcceptMessageBeforeStart,
+    /// In the gateway: a message that comes again starts under another key.
+    StartMessageUnderFreshKey,
+    /// In the gateway: a request that is passed on has another key each time.
+    ForwardUnderFreshKey,
 }
 
 /// Options under which everything happens often: checkpoints, passivation, short leases.

@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
 use crate::error::{ApiError, ProblemCode};
+use crate::wiring::Planted;
 
 /// On the answer of a member to another one: it does not serve that shard either.
 pub(super) const NOT_HERE: &str = "x-troupe-not-here";
@@ -109,7 +110,7 @@ fn has_business_key(body: &[u8]) -> bool {
 
 /// Sees to it that the request has a key under which it is applied once.
 fn key(app: &App, headers: &mut HeaderMap) {
-    if headers.contains_key(IDEMPOTENCY_KEY) {
+    if headers.contains_key(IDEMPOTENCY_KEY) && app.planted != Some(Planted::ForwardUnderFreshKey) {
         return;
     }
     if let Ok(value) = HeaderValue::from_str(app.engine.fresh_command().as_str()) {

@@ -15,17 +15,19 @@ use super::trigger::{Start, Trigger, Unfit};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::members::start_anywhere;
+use crate::wiring::Planted;
 
 /// Pause before a message that could not be handled is tried again; each further one is twice as long.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// Refusals that say something of the message: it would be refused again.
-const HOPELESS: [&str; 6] = [
+const HOPELESS: [&str; 7] = [
     "SCHEMA_VIOLATION",
     "PAYLOAD_TOO_LARGE",
     "BODY_TOO_LARGE",
     "INVALID_REQUEST",
+    "NESTING_TOO_DEEP",
     "TRIGGER_EXPRESSION_FAILED",
     "EXECUTION_TOO_LARGE",
 ];
@@ -115,6 +117,16 @@ async fn handle(app: &App, trigger: &Trigger, message: &Incoming, own_key: &str)
             Err(Unfit::Failed(why)) => return Err(Refusal::Hopeless(format!("TRIGGER_EXPRESSION_FAILED: {why}"))),
             Err(Unfit::NotNow(why)) => return Err(Refusal::Passing(why)),
         };
+        // As the body of a start it nests once more, and whoever has its shard may be asked for it in such a body.
+        let nesting_max = app.settings.limits.nesting_max;
+        if nesting(input.as_str()) >= nesting_max {
+            let why = format!("NESTING_TOO_DEEP: a start payload may nest less than {nesting_max} deep");
+            return Err(Refusal::Hopeless(why));
+        }
+        let key = match app.planted {
+            Some(Planted::StartUnderFreshKey) => None,
+            _ => key,
+        };
         let key = key.unwrap_or_else(|| format!("event:{own_key}.{place}"));
         start(app, trigger, event, input, key).await.map_err(|error| {
             let reason = told(&error);
@@ -129,6 +141,23 @@ async fn handle(app: &App, trigger: &Trigger, message: &Incoming, own_key: &str)
     Ok(end)
 }
 
+/// How deep lists and objects nest in a JSON text.
+fn nesting(text: &str) -> usize {
+    let (mut deepest, mut depth, mut is_text, mut is_escaped) = (0_usize, 0_usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b'[' | b'{' if !is_text => depth += 1,
+            b']' | b'}' if !is_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
 async fn start(app: &App, trigger: &Trigger, event: Event, input: Json, key: String) -> Result<(), ApiError> {
     let principal = format!("event:{}", trigger.node);
     let request = StartRequest {
@@ -139,5 +168,27 @@ async fn start(app: &App, trigger: &Trigger, event: Event, input: Json, key: Str
         trace_parent: event.trace_parent.filter(|text| crate::trace::is_trace_parent(text)),
         ..StartRequest::new(trigger.workflow.clone(), input)
     };
+    if app.planted == Some(Planted::AcceptBeforeStart) {
+        let app = app.clone();
+        tokio::spawn(async move { start_anywhere(&app, request).await });
+        return Ok(());
+    }
     start_anywhere(app, request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_in_texts_do_not_nest() {
+        for (text, depth) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"{"a": [1, {}], "b": 2}"#, 3),
+            (r#"["[[[", "\"[", "\\", []]"#, 2),
+        ] {
+            assert_eq!(nesting(text), depth, "{text}");
+        }
+    }
 }

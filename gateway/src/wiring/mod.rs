@@ -3,6 +3,7 @@
 mod broker;
 mod formats;
 mod members;
+mod planted;
 mod sources;
 mod stores;
 
@@ -41,6 +42,7 @@ use crate::rules::Rules;
 use crate::triggers;
 
 pub use broker::Broker;
+pub use planted::Planted;
 pub use sources::TriggerSources;
 pub use stores::AccessStores;
 use stores::Stores;
@@ -253,6 +255,7 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     };
     let given = extras.engine.unwrap_or_default();
     let terms = formats::terms(&settings)?;
+    let planted = planted::planted()?;
     let owner = if stores.shared.is_some() {
         stores::owner()?
     } else {
@@ -309,6 +312,7 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         settings,
         clock,
         exposition: extras.exposition,
+        planted,
         definitions_changed: tokio::sync::Notify::new(),
         closing,
         streams: Arc::new(AtomicUsize::new(0)),

@@ -1,0 +1,298 @@
+//! Real `troupe serve` processes, three on the same servers, asked over HTTP only: what the gateway does under faults.
+//!
+//! [`poison`] has messages start executions, [`commands`] has clients start and command them. Both know what must come of it, and ask
+//! the replicas themselves in the end.
+
+mod clients;
+mod commands;
+mod doors;
+mod http;
+mod letters;
+mod messages;
+mod poison;
+pub mod program;
+mod replica;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use self::doors::{Door, Doors};
+use self::http::Request;
+use self::replica::{Replica, Setting};
+use super::deployment::{Lines, READY_WITHIN};
+use super::fault::Fault;
+use super::lab::Lab;
+use super::listener;
+use super::plan::{SHARED, Trial};
+use super::proxy::Proxy;
+use super::servers::{Redis, Sync, until};
+use super::trial::Outcome;
+use crate::crash::Violation;
+use crate::world::random::Random;
+
+/// Replicas of a deployment.
+const REPLICAS: usize = 3;
+/// Executions of a page of a list.
+const PAGE: usize = 200;
+
+/// What came of a trial, beside what befell the replicas.
+#[derive(Debug, Default)]
+struct Played {
+    answers: [u64; 3],
+    executions: usize,
+    entries: usize,
+    messages: usize,
+    violations: Vec<Violation>,
+    too_little: Vec<String>,
+}
+
+/// Plays a trial of replicas.
+///
+/// # Errors
+/// When the harness itself fails: a server or a replica does not start before anything was broken.
+pub(super) fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
+    let begun = Instant::now();
+    let [strike] = trial.strikes[..] else {
+        bail!("replicas are hit by one fault at a time");
+    };
+    let mut random = Random::new(trial.seed);
+    let mut on = Replicas::open(lab, trial)?;
+    let played = match strike.fault {
+        Fault::PoisonMessages => poison::play(&mut on, &mut random),
+        Fault::GatewayKill | Fault::GatewayDrain | Fault::GatewayPartition => {
+            commands::play(&mut on, strike, trial.clients, &mut random)
+        }
+        other => bail!("{} does not befall replicas", other.name()),
+    };
+    let played = played.with_context(|| on.last_logs())?;
+    let mut violations = std::mem::take(&mut on.seen);
+    violations.extend(played.violations);
+    Ok(Outcome {
+        trial: trial.clone(),
+        answers: played.answers,
+        executions: played.executions,
+        entries: played.entries,
+        events: played.messages,
+        fenced: 0,
+        fenced_commits: 0,
+        gave_up: 0,
+        changes: Vec::new(),
+        counted: BTreeMap::new(),
+        violations,
+        too_little: played.too_little,
+        notes: std::mem::take(&mut on.notes),
+        took: begun.elapsed(),
+    })
+}
+
+/// A deployment of replicas under torment. Dropping it ends everything that is its own.
+struct Replicas<'lab> {
+    lab: &'lab mut Lab,
+    setting: Setting,
+    all: Vec<Replica>,
+    doors: Arc<Doors>,
+    notes: Vec<String>,
+    /// What was seen to be broken while it happened.
+    seen: Vec<Violation>,
+    _lines: Lines,
+    _redis: Redis,
+}
+
+impl<'lab> Replicas<'lab> {
+    /// Starts their Redis and the lines to the servers. No replica runs yet.
+    fn open(lab: &'lab mut Lab, trial: &Trial) -> anyhow::Result<Self> {
+        let (number, folder) = lab.next_trial()?;
+        let program = program::existing(&lab.troupe)?;
+        let runtime = lab.runtime();
+        let redis = Redis::start(&folder.join("redis"), Sync::Always)?;
+        let lines = Lines {
+            redis: Some(Proxy::start(&runtime, redis.port())?),
+            postgres: Proxy::start(&runtime, lab.postgres.port())?,
+            rabbitmq: Proxy::start(&runtime, lab.rabbitmq.port())?,
+        };
+        let all = (0..REPLICAS).map(|place| Replica::new(place, &lines, &runtime));
+        Ok(Self {
+            all: all.collect::<anyhow::Result<_>>()?,
+            setting: Setting {
+                program,
+                folder,
+                prefix: format!("chaos_{number}"),
+                planted: trial.planted,
+            },
+            lab,
+            doors: Arc::default(),
+            notes: Vec::new(),
+            seen: Vec::new(),
+            _lines: lines,
+            _redis: redis,
+        })
+    }
+
+    /// Starts all of them with these workflows. The first one stores them, the others find them when they start.
+    fn begin(&mut self, workflows: &[&Value]) -> anyhow::Result<()> {
+        self.all[0].run(&self.setting)?;
+        self.until_ready(0)?;
+        for workflow in workflows {
+            let stored = self.all[0].ask(&Request::post("/api/v1/workflows", workflow))?;
+            if stored.status != 201 {
+                bail!("a workflow is not stored: {stored:?}");
+            }
+        }
+        for replica in &mut self.all[1..] {
+            replica.run(&self.setting)?;
+        }
+        self.until_shared()
+    }
+
+    /// Waits until everybody serves and has its share, and says where everybody is.
+    fn until_shared(&mut self) -> anyhow::Result<()> {
+        let most = u64::from(SHARED).div_ceil(REPLICAS as u64);
+        let begun = Instant::now();
+        loop {
+            self.supervise()?;
+            let shards: Vec<Option<u64>> = self.all.iter_mut().map(Replica::shards).collect();
+            let all: u64 = shards.iter().flatten().sum();
+            if all == u64::from(SHARED) && shards.iter().all(|shards| shards.is_some_and(|own| own <= most)) {
+                break;
+            }
+            if begun.elapsed() > READY_WITHIN {
+                bail!("replicas do not share the shards within {READY_WITHIN:?}: {shards:?}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let doors = self.all.iter().map(|replica| {
+            let (port, name) = (replica.port, replica.name()?);
+            Ok(Door { port, name })
+        });
+        self.doors.set(doors.collect::<anyhow::Result<_>>()?);
+        Ok(())
+    }
+
+    fn until_ready(&mut self, place: usize) -> anyhow::Result<()> {
+        let replica = &mut self.all[place];
+        until("a replica serves", READY_WITHIN, || {
+            if !replica.runs()? {
+                bail!("a replica ended before it served");
+            }
+            Ok(replica.shards().is_some())
+        })
+    }
+
+    /// Starts whoever has ended by itself anew, as a supervisor of processes does. One that starts may give up, since a server is slow; one
+    /// that has served has no reason to.
+    fn supervise(&mut self) -> anyhow::Result<()> {
+        for place in 0..self.all.len() {
+            if !self.all[place].runs()? {
+                let what = format!("replica {place} ended by itself: {}", self.last_line(place));
+                if self.all[place].has_served {
+                    self.broken("C12", what);
+                } else {
+                    self.notes.push(what);
+                }
+                self.all[place].kill()?;
+                self.all[place].run(&self.setting)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills one, and starts it again after a while.
+    fn kill(&mut self, place: usize, for_so_long: Duration) -> anyhow::Result<()> {
+        self.all[place].kill()?;
+        std::thread::sleep(for_so_long);
+        self.all[place].run(&self.setting)
+    }
+
+    /// Has one leave, and starts it again.
+    fn drain(&mut self, place: usize) -> anyhow::Result<()> {
+        self.all[place].tell_to_leave()?;
+        if !self.all[place].has_left()? {
+            let what = format!(
+                "replica {place} did not leave as it was told: {}",
+                self.last_line(place)
+            );
+            self.broken("C12", what);
+        }
+        self.all[place].run(&self.setting)
+    }
+
+    /// Has all of them leave; nobody serves any more.
+    fn end(&mut self) -> anyhow::Result<()> {
+        for replica in &self.all {
+            replica.tell_to_leave()?;
+        }
+        for place in 0..self.all.len() {
+            if !self.all[place].has_left()? {
+                let what = format!(
+                    "replica {place} did not leave as it was told: {}",
+                    self.last_line(place)
+                );
+                self.broken("C12", what);
+            }
+        }
+        Ok(())
+    }
+
+    fn broken(&mut self, invariant: &'static str, what: String) {
+        self.seen.push(Violation { invariant, what });
+    }
+
+    /// The ids of all executions of a workflow.
+    fn listed(&self, workflow: &str) -> anyhow::Result<Vec<String>> {
+        let mut ids = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let path = format!("/api/v1/executions?workflow={workflow}&limit={PAGE}{cursor}");
+            let page = self.read(&path)?;
+            let items = page["items"].as_array().context("a list has no items")?;
+            ids.extend(items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned)));
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok(ids),
+            }
+        }
+    }
+
+    /// What the first replica answers to a read, once everything is healed.
+    fn read(&self, path: &str) -> anyhow::Result<Value> {
+        let answer = self.all[0].ask(&Request::get(path))?;
+        if !answer.is_success() {
+            bail!("{path} answers {answer:?}");
+        }
+        Ok(answer.body)
+    }
+
+    /// Takes what they have at the broker away: these exchanges and queues, and their events.
+    fn forget(&self, bound: &[(&str, &str)]) -> anyhow::Result<()> {
+        let url = self.lab.rabbitmq.url();
+        self.lab.runtime().block_on(async {
+            listener::delete(&url, &format!("{}.events", self.setting.prefix), None).await?;
+            for (exchange, queue) in bound {
+                listener::delete(&url, exchange, Some(queue)).await?;
+            }
+            anyhow::Ok(())
+        })
+    }
+
+    fn log(&self, place: usize) -> String {
+        let runs = (0..).map(|run| self.setting.folder.join(format!("replica-{place}-{run}.log")));
+        let last = runs.take_while(|log| log.exists()).last();
+        last.and_then(|log| std::fs::read_to_string(log).ok())
+            .unwrap_or_default()
+    }
+
+    fn last_line(&self, place: usize) -> String {
+        let log = self.log(place);
+        let line = log.lines().rev().find(|line| !line.trim().is_empty());
+        line.unwrap_or_default().to_owned()
+    }
+
+    fn last_logs(&self) -> String {
+        let last = (0..self.all.len()).map(|place| format!("replica {place}: {}", self.last_line(place)));
+        last.collect::<Vec<_>>().join("\n")
+    }
+}

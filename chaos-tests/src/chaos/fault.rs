@@ -1,5 +1,6 @@
 //! What can be broken: one variant a fault, with what it hits, how it begins and how it is healed.
 
+mod cluster;
 mod embedded;
 mod engine;
 mod events;
@@ -129,6 +130,14 @@ pub enum Fault {
     MemberKillWithoutPostgres,
     /// The line of one member to a server breaks.
     MemberLine(Target, LineFault),
+    /// The slots of a master's shards move to another one, key by key.
+    ClusterSlotsMove,
+    /// `kill -9` of the master of most shards; it is back before a replica takes over.
+    ClusterMasterKill,
+    /// A replica that has everything takes over from its master.
+    ClusterFailover,
+    /// A replica takes over that has not heard the latest.
+    ClusterTakeover,
 }
 
 /// What must hold after a fault.
@@ -178,6 +187,8 @@ impl Fault {
         for target in [Target::Redis, Target::Postgres, Target::RabbitMq] {
             all.extend(LineFault::ALL.map(|fault| Self::MemberLine(target, fault)));
         }
+        all.extend([Self::ClusterSlotsMove, Self::ClusterMasterKill]);
+        all.extend([Self::ClusterFailover, Self::ClusterTakeover]);
         all
     }
 
@@ -213,7 +224,11 @@ impl Fault {
             | Self::RedisStall
             | Self::RedisOutOfMemory
             | Self::RedisSecondLost
-            | Self::RedisFailover => Target::Redis,
+            | Self::RedisFailover
+            | Self::ClusterSlotsMove
+            | Self::ClusterMasterKill
+            | Self::ClusterFailover
+            | Self::ClusterTakeover => Target::Redis,
             Self::RabbitKill
             | Self::RabbitMemoryAlarm
             | Self::RabbitDiskAlarm
@@ -236,7 +251,7 @@ impl Fault {
     /// What a deployment must keep its state on for it. All but the first are for runs that ask for them.
     #[must_use]
     pub fn setups(self) -> &'static [Setup] {
-        use Setup::{Embedded, Members, Relaxed, Sentinel, Strict};
+        use Setup::{Cluster, Embedded, Members, Relaxed, Sentinel, Strict};
         match self {
             Self::RedisPowerLoss => &[Strict, Members],
             Self::RedisSecondLost => &[Relaxed],
@@ -251,8 +266,13 @@ impl Fault {
             Self::DiskFull | Self::SyncsFail => &[Embedded],
             // What they do they do to whoever has everything.
             Self::ClockStep(_) | Self::Overload | Self::MassRestart => &[Strict, Relaxed, Embedded],
-            _ if self.target() == Target::Member => &[Members],
-            _ => &[Strict, Relaxed, Embedded, Members],
+            Self::ClusterSlotsMove | Self::ClusterMasterKill | Self::ClusterFailover | Self::ClusterTakeover => {
+                &[Cluster]
+            }
+            // Between a cluster and its clients there is no line.
+            Self::MemberPartition | Self::MemberLine(Target::Redis, _) => &[Members],
+            _ if self.target() == Target::Member => &[Members, Cluster],
+            _ => &[Strict, Relaxed, Embedded, Members, Cluster],
         }
     }
 
@@ -260,7 +280,7 @@ impl Fault {
     #[must_use]
     pub fn expects(self) -> Expects {
         match self {
-            Self::RedisSecondLost | Self::RedisFailover => Expects::ToldLoss,
+            Self::RedisSecondLost | Self::RedisFailover | Self::ClusterTakeover => Expects::ToldLoss,
             _ => Expects::Everything,
         }
     }
@@ -283,7 +303,8 @@ impl Fault {
             Self::RedisKill | Self::RedisTornTail => 500,
             Self::EngineFreeze | Self::EnginePartition => 100,
             Self::RedisFailover => 8_000,
-            Self::EngineKillAt(_) | Self::ActorPanic(_) => 1_500,
+            Self::EngineKillAt(_) | Self::ActorPanic(_) | Self::ClusterMasterKill => 1_500,
+            Self::ClusterTakeover => 5_000,
             // They begin with waiting for what they are about.
             Self::MemberKill | Self::MemberDrain | Self::MemberJoin | Self::MemberFreeze | Self::MemberPartition => 500,
             Self::MemberKillWithoutPostgres => 0,
@@ -292,7 +313,9 @@ impl Fault {
             | Self::MassRestart
             | Self::RedisPowerLoss
             | Self::RedisSecondLost
-            | Self::ExchangeDeleted => 0,
+            | Self::ExchangeDeleted
+            | Self::ClusterSlotsMove
+            | Self::ClusterFailover => 0,
         })
     }
 
@@ -336,6 +359,10 @@ impl Fault {
             Self::MemberPartition => member::cut_off(on, random),
             Self::MemberKillWithoutPostgres => member::kill_without_postgres(on, random),
             Self::MemberLine(target, fault) => member::bend(on, target, fault, random),
+            Self::ClusterSlotsMove => cluster::move_slots(on),
+            Self::ClusterMasterKill => cluster::kill_master(on),
+            Self::ClusterFailover => cluster::fail_over(on),
+            Self::ClusterTakeover => cluster::take_over(on),
         }
     }
 
@@ -367,6 +394,8 @@ impl Fault {
             Self::MemberKillWithoutPostgres => member::order_again(on),
             Self::MemberLine(target, fault) => member::straighten(on, target, fault),
             Self::MemberJoin => Ok(()),
+            Self::ClusterMasterKill => cluster::run_master(on),
+            Self::ClusterFailover => cluster::settle(on),
             Self::DiskFull => embedded::free(on),
             Self::SyncsFail => on.tell(&Order::FailSyncs { is_on: false }),
             Self::EngineKill
@@ -377,6 +406,8 @@ impl Fault {
             | Self::RedisPowerLoss
             | Self::RedisSecondLost
             | Self::RedisFailover
+            | Self::ClusterSlotsMove
+            | Self::ClusterTakeover
             | Self::ExchangeDeleted => Ok(()),
         }
     }

@@ -161,7 +161,10 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     };
     match trial.expects() {
         Expects::Everything => judge(&mut on, stopped_at, &mut evidence, &mut outcome)?,
-        Expects::ToldLoss => was_told(&on, &mut outcome),
+        Expects::ToldLoss => {
+            outcome.violations.append(&mut evidence.seen);
+            was_told(&on, &mut outcome);
+        }
     }
     takes_over_in_time(trial, &mut outcome);
     floors(&mut on, trial, after, &mut outcome)?;

@@ -15,7 +15,7 @@ use super::listener::{self, Listener};
 use super::plan::Trial;
 use super::processes::Process;
 use super::proxy::Proxy;
-use super::servers::{Redis, Sync, until};
+use super::servers::{Redis, RedisCluster, Sync, until};
 use crate::crash::Violation;
 use crate::crash::child::Fault as Planted;
 use crate::crash::switches::{Act, Moment};
@@ -42,6 +42,8 @@ pub enum Setup {
     Members,
     /// As `members`, and they are processes of the product, asked over HTTP.
     Replicas,
+    /// Several members serve, on a Redis Cluster of three masters with a replica each; `strict`.
+    Cluster,
 }
 
 impl Setup {
@@ -55,6 +57,7 @@ impl Setup {
             Self::Embedded => "embedded",
             Self::Members => "members",
             Self::Replicas => "replicas",
+            Self::Cluster => "cluster",
         }
     }
 }
@@ -79,9 +82,9 @@ pub(super) struct Lines {
 impl Lines {
     /// Lines of one member: each leads to that of all.
     pub(super) fn of_one(&self, runtime: &Handle) -> anyhow::Result<Self> {
-        let redis = self.redis.as_ref().context("members share a Redis")?;
+        let redis = self.redis.as_ref().map(|line| Proxy::start(runtime, line.port()));
         Ok(Self {
-            redis: Some(Proxy::start(runtime, redis.port())?),
+            redis: redis.transpose()?,
             postgres: Proxy::start(runtime, self.postgres.port())?,
             rabbitmq: Proxy::start(runtime, self.rabbitmq.port())?,
         })
@@ -101,6 +104,7 @@ impl Lines {
 pub struct Deployment<'lab> {
     pub(super) lab: &'lab mut Lab,
     pub(super) redis: Option<RedisServers>,
+    pub(super) cluster: Option<RedisCluster>,
     pub(super) lines: Lines,
     pub(super) listener: Listener,
     pub(super) place: Place,
@@ -148,11 +152,13 @@ impl<'lab> Deployment<'lab> {
         let (number, folder) = lab.next_trial()?;
         let runtime = lab.runtime();
         let redis = redis_servers(lab, setup, &folder)?;
+        let cluster = (setup == Setup::Cluster).then(|| RedisCluster::start(&folder.join("cluster")));
+        let cluster = cluster.transpose()?;
         let line = match (&redis, setup) {
             (Some(servers), Setup::Strict | Setup::Relaxed | Setup::Members) => {
                 Some(Proxy::start(&runtime, servers.master.port())?)
             }
-            // Sentinel names the servers themselves.
+            // Sentinel and the nodes of a cluster name the servers themselves.
             _ => None,
         };
         let lines = Lines {
@@ -161,6 +167,10 @@ impl<'lab> Deployment<'lab> {
             rabbitmq: Proxy::start(&runtime, lab.rabbitmq.port())?,
         };
         let state = match (&redis, &lines.redis) {
+            _ if let Some(cluster) = &cluster => State::Redis {
+                url: cluster.url(),
+                relaxed: false,
+            },
             (_, Some(line)) => State::Redis {
                 url: format!("redis://127.0.0.1:{}", line.port()),
                 relaxed: setup == Setup::Relaxed,
@@ -186,6 +196,7 @@ impl<'lab> Deployment<'lab> {
         Ok(Self {
             lab,
             redis,
+            cluster,
             lines,
             listener,
             place,
@@ -199,7 +210,7 @@ impl<'lab> Deployment<'lab> {
             slots: Vec::new(),
             incarnations: 0,
             clients: 0,
-            members: (setup == Setup::Members).then_some(MEMBERS),
+            members: matches!(setup, Setup::Members | Setup::Cluster).then_some(MEMBERS),
             changes: Vec::new(),
             bent: None,
             is_alone: trial.strikes.len() == 1,
@@ -252,7 +263,7 @@ fn redis_servers(lab: &Lab, setup: Setup, folder: &std::path::Path) -> anyhow::R
     let sync = match setup {
         Setup::Strict | Setup::Sentinel | Setup::Members | Setup::Replicas => Sync::Always,
         Setup::Relaxed => Sync::EverySecond,
-        Setup::Embedded => return Ok(None),
+        Setup::Embedded | Setup::Cluster => return Ok(None),
     };
     let master = Redis::start(&folder.join("redis"), sync)?;
     if setup != Setup::Sentinel {

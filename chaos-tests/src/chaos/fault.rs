@@ -1,5 +1,6 @@
 //! What can be broken: one variant a fault, with what it hits, how it begins and how it is healed.
 
+mod cluster;
 mod embedded;
 mod engine;
 mod events;
@@ -141,6 +142,14 @@ pub enum Fault {
     GatewayDrain,
     /// No replica reaches another one; then what was on its way is gone.
     GatewayPartition,
+    /// The slots of a master's shards move to another one, key by key.
+    ClusterSlotsMove,
+    /// `kill -9` of the master of most shards; it is back before a replica takes over.
+    ClusterMasterKill,
+    /// A replica that has everything takes over from its master.
+    ClusterFailover,
+    /// A replica takes over that has not heard the latest.
+    ClusterTakeover,
 }
 
 /// What must hold after a fault.
@@ -196,6 +205,8 @@ impl Fault {
             Self::GatewayDrain,
             Self::GatewayPartition,
         ]);
+        all.extend([Self::ClusterSlotsMove, Self::ClusterMasterKill]);
+        all.extend([Self::ClusterFailover, Self::ClusterTakeover]);
         all
     }
 
@@ -231,7 +242,11 @@ impl Fault {
             | Self::RedisStall
             | Self::RedisOutOfMemory
             | Self::RedisSecondLost
-            | Self::RedisFailover => Target::Redis,
+            | Self::RedisFailover
+            | Self::ClusterSlotsMove
+            | Self::ClusterMasterKill
+            | Self::ClusterFailover
+            | Self::ClusterTakeover => Target::Redis,
             Self::RabbitKill
             | Self::RabbitMemoryAlarm
             | Self::RabbitDiskAlarm
@@ -255,7 +270,7 @@ impl Fault {
     /// What a deployment must keep its state on for it. All but the first are for runs that ask for them.
     #[must_use]
     pub fn setups(self) -> &'static [Setup] {
-        use Setup::{Embedded, Members, Relaxed, Replicas, Sentinel, Strict};
+        use Setup::{Cluster, Embedded, Members, Relaxed, Replicas, Sentinel, Strict};
         match self {
             Self::RedisPowerLoss => &[Strict, Members],
             Self::RedisSecondLost => &[Relaxed],
@@ -270,9 +285,14 @@ impl Fault {
             Self::DiskFull | Self::SyncsFail => &[Embedded],
             // What they do they do to whoever has everything.
             Self::ClockStep(_) | Self::Overload | Self::MassRestart => &[Strict, Relaxed, Embedded],
-            _ if self.target() == Target::Member => &[Members],
             _ if self.target() == Target::Gateway => &[Replicas],
-            _ => &[Strict, Relaxed, Embedded, Members],
+            Self::ClusterSlotsMove | Self::ClusterMasterKill | Self::ClusterFailover | Self::ClusterTakeover => {
+                &[Cluster]
+            }
+            // Between a cluster and its clients there is no line.
+            Self::MemberPartition | Self::MemberLine(Target::Redis, _) => &[Members],
+            _ if self.target() == Target::Member => &[Members, Cluster],
+            _ => &[Strict, Relaxed, Embedded, Members, Cluster],
         }
     }
 
@@ -280,7 +300,7 @@ impl Fault {
     #[must_use]
     pub fn expects(self) -> Expects {
         match self {
-            Self::RedisSecondLost | Self::RedisFailover => Expects::ToldLoss,
+            Self::RedisSecondLost | Self::RedisFailover | Self::ClusterTakeover => Expects::ToldLoss,
             _ => Expects::Everything,
         }
     }
@@ -303,7 +323,8 @@ impl Fault {
             Self::RedisKill | Self::RedisTornTail => 500,
             Self::EngineFreeze | Self::EnginePartition => 100,
             Self::RedisFailover => 8_000,
-            Self::EngineKillAt(_) | Self::ActorPanic(_) => 1_500,
+            Self::EngineKillAt(_) | Self::ActorPanic(_) | Self::ClusterMasterKill => 1_500,
+            Self::ClusterTakeover => 5_000,
             // They begin with waiting for what they are about.
             Self::MemberKill | Self::MemberDrain | Self::MemberJoin | Self::MemberFreeze | Self::MemberPartition => 500,
             Self::GatewayKill => 500,
@@ -314,7 +335,9 @@ impl Fault {
             | Self::MassRestart
             | Self::RedisPowerLoss
             | Self::RedisSecondLost
-            | Self::ExchangeDeleted => 0,
+            | Self::ExchangeDeleted
+            | Self::ClusterSlotsMove
+            | Self::ClusterFailover => 0,
         })
     }
 
@@ -361,6 +384,10 @@ impl Fault {
             Self::PoisonMessages | Self::GatewayKill | Self::GatewayDrain | Self::GatewayPartition => {
                 bail!("{} befalls replicas, and these are engine processes", self.name())
             }
+            Self::ClusterSlotsMove => cluster::move_slots(on),
+            Self::ClusterMasterKill => cluster::kill_master(on),
+            Self::ClusterFailover => cluster::fail_over(on),
+            Self::ClusterTakeover => cluster::take_over(on),
         }
     }
 
@@ -393,6 +420,8 @@ impl Fault {
             Self::MemberLine(target, fault) => member::straighten(on, target, fault),
             Self::MemberJoin => Ok(()),
             Self::PoisonMessages | Self::GatewayKill | Self::GatewayDrain | Self::GatewayPartition => Ok(()),
+            Self::ClusterMasterKill => cluster::run_master(on),
+            Self::ClusterFailover => cluster::settle(on),
             Self::DiskFull => embedded::free(on),
             Self::SyncsFail => on.tell(&Order::FailSyncs { is_on: false }),
             Self::EngineKill
@@ -403,6 +432,8 @@ impl Fault {
             | Self::RedisPowerLoss
             | Self::RedisSecondLost
             | Self::RedisFailover
+            | Self::ClusterSlotsMove
+            | Self::ClusterTakeover
             | Self::ExchangeDeleted => Ok(()),
         }
     }

@@ -128,7 +128,7 @@ pub fn single(fault: Fault, state: State, holds: Duration, seed: u64, sizes: Siz
         }],
         seed,
         shards: match fault.setups()[0] {
-            Setup::Members | Setup::Replicas => SHARED,
+            Setup::Members | Setup::Replicas | Setup::Cluster => SHARED,
             Setup::Strict | Setup::Relaxed | Setup::Sentinel | Setup::Embedded => SHARDS,
         },
         clients: sizes.clients,
@@ -207,6 +207,7 @@ fn fits(fault: Fault, state: State) -> State {
         // Nothing is lost where nothing is written.
         | Fault::RedisSecondLost
         | Fault::RedisFailover
+        | Fault::ClusterTakeover
             if matches!(state, State::Recovery | State::Idle) =>
         {
             State::Load
@@ -266,10 +267,11 @@ fn drawable(setup: Setup) -> Vec<Fault> {
 #[must_use]
 pub fn drawn(seed: u64, sizes: Sizes) -> Trial {
     let mut random = Random::new(seed);
-    let setup = match random.below(8) {
+    let setup = match random.below(9) {
         0 => Setup::Embedded,
         1 => Setup::Relaxed,
         2..=4 => Setup::Members,
+        5 => Setup::Cluster,
         _ => Setup::Strict,
     };
     let faults = drawable(setup);
@@ -335,8 +337,9 @@ mod tests {
                 .strikes
                 .iter()
                 .any(|strike| strike.fault.target() == Target::Member);
-            assert!(!befalls || trial.setup == Setup::Members, "{}", trial.name);
-            shared += usize::from(trial.setup == Setup::Members);
+            let is_shared = matches!(trial.setup, Setup::Members | Setup::Cluster);
+            assert!(!befalls || is_shared, "{}", trial.name);
+            shared += usize::from(is_shared);
             struck += usize::from(befalls);
         }
         assert!(

@@ -1,5 +1,6 @@
 //! Servers that the harness starts on free loopback ports in its temporary folder, and ends when they are dropped.
 
+mod cluster;
 mod postgres;
 mod rabbitmq;
 mod redis;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+pub(super) use cluster::{RedisCluster, Seat};
 pub(super) use postgres::Postgres;
 pub(super) use rabbitmq::RabbitMq;
 pub(super) use redis::{Redis, Sync};

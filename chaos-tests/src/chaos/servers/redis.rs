@@ -1,4 +1,4 @@
-//! A Redis server: killed, frozen, robbed of what it had not synced, a replica of another one, or watched by a Sentinel.
+//! A Redis server: killed, frozen, robbed of what it had not synced, a replica of another one, watched by a Sentinel, or a node of a cluster.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -43,6 +43,18 @@ impl Redis {
         Self::with(directory, sync, &[format!("replicaof 127.0.0.1 {port}")])
     }
 
+    /// Starts a node of a cluster that takes over from its master only when it is told to.
+    pub(in crate::chaos) fn cluster_node(directory: &Path, sync: Sync) -> anyhow::Result<Self> {
+        let settings = [
+            "cluster-enabled yes".to_owned(),
+            "cluster-config-file nodes.conf".to_owned(),
+            "cluster-node-timeout 5000".to_owned(),
+            "cluster-replica-no-failover yes".to_owned(),
+            format!("cluster-port {}", free_port()?),
+        ];
+        Self::with(directory, sync, &settings)
+    }
+
     fn with(directory: &Path, sync: Sync, more: &[String]) -> anyhow::Result<Self> {
         let sync = match sync {
             Sync::Always => "always",
@@ -85,6 +97,10 @@ impl Redis {
 
     pub(in crate::chaos) fn port(&self) -> u16 {
         self.port
+    }
+
+    pub(in crate::chaos) fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// Starts it, for the first time or again, and waits until it has loaded its file.

@@ -1,0 +1,248 @@
+//! A Redis Cluster of three masters with a replica each, where slots move, and replicas take over when they are told to.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::redis::{Redis, Sync};
+use super::{output_of, until};
+
+const MASTERS: usize = 3;
+/// How long the nodes may take to agree on who has which slots.
+const AGREES_WITHIN: Duration = Duration::from_secs(60);
+/// Sends some keys of a slot to another node: ids of executions are bytes that no shell passes on.
+const MIGRATE: &str = "local keys = redis.call('CLUSTER', 'GETKEYSINSLOT', ARGV[1], ARGV[2]) \
+                       if #keys > 0 then redis.call('MIGRATE', '127.0.0.1', ARGV[3], '', 0, 5000, 'KEYS', unpack(keys)) end \
+                       return #keys";
+
+/// A cluster of the harness's own. Its nodes sync before they answer, and no replica takes over by itself.
+#[derive(Debug)]
+pub(in crate::chaos) struct RedisCluster {
+    nodes: Vec<Redis>,
+}
+
+/// What a node is, as the cluster sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::chaos) struct Seat {
+    pub(in crate::chaos) port: u16,
+    id: String,
+    /// Id of the master that it follows, if it is a replica.
+    follows: Option<String>,
+    slots: Vec<(u16, u16)>,
+}
+
+impl Seat {
+    pub(in crate::chaos) fn is_master(&self) -> bool {
+        self.follows.is_none()
+    }
+
+    pub(in crate::chaos) fn has(&self, slot: u16) -> bool {
+        self.slots.iter().any(|(first, last)| (*first..=*last).contains(&slot))
+    }
+
+    /// Reads a line of `CLUSTER NODES`.
+    fn parse(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [id, address, flags, follows, _, _, _, _, slots @ ..] = words.as_slice() else {
+            return None;
+        };
+        let port = address.split_once('@')?.0.rsplit_once(':')?.1.parse().ok()?;
+        let mut ranges = Vec::new();
+        // In brackets stands what moves.
+        for range in slots.iter().filter(|range| !range.starts_with('[')) {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            ranges.push((first.parse().ok()?, last.parse().ok()?));
+        }
+        Some(Self {
+            port,
+            id: (*id).to_owned(),
+            follows: flags.contains("slave").then(|| (*follows).to_owned()),
+            slots: ranges,
+        })
+    }
+}
+
+impl RedisCluster {
+    /// Starts the nodes and has them share all slots.
+    pub(in crate::chaos) fn start(folder: &Path) -> anyhow::Result<Self> {
+        let nodes = (0..2 * MASTERS).map(|node| Redis::cluster_node(&folder.join(node.to_string()), Sync::Always));
+        let nodes = nodes.collect::<anyhow::Result<Vec<Redis>>>()?;
+        let mut create = Command::new("redis-cli");
+        create.args(["--cluster", "create"]);
+        create.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())));
+        output_of(create.args(["--cluster-replicas", "1", "--cluster-yes"]))?;
+        let cluster = Self { nodes };
+        cluster.until_agreed()?;
+        Ok(cluster)
+    }
+
+    pub(in crate::chaos) fn url(&self) -> String {
+        let hosts: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|node| format!("127.0.0.1:{}", node.port()))
+            .collect();
+        format!("redis+cluster://{}", hosts.join(","))
+    }
+
+    /// The node at this port.
+    pub(in crate::chaos) fn node(&mut self, port: u16) -> anyhow::Result<&mut Redis> {
+        let node = self.nodes.iter_mut().find(|node| node.port() == port);
+        node.with_context(|| format!("the cluster has no node at port {port}"))
+    }
+
+    /// Starts every node that does not run.
+    pub(in crate::chaos) fn run_all(&mut self) -> anyhow::Result<()> {
+        let mut dead = self.nodes.iter_mut().filter(|node| !node.is_running());
+        dead.try_for_each(Redis::run)
+    }
+
+    /// How many bytes of commands a node has written, or heard from its master.
+    pub(in crate::chaos) fn written(&self, seat: &Seat) -> anyhow::Result<u64> {
+        self.at(seat.port)?.info("replication", "master_repl_offset")
+    }
+
+    fn at(&self, port: u16) -> anyhow::Result<&Redis> {
+        let node = self.nodes.iter().find(|node| node.port() == port);
+        node.with_context(|| format!("the cluster has no node at port {port}"))
+    }
+
+    fn ask(&self, port: u16, words: &[&str]) -> anyhow::Result<String> {
+        self.at(port)?.ask(words)
+    }
+
+    /// Who has which slots, and who follows whom.
+    pub(in crate::chaos) fn seats(&self) -> anyhow::Result<Vec<Seat>> {
+        let running = self.nodes.iter().find(|node| node.is_running());
+        let text = running
+            .context("no node of the cluster runs")?
+            .ask(&["CLUSTER", "NODES"])?;
+        let seats = text
+            .lines()
+            .map(|line| Seat::parse(line).with_context(|| format!("no node of a cluster: {line}")));
+        seats.collect()
+    }
+
+    /// The slot of a key.
+    pub(in crate::chaos) fn slot_of(&self, key: &str) -> anyhow::Result<u16> {
+        let slot = self.nodes[0].ask(&["CLUSTER", "KEYSLOT", key])?;
+        slot.parse().with_context(|| format!("{slot} is no slot"))
+    }
+
+    /// The replica of a master.
+    pub(in crate::chaos) fn replica_of(&self, master: &Seat) -> anyhow::Result<Seat> {
+        let follows = |seat: &Seat| seat.follows.as_ref() == Some(&master.id);
+        let replica = self.seats()?.into_iter().find(follows);
+        replica.with_context(|| format!("the master at port {} has no replica", master.port))
+    }
+
+    /// Waits until every node knows a whole cluster, in which every replica follows its master.
+    pub(in crate::chaos) fn until_agreed(&self) -> anyhow::Result<()> {
+        until("the nodes of a cluster agree", AGREES_WITHIN, || {
+            let mut replicas = 0;
+            for node in &self.nodes {
+                let follows = node.ask(&["INFO", "replication"])?.contains("master_link_status:up");
+                replicas += usize::from(follows);
+                if !node.ask(&["CLUSTER", "INFO"])?.contains("cluster_state:ok") {
+                    return Ok(false);
+                }
+            }
+            Ok(replicas == self.nodes.len() - MASTERS)
+        })
+    }
+
+    /// How often somebody was told that a slot is elsewhere, or on the move.
+    pub(in crate::chaos) fn redirections(&self) -> anyhow::Result<Redirections> {
+        let mut all = Redirections::default();
+        for node in &self.nodes {
+            for line in node.ask(&["INFO", "errorstats"])?.lines() {
+                let Some((name, times)) = line.trim().split_once(":count=") else {
+                    continue;
+                };
+                let times: u64 = times.parse().with_context(|| format!("{line} is no number"))?;
+                match name {
+                    "errorstat_MOVED" => all.moved += times,
+                    "errorstat_ASK" | "errorstat_TRYAGAIN" => all.on_the_move += times,
+                    _ => {}
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// From now on keys of a slot may be at both nodes.
+    pub(in crate::chaos) fn begin_move(&self, slot: u16, from: &Seat, to: &Seat) -> anyhow::Result<()> {
+        let slot = slot.to_string();
+        self.ask(to.port, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from.id])?;
+        self.ask(from.port, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to.id])?;
+        Ok(())
+    }
+
+    /// Moves at most so many keys of a slot; how many there were.
+    pub(in crate::chaos) fn move_keys(&self, slot: u16, most: u32, from: &Seat, to: &Seat) -> anyhow::Result<u64> {
+        let (slot, most, port) = (slot.to_string(), most.to_string(), to.port.to_string());
+        let moved = self.ask(from.port, &["EVAL", MIGRATE, "0", &slot, &most, &port])?;
+        moved.parse().with_context(|| format!("keys do not move: {moved}"))
+    }
+
+    /// Names the new owner of a slot whose keys have moved: first to itself, then to the other masters.
+    pub(in crate::chaos) fn settle(&self, slot: u16, to: &Seat) -> anyhow::Result<()> {
+        let slot = slot.to_string();
+        let mut masters = self.seats()?;
+        masters.retain(Seat::is_master);
+        masters.sort_by_key(|seat| seat.id != to.id);
+        for master in masters {
+            self.ask(master.port, &["CLUSTER", "SETSLOT", &slot, "NODE", &to.id])?;
+        }
+        Ok(())
+    }
+
+    /// Makes a replica the master: with `how` empty once it has all that its master has, with `TAKEOVER` at once, whatever it lacks.
+    pub(in crate::chaos) fn promote(&self, replica: &Seat, how: &[&str]) -> anyhow::Result<()> {
+        self.ask(replica.port, &[&["CLUSTER", "FAILOVER"], how].concat())?;
+        until("a replica is the master", AGREES_WITHIN, || {
+            Ok(self.ask(replica.port, &["ROLE"])?.starts_with("master"))
+        })
+    }
+
+    /// Whether its replica hears what a master writes. Everybody else does not notice.
+    pub(in crate::chaos) fn replicates(&self, master: &Seat, does: bool) -> anyhow::Result<()> {
+        let (psync, sync) = if does { ("+psync", "+sync") } else { ("-psync", "-sync") };
+        self.ask(master.port, &["ACL", "SETUSER", "default", psync, sync])?;
+        if !does {
+            self.ask(master.port, &["CLIENT", "KILL", "TYPE", "replica"])?;
+        }
+        Ok(())
+    }
+}
+
+/// How often nodes sent somebody elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::chaos) struct Redirections {
+    /// `MOVED`.
+    pub(in crate::chaos) moved: u64,
+    /// `ASK`, and `TRYAGAIN` where keys are at both.
+    pub(in crate::chaos) on_the_move: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_node_tells_its_seat() {
+        let master =
+            "7f47 127.0.0.1:27103@27203 myself,master,nofailover - 0 1795 3 connected 7 10923-16383 [12182->-e74d]";
+        let master = Seat::parse(master).unwrap();
+        assert_eq!((master.port, &master.follows), (27_103, &None));
+        assert!(master.has(7) && master.has(10_923) && master.has(16_383));
+        assert!(!master.has(8) && !master.has(10_922));
+        let replica = Seat::parse("275e 127.0.0.1:27106@27206 slave,nofailover 7f47 0 1795 3 connected").unwrap();
+        assert_eq!(replica.follows.as_deref(), Some("7f47"));
+        assert!(Seat::parse("275e 127.0.0.1:27106@27206").is_none());
+    }
+}

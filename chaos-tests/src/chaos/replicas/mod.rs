@@ -80,6 +80,7 @@ pub(super) fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         fenced: 0,
         fenced_commits: 0,
         gave_up: 0,
+        slots: 0,
         changes: Vec::new(),
         counted: BTreeMap::new(),
         violations,

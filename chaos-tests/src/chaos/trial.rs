@@ -142,12 +142,12 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         on.watch(AFTERWARDS)?;
     }
     let after = on.answers();
+    let stopped_at = SystemClock.now();
     if lives {
         on.load(0)?;
         on.gives_everything_back(GIVEN_BACK_WITHIN)?;
         seen.append(&mut on.seen);
     }
-    let stopped_at = SystemClock.now();
     let jumps_ms = jumps_ms(trial);
     on.stop()?;
     let mut evidence = Evidence {

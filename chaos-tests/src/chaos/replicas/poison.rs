@@ -20,6 +20,8 @@ use crate::world::random::Random;
 /// Good messages of a burst: some, or so many that every replica has as many in hand as it takes.
 const BURST: u64 = 5;
 const LARGE_BURST: u64 = 60;
+/// Numbers that no order has; poisonous messages have them.
+const NO_ORDER: u64 = 1_000_000;
 /// How often something breaks.
 const ROUNDS: u64 = 3;
 /// How long a killed replica is away.
@@ -176,7 +178,7 @@ impl Press {
             }
         }
         let times = if is_large { 3 } else { 1 };
-        let numbers = (0..times).map(|time| self.next * 10 + time);
+        let numbers = (0..times).map(|time| NO_ORDER + self.next * 10 + time);
         for (n, kind) in numbers.flat_map(|n| Poison::ALL.map(|kind| (n, kind))) {
             let message = kind.message(n);
             let published = Published {

@@ -39,6 +39,8 @@ const TIMERS_SET_BEFORE: Duration = Duration::from_millis(1_300);
 const LIVES_WITHIN: Duration = Duration::from_secs(60);
 /// Answers after healing that show that it lives.
 const ANSWERS_MIN: u64 = 20;
+/// Lease of the engine that judges: nobody torments it, and on a busy machine it has much to end and to publish.
+const JUDGES_LEASE: Duration = Duration::from_secs(10);
 /// How long everything that is open may take to end after that.
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 /// How long the rest of the events may take to be heard.
@@ -394,6 +396,7 @@ fn judge(
     let mut orders = on.orders();
     // What judges has no planted fault, and has everything.
     orders.fault = None;
+    orders.lease_ms = u64::try_from(JUDGES_LEASE.as_millis()).unwrap_or(u64::MAX);
     orders.role = Role::Sole;
     if let engine::State::Embedded { loses_unsynced, .. } = &mut orders.place.state {
         *loses_unsynced = false;

@@ -37,7 +37,7 @@ soak: rust ## New cases for the property tests, then simulated worlds for HOURS 
 CHAOS = $(TARGET)/debug/troupe-chaos
 
 chaos: rust ## Every planted fault, every fault in every state, pairs, over servers of its own: hours.
-	cargo build --locked -p troupe -p troupe-chaos --bins
+	cargo build --locked --workspace --bins
 	$(CHAOS) mutants
 	$(CHAOS) single
 	$(CHAOS) pairs

@@ -308,8 +308,8 @@ fn strike(on: &mut Deployment<'_>, trial: &Trial, random: &mut Random) -> anyhow
                     Ok(()) => on.watch(at.saturating_sub(begun.elapsed())),
                     Err(_) => Ok(()),
                 };
-                // Who comes back learns from Redis what it has lost: it has to be there first.
-                let first = |other: &usize| tells_owners(fault, trial.strikes[*other].fault);
+                // Who comes back is waited for: what it needs has to be there first.
+                let first = |other: &usize| awaits(fault, trial.strikes[*other].fault);
                 let healed: Vec<usize> = open.extract_if(.., |other| first(other)).collect();
                 let healed = healed
                     .into_iter()
@@ -334,21 +334,28 @@ fn strike(on: &mut Deployment<'_>, trial: &Trial, random: &mut Random) -> anyhow
     failed
 }
 
-/// Whether one ends with an owner that is to be told by a server that the other keeps away.
-fn tells_owners(one: Fault, other: Fault) -> bool {
-    let owners = [
-        Fault::EngineFreeze,
-        Fault::EnginePartition,
-        Fault::MemberFreeze,
-        Fault::MemberPartition,
-    ];
-    owners.contains(&one) && other.target() == Target::Redis
+/// Whether one ends with waiting for what the other keeps away: an owner is to be told by Redis, a member is to come, which takes
+/// shards by PostgreSQL and Redis.
+fn awaits(one: Fault, other: Fault) -> bool {
+    match one {
+        Fault::EngineFreeze | Fault::EnginePartition | Fault::MemberFreeze | Fault::MemberPartition => {
+            other.target() == Target::Redis
+        }
+        Fault::MemberKill | Fault::MemberDrain | Fault::MemberKillWithoutPostgres => {
+            matches!(other.target(), Target::Redis | Target::Postgres)
+        }
+        _ => false,
+    }
 }
 
 /// Whether one cannot begin while the other holds.
 fn clashes(one: Fault, other: Fault) -> bool {
     let stops_postgres = |fault| matches!(fault, Fault::PostgresStop | Fault::MemberKillWithoutPostgres);
     if stops_postgres(one) && stops_postgres(other) {
+        return true;
+    }
+    // Nobody comes while the servers are away.
+    if one == Fault::MemberJoin && matches!(other.target(), Target::Redis | Target::Postgres) {
         return true;
     }
     let line = |fault| matches!(fault, Fault::Line(..));
@@ -513,4 +520,33 @@ fn counted(records: &[Record]) -> BTreeMap<String, u64> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fault::LineFault;
+    use super::*;
+
+    #[test]
+    fn whoever_comes_finds_the_servers_that_it_needs() {
+        for away in [
+            Fault::RedisStall,
+            Fault::PostgresStop,
+            Fault::Line(Target::Redis, LineFault::ALL[0]),
+        ] {
+            for coming in [Fault::MemberKill, Fault::MemberDrain, Fault::MemberKillWithoutPostgres] {
+                assert!(
+                    awaits(coming, away),
+                    "{} needs what {} keeps away",
+                    coming.name(),
+                    away.name()
+                );
+            }
+            assert!(clashes(Fault::MemberJoin, away), "nobody joins during {}", away.name());
+            assert!(!clashes(away, Fault::MemberJoin), "{} may follow", away.name());
+        }
+        assert!(awaits(Fault::MemberFreeze, Fault::RedisKill));
+        assert!(!awaits(Fault::MemberFreeze, Fault::PostgresStop));
+        assert!(!awaits(Fault::MemberKill, Fault::RabbitKill));
+    }
 }

@@ -25,6 +25,9 @@ use troupe_executors::HandlerCall;
 use troupe_ports::{BusError, EventBus, ExecutionQuery, StateStore, SystemClock, VisibilityStore};
 
 const SHARD: ShardId = ShardId(0);
+/// How often checkpoints are written.
+const OFTEN: Duration = Duration::from_millis(20);
+const NEVER: Duration = Duration::from_secs(3_600);
 
 /// A server of its own; dropping it kills it.
 struct Redis {
@@ -96,7 +99,7 @@ impl Redis {
         .await;
     }
 
-    async fn world(&self, bus: Arc<dyn EventBus>, held: &Held) -> World {
+    async fn world(&self, bus: Arc<dyn EventBus>, held: &Held, checkpoint_interval: Duration) -> World {
         let lists = support::store(self.directory.path(), 1);
         let Held { started, release } = held.clone();
         let executors = builtins().handler("hold", move |_: HandlerCall| {
@@ -120,7 +123,7 @@ impl Redis {
             semaphores: None,
         };
         let options = EngineOptions {
-            checkpoint_interval: Duration::from_millis(20),
+            checkpoint_interval,
             ..EngineOptions::default()
         };
         World {
@@ -199,7 +202,7 @@ async fn listed(world: &World, id: ExecutionId) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_beyond_the_log_takes_nothing_from_sinks_and_lists() {
     let (redis, held, bus) = (Redis::start().await, Held::new(), Arc::new(Valve::default()));
-    let world = redis.world(bus.clone(), &held).await;
+    let world = redis.world(bus.clone(), &held, OFTEN).await;
     world.apply(chain("w", 2, "noop")).await;
     world.apply(chain("held", 2, "hold")).await;
     let ended = world.start("w", serde_json::json!({})).await;
@@ -228,11 +231,13 @@ async fn a_checkpoint_beyond_the_log_takes_nothing_from_sinks_and_lists() {
     drop(world);
 
     bus.open.store(true, Ordering::SeqCst);
-    let world = redis.world(bus.clone(), &held).await;
+    let world = redis.world(bus.clone(), &held, NEVER).await;
     assert!(world.engine.status().halted.is_empty());
     assert!(listed(&world, ended).await, "lists show what the checkpoint holds");
     assert!(listed(&world, goes_on).await);
     assert_eq!(redis.ask("HGET {p:s0}o b").await, "$-1", "the loss is settled");
+    let reached: u64 = redis.ask("HGET {p:s0}o c").await.parse().unwrap();
+    assert!(reached >= left, "whoever comes next applies the same records once more");
     held.starts().await;
     held.release.add_permits(1);
     let view = world.ended(goes_on).await;
@@ -251,7 +256,7 @@ async fn a_checkpoint_beyond_the_log_takes_nothing_from_sinks_and_lists() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_halts_a_shard_at_once_where_a_loss_would_be_allowed() {
     let (redis, held, bus) = (Redis::start().await, Held::new(), Arc::new(Valve::default()));
-    let world = redis.world(bus, &held).await;
+    let world = redis.world(bus, &held, OFTEN).await;
     world.apply(chain("w", 1, "noop")).await;
     let store = redis.store().await;
     assert!(store.may_lose_acknowledged());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use troupe_core::{Epoch, ExecutionId, ShardId};
 use troupe_ports::{Ask, Asked, Hold, StoreError};
@@ -20,6 +20,9 @@ use crate::shared_limits::SharedLimits;
 /// Pauses before the store is told again.
 const TELL_AGAIN: Duration = Duration::from_millis(20);
 const TELL_AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Tickets of a former owner that are barred at once.
+const BARS_AT_ONCE: usize = 32;
 
 /// Tickets of this engine's executions.
 #[derive(Debug)]
@@ -127,8 +130,11 @@ impl Tickets {
         let store = &self.limits.store;
         let notes = self.limits.call(store.noted(shard, epoch)).await?;
         // It may have said more than it lived to hear the answer of.
-        let bars = notes.iter().map(|(ticket, key)| store.bar(key, ticket, epoch));
-        self.limits.call(try_join_all(bars)).await?;
+        stream::iter(&notes)
+            .map(|(ticket, key)| self.limits.call(store.bar(key, ticket, epoch)))
+            .buffer_unordered(BARS_AT_ONCE)
+            .try_collect::<()>()
+            .await?;
         self.reconciled.lock().insert(shard, epoch);
         let id = |ticket: Vec<u8>| <[u8; 16]>::try_from(ticket).ok().map(ExecutionId);
         let notes = notes.into_iter();
@@ -153,18 +159,21 @@ impl Tickets {
         if untold.get(&id).is_some_and(|latest| latest.epoch > epoch) {
             return;
         }
-        if untold.insert(id, wanted).is_none() {
+        // The task of an earlier epoch, if there is one yet, finds that it is over.
+        if untold.insert(id, wanted).is_none_or(|before| before.epoch != epoch) {
             let tickets = Arc::clone(self);
-            tokio::spawn(async move { tickets.keep_telling(id).await });
+            tokio::spawn(async move { tickets.keep_telling(id, epoch).await });
         }
     }
 
-    /// Tells the store until it knows what is wanted last, or nobody wants it any more.
-    async fn keep_telling(&self, id: ExecutionId) {
+    /// Tells the store until it knows what is wanted last, or nobody wants it any more under that epoch.
+    async fn keep_telling(&self, id: ExecutionId, epoch: Epoch) {
         let mut pause = TELL_AGAIN;
         while !self.limits.has_crashed() {
             let wanted = self.untold.lock().get(&id).cloned();
-            let Some(wanted) = wanted else { return };
+            let Some(wanted) = wanted.filter(|wanted| wanted.epoch == epoch) else {
+                return;
+            };
             let told = self.tell_once(id, &wanted).await;
             // Whoever owns the shard now says what is to become of its tickets.
             if matches!(told, Ok(()) | Err(StoreError::Fenced { .. })) {

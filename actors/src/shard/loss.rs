@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use troupe_core::{ExecutionId, LogPosition, Seq};
+use troupe_core::{ExecutionId, LogPosition, Seq, ShardId};
 use troupe_ports::{ExecutionBase, LogRecord, StateStore};
 
 use super::lists::summaries;
@@ -110,7 +110,12 @@ pub(super) async fn leave_behind(context: &ShardContext, torn: Torn) -> Result<(
             .await?;
         engine.quarantine.insert(id, reason);
     }
-    let gone = || EngineError::Unavailable(format!("an actor of shard {shard} is gone"));
+    checkpoint_all(context).await
+}
+
+/// Waits for a checkpoint of everything that was handed over.
+pub(super) async fn checkpoint_all(context: &ShardContext) -> Result<(), EngineError> {
+    let gone = || gone(context.shard);
     let (flushed, flush) = oneshot::channel();
     context
         .checkpointer
@@ -123,4 +128,8 @@ pub(super) async fn leave_behind(context: &ShardContext, torn: Torn) -> Result<(
             "no checkpoint can be written past the lost records".into(),
         )),
     }
+}
+
+pub(super) fn gone(shard: ShardId) -> EngineError {
+    EngineError::Unavailable(format!("an actor of shard {shard} is gone"))
 }

@@ -13,7 +13,7 @@ use super::acquire::acquire;
 use super::actor::ShardMessage;
 use super::format::{FormatKeeper, begun_in};
 use super::lists::summaries;
-use super::loss::leave_behind;
+use super::loss::{gone, leave_behind};
 use super::mail::Mail;
 use super::resume::resume;
 use super::tail::Tail;
@@ -135,10 +135,6 @@ pub(super) async fn keep_room(shard: &ShardContext, id: ExecutionId) -> Result<(
         Err(error) => return Err(error),
     }
     Ok(())
-}
-
-fn gone(shard: ShardId) -> EngineError {
-    EngineError::Unavailable(format!("an actor of shard {shard} is gone"))
 }
 
 struct Beside {

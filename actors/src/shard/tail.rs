@@ -4,10 +4,10 @@
 use std::collections::{HashMap, HashSet};
 
 use troupe_core::execution::Entry;
-use troupe_core::{ExecutionId, LogPosition, ShardId};
+use troupe_core::{ExecutionId, LogPosition};
 use troupe_ports::{Lease, LogRecord};
 
-use super::loss::{Torn, cut};
+use super::loss::{Torn, cut, gone};
 use super::went_back::check_witness;
 use crate::checkpointer::{CheckpointItem, CheckpointerMessage};
 use crate::context::{EngineContext, ShardContext};
@@ -179,8 +179,4 @@ fn head_of(record: &[u8], item: &RecordItem, context: &ShardContext) -> Option<(
         ExecutionId::derived(shards, space, started.workflow.as_str(), key, 0),
         ordinal,
     ))
-}
-
-fn gone(shard: ShardId) -> EngineError {
-    EngineError::Unavailable(format!("an actor of shard {shard} is gone"))
 }

@@ -4,6 +4,7 @@ use troupe_core::LogPosition;
 use troupe_ports::{ExecutionQuery, Lease};
 
 use super::lists::{LIST_ROWS, Rows, Shown, shown, summaries};
+use super::loss::checkpoint_all;
 use crate::context::{EngineContext, ShardContext};
 use crate::error::EngineError;
 
@@ -70,6 +71,8 @@ pub(super) async fn list_stored(context: &ShardContext) -> Result<(), EngineErro
             .project(*shard, summaries, LogPosition(0))
             .await?;
     }
+    // Whoever opens the shard next must not read as new what this one has applied again.
+    checkpoint_all(context).await?;
     // Last: whoever is interrupted begins again.
     engine.parts.state.settle_loss(*shard, *epoch).await?;
     tracing::warn!(

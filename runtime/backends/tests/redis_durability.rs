@@ -255,6 +255,7 @@ async fn a_log_that_ends_before_what_relies_on_it_is_told() {
     );
     append(&relaxed, &lease, 2).await.unwrap();
     set(fields[0], "c", "9");
+    relaxed.trim(SHARD, lease.epoch, LogPosition(9)).await.unwrap();
     let accepting = RedisStore::open(&accepting).await.unwrap();
     let lease = accepting.acquire(SHARD, "writer", LEASE).await.unwrap();
     assert_eq!(

@@ -58,6 +58,8 @@ pub struct RedisStore {
     appends_by: Vec<Link>,
     /// Leases and what is small.
     quick: Link,
+    /// Limits over members: always the same, so what is sent later happens later.
+    limits: Link,
     /// What may be megabytes: nobody waits behind it.
     bulk: Link,
     _io: Io,
@@ -109,6 +111,7 @@ impl RedisStore {
             marks: Marks::new(layout.shards.len()),
             appends_by,
             quick: link(Home::Store),
+            limits: link(Home::Store),
             bulk,
             _io: io,
             layout,
@@ -135,6 +138,7 @@ impl RedisStore {
         let link = match script.lane {
             Lane::Append => &self.appends_by[usize::from(of.shard) % self.appends_by.len()],
             Lane::Quick => &self.quick,
+            Lane::Limits => &self.limits,
             Lane::Bulk => &self.bulk,
         };
         Ok(link.call(of.slot, &Call { script, keys, args }).await?)
@@ -171,8 +175,7 @@ impl std::fmt::Debug for RedisStore {
     }
 }
 
-/// The thread that serves the connections but those of appends. Leases are renewed from a runtime without sockets, and a busy engine must not
-/// keep them waiting.
+/// The thread that serves the connections but those of appends: a busy engine must not keep leases waiting.
 struct Io {
     runtime: Option<Runtime>,
     handle: Handle,

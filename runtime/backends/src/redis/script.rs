@@ -19,6 +19,8 @@ pub(super) enum Lane {
     Append,
     /// That of what else somebody waits for: small, and never behind something large.
     Quick,
+    /// That of limits over members: however many ask, leases are renewed.
+    Limits,
     /// That of what may carry megabytes.
     Bulk,
 }
@@ -36,11 +38,11 @@ scripts! {
     ACQUIRE = "lua/acquire.lua", Quick;
     HOLDER = "lua/holder.lua", Quick;
     ANNOUNCE = "lua/announce.lua", Quick;
-    ACQUIRE_TICKET = "lua/acquire_ticket.lua", Quick;
-    RENEW_TICKETS = "lua/renew_tickets.lua", Quick;
-    RELEASE_TICKET = "lua/release_ticket.lua", Quick;
-    BAR_TICKET = "lua/bar_ticket.lua", Quick;
-    NOTES = "lua/notes.lua", Quick;
+    ACQUIRE_TICKET = "lua/acquire_ticket.lua", Limits;
+    RENEW_TICKETS = "lua/renew_tickets.lua", Limits;
+    RELEASE_TICKET = "lua/release_ticket.lua", Limits;
+    BAR_TICKET = "lua/bar_ticket.lua", Limits;
+    NOTES = "lua/notes.lua", Limits;
     RENEW = "lua/renew.lua", Quick;
     RELEASE = "lua/release.lua", Quick;
     SET_FORMAT = "lua/set_format.lua", Quick;

@@ -14,6 +14,8 @@ use super::layout::SemaphoreKeys;
 use super::script::{ACQUIRE_TICKET, Arg, BAR_TICKET, Call, NOTES, RELEASE_TICKET, RENEW_TICKETS, Script};
 use super::{RedisStore, decode};
 
+/// Notes that are read at once.
+const NOTES_PAGE: u64 = 1_000;
 /// Further apart than any two instants in milliseconds, and exact as a double together with one.
 const PRIORITY_STEP: u64 = 10_000_000_000_000;
 
@@ -30,7 +32,7 @@ fn hold_args<'a>(hold: Hold) -> [Arg<'a>; 2] {
 }
 
 impl RedisStore {
-    /// Runs a script over a semaphore. Its connection is always the same: what is sent later happens later.
+    /// Runs a script over a semaphore.
     async fn semaphore(
         &self,
         of: &SemaphoreKeys,
@@ -38,7 +40,7 @@ impl RedisStore {
         keys: Vec<&[u8]>,
         args: Vec<Arg<'_>>,
     ) -> Result<Value, StoreError> {
-        Ok(self.quick.call(of.slot, &Call { script, keys, args }).await?)
+        Ok(self.limits.call(of.slot, &Call { script, keys, args }).await?)
     }
 
     /// Says something about the notes of a shard.
@@ -134,9 +136,22 @@ impl Semaphores for RedisStore {
     }
 
     async fn noted(&self, shard: ShardId, under: Epoch) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        let mut notes = decode::pairs(self.notes(shard, under, &[]).await?)?;
+        self.notes(shard, under, &[]).await?;
+        // Earlier owners are kept out by now: what is there while the pages are read stays until this owner strikes it out.
+        let keys = self.keys(shard)?;
+        let (mut notes, mut from) = (BTreeMap::new(), b"0".to_vec());
+        loop {
+            let mut command = redis::cmd("HSCAN");
+            command.arg(&keys.tickets).arg(&from).arg("COUNT").arg(NOTES_PAGE);
+            let mut page = decode::list(self.command(keys.slot, &command).await?)?.into_iter();
+            from = decode::bytes(page.next().unwrap_or(Value::Nil))?;
+            notes.extend(decode::pairs(page.next().unwrap_or(Value::Nil))?);
+            if from == b"0" {
+                break;
+            }
+        }
         // Under no ticket stands the epoch.
-        notes.retain(|(ticket, _)| !ticket.is_empty());
-        Ok(notes)
+        notes.remove(&b""[..]);
+        Ok(notes.into_iter().collect())
     }
 }

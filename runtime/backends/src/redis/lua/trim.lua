@@ -2,12 +2,15 @@
 local o = redis.call('HMGET', KEYS[1], 'e', 't', 'c')
 if o[1] ~= ARGV[1] then return o[1] end
 local trimmed = tonumber(o[2])
-local to = math.min(tonumber(ARGV[2]), tonumber(o[3]), trimmed + redis.call('LLEN', KEYS[2]))
+local last = trimmed + redis.call('LLEN', KEYS[2])
+-- The log went back under its owner: what is left of it is what nobody knows to be in the checkpoint.
+if tonumber(o[3]) > last then return 0 end
+local to = math.min(tonumber(ARGV[2]), tonumber(o[3]), last)
 for _, sink in ipairs(redis.call('HKEYS', KEYS[3])) do
   local kept = tonumber(redis.call('HGET', KEYS[3], sink))
   -- What is in the sink's spool is in the log no longer needed.
-  local last = redis.call('ZREVRANGEBYLEX', KEYS[4], '[' .. sink .. '\0~', '[' .. sink .. '\0', 'LIMIT', 0, 1)[1]
-  if last then kept = math.max(kept, tonumber(string.sub(last, -20))) end
+  local spooled = redis.call('ZREVRANGEBYLEX', KEYS[4], '[' .. sink .. '\0~', '[' .. sink .. '\0', 'LIMIT', 0, 1)[1]
+  if spooled then kept = math.max(kept, tonumber(string.sub(spooled, -20))) end
   to = math.min(to, kept)
 end
 local wanted = to - trimmed

@@ -61,6 +61,10 @@ pub(crate) fn unpack(reads: FormatRange, packed: &[u8]) -> Result<Bytes, Unreada
         return Err(Unreadable::damaged("its length is absurd"));
     }
     let raw = zstd::bulk::decompress(compressed, length).map_err(Unreadable::damaged)?;
+    // Nothing at all decompresses to nothing.
+    if raw.len() != length {
+        return Err(Unreadable::damaged("it is cut short"));
+    }
     Ok(raw.into())
 }
 

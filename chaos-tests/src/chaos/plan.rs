@@ -180,7 +180,33 @@ pub fn smoke(seed: u64) -> Vec<Trial> {
         let holds = durations(fault, sizes)[0];
         trials.push(single(fault, fits(fault, state), holds, seed, sizes));
     }
-    trials
+    spread(trials)
+}
+
+/// Whether a trial takes much of the machine: real replicas, or the nodes of a cluster.
+fn is_dear(trial: &Trial) -> bool {
+    matches!(trial.setup, Setup::Replicas | Setup::Cluster)
+}
+
+/// Puts the dear trials at even distances among those of one engine, so that two lanes hardly play two of them at once.
+fn spread(trials: Vec<Trial>) -> Vec<Trial> {
+    let (dear, others): (Vec<Trial>, Vec<Trial>) = trials.into_iter().partition(is_dear);
+    let is_small = |trial: &Trial| trial.setup != Setup::Members;
+    let small = others.iter().filter(|trial| is_small(trial)).count();
+    let distance = small / (dear.len() + 1);
+    let mut dear = dear.into_iter();
+    let mut spread = Vec::new();
+    let mut since = 0;
+    for trial in others {
+        since += usize::from(is_small(&trial));
+        spread.push(trial);
+        if since >= distance {
+            spread.extend(dear.next());
+            since = 0;
+        }
+    }
+    spread.extend(dear);
+    spread
 }
 
 /// A state in which the fault can come.
@@ -208,6 +234,8 @@ fn fits(fault: Fault, state: State) -> State {
         | Fault::RedisSecondLost
         | Fault::RedisFailover
         | Fault::ClusterTakeover
+        // Nobody meets a slot on the move where nobody asks.
+        | Fault::ClusterSlotsMove
             if matches!(state, State::Recovery | State::Idle) =>
         {
             State::Load
@@ -325,6 +353,19 @@ mod tests {
         assert_eq!(targets.len(), 8, "{targets:?}");
         let states: BTreeSet<State> = trials.iter().map(|trial| trial.state).collect();
         assert_eq!(states.len(), State::ALL.len());
+    }
+
+    #[test]
+    fn the_smoke_plays_no_two_dear_trials_after_each_other() {
+        let trials = smoke(1);
+        let places = (0..trials.len()).filter(|place| is_dear(&trials[*place]));
+        let places: Vec<usize> = places.collect();
+        assert_eq!(places.len(), 8, "{places:?}");
+        assert!(places.windows(2).all(|two| two[1] - two[0] > 4), "{places:?}");
+        assert!(places[7] < trials.len() - 1, "{places:?}");
+        let moves = |trial: &&Trial| trial.strikes[0].fault == Fault::ClusterSlotsMove;
+        let moved = trials.iter().find(moves).map(|trial| trial.state);
+        assert_eq!(moved, Some(State::Load));
     }
 
     #[test]

@@ -47,6 +47,11 @@ const HEALED_WITHIN: Duration = Duration::from_secs(60);
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(60);
 /// How long members may take to end what waits for limits, once nobody starts anything.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(30);
+/// How long an engine may take to say that its store went back, once everything is healed, and how often it is looked.
+const TOLD_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// What it logs then.
+const WENT_BACK: &str = "went back";
 /// Answers before the first fault below which a trial proves nothing.
 const WARM_MIN: u64 = 10;
 /// Executions below which it proves nothing.
@@ -142,6 +147,9 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     let healed_at = SystemClock.now().plus_ms(1_000);
     if lives {
         on.watch(AFTERWARDS)?;
+    }
+    if trial.expects() == Expects::ToldLoss {
+        until_told(&mut on)?;
     }
     let after = on.answers();
     let stopped_at = SystemClock.now();
@@ -441,9 +449,18 @@ fn judge(
     Ok(())
 }
 
+/// Waits until an engine has said that its store went back, while clients go on.
+fn until_told(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while !on.logged(WENT_BACK) && begun.elapsed() < TOLD_WITHIN {
+        on.watch(LOOK_EVERY)?;
+    }
+    Ok(())
+}
+
 /// A store that went back must be told of, never silently used.
 fn was_told(on: &Deployment<'_>, outcome: &mut Outcome) {
-    if on.logged("went back") {
+    if on.logged(WENT_BACK) {
         outcome
             .notes
             .push("the engine said that its store went back".to_owned());

@@ -29,7 +29,7 @@ const LISTED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Entries of a history that are read at once: more than any has.
 const ENTRIES: usize = 200;
-/// Stories, and requests that had to be passed on, below which a trial proves nothing.
+/// Stories, and answers by a replica that is not to have the shard, below which a trial proves nothing.
 const STORIES_MIN: usize = 8;
 const AWAY_MIN: u64 = 20;
 
@@ -82,18 +82,25 @@ pub(super) fn play(on: &mut Replicas<'_>, strike: Strike, clients: u32, random: 
     on.forget(&[])?;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     on.notes.push(format!(
-        "{} stories with {} commands; {} answers were passed on by another replica, {} requests were asked again",
+        "{} stories with {} commands; {} answered requests were asked of a replica that is not to have the shard, {} were \
+         asked again",
         told.stories.len(),
         told.stories.iter().map(|story| story.commands.len()).sum::<usize>(),
         count(&tally.away),
         count(&tally.unanswered)
     ));
     let mut too_little = Vec::new();
+    if before < WARM_MIN {
+        too_little.push(format!("{before} answers before the faults"));
+    }
     if told.stories.len() < STORIES_MIN {
         too_little.push(format!("{} stories", told.stories.len()));
     }
     if count(&tally.away) < AWAY_MIN {
-        too_little.push(format!("{} answers through another replica", count(&tally.away)));
+        too_little.push(format!(
+            "{} answers by a replica that is not to have the shard",
+            count(&tally.away)
+        ));
     }
     let mut violations = told.violations;
     violations.extend(judge(&told.stories, &found));

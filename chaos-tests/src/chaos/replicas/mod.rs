@@ -183,17 +183,10 @@ impl<'lab> Replicas<'lab> {
         })
     }
 
-    /// Starts whoever has ended by itself anew, as a supervisor of processes does. One that starts may give up, since a server is slow; one
-    /// that has served has no reason to.
+    /// Starts whoever has ended by itself anew, as a supervisor of processes does.
     fn supervise(&mut self) -> anyhow::Result<()> {
         for place in 0..self.all.len() {
-            if !self.all[place].runs()? {
-                let what = format!("replica {place} ended by itself: {}", self.last_line(place));
-                if self.all[place].has_served {
-                    self.broken("C12", what);
-                } else {
-                    self.notes.push(what);
-                }
+            if self.has_ended(place)? {
                 self.all[place].kill()?;
                 self.all[place].run(&self.setting)?;
             }
@@ -201,8 +194,24 @@ impl<'lab> Replicas<'lab> {
         Ok(())
     }
 
-    /// Kills one, and starts it again after a while.
+    /// Whether one has ended by itself, and takes that down. One that starts may give up, since a server is slow; one that has served
+    /// has no reason to.
+    fn has_ended(&mut self, place: usize) -> anyhow::Result<bool> {
+        if self.all[place].runs()? {
+            return Ok(false);
+        }
+        let what = format!("replica {place} ended by itself: {}", self.last_line(place));
+        if self.all[place].has_served {
+            self.broken("C12", what);
+        } else {
+            self.notes.push(what);
+        }
+        Ok(true)
+    }
+
+    /// Kills one, and starts it again after a while. It did not end of that if it had ended before.
     fn kill(&mut self, place: usize, for_so_long: Duration) -> anyhow::Result<()> {
+        self.has_ended(place)?;
         self.all[place].kill()?;
         std::thread::sleep(for_so_long);
         self.all[place].run(&self.setting)
@@ -210,6 +219,10 @@ impl<'lab> Replicas<'lab> {
 
     /// Has one leave, and starts it again.
     fn drain(&mut self, place: usize) -> anyhow::Result<()> {
+        if self.has_ended(place)? {
+            self.all[place].kill()?;
+            return self.all[place].run(&self.setting);
+        }
         self.all[place].tell_to_leave()?;
         if !self.all[place].has_left()? {
             let what = format!(

@@ -35,6 +35,8 @@ const BOUND_WITHIN: Duration = Duration::from_secs(30);
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 /// The same where nothing was broken.
 const CALM_WITHIN: Duration = Duration::from_secs(30);
+/// How long the executions of the last messages may take to end.
+const ENDED_WITHIN: Duration = Duration::from_secs(30);
 /// How long it is looked whether anything still goes round.
 const QUIET: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(400);
@@ -106,8 +108,9 @@ pub(super) fn play(on: &mut Replicas<'_>, random: &mut Random) -> anyhow::Result
     }
     let mut evidence = press.evidence;
     evidence.restless = early.or(restless).or(moves(on)?);
+    let begun = Instant::now();
     for id in on.listed(messages::WORKFLOW)? {
-        let shown = on.read(&format!("/api/v1/executions/{id}"))?;
+        let shown = once_ended(on, &id, begun)?;
         let status = shown["status"].as_str().unwrap_or_default().to_owned();
         evidence.executions.push((shown["input"]["n"].as_u64(), status));
     }
@@ -230,6 +233,18 @@ fn moves(on: &Replicas<'_>) -> anyhow::Result<Option<String>> {
     std::thread::sleep(QUIET);
     let after = metric(on, TRIGGER_MESSAGES)?;
     Ok((before != after).then(|| format!("{} messages were settled in {QUIET:?} of silence", after - before)))
+}
+
+/// An execution when it has ended, or as it is when all of them have had their time.
+fn once_ended(on: &Replicas<'_>, id: &str, begun: Instant) -> anyhow::Result<Value> {
+    loop {
+        let shown = on.read(&format!("/api/v1/executions/{id}"))?;
+        let is_open = matches!(shown["status"].as_str(), Some("pending" | "running"));
+        if !is_open || begun.elapsed() > ENDED_WITHIN {
+            return Ok(shown);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
 fn in_hand(on: &Replicas<'_>) -> anyhow::Result<u64> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -12,6 +12,8 @@ use super::{output_of, until};
 const MASTERS: usize = 3;
 /// How long the nodes may take to agree on who has which slots.
 const AGREES_WITHIN: Duration = Duration::from_secs(60);
+/// How often a replica is told again to take over: it gives up by itself after 5 s.
+const TOLD_EVERY: Duration = Duration::from_secs(6);
 /// Sends some keys of a slot to another node: ids of executions are bytes that no shell passes on.
 const MIGRATE: &str = "local keys = redis.call('CLUSTER', 'GETKEYSINSLOT', ARGV[1], ARGV[2]) \
                        if #keys > 0 then redis.call('MIGRATE', '127.0.0.1', ARGV[3], '', 0, 5000, 'KEYS', unpack(keys)) end \
@@ -113,6 +115,17 @@ impl RedisCluster {
         self.at(port)?.ask(words)
     }
 
+    /// What every running master answers, one after the other.
+    pub(in crate::chaos) fn ask_masters(&self, words: &[&str]) -> anyhow::Result<String> {
+        let mut answers = Vec::new();
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            if is_master(node)? {
+                answers.push(node.ask(words)?);
+            }
+        }
+        Ok(answers.join("\n"))
+    }
+
     /// Who has which slots, and who follows whom.
     pub(in crate::chaos) fn seats(&self) -> anyhow::Result<Vec<Seat>> {
         let running = self.nodes.iter().find(|node| node.is_running());
@@ -201,9 +214,17 @@ impl RedisCluster {
 
     /// Makes a replica the master: with `how` empty once it has all that its master has, with `TAKEOVER` at once, whatever it lacks.
     pub(in crate::chaos) fn promote(&self, replica: &Seat, how: &[&str]) -> anyhow::Result<()> {
-        self.ask(replica.port, &[&["CLUSTER", "FAILOVER"], how].concat())?;
+        let node = self.at(replica.port)?;
+        let mut told: Option<Instant> = None;
         until("a replica is the master", AGREES_WITHIN, || {
-            Ok(self.ask(replica.port, &["ROLE"])?.starts_with("master"))
+            if is_master(node)? {
+                return Ok(true);
+            }
+            if told.is_none_or(|at| at.elapsed() > TOLD_EVERY) {
+                node.ask(&[&["CLUSTER", "FAILOVER"], how].concat())?;
+                told = Some(Instant::now());
+            }
+            Ok(false)
         })
     }
 
@@ -216,6 +237,11 @@ impl RedisCluster {
         }
         Ok(())
     }
+}
+
+/// Whether a node takes itself for a master.
+fn is_master(node: &Redis) -> anyhow::Result<bool> {
+    Ok(node.ask(&["ROLE"])?.starts_with("master"))
 }
 
 /// How often nodes sent somebody elsewhere.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::try_join_all;
 use parking_lot::Mutex;
 use troupe_core::{Epoch, ExecutionId, ShardId};
 use troupe_ports::{Ask, Asked, Hold, StoreError};
@@ -130,11 +130,10 @@ impl Tickets {
         let store = &self.limits.store;
         let notes = self.limits.call(store.noted(shard, epoch)).await?;
         // It may have said more than it lived to hear the answer of.
-        stream::iter(&notes)
-            .map(|(ticket, key)| self.limits.call(store.bar(key, ticket, epoch)))
-            .buffer_unordered(BARS_AT_ONCE)
-            .try_collect::<()>()
-            .await?;
+        for some in notes.chunks(BARS_AT_ONCE) {
+            let bars = some.iter().map(|(ticket, key)| store.bar(key, ticket, epoch));
+            self.limits.call(try_join_all(bars)).await?;
+        }
         self.reconciled.lock().insert(shard, epoch);
         let id = |ticket: Vec<u8>| <[u8; 16]>::try_from(ticket).ok().map(ExecutionId);
         let notes = notes.into_iter();

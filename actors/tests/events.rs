@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use support::{Arrows, PATIENCE, builtins, chain, now, store};
+use support::{Arrows, PATIENCE, builtins, chain, now, store, until};
 use tokio::sync::Semaphore;
 use troupe_actors::{
     AttemptWait, BacklogMarks, Command, Engine, EngineHandle, EngineOptions, EngineParts, StartRequest,
@@ -95,17 +95,6 @@ async fn engine<B: EventBus>(store: &Arc<EmbeddedStore>, bus: &Arc<B>) -> Engine
         ..EngineOptions::default()
     };
     engine_with(store, bus, options).await
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waited = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waited)
-        .await
-        .unwrap_or_else(|_| panic!("{what}"));
 }
 
 /// The log after the cursor does not say which workflow the entry belongs to, and no checkpoint knows the execution.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::json;
-use support::{Arrows, PATIENCE, World, builtins, chain};
+use support::{Arrows, PATIENCE, World, builtins, chain, until};
 use tempfile::TempDir;
 use troupe_actors::record::format_of_record;
 use troupe_actors::{Command, Engine, EngineError, EngineHandle, EngineOptions, EngineParts, StartRequest};
@@ -74,14 +74,6 @@ impl Cluster {
 
     async fn member(&self, name: &str, reads: FormatRange) -> Arc<World> {
         Arc::new(self.try_member(name, reads).await.unwrap())
-    }
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

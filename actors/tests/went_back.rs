@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use support::{Arrows, PATIENCE, World, builtins, chain};
+use support::{Arrows, PATIENCE, World, builtins, chain, until};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -176,17 +176,6 @@ impl EventBus for Valve {
     async fn announce(&self, _: &[SystemEvent]) -> Result<(), BusError> {
         Ok(())
     }
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waited = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waited)
-        .await
-        .unwrap_or_else(|_| panic!("{what}"));
 }
 
 async fn listed(world: &World, id: ExecutionId) -> bool {

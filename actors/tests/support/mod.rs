@@ -24,6 +24,18 @@ use troupe_ports::{
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Waits until it holds; `what` is what is waited for.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited)
+        .await
+        .unwrap_or_else(|_| panic!("{what}"));
+}
+
 /// A sandbox that knows `(() => { return … })()` around what the engine could evaluate by itself.
 pub struct Arrows;
 

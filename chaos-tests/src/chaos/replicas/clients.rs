@@ -127,13 +127,7 @@ impl Client {
         let first = self.asks(At::Anyone, &start)?;
         let mut story = story(n, &first, "completed")?;
         let id = execution(&story)?;
-        let again = self.asks(At::Away(id), &start)?;
-        if again.text("id") != story.id {
-            return Err(broken(
-                "C1",
-                format!("start-{n} is {} and {}", story.id, again.text("id")),
-            ));
-        }
+        self.is_started_once(id, &start, &format!("start-{n}"))?;
         // The wait may have ended before the execution, which does not take as long when nothing is broken.
         self.until(id, "completed")?;
         story.ends = "completed";
@@ -160,6 +154,15 @@ impl Client {
         Ok(story)
     }
 
+    /// The same start again, asked of another replica, is the execution that there is.
+    fn is_started_once(&mut self, id: ExecutionId, start: &Request, what: &str) -> Result<(), Violation> {
+        let again = self.asks(At::Away(id), start)?;
+        if again.text("id") == id.to_string() {
+            return Ok(());
+        }
+        Err(broken("C1", format!("{what} is {id} and {}", again.text("id"))))
+    }
+
     fn canceled(&mut self, n: u64) -> Result<Story, Violation> {
         let first = self.asks(At::Anyone, &start(GATE, n, json!({})).keyed(&format!("start-{n}")))?;
         let mut story = story(n, &first, "canceled")?;
@@ -176,13 +179,7 @@ impl Client {
         let first = self.asks(At::Anyone, &start)?;
         let mut story = story(n, &first, "completed")?;
         let id = execution(&story)?;
-        let again = self.asks(At::Away(id), &start)?;
-        if again.text("id") != story.id {
-            return Err(broken(
-                "C1",
-                format!("order-{n} is {} and {}", story.id, again.text("id")),
-            ));
-        }
+        self.is_started_once(id, &start, &format!("order-{n}"))?;
         self.until_waiting(id)?;
         self.commands(&mut story, &format!("nodes/{CALL}/complete"), &json!({"output": n}))?;
         self.until(id, "completed")?;

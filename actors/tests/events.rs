@@ -49,8 +49,8 @@ impl Valve {
 
 #[async_trait]
 impl EventBus for Valve {
-    fn wants(&self, event: &LifecycleEvent) -> bool {
-        !self.chosen.load(Ordering::SeqCst) || event.outward.is_some()
+    fn wants(&self, _: Verb, is_outward: bool) -> bool {
+        !self.chosen.load(Ordering::SeqCst) || is_outward
     }
 
     async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError> {

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use super::machine::AttemptGate;
 use super::payloads::{keep_output, load_payloads};
 use super::permits::Rank;
 use super::slots::SlotWanted;
-use super::turn::{AttemptWait, Needs, Wait, my_turn};
+use super::turn::{AttemptWait, Needs, Wait, my_turn, turn_at_once};
 use crate::breakers::Guard;
 use crate::context::ShardContext;
 use crate::evaluation::RunningAttempts;
@@ -96,20 +97,23 @@ pub struct NodeAttemptActor;
 
 impl Actor for NodeAttemptActor {
     type Msg = ();
-    type State = Option<AttemptArguments>;
-    type Arguments = AttemptArguments;
+    type State = Option<Box<AttemptArguments>>;
+    type Arguments = Box<AttemptArguments>;
 
     async fn pre_start(
         &self,
         _: ActorRef<()>,
-        arguments: AttemptArguments,
-    ) -> Result<Option<AttemptArguments>, ActorProcessingErr> {
+        arguments: Box<AttemptArguments>,
+    ) -> Result<Option<Box<AttemptArguments>>, ActorProcessingErr> {
         Ok(Some(arguments))
     }
 
     async fn post_start(&self, myself: ActorRef<()>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
         if let Some(arguments) = state.take() {
+            let execution = arguments.execution.get_cell();
             arguments.run().await;
+            // It has reported: its end is no news.
+            myself.get_cell().unlink(execution);
         }
         myself.stop(None);
         Ok(())
@@ -126,7 +130,8 @@ impl Actor for NodeAttemptActor {
 }
 
 impl AttemptArguments {
-    async fn run(self) {
+    // Futures of actors are moved, whole, before they are polled: what most attempts do not need is on the heap.
+    async fn run(self: Box<Self>) {
         let engine = Arc::clone(&self.shard.engine);
         let Self {
             shard,
@@ -137,7 +142,7 @@ impl AttemptArguments {
             slot,
             running,
             shared,
-        } = self;
+        } = *self;
         let token = task.token;
         let kind = task.node().kind;
         let guard = Guard::of(&engine, &task);
@@ -148,11 +153,19 @@ impl AttemptArguments {
             node: token.node,
             running,
         };
-        let queue_timeout_ms = task.node().queue_timeout_ms(task.data.as_ref());
-        let turn = in_time(queue_timeout_ms, my_turn(&shard, &needs, &shared)).await;
+        let turn = match turn_at_once(&shard, &needs, &shared) {
+            Some(turn) => Ok(Some(turn)),
+            None => {
+                let queue_timeout_ms = task.node().queue_timeout_ms(task.data.as_ref());
+                Box::pin(in_time(queue_timeout_ms, my_turn(&shard, &needs, &shared))).await
+            }
+        };
         let (started_at, executed) = match turn {
             Ok(Some((leave, admitted, running))) => {
-                let loaded = load_payloads(&shard, root, &mut task).await;
+                let loaded = match root {
+                    Some(root) => Box::pin(load_payloads(&shard, root, &mut task)).await,
+                    None => Ok(()),
+                };
                 let started_at = engine.now();
                 let timeout_ms = task.node().timeout_ms(task.data.as_ref());
                 task.deadline = started_at.plus_ms(timeout_ms);
@@ -170,7 +183,11 @@ impl AttemptArguments {
                     guard.ended(&engine, admitted, &executed.outcome);
                 }
                 let executed = bounded(executed, engine.options.output_bytes_max);
-                (started_at, keep_output(&shard, root, executed).await)
+                let kept = match root {
+                    Some(root) => Box::pin(keep_output(&shard, root, executed)).await,
+                    None => executed,
+                };
+                (started_at, kept)
             }
             Ok(None) => (engine.now(), canceled()),
             Err(too_long) => (engine.now(), too_long),
@@ -218,6 +235,17 @@ async fn execute(shard: &ShardContext, task: Task, timeout: Duration, cancel: &C
     if let Poll::Ready(ended) = futures::poll!(run.as_mut()) {
         return settled(ended);
     }
+    let grace = Duration::from_millis(engine.options.abort_grace_ms);
+    Box::pin(watched(run, timeout, cancel, grace)).await
+}
+
+/// Awaits what did not end at once, for no longer than it may take.
+async fn watched(
+    mut run: Pin<&mut impl Future<Output = Ended>>,
+    timeout: Duration,
+    cancel: &CancellationToken,
+    grace: Duration,
+) -> Executed {
     tokio::select! {
         ended = run.as_mut() => return settled(ended),
         () = cancel.cancelled() => {}
@@ -227,13 +255,15 @@ async fn execute(shard: &ShardContext, task: Task, timeout: Duration, cancel: &C
             return Executed::failed(ErrorInfo::new("TIMEOUT", message), true);
         }
     }
-    let grace = Duration::from_millis(engine.options.abort_grace_ms);
     tokio::time::timeout(grace, run)
         .await
         .map_or_else(|_| canceled(), settled)
 }
 
-fn settled(ended: Result<Executed, Box<dyn Any + Send>>) -> Executed {
+/// How an executor's future ended: with a panic, perhaps.
+type Ended = Result<Executed, Box<dyn Any + Send>>;
+
+fn settled(ended: Ended) -> Executed {
     ended.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text

@@ -88,6 +88,22 @@ impl Limits {
         self.shared.as_ref()
     }
 
+    /// Leave to run for an attempt that needs no slot, if nobody who waits for the same goes before it.
+    pub(super) fn leave_at_once(&self, needs: &LeaveNeeds) -> Option<Leave> {
+        if needs.slot.is_some() {
+            return None;
+        }
+        let of_type = match self.of_types.get(&needs.kind) {
+            None => None,
+            Some(permits) => Some(permits.try_acquire()?),
+        };
+        Some(Leave {
+            _permit: self.all.try_acquire()?,
+            _of_type: of_type,
+            slot: None,
+        })
+    }
+
     /// Waits for leave to run. While it waits for something, it keeps what `waits` makes of that. Cancel-safe: who no longer
     /// waits is passed over, and gives back what it has.
     pub async fn leave<W>(&self, needs: &LeaveNeeds, waits: impl Fn(AttemptWait) -> W) -> Leave {

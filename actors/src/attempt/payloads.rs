@@ -13,12 +13,7 @@ use crate::context::ShardContext;
 ///
 /// # Errors
 /// `DAMAGED` when one is not what it was.
-pub(super) async fn load_payloads(
-    shard: &ShardContext,
-    root: Option<ExecutionId>,
-    task: &mut Task,
-) -> Result<(), ErrorInfo> {
-    let Some(root) = root else { return Ok(()) };
+pub(super) async fn load_payloads(shard: &ShardContext, root: ExecutionId, task: &mut Task) -> Result<(), ErrorInfo> {
     load(shard, root, &mut task.input).await?;
     if let Some(data) = &mut task.data {
         load(shard, root, data).await?;
@@ -48,8 +43,8 @@ async fn load(shard: &ShardContext, root: ExecutionId, value: &mut Value) -> Res
 }
 
 /// What is reported is durable, so that no entry can refer to something that is not.
-pub(super) async fn keep_output(shard: &ShardContext, root: Option<ExecutionId>, mut executed: Executed) -> Executed {
-    if let (Some(root), AttemptOutcome::Completed(Value::Inline(output))) = (root, &executed.outcome) {
+pub(super) async fn keep_output(shard: &ShardContext, root: ExecutionId, mut executed: Executed) -> Executed {
+    if let AttemptOutcome::Completed(Value::Inline(output)) = &executed.outcome {
         let kept = shard.engine.blobs.keep_patiently(shard, root, output.clone()).await;
         executed.outcome = match kept {
             Ok(kept) => AttemptOutcome::Completed(kept),

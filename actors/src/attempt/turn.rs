@@ -131,6 +131,44 @@ impl Drop for Running<'_> {
     }
 }
 
+/// The turn of an attempt that nothing keeps waiting, as [`my_turn`] would give it.
+pub(super) fn turn_at_once<'a>(
+    shard: &'a ShardContext,
+    needs: &'a Needs,
+    shared: &Shared,
+) -> Option<(Leave, Option<Admitted>, Running<'a>)> {
+    if !shard.gate.is_open(shard.engine.now()) || leaves(shard) {
+        return None;
+    }
+    if shard.gauges.backlog_bytes() > shard.engine.options.backlog.hold_bytes {
+        return None;
+    }
+    let leave = shard.engine.limits.leave_at_once(&needs.leave)?;
+    if needs.guard.is_some() && shard.engine.breakers.any() {
+        return None;
+    }
+    match enter(shard, needs, shared) {
+        Some((Turn::Start, counted)) => Some((leave, None, counted?)),
+        // Found again, and heeded, by who waits.
+        Some((Turn::Aborted | Turn::Hold, _)) | None => None,
+    }
+}
+
+/// Whoever takes the shard next dispatches what has not started; the actor is about to be dropped.
+fn leaves(shard: &ShardContext) -> bool {
+    shard.engine.draining.load(Ordering::Acquire) || shard.leaving.load(Ordering::Acquire)
+}
+
+/// Counted under the lock too: whoever has put a control in force sees every attempt that came before it. None where a control
+/// lets nothing pass.
+fn enter<'a>(shard: &'a ShardContext, needs: &'a Needs, shared: &Shared) -> Option<(Turn, Option<Running<'a>>)> {
+    shard.controls.enter(&needs.plan, needs.node, || {
+        let turn = shared.gate.start();
+        let counted = matches!(turn, Turn::Start).then(|| Running::new(shard, needs.running.of(needs.node)));
+        (turn, counted)
+    })
+}
+
 /// Waits until nothing keeps the attempt from running: its key, the engine's limits, the lease, its target, which may be
 /// unwell, and the execution, which may be paused. None when it was aborted.
 ///
@@ -154,8 +192,7 @@ pub(super) async fn my_turn<'a>(
             // The store was away for longer than a slot lasts.
             continue;
         }
-        if shard.engine.draining.load(Ordering::Acquire) || shard.leaving.load(Ordering::Acquire) {
-            // Whoever takes the shard next dispatches it; this actor is about to be dropped.
+        if leaves(shard) {
             return std::future::pending().await;
         }
         let hold_bytes = shard.engine.options.backlog.hold_bytes;
@@ -183,13 +220,7 @@ pub(super) async fn my_turn<'a>(
                 }
             }
         }
-        // Counted under the lock too: whoever has put a control in force sees every attempt that came before it.
-        let entered = shard.controls.enter(&needs.plan, needs.node, || {
-            let turn = shared.gate.start();
-            let counted = matches!(turn, Turn::Start).then(|| Running::new(shard, needs.running.of(needs.node)));
-            (turn, counted)
-        });
-        match entered {
+        match enter(shard, needs, shared) {
             Some((Turn::Start, counted)) => return counted.map(|counted| (leave, admitted, counted)),
             Some((Turn::Aborted, _)) => return None,
             None => {

@@ -170,9 +170,10 @@ impl Actor for CommitterActor {
                     myself.send_message(CommitterMessage::Flush)?;
                 }
             }
-            CommitterMessage::Flush => state.flush().await,
+            // On the heap: the future of a message is moved, whole, before it is polled, and most messages only hand over entries.
+            CommitterMessage::Flush => Box::pin(state.flush()).await,
             CommitterMessage::Barrier(reply) => {
-                state.flush().await;
+                Box::pin(state.flush()).await;
                 // Whoever asked may be gone; nothing depends on it.
                 reply.send(()).ok();
             }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use troupe_core::definition::NodeKind;
-use troupe_core::execution::{Answer, Entry, ExecutionState, Question, Scope};
+use troupe_core::execution::{Answer, Entry, ExecutionState, Question, Scope, Verb};
 use troupe_core::lifecycle::{self, LifecycleEvent};
 use troupe_core::plan::{Plan, PlanNode};
 use troupe_core::{BlobRef, EdgeIx, ErrorInfo, ExecutionId, Json, KeySpace, NodeIx, Timestamp, Value};
@@ -140,10 +140,17 @@ impl CompiledPlan {
         Self { resume_links, ..self }
     }
 
-    /// The events of an entry of an execution of it, as sinks publish them. A pure function.
+    /// The events of an entry of an execution of it that are wanted, by their verb and by whether brokers publish them, as sinks
+    /// publish them. A pure function.
     #[must_use]
-    pub fn events(&self, id: ExecutionId, entry: &Entry, trace_parent: Option<&Arc<str>>) -> Vec<LifecycleEvent> {
-        let mut events = lifecycle::derive(&self.plan, id, entry);
+    pub fn events(
+        &self,
+        id: ExecutionId,
+        entry: &Entry,
+        trace_parent: Option<&Arc<str>>,
+        wanted: impl Fn(Verb, bool) -> bool,
+    ) -> Vec<LifecycleEvent> {
+        let mut events = lifecycle::derive_wanted(&self.plan, id, entry, wanted);
         if self.payload.is_none() && trace_parent.is_none() {
             return events;
         }

@@ -107,7 +107,23 @@ impl Actor for ExecutionActor {
 }
 
 impl ExecutionShell {
+    /// What every step brings goes a short way: the future of a message is moved, whole, before it is polled.
     async fn receive(&mut self, myself: &ActorRef<ExecutionMessage>, message: ExecutionMessage) {
+        let input = match message {
+            ExecutionMessage::Durable(seq) => Input::Durable(seq),
+            ExecutionMessage::Report(report) => {
+                self.note_report(&report);
+                if self.shard.engine.options.mutants.redeliver_reports {
+                    Box::pin(self.redeliver(myself, &report)).await;
+                }
+                Input::Report(report)
+            }
+            rarer => return Box::pin(self.receive_rarer(myself, rarer)).await,
+        };
+        self.give(myself, input).await;
+    }
+
+    async fn receive_rarer(&mut self, myself: &ActorRef<ExecutionMessage>, message: ExecutionMessage) {
         let input = match message {
             ExecutionMessage::Start(start, reply) => {
                 let StartInput {
@@ -197,7 +213,7 @@ impl ExecutionShell {
                 Input::ErrorWorkflow(*outcome)
             }
             ExecutionMessage::Durable(seq) => Input::Durable(seq),
-            ExecutionMessage::Report(report) => return self.report(myself, report).await,
+            ExecutionMessage::Report(report) => Input::Report(report),
             ExecutionMessage::NodeGone(token, why) => {
                 let Some(place) = self.attempts.iter().position(|attempt| attempt.token == token) else {
                     return;
@@ -211,16 +227,16 @@ impl ExecutionShell {
         self.give(myself, input).await;
     }
 
-    async fn report(&mut self, myself: &ActorRef<ExecutionMessage>, report: Box<AttemptClosed>) {
+    fn note_report(&mut self, report: &AttemptClosed) {
         self.attempts.retain(|attempt| attempt.token != report.token);
         self.count_attempt(report.token, end_of(&report.outcome));
-        if self.shard.engine.options.mutants.redeliver_reports {
-            // The one before comes again, when its node may already be at its next attempt.
-            if let Some(before) = self.redelivered.replace(report.clone()) {
-                self.give(myself, Input::Report(before)).await;
-            }
+    }
+
+    /// The report before this one comes again, when its node may already be at its next attempt.
+    async fn redeliver(&mut self, myself: &ActorRef<ExecutionMessage>, report: &AttemptClosed) {
+        if let Some(before) = self.redelivered.replace(Box::new(report.clone())) {
+            self.give(myself, Input::Report(before)).await;
         }
-        self.give(myself, Input::Report(report)).await;
     }
 
     pub(super) fn machine_options(&self) -> MachineOptions {

@@ -75,14 +75,14 @@ impl ExecutionShell {
                     Action::ReleaseQueued => self.attempts.iter().for_each(AttemptHandle::release),
                     Action::Bear(births) => {
                         for start in births {
-                            match self.bear(&start).await {
+                            match Box::pin(self.bear(&start)).await {
                                 Some(first) => appends.push(first),
                                 None => unborn.push(start),
                             }
                         }
                     }
                     Action::BearErrorWorkflow(start) => {
-                        then = Some(match self.bear_error_workflow(&start).await {
+                        then = Some(match Box::pin(self.bear_error_workflow(&start)).await {
                             Some(first) => {
                                 let began = ErrorWorkflow::Began(first.id);
                                 appends.push(first);
@@ -138,7 +138,7 @@ impl ExecutionShell {
             // That may take long.
             self.held = None;
             let root = self.machine.as_ref().and_then(|machine| machine.blob_root());
-            let answers = match self.shard.evaluate(root, jobs).await {
+            let answers = match Box::pin(self.shard.evaluate(root, jobs)).await {
                 Ok(answers) => answers,
                 Err(error) => return self.give_up(&error),
             };
@@ -240,7 +240,7 @@ impl ExecutionShell {
             // That may take long.
             self.held = None;
             for blob in needed {
-                let content = self.shard.engine.blobs.get_patiently(&self.shard, root, &blob).await?;
+                let content = Box::pin(self.shard.engine.blobs.get_patiently(&self.shard, root, &blob)).await?;
                 contents.add(blob, content);
             }
         }
@@ -274,7 +274,7 @@ impl ExecutionShell {
             depth: planned.depth,
         };
         let shared = Arc::default();
-        let arguments = AttemptArguments {
+        let arguments = Box::new(AttemptArguments {
             shard: Arc::clone(&self.shard),
             execution: myself.clone(),
             root: machine.state().blob_root(),
@@ -283,7 +283,7 @@ impl ExecutionShell {
             slot: SlotWanted::of(&machine.compiled().plan, machine.state(), token.node),
             running: Arc::clone(machine.compiled().running()),
             shared: Arc::clone(&shared),
-        };
+        });
         match NodeAttemptActor::spawn_linked(None, NodeAttemptActor, arguments, myself.get_cell()).await {
             Ok((actor, _)) => {
                 engine.counters.node_actors.fetch_add(1, Ordering::Relaxed);

@@ -173,10 +173,12 @@ impl Items {
             Self::Read(items) => items,
             Self::Spooled(_) => &[],
         };
-        let derived = items
-            .iter()
-            .flat_map(|item| item.compiled.events(item.id, &item.entry, item.trace_parent.as_ref()));
-        let derived: Vec<LifecycleEvent> = derived.filter(|event| bus.wants(event)).collect();
+        let derived = items.iter().flat_map(|item| {
+            let wanted = |verb, is_outward| bus.wants(verb, is_outward);
+            item.compiled
+                .events(item.id, &item.entry, item.trace_parent.as_ref(), wanted)
+        });
+        let derived: Vec<LifecycleEvent> = derived.collect();
         match self {
             // They were chosen when they were spooled.
             Self::Spooled(events) => events,
@@ -404,7 +406,7 @@ impl EventSinkState {
             made: Vec::with_capacity(records.len()),
             offered: (0, 0),
             announcements: Vec::new(),
-            events: Vec::with_capacity(records.iter().map(|record| record.entries * 2).sum()),
+            events: Vec::new(),
             confirmed: 0,
         };
         for record in records {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use troupe_core::ExecutionId;
+use troupe_core::execution::Verb;
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_ports::{BusError, EventBus};
 
@@ -69,8 +70,12 @@ impl Default for InProcessBus {
 
 #[async_trait]
 impl EventBus for InProcessBus {
+    /// Without subscribers there is nobody to make events for; one that comes now begins with what is committed next.
+    fn wants(&self, _: Verb, _: bool) -> bool {
+        self.batches.receiver_count() > 0
+    }
+
     async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError> {
-        // Without subscribers there is nobody to copy for; one that comes now begins with the next batch.
         if !events.is_empty() && self.batches.receiver_count() > 0 {
             // The error says that the last subscriber just left.
             drop(self.batches.send(events.into()));
@@ -156,7 +161,6 @@ impl Subscription {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use troupe_core::execution::Verb;
     use troupe_core::{Json, Seq, ShardId, Timestamp, WorkflowId};
 
     fn event(random: u64, seq: u64) -> LifecycleEvent {

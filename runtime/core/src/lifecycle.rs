@@ -129,6 +129,17 @@ fn entity_of(scope: &Scope, members: &mut Vec<(&str, Json)>) -> &'static str {
 /// time at which it truly started.
 #[must_use]
 pub fn derive(plan: &Plan, execution: ExecutionId, entry: &Entry) -> Vec<LifecycleEvent> {
+    derive_wanted(plan, execution, entry, |_, _| true)
+}
+
+/// Those of [`derive`] that are wanted, by their verb and by whether brokers publish them: the others are not even made.
+#[must_use]
+pub fn derive_wanted(
+    plan: &Plan,
+    execution: ExecutionId,
+    entry: &Entry,
+    wanted: impl Fn(Verb, bool) -> bool,
+) -> Vec<LifecycleEvent> {
     let closed = match &entry.event {
         Event::AttemptClosed(closed) => Some(closed.as_ref()),
         Event::Started(_)
@@ -153,16 +164,21 @@ pub fn derive(plan: &Plan, execution: ExecutionId, entry: &Entry) -> Vec<Lifecyc
         | Event::ErrorWorkflow(_)
         | Event::VariablesSet(_) => None,
     };
-    let mut events = Vec::with_capacity(entry.transitions.len() + 1);
-    let mut push = |at: Timestamp, verb: Verb, node: Option<NodeIx>, data: Json| {
-        let part = u32::try_from(events.len()).unwrap_or(u32::MAX);
+    let mut events = Vec::new();
+    let mut parts = 0..;
+    let chosen = &plan.settings.events;
+    let mut push = |at: Timestamp, verb: Verb, node: Option<NodeIx>, data: &dyn Fn() -> Json| {
+        let part = parts.next().unwrap_or(u32::MAX);
+        let is_outward = chosen.publishes(verb);
+        if !wanted(verb, is_outward) {
+            return;
+        }
         let compensates = node.is_some_and(|ix| plan.is_compensation(ix));
         let node = node
             .and_then(|ix| plan.get(ix))
             .map(|node| (node.key.clone(), node.kind.as_str()));
         let workflow = plan.workflow.clone();
-        let chosen = &plan.settings.events;
-        let outward = chosen.publishes(verb).then(|| Outward {
+        let outward = is_outward.then(|| Outward {
             exchanges: Arc::clone(&chosen.exchanges),
             ..Outward::default()
         });
@@ -175,23 +191,20 @@ pub fn derive(plan: &Plan, execution: ExecutionId, entry: &Entry) -> Vec<Lifecyc
             verb,
             node,
             compensates,
-            data,
+            data: data(),
             outward,
         });
     };
     if let Some(closed) = closed {
-        push(
-            closed.started_at,
-            Verb::NodeStarted,
-            Some(closed.token.node),
-            attempt_data(closed, false),
-        );
+        push(closed.started_at, Verb::NodeStarted, Some(closed.token.node), &|| {
+            attempt_data(closed, false)
+        });
     }
     for transition in &entry.transitions {
         // A verb of a newer release has no name here yet.
         let Some(verb) = transition.verb() else { continue };
         let node = transition.node_ix();
-        let data = match closed {
+        push(entry.at, verb, node, &|| match closed {
             Some(closed) if node == Some(closed.token.node) => attempt_data(closed, true),
             _ => match (&entry.event, verb) {
                 (Event::Reopened(reopened), Verb::ExecutionStarted) => {
@@ -199,8 +212,7 @@ pub fn derive(plan: &Plan, execution: ExecutionId, entry: &Entry) -> Vec<Lifecyc
                 }
                 _ => reused_data(entry, verb, node),
             },
-        };
-        push(entry.at, verb, node, data);
+        });
     }
     events
 }

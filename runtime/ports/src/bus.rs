@@ -1,6 +1,7 @@
 //! Where lifecycle events go.
 
 use async_trait::async_trait;
+use troupe_core::execution::Verb;
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 
 /// Why a publish failed; the sink rewinds and repeats.
@@ -33,8 +34,9 @@ impl BusError {
 /// Publishes lifecycle events at least once, in order per execution.
 #[async_trait]
 pub trait EventBus: Send + Sync + 'static {
-    /// Whether the bus wants an event at all; what it does not want is never handed to it.
-    fn wants(&self, _: &LifecycleEvent) -> bool {
+    /// Whether the bus wants such an event now; what it does not want is not even made. `is_outward`: it is one that brokers publish,
+    /// [`LifecycleEvent::outward`].
+    fn wants(&self, _verb: Verb, _is_outward: bool) -> bool {
         true
     }
 

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
+use troupe_core::execution::Verb;
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_ports::{BusError, EventBus};
 
@@ -198,8 +199,8 @@ impl RabbitState {
 #[async_trait]
 impl EventBus for RabbitBus {
     /// What the workflow's `settings.events` chooses, less the events of nodes where the bus leaves them out.
-    fn wants(&self, event: &LifecycleEvent) -> bool {
-        event.outward.is_some() && (self.node_events || event.node.is_none())
+    fn wants(&self, verb: Verb, is_outward: bool) -> bool {
+        is_outward && (self.node_events || verb.entity() != "node")
     }
 
     async fn publish(&self, events: &[LifecycleEvent]) -> Result<(), BusError> {

@@ -49,6 +49,7 @@ pub enum Verb {
     NodeStarted = 16,
 }
 
+/// Each at the place of its number.
 const VERBS: [Verb; 17] = [
     Verb::ExecutionCreated,
     Verb::ExecutionStarted,
@@ -73,7 +74,7 @@ impl Verb {
     /// The verb of this number; none when a newer release has given it.
     #[must_use]
     pub fn from_code(code: u8) -> Option<Self> {
-        VERBS.into_iter().find(|verb| *verb as u8 == code)
+        VERBS.get(usize::from(code)).copied()
     }
 
     /// The word of event types and routing keys: `completed` of `troupe.node.completed.v1`.

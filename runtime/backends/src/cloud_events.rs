@@ -56,7 +56,7 @@ impl CloudEvent {
             ),
             subject: event.node.as_ref().map(|(key, _)| key.as_str().to_owned()),
             time: event.at,
-            sequence: Some(format!("{:012}.{:06}", event.seq.0, event.part)),
+            sequence: Some(sequence(event.seq.0, event.part)),
             compensates: event.compensates,
             trace_parent: outward.and_then(|outward| outward.trace_parent.clone()),
             payload_error,
@@ -90,7 +90,7 @@ impl CloudEvent {
             text.push_str(",\"");
             text.push_str(name);
             text.push_str("\":");
-            text.push_str(&serde_json::Value::from(value).to_string());
+            push_quoted(&mut text, value);
         };
         member("id", &self.id);
         member("source", &self.source);
@@ -119,6 +119,34 @@ impl CloudEvent {
         text.push('}');
         text
     }
+}
+
+/// Adds a JSON string. Source: RFC 8259, section 7: quotes, backslashes and control characters are escaped.
+fn push_quoted(text: &mut String, value: &str) {
+    let is_plain = |byte| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    if value.bytes().all(is_plain) {
+        text.push('"');
+        text.push_str(value);
+        text.push('"');
+    } else {
+        text.push_str(&serde_json::Value::from(value).to_string());
+    }
+}
+
+/// `<seq>.<part>`, as many digits for the one in every event, and for the other.
+fn sequence(seq: u64, part: u32) -> String {
+    let mut text = String::with_capacity(20);
+    push_wide(&mut text, seq, 12);
+    text.push('.');
+    push_wide(&mut text, u64::from(part), 6);
+    text
+}
+
+/// Adds a number with at least so many digits; the formatter's padding takes several times as long.
+fn push_wide(text: &mut String, number: u64, width: usize) {
+    let digits = number.checked_ilog10().map_or(1, |log| log as usize + 1);
+    text.extend(std::iter::repeat_n('0', width.saturating_sub(digits)));
+    text.push_str(&number.to_string());
 }
 
 /// RFC 3339 to the millisecond; none where no calendar has the instant.
@@ -189,6 +217,15 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_quoted_as_json() {
+        for text in ["", "plain", "é ☃ \u{7f}", "a\"b", "a\\b", "a\nb", "\u{0}\u{1f}"] {
+            let mut quoted = String::new();
+            push_quoted(&mut quoted, text);
+            assert_eq!(quoted, serde_json::to_string(text).unwrap());
+        }
+    }
+
+    #[test]
     fn undoing_says_so_and_executions_have_no_subject() {
         let mut event = event("w", 1, 0);
         event.compensates = true;
@@ -226,6 +263,9 @@ mod tests {
         let sequence = |seq, part| CloudEvent::of_lifecycle(&event("w", seq, part)).sequence.unwrap();
         let sorted = [sequence(9, 11), sequence(10, 2), sequence(10, 10), sequence(123_456, 0)];
         assert!(sorted.is_sorted(), "{sorted:?}");
+        for (seq, part) in [(0, 0), (9, 10), (999_999_999_999, 999_999), (u64::MAX, u32::MAX)] {
+            assert_eq!(sequence(seq, part), format!("{seq:012}.{part:06}"));
+        }
     }
 
     #[test]

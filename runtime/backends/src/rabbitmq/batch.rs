@@ -1,6 +1,7 @@
 //! Events that share a routing key travel as one message, unless it would overtake an event of the same execution.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use troupe_core::ExecutionId;
 
@@ -28,7 +29,7 @@ pub(super) struct Packer {
     shared_out: bool,
     batches: Vec<OpenBatch>,
     /// Places of the messages of each key and bucket, ascending.
-    keys: HashMap<(String, u8), Vec<usize>>,
+    keys: HashMap<(Arc<str>, u8), Vec<usize>>,
     /// Where the last event of each lane is.
     lanes: HashMap<Option<ExecutionId>, usize>,
 }
@@ -54,7 +55,7 @@ impl Packer {
         let (events_max, bytes_max) = (self.limits.events_max, self.limits.bytes_max);
         let earliest = self.lanes.get(&event.lane).copied().unwrap_or(0);
         let bucket = if self.shared_out { bucket(event.lane) } else { 0 };
-        let group = (event.key.clone(), bucket);
+        let group = (Arc::clone(&event.key), bucket);
         let of_key = self.keys.get(&group).map_or(&[][..], Vec::as_slice);
         let later = &of_key[of_key.partition_point(|place| *place < earliest)..];
         // A comma, and the bracket that closes.
@@ -136,7 +137,7 @@ mod tests {
         Outgoing {
             exchange: None,
             trace_parent: None,
-            key: format!("key{key}"),
+            key: format!("key{key}").into(),
             id: format!("{lane}:{size}"),
             kind: String::new(),
             at: Timestamp(0),

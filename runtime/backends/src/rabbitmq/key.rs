@@ -5,8 +5,12 @@
 //! digits of the FNV-1a hash of the workflow's id. A workflow called `system` is `%73ystem`, so that `system.#` binds
 //! the events of the system alone. Where there is nothing to escape, the word is the id itself.
 
-use troupe_core::ExecutionId;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use troupe_core::execution::Verb;
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
+use troupe_core::{ExecutionId, WorkflowId};
 
 /// A routing key has at most 255 bytes; the longest words behind the workflow's take fewer than the rest.
 const WORD_BYTES_MAX: usize = 200;
@@ -15,8 +19,19 @@ const HASH_BYTES: usize = 17;
 /// What stands for the type of a node that its plan does not know.
 const NO_TYPE: &str = "unknown";
 
-/// The routing key of an event of an execution.
-pub(super) fn of_lifecycle(event: &LifecycleEvent) -> String {
+/// The routing keys of the events of one call, each made once.
+#[derive(Debug, Default)]
+pub(super) struct Keys(HashMap<(WorkflowId, Verb, &'static str), Arc<str>>);
+
+impl Keys {
+    /// The routing key of an event of an execution.
+    pub(super) fn of(&mut self, event: &LifecycleEvent) -> Arc<str> {
+        let made = self.0.entry((event.workflow.clone(), event.verb, node_type(event)));
+        Arc::clone(made.or_insert_with(|| of_lifecycle(event).into()))
+    }
+}
+
+fn of_lifecycle(event: &LifecycleEvent) -> String {
     let (workflow, verb) = (word(event.workflow.as_str()), event.verb.word());
     match event.verb.entity() {
         "node" => format!("{workflow}.node.{}.{verb}", node_type(event)),
@@ -120,6 +135,16 @@ mod tests {
     #[test]
     fn keys_are_the_documented_ones() {
         let key = |workflow, verb, node| of_lifecycle(&event(workflow, verb, node));
+        let mut keys = Keys::default();
+        for (verb, kind) in [
+            (Verb::NodeFailed, "http"),
+            (Verb::NodeFailed, "delay"),
+            (Verb::NodeStarted, "http"),
+        ] {
+            let event = event("orders", verb, Some(kind));
+            assert_eq!(*keys.of(&event), of_lifecycle(&event));
+            assert_eq!(*keys.of(&event), of_lifecycle(&event), "the one that is kept");
+        }
         assert_eq!(key("orders", Verb::ExecutionCreated, None), "orders.execution.created");
         assert_eq!(key("orders", Verb::NodeFailed, Some("http")), "orders.node.http.failed");
         assert_eq!(key("orders", Verb::NodeFailed, None), "orders.node.unknown.failed");

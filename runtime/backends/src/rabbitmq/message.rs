@@ -11,7 +11,7 @@ use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_core::{ExecutionId, Timestamp};
 
 use super::calls::Part;
-use super::key;
+use super::key::{self, Keys};
 use crate::cloud_events::{self, CloudEvent};
 
 /// Header with the trace context. Source: W3C Trace Context, AMQP protocol.
@@ -20,6 +20,9 @@ const TRACE_PARENT: &str = "traceparent";
 pub(super) const BUCKET: &str = "x-troupe-bucket";
 /// Survives a restart of the broker, in a durable queue.
 const PERSISTENT: u8 = 2;
+
+/// Name and value of what a `headers` exchange looks at.
+pub(super) type Header = (Cow<'static, str>, Cow<'static, str>);
 
 /// An exchange that a workflow names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +37,7 @@ pub(super) struct Outgoing {
     /// The exchange that its workflow names; none: the usual one.
     pub(super) exchange: Option<Named>,
     /// Its routing key.
-    pub(super) key: String,
+    pub(super) key: Arc<str>,
     /// Its id.
     pub(super) id: String,
     /// Its type.
@@ -44,7 +47,7 @@ pub(super) struct Outgoing {
     /// Whose order must be kept; none: the system's.
     pub(super) lane: Option<ExecutionId>,
     /// What a `headers` exchange looks at: the same for all events of one routing key.
-    pub(super) headers: Vec<(Cow<'static, str>, String)>,
+    pub(super) headers: Vec<Header>,
     /// Trace context of its execution.
     pub(super) trace_parent: Option<Arc<str>>,
     /// The CloudEvent.
@@ -53,17 +56,17 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// The message for the usual exchange, and those for the exchanges that the workflow names.
-    pub(super) fn of_lifecycle(event: &LifecycleEvent) -> Vec<Self> {
+    pub(super) fn of_lifecycle(event: &LifecycleEvent, keys: &mut Keys) -> Vec<Self> {
         let mut headers = vec![
-            ("workflow", event.workflow.as_str().to_owned()),
-            ("entity", event.verb.entity().to_owned()),
-            ("verb", event.verb.word().to_owned()),
+            ("workflow".into(), event.workflow.as_str().to_owned().into()),
+            ("entity".into(), event.verb.entity().into()),
+            ("verb".into(), event.verb.word().into()),
         ];
         if event.verb.entity() == "node" {
-            headers.push(("nodeType", key::node_type(event).to_owned()));
+            headers.push(("nodeType".into(), key::node_type(event).into()));
         }
-        let key = key::of_lifecycle(event);
-        let usual = Self::new(&CloudEvent::of_lifecycle(event), key, Some(event.execution), headers);
+        let key = keys.of(event);
+        let usual = Self::new(CloudEvent::of_lifecycle(event), key, Some(event.execution), headers);
         let exchanges = event.outward.as_ref().map(|outward| &*outward.exchanges);
         let elsewhere = exchanges
             .unwrap_or_default()
@@ -74,38 +77,49 @@ impl Outgoing {
     }
 
     pub(super) fn of_system(event: &SystemEvent) -> Self {
-        let headers = vec![("entity", event.entity.to_owned()), ("verb", event.verb.to_owned())];
-        Self::new(&CloudEvent::of_system(event), key::of_system(event), None, headers)
+        let headers = vec![
+            ("entity".into(), event.entity.into()),
+            ("verb".into(), event.verb.into()),
+        ];
+        Self::new(
+            CloudEvent::of_system(event),
+            key::of_system(event).into(),
+            None,
+            headers,
+        )
     }
 
     /// The same event on its way to another exchange.
     fn sent_to(&self, exchange: &EventExchange) -> Self {
         let mut headers = self.headers.clone();
         let more = exchange.headers.iter();
-        headers.extend(more.map(|(name, value)| (name.clone().into(), value.clone())));
+        headers.extend(more.map(|(name, value)| (name.clone().into(), value.clone().into())));
         Self {
             exchange: Some(Named {
                 name: exchange.name.as_str().into(),
                 kind: exchange.kind,
             }),
-            key: exchange.routing_key.clone().unwrap_or_else(|| self.key.clone()),
+            key: match &exchange.routing_key {
+                Some(key) => key.as_str().into(),
+                None => Arc::clone(&self.key),
+            },
             headers,
             ..self.clone()
         }
     }
 
-    fn new(event: &CloudEvent, key: String, lane: Option<ExecutionId>, headers: Vec<(&'static str, String)>) -> Self {
-        let headers = headers.into_iter().map(|(name, value)| (name.into(), value)).collect();
+    fn new(event: CloudEvent, key: Arc<str>, lane: Option<ExecutionId>, headers: Vec<Header>) -> Self {
+        let body = event.to_json().into();
         Self {
             exchange: None,
-            trace_parent: event.trace_parent.clone(),
+            trace_parent: event.trace_parent,
             key,
-            id: event.id.clone(),
-            kind: event.kind.clone(),
+            id: event.id,
+            kind: event.kind,
             at: event.time,
             lane,
             headers,
-            body: event.to_json().into(),
+            body,
         }
     }
 }

@@ -29,6 +29,7 @@ use troupe_core::execution::Verb;
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_ports::{BusError, EventBus};
 
+use self::key::Keys;
 use self::message::Outgoing;
 use self::options::Checked;
 pub use self::options::{
@@ -207,8 +208,9 @@ impl EventBus for RabbitBus {
         let mut outgoing = Vec::with_capacity(events.len());
         // Up to where the messages of each event go.
         let mut ends = Vec::with_capacity(events.len());
+        let mut keys = Keys::default();
         for event in events {
-            outgoing.extend(Outgoing::of_lifecycle(event));
+            outgoing.extend(Outgoing::of_lifecycle(event, &mut keys));
             ends.push(outgoing.len());
         }
         self.send(outgoing).await.map_err(|error| match error {

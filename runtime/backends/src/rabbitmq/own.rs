@@ -1,12 +1,11 @@
 //! Which messages the bus's own queues must get.
 
-use std::borrow::Cow;
-
+use super::message::Header;
 use super::options::{Checked, RabbitExchange, RabbitQueue, RabbitTopology};
 
 /// Whether a queue that the bus itself binds takes such a message of the usual exchange. If the broker returns it all the same,
 /// what the bus has declared is gone.
-pub(super) fn takes(checked: &Checked, key: &str, headers: &[(Cow<'static, str>, String)]) -> bool {
+pub(super) fn takes(checked: &Checked, key: &str, headers: &[Header]) -> bool {
     let options = &checked.options;
     // What somebody else binds, only somebody else can put right.
     if options.topology == RabbitTopology::Passive {
@@ -16,7 +15,7 @@ pub(super) fn takes(checked: &Checked, key: &str, headers: &[(Cow<'static, str>,
     options.partitions.is_some() || queues.any(|queue| queue_takes(options.kind, queue, key, headers))
 }
 
-fn queue_takes(kind: RabbitExchange, queue: &RabbitQueue, key: &str, headers: &[(Cow<'static, str>, String)]) -> bool {
+fn queue_takes(kind: RabbitExchange, queue: &RabbitQueue, key: &str, headers: &[Header]) -> bool {
     let mut keys = queue.binding_keys.iter();
     match kind {
         RabbitExchange::Topic => keys.any(|pattern| matches(pattern, key)),
@@ -77,7 +76,7 @@ mod tests {
         let taken = |change: &dyn Fn(&mut RabbitOptions)| {
             let mut options = RabbitOptions::new("amqp://localhost");
             change(&mut options);
-            let headers = [("verb".into(), "failed".to_owned())];
+            let headers = [("verb".into(), "failed".into())];
             takes(&Checked::of(options).unwrap(), "a.execution.failed", &headers)
         };
         let queue = |keys: &[&str], headers: &[(&str, &str)]| RabbitQueue {

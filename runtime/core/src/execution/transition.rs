@@ -10,7 +10,7 @@ use crate::id::NodeIx;
 pub struct Transition(#[n(0)] u32);
 
 /// What happened to an execution or to one of its nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Verb {
     /// The execution came to be.

@@ -89,14 +89,17 @@ impl Outgoing {
                 members.inbox.ended(InboxEnd::Kept);
                 tracing::info!(
                     shard = shard.0,
-                    "a command is left in the inbox of its shard, which nobody serves"
+                    "a command is left in the inbox of its shard: its owner cannot be asked"
                 );
                 let answer = QueuedDto::new(execution(app, parts).await, key_text(parts));
                 State::Left { shard, id, answer }
             }
             Ok(InboxPush::Full) => {
                 members.inbox.ended(InboxEnd::Full);
-                tracing::warn!(shard = shard.0, "the inbox of a shard that nobody serves is full");
+                tracing::warn!(
+                    shard = shard.0,
+                    "the inbox of a shard whose owner cannot be asked is full"
+                );
                 State::Direct
             }
             // The store may be back before the time is over.

@@ -334,5 +334,6 @@ fn a_command_that_is_answered_directly_leaves_nothing_in_the_inbox() {
     let store = bench.store();
     until("the inbox is empty", || bench.inbox(&store, shard).is_empty());
     assert_eq!(applied(&a, &id), ["x"]);
-    assert_eq!(ended(&a, "kept"), 1.0);
+    // Whoever took the shard may have run it first, or at the same time.
+    assert_eq!((ended(&a, "kept"), ended(&a, "withdrawn")), (1.0, 1.0));
 }

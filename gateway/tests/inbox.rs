@@ -9,6 +9,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use serde_json::{Value, json};
 use server::Server;
 use services::{Deployment, Redis};
@@ -18,11 +19,11 @@ use troupe_backends::{RedisOptions, RedisStore};
 use troupe_core::{ExecutionId, KeySpace, ShardId};
 use troupe_ports::{InboxId, InboxItem, InboxLimits, InboxPush, StateStore};
 
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Lease of the member that is asked: it looks for an owner three times as long.
-const LEASE_MS: u64 = 1_000;
+const LEASE_MS: u64 = 2_000;
 /// Lease of one that dies: its shards have no owner for as long.
-const LONG_LEASE_MS: &str = "12000";
+const LONG_LEASE_MS: &str = "20000";
 /// Room for whatever a test puts into an inbox.
 const PLENTY: InboxLimits = InboxLimits {
     items: 10_000,
@@ -200,12 +201,16 @@ fn commands_for_a_shard_without_an_owner_are_kept_and_applied_once_in_order() {
         }
     };
     let store = bench.store();
-    for number in 0..1_024_u32 {
-        let mut junk = [0; 32];
-        junk[..4].copy_from_slice(&number.to_be_bytes());
-        bench.push(&store, full, InboxId(junk), Bytes::from_static(b"junk"));
-    }
     b.kill();
+    // Its owner would have dropped it.
+    let junk = (0..1_024_u32).map(|number| {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        store.inbox_push(full, InboxId(id), Bytes::from_static(b"junk"), PLENTY)
+    });
+    for pushed in bench.runtime.block_on(join_all(junk)) {
+        assert_eq!(pushed.unwrap(), InboxPush::Kept);
+    }
     let killed = Instant::now();
     let of = |id: &str, verb: &str| format!("/api/v1/executions/{id}/{verb}");
     let start = |n: u32| ("/api/v1/workflows/called/executions".to_owned(), json!({"input": n}));
@@ -325,7 +330,7 @@ fn an_owner_that_cannot_be_reached_finds_commands_in_the_inbox() {
 fn a_command_that_is_answered_directly_leaves_nothing_in_the_inbox() {
     let bench = Bench::new();
     // Longer than the grace, shorter than the search.
-    let (a, b) = bench.two(&[("CLUSTER_LEASE_MS", "2000")]);
+    let (a, b) = bench.two(&[("CLUSTER_LEASE_MS", "4000")]);
     let (id, shard) = waiting(&b);
     b.kill();
     let path = format!("/api/v1/executions/{id}/variables");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use troupe_core::{CommandId, ShardId, StateFormat};
+use troupe_core::{CommandId, Epoch, ShardId, StateFormat};
 use troupe_ports::Member;
 
 use super::EngineHandle;
@@ -19,6 +19,21 @@ impl EngineHandle {
             return Whereabouts::Here;
         }
         context.neighbours.read().whereabouts(shard, &context.options.owner)
+    }
+
+    /// The epoch under which this engine serves a shard; none: it does not.
+    #[must_use]
+    pub fn epoch(&self, shard: ShardId) -> Option<Epoch> {
+        self.context.shard(shard).ok().map(|shard| shard.epoch)
+    }
+
+    /// Waits until [`EngineHandle::epoch`] of a shard is another one than `seen`. Only where there are other members; else it never
+    /// returns.
+    pub async fn epoch_changed(&self, shard: ShardId, seen: Option<Epoch>) {
+        let mut placed = self.context.placed.subscribe();
+        if placed.wait_for(|_| self.epoch(shard) != seen).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// The members that share the state, this one among them; empty where there is no register.

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, StateFormat, Timestamp};
 use troupe_ports::{
-    AppendError, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, Lease, LogRecord,
-    SpoolChunk, StateStore, StoreCounters, StoreError,
+    AppendError, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, InboxId, InboxItem,
+    InboxLimits, InboxPush, Lease, LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError,
 };
 
 use super::record::Record;
@@ -323,6 +323,28 @@ impl StateStore for Witness {
         exists: bool,
     ) -> Result<(), StoreError> {
         self.store.settle_blobs(shard, epoch, root, exists).await
+    }
+
+    async fn inbox_push(
+        &self,
+        shard: ShardId,
+        id: InboxId,
+        bytes: Bytes,
+        most: InboxLimits,
+    ) -> Result<InboxPush, StoreError> {
+        self.store.inbox_push(shard, id, bytes, most).await
+    }
+
+    async fn inbox_read(&self, shard: ShardId, after: u64, bytes_max: usize) -> Result<Vec<InboxItem>, StoreError> {
+        self.store.inbox_read(shard, after, bytes_max).await
+    }
+
+    async fn inbox_remove(&self, shard: ShardId, epoch: Epoch, ids: &[InboxId]) -> Result<(), StoreError> {
+        self.store.inbox_remove(shard, epoch, ids).await
+    }
+
+    async fn inbox_withdraw(&self, shard: ShardId, id: InboxId) -> Result<(), StoreError> {
+        self.store.inbox_withdraw(shard, id).await
     }
 
     async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError> {

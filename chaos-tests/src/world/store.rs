@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, StateFormat, Timestamp};
 use troupe_ports::{
-    AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Holder, Lease,
-    LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError, Wait,
+    AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Holder,
+    InboxId, InboxItem, InboxLimits, InboxPush, Lease, LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError,
+    Wait,
 };
 
 use crate::crash::checkers::Contents;
@@ -104,6 +105,9 @@ struct ShardStore {
     spools: BTreeMap<String, BTreeMap<LogPosition, Bytes>>,
     quarantined: BTreeMap<ExecutionId, String>,
     blobs: BTreeMap<ExecutionId, Family>,
+    inbox: Vec<InboxItem>,
+    /// The latest arrival there.
+    arrived: u64,
 }
 
 /// Large values of one root.
@@ -874,6 +878,57 @@ impl StateStore for SimulatedStore {
             } else if let Some(family) = store.blobs.get_mut(&root) {
                 family.confirmed = true;
             }
+            Ok(())
+        })
+    }
+
+    async fn inbox_push(
+        &self,
+        shard: ShardId,
+        id: InboxId,
+        bytes: Bytes,
+        most: InboxLimits,
+    ) -> Result<InboxPush, StoreError> {
+        self.with(shard, |store| {
+            if store.inbox.iter().any(|item| item.id == id) {
+                return Ok(InboxPush::Kept);
+            }
+            let total: usize = store.inbox.iter().map(|item| item.bytes.len()).sum();
+            if store.inbox.len() as u64 >= most.items || (total + bytes.len()) as u64 > most.bytes {
+                return Ok(InboxPush::Full);
+            }
+            store.arrived += 1;
+            let arrival = store.arrived;
+            store.inbox.push(InboxItem { arrival, id, bytes });
+            Ok(InboxPush::Kept)
+        })
+    }
+
+    async fn inbox_read(&self, shard: ShardId, after: u64, bytes_max: usize) -> Result<Vec<InboxItem>, StoreError> {
+        self.lookup()?;
+        self.with(shard, |store| {
+            let (mut items, mut total) = (Vec::new(), 0);
+            for item in store.inbox.iter().filter(|item| item.arrival > after) {
+                total += item.bytes.len();
+                if total > bytes_max && !items.is_empty() {
+                    break;
+                }
+                items.push(item.clone());
+            }
+            Ok(items)
+        })
+    }
+
+    async fn inbox_remove(&self, shard: ShardId, epoch: Epoch, ids: &[InboxId]) -> Result<(), StoreError> {
+        self.owned(shard, epoch, |store| {
+            store.inbox.retain(|item| !ids.contains(&item.id));
+            Ok(())
+        })
+    }
+
+    async fn inbox_withdraw(&self, shard: ShardId, id: InboxId) -> Result<(), StoreError> {
+        self.with(shard, |store| {
+            store.inbox.retain(|item| item.id != id);
             Ok(())
         })
     }

@@ -7,7 +7,7 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 
 use super::failure::Failure;
-use crate::dto::{ExecutionSummaryDto, PageDto};
+use crate::dto::{ExecutionSummaryDto, PageDto, QueuedDto};
 use crate::error::Problem;
 use crate::exit::Exit;
 
@@ -111,6 +111,9 @@ impl Client {
             .await
             .map_err(|error| self.unreachable(&error))?;
         serde_json::from_str(&text).map_err(|error| {
+            if let Some(queued) = QueuedDto::read(&text) {
+                return waits(&queued);
+            }
             Failure::new(
                 Exit::Failed,
                 format!("{} answered something else than expected: {error}", self.base),
@@ -163,21 +166,32 @@ impl Client {
     }
 }
 
+/// The server has the command and nobody has applied it: its outcome is not known in time.
+fn waits(queued: &QueuedDto) -> Failure {
+    let why =
+        "the command is kept, and is applied once a member serves its execution; what comes of it is not known yet";
+    let failure = Failure::new(Exit::WaitTimeout, why);
+    match &queued.id {
+        Some(id) => failure.hint(format!("`troupe show {id}` tells later what came of it")),
+        None => failure,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use axum::routing::get;
+    use axum::http::StatusCode;
+    use axum::routing::{get, post};
     use axum::{Json, Router};
 
     use super::*;
+    use crate::dto::CommandDto;
 
     /// A server whose list holds nothing for the first `late` requests.
     async fn server(late: usize) -> (Client, Arc<AtomicUsize>) {
-        // As `main` does; another test of this process may have been faster.
-        drop(rustls::crypto::ring::default_provider().install_default());
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
         let list = move || async move {
@@ -191,11 +205,29 @@ mod tests {
             };
             Json(serde_json::json!({"items": items}))
         };
+        (serve(Router::new().route("/api/v1/executions", get(list))).await, asked)
+    }
+
+    async fn serve(router: Router) -> Client {
+        // As `main` does; another test of this process may have been faster.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/api/v1/executions", get(list));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        (Client::new(&format!("http://{address}"), None).unwrap(), asked)
+        Client::new(&format!("http://{address}"), None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_queued_has_no_outcome_yet() {
+        let queued = || async {
+            let queued = QueuedDto::new(Some("ab".to_owned()), Some("key".to_owned()));
+            (StatusCode::ACCEPTED, Json(queued))
+        };
+        let client = serve(Router::new().route("/api/v1/executions/ab/cancel", post(queued))).await;
+        let command = client.post(&["executions", "ab", "cancel"]);
+        let failure = client.fetch::<CommandDto>(command).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::WaitTimeout);
+        assert!(failure.hint.unwrap().contains("troupe show ab"));
     }
 
     #[tokio::test]

@@ -25,6 +25,6 @@ pub use history::{HistoryEntryDto, TransitionDto, entry, verb_name};
 pub use key::{CreatedKeyDto, KeyBody, KeyDto};
 pub use member::{FormatsDto, LearnedDto, MemberDto};
 pub use reopen::{ReopenedDto, RepeatDto, RerunBody, RerunDto, RetryBody, SkipBody};
-pub use start::{CommandBody, CommandDto, PauseBody, StartBody, StartedDto};
+pub use start::{CommandBody, CommandDto, PauseBody, QueuedDto, StartBody, StartedDto};
 pub use time::{date, instant};
 pub use workflow::{ExecutionSummaryDto, PageDto, ValidationDto, VersionDto, WorkflowSummaryDto};

@@ -350,6 +350,41 @@ pub struct StartedDto {
     pub error: Option<ErrorDto>,
 }
 
+/// A command that is durable and not yet applied: its shard had no owner that could be asked, and gets it as soon as there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueuedDto {
+    /// The execution, where its id is known; that of a start is not there yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub id: Option<String>,
+    /// Always `queued`.
+    status: String,
+    /// The `Idempotency-Key` under which the same request tells what came of it; absent for a start under a business key, which is its key.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub idempotency_key: Option<String>,
+}
+
+impl QueuedDto {
+    const STATUS: &str = "queued";
+
+    /// A command for this execution under this key.
+    #[must_use]
+    pub fn new(id: Option<String>, idempotency_key: Option<String>) -> Self {
+        Self {
+            id,
+            status: Self::STATUS.to_owned(),
+            idempotency_key,
+        }
+    }
+
+    /// Reads an answer; none: it is another one.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let read: Self = serde_json::from_str(text).ok()?;
+        (read.status == Self::STATUS).then_some(read)
+    }
+}
+
 /// A command that is durable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use troupe_actors::Whereabouts;
 use troupe_core::ShardId;
 
+use super::inbox::Outgoing;
 use super::{Elsewhere, Members, Signed};
 use crate::app::App;
 use crate::auth::Caller;
@@ -57,14 +58,16 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
         key(&app, &mut parts.headers);
     }
     let until = Instant::now() + members.within;
+    let mut outgoing = Outgoing::new(members.grace());
     loop {
+        let keyed = parts.headers.contains_key(IDEMPOTENCY_KEY);
         let again = Request::from_parts(parts.clone(), Body::from(bytes.clone()));
         let mut response = next.clone().run(again).await;
         let Some(Elsewhere(shard)) = response.extensions().get().copied() else {
             // The shard went while it was asked. Under its key the request is applied once, whoever has heard of it.
-            let is_repeatable = parts.method == Method::GET || parts.headers.contains_key(IDEMPOTENCY_KEY);
+            let is_repeatable = parts.method == Method::GET || keyed;
             if !is_fenced(&response) || !is_repeatable || Instant::now() >= until {
-                return response;
+                return outgoing.answered(&app, members, response).await;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
             continue;
@@ -79,14 +82,15 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
                 key(&app, &mut parts.headers);
             }
             match ask(&app, members, (&parts, &bytes), &address, shard).await {
-                Ok(Some(answer)) => return answer,
+                Ok(Some(answer)) => return outgoing.answered(&app, members, answer).await,
                 Ok(None) => {}
                 Err(error) => return error.into_response(),
             }
         }
         if Instant::now() >= until {
-            return response;
+            return outgoing.given_up(response);
         }
+        outgoing.leave(&app, members, (&mut parts, &bytes), shard, keyed).await;
         app.engine.look_again();
         tokio::time::sleep(LOOK_AGAIN).await;
     }
@@ -99,7 +103,7 @@ fn is_fenced(response: &Response) -> bool {
 }
 
 /// Whether it is a start under a business key: that is its key, and another one would be refused.
-fn has_business_key(body: &[u8]) -> bool {
+pub(super) fn has_business_key(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Start {
         #[serde(rename = "executionKey", default)]
@@ -109,7 +113,7 @@ fn has_business_key(body: &[u8]) -> bool {
 }
 
 /// Sees to it that the request has a key under which it is applied once.
-fn key(app: &App, headers: &mut HeaderMap) {
+pub(super) fn key(app: &App, headers: &mut HeaderMap) {
     if headers.contains_key(IDEMPOTENCY_KEY) && app.planted != Some(Planted::ForwardUnderFreshKey) {
         return;
     }
@@ -163,7 +167,7 @@ async fn ask(
 }
 
 /// Headers that belong to one connection, or to whoever asked this member.
-const NOT_FORWARDED: [HeaderName; 7] = [
+pub(super) const NOT_FORWARDED: [HeaderName; 7] = [
     header::HOST,
     header::CONNECTION,
     header::CONTENT_LENGTH,

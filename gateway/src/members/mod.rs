@@ -1,16 +1,19 @@
 //! Several processes, one product: what this one does not serve is asked of the member that does.
 //!
 //! A request runs here first. Where it finds that its execution's shard is elsewhere nothing has happened yet, and the whole
-//! request goes to the member that has the shard, signed, and comes back with that one's answer.
+//! request goes to the member that has the shard, signed, and comes back with that one's answer. A command whose owner cannot be asked is left
+//! in the inbox of its shard.
 
 pub(crate) mod breakers;
 pub(crate) mod controls;
 mod forward;
+pub(crate) mod inbox;
 pub(crate) mod list;
 mod signature;
 mod starts;
 pub(crate) mod streams;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::Method;
@@ -19,6 +22,7 @@ use futures::future::join_all;
 use reqwest::Client;
 use serde::de::DeserializeOwned;
 use troupe_core::ShardId;
+use troupe_telemetry::InboxMetrics;
 
 pub(crate) use forward::forwarded;
 use signature::MemberKey;
@@ -45,6 +49,8 @@ pub struct Members {
     http: Client,
     /// How long a request may look for the owner of its shard.
     within: Duration,
+    /// What became of commands in inboxes.
+    inbox: Arc<InboxMetrics>,
 }
 
 impl Members {
@@ -58,6 +64,7 @@ impl Members {
             key: MemberKey::new(secret),
             http: http.map_err(|error| ApiError::new("INTERNAL", error.to_string()))?,
             within: lease * 3,
+            inbox: Arc::new(InboxMetrics::new()),
         })
     }
 
@@ -104,6 +111,11 @@ impl Members {
             all.extend(page.items);
         }
         Ok(all)
+    }
+
+    /// How long a command looks for the owner of its shard before it is left in the inbox as well: a quarter of a lease.
+    fn grace(&self) -> Duration {
+        self.within / 12
     }
 
     pub(crate) fn key(&self) -> &MemberKey {

@@ -12,7 +12,7 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 
 /// The header: version, milliseconds, name and role of whoever asked, digest of the body, signature.
-const HEADER: &str = "x-troupe-member";
+pub(super) const HEADER: &str = "x-troupe-member";
 const VERSION: &str = "v1";
 /// How far the clocks of two members may differ, and how old a request may be, in milliseconds. Whoever repeats one within this time
 /// changes nothing: requests carry the key under which they are applied once.
@@ -21,6 +21,7 @@ const AGE_MS_MAX: u64 = 60_000;
 const PURPOSE: &[u8] = b"troupe: requests between members, v1";
 
 /// What members sign with.
+#[derive(Clone)]
 pub(crate) struct MemberKey(hmac::Key);
 
 /// A request that another member has signed: whom it asks for.
@@ -32,6 +33,12 @@ pub(crate) struct Signed {
     pub(crate) role: String,
     /// Digest of the body that was signed.
     body: [u8; digest::SHA256_OUTPUT_LEN],
+}
+
+const UNREADABLE: &str = "the signature of the member cannot be read";
+
+fn invalid(why: &str) -> ApiError {
+    ApiError::new("MEMBER_SIGNATURE_INVALID", why)
 }
 
 fn digest_of(body: &[u8]) -> [u8; digest::SHA256_OUTPUT_LEN] {
@@ -49,6 +56,14 @@ impl Signed {
         }
     }
 
+    /// The same caller with another body.
+    pub(super) fn for_body(&self, body: &[u8]) -> Self {
+        Self {
+            body: digest_of(body),
+            ..self.clone()
+        }
+    }
+
     /// Whether this is the body that was signed.
     pub(crate) fn covers(&self, body: &[u8]) -> bool {
         self.body == digest_of(body)
@@ -56,7 +71,7 @@ impl Signed {
 }
 
 /// Parts of a text, each after its length: no two lists give the same.
-fn framed<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+pub(super) fn framed<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in parts {
         bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -120,9 +135,25 @@ impl MemberKey {
         let Some(value) = headers.get(HEADER) else {
             return Ok(None);
         };
-        let invalid = |why: &str| ApiError::new("MEMBER_SIGNATURE_INVALID", why);
+        let value = value.to_str().map_err(|_| invalid(UNREADABLE))?;
+        let (signed, at) = self.read(method, target, value)?;
+        if now.0.abs_diff(at.0) > AGE_MS_MAX {
+            let why = format!(
+                "the request was signed {} s away from the time here: the clocks of the members differ, or it is an old one",
+                now.0.abs_diff(at.0) / 1_000
+            );
+            return Err(invalid(&why));
+        }
+        Ok(Some(signed))
+    }
+
+    /// Whom a request asks for, and when a member signed it, whatever its age.
+    ///
+    /// # Errors
+    /// `MEMBER_SIGNATURE_INVALID`.
+    pub(super) fn read(&self, method: &Method, target: &str, value: &str) -> Result<(Signed, Timestamp), ApiError> {
         let read = || {
-            let mut parts = value.to_str().ok()?.split('.');
+            let mut parts = value.split('.');
             let mut next = || parts.next();
             let (version, at) = (next()?, next()?);
             let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
@@ -135,22 +166,13 @@ impl MemberKey {
             };
             (version == VERSION).then_some((at, signed, signature))
         };
-        let (at, signed, signature) = read().ok_or_else(|| invalid("the signature of the member cannot be read"))?;
+        let (at, signed, signature) = read().ok_or_else(|| invalid(UNREADABLE))?;
         let text = signed_text(method, target, at, &signed);
         if hmac::verify(&self.0, &text, &signature).is_err() {
             return Err(invalid("the request is not signed with the secret of this deployment"));
         }
-        let at: i64 = at
-            .parse()
-            .map_err(|_| invalid("the signature of the member cannot be read"))?;
-        if now.0.abs_diff(at) > AGE_MS_MAX {
-            let why = format!(
-                "the request was signed {} s away from the time here: the clocks of the members differ, or it is an old one",
-                now.0.abs_diff(at) / 1_000
-            );
-            return Err(invalid(&why));
-        }
-        Ok(Some(signed))
+        let at = at.parse().map_err(|_| invalid(UNREADABLE))?;
+        Ok((signed, Timestamp(at)))
     }
 }
 

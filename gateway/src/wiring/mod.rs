@@ -38,6 +38,7 @@ use crate::error::ApiError;
 use crate::hooks::{HookIndex, server_secret};
 use crate::members::Members;
 use crate::members::controls::keep_equal;
+use crate::members::inbox;
 use crate::rules::Rules;
 use crate::triggers;
 
@@ -46,6 +47,8 @@ pub use planted::Planted;
 pub use sources::TriggerSources;
 pub use stores::AccessStores;
 use stores::Stores;
+#[cfg(test)]
+pub(crate) use stores::embedded_state;
 
 /// What an embedding program adds.
 #[derive(Default)]
@@ -319,6 +322,7 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     });
     if app.members.is_some() {
         tokio::spawn(keep_equal(app.clone(), lease));
+        inbox::serve(&app);
     }
     match stores.triggers {
         Some(sources) => {

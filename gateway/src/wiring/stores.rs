@@ -50,6 +50,12 @@ impl AccessStores {
     }
 }
 
+/// An embedded state store alone.
+#[cfg(test)]
+pub(crate) fn embedded_state(directory: &Path) -> Result<Arc<dyn StateStore>, StoreError> {
+    Ok(Arc::new(EmbeddedStore::open(directory, &StoreOptions::default())?))
+}
+
 /// What the settings name, opened.
 pub(super) struct Stores {
     pub(super) state: Arc<dyn StateStore>,

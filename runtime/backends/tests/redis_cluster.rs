@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use support::redis::RedisServer;
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
 use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
-use troupe_ports::conformance::{Fixture, blobs, cached_outputs, semaphores, state_checkpoint, state_log};
+use troupe_ports::conformance::{Fixture, blobs, cached_outputs, semaphores, state_checkpoint, state_inbox, state_log};
 use troupe_ports::{AppendError, CheckpointRow, CommitId, StateStore, StoreError, Wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -178,6 +178,9 @@ async fn the_suite_passes_on_a_cluster() {
             a_chunk_may_be_applied_twice overlap_is_kept_and_a_gap_refuses_the_whole_chunk an_ended_execution_can_be_reopened
             trimming_stops_at_the_lowest_cursor archives_expire_to_tombstones_and_tombstones_expire
             a_quarantine_lasts_until_it_is_taken_back;
+        state_inbox:
+            an_inbox_is_read_in_order_of_arrival_within_a_byte_bound an_inbox_is_bounded_by_items_and_by_bytes
+            a_former_owner_removes_nothing racing_pushes_of_an_id_are_one an_inbox_is_there_after_reopening;
         blobs:
             blobs_of_a_root_are_bounded_together blobs_go_with_the_archive_of_their_root;
         cached_outputs:

@@ -9,7 +9,7 @@ use redis::Value;
 use support::redis::RedisServer;
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
 use troupe_core::{LogPosition, ShardId};
-use troupe_ports::{AppendError, CommitId, Lease, StateStore, StoreError};
+use troupe_ports::{AppendError, CommitId, InboxId, InboxLimits, InboxPush, Lease, StateStore, StoreError};
 
 const SHARD: ShardId = ShardId(1);
 const LEASE: Duration = Duration::from_secs(60);
@@ -77,6 +77,9 @@ async fn a_replica_takes_over_with_the_log_and_its_fences() {
     for position in 1..=20 {
         append(&store, &lease, position).await.unwrap();
     }
+    let most = InboxLimits { items: 1, bytes: 100 };
+    let pushed = store.inbox_push(SHARD, InboxId([1; 32]), "kept".into(), most).await;
+    assert_eq!(pushed.unwrap(), InboxPush::Kept);
     let written = field(&master, "master_repl_offset").unwrap();
     let started = Instant::now();
     while replicated(&replica).is_none_or(|offset| offset < written) {
@@ -106,6 +109,10 @@ async fn a_replica_takes_over_with_the_log_and_its_fences() {
     let records = store.read(SHARD, LogPosition(1), usize::MAX).await.unwrap();
     let commits: Vec<_> = records.iter().map(|record| record.commit.0).collect();
     assert_eq!(commits, (1..=21).collect::<Vec<_>>());
+    let inbox = store.inbox_read(SHARD, 0, usize::MAX).await.unwrap();
+    assert_eq!(inbox.iter().map(|item| &item.bytes[..]).collect::<Vec<_>>(), [b"kept"]);
+    let pushed = store.inbox_push(SHARD, InboxId([2; 32]), "more".into(), most).await;
+    assert_eq!(pushed.unwrap(), InboxPush::Full);
     let role = replica.command(&["ROLE"]);
     assert!(format!("{role:?}").contains("master"), "{role:?}");
     // And the fence has moved with it.

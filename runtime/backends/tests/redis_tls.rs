@@ -11,7 +11,7 @@ use support::free_port;
 use support::redis::RedisServer;
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore, RedisTls};
 use troupe_core::{LogPosition, ShardId};
-use troupe_ports::{CommitId, StateStore};
+use troupe_ports::{CommitId, InboxId, InboxLimits, InboxPush, StateStore};
 
 fn openssl(folder: &Path, arguments: &str) {
     let status = Command::new("openssl")
@@ -93,6 +93,15 @@ async fn a_server_is_trusted_by_its_authority_and_may_ask_for_a_certificate() {
         .unwrap();
     let read = store.read(shard, LogPosition(1), usize::MAX).await.unwrap();
     assert_eq!(read[0].bytes.len(), 1 << 20);
+    let most = InboxLimits {
+        items: 1,
+        bytes: 2 << 20,
+    };
+    let command = vec![8; 1 << 20];
+    let pushed = store.inbox_push(shard, InboxId([1; 32]), command.into(), most).await;
+    assert_eq!(pushed.unwrap(), InboxPush::Kept);
+    let inbox = store.inbox_read(shard, 0, 1).await.unwrap();
+    assert_eq!(inbox[0].bytes, vec![8; 1 << 20]);
 
     let unknown = RedisTls {
         ca_file: file("other-ca.crt"),

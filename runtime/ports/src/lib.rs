@@ -27,7 +27,7 @@ pub use members::{Member, Membership};
 pub use semaphores::{Ask, Asked, Hold, Semaphores};
 pub use source::{EventSource, Incoming, Receipt, SourceError};
 pub use state::{
-    AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, Lease,
-    LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError, Wait,
+    AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, InboxId,
+    InboxItem, InboxLimits, InboxPush, Lease, LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError, Wait,
 };
 pub use visibility::{ExecutionCursor, ExecutionQuery, ExecutionSummary, InvalidCursor, Page, VisibilityStore};

@@ -63,6 +63,39 @@ pub struct SpoolChunk {
     pub bytes: Bytes,
 }
 
+/// Names what is put into an inbox: under one id it is there once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InboxId(pub [u8; 32]);
+
+/// Something in the inbox of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboxItem {
+    /// Its place in the order of arrival, from 1; it rises, with gaps, and is not used again.
+    pub arrival: u64,
+    /// See [`InboxId`].
+    pub id: InboxId,
+    /// What was put there.
+    pub bytes: Bytes,
+}
+
+/// How much an inbox may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InboxLimits {
+    /// Most items.
+    pub items: u64,
+    /// Most bytes of all items together.
+    pub bytes: u64,
+}
+
+/// What became of something that was to be put into an inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InboxPush {
+    /// It is there, and durable, or something was there under its id already.
+    Kept,
+    /// Nothing was put there: the inbox would hold more than it may.
+    Full,
+}
+
 /// Why the store refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -431,6 +464,31 @@ pub trait StateStore: Send + Sync + 'static {
         root: ExecutionId,
         exists: bool,
     ) -> Result<(), StoreError>;
+
+    /// Puts something into the inbox of a shard, whoever owns it, unless something is there under the id. `Ok` with [`InboxPush::Kept`]
+    /// means durable. `most` bounds the inbox with it.
+    async fn inbox_push(
+        &self,
+        shard: ShardId,
+        id: InboxId,
+        bytes: Bytes,
+        most: InboxLimits,
+    ) -> Result<InboxPush, StoreError>;
+
+    /// What came after `after` and is still in the inbox, in order of arrival: at most `bytes_max` bytes of it, but at least one item
+    /// if there is one.
+    async fn inbox_read(&self, shard: ShardId, after: u64, bytes_max: usize) -> Result<Vec<InboxItem>, StoreError>;
+
+    /// Removes from the inbox what its owner has dealt with; what is not there is left out. `Ok` means durable.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Fenced`] under another epoch than the owner's: nothing has changed.
+    async fn inbox_remove(&self, shard: ShardId, epoch: Epoch, ids: &[InboxId]) -> Result<(), StoreError>;
+
+    /// Takes back what the caller has put into the inbox and nobody has to deal with any more; nothing happens if it is not there. `Ok`
+    /// means durable.
+    async fn inbox_withdraw(&self, shard: ShardId, id: InboxId) -> Result<(), StoreError>;
 
     /// An output that was kept for reuse under this key and has not expired at `now`.
     async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError>;

@@ -12,6 +12,7 @@ mod cursors;
 mod definitions;
 mod derived;
 mod epochs;
+mod inbox;
 mod keys;
 mod log;
 mod options;

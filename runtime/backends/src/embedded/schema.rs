@@ -111,11 +111,14 @@ CREATE TABLE IF NOT EXISTS api_key (
 CREATE UNIQUE INDEX IF NOT EXISTS api_key_name ON api_key (name) WHERE revoked_ms IS NULL;
 ";
 
-/// As [`ADDED_TABLES`], of the log's file: what sinks have still to send of records that are gone. With a rowid, as its rows are
-/// large.
+/// As [`ADDED_TABLES`], of the log's file: what sinks have still to send of records that are gone, and what was left for the
+/// owners of shards. With rowids, as their rows are large; no arrival is used again.
 const ADDED_LOG_TABLES: &str = "
 CREATE TABLE IF NOT EXISTS spool (
     shard INTEGER NOT NULL, sink TEXT NOT NULL, up_to INTEGER NOT NULL, bytes BLOB NOT NULL, UNIQUE (shard, sink, up_to)
+) STRICT;
+CREATE TABLE IF NOT EXISTS inbox (
+    arrival INTEGER PRIMARY KEY AUTOINCREMENT, shard INTEGER NOT NULL, id BLOB NOT NULL, bytes BLOB NOT NULL, UNIQUE (shard, id)
 ) STRICT;
 ";
 

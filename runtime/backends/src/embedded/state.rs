@@ -8,11 +8,12 @@ use bytes::Bytes;
 use rusqlite::Connection;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, StateFormat, Timestamp};
 use troupe_ports::{
-    AppendError, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Holder, Lease,
-    LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError, SystemClock,
+    AppendError, BlobsPut, CacheLimits, CheckpointRow, Clock, CommitId, ExecutionBase, Expired, Holder, InboxId,
+    InboxItem, InboxLimits, InboxPush, Lease, LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError,
+    SystemClock,
 };
 
-use super::{DurabilityMutant, EmbeddedStore, blobs, cached, derived, log, rewrite, spool};
+use super::{DurabilityMutant, EmbeddedStore, blobs, cached, derived, inbox, log, rewrite, spool};
 
 /// A record of an entry or two: whoever has one is alone, more or less. Under load records are larger, and a thread that
 /// waits for the disk is missed elsewhere.
@@ -372,6 +373,35 @@ impl StateStore for EmbeddedStore {
         self.derived
             .run(move |derived| blobs::settle(derived, (shard, epoch), root, exists))
             .await
+    }
+
+    async fn inbox_push(
+        &self,
+        shard: ShardId,
+        id: InboxId,
+        bytes: Bytes,
+        most: InboxLimits,
+    ) -> Result<InboxPush, StoreError> {
+        self.check_shard(shard)?;
+        self.log.run(move |log| inbox::push(log, shard, id, &bytes, most)).await
+    }
+
+    async fn inbox_read(&self, shard: ShardId, after: u64, bytes_max: usize) -> Result<Vec<InboxItem>, StoreError> {
+        self.check_shard(shard)?;
+        self.log_reader
+            .read(move |log| inbox::read(log, shard, after, bytes_max))
+            .await
+    }
+
+    async fn inbox_remove(&self, shard: ShardId, epoch: Epoch, ids: &[InboxId]) -> Result<(), StoreError> {
+        self.check_shard(shard)?;
+        let ids = ids.to_vec();
+        self.log.run(move |log| inbox::remove(log, shard, epoch, &ids)).await
+    }
+
+    async fn inbox_withdraw(&self, shard: ShardId, id: InboxId) -> Result<(), StoreError> {
+        self.check_shard(shard)?;
+        self.log.run(move |log| inbox::withdraw(log, shard, id)).await
     }
 
     async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError> {

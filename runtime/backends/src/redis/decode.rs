@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use redis::Value;
 use troupe_core::{Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, StateFormat, Timestamp};
-use troupe_ports::{Archive, CommitId, ExecutionBase, LogRecord, StoreError, Wait};
+use troupe_ports::{Archive, CommitId, ExecutionBase, InboxId, InboxItem, LogRecord, StoreError, Wait};
 
 use super::layout::ARCHIVE_HEAD;
 
@@ -173,6 +173,21 @@ pub(super) fn records(value: Value) -> Result<(LogPosition, Vec<LogRecord>), Sto
         })
     });
     Ok((LogPosition(first), records.collect::<Result<_, StoreError>>()?))
+}
+
+/// Answer of the script that reads an inbox: arrival, id and bytes in turn.
+pub(super) fn inbox(value: Value) -> Result<Vec<InboxItem>, StoreError> {
+    let mut parts = list(value)?.into_iter();
+    let mut items = Vec::new();
+    while let (Some(arrival), Some(id), Some(content)) = (parts.next(), parts.next(), parts.next()) {
+        let id = <[u8; 32]>::try_from(bytes(id)?).map_err(|_| damaged("an id in an inbox has not 32 bytes"))?;
+        items.push(InboxItem {
+            arrival: number(arrival)?,
+            id: InboxId(id),
+            bytes: bytes(content)?.into(),
+        });
+    }
+    Ok(items)
 }
 
 fn segments(value: Value) -> Result<Vec<(Seq, Bytes)>, StoreError> {

@@ -46,6 +46,10 @@ pub(super) struct ShardKeys {
     pub unconfirmed: Vec<u8>,
     /// Hash: ticket to the key of a semaphore that it may hold; nothing to the latest epoch that wrote or read here.
     pub tickets: Vec<u8>,
+    /// Ids of what is in the inbox, by arrival.
+    pub inbox_order: Vec<u8>,
+    /// Hash: id to bytes; `t` bytes together, `n` the latest arrival.
+    pub inbox: Vec<u8>,
 }
 
 /// What a key of an execution holds.
@@ -83,6 +87,8 @@ impl ShardKeys {
             quarantine: key('q'),
             unconfirmed: key('u'),
             tickets: key('i'),
+            inbox_order: key('j'),
+            inbox: key('m'),
             tag,
         }
     }
@@ -308,7 +314,13 @@ mod tests {
         let layout = Layout::new("troupe", 13);
         let keys = layout.shard(ShardId(12)).unwrap();
         let id = ExecutionId::fresh(ShardId(12), Timestamp(1), 2);
-        for key in [&keys.owner, &keys.log, &keys.unconfirmed, &keys.part(Part::Blobs, id)] {
+        for key in [
+            &keys.owner,
+            &keys.log,
+            &keys.unconfirmed,
+            &keys.inbox,
+            &keys.part(Part::Blobs, id),
+        ] {
             assert!(key.starts_with(b"{troupe:s12}"));
         }
         assert!(layout.shard(ShardId(13)).is_err());

@@ -14,6 +14,7 @@ mod checks;
 mod cursors;
 mod decode;
 mod error;
+mod inbox;
 mod layout;
 mod link;
 mod log;

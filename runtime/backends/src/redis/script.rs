@@ -65,6 +65,9 @@ scripts! {
     SET_QUARANTINE = "lua/set_quarantine.lua", Quick;
     PUT_BLOBS = "lua/put_blobs.lua", Bulk;
     SETTLE_BLOBS = "lua/settle_blobs.lua", Bulk;
+    INBOX_PUSH = "lua/inbox_push.lua", Bulk;
+    INBOX_READ = "lua/inbox_read.lua", Bulk;
+    INBOX_REMOVE = "lua/inbox_remove.lua", Quick;
     CACHED_OUTPUT = "lua/cached_output.lua", Bulk;
     CACHE_OUTPUT = "lua/cache_output.lua", Bulk;
 }

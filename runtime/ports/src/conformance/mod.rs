@@ -15,6 +15,7 @@ pub mod semaphores;
 pub mod source;
 pub mod state_checkpoint;
 pub mod state_format;
+pub mod state_inbox;
 pub mod state_log;
 pub mod state_spool;
 pub mod visibility;
@@ -110,6 +111,16 @@ macro_rules! state_store_conformance {
             what_lives_is_rewritten_if_it_has_the_same_seqs
             what_ended_is_rewritten_if_it_has_the_same_seqs
             a_chunk_of_a_spool_is_rewritten_if_it_is_there
+        }
+        $crate::conformance_tests! { $fixture, state_inbox:
+            an_inbox_is_read_in_order_of_arrival_within_a_byte_bound
+            an_id_is_in_an_inbox_once
+            an_inbox_is_bounded_by_items_and_by_bytes
+            inboxes_of_shards_are_independent
+            a_former_owner_removes_nothing
+            what_was_put_there_can_be_taken_back
+            racing_pushes_of_an_id_are_one
+            an_inbox_is_there_after_reopening
         }
         $crate::conformance_tests! { $fixture, blobs:
             a_blob_that_was_kept_is_there_after_reopening

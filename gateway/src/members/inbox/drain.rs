@@ -1,0 +1,226 @@
+//! The side that owns: runs what was left in the inbox of a shard, in order, and removes it once that is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::Response;
+use tokio::time::Instant;
+use tower::ServiceExt;
+use troupe_core::{Epoch, ShardId};
+use troupe_ports::{Clock, InboxId, InboxItem, StateStore};
+use troupe_telemetry::{InboxEnd, InboxMetrics};
+
+use super::Verdict;
+use super::letter::Letter;
+use crate::app::App;
+use crate::error::ProblemCode;
+use crate::members::signature::MemberKey;
+use crate::routes::router;
+
+/// Bytes of one look into an inbox.
+const PAGE_BYTES: usize = 1 << 20;
+/// Looks into the inbox of each shard that is served, a lease.
+const LOOKS_A_LEASE: u32 = 4;
+/// How often a command may fail before it is dropped.
+const TRIES_MAX: u32 = 5;
+/// Pause after the first failure; it doubles.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Serves the inboxes of the shards that this member has, until it shuts down.
+pub(crate) fn serve(app: &App) {
+    let Some(members) = &app.members else { return };
+    let router = router(app.clone());
+    let every = app.settings.cluster.lease / LOOKS_A_LEASE;
+    for shard in (0..app.state.shards()).map(ShardId) {
+        let drain = Drain {
+            shard,
+            state: Arc::clone(&app.state),
+            clock: Arc::clone(&app.clock),
+            router: router.clone(),
+            key: members.key().clone(),
+            within: members.within,
+            pause: PAUSE,
+            metrics: Arc::clone(&members.inbox),
+            failures: BTreeMap::new(),
+            depth: 0,
+        };
+        tokio::spawn(drain.run(app.clone(), every));
+    }
+}
+
+/// The inbox of one shard.
+struct Drain {
+    shard: ShardId,
+    state: Arc<dyn StateStore>,
+    clock: Arc<dyn Clock>,
+    router: Router,
+    key: MemberKey,
+    /// How long a command may take.
+    within: Duration,
+    pause: Duration,
+    metrics: Arc<InboxMetrics>,
+    failures: BTreeMap<InboxId, Failures>,
+    /// Commands that were there at the last look.
+    depth: usize,
+}
+
+/// How often a command has failed here.
+struct Failures {
+    count: u32,
+    not_before: Instant,
+}
+
+/// What is to become of a command.
+enum Dealt {
+    /// It goes.
+    Done(InboxEnd),
+    /// It is tried again later.
+    Waits,
+    /// The shard is not here any more.
+    NotHere,
+}
+
+impl Drain {
+    async fn run(mut self, app: App, every: Duration) {
+        loop {
+            let epoch = app.engine.epoch(self.shard);
+            match epoch {
+                Some(epoch) => self.pass(epoch).await,
+                None => self.holds(0),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(every), if epoch.is_some() => {}
+                () = app.engine.epoch_changed(self.shard, epoch) => {}
+                () = app.closing.cancelled() => return,
+            }
+        }
+    }
+
+    fn holds(&mut self, now: usize) {
+        self.metrics.depth(self.depth, now);
+        self.depth = now;
+    }
+
+    /// Goes through the inbox once, for the owner under this epoch. What cannot be done now is passed over, with what came later for the same
+    /// execution.
+    async fn pass(&mut self, epoch: Epoch) {
+        let (mut after, mut waiting) = (0, BTreeSet::new());
+        let mut held = BTreeSet::new();
+        loop {
+            let items = match self.state.inbox_read(self.shard, after, PAGE_BYTES).await {
+                Ok(items) => items,
+                Err(error) => {
+                    tracing::debug!(shard = self.shard.0, %error, "the inbox cannot be read");
+                    return;
+                }
+            };
+            let Some(last) = items.last() else { break };
+            after = last.arrival;
+            self.holds(waiting.len() + items.len());
+            for item in items {
+                let end = match self.deal_with(&item, &mut held).await {
+                    Dealt::Done(end) => end,
+                    Dealt::Waits => {
+                        waiting.insert(item.id);
+                        continue;
+                    }
+                    Dealt::NotHere => return,
+                };
+                if let Err(error) = self.state.inbox_remove(self.shard, epoch, &[item.id]).await {
+                    // Whoever runs it again finds its id where it was applied.
+                    tracing::debug!(shard = self.shard.0, %error, "a command that is done stays in the inbox");
+                    return;
+                }
+                self.metrics.ended(end);
+            }
+        }
+        self.failures.retain(|id, _| waiting.contains(id));
+        self.holds(waiting.len());
+    }
+
+    async fn deal_with(&mut self, item: &InboxItem, held: &mut BTreeSet<String>) -> Dealt {
+        let opened = Letter::open(&item.bytes, &self.key, (self.shard, item.id));
+        let opened = opened.and_then(|(letter, signed)| {
+            let request = letter.request(&self.key, &signed, self.clock.now())?;
+            Ok((letter, signed, request))
+        });
+        let (letter, signed, request) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let (shard, code, why) = (self.shard.0, error.code(), error.detail());
+                tracing::warn!(
+                    shard,
+                    code,
+                    why,
+                    "what lies in an inbox is no command of a member: it is dropped"
+                );
+                return Dealt::Done(InboxEnd::SetAside);
+            }
+        };
+        let execution = letter.execution();
+        let failed = self.failures.get(&item.id);
+        let must_wait = failed.is_some_and(|failed| Instant::now() < failed.not_before);
+        if must_wait || execution.is_some_and(|id| held.contains(id)) {
+            held.extend(execution.map(str::to_owned));
+            return Dealt::Waits;
+        }
+        let (verdict, code) = self.ask(request).await;
+        let (shard, command, caller) = (self.shard.0, letter.line(), &signed.caller);
+        match verdict {
+            Verdict::Applied => return Dealt::Done(InboxEnd::Applied),
+            Verdict::Refused => {
+                tracing::info!(shard, command, caller, code, "a command of an inbox was refused");
+                return Dealt::Done(InboxEnd::Refused);
+            }
+            Verdict::NotHere => return Dealt::NotHere,
+            Verdict::Later => {}
+            Verdict::Failed => {
+                let tries = self.failed(item.id);
+                if tries >= TRIES_MAX {
+                    tracing::warn!(
+                        shard,
+                        command,
+                        caller,
+                        code,
+                        tries,
+                        "a command of an inbox fails each time: it is dropped"
+                    );
+                    return Dealt::Done(InboxEnd::SetAside);
+                }
+                tracing::warn!(shard, command, caller, code, tries, "a command of an inbox failed");
+            }
+        }
+        held.extend(execution.map(str::to_owned));
+        Dealt::Waits
+    }
+
+    /// Runs a request here. One that panics fails, one that takes too long is asked again later.
+    async fn ask(&self, request: axum::http::Request<axum::body::Body>) -> (Verdict, String) {
+        let running = tokio::time::timeout(self.within, self.router.clone().oneshot(request));
+        let code = |response: &Response| {
+            let code = response.extensions().get::<ProblemCode>();
+            code.map_or_else(|| response.status().as_u16().to_string(), |code| code.0.to_string())
+        };
+        match tokio::spawn(running).await {
+            Ok(Ok(Ok(response))) => (Verdict::of(&response), code(&response)),
+            Ok(Err(_)) => (Verdict::Later, "no answer in time".to_owned()),
+            Err(error) => (Verdict::Failed, error.to_string()),
+        }
+    }
+
+    /// Notes a failure; how many there were.
+    fn failed(&mut self, id: InboxId) -> u32 {
+        let failures = self.failures.entry(id).or_insert(Failures {
+            count: 0,
+            not_before: Instant::now(),
+        });
+        failures.not_before = Instant::now() + self.pause * (1 << failures.count.min(TRIES_MAX));
+        failures.count += 1;
+        failures.count
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,13 @@
+-- KEYS: owner, inbox order, inbox. ARGV: epoch, or nothing where whoever put it there takes it back; ids.
+local epoch = redis.call('HGET', KEYS[1], 'e')
+if not epoch then return false end
+if ARGV[1] ~= '' and epoch ~= ARGV[1] then return epoch end
+local total = tonumber(redis.call('HGET', KEYS[3], 't') or 0)
+for at = 2, #ARGV do
+  if redis.call('ZREM', KEYS[2], ARGV[at]) == 1 then
+    total = total - redis.call('HSTRLEN', KEYS[3], ARGV[at])
+    redis.call('HDEL', KEYS[3], ARGV[at])
+    redis.call('HSET', KEYS[3], 't', string.format('%.0f', total))
+  end
+end
+return 1

@@ -203,6 +203,7 @@ async fn spawn_beside(
             checkpointer: checkpointer.clone(),
             progress: Arc::clone(progress),
             format: Arc::clone(written),
+            supervisor: myself.clone(),
         };
         let (sink, _) = EventSinkActor::spawn_linked(None, EventSinkActor, arguments, cell.clone())
             .await

@@ -282,6 +282,11 @@ pub struct ShardContext {
 }
 
 impl ShardContext {
+    /// The epoch, if somebody issued it.
+    pub(crate) fn issued(&self) -> Option<Epoch> {
+        self.engine.parts.epochs.as_ref().map(|_| self.epoch)
+    }
+
     /// Why an execution's actor gave no answer: its shard is lost, or the actor alone. Whether it did what it was asked is not known.
     pub(crate) fn unanswered(&self) -> EngineError {
         if self.gate.is_closed() {

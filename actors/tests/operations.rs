@@ -177,7 +177,7 @@ async fn copied(from: &EmbeddedStore, directory: &Path, lost: (ShardId, LogPosit
     };
     for summary in from.list(all).await.unwrap().items {
         let shard = summary.id.shard();
-        copy.project(shard, vec![summary], LogPosition(0)).await.unwrap();
+        copy.project(shard, None, vec![summary], LogPosition(0)).await.unwrap();
     }
     copy
 }

@@ -1,4 +1,4 @@
-//! A store on Redis that may lose what it acknowledged: what is lost, and what is damaged.
+//! A store that has lost what it acknowledged: what is lost, and what is damaged.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -17,12 +17,15 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use troupe_actors::{Command, Engine, EngineOptions, EngineParts};
 use troupe_backends::bus::InProcessBus;
+use troupe_backends::embedded::{EmbeddedStore, StoreOptions};
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
 use troupe_core::execution::{Status, Verb};
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_core::{ExecutionId, Json, Seq, ShardId};
 use troupe_executors::HandlerCall;
-use troupe_ports::{BusError, EventBus, ExecutionQuery, StateStore, SystemClock, VisibilityStore};
+use troupe_ports::{
+    BusError, EventBus, ExecutionBase, ExecutionQuery, StateStore, StoreError, SystemClock, VisibilityStore,
+};
 
 const SHARD: ShardId = ShardId(0);
 /// How often checkpoints are written.
@@ -239,6 +242,100 @@ async fn a_checkpoint_beyond_the_log_takes_nothing_from_sinks_and_lists() {
         taken.contains(&(ended, Verb::ExecutionCompleted)) && taken.contains(&(goes_on, Verb::ExecutionCompleted))
     })
     .await;
+}
+
+/// As after a failover that has lost the last chunk of a checkpoint and none of the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_has_lost_a_chunk_begins_again_from_its_log() {
+    let (redis, held, bus) = (Redis::start().await, Held::new(), Arc::new(Valve::default()));
+    let world = redis.world(bus, &held, OFTEN).await;
+    world.apply(chain("w", 2, "noop")).await;
+    let ended = world.start("w", serde_json::json!({})).await;
+    world.ended(ended).await;
+    redis.checkpointed().await;
+    let store = redis.store().await;
+    let before = store.holder(SHARD).await.unwrap();
+    redis.ask("HSET {p:s0}o n 0 c 0").await;
+    world.start("w", serde_json::json!({})).await;
+    until("it begins again", async || {
+        let taken = store.holder(SHARD).await.unwrap().epoch > before.epoch;
+        taken && world.engine.status().shards_served == 1
+    })
+    .await;
+    let later = world.start("w", serde_json::json!({})).await;
+    for id in [ended, later] {
+        assert!(matches!(world.ended(id).await.state.status, Status::Completed { .. }));
+    }
+    assert!(world.engine.status().halted.is_empty());
+    redis.checkpointed().await;
+}
+
+/// As after a restore of one file of an embedded store: its log is older than its checkpoints and lists.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedded_store_whose_log_is_older_goes_on_once_the_loss_is_accepted() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log.db");
+    let open = async |accept_loss: Vec<ShardId>| {
+        let store_options = StoreOptions {
+            shards: 1,
+            accept_loss: accept_loss.clone(),
+            ..StoreOptions::default()
+        };
+        let store = Arc::new(EmbeddedStore::open(directory.path(), &store_options).unwrap());
+        let options = EngineOptions {
+            accept_loss,
+            checkpoint_interval: OFTEN,
+            ..EngineOptions::default()
+        };
+        support::on_store(store, builtins(), options).await
+    };
+    let ends = async |world: &World| {
+        let id = world.start("w", serde_json::json!({})).await;
+        world.ended(id).await;
+        until("lists show its end, and a checkpoint holds it", async || {
+            let archived = world.store.load(id).await.unwrap();
+            matches!(archived, Some(ExecutionBase::Ended(..))) && listed(world, id).await
+        })
+        .await;
+        id
+    };
+    // Its files are whole when their last user has let go of them.
+    let close = async |world: World| {
+        world.engine.shutdown(PATIENCE).await;
+        drop(world);
+        until("the files are closed", async || {
+            EmbeddedStore::open(directory.path(), &StoreOptions::default()).is_ok()
+        })
+        .await;
+    };
+    let world = open(vec![]).await;
+    world.apply(chain("w", 2, "noop")).await;
+    let first = ends(&world).await;
+    close(world).await;
+    let older = std::fs::read(&log).unwrap();
+    let world = open(vec![]).await;
+    let second = ends(&world).await;
+    // Lists had seen neither of them.
+    world.store.forget(&[first, second]).await.unwrap();
+    close(world).await;
+    std::fs::write(&log, older).unwrap();
+
+    let plain = EmbeddedStore::open(directory.path(), &StoreOptions::default()).unwrap();
+    let refused = plain.acquire(SHARD, "nobody has accepted it", PATIENCE).await;
+    assert!(matches!(&refused, Err(StoreError::Damaged(_))), "got {refused:?}");
+    drop(plain);
+    let world = open(vec![SHARD]).await;
+    assert!(world.engine.status().halted.is_empty());
+    for id in [first, second] {
+        assert!(listed(&world, id).await, "lists show what the checkpoint holds");
+        let view = world.engine.get(id).await.unwrap();
+        assert!(matches!(view.state.status, Status::Completed { .. }));
+    }
+    ends(&world).await;
+    close(world).await;
+    let world = open(vec![]).await;
+    assert!(world.engine.status().halted.is_empty(), "it need not be accepted twice");
+    ends(&world).await;
 }
 
 /// What does not make sense is no loss, and does not get better when the shard begins again.

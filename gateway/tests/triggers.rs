@@ -20,6 +20,8 @@ use server::Server;
 use services::{Deployment, Redis};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// `limits.body_kib` of the members.
+const BODY_BYTES_MAX: usize = 8 << 10;
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 fn shipment(exchange: &str, key: &str) -> String {
@@ -39,7 +41,7 @@ nodes:
         exchangeType: topic
         routingKey: {key}
         filter: event.data.total > 0
-        mapping: {{ n: event.data.order.n }}
+        mapping: {{ n: event.data.order.n, pad: event.data.pad }}
   - {{ id: ship, type: function, data: {{ handlerId: echo }} }}
 edges:
   - {{ source: on-paid, target: ship }}
@@ -155,6 +157,7 @@ fn member_of(deployment: &Deployment, redis: &Redis, state: &std::path::Path, ev
         ("STORE_EVENTS", events),
         ("STORE_PREFIX", &deployment.prefix),
         ("CLUSTER_LEASE_MS", "2000"),
+        ("LIMITS_BODY_KIB", "8"),
     ];
     let settings = settings.map(|(name, value)| (name.to_owned(), value));
     Server::with_settings(state, &[], &settings)
@@ -164,6 +167,15 @@ fn apply(server: &Server, state: &std::path::Path, definition: &str) {
     let file = state.join("definition.yaml");
     std::fs::write(&file, definition).unwrap();
     server.line(&["apply", "-q", &file.display().to_string()]);
+}
+
+/// What a dead letter says is wrong, without the detail.
+fn reason(letter: &BasicGetMessage) -> String {
+    let headers = letter.delivery.properties.headers().as_ref().unwrap();
+    match headers.inner().get("x-troupe-reason") {
+        Some(AMQPValue::LongString(reason)) => reason.to_string().split(':').next().unwrap().to_owned(),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// The numbers that were started, each as often as it was.
@@ -222,53 +234,62 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
     let wanted: Vec<u64> = (0..40).collect();
     until("all have started", async || started(&first) == wanted).await;
 
-    // One member dies with messages in hand: the other one takes them.
+    // As much as a payload may have starts something whoever has the shard, and a byte more is too much.
     for n in 40..60 {
+        let full = padded(n, BODY_BYTES_MAX);
+        assert!(broker.publish("order.paid", &format!("m-{n}"), &full).await);
+    }
+    let wanted: Vec<u64> = (0..60).collect();
+    until("all have started", async || started(&first) == wanted).await;
+    for n in 90..98 {
+        let more = padded(n, BODY_BYTES_MAX + 1);
+        assert!(broker.publish("order.paid", &format!("m-{n}"), &more).await);
+        assert_eq!(reason(&broker.dead_letter().await), "PAYLOAD_TOO_LARGE");
+    }
+
+    // One member dies with messages in hand: the other one takes them.
+    for n in 60..80 {
         assert!(broker.publish("order.paid", &format!("m-{n}"), &body(n)).await);
     }
     second.kill();
-    let wanted: Vec<u64> = (0..60).collect();
+    let wanted: Vec<u64> = (0..80).collect();
     until("all have started", async || started(&first) == wanted).await;
 
+    let shows = |line: &str| first.get("/metrics").1.lines().any(|shown| shown == line);
+    let idle = async || {
+        let states = ["waiting", "handling"];
+        states
+            .iter()
+            .all(|state| shows(&format!(r#"troupe_trigger_messages_in_hand{{state="{state}"}} 0"#)))
+    };
+    until("nothing is in hand", idle).await;
+    let rejected = r#"troupe_trigger_messages_total{outcome="rejected"} "#;
+    let (_, metrics) = first.get("/metrics");
+    let before = metrics.lines().find_map(|line| line.strip_prefix(rejected));
+    let before: u64 = before.map_or(0, |count| count.parse().unwrap());
     let schema = json!({"total": 1, "order": {"n": "no"}}).to_string();
     let mut reasons = BTreeSet::new();
     for (id, body) in [("bad", "{"), ("missing", "{\"total\":1}"), ("schema", schema.as_str())] {
         assert!(broker.publish("order.paid", id, body).await);
-        let letter = broker.dead_letter().await.delivery;
+        let letter = broker.dead_letter().await;
+        let properties = &letter.delivery.properties;
         assert_eq!(
             (
-                letter.data.as_slice(),
-                letter.properties.message_id().as_ref().unwrap().as_str()
+                letter.delivery.data.as_slice(),
+                properties.message_id().as_ref().unwrap().as_str()
             ),
             (body.as_bytes(), id)
         );
-        match letter
-            .properties
-            .headers()
-            .as_ref()
-            .unwrap()
-            .inner()
-            .get("x-troupe-reason")
-        {
-            Some(AMQPValue::LongString(reason)) => {
-                reasons.insert(reason.to_string().split(':').next().unwrap().to_owned())
-            }
-            other => panic!("{other:?}"),
-        };
+        reasons.insert(reason(&letter));
     }
     let expected = ["INVALID_JSON", "SCHEMA_VIOLATION", "TRIGGER_EXPRESSION_FAILED"].map(str::to_owned);
     assert_eq!(reasons, BTreeSet::from(expected));
     // The other member was gone by then; of the rest this one has had its share.
-    let counted = [
-        r#"troupe_trigger_messages_total{outcome="rejected"} 3"#,
-        r#"troupe_trigger_messages_in_hand{state="waiting"} 0"#,
-        r#"troupe_trigger_messages_in_hand{state="handling"} 0"#,
-    ];
     until("all is settled and counted", async || {
         let (_, metrics) = first.get("/metrics");
         let started = r#"troupe_trigger_messages_total{outcome="started"}"#;
         let some_started = metrics.contains(started) && !metrics.contains(&format!("{started} 0\n"));
-        some_started && counted.iter().all(|line| metrics.lines().any(|shown| shown == *line))
+        some_started && shows(&format!("{rejected}{}", before + 3)) && idle().await
     })
     .await;
 
@@ -279,10 +300,10 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
     })
     .await;
     until("the new one is there", async || {
-        broker.publish("order.settled", "m-60", &body(60)).await
+        broker.publish("order.settled", "m-80", &body(80)).await
     })
     .await;
-    let wanted: Vec<u64> = (0..61).collect();
+    let wanted: Vec<u64> = (0..81).collect();
     until("it starts", async || started(&first) == wanted).await;
 
     // While nobody takes messages, it changes twice: the next one to do so looks back further than one version.
@@ -301,14 +322,14 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
     .await;
     assert!(!broker.publish("order.sent", "m-0", &body(0)).await);
     until("the latest is there", async || {
-        broker.publish("order.closed", "m-61", &body(61)).await
+        broker.publish("order.closed", "m-81", &body(81)).await
     })
     .await;
-    let wanted: Vec<u64> = (0..62).collect();
+    let wanted: Vec<u64> = (0..82).collect();
     until("it starts", async || started(&first) == wanted).await;
     assert_eq!(first.delete("/api/v1/workflows/shipment"), 204);
     until("nothing is bound", async || {
-        !broker.publish("order.closed", "m-62", &body(62)).await
+        !broker.publish("order.closed", "m-82", &body(82)).await
     })
     .await;
     assert_eq!(started(&first), wanted);
@@ -316,4 +337,10 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
 
 fn body(n: u64) -> String {
     json!({"total": 5, "order": {"n": n}}).to_string()
+}
+
+/// A message whose payload of a start has so many bytes.
+fn padded(n: u64, bytes: usize) -> String {
+    let envelope = json!({"n": n, "pad": ""}).to_string().len();
+    json!({"total": 5, "order": {"n": n}, "pad": "x".repeat(bytes - envelope)}).to_string()
 }

@@ -174,6 +174,7 @@ async fn spawn_beside(
     let arguments = VisibilityArguments {
         engine: Arc::clone(engine),
         shard,
+        epoch: engine.parts.epochs.as_ref().map(|_| epoch),
     };
     let (visibility, _) = VisibilityActor::spawn_linked(None, VisibilityActor, arguments, cell.clone())
         .await
@@ -203,6 +204,7 @@ async fn spawn_beside(
             checkpointer: checkpointer.clone(),
             progress: Arc::clone(progress),
             format: Arc::clone(written),
+            supervisor: myself.clone(),
         };
         let (sink, _) = EventSinkActor::spawn_linked(None, EventSinkActor, arguments, cell.clone())
             .await

@@ -68,7 +68,7 @@ pub(super) async fn list_stored(context: &ShardContext) -> Result<(), EngineErro
         engine
             .parts
             .visibility
-            .project(*shard, summaries, LogPosition(0))
+            .project(*shard, context.issued(), summaries, LogPosition(0))
             .await?;
     }
     // Whoever opens the shard next must not read as new what this one has applied again.

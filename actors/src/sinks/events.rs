@@ -12,7 +12,7 @@ use troupe_core::control::ControlEntry;
 use troupe_core::execution::Entry;
 use troupe_core::lifecycle::{self, LifecycleEvent, SystemEvent};
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
-use troupe_ports::EventBus;
+use troupe_ports::{EventBus, StoreError};
 use troupe_telemetry::BusMetrics;
 
 use super::gather::{CallLimits, GatherMachine, Next, Unsent};
@@ -23,6 +23,7 @@ use crate::context::{EngineContext, Outages};
 use crate::evaluation::CompiledPlan;
 use crate::format::WrittenFormat;
 use crate::gauges::SinkProgress;
+use crate::shard::ShardMessage;
 
 /// Records offered but not yet sent beyond which the sink reads the log instead.
 const BACKLOG_MAX: usize = 4_096;
@@ -140,6 +141,8 @@ pub struct EventSinkArguments {
     pub progress: Arc<SinkProgress>,
     /// What the spool is written in.
     pub format: Arc<WrittenFormat>,
+    /// Told when the shard is lost.
+    pub supervisor: ActorRef<ShardMessage>,
 }
 
 /// Publishes one shard's lifecycle events.
@@ -520,7 +523,12 @@ impl EventSinkState {
             let bytes = chunk.len() as u64;
             if let Err(error) = store.spool(shard, epoch, name, last, chunk).await {
                 self.source.doubt_spool();
-                return Err(error.to_string());
+                let told = error.to_string();
+                if let StoreError::WentBack(why) = error {
+                    // One that is gone needs no telling.
+                    self.arguments.supervisor.send_message(ShardMessage::WentBack(why)).ok();
+                }
+                return Err(told);
             }
             self.source.spool().add(last, bytes);
             let bytes = self.source.spool().bytes();

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
-use troupe_core::{LogPosition, ShardId};
-use troupe_ports::ExecutionSummary;
+use troupe_core::{Epoch, LogPosition, ShardId};
+use troupe_ports::{ExecutionSummary, StoreError};
 
 use super::machine::ProjectionMachine;
 use crate::context::EngineContext;
@@ -36,6 +36,8 @@ pub struct VisibilityArguments {
     pub engine: Arc<EngineContext>,
     /// The shard.
     pub shard: ShardId,
+    /// Its epoch, if one was issued.
+    pub epoch: Option<Epoch>,
 }
 
 /// Projects one shard's executions.
@@ -134,11 +136,15 @@ impl VisibilityState {
             .engine
             .parts
             .visibility
-            .project(arguments.shard, summaries.clone(), up_to)
+            .project(arguments.shard, arguments.epoch, summaries.clone(), up_to)
             .await;
         let (outage, who) = (&arguments.engine.outages.lists, u64::from(arguments.shard.0));
         match &written {
             Ok(()) => outage.over(who),
+            // Whoever owns the shard now finds in the log what lists lack.
+            Err(StoreError::Fenced { owner, .. }) => {
+                tracing::debug!(shard = arguments.shard.0, %owner, "lists are another owner's to write");
+            }
             Err(error) => {
                 outage.failed(who, error);
                 self.machine.put_back(summaries);

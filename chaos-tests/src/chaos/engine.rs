@@ -291,6 +291,7 @@ async fn stores(place: &Place) -> anyhow::Result<Stores> {
                 } else {
                     PowerLoss::Never
                 },
+                accept_loss: Vec::new(),
                 mutant: None,
             };
             let store = EmbeddedStore::open(directory, &options).context("the embedded store does not open")?;

@@ -166,6 +166,7 @@ pub(super) fn open_store(setting: &Setting) -> anyhow::Result<EmbeddedStore> {
             End::PowerLoss => PowerLoss::DropsUnsynced,
             End::TornPowerLoss(seed) => PowerLoss::TearsUnsynced { seed },
         },
+        accept_loss: Vec::new(),
         mutant: match setting.fault {
             Some(Fault::SynchronousOff) => Some(DurabilityMutant::SynchronousOff),
             Some(Fault::NoEpochCheck) => Some(DurabilityMutant::NoEpochCheck),

@@ -298,7 +298,9 @@ impl World {
                 let spooled = at_once(self.store.spool(shard, epoch, super::events::SINK, up_to, chunk));
                 Answer::Spooled((up_to, bytes, reached), spooled)
             }
-            Call::Project(summaries, up_to) => Answer::Projected(at_once(self.lists.project(shard, summaries, up_to))),
+            Call::Project(summaries, up_to) => {
+                Answer::Projected(at_once(self.lists.project(shard, None, summaries, up_to)))
+            }
             Call::Trim(up_to) => Answer::Written(at_once(self.store.trim(shard, epoch, up_to))),
         };
         self.send_back(caller, answer, answered);

@@ -8,7 +8,7 @@ use troupe_actors::EngineError;
 use troupe_actors::execution::load::{Loaded, load_over};
 use troupe_actors::execution::view::{changes_summary, summary};
 use troupe_actors::record::{RecordItem, read_frames};
-use troupe_core::{ExecutionId, LogPosition, ShardId};
+use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
 use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore};
 
 use super::process::{ListsMessage, ProcessNo};
@@ -51,6 +51,7 @@ impl VisibilityStore for SimulatedLists {
     async fn project(
         &self,
         shard: ShardId,
+        _: Option<Epoch>,
         summaries: Vec<ExecutionSummary>,
         up_to: LogPosition,
     ) -> Result<(), StoreError> {

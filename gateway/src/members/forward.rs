@@ -17,7 +17,7 @@ use troupe_actors::Whereabouts;
 use troupe_core::ShardId;
 
 use super::inbox::Outgoing;
-use super::{Elsewhere, Members, Signed};
+use super::{Elsewhere, Members, Signed, body_bytes_max};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
@@ -39,15 +39,15 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
     };
     let (mut parts, body) = request.into_parts();
     let has_body = !matches!(parts.method, Method::GET | Method::HEAD);
+    let signed = parts.extensions.get::<Signed>().cloned();
     let bytes = if has_body {
-        match body::read(&parts.headers, body, app.settings.limits.body_bytes).await {
+        match body::read(&parts.headers, body, body_bytes_max(&app, signed.as_ref())).await {
             Ok(bytes) => Bytes::from(bytes),
             Err(error) => return error.into_response(),
         }
     } else {
         Bytes::new()
     };
-    let signed = parts.extensions.get::<Signed>().cloned();
     if signed.as_ref().is_some_and(|signed| !signed.covers(&bytes)) {
         let why = "the body is not the one that was signed";
         return ApiError::new("MEMBER_SIGNATURE_INVALID", why).into_response();

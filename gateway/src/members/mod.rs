@@ -39,6 +39,15 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// How long a member may take to answer what only members ask.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
+/// What a member puts round the payload of a start that it sends on, at most: the id of its trigger, as JSON.
+const ENVELOPE_BYTES_MAX: usize = 4 << 10;
+
+/// Most bytes of a request's body. What a member puts round a payload does not count: the payload itself has the same limit here as there.
+pub(crate) fn body_bytes_max(app: &App, signed: Option<&Signed>) -> usize {
+    let envelope = signed.map_or(0, |_| ENVELOPE_BYTES_MAX);
+    app.settings.limits.body_bytes + envelope
+}
+
 /// On an answer: the shard that is not served here. Nothing has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Elsewhere(pub(crate) ShardId);

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use troupe_actors::{EngineError, StartOutcome};
 use troupe_core::WorkflowId;
 
@@ -17,11 +17,13 @@ use crate::auth::Caller;
 use crate::body;
 use crate::dto::{StartBody, StartedDto, WorkflowContextDto, context};
 use crate::error::ApiError;
+use crate::members::{Signed, body_bytes_max};
 use crate::trace::trace_parent;
 
 pub(super) async fn start(
     State(app): State<App>,
     caller: Caller,
+    signed: Option<Extension<Signed>>,
     Path(workflow): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -29,7 +31,7 @@ pub(super) async fn start(
     let limits = app.settings.limits;
     let key = idempotency_key(&headers)?;
     let wait = preferred_wait(&headers)?.map(|wait| wait.min(limits.wait_max));
-    let bytes = body::read(&headers, body, limits.body_bytes).await?;
+    let bytes = body::read(&headers, body, body_bytes_max(&app, signed.as_deref())).await?;
     let start = StartBody::read(body::parse(&bytes, limits.nesting_max)?)?;
     let mut request = start.into_request(WorkflowId::from(workflow.as_str()), key, caller.name());
     request.trace_parent = trace_parent(&headers);

@@ -45,7 +45,7 @@ impl AccessStores {
     pub(super) async fn open(settings: &Settings, directory: &Path) -> Result<Self, ApiError> {
         Ok(match &settings.store.definitions {
             Some(url) => Self::of(&Arc::new(postgres(settings, url).await?)),
-            None => Self::of(&embedded(settings, directory).await?),
+            None => Self::of(&embedded(settings, directory, &[]).await?),
         })
     }
 }
@@ -89,7 +89,7 @@ impl Stores {
         let embedded = if named.state.is_some() && named.definitions.is_some() {
             None
         } else {
-            Some(embedded(settings, directory).await?)
+            Some(embedded(settings, directory, accept_loss).await?)
         };
         let here = || {
             let missing = || ApiError::new("INTERNAL", "the embedded store was not opened");
@@ -146,9 +146,14 @@ pub(super) fn owner() -> Result<String, ApiError> {
     Ok(format!("engine-{}-{digits}", std::process::id()))
 }
 
-async fn embedded(settings: &Settings, directory: &Path) -> Result<Arc<EmbeddedStore>, ApiError> {
+async fn embedded(
+    settings: &Settings,
+    directory: &Path,
+    accept_loss: &[ShardId],
+) -> Result<Arc<EmbeddedStore>, ApiError> {
     let options = StoreOptions {
         shards: settings.engine.shards,
+        accept_loss: accept_loss.to_vec(),
         ..StoreOptions::default()
     };
     let place = directory.to_owned();

@@ -136,6 +136,16 @@ impl Cluster {
         }
     }
 
+    /// How often members were asked who has which slots.
+    fn slots_asked(&self) -> u64 {
+        let asked = self.members.iter().map(|member| {
+            let stats = format!("{:?}", member.command(&["INFO", "commandstats"]));
+            let calls = stats.split("cmdstat_cluster|slots:calls=").nth(1);
+            calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+        });
+        asked.sum()
+    }
+
     fn id(&self, member: usize) -> String {
         match self.members[member].command(&["CLUSTER", "MYID"]) {
             redis::Value::BulkString(id) => String::from_utf8(id).unwrap(),
@@ -323,6 +333,7 @@ async fn a_slot_whose_keys_have_moved_is_served_before_it_is_settled() {
         response_timeout: Duration::from_secs(2),
         ..cluster.options("half")
     };
+    let asked = cluster.slots_asked();
     let store = RedisStore::open(&options).await.unwrap();
     let mut leases = Vec::new();
     for shard in 0..SHARDS {
@@ -340,6 +351,7 @@ async fn a_slot_whose_keys_have_moved_is_served_before_it_is_settled() {
         }
     };
     append(1).await;
+    assert_eq!(cluster.slots_asked() - asked, 1, "what one connection learned all know");
     let slots = cluster.slots_with_keys(0).await;
     assert!(!slots.is_empty(), "no shard is on the first member");
     for slot in &slots {

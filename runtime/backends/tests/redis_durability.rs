@@ -27,9 +27,17 @@ async fn append(store: &RedisStore, lease: &Lease, position: u64) -> Result<(), 
         .await
 }
 
+fn execution(shard: ShardId, position: u64) -> ExecutionId {
+    ExecutionId::fresh(shard, Timestamp(1), position)
+}
+
 fn row(position: u64) -> CheckpointRow {
+    row_of(SHARD, position)
+}
+
+fn row_of(shard: ShardId, position: u64) -> CheckpointRow {
     CheckpointRow::Live {
-        id: ExecutionId::fresh(SHARD, Timestamp(1), position),
+        id: execution(shard, position),
         first: Seq(1),
         last: Seq(1),
         segment: content(position),
@@ -47,6 +55,17 @@ fn is_damaged<T: std::fmt::Debug>(result: Result<T, StoreError>, part: &str) {
 
 fn is_fenced<T: std::fmt::Debug>(result: Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::Fenced { .. })), "got {result:?}");
+}
+
+/// What comes of a call once a server that was started again takes it.
+async fn answered<T>(mut call: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let started = Instant::now();
+    loop {
+        match call().await {
+            Err(StoreError::Unavailable(_)) if started.elapsed() < Duration::from_secs(10) => {}
+            other => return other,
+        }
+    }
 }
 
 /// Appends, checkpoints and trims until the server goes away; the last position that was acknowledged, and those of the
@@ -220,6 +239,191 @@ async fn a_restored_copy_is_told_by_whoever_saw_more() {
     assert_eq!(new.next, LogPosition(2));
     assert!(new.epoch > old.epoch);
     append(&relaxed, &new, 2).await.unwrap();
+}
+
+/// The log is all there, and nothing that is stored contradicts the next chunk: only the one before it is gone.
+#[tokio::test]
+async fn a_chunk_that_goes_on_from_a_lost_one_is_refused() {
+    let mut server = RedisServer::durable();
+    let (strict, relaxed) = (
+        opened(&server, RedisDurability::Strict).await,
+        opened(&server, RedisDurability::Relaxed).await,
+    );
+    let owners = [(&strict, SHARD), (&relaxed, ShardId(4))];
+    let mut leases = Vec::new();
+    for (store, shard) in owners {
+        let lease = store.acquire(shard, "writer", LEASE).await.unwrap();
+        for position in 1..=3 {
+            append(store, &lease, position).await.unwrap();
+        }
+        let rows = vec![row_of(shard, 1)];
+        store.checkpoint(shard, lease.epoch, rows, None).await.unwrap();
+        leases.push(lease);
+    }
+    let copy = server.copy_of_files();
+    for ((store, shard), lease) in owners.into_iter().zip(&leases) {
+        let rows = vec![row_of(shard, 2)];
+        store.checkpoint(shard, lease.epoch, rows, None).await.unwrap();
+    }
+    server.kill();
+    server.restore(&copy);
+    server.run();
+
+    for ((store, shard), lease) in owners.into_iter().zip(&leases) {
+        let next = async || {
+            let rows = vec![row_of(shard, 3)];
+            store.checkpoint(shard, lease.epoch, rows, Some(LogPosition(3))).await
+        };
+        let refused = answered(next).await;
+        assert!(
+            matches!(&refused, Err(StoreError::WentBack(why)) if why.contains("goes on from number 2")),
+            "got {refused:?}"
+        );
+        assert_eq!(store.load(execution(shard, 3)).await.unwrap(), None);
+    }
+    is_damaged(strict.acquire(SHARD, "writer", LEASE).await, "(chunk 2)");
+    // What the log still has is written once more.
+    let shard = ShardId(4);
+    let lease = relaxed.acquire(shard, "writer", LEASE).await.unwrap();
+    assert_eq!(
+        (lease.next, lease.checkpointed, lease.lost),
+        (LogPosition(4), LogPosition(0), 0)
+    );
+    for position in 1..=3 {
+        let rows = vec![row_of(shard, position)];
+        let reached = Some(LogPosition(position));
+        relaxed.checkpoint(shard, lease.epoch, rows, reached).await.unwrap();
+    }
+    assert_eq!(relaxed.live_counts(shard).await.unwrap(), (3, 0));
+}
+
+#[tokio::test]
+async fn a_spool_that_goes_on_from_a_lost_chunk_is_refused() {
+    const EVENTS: &str = "events";
+    let mut server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Relaxed).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    let spool = async |epoch, up_to| {
+        let chunk = Bytes::from_static(b"chunk");
+        store.spool(SHARD, epoch, EVENTS, LogPosition(up_to), chunk).await
+    };
+    let ends = async || {
+        let extent = store.spool_extent(SHARD, EVENTS).await.unwrap();
+        extent.iter().map(|(up_to, _)| up_to.0).collect::<Vec<_>>()
+    };
+    for position in 1..=4 {
+        append(&store, &lease, position).await.unwrap();
+    }
+    let sent = store.set_cursor(SHARD, lease.epoch, EVENTS, LogPosition(0)).await;
+    sent.unwrap();
+    spool(lease.epoch, 1).await.unwrap();
+    let copy = server.copy_of_files();
+    spool(lease.epoch, 2).await.unwrap();
+    server.kill();
+    server.restore(&copy);
+    server.run();
+    let late = async || spool(lease.epoch, 3).await;
+    let refused = answered(late).await;
+    assert!(
+        matches!(&refused, Err(StoreError::WentBack(why)) if why.contains("goes on from 2")),
+        "got {refused:?}"
+    );
+    assert_eq!(ends().await, [1]);
+    // What is sent is spooled no longer, and nothing is lost by that.
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    spool(lease.epoch, 3).await.unwrap();
+    let sent = store.set_cursor(SHARD, lease.epoch, EVENTS, LogPosition(3)).await;
+    sent.unwrap();
+    spool(lease.epoch, 4).await.unwrap();
+    assert_eq!(ends().await, [4]);
+    // Nor by a sink that is configured no longer.
+    store.keep_cursors(SHARD, lease.epoch, &[]).await.unwrap();
+    spool(lease.epoch, 1).await.unwrap();
+    assert_eq!(ends().await, [1]);
+}
+
+#[tokio::test]
+async fn a_chunk_without_an_answer_is_repeated_and_gone_on_from() {
+    let server = RedisServer::durable();
+    let options = RedisOptions {
+        response_timeout: Duration::from_secs(2),
+        ..options(&server, RedisDurability::Strict)
+    };
+    let store = RedisStore::open(&options).await.unwrap();
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    server.signal("STOP");
+    let unknown = store.checkpoint(SHARD, lease.epoch, vec![row(1)], None).await;
+    assert!(
+        matches!(&unknown, Err(StoreError::Unavailable(why)) if why.contains("unknown")),
+        "got {unknown:?}"
+    );
+    server.signal("CONT");
+    for position in [1, 2, 3] {
+        let next = async || store.checkpoint(SHARD, lease.epoch, vec![row(position)], None).await;
+        answered(next).await.unwrap();
+    }
+    assert_eq!(store.live_counts(SHARD).await.unwrap(), (3, 0));
+    let again = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    assert!(again.epoch > lease.epoch, "nothing is missed");
+}
+
+/// As of an owner whose chunk was on its way while an older copy took the server's place.
+#[tokio::test]
+async fn a_spool_that_ends_beyond_the_log_stands_for_nothing() {
+    const EVENTS: &str = "events";
+    let mut server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Relaxed).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    let spool = async |epoch, up_to, chunk: &'static str| {
+        let (up_to, chunk) = (LogPosition(up_to), Bytes::from_static(chunk.as_bytes()));
+        store.spool(SHARD, epoch, EVENTS, up_to, chunk).await
+    };
+    let left_after_trimming = async |epoch| {
+        let trim = async || store.trim(SHARD, epoch, LogPosition(9)).await;
+        answered(trim).await.unwrap();
+        let left = store.read(SHARD, LogPosition(1), usize::MAX).await.unwrap();
+        left.iter().map(|record| record.position.0).collect::<Vec<_>>()
+    };
+    let extent = async || store.spool_extent(SHARD, EVENTS).await.unwrap();
+    for position in 1..=3 {
+        append(&store, &lease, position).await.unwrap();
+    }
+    let reached = Some(LogPosition(3));
+    store.checkpoint(SHARD, lease.epoch, vec![], reached).await.unwrap();
+    let sent = store.set_cursor(SHARD, lease.epoch, EVENTS, LogPosition(0)).await;
+    sent.unwrap();
+    spool(lease.epoch, 2, "two").await.unwrap();
+    let copy = server.copy_of_files();
+    for position in 4..=5 {
+        append(&store, &lease, position).await.unwrap();
+    }
+    server.kill();
+    server.restore(&copy);
+    server.run();
+    let late = async || spool(lease.epoch, 5, "five").await;
+    answered(late).await.unwrap();
+    assert_eq!(
+        left_after_trimming(lease.epoch).await,
+        [3],
+        "what is left goes by the log"
+    );
+
+    let strict = opened(&server, RedisDurability::Strict).await;
+    is_damaged(strict.acquire(SHARD, "writer", LEASE).await, "a spool ends at 5");
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    assert_eq!(lease.next, LogPosition(4));
+    assert_eq!(extent().await, [(LogPosition(2), 3)]);
+    for position in 4..=5 {
+        append(&store, &lease, position).await.unwrap();
+    }
+    let reached = Some(LogPosition(5));
+    store.checkpoint(SHARD, lease.epoch, vec![], reached).await.unwrap();
+    assert_eq!(left_after_trimming(lease.epoch).await, [3, 4, 5]);
+    spool(lease.epoch, 5, "other").await.unwrap();
+    let chunks = store.spooled(SHARD, EVENTS, LogPosition(2), usize::MAX).await.unwrap();
+    assert_eq!(chunks.len(), 1);
+    assert_eq!(chunks[0].bytes, "other", "of the records that came in their place");
+    assert_eq!(left_after_trimming(lease.epoch).await, [] as [u64; 0]);
 }
 
 #[tokio::test]

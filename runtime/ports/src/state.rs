@@ -367,6 +367,10 @@ pub trait StateStore: Send + Sync + 'static {
     /// chunk goes when the cursor has reached its end.
     ///
     /// A chunk follows the one before it without a gap, or what was sent: the store does not look into it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::WentBack`] where one that was acknowledged before it is lost.
     async fn spool(
         &self,
         shard: ShardId,

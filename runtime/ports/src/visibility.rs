@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use troupe_core::{ExecutionId, Seq, ShardId, Timestamp};
+use troupe_core::{Epoch, ExecutionId, Seq, ShardId, Timestamp};
 
 use crate::state::StoreError;
 
@@ -117,9 +117,16 @@ pub trait VisibilityStore: Send + Sync + 'static {
     /// Writes summaries of one shard and, with them, how far its log is projected (never back, but for
     /// [`VisibilityStore::rewind`]). A summary with a lower seq
     /// than the stored one changes nothing.
+    ///
+    /// `epoch`: the writer's, where an [`EpochAuthority`](crate::EpochAuthority) issued it that keeps its epochs here too. Else nobody is fenced.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Fenced`] once a later epoch was issued: a former owner, however late, shows nothing that was forgotten since.
     async fn project(
         &self,
         shard: ShardId,
+        epoch: Option<Epoch>,
         summaries: Vec<ExecutionSummary>,
         up_to: troupe_core::LogPosition,
     ) -> Result<(), StoreError>;

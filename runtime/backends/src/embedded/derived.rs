@@ -13,24 +13,66 @@ const RUNNING: i64 = 0;
 const UNTIL: i64 = 1;
 const MESSAGE: i64 = 2;
 
-/// Makes `epoch` the one in force; returns the checkpoint position.
-pub(super) fn install(connection: &Connection, shard: ShardId, epoch: Epoch) -> rusqlite::Result<LogPosition> {
+/// What checkpoints say of a shard.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Checkpointed {
+    pub epoch: Epoch,
+    pub position: LogPosition,
+    /// Records that a checkpoint holds and the log has lost, until that is settled.
+    pub lost: u64,
+}
+
+/// Makes `epoch` the one in force.
+pub(super) fn install(connection: &Connection, shard: ShardId, epoch: Epoch) -> rusqlite::Result<Checkpointed> {
     connection
         .prepare_cached(
             "INSERT INTO shard (shard, epoch, checkpointed) VALUES (?1, ?2, 0)
              ON CONFLICT DO UPDATE SET epoch = ?2 WHERE epoch < ?2",
         )?
         .execute(params![shard.0, integer(epoch.0)])?;
-    checkpointed(connection, shard)
+    shard_of(connection, shard)
 }
 
-/// The checkpoint position of a shard.
-pub(super) fn checkpointed(connection: &Connection, shard: ShardId) -> rusqlite::Result<LogPosition> {
-    let position: Option<u64> = connection
-        .prepare_cached("SELECT checkpointed FROM shard WHERE shard = ?1")?
-        .query_row([shard.0], |row| row.get(0))
+/// What checkpoints say of a shard; of one that was never owned, nothing.
+pub(super) fn shard_of(connection: &Connection, shard: ShardId) -> rusqlite::Result<Checkpointed> {
+    let found = connection
+        .prepare_cached("SELECT epoch, checkpointed, lost FROM shard WHERE shard = ?1")?
+        .query_row([shard.0], |row| {
+            Ok(Checkpointed {
+                epoch: Epoch(row.get(0)?),
+                position: LogPosition(row.get(1)?),
+                lost: row.get(2)?,
+            })
+        })
         .optional()?;
-    Ok(LogPosition(position.unwrap_or(0)))
+    Ok(found.unwrap_or_default())
+}
+
+/// The log has lost records that a checkpoint holds: what is left of it counts as not checkpointed beyond `to`.
+pub(super) fn set_back(
+    connection: &Connection,
+    (shard, epoch): (ShardId, Epoch),
+    to: LogPosition,
+    lost: u64,
+) -> Ran<Checkpointed, StoreError> {
+    if let Err(fenced) = fence(connection, shard, epoch)? {
+        return Ok(Err(fenced));
+    }
+    connection
+        .prepare_cached("UPDATE shard SET checkpointed = ?2, lost = lost + ?3 WHERE shard = ?1")?
+        .execute(params![shard.0, integer(to.0), integer(lost)])?;
+    shard_of(connection, shard).map(Ok)
+}
+
+/// Lists show what the log has lost.
+pub(super) fn settle_loss(connection: &Connection, shard: ShardId, epoch: Epoch) -> Ran<(), StoreError> {
+    if let Err(fenced) = fence(connection, shard, epoch)? {
+        return Ok(Err(fenced));
+    }
+    connection
+        .prepare_cached("UPDATE shard SET lost = 0 WHERE shard = ?1")?
+        .execute([shard.0])?;
+    Ok(Ok(()))
 }
 
 pub(super) fn fence(connection: &Connection, shard: ShardId, epoch: Epoch) -> Ran<(), StoreError> {

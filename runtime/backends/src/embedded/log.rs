@@ -104,26 +104,32 @@ pub(super) fn epochs(connection: &Connection) -> rusqlite::Result<Vec<(u16, u64)
     select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
-pub(super) fn acquire(
-    connection: &Connection,
-    shard: ShardId,
-    name: &str,
-    now: Timestamp,
-    lease_ms: u64,
-    sharing: Sharing,
-    issued: Option<Epoch>,
-) -> Ran<Acquired, StoreError> {
+/// Who takes a shard, and how.
+pub(super) struct Taker {
+    pub name: String,
+    pub now: Timestamp,
+    pub lease_ms: u64,
+    pub sharing: Sharing,
+    /// The epoch that was issued for it, if one was.
+    pub issued: Option<Epoch>,
+    /// The latest epoch that the other file knows: an older copy of this one does not.
+    pub after: Epoch,
+}
+
+pub(super) fn acquire(connection: &Connection, shard: ShardId, taker: &Taker) -> Ran<Acquired, StoreError> {
+    let Taker { name, now, .. } = taker;
     let owner = owner(connection, shard)?;
-    let held = owner.lease_until > now && owner.name.as_deref().is_some_and(|holder| holder != name);
-    if held && sharing != Sharing::TakeOver {
+    let held = owner.lease_until > *now && owner.name.as_deref().is_some_and(|holder| holder != name);
+    if held && taker.sharing != Sharing::TakeOver {
         let holder = owner.name.unwrap_or_default();
         return Ok(Err(StoreError::Held(format!("{holder} has shard {shard}"))));
     }
-    let epoch = issued.unwrap_or(Epoch(owner.epoch.0 + 1));
-    if epoch <= owner.epoch {
+    let latest = owner.epoch.max(taker.after);
+    let epoch = taker.issued.unwrap_or(Epoch(latest.0 + 1));
+    if epoch <= latest {
         return Ok(Err(StoreError::Fenced {
             shard,
-            owner: owner.epoch,
+            owner: latest,
             ours: epoch,
         }));
     }
@@ -134,7 +140,7 @@ pub(super) fn acquire(
             "INSERT INTO shard (shard, epoch, owner, lease_until_ms, trimmed) VALUES (?1, ?2, ?3, ?4, 0)
              ON CONFLICT (shard) DO UPDATE SET epoch = ?2, owner = ?3, lease_until_ms = ?4",
         )?
-        .execute(params![shard.0, epoch.0, name, now.plus_ms(lease_ms).0])?;
+        .execute(params![shard.0, epoch.0, name, now.plus_ms(taker.lease_ms).0])?;
     Ok(Ok(Acquired {
         epoch,
         next: next(connection, shard, owner.trimmed)?,

@@ -57,6 +57,7 @@ pub struct EmbeddedStore {
     derived: Writer,
     shards: u16,
     sharing: Sharing,
+    accept_loss: Vec<ShardId>,
     mutant: Option<DurabilityMutant>,
     /// Epochs as this store last saw them, so that a cursor's setter is checked without a transaction.
     epochs: Vec<AtomicU64>,
@@ -109,6 +110,7 @@ impl EmbeddedStore {
             derived: Writer::start("store-writer", derived, derived_limit, Box::new(NoRider)).map_err(cannot)?,
             shards,
             sharing: options.sharing,
+            accept_loss: options.accept_loss.clone(),
             mutant: options.mutant,
             epochs,
             cursors,

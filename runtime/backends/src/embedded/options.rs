@@ -1,5 +1,7 @@
 //! How an embedded store is opened.
 
+use troupe_core::ShardId;
+
 /// Who else may use the same directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sharing {
@@ -45,6 +47,8 @@ pub struct StoreOptions {
     pub sharing: Sharing,
     /// What a killed process loses beside itself.
     pub power_loss: PowerLoss,
+    /// Shards that begin again from what is left of their log where it ends before their checkpoint: the operator says so.
+    pub accept_loss: Vec<ShardId>,
     /// For tests: a planted fault.
     pub mutant: Option<DurabilityMutant>,
 }
@@ -55,6 +59,7 @@ impl Default for StoreOptions {
             shards: 32,
             sharing: Sharing::Exclusive,
             power_loss: PowerLoss::Never,
+            accept_loss: Vec::new(),
             mutant: None,
         }
     }

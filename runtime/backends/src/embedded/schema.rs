@@ -137,6 +137,10 @@ const ADD_FORMAT: &str = "ALTER TABLE shard ADD COLUMN format INTEGER NOT NULL D
 const HAS_OUTCOME: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('audit') WHERE name = 'outcome')";
 const ADD_OUTCOME: &str = "ALTER TABLE audit ADD COLUMN outcome TEXT";
 
+/// Another one: records that a checkpoint holds and the log has lost, until lists show them.
+const HAS_LOST: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('shard') WHERE name = 'lost')";
+const ADD_LOST: &str = "ALTER TABLE shard ADD COLUMN lost INTEGER NOT NULL DEFAULT 0";
+
 impl StoreFile {
     fn name(self) -> &'static str {
         match self {
@@ -235,7 +239,11 @@ impl StoreFile {
             }
             if self == Self::Derived && version <= VERSION {
                 connection.execute_batch(ADDED_TABLES)?;
-                for (has, add) in [(HAS_PARENT, ADD_PARENT), (HAS_OUTCOME, ADD_OUTCOME)] {
+                for (has, add) in [
+                    (HAS_PARENT, ADD_PARENT),
+                    (HAS_OUTCOME, ADD_OUTCOME),
+                    (HAS_LOST, ADD_LOST),
+                ] {
                     if !connection.query_row(has, [], |row| row.get::<_, bool>(0))? {
                         connection.execute_batch(add)?;
                     }

@@ -13,6 +13,8 @@ use troupe_ports::{
     SystemClock,
 };
 
+use super::derived::Checkpointed;
+use super::log::{Acquired, Taker};
 use super::{DurabilityMutant, EmbeddedStore, blobs, cached, derived, inbox, log, rewrite, spool};
 
 /// A record of an entry or two: whoever has one is alone, more or less. Under load records are larger, and a thread that
@@ -37,6 +39,41 @@ impl EmbeddedStore {
                 ours: epoch,
             })
         }
+    }
+
+    /// The checkpoint of a shard that was just acquired, set back where the log ends before it and that is accepted: the files are of
+    /// different age.
+    async fn within_log(
+        &self,
+        shard: ShardId,
+        acquired: &Acquired,
+        checkpointed: Checkpointed,
+    ) -> Result<Checkpointed, StoreError> {
+        let Acquired {
+            epoch, next, trimmed, ..
+        } = *acquired;
+        let Checkpointed { position, .. } = checkpointed;
+        if trimmed <= position && position < next {
+            return Ok(checkpointed);
+        }
+        // What was trimmed without a checkpoint nobody can begin again from.
+        if trimmed > position || !self.accept_loss.contains(&shard) {
+            return Err(StoreError::Damaged(format!(
+                "shard {shard} went back: its log is trimmed up to {trimmed} and goes on at {next}, its checkpoint is at {position}",
+            )));
+        }
+        let lost = position.0 - next.0 + 1;
+        // Which of the records that are left are in the checkpoint nobody knows: all of them count as not yet checkpointed.
+        let set_back = self
+            .derived
+            .run(move |derived| derived::set_back(derived, (shard, epoch), trimmed, lost))
+            .await?;
+        tracing::error!(
+            %shard,
+            lost,
+            "a checkpoint holds what the log has lost: of that, events that a sink had not sent are lost"
+        );
+        Ok(set_back)
     }
 }
 
@@ -64,33 +101,36 @@ impl StateStore for EmbeddedStore {
         epoch: Option<Epoch>,
     ) -> Result<Lease, StoreError> {
         self.check_shard(shard)?;
-        let (owner, sharing) = (owner.to_owned(), self.sharing);
-        let now = SystemClock.now();
-        let acquired = self
-            .log
-            .run(move |log| log::acquire(log, shard, &owner, now, milliseconds(lease), sharing, epoch))
+        let known = self
+            .derived_readers
+            .read(move |derived| derived::shard_of(derived, shard))
             .await?;
+        let now = SystemClock.now();
+        let taker = Taker {
+            name: owner.to_owned(),
+            now,
+            lease_ms: milliseconds(lease),
+            sharing: self.sharing,
+            issued: epoch,
+            after: known.epoch,
+        };
+        let acquired = self.log.run(move |log| log::acquire(log, shard, &taker)).await?;
         let epoch = acquired.epoch;
         self.epochs[usize::from(shard.0)].fetch_max(epoch.0, Ordering::AcqRel);
         let checkpointed = self
             .derived
             .run(move |derived| derived::install(derived, shard, epoch).map(Ok::<_, StoreError>))
             .await?;
-        if checkpointed >= acquired.next || acquired.trimmed > checkpointed {
-            return Err(StoreError::Damaged(format!(
-                "shard {shard} went back: its log is trimmed up to {} and goes on at {}, its checkpoint is at {checkpointed}",
-                acquired.trimmed, acquired.next
-            )));
-        }
+        let checkpointed = self.within_log(shard, &acquired, checkpointed).await?;
         Ok(Lease {
             shard,
             epoch,
             next: acquired.next,
-            checkpointed,
+            checkpointed: checkpointed.position,
             store_now: now,
             released: acquired.released,
             format: acquired.format,
-            lost: 0,
+            lost: checkpointed.lost,
         })
     }
 
@@ -112,6 +152,12 @@ impl StateStore for EmbeddedStore {
         self.check_shard(shard)?;
         self.log
             .run(move |log| log::set_format(log, shard, epoch, format))
+            .await
+    }
+
+    async fn settle_loss(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        self.derived
+            .run(move |derived| derived::settle_loss(derived, shard, epoch))
             .await
     }
 
@@ -176,9 +222,9 @@ impl StateStore for EmbeddedStore {
         // Readers see nothing that is not durable, so what they call checkpointed may be removed from the log.
         let checkpointed = self
             .derived_readers
-            .read(move |derived| derived::checkpointed(derived, shard))
+            .read(move |derived| derived::shard_of(derived, shard))
             .await?;
-        let up_to = up_to.min(checkpointed);
+        let up_to = up_to.min(checkpointed.position);
         while self.log.run(move |log| log::trim(log, shard, epoch, up_to)).await? {}
         Ok(())
     }

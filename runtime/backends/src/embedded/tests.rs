@@ -205,6 +205,73 @@ async fn damage_between_the_files_is_told() {
     );
 }
 
+/// As after a restore of one file: the log's is older than the other.
+#[tokio::test]
+async fn an_accepted_loss_goes_on_from_what_is_left_of_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log.db");
+    let accepting = |accept_loss| {
+        let options = StoreOptions {
+            accept_loss,
+            ..StoreOptions::default()
+        };
+        EmbeddedStore::open(directory.path(), &options).unwrap()
+    };
+    let went_back = |answer: Result<Lease, StoreError>| {
+        let told = matches!(&answer, Err(StoreError::Damaged(why)) if why.contains("went back"));
+        assert!(told, "got {answer:?}");
+    };
+    let store = accepting(vec![]);
+    let lease = store.acquire(SHARD, "a", LEASE).await.unwrap();
+    append(&store, &lease, 1, "one").await.unwrap();
+    append(&store, &lease, 2, "two").await.unwrap();
+    drop(store);
+    let copy = std::fs::read(&log).unwrap();
+    let store = accepting(vec![]);
+    let mut lease = store.acquire(SHARD, "a", LEASE).await.unwrap();
+    for position in 3..=4 {
+        append(&store, &lease, position, "more").await.unwrap();
+        lease = store.acquire(SHARD, "a", LEASE).await.unwrap();
+    }
+    let reached = Some(LogPosition(4));
+    store.checkpoint(SHARD, lease.epoch, vec![], reached).await.unwrap();
+    drop(store);
+    std::fs::write(&log, copy).unwrap();
+    let store = accepting(vec![ShardId(1)]);
+    went_back(store.acquire(SHARD, "a", LEASE).await);
+    drop(store);
+
+    let store = accepting(vec![SHARD]);
+    let back = store.acquire(SHARD, "a", LEASE).await.unwrap();
+    assert!(back.epoch > lease.epoch, "{} after {}", back.epoch, lease.epoch);
+    assert_eq!(
+        (back.next, back.checkpointed, back.lost),
+        (LogPosition(3), LogPosition(0), 2),
+        "what is left of the log is applied again"
+    );
+    append(&store, &back, 3, "other").await.unwrap();
+    let reached = Some(LogPosition(3));
+    store.checkpoint(SHARD, back.epoch, vec![], reached).await.unwrap();
+    drop(store);
+    let store = accepting(vec![]);
+    let again = store.acquire(SHARD, "a", LEASE).await.unwrap();
+    assert_eq!(
+        (again.next, again.checkpointed, again.lost),
+        (LogPosition(4), LogPosition(3), 2),
+        "lists may still lack what was lost"
+    );
+    let late = store.settle_loss(SHARD, back.epoch).await;
+    assert!(matches!(late, Err(StoreError::Fenced { .. })), "got {late:?}");
+    store.settle_loss(SHARD, again.epoch).await.unwrap();
+    assert_eq!(store.acquire(SHARD, "a", LEASE).await.unwrap().lost, 0);
+    drop(store);
+    // What was trimmed without a checkpoint nobody can begin again from.
+    let trimmed = "UPDATE shard SET trimmed = 7; DELETE FROM record";
+    Connection::open(&log).unwrap().execute_batch(trimmed).unwrap();
+    let store = accepting(vec![SHARD]);
+    went_back(store.acquire(SHARD, "a", LEASE).await);
+}
+
 #[tokio::test]
 async fn a_store_of_a_newer_release_is_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -297,6 +364,7 @@ async fn a_store_of_an_older_release_gets_what_it_lacks() {
     // As they were made before rows had an outcome.
     let older = "
         DROP TABLE api_key;
+        ALTER TABLE shard DROP COLUMN lost;
         ALTER TABLE audit DROP COLUMN outcome;
         INSERT INTO audit (id, at_ms, principal, action, target_kind, target_id) VALUES (zeroblob(16), 1, 'ada', 'put', 'workflow', 'w')";
     connection.execute_batch(older).unwrap();
@@ -309,6 +377,7 @@ async fn a_store_of_an_older_release_gets_what_it_lacks() {
     let page = store.list(query).await.unwrap();
     let row = &page.items[0];
     assert_eq!((row.principal.as_deref(), row.outcome.as_deref()), (Some("ada"), None));
+    assert_eq!(store.acquire(SHARD, "a", LEASE).await.unwrap().lost, 0);
     assert!(
         troupe_ports::ApiKeyStore::list(&store, None, 10)
             .await

@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
-use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
+use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore};
 
-use super::EmbeddedStore;
 use super::log::integer;
+use super::{EmbeddedStore, derived};
 
 /// Items of a page, whatever was asked for.
 const PAGE_ITEMS_MAX: usize = 1_000;
@@ -156,12 +156,19 @@ impl VisibilityStore for EmbeddedStore {
     async fn project(
         &self,
         shard: ShardId,
+        epoch: Option<Epoch>,
         summaries: Vec<ExecutionSummary>,
         up_to: LogPosition,
     ) -> Result<(), StoreError> {
         self.check_shard(shard)?;
         self.derived
-            .run(move |derived| project(derived, shard, &summaries, up_to).map(Ok))
+            .run(move |derived| {
+                let owner = derived::shard_of(derived, shard)?.epoch;
+                match epoch {
+                    Some(ours) if owner > ours => Ok(Err(StoreError::Fenced { shard, owner, ours })),
+                    Some(_) | None => project(derived, shard, &summaries, up_to).map(Ok),
+                }
+            })
             .await
     }
 

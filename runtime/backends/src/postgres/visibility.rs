@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
+use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore};
 
 use super::PostgresStore;
@@ -15,20 +15,26 @@ use super::text::{escaped, indexed, unescaped};
 /// Summaries of a statement, so that none of them meets the statement timeout.
 const STATEMENT_SUMMARIES_MAX: usize = 5_000;
 
-/// Ids travel as text and as bytes, because the driver is built without its UUIDs.
+/// Ids travel as text and as bytes, because the driver is built without its UUIDs. Returns the epoch that was issued after `$14`, if one was:
+/// then nothing is written.
 const PROJECT: &str = "
-WITH moved AS (
-    INSERT INTO projected AS p (shard, position) VALUES ($1, $2)
+WITH later AS (
+    SELECT epoch FROM epoch WHERE shard = $1 AND epoch > $14::bigint
+), moved AS (
+    INSERT INTO projected AS p (shard, position) SELECT $1::integer, $2::bigint WHERE NOT EXISTS (SELECT FROM later)
     ON CONFLICT (shard) DO UPDATE SET position = excluded.position WHERE p.position < excluded.position
+), written AS (
+    INSERT INTO summary AS s
+        (id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent)
+    SELECT * FROM unnest($3::uuid[], $4::text[], $5::bigint[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[],
+        $10::text[], $11::text[], $12::bigint[], $13::uuid[])
+    WHERE NOT EXISTS (SELECT FROM later)
+    ON CONFLICT (id) DO UPDATE SET workflow = excluded.workflow, version = excluded.version, status = excluded.status,
+        paused = excluded.paused, started_ms = excluded.started_ms, ended_ms = excluded.ended_ms,
+        error_code = excluded.error_code, execution_key = excluded.execution_key, seq = excluded.seq, parent = excluded.parent
+    WHERE s.seq < excluded.seq
 )
-INSERT INTO summary AS s
-    (id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent)
-SELECT * FROM unnest($3::uuid[], $4::text[], $5::bigint[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[], $10::text[],
-    $11::text[], $12::bigint[], $13::uuid[])
-ON CONFLICT (id) DO UPDATE SET workflow = excluded.workflow, version = excluded.version, status = excluded.status,
-    paused = excluded.paused, started_ms = excluded.started_ms, ended_ms = excluded.ended_ms,
-    error_code = excluded.error_code, execution_key = excluded.execution_key, seq = excluded.seq, parent = excluded.parent
-WHERE s.seq < excluded.seq";
+SELECT epoch FROM later";
 
 /// Locks in one order, so that it and a projection do not wait for each other.
 const FORGET: &str = "
@@ -114,13 +120,14 @@ fn batches(summaries: Vec<ExecutionSummary>) -> Vec<Columns> {
     batches
 }
 
+/// The epoch that was issued after that of the writer, if one was: then nothing is written.
 async fn write(
     connection: &mut PgConnection,
-    shard: ShardId,
+    (shard, epoch): (ShardId, Option<Epoch>),
     columns: Columns,
     up_to: LogPosition,
-) -> sqlx::Result<()> {
-    let asked = sqlx::query(PROJECT)
+) -> sqlx::Result<Option<i64>> {
+    let asked = sqlx::query_scalar(PROJECT)
         .bind(i32::from(shard.0))
         .bind(integer(up_to.0))
         .bind(columns.ids)
@@ -133,8 +140,9 @@ async fn write(
         .bind(columns.error_codes)
         .bind(columns.execution_keys)
         .bind(columns.seqs)
-        .bind(columns.parents);
-    asked.execute(connection).await.map(drop)
+        .bind(columns.parents)
+        .bind(epoch.map_or(i64::MAX, |epoch| integer(epoch.0)));
+    asked.fetch_optional(connection).await
 }
 
 async fn remove(connection: &mut PgConnection, ids: &[ExecutionId]) -> sqlx::Result<()> {
@@ -151,18 +159,30 @@ async fn replace(
     let mut transaction = connection.begin().await?;
     remove(&mut transaction, ahead).await?;
     for batch in batches(left) {
-        write(&mut transaction, shard, batch, LogPosition(0)).await?;
+        write(&mut transaction, (shard, None), batch, LogPosition(0)).await?;
     }
     transaction.commit().await
 }
 
 impl PostgresStore {
-    async fn write(&self, shard: ShardId, columns: Columns, up_to: LogPosition) -> Result<(), StoreError> {
+    async fn write(
+        &self,
+        (shard, epoch): (ShardId, Option<Epoch>),
+        columns: Columns,
+        up_to: LogPosition,
+    ) -> Result<(), StoreError> {
         let mut connection = self.database.connection().await?;
-        let asked = write(&mut connection, shard, columns, up_to);
-        self.database.answer(asked).await?;
+        let asked = write(&mut connection, (shard, epoch), columns, up_to);
+        let later = self.database.answer(asked).await?;
         connection.give_back();
-        Ok(())
+        match later {
+            None => Ok(()),
+            Some(later) => Err(StoreError::Fenced {
+                shard,
+                owner: Epoch(later.unsigned_abs()),
+                ours: epoch.unwrap_or_default(),
+            }),
+        }
     }
 }
 
@@ -195,6 +215,7 @@ impl VisibilityStore for PostgresStore {
     async fn project(
         &self,
         shard: ShardId,
+        epoch: Option<Epoch>,
         summaries: Vec<ExecutionSummary>,
         up_to: LogPosition,
     ) -> Result<(), StoreError> {
@@ -202,10 +223,10 @@ impl VisibilityStore for PostgresStore {
         let last = batches.pop();
         for batch in batches {
             // Not there yet: what a crash leaves away is projected again.
-            self.write(shard, batch, LogPosition(0)).await?;
+            self.write((shard, epoch), batch, LogPosition(0)).await?;
         }
         match last {
-            Some(batch) => self.write(shard, batch, up_to).await,
+            Some(batch) => self.write((shard, epoch), batch, up_to).await,
             None => Ok(()),
         }
     }

@@ -121,8 +121,11 @@ impl RedisStore {
         ];
         names.extend(executions.keys.iter().map(|key| &key[..]));
         let reached_arg = reached.map_or(Arg::Bytes(b""), |reached| Arg::Number(reached.0));
+        let chunk = self.marks.next_chunk(shard);
         let mut args = vec![
             Arg::Number(epoch.0),
+            Arg::Number(chunk.follows),
+            Arg::Number(chunk.number),
             reached_arg,
             Arg::Number(executions.ids.len() as u64),
         ];
@@ -134,9 +137,7 @@ impl RedisStore {
         if let Value::Array(why) = answer {
             return Err(decode::behind(shard, why));
         }
-        if let Some(reached) = reached {
-            self.marks.checkpointed(shard, reached);
-        }
+        self.marks.checkpointed(shard, chunk, reached);
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! What a server must be before it is trusted with state; asked of each new connection, so that also the server that
 //! takes over after a failover is asked.
 
+use std::collections::BTreeSet;
+
 use redis::aio::ConnectionLike;
 use redis::{ErrorKind, RedisError, Value};
 
@@ -8,6 +10,7 @@ use super::decode;
 use super::error::{LinkError, RedisOpenError};
 use super::node::Settings;
 use super::options::RedisDurability;
+use super::target::Address;
 
 /// Oldest major version that has what the scripts use.
 const MAJOR_MIN: u64 = 7;
@@ -17,7 +20,11 @@ const MAJOR_MIN: u64 = 7;
 /// # Errors
 ///
 /// [`LinkError::Refused`] with what to change; the others when it does not answer.
-pub(super) async fn server(connection: &mut impl ConnectionLike, settings: &Settings) -> Result<(), LinkError> {
+pub(super) async fn server(
+    connection: &mut impl ConnectionLike,
+    address: &Address,
+    settings: &Settings,
+) -> Result<(), LinkError> {
     let info = text(connection, redis::cmd("INFO").arg("server")).await?;
     let version = field(&info, "redis_version").unwrap_or("unknown").to_owned();
     let major = version.split('.').next().and_then(|major| major.parse::<u64>().ok());
@@ -49,13 +56,24 @@ pub(super) async fn server(connection: &mut impl ConnectionLike, settings: &Sett
     )?;
     let replication = text(connection, redis::cmd("INFO").arg("replication")).await?;
     let has_replicas = field(&replication, "connected_slaves").is_some_and(|count| count != "0");
-    if has_replicas && found.is_some_and(|found| found.replicas_to_write == "0") {
+    let is_alone = has_replicas && found.is_some_and(|found| found.replicas_to_write == "0");
+    if tells_now(&mut settings.unreplicated.lock(), address, is_alone) {
         tracing::warn!(
+            %address,
             "this Redis has replicas and acknowledges without them: a failover may lose what was acknowledged. Set \
              `min-replicas-to-write 1` and `min-replicas-max-lag` so that a master that is cut off stops"
         );
     }
     Ok(())
+}
+
+/// Whether what is wrong with a server is to be told: once, and again only where it was right in between.
+fn tells_now(told: &mut BTreeSet<Address>, address: &Address, is_wrong: bool) -> bool {
+    if !is_wrong {
+        told.remove(address);
+        return false;
+    }
+    told.insert(address.clone())
 }
 
 fn name(durability: RedisDurability) -> &'static str {
@@ -184,7 +202,22 @@ async fn configured(connection: &mut impl ConnectionLike) -> Result<Option<Confi
 
 #[cfg(test)]
 mod tests {
-    use super::field;
+    use std::collections::BTreeSet;
+
+    use super::super::target::Address;
+    use super::{field, tells_now};
+
+    #[test]
+    fn a_server_is_told_of_once_until_it_is_right() {
+        let server = |port| Address {
+            host: "redis".to_owned(),
+            port,
+        };
+        let mut told = BTreeSet::new();
+        let said = [(1, true), (1, true), (2, true), (1, false), (1, true), (2, true)]
+            .map(|(port, is_wrong)| tells_now(&mut told, &server(port), is_wrong));
+        assert_eq!(said, [true, false, true, false, true, false]);
+    }
 
     #[test]
     fn fields_of_info_are_found_by_their_whole_name() {

@@ -16,7 +16,7 @@ pub(super) struct ShardKeys {
     pub slot: u16,
     /// Hash: `i` identity of the store, `e` epoch, `o` name of the owner, `u` end of its lease in ms, `t` trimmed up to,
     /// `c` checkpointed up to, `f` the newest format that the shard may hold something of, if that was ever said,
-    /// `b` records that a checkpoint holds and the log has lost, until lists show them.
+    /// `b` records that a checkpoint holds and the log has lost, until lists show them, `n` number of the last chunk of a checkpoint.
     pub owner: Vec<u8>,
     /// List of commit id (16 bytes) and record; the first has the position after the trimmed ones.
     pub log: Vec<u8>,
@@ -129,6 +129,8 @@ pub(super) struct SemaphoreKeys {
     pub limits: Vec<u8>,
     /// Hash: ticket to the first epoch that may hold the key with it.
     pub barred: Vec<u8>,
+    /// Barred tickets by until when that is remembered.
+    pub remembered: Vec<u8>,
 }
 
 /// Keys of the members of a deployment.
@@ -185,6 +187,7 @@ impl Layout {
             asked: name(b'a'),
             limits: name(b'm'),
             barred: name(b'b'),
+            remembered: name(b'r'),
         }
     }
 
@@ -331,7 +334,14 @@ mod tests {
         let layout = Layout::new("troupe", 1);
         for key in [&b"{"[..], b"}{a}", b"\0\xff", b""] {
             let keys = layout.semaphore(key);
-            for name in [&keys.held, &keys.line, &keys.asked, &keys.limits, &keys.barred] {
+            for name in [
+                &keys.held,
+                &keys.line,
+                &keys.asked,
+                &keys.limits,
+                &keys.barred,
+                &keys.remembered,
+            ] {
                 let end = name.iter().position(|byte| *byte == b'}').unwrap();
                 let tag = std::str::from_utf8(&name[..=end]).unwrap();
                 assert_eq!(slot(tag), keys.slot, "of {tag}");

@@ -1,6 +1,6 @@
 //! The way to the servers: one, or the members of a cluster, found by slot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +45,6 @@ impl Link {
                 seeds,
                 home,
                 settings,
-                owners: RwLock::new(Arc::new(Vec::new())),
                 nodes: RwLock::new(BTreeMap::new()),
                 refreshing: tokio::sync::Mutex::new(()),
             }),
@@ -77,9 +76,8 @@ impl Link {
             }
             Self::Cluster(cluster) => {
                 cluster.refresh(None).await?;
-                let owners = Arc::clone(&cluster.owners.read());
-                for range in owners.iter() {
-                    cluster.node(&range.owner).send(&ping).await?;
+                for owner in cluster.settings.slots.owners() {
+                    cluster.node(&owner).send(&ping).await?;
                 }
             }
         }
@@ -95,13 +93,65 @@ struct Range {
     owner: Address,
 }
 
+/// Who has which slots of a cluster: what one connection learned all others know.
+#[derive(Default)]
+pub(super) struct Slots(RwLock<SlotMap>);
+
+#[derive(Default)]
+struct SlotMap {
+    ranges: Vec<Range>,
+    /// How often a member has told all of them.
+    told: u64,
+}
+
+impl Slots {
+    fn owner(&self, slot: u16) -> Option<Address> {
+        let map = self.0.read();
+        let range = map
+            .ranges
+            .iter()
+            .find(|range| (range.first..=range.last).contains(&slot))?;
+        Some(range.owner.clone())
+    }
+
+    fn owners(&self) -> BTreeSet<Address> {
+        let map = self.0.read();
+        map.ranges.iter().map(|range| range.owner.clone()).collect()
+    }
+
+    fn told(&self) -> u64 {
+        self.0.read().told
+    }
+
+    fn set(&self, ranges: Vec<Range>) {
+        let mut map = self.0.write();
+        map.ranges = ranges;
+        map.told += 1;
+    }
+
+    fn forget(&self, owner: &Address) {
+        self.0.write().ranges.retain(|range| range.owner != *owner);
+    }
+
+    /// Notes the new owner of one slot.
+    fn moved(&self, slot: u16, to: Address) {
+        let mut map = self.0.write();
+        map.ranges.retain(|range| (range.first, range.last) != (slot, slot));
+        let range = Range {
+            first: slot,
+            last: slot,
+            owner: to,
+        };
+        map.ranges.insert(0, range);
+    }
+}
+
 /// A cluster. A command that a member did not run, because the slot is elsewhere or on the move, is sent again; one that it may
 /// have run is not.
 pub(super) struct Cluster {
     seeds: Vec<Address>,
     home: Home,
     settings: Arc<Settings>,
-    owners: RwLock<Arc<Vec<Range>>>,
     nodes: RwLock<BTreeMap<Address, Arc<Node>>>,
     refreshing: tokio::sync::Mutex<()>,
 }
@@ -122,12 +172,6 @@ impl Cluster {
         Arc::clone(nodes.entry(address.clone()).or_insert_with(made))
     }
 
-    fn owner(&self, slot: u16) -> Option<Address> {
-        let owners = self.owners.read();
-        let range = owners.iter().find(|range| (range.first..=range.last).contains(&slot))?;
-        Some(range.owner.clone())
-    }
-
     async fn send(&self, slot: u16, command: &Cmd) -> Result<Value, LinkError> {
         let deadline = Instant::now() + self.settings.response_timeout;
         let mut wait = ASK_AGAIN;
@@ -135,11 +179,11 @@ impl Cluster {
         loop {
             let (address, asking) = match redirect.take() {
                 Some(redirect) => redirect,
-                None => match self.owner(slot) {
+                None => match self.settings.slots.owner(slot) {
                     Some(owner) => (owner, false),
                     None => {
                         self.refresh(None).await?;
-                        let owner = self.owner(slot).ok_or_else(|| not_covered(slot))?;
+                        let owner = self.settings.slots.owner(slot).ok_or_else(|| not_covered(slot))?;
                         (owner, false)
                     }
                 },
@@ -158,7 +202,7 @@ impl Cluster {
                 && Instant::now() < deadline
             {
                 if !asking {
-                    self.moved(slot, to.clone());
+                    self.settings.slots.moved(slot, to.clone());
                 }
                 redirect = Some((to, asking));
                 continue;
@@ -170,7 +214,7 @@ impl Cluster {
             if !again {
                 // Whoever tries again next should find the member that took over.
                 if matches!(error, LinkError::Unknown(_)) {
-                    self.forget(&address);
+                    self.settings.slots.forget(&address);
                 }
                 return Err(error);
             }
@@ -185,34 +229,12 @@ impl Cluster {
         }
     }
 
-    fn forget(&self, address: &Address) {
-        let mut owners = self.owners.write();
-        let left = owners.iter().filter(|range| range.owner != *address).cloned().collect();
-        *owners = Arc::new(left);
-    }
-
-    /// Notes the new owner of one slot.
-    fn moved(&self, slot: u16, to: Address) {
-        let mut owners = self.owners.write();
-        let mut ranges = vec![Range {
-            first: slot,
-            last: slot,
-            owner: to,
-        }];
-        ranges.extend(
-            owners
-                .iter()
-                .filter(|range| (range.first, range.last) != (slot, slot))
-                .cloned(),
-        );
-        *owners = Arc::new(ranges);
-    }
-
     /// Asks a member who has which slots: first those other than `suspect`.
     async fn refresh(&self, suspect: Option<&Address>) -> Result<(), LinkError> {
-        let before = Arc::clone(&self.owners.read());
+        let before = self.settings.slots.told();
+        // Those of other connections ask by themselves: none waits for the runtime of another one.
         let _one_at_a_time = self.refreshing.lock().await;
-        if !Arc::ptr_eq(&before, &self.owners.read()) {
+        if self.settings.slots.told() != before {
             return Ok(());
         }
         let mut members: Vec<Address> = self.nodes.read().keys().cloned().collect();
@@ -227,7 +249,7 @@ impl Cluster {
             match asked {
                 Ok(Ok(value)) => match ranges(value, &member) {
                     Some(ranges) => {
-                        *self.owners.write() = Arc::new(ranges);
+                        self.settings.slots.set(ranges);
                         return Ok(());
                     }
                     None => tracing::debug!(%member, "the slots that it tells make no sense"),

@@ -46,7 +46,13 @@ impl RedisStore {
             Arg::Number(u64::from(self.forgives(shard))),
         ];
         args.extend(epoch.map(|epoch| Arg::Number(epoch.0)));
-        let names = vec![&keys.owner[..], &keys.log, &keys.cursors];
+        let names = vec![
+            &keys.owner[..],
+            &keys.log,
+            &keys.cursors,
+            &keys.spool_index,
+            &keys.spool,
+        ];
         let answer = match self.ask(keys, &ACQUIRE, names, args).await? {
             Value::Nil => return Err(decode::gone(shard)),
             Value::BulkString(holder) => {
@@ -63,7 +69,7 @@ impl RedisStore {
             }
             value => value,
         };
-        let [epoch, next, checkpointed, now, released, format, lost, unsent] = decode::numbers(answer)?;
+        let [epoch, next, checkpointed, now, released, format, lost, unsent, chunks] = decode::numbers(answer)?;
         let lease = Lease {
             shard,
             epoch: Epoch(epoch),
@@ -82,7 +88,7 @@ impl RedisStore {
                 "a checkpoint holds what the log has lost: of that, events that a sink had not sent are lost"
             );
         }
-        self.check_marks(&lease)?;
+        self.check_marks(&lease, chunks)?;
         self.cursors.forget(shard);
         Ok(lease)
     }
@@ -111,11 +117,12 @@ impl RedisStore {
     }
 
     /// Compares what the store has with what it acknowledged to this process.
-    fn check_marks(&self, lease: &Lease) -> Result<(), StoreError> {
+    fn check_marks(&self, lease: &Lease, chunks: u64) -> Result<(), StoreError> {
         let found = Mark {
             epoch: lease.epoch,
             next: lease.next,
             checkpointed: lease.checkpointed,
+            chunks,
         };
         let shard = lease.shard;
         let Some(known) = self.marks.acquired(shard, found) else {
@@ -295,6 +302,7 @@ impl RedisStore {
         sinks: &[&str],
     ) -> Result<(), StoreError> {
         self.cursors.keep(shard, sinks);
+        self.marks.keep_spools(shard, sinks);
         let keys = self.keys(shard)?;
         let kept = sinks.iter().map(|sink| Arg::Bytes(sink.as_bytes()));
         let args = std::iter::once(Arg::Number(epoch.0)).chain(kept).collect();

@@ -101,6 +101,8 @@ impl RedisStore {
             response_timeout: options.response_timeout,
             connect_timeout: options.connect_timeout,
             outage: Outage::new("no connection to Redis"),
+            unreplicated: parking_lot::Mutex::default(),
+            slots: link::Slots::default(),
         };
         let settings = Arc::new(settings);
         let link = |home| Link::new(target.place.clone(), home, Arc::clone(&settings));

@@ -2,6 +2,7 @@
 //!
 //! A command is sent once: whoever gets no answer learns that the outcome is unknown, and nothing is repeated here.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use troupe_telemetry::Outage;
 
 use super::checks;
 use super::error::{LinkError, RedisOpenError};
+use super::link::Slots;
 use super::options::RedisDurability;
 use super::target::{self, Address, Login};
 
@@ -35,6 +37,10 @@ pub(super) struct Settings {
     pub connect_timeout: Duration,
     /// Tells that there are no connections, once for all of them.
     pub outage: Outage,
+    /// Servers that are known to acknowledge without their replicas: each is told of once.
+    pub unreplicated: Mutex<BTreeSet<Address>>,
+    /// Where a cluster has what.
+    pub slots: Slots,
     /// The runtime of the store's own thread.
     pub io: Handle,
 }
@@ -228,7 +234,7 @@ async fn dial(source: Source, settings: Arc<Settings>) -> Result<Live, LinkError
             .await
             .map_err(LinkErrorCopy::NotRun)?;
     }
-    checks::server(&mut live.connection, &settings)
+    checks::server(&mut live.connection, &address, &settings)
         .await
         .map_err(|error| match error {
             LinkError::Refused(refused) => LinkErrorCopy::Refused(refused),

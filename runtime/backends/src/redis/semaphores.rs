@@ -16,6 +16,8 @@ use super::{RedisStore, decode};
 
 /// Notes that are read at once.
 const NOTES_PAGE: u64 = 1_000;
+/// Bars that are over and go with each new one: more than come, so that they do not gather.
+const BARS_FORGOTTEN: u64 = 16;
 /// Further apart than any two instants in milliseconds, and exact as a double together with one.
 const PRIORITY_STEP: u64 = 10_000_000_000_000;
 
@@ -122,8 +124,14 @@ impl Semaphores for RedisStore {
 
     async fn bar(&self, key: &[u8], ticket: &[u8], below: Epoch) -> Result<(), StoreError> {
         let keys = self.layout.semaphore(key);
-        let args = vec![Arg::Bytes(ticket), Arg::Number(below.0), Arg::Number(ms(BARRED_FOR))];
-        self.semaphore(&keys, &BAR_TICKET, vec![&keys.barred], args).await?;
+        let args = vec![
+            Arg::Bytes(ticket),
+            Arg::Number(below.0),
+            Arg::Number(ms(BARRED_FOR)),
+            Arg::Number(BARS_FORGOTTEN),
+        ];
+        let names = vec![&keys.barred[..], &keys.remembered];
+        self.semaphore(&keys, &BAR_TICKET, names, args).await?;
         Ok(())
     }
 

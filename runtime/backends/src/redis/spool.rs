@@ -30,17 +30,23 @@ impl RedisStore {
         chunk: &Bytes,
     ) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
-        let (entry, (_, end)) = (spool_entry(sink, up_to), spool_bounds(sink));
+        let (entry, (from, end)) = (spool_entry(sink, up_to), spool_bounds(sink));
+        let follows = self.marks.spool_end(shard, sink);
         let args = vec![
             Arg::Number(epoch.0),
             Arg::Bytes(sink.as_bytes()),
             Arg::Number(up_to.0),
             Arg::Bytes(&entry),
+            Arg::Bytes(&from),
             Arg::Bytes(&end),
+            Arg::Number(follows.0),
             Arg::Bytes(chunk),
         ];
         let names = vec![&keys.owner[..], &keys.cursors, &keys.spool_index, &keys.spool];
-        self.write((shard, epoch), &SPOOL, names, args).await?;
+        if let Value::Array(why) = self.write((shard, epoch), &SPOOL, names, args).await? {
+            return Err(decode::behind(shard, why));
+        }
+        self.marks.spooled(shard, sink, up_to);
         Ok(())
     }
 

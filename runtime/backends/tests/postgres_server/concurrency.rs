@@ -98,7 +98,7 @@ async fn projections_of_the_same_executions_do_not_wait_for_each_other_for_ever(
             }
             // One batch may say something of an execution twice; the last word counts.
             summaries.push(summary(0, 1));
-            store.project(SHARD, summaries, LogPosition(round)).await
+            store.project(SHARD, None, summaries, LogPosition(round)).await
         });
         let mut gone: Vec<_> = numbers().map(|number| summary(number, 1).id).collect();
         gone.reverse();
@@ -111,7 +111,7 @@ async fn projections_of_the_same_executions_do_not_wait_for_each_other_for_ever(
         projected.into_iter().for_each(Result::unwrap);
     }
     let all = numbers().map(|number| summary(number, 99)).collect();
-    stores[1].project(SHARD, all, LogPosition(9)).await.unwrap();
+    stores[1].project(SHARD, None, all, LogPosition(9)).await.unwrap();
     let query = ExecutionQuery {
         limit: 1_000,
         ..ExecutionQuery::default()

@@ -49,7 +49,7 @@ async fn write(store: Arc<PostgresStore>, writer: u16, stop: Arc<AtomicBool>) ->
         let summaries = (0..20)
             .map(|row| summary(u64::from(writer) * 100 + row, number))
             .collect();
-        match store.project(shard, summaries, LogPosition(number)).await {
+        match store.project(shard, None, summaries, LogPosition(number)).await {
             Ok(()) => acknowledged.projected = LogPosition(number),
             Err(StoreError::Unavailable(_)) => acknowledged.failures += 1,
             Err(other) => panic!("{other}"),

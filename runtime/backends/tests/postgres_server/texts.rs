@@ -24,7 +24,12 @@ async fn summaries_keep_odd_texts() {
         ..summary(2, 1)
     };
     store
-        .project(SHARD, vec![odd.clone(), long.clone(), summary(3, 1)], LogPosition(1))
+        .project(
+            SHARD,
+            None,
+            vec![odd.clone(), long.clone(), summary(3, 1)],
+            LogPosition(1),
+        )
         .await
         .unwrap();
     let of = async |workflow: &str| {
@@ -79,7 +84,7 @@ async fn a_large_batch_is_projected_whole() {
     let schema = Schema::new();
     let store = schema.open().await;
     let summaries: Vec<_> = (0..12_001).map(|number| summary(number, 1)).collect();
-    store.project(SHARD, summaries, LogPosition(9)).await.unwrap();
+    store.project(SHARD, None, summaries, LogPosition(9)).await.unwrap();
     assert_eq!(store.projected(SHARD).await.unwrap(), LogPosition(9));
     let mut query = ExecutionQuery {
         limit: 1_000_000,

@@ -156,7 +156,7 @@ macro_rules! definition_store_conformance {
     };
 }
 
-/// The suite of [`crate::VisibilityStore`].
+/// The suite of [`crate::VisibilityStore`]. Its fixture opens the [`crate::EpochAuthority`] of the same store, too.
 #[macro_export]
 macro_rules! visibility_store_conformance {
     ($fixture:expr) => {
@@ -170,6 +170,7 @@ macro_rules! visibility_store_conformance {
             the_projected_position_is_rewound_with_its_log
             a_correction_puts_lower_seqs_in_the_place_of_higher_ones
             a_correction_happens_whole_or_not_at_all
+            a_former_owner_projects_nothing
             summaries_are_there_after_reopening
         }
     };

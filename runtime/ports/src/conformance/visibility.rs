@@ -1,8 +1,10 @@
 //! Clauses of [`VisibilityStore`].
 
-use troupe_core::{LogPosition, Seq, ShardId, Timestamp};
+use troupe_core::{Epoch, LogPosition, Seq, ShardId, Timestamp};
 
 use super::{Fixture, execution};
+use crate::epochs::EpochAuthority;
+use crate::state::StoreError;
 use crate::visibility::{ExecutionQuery, ExecutionSummary, VisibilityStore};
 
 type VisibilityFixture<'a> = &'a dyn Fixture<dyn VisibilityStore>;
@@ -25,7 +27,7 @@ fn summary(number: u32, started: i64) -> ExecutionSummary {
 
 async fn project(store: &dyn VisibilityStore, summaries: Vec<ExecutionSummary>) {
     store
-        .project(ShardId(0), summaries, LogPosition(1))
+        .project(ShardId(0), None, summaries, LogPosition(1))
         .await
         .expect("summaries can be written");
 }
@@ -284,7 +286,7 @@ pub async fn the_projected_position_never_goes_back(fixture: VisibilityFixture<'
     assert_eq!(projected(0).await, 0);
     for (to, expected) in [(5, 5), (3, 5), (8, 8)] {
         store
-            .project(ShardId(0), vec![], LogPosition(to))
+            .project(ShardId(0), None, vec![], LogPosition(to))
             .await
             .expect("the position can be written");
         assert_eq!(projected(0).await, expected);
@@ -298,7 +300,7 @@ pub async fn the_projected_position_is_rewound_with_its_log(fixture: VisibilityF
     let kept = summary(1, 100);
     for shard in [0, 1] {
         store
-            .project(ShardId(shard), vec![kept.clone()], LogPosition(8))
+            .project(ShardId(shard), None, vec![kept.clone()], LogPosition(8))
             .await
             .expect("the position can be written");
     }
@@ -390,12 +392,58 @@ pub async fn a_correction_happens_whole_or_not_at_all(fixture: VisibilityFixture
     );
 }
 
+/// Once a later epoch was issued, a former owner shows nothing, however late: not what was forgotten meanwhile either.
+pub async fn a_former_owner_projects_nothing<F>(fixture: &F)
+where
+    F: Fixture<dyn VisibilityStore> + Fixture<dyn EpochAuthority>,
+{
+    let (shard, former, owner) = (ShardId(0), Epoch(1), Epoch(2));
+    // One after the other: an embedded store admits one user.
+    let issue = async |after| {
+        let authority = Fixture::<dyn EpochAuthority>::open(fixture).await;
+        let issued = authority.issue(shard, Epoch(after), "owner").await;
+        assert_eq!(issued.expect("an epoch can be issued"), Epoch(after + 1));
+    };
+    let lists = async || Fixture::<dyn VisibilityStore>::open(fixture).await;
+    let written = async |store: &dyn VisibilityStore, epoch, seq, up_to| {
+        let row = ExecutionSummary {
+            seq: Seq(seq),
+            ..summary(1, 100)
+        };
+        store.project(shard, epoch, vec![row], LogPosition(up_to)).await
+    };
+    issue(0).await;
+    let store = lists().await;
+    let first = written(&*store, Some(former), 1, 1).await;
+    first.expect("its epoch is the latest");
+    drop(store);
+    issue(1).await;
+    let store = lists().await;
+    store.forget(&[execution(0, 1)]).await.expect("forgetting works");
+    let late = written(&*store, Some(former), 2, 9).await;
+    assert!(
+        matches!(late, Err(StoreError::Fenced { owner: now, ours, .. }) if (now, ours) == (owner, former)),
+        "got {late:?}"
+    );
+    assert_eq!(all(&*store, everything()).await, []);
+    let projected = store.projected(shard).await;
+    assert_eq!(projected.expect("the position can be read"), LogPosition(1));
+    let other = store.project(ShardId(1), Some(former), vec![], LogPosition(7)).await;
+    other.expect("epochs are a shard's own");
+    for (epoch, seq) in [(Some(owner), 3), (None, 4)] {
+        let done = written(&*store, epoch, seq, seq).await;
+        done.expect("the owner can write, and whoever needs no epoch");
+        let rows = all(&*store, everything()).await;
+        assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [Seq(seq)]);
+    }
+}
+
 /// Summaries and positions survive closing and opening.
 pub async fn summaries_are_there_after_reopening(fixture: VisibilityFixture<'_>) {
     let store = fixture.open().await;
     let summaries: Vec<_> = (0..5).map(|number| summary(number, i64::from(number))).collect();
     store
-        .project(ShardId(0), summaries.clone(), LogPosition(12))
+        .project(ShardId(0), None, summaries.clone(), LogPosition(12))
         .await
         .expect("summaries can be written");
     drop(store);

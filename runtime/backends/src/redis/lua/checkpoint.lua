@@ -1,11 +1,16 @@
 -- Applies a chunk whole or not at all: Redis takes nothing back, so the first pass only looks and plans.
 -- KEYS: owner, live, timers, running, expiry, tombstones, heads; then segments, snapshot and archive of each execution.
--- Answers a list of one text where what is stored does not reach what a row goes on from.
--- ARGV: epoch, reached or '', number of executions, their ids, then the rows.
-local FIXED = 7
-local o = redis.call('HMGET', KEYS[1], 'e', 'c')
+-- Answers a list of one text where what is stored does not reach what the chunk or a row goes on from.
+-- ARGV: epoch, number of the last chunk that was acknowledged before, its own number, reached or '', number of executions, their ids,
+-- then the rows.
+local FIXED, BEFORE_IDS = 7, 5
+local o = redis.call('HMGET', KEYS[1], 'e', 'c', 'n')
 if o[1] ~= ARGV[1] then return o[1] end
-local count = tonumber(ARGV[3])
+local chunks, follows = tonumber(o[3] or 0), tonumber(ARGV[2])
+if chunks < follows then
+  return {string.format('a chunk of a checkpoint goes on from number %.0f, the last one here is number %.0f', follows, chunks)}
+end
+local count = tonumber(ARGV[5])
 local function number(text) return (struct.unpack('>I8', text)) end
 local function segments_of(x) return KEYS[FIXED + 3 * x - 2] end
 local function snapshot_of(x) return KEYS[FIXED + 3 * x - 1] end
@@ -13,7 +18,7 @@ local function archive_of(x) return KEYS[FIXED + 3 * x] end
 
 -- What is stored of each execution, as it will be after the rows so far.
 local id, kind, last, meta, expiry = {}, {}, {}, {}, {}
-for x = 1, count do id[x] = ARGV[3 + x] end
+for x = 1, count do id[x] = ARGV[BEFORE_IDS + x] end
 for from = 1, count, 1000 do
   local to = math.min(from + 999, count)
   local found = redis.call('HMGET', KEYS[2], unpack(id, from, to))
@@ -55,7 +60,7 @@ local function hex(text)
   return (text:gsub('.', function(c) return string.format('%02x', c:byte()) end))
 end
 
-local at, rows = 4 + count, #ARGV
+local at, rows = BEFORE_IDS + 1 + count, #ARGV
 while at <= rows do
   local row = ARGV[at]
   if row == 'H' then
@@ -122,5 +127,10 @@ for _, command in ipairs(writes) do
     redis.call(unpack(command))
   end
 end
-if ARGV[2] ~= '' and tonumber(ARGV[2]) > tonumber(o[2]) then redis.call('HSET', KEYS[1], 'c', ARGV[2]) end
+-- One whose answer was lost may come again under a higher number, and after that again under its own.
+local moved = {'n', string.format('%.0f', math.max(chunks, tonumber(ARGV[3])))}
+if ARGV[4] ~= '' and tonumber(ARGV[4]) > tonumber(o[2]) then
+  moved[3], moved[4] = 'c', ARGV[4]
+end
+redis.call('HSET', KEYS[1], unpack(moved))
 return 1

@@ -8,8 +8,9 @@ if tonumber(o[3]) > last then return 0 end
 local to = math.min(tonumber(ARGV[2]), tonumber(o[3]), last)
 for _, sink in ipairs(redis.call('HKEYS', KEYS[3])) do
   local kept = tonumber(redis.call('HGET', KEYS[3], sink))
-  -- What is in the sink's spool is in the log no longer needed.
-  local spooled = redis.call('ZREVRANGEBYLEX', KEYS[4], '[' .. sink .. '\0~', '[' .. sink .. '\0', 'LIMIT', 0, 1)[1]
+  -- What is in the sink's spool is in the log no longer needed. A chunk that ends beyond it was on its way when it went back.
+  local bound = '[' .. sink .. '\0' .. string.format('%020.0f', last)
+  local spooled = redis.call('ZREVRANGEBYLEX', KEYS[4], bound, '[' .. sink .. '\0', 'LIMIT', 0, 1)[1]
   if spooled then kept = math.max(kept, tonumber(string.sub(spooled, -20))) end
   to = math.min(to, kept)
 end

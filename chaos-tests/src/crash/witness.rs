@@ -343,10 +343,6 @@ impl StateStore for Witness {
         self.store.inbox_remove(shard, epoch, ids).await
     }
 
-    async fn inbox_withdraw(&self, shard: ShardId, id: InboxId) -> Result<(), StoreError> {
-        self.store.inbox_withdraw(shard, id).await
-    }
-
     async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError> {
         self.store.cached_output(key, now).await
     }

@@ -926,13 +926,6 @@ impl StateStore for SimulatedStore {
         })
     }
 
-    async fn inbox_withdraw(&self, shard: ShardId, id: InboxId) -> Result<(), StoreError> {
-        self.with(shard, |store| {
-            store.inbox.retain(|item| item.id != id);
-            Ok(())
-        })
-    }
-
     async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError> {
         self.lookup()?;
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,9 +13,12 @@ use troupe_ports::{AuditId, AuditRow, AuditTarget};
 
 use crate::auth::sha256;
 use crate::error::ProblemCode;
+use crate::members::inbox::Queued;
 
 /// The outcome of what went well.
 const OK: &str = "ok";
+/// The outcome of a command that is kept, and that nobody has judged.
+const QUEUED: &str = "queued";
 
 /// What a handler tells of a change. Clones share it; on a route that leaves no row nobody reads it.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +95,7 @@ impl Draft {
         let code = response.extensions().get::<ProblemCode>();
         let outcome = match code {
             Some(code) => code.0.to_string(),
+            None if response.extensions().get::<Queued>().is_some() => QUEUED.to_owned(),
             None if response.status().is_success() => OK.to_owned(),
             None => response.status().as_u16().to_string(),
         };

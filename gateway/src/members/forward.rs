@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use troupe_actors::Whereabouts;
 use troupe_core::ShardId;
 
-use super::inbox::Outgoing;
+use super::inbox;
 use super::{Elsewhere, Members, Signed, body_bytes_max};
 use crate::app::App;
 use crate::auth::Caller;
@@ -27,6 +27,8 @@ use crate::wiring::Planted;
 /// On the answer of a member to another one: it does not serve that shard either.
 pub(super) const NOT_HERE: &str = "x-troupe-not-here";
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Who prefers to wait for an end waits as long as it takes.
+const PREFER: &str = "prefer";
 /// Pause before the owner of a shard is looked for again.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How often a request that a member has not answered is checked against what is known of its shard.
@@ -58,7 +60,7 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
         key(&app, &mut parts.headers);
     }
     let until = Instant::now() + members.within;
-    let mut outgoing = Outgoing::new(members.grace());
+    let may_wait = inbox::may_wait(&parts, &bytes) && !parts.headers.contains_key(PREFER);
     loop {
         let keyed = parts.headers.contains_key(IDEMPOTENCY_KEY);
         let again = Request::from_parts(parts.clone(), Body::from(bytes.clone()));
@@ -67,7 +69,7 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
             // The shard went while it was asked. Under its key the request is applied once, whoever has heard of it.
             let is_repeatable = parts.method == Method::GET || keyed;
             if !is_fenced(&response) || !is_repeatable || Instant::now() >= until {
-                return outgoing.answered(&app, members, response).await;
+                return response;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
             continue;
@@ -77,20 +79,21 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
             headers.insert(NOT_HERE, HeaderValue::from(shard.0));
             return response;
         }
+        // The key decides the shard of a start: where it has just got one, the next look tells it.
+        if parts.method == Method::POST && !has_business_key(&bytes) {
+            key(&app, &mut parts.headers);
+        }
         if let Whereabouts::At(address) = app.engine.whereabouts(shard) {
-            if parts.method == Method::POST && !has_business_key(&bytes) {
-                key(&app, &mut parts.headers);
-            }
-            match ask(&app, members, (&parts, &bytes), &address, shard).await {
-                Ok(Some(answer)) => return outgoing.answered(&app, members, answer).await,
+            let until = may_wait.then_some(until);
+            match ask(&app, members, (&parts, &bytes), (&address, shard), until).await {
+                Ok(Some(answer)) => return answer,
                 Ok(None) => {}
                 Err(error) => return error.into_response(),
             }
         }
         if Instant::now() >= until {
-            return outgoing.given_up(response);
+            return inbox::left(&app, members, (&mut parts, &bytes), (shard, keyed), response).await;
         }
-        outgoing.leave(&app, members, (&mut parts, &bytes), shard, keyed).await;
         app.engine.look_again();
         tokio::time::sleep(LOOK_AGAIN).await;
     }
@@ -113,7 +116,7 @@ pub(super) fn has_business_key(body: &[u8]) -> bool {
 }
 
 /// Sees to it that the request has a key under which it is applied once.
-pub(super) fn key(app: &App, headers: &mut HeaderMap) {
+fn key(app: &App, headers: &mut HeaderMap) {
     if headers.contains_key(IDEMPOTENCY_KEY) && app.planted != Some(Planted::ForwardUnderFreshKey) {
         return;
     }
@@ -122,13 +125,13 @@ pub(super) fn key(app: &App, headers: &mut HeaderMap) {
     }
 }
 
-/// Asks the member at `address`; none when it does not serve the shard, or gives no answer that can be had.
+/// Asks the member at `address`; none when it does not serve the shard, or gives no answer that can be had, or none in time.
 async fn ask(
     app: &App,
     members: &Members,
     (parts, body): (&Parts, &Bytes),
-    address: &str,
-    shard: ShardId,
+    (address, shard): (&str, ShardId),
+    until: Option<Instant>,
 ) -> Result<Option<Response>, ApiError> {
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     // Nobody has to say who they are where a call proves itself: then it proves itself there too.
@@ -155,6 +158,8 @@ async fn ask(
         answer = sent => answer,
         // An owner that is frozen answers nobody, and its successor may have applied what it has not.
         () = moved => return Ok(None),
+        // A line that swallows everything, perhaps.
+        () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => return Ok(None),
     };
     match answer {
         Ok(answer) if answer.headers().contains_key(NOT_HERE) => Ok(None),

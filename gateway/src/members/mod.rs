@@ -122,11 +122,6 @@ impl Members {
         Ok(all)
     }
 
-    /// How long a command looks for the owner of its shard before it is left in the inbox as well: a quarter of a lease.
-    fn grace(&self) -> Duration {
-        self.within / 12
-    }
-
     pub(crate) fn key(&self) -> &MemberKey {
         &self.key
     }

@@ -490,10 +490,6 @@ pub trait StateStore: Send + Sync + 'static {
     /// [`StoreError::Fenced`] under another epoch than the owner's: nothing has changed.
     async fn inbox_remove(&self, shard: ShardId, epoch: Epoch, ids: &[InboxId]) -> Result<(), StoreError>;
 
-    /// Takes back what the caller has put into the inbox and nobody has to deal with any more; nothing happens if it is not there. `Ok`
-    /// means durable.
-    async fn inbox_withdraw(&self, shard: ShardId, id: InboxId) -> Result<(), StoreError>;
-
     /// An output that was kept for reuse under this key and has not expired at `now`.
     async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError>;
 

@@ -81,7 +81,7 @@ catalogue! {
     TRIGGER_MESSAGES = "troupe_trigger_messages_total", Kind::Counter, Count, ["outcome"], "Messages of event triggers: started (an execution, or one that had started before), filtered, rejected (set aside as dead letters), again (given back: they come again).";
     TRIGGER_MESSAGES_IN_HAND = "troupe_trigger_messages_in_hand", Kind::Gauge, Count, ["state"], "Messages that event triggers have taken and not settled: handling, or waiting since starts are refused for now.";
     TRIGGER_MESSAGE_SECONDS = "troupe_trigger_message_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, [], "Time from taking a message of an event trigger to settling it.";
-    INBOX_COMMANDS = "troupe_inbox_commands_total", Kind::Counter, Count, ["outcome"], "Commands that inboxes of shards are for: kept (put there, since the owner could not be asked), full (no room for it), withdrawn (answered otherwise meanwhile), applied, refused, set_aside (dropped, since the owner could do nothing with it).";
+    INBOX_COMMANDS = "troupe_inbox_commands_total", Kind::Counter, Count, ["outcome"], "Commands that inboxes of shards are for: kept (put there, since the owner could not be asked), full (no room for it), applied, refused, set_aside (dropped, since the owner could do nothing with it).";
     INBOX_DEPTH = "troupe_inbox_depth", Kind::Gauge, Count, [], "Commands that wait in the inboxes of this member's shards.";
     TIMER_LAG = "troupe_timer_lag_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, [], "How late timers fire.";
     ACTOR_MAILBOX_DEPTH = "troupe_actor_mailbox_depth", Kind::Gauge, Count, ["kind"], "Messages that wait in mailboxes.";

@@ -11,8 +11,6 @@ pub enum InboxEnd {
     Kept,
     /// There was no room for it.
     Full,
-    /// Whoever put it there was answered otherwise, and took it back.
-    Withdrawn,
     /// The owner applied it, or it was applied before.
     Applied,
     /// The owner refused it.
@@ -26,7 +24,6 @@ pub enum InboxEnd {
 pub struct InboxMetrics {
     kept: Counter,
     full: Counter,
-    withdrawn: Counter,
     applied: Counter,
     refused: Counter,
     set_aside: Counter,
@@ -41,7 +38,6 @@ impl InboxMetrics {
         let metrics = Self {
             kept: counter!(name::INBOX_COMMANDS, "outcome" => "kept"),
             full: counter!(name::INBOX_COMMANDS, "outcome" => "full"),
-            withdrawn: counter!(name::INBOX_COMMANDS, "outcome" => "withdrawn"),
             applied: counter!(name::INBOX_COMMANDS, "outcome" => "applied"),
             refused: counter!(name::INBOX_COMMANDS, "outcome" => "refused"),
             set_aside: counter!(name::INBOX_COMMANDS, "outcome" => "set_aside"),
@@ -56,7 +52,6 @@ impl InboxMetrics {
         let counter = match end {
             InboxEnd::Kept => &self.kept,
             InboxEnd::Full => &self.full,
-            InboxEnd::Withdrawn => &self.withdrawn,
             InboxEnd::Applied => &self.applied,
             InboxEnd::Refused => &self.refused,
             InboxEnd::SetAside => &self.set_aside,

@@ -9,7 +9,7 @@ use axum::response::Response;
 use tokio::time::Instant;
 use tower::ServiceExt;
 use troupe_core::{Epoch, ShardId};
-use troupe_ports::{Clock, InboxId, InboxItem, StateStore};
+use troupe_ports::{Clock, InboxId, InboxItem, StateStore, StoreError};
 use troupe_telemetry::{InboxEnd, InboxMetrics};
 
 use super::Verdict;
@@ -25,8 +25,9 @@ const PAGE_BYTES: usize = 1 << 20;
 const LOOKS_A_LEASE: u32 = 4;
 /// How often a command may fail before it is dropped.
 const TRIES_MAX: u32 = 5;
-/// Pause after the first failure; it doubles.
+/// Pause after what did not go the first time; it doubles, up to `PAUSE_MAX`.
 const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Serves the inboxes of the shards that this member has, until it shuts down.
 pub(crate) fn serve(app: &App) {
@@ -43,7 +44,7 @@ pub(crate) fn serve(app: &App) {
             within: members.within,
             pause: PAUSE,
             metrics: Arc::clone(&members.inbox),
-            failures: BTreeMap::new(),
+            delayed: BTreeMap::new(),
             depth: 0,
         };
         tokio::spawn(drain.run(app.clone(), every));
@@ -61,14 +62,16 @@ struct Drain {
     within: Duration,
     pause: Duration,
     metrics: Arc<InboxMetrics>,
-    failures: BTreeMap<InboxId, Failures>,
+    delayed: BTreeMap<InboxId, Delayed>,
     /// Commands that were there at the last look.
     depth: usize,
 }
 
-/// How often a command has failed here.
-struct Failures {
-    count: u32,
+/// A command that did not go here.
+struct Delayed {
+    /// How often it has failed.
+    failures: u32,
+    pause: Duration,
     not_before: Instant,
 }
 
@@ -111,10 +114,7 @@ impl Drain {
         loop {
             let items = match self.state.inbox_read(self.shard, after, PAGE_BYTES).await {
                 Ok(items) => items,
-                Err(error) => {
-                    tracing::debug!(shard = self.shard.0, %error, "the inbox cannot be read");
-                    return;
-                }
+                Err(error) => return self.unanswered(&error, "the inbox cannot be read"),
             };
             let Some(last) = items.last() else { break };
             after = last.arrival;
@@ -130,14 +130,23 @@ impl Drain {
                 };
                 if let Err(error) = self.state.inbox_remove(self.shard, epoch, &[item.id]).await {
                     // Whoever runs it again finds its id where it was applied.
-                    tracing::debug!(shard = self.shard.0, %error, "a command that is done stays in the inbox");
-                    return;
+                    return self.unanswered(&error, "a command that is done stays in the inbox");
                 }
                 self.metrics.ended(end);
             }
         }
-        self.failures.retain(|id, _| waiting.contains(id));
+        self.delayed.retain(|id, _| waiting.contains(id));
         self.holds(waiting.len());
+    }
+
+    /// A store that is away, or another owner's, is noticed elsewhere.
+    fn unanswered(&self, error: &StoreError, what: &str) {
+        match error {
+            StoreError::Damaged(_) | StoreError::WentBack(_) => tracing::warn!(shard = self.shard.0, %error, "{what}"),
+            StoreError::Fenced { .. } | StoreError::Held(_) | StoreError::Unavailable(_) => {
+                tracing::debug!(shard = self.shard.0, %error, "{what}");
+            }
+        }
     }
 
     async fn deal_with(&mut self, item: &InboxItem, held: &mut BTreeSet<String>) -> Dealt {
@@ -148,6 +157,19 @@ impl Drain {
         });
         let (letter, signed, request) = match opened {
             Ok(opened) => opened,
+            // Another secret may have been in force; it may come back with the next owner.
+            Err(error) if error.code() == "MEMBER_SIGNATURE_INVALID" => {
+                if !self.must_wait(item.id) {
+                    let (shard, why) = (self.shard.0, error.detail());
+                    tracing::warn!(
+                        shard,
+                        why,
+                        "what lies in an inbox was signed by no member: it stays there"
+                    );
+                    self.delay(item.id);
+                }
+                return Dealt::Waits;
+            }
             Err(error) => {
                 let (shard, code, why) = (self.shard.0, error.code(), error.detail());
                 tracing::warn!(
@@ -160,9 +182,7 @@ impl Drain {
             }
         };
         let execution = letter.execution();
-        let failed = self.failures.get(&item.id);
-        let must_wait = failed.is_some_and(|failed| Instant::now() < failed.not_before);
-        if must_wait || execution.is_some_and(|id| held.contains(id)) {
+        if self.must_wait(item.id) || execution.is_some_and(|id| held.contains(id)) {
             held.extend(execution.map(str::to_owned));
             return Dealt::Waits;
         }
@@ -175,7 +195,9 @@ impl Drain {
                 return Dealt::Done(InboxEnd::Refused);
             }
             Verdict::NotHere => return Dealt::NotHere,
-            Verdict::Later => {}
+            Verdict::Later => {
+                self.delay(item.id);
+            }
             Verdict::Failed => {
                 let tries = self.failed(item.id);
                 if tries >= TRIES_MAX {
@@ -210,15 +232,28 @@ impl Drain {
         }
     }
 
-    /// Notes a failure; how many there were.
-    fn failed(&mut self, id: InboxId) -> u32 {
-        let failures = self.failures.entry(id).or_insert(Failures {
-            count: 0,
+    fn must_wait(&self, id: InboxId) -> bool {
+        let delayed = self.delayed.get(&id);
+        delayed.is_some_and(|delayed| Instant::now() < delayed.not_before)
+    }
+
+    /// A command is asked for again later, and each time later.
+    fn delay(&mut self, id: InboxId) -> &mut Delayed {
+        let delayed = self.delayed.entry(id).or_insert(Delayed {
+            failures: 0,
+            pause: self.pause,
             not_before: Instant::now(),
         });
-        failures.not_before = Instant::now() + self.pause * (1 << failures.count.min(TRIES_MAX));
-        failures.count += 1;
-        failures.count
+        delayed.not_before = Instant::now() + delayed.pause;
+        delayed.pause = (delayed.pause * 2).min(PAUSE_MAX);
+        delayed
+    }
+
+    /// Notes a failure; how many there were.
+    fn failed(&mut self, id: InboxId) -> u32 {
+        let delayed = self.delay(id);
+        delayed.failures += 1;
+        delayed.failures
     }
 }
 

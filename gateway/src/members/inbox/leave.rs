@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use ring::digest;
 use serde::Deserialize;
-use tokio::time::Instant;
 use troupe_core::{ExecutionId, KeySpace, ShardId};
 use troupe_ports::{InboxId, InboxPush};
 use troupe_telemetry::InboxEnd;
@@ -19,130 +18,62 @@ use super::super::forward::IDEMPOTENCY_KEY;
 use super::super::signature::framed;
 use super::super::{Members, forward};
 use super::letter::Letter;
-use super::{MOST, Verdict};
+use super::{MOST, Queued, STARTS_MOST};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::dto::QueuedDto;
 use crate::error::ApiError;
 
-/// A request that looks for the owner of its shard.
-pub(in crate::members) struct Outgoing {
-    /// From when on it is left in the inbox.
-    grace_until: Instant,
-    state: State,
-}
+/// How often it is tried to leave a command: the answer to the first try may be lost.
+const TRIES: u32 = 3;
+/// Pause between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
 
-enum State {
-    /// It is not in an inbox.
-    Asking,
-    /// It is in one.
-    Left {
-        shard: ShardId,
-        id: InboxId,
-        answer: QueuedDto,
-    },
-    /// There is no room for it, or it is none that may wait.
-    Direct,
-}
-
-impl Outgoing {
-    /// One that has just begun to look.
-    pub(in crate::members) fn new(grace: Duration) -> Self {
-        Self {
-            grace_until: Instant::now() + grace,
-            state: State::Asking,
-        }
+/// The answer to a request whose search for an owner is over: that it lies in the inbox of its shard, or else `nobody`, that its shard is served
+/// by nobody. `keyed`: the key that it has is the one under which it was told that its shard is elsewhere.
+///
+/// Only now is it left there: it is in one place at a time, and nobody has to take it back.
+pub(in crate::members) async fn left(
+    app: &App,
+    members: &Members,
+    (parts, body): (&mut Parts, &Bytes),
+    (shard, keyed): (ShardId, bool),
+    nobody: Response,
+) -> Response {
+    if !may_wait(parts, body) || (!keyed && parts.headers.contains_key(IDEMPOTENCY_KEY)) {
+        return nobody;
     }
-
-    /// Leaves the request in the inbox of its shard, once it has looked for the owner for long enough. `keyed`: the key that it has now is
-    /// the one under which it was told that its shard is elsewhere. Fails in no way that the caller has to know of: it goes on looking.
-    pub(in crate::members) async fn leave(
-        &mut self,
-        app: &App,
-        members: &Members,
-        (parts, body): (&mut Parts, &Bytes),
-        shard: ShardId,
-        keyed: bool,
-    ) {
-        if !matches!(self.state, State::Asking) || Instant::now() < self.grace_until {
-            return;
-        }
-        if !may_wait(parts, body) {
-            self.state = State::Direct;
-            return;
-        }
-        let Some(name) = name_of(parts, body) else {
-            if parts.method == Method::POST && !forward::has_business_key(body) {
-                // The key decides the shard of a start: the next look tells it.
-                forward::key(app, &mut parts.headers);
-            } else {
-                self.state = State::Direct;
-            }
-            return;
-        };
-        if !keyed && parts.headers.contains_key(IDEMPOTENCY_KEY) {
-            return;
-        }
-        let id = id_of(parts, &name);
-        self.state = match push(app, members, (parts, body), (shard, id)).await {
+    let Some(name) = name_of(parts, body) else {
+        return nobody;
+    };
+    let id = id_of(parts, &name);
+    let about = About::of(app, parts).await;
+    for tries_left in (0..TRIES).rev() {
+        match push(app, members, (parts, body), (shard, id), &about).await {
             Ok(InboxPush::Kept) => {
                 members.inbox.ended(InboxEnd::Kept);
+                let shard = shard.0;
                 tracing::info!(
-                    shard = shard.0,
+                    shard,
                     "a command is left in the inbox of its shard: its owner cannot be asked"
                 );
-                let answer = QueuedDto::new(execution(app, parts).await, key_text(parts));
-                State::Left { shard, id, answer }
+                return accepted(QueuedDto::new(about.answered, key_text(parts)));
             }
             Ok(InboxPush::Full) => {
                 members.inbox.ended(InboxEnd::Full);
-                tracing::warn!(
-                    shard = shard.0,
-                    "the inbox of a shard whose owner cannot be asked is full"
-                );
-                State::Direct
+                let shard = shard.0;
+                tracing::warn!(shard, "the inbox of a shard whose owner cannot be asked is full");
+                return nobody;
             }
-            // The store may be back before the time is over.
             Err(error) => {
                 tracing::debug!(shard = shard.0, error = error.detail(), "the inbox cannot be reached");
-                State::Asking
-            }
-        };
-    }
-
-    /// The answer once the time is over: that the command waits, or that nobody serves its shard.
-    pub(in crate::members) fn given_up(self, nobody: Response) -> Response {
-        match self.state {
-            State::Left { answer, .. } => accepted(answer),
-            State::Asking | State::Direct => nobody,
-        }
-    }
-
-    /// The answer where one was given directly. What came of the command is told only once it waits no more.
-    pub(in crate::members) async fn answered(self, app: &App, members: &Members, response: Response) -> Response {
-        let State::Left { shard, id, answer } = self.state else {
-            return response;
-        };
-        let verdict = Verdict::of(&response);
-        if matches!(verdict, Verdict::Later | Verdict::NotHere) {
-            return accepted(answer);
-        }
-        match app.state.inbox_withdraw(shard, id).await {
-            Ok(()) => {
-                members.inbox.ended(InboxEnd::Withdrawn);
-                response
-            }
-            Err(error) => {
-                tracing::debug!(shard = shard.0, %error, "a command that was answered stays in an inbox");
-                // It is judged once more: what was applied stays so.
-                if verdict == Verdict::Applied {
-                    response
-                } else {
-                    accepted(answer)
+                if tries_left > 0 {
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
         }
     }
+    nobody
 }
 
 /// Puts a request into the inbox of a shard.
@@ -151,17 +82,19 @@ async fn push(
     members: &Members,
     (parts, body): (&Parts, &Bytes),
     (shard, id): (ShardId, InboxId),
+    about: &About,
 ) -> Result<InboxPush, ApiError> {
     let caller = parts.extensions.get::<Caller>().cloned();
     let caller = caller.unwrap_or_else(Caller::member);
-    let letter = Letter::of(parts, body);
+    let letter = Letter::of(parts, body, about.execution.clone());
     let sealed = letter.sealed(members.key(), (shard, id), &caller, app.now())?;
-    Ok(app.state.inbox_push(shard, id, sealed, MOST).await?)
+    let most = if about.is_start { STARTS_MOST } else { MOST };
+    Ok(app.state.inbox_push(shard, id, sealed, most).await?)
 }
 
-/// Whether it means the same when it is applied later. A sign of life does not, nor what nobody waits for; and the calls of a webhook may be
+/// Whether it means the same when it is applied later. A sign of life does not, nor what nobody waits for; and the calls of hooks may be
 /// signed with a time: their senders repeat them.
-fn may_wait(parts: &Parts, body: &[u8]) -> bool {
+pub(in crate::members) fn may_wait(parts: &Parts, body: &[u8]) -> bool {
     #[derive(Default, Deserialize)]
     struct Asked {
         #[serde(rename = "dryRun", default)]
@@ -172,7 +105,7 @@ fn may_wait(parts: &Parts, body: &[u8]) -> bool {
     let dry_run = || serde_json::from_slice::<Asked>(body).is_ok_and(|asked| asked.dry_run);
     changes
         && !path.ends_with("/heartbeat")
-        && path != "/api/v1/hooks/{id}"
+        && !path.starts_with("/api/v1/hooks/")
         && (!path.starts_with("/api/v1/executions/") || !dry_run())
 }
 
@@ -214,24 +147,51 @@ fn key_text(parts: &Parts) -> Option<String> {
     key.to_str().ok().map(str::to_owned)
 }
 
-/// The execution that the answer would name, where that is known: a start under a request key begins one whose id follows from it.
-async fn execution(app: &App, parts: &mut Parts) -> Option<String> {
-    let path = parts.extensions.get::<MatchedPath>()?.as_str().to_owned();
-    let params = RawPathParams::from_request_parts(parts, &()).await.ok()?;
-    let (_, first) = params.iter().next()?;
-    if path.starts_with("/api/v1/executions/") {
-        let is_own = !path.ends_with("/rerun");
-        return is_own.then(|| first.to_owned());
+/// What a command is about, as far as that is known: a start under a request key begins an execution whose id follows from it.
+#[derive(Debug, Default)]
+struct About {
+    /// Its execution: what comes later for the same one does not overtake it.
+    execution: Option<String>,
+    /// The execution that its answer would name.
+    answered: Option<String>,
+    is_start: bool,
+}
+
+impl About {
+    async fn of(app: &App, parts: &mut Parts) -> Self {
+        let Some(path) = parts.extensions.get::<MatchedPath>() else {
+            return Self::default();
+        };
+        let path = path.as_str().to_owned();
+        let params = RawPathParams::from_request_parts(parts, &()).await.ok();
+        let first = params.and_then(|params| Some(params.iter().next()?.1.to_owned()));
+        let Some(first) = first else {
+            return Self::default();
+        };
+        if path.starts_with("/api/v1/executions/") {
+            // An id has one spelling.
+            let execution = first.parse::<ExecutionId>().ok().map(|id| id.to_string());
+            // Another one comes of a rerun.
+            let answered = execution.clone().filter(|_| !path.ends_with("/rerun"));
+            return Self {
+                execution,
+                answered,
+                is_start: false,
+            };
+        }
+        let is_start = path == "/api/v1/workflows/{id}/executions";
+        let key = key_text(parts).filter(|_| is_start);
+        let begun = key.map(|key| ExecutionId::derived(app.state.shards(), KeySpace::Request, &first, &key, 0));
+        let execution = begun.map(|id| id.to_string());
+        Self {
+            answered: execution.clone(),
+            execution,
+            is_start,
+        }
     }
-    if path != "/api/v1/workflows/{id}/executions" {
-        return None;
-    }
-    let key = key_text(parts)?;
-    let id = ExecutionId::derived(app.state.shards(), KeySpace::Request, first, &key, 0);
-    Some(id.to_string())
 }
 
 fn accepted(answer: QueuedDto) -> Response {
     let retry = [(header::RETRY_AFTER, HeaderValue::from(1))];
-    (StatusCode::ACCEPTED, retry, Json(answer)).into_response()
+    (StatusCode::ACCEPTED, retry, Extension(Queued), Json(answer)).into_response()
 }

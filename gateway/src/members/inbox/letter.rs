@@ -32,6 +32,9 @@ pub(super) struct Letter {
     headers: Vec<(String, String)>,
     /// In base64.
     body: String,
+    /// The execution that it is for, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    execution: Option<String>,
 }
 
 /// What the signature says that was signed: no request has such a path.
@@ -44,7 +47,7 @@ fn unreadable(why: impl std::fmt::Display) -> ApiError {
 }
 
 impl Letter {
-    pub(super) fn of(parts: &Parts, body: &[u8]) -> Self {
+    pub(super) fn of(parts: &Parts, body: &[u8], execution: Option<String>) -> Self {
         let is_kept = |name: &HeaderName| !NOT_FORWARDED.contains(name) && !NOT_KEPT.contains(name) && name != HEADER;
         let headers = parts.headers.iter().filter(|(name, _)| is_kept(name));
         // What is no text means nothing to any route.
@@ -58,6 +61,7 @@ impl Letter {
                 .to_owned(),
             headers: headers.collect(),
             body: STANDARD.encode(body),
+            execution,
         }
     }
 
@@ -119,10 +123,9 @@ impl Letter {
         format!("{} {}", self.method, self.target)
     }
 
-    /// What must not be overtaken by a later command for the same: the path of the execution.
+    /// What must not be overtaken by a later command for the same.
     pub(super) fn execution(&self) -> Option<&str> {
-        let id = self.target.strip_prefix("/api/v1/executions/")?;
-        id.split(['/', '?']).next()
+        self.execution.as_deref()
     }
 }
 
@@ -144,7 +147,7 @@ mod tests {
             .header("x-troupe-member", "v1.old")
             .body(())
             .unwrap();
-        Letter::of(&request.into_parts().0, b"{\"output\": 7}\0")
+        Letter::of(&request.into_parts().0, b"{\"output\": 7}\0", Some("00ab".into()))
     }
 
     #[test]

@@ -63,21 +63,9 @@ pub(super) fn remove(connection: &Connection, shard: ShardId, epoch: Epoch, ids:
     if let Err(fenced) = fence(connection, shard, epoch)? {
         return Ok(Err(fenced));
     }
+    let mut delete = connection.prepare_cached("DELETE FROM inbox WHERE shard = ?1 AND id = ?2")?;
     for id in ids {
-        delete(connection, shard, *id)?;
+        delete.execute(params![shard.0, id.0])?;
     }
     Ok(Ok(()))
-}
-
-/// Takes back what whoever asks has put there.
-pub(super) fn withdraw(connection: &Connection, shard: ShardId, id: InboxId) -> Ran<(), StoreError> {
-    delete(connection, shard, id)?;
-    Ok(Ok(()))
-}
-
-fn delete(connection: &Connection, shard: ShardId, id: InboxId) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("DELETE FROM inbox WHERE shard = ?1 AND id = ?2")?
-        .execute(params![shard.0, id.0])?;
-    Ok(())
 }

@@ -445,11 +445,6 @@ impl StateStore for EmbeddedStore {
         self.log.run(move |log| inbox::remove(log, shard, epoch, &ids)).await
     }
 
-    async fn inbox_withdraw(&self, shard: ShardId, id: InboxId) -> Result<(), StoreError> {
-        self.check_shard(shard)?;
-        self.log.run(move |log| inbox::withdraw(log, shard, id)).await
-    }
-
     async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError> {
         let found = self
             .derived_readers

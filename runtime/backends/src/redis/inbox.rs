@@ -63,13 +63,4 @@ impl RedisStore {
         self.write((shard, epoch), &INBOX_REMOVE, names(keys), args).await?;
         Ok(())
     }
-
-    pub(super) async fn withdraw_from_inbox(&self, shard: ShardId, id: InboxId) -> Result<(), StoreError> {
-        let keys = self.keys(shard)?;
-        let args = vec![Arg::Bytes(b""), Arg::Bytes(&id.0)];
-        match self.ask(keys, &INBOX_REMOVE, names(keys), args).await? {
-            Value::Nil => Err(decode::gone(shard)),
-            _ => Ok(()),
-        }
-    }
 }

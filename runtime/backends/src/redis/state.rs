@@ -260,10 +260,6 @@ impl StateStore for RedisStore {
         self.remove_from_inbox(shard, epoch, ids).await
     }
 
-    async fn inbox_withdraw(&self, shard: ShardId, id: InboxId) -> Result<(), StoreError> {
-        self.withdraw_from_inbox(shard, id).await
-    }
-
     async fn cached_output(&self, key: [u8; 32], now: Timestamp) -> Result<Option<Json>, StoreError> {
         self.find_output(key, now).await
     }

@@ -118,7 +118,6 @@ macro_rules! state_store_conformance {
             an_inbox_is_bounded_by_items_and_by_bytes
             inboxes_of_shards_are_independent
             a_former_owner_removes_nothing
-            what_was_put_there_can_be_taken_back
             racing_pushes_of_an_id_are_one
             an_inbox_is_there_after_reopening
         }

@@ -122,8 +122,7 @@ pub async fn an_inbox_is_bounded_by_items_and_by_bytes(fixture: StateFixture<'_>
     remove(&*store, SHARD, lease.epoch, &[1]).await;
     assert_eq!(put(&*store, SHARD, 5, "123456789", small).await, InboxPush::Full);
     assert_eq!(put(&*store, SHARD, 5, "12345678", small).await, InboxPush::Kept);
-    let withdrawn = store.inbox_withdraw(SHARD, id(5)).await;
-    withdrawn.expect("anybody can take something back");
+    remove(&*store, SHARD, lease.epoch, &[5]).await;
     assert_eq!(put(&*store, SHARD, 6, "12345678", small).await, InboxPush::Kept);
     assert_eq!(numbers(&*store, SHARD).await, [2, 4, 6]);
 }
@@ -142,7 +141,6 @@ pub async fn inboxes_of_shards_are_independent(fixture: StateFixture<'_>) {
         store.inbox_push(nowhere, id(1), Bytes::new(), PLENTY).await.map(drop),
         store.inbox_read(nowhere, 0, usize::MAX).await.map(drop),
         store.inbox_remove(nowhere, Epoch(1), &[id(1)]).await,
-        store.inbox_withdraw(nowhere, id(1)).await,
     ] {
         assert!(matches!(refused, Err(StoreError::Damaged(_))), "{refused:?}");
     }
@@ -160,18 +158,6 @@ pub async fn a_former_owner_removes_nothing(fixture: StateFixture<'_>) {
     remove(&*store, SHARD, owner.epoch, &[1, 2]).await;
     remove(&*store, SHARD, owner.epoch, &[1]).await;
     assert!(inbox(&*store, SHARD).await.is_empty());
-}
-
-/// Whoever put something there needs no epoch to take it back, and does not need to know whether it is there.
-pub async fn what_was_put_there_can_be_taken_back(fixture: StateFixture<'_>) {
-    let store = fixture.open().await;
-    push(&*store, SHARD, 1, "one").await;
-    push(&*store, SHARD, 2, "two").await;
-    for _ in 0..2 {
-        let withdrawn = store.inbox_withdraw(SHARD, id(1)).await;
-        withdrawn.expect("anybody can take something back");
-        assert_eq!(numbers(&*store, SHARD).await, [2]);
-    }
 }
 
 /// Of those that race for an id one is kept; those of several ids all are, within the bound.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum::Extension;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -44,7 +45,7 @@ impl Bench {
             within: Duration::from_secs(20),
             pause: Duration::ZERO,
             metrics: Arc::new(InboxMetrics::new()),
-            failures: BTreeMap::new(),
+            delayed: BTreeMap::new(),
             depth: 0,
         };
         let mut bench = Self {
@@ -72,7 +73,8 @@ impl Bench {
     async fn leave(&self, commands: &[&str]) {
         for (number, command) in (0..).zip(commands) {
             let request = Request::post(format!("/api/v1/executions/{command}")).body(()).unwrap();
-            let letter = Letter::of(&request.into_parts().0, command.as_bytes());
+            let execution = command.split('/').next().map(str::to_owned);
+            let letter = Letter::of(&request.into_parts().0, command.as_bytes(), execution);
             let place = (SHARD, InboxId([number; 32]));
             let sealed = letter.sealed(&self.drain.key, place, &Caller::trigger("ada"), SystemClock.now());
             self.push(number, sealed.unwrap()).await;
@@ -105,6 +107,11 @@ fn router(ran: Arc<Mutex<Vec<String>>>, open: Arc<AtomicBool>) -> Router {
                 "refused" => StatusCode::CONFLICT.into_response(),
                 "later" if !open.load(Ordering::SeqCst) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
                 "busy" => StatusCode::TOO_MANY_REQUESTS.into_response(),
+                "unknown" => StatusCode::FORBIDDEN.into_response(),
+                "stopped" => {
+                    let code = Extension(ProblemCode("STOPPED".into()));
+                    (StatusCode::SERVICE_UNAVAILABLE, code).into_response()
+                }
                 "fails" => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
                 "panics" => panic!("a poisoned command"),
                 "gone" => (StatusCode::SERVICE_UNAVAILABLE, [(NOT_HERE, "1")]).into_response(),
@@ -122,6 +129,15 @@ async fn commands_run_in_order_and_go_when_they_are_applied_or_refused() {
     assert_eq!(ran, ["b/ok", "a/ok", "a/refused", "a/last"]);
     assert_eq!(left, 0);
     assert_eq!(bench.pass().await, (vec![], 0));
+}
+
+#[tokio::test]
+async fn a_start_that_an_emergency_stop_refuses_does_not_begin_when_that_is_lifted() {
+    let mut bench = Bench::new().await;
+    bench.leave(&["a/stopped", "b/unknown"]).await;
+    let (ran, left) = bench.pass().await;
+    assert_eq!(ran, ["a/stopped", "b/unknown"]);
+    assert_eq!(left, 1, "a caller that is refused here alone may be known elsewhere");
 }
 
 #[tokio::test]
@@ -169,16 +185,19 @@ async fn a_command_that_failed_is_tried_again_after_a_pause() {
 }
 
 #[tokio::test]
-async fn what_no_member_left_there_is_dropped_without_being_run() {
+async fn what_no_member_left_there_is_never_run() {
     let mut bench = Bench::new().await;
     bench.leave(&["a/ok"]).await;
     let request = Request::post("/api/v1/executions/a/forged").body(()).unwrap();
-    let letter = Letter::of(&request.into_parts().0, b"a/forged");
+    let letter = Letter::of(&request.into_parts().0, b"a/forged", None);
     let place = (SHARD, InboxId([8; 32]));
     let forged = letter.sealed(&MemberKey::new(b"another"), place, &Caller::member(), SystemClock.now());
     bench.push(8, forged.unwrap()).await;
     bench.push(9, Bytes::from_static(b"nonsense")).await;
-    assert_eq!(bench.pass().await, (vec!["a/ok".to_owned()], 0));
+    assert_eq!(bench.pass().await, (vec!["a/ok".to_owned()], 1));
+    // It stays for whoever has the secret that it was signed with.
+    bench.drain.key = MemberKey::new(b"another");
+    assert_eq!(bench.pass().await, (vec!["a/forged".to_owned()], 0));
 }
 
 #[tokio::test]

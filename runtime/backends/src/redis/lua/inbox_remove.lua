@@ -1,7 +1,7 @@
--- KEYS: owner, inbox order, inbox. ARGV: epoch, or nothing where whoever put it there takes it back; ids.
+-- KEYS: owner, inbox order, inbox. ARGV: epoch; ids.
 local epoch = redis.call('HGET', KEYS[1], 'e')
 if not epoch then return false end
-if ARGV[1] ~= '' and epoch ~= ARGV[1] then return epoch end
+if epoch ~= ARGV[1] then return epoch end
 local total = tonumber(redis.call('HGET', KEYS[3], 't') or 0)
 for at = 2, #ARGV do
   if redis.call('ZREM', KEYS[2], ARGV[at]) == 1 then

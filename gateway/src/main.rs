@@ -10,15 +10,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// `mi_option_purge_delay` of mimalloc's header; the bindings do not name it.
 const PURGE_DELAY: i32 = 15;
 
-/// Milliseconds. Pages that are used again and again stay; at 0 each of them goes to the system and comes back.
-const PURGE_AFTER_MS: std::ffi::c_long = 10;
-
-/// Memory that a burst of work needed goes back to the system soon after it is freed: with the next allocation, or where there is
-/// none for hours, as in an engine with many waiting executions, with [`collect_now_and_then`].
+/// Memory that a burst of work needed goes back to the system when it is freed, not with some later allocation: an
+/// engine with many waiting executions may not allocate again for hours.
 #[allow(unsafe_code)]
-fn give_memory_back_soon() {
+fn give_memory_back_at_once() {
     // SAFETY: sets a number that the allocator reads atomically; no other thread runs yet.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, PURGE_AFTER_MS) };
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
 }
 
 /// How often a thread without work looks for pages that it no longer needs.
@@ -38,7 +35,7 @@ fn collect_now_and_then() {
 }
 
 fn main() -> ExitCode {
-    give_memory_back_soon();
+    give_memory_back_at_once();
     // The process may be a sandbox's child: then it never comes back from here.
     troupe::wiring::run_child_if_requested();
     if rustls::crypto::ring::default_provider().install_default().is_err() {

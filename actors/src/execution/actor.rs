@@ -213,7 +213,10 @@ impl ExecutionShell {
                 Input::ErrorWorkflow(*outcome)
             }
             ExecutionMessage::Durable(seq) => Input::Durable(seq),
-            ExecutionMessage::Report(report) => Input::Report(report),
+            ExecutionMessage::Report(report) => {
+                self.note_report(&report);
+                Input::Report(report)
+            }
             ExecutionMessage::NodeGone(token, why) => {
                 let Some(place) = self.attempts.iter().position(|attempt| attempt.token == token) else {
                     return;

@@ -8,9 +8,7 @@ use zstd::bulk::Compressor;
 
 use super::{Unreadable, trial};
 
-/// The fastest but one: an archive is small, and the tables of its literals would cost as much CPU as everything else here, for a twentieth of
-/// its bytes.
-const LEVEL: i32 = -1;
+const LEVEL: i32 = 1;
 const HEAD_BYTES: usize = 1 + 4;
 /// Most bytes that are packed or unpacked: beyond it a length is damage.
 const RAW_BYTES_MAX: usize = 1 << 30;

@@ -169,8 +169,11 @@ pub(super) enum Items {
 }
 
 impl Items {
-    /// The events that the bus wants, in order.
-    fn events(self, bus: &dyn EventBus) -> Vec<LifecycleEvent> {
+    /// The events that the bus wants, in order. `is_heard`: what [`EventBus::is_heard`] said, once for all that is sent together.
+    fn events(self, bus: &dyn EventBus, is_heard: bool) -> Vec<LifecycleEvent> {
+        if !is_heard {
+            return Vec::new();
+        }
         let items = match &self {
             Self::Offered(items) => &items[..],
             Self::Read(items) => items,
@@ -412,13 +415,14 @@ impl EventSinkState {
             events: Vec::new(),
             confirmed: 0,
         };
+        let is_heard = self.bus().is_heard();
         for record in records {
             sending.position = record.position;
             if let Items::Offered(_) = record.content.items {
                 sending.offered.0 += 1;
                 sending.offered.1 += record.bytes;
             }
-            let events = record.content.items.events(self.bus());
+            let events = record.content.items.events(self.bus(), is_heard);
             sending.made.extend(events.iter().map(|event| event.at).max());
             sending.events.extend(events);
             if self.arguments.shard == ShardId(0) {
@@ -568,7 +572,7 @@ impl EventSinkState {
 fn spooled(record: Unsent<Content>, bus: &dyn EventBus) -> SpooledRecord {
     SpooledRecord {
         position: record.position,
-        events: record.content.items.events(bus),
+        events: record.content.items.events(bus, true),
         controls: record.content.controls.to_vec(),
     }
 }

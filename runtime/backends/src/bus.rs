@@ -5,7 +5,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use troupe_core::ExecutionId;
-use troupe_core::execution::Verb;
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_ports::{BusError, EventBus};
 
@@ -70,8 +69,7 @@ impl Default for InProcessBus {
 
 #[async_trait]
 impl EventBus for InProcessBus {
-    /// Without subscribers there is nobody to make events for; one that comes now begins with what is committed next.
-    fn wants(&self, _: Verb, _: bool) -> bool {
+    fn is_heard(&self) -> bool {
         self.batches.receiver_count() > 0
     }
 
@@ -161,6 +159,7 @@ impl Subscription {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use troupe_core::execution::Verb;
     use troupe_core::{Json, Seq, ShardId, Timestamp, WorkflowId};
 
     fn event(random: u64, seq: u64) -> LifecycleEvent {

@@ -34,7 +34,12 @@ impl BusError {
 /// Publishes lifecycle events at least once, in order per execution.
 #[async_trait]
 pub trait EventBus: Send + Sync + 'static {
-    /// Whether the bus wants such an event now; what it does not want is not even made. `is_outward`: it is one that brokers publish,
+    /// Whether anybody hears the bus now. While nobody does it is handed nothing; who comes begins with what is sent next.
+    fn is_heard(&self) -> bool {
+        true
+    }
+
+    /// Whether the bus wants such an event at all; what it does not want is not even made. `is_outward`: it is one that brokers publish,
     /// [`LifecycleEvent::outward`].
     fn wants(&self, _verb: Verb, _is_outward: bool) -> bool {
         true

@@ -34,7 +34,8 @@ impl Mark {
         self.epoch > found.epoch
             || self.next > found.next
             || self.checkpointed > found.checkpointed
-            || self.chunks > found.chunks
+            // A later checkpoint holds what an earlier chunk held: it may be another owner's, who went on from an accepted loss.
+            || (self.chunks > found.chunks && self.checkpointed == found.checkpointed)
     }
 }
 

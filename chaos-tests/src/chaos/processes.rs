@@ -95,6 +95,19 @@ impl Deployment<'_> {
         keys.take(ASKED_AGAIN).collect()
     }
 
+    /// How many attempts under a limit those who serve have told of, and how many of them had any.
+    pub(super) fn under_limits(&mut self) -> (usize, usize) {
+        let of_each = self.serving.iter_mut().map(|process| {
+            let records = process.incarnation.so_far().iter();
+            records
+                .filter(|record| matches!(record, Record::SlotUsed { .. }))
+                .count()
+        });
+        of_each.fold((0, 0), |(all, members), one| {
+            (all + one, members + usize::from(one > 0))
+        })
+    }
+
     /// Starts everybody who is to serve, and the clients.
     pub(super) fn begin(&mut self, clients: u32) -> anyhow::Result<()> {
         let Some(members) = self.members else {

@@ -24,7 +24,7 @@ const USAGE: &str = "usage: troupe-chaos MODE [--json] [--keep]
   smoke [--seed S]                    each kind of fault once
   single [FAULT [STATE]] [--seed S]   every fault in every state, or one of them
          [--holds-ms MS] [--scale N] [--clients N]
-  pairs [--seed S]                    two faults at once
+  pairs [FAULT FAULT] [--seed S]      two faults at once
   swarm --seed S --minutes M          faults drawn from the seed, trial after trial
   round --seed S [--times N]          one trial of a swarm again
   mutants [NAME] [--seed S]           every planted fault, and what catches it
@@ -119,6 +119,12 @@ fn run() -> anyhow::Result<bool> {
         ["single", fault] => play(&asked, vec![named(&asked, fault, "load")?]),
         ["single", fault, state] => play(&asked, vec![named(&asked, fault, state)?]),
         ["pairs"] => play(&asked, pairs(seed, sizes(&asked, Sizes::MATRIX))),
+        ["pairs", one, other] => {
+            let mut trials = pairs(seed, sizes(&asked, Sizes::SMOKE));
+            let has = |trial: &Trial, name| trial.strikes.iter().any(|strike| strike.fault.name() == name);
+            trials.retain(|trial| has(trial, one) && has(trial, other));
+            play(&asked, trials)
+        }
         ["swarm"] => swarm(&asked, seed),
         ["round"] => {
             let times = usize::try_from(asked.times.unwrap_or(1))?;

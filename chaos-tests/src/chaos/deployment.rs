@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,16 +10,19 @@ use tokio::runtime::Handle;
 
 use super::changes::{Change, Said};
 use super::engine::{Place, State};
+use super::fault::{Fault, Target};
 use super::lab::Lab;
-use super::limits::SlotUse;
+use super::limits::{Kinds, SlotUse};
 use super::listener::{self, Listener};
 use super::plan::Trial;
-use super::processes::Process;
+use super::processes::{Answers, Process};
 use super::proxy::Proxy;
+use super::schedule::{Open, Struck};
 use super::servers::{Redis, RedisCluster, Sync, until};
 use crate::crash::Violation;
 use crate::crash::child::Fault as Planted;
 use crate::crash::switches::{Act, Moment};
+use crate::world::random::Random;
 
 /// Lease of a shard: short, so that a takeover does not take long, and longer than what a busy machine holds up.
 pub(super) const LEASE: Duration = Duration::from_secs(2);
@@ -119,10 +123,14 @@ pub struct Deployment<'lab> {
     pub(super) frozen: Vec<Process>,
     /// What processes that have ended said, in the order in which they were started.
     pub(super) said: Said,
+    /// Answers that those were given.
+    pub(super) answered: Answers,
     /// When they had ended, in nanoseconds.
     pub(super) ended_ns: BTreeMap<u32, u64>,
     /// Attempts that counted under a limit, once all is said.
     pub(super) slots: Vec<SlotUse>,
+    /// Which kinds of tickets were seen in the store.
+    pub(super) tickets: Kinds,
     pub(super) incarnations: u32,
     /// Clients that load all of them together.
     pub(super) clients: u32,
@@ -132,6 +140,10 @@ pub struct Deployment<'lab> {
     pub(super) changes: Vec<Change>,
     /// The member that a fault has hit, until it is healed.
     pub(super) bent: Option<u32>,
+    /// The faults that hold.
+    pub(super) open: Open,
+    /// Slots that move from one master of its cluster to another one, and how many keys that are.
+    pub(super) moving: Option<JoinHandle<anyhow::Result<u64>>>,
     /// Whether only one fault befalls it: then times have bounds.
     pub(super) is_alone: bool,
     pub(super) planted: Option<Planted>,
@@ -206,13 +218,17 @@ impl<'lab> Deployment<'lab> {
             serving: Vec::new(),
             frozen: Vec::new(),
             said: BTreeMap::new(),
+            answered: Answers::default(),
             ended_ns: BTreeMap::new(),
             slots: Vec::new(),
+            tickets: Kinds::default(),
             incarnations: 0,
             clients: 0,
             members: matches!(setup, Setup::Members | Setup::Cluster).then_some(MEMBERS),
             changes: Vec::new(),
             bent: None,
+            open: Open::default(),
+            moving: None,
             is_alone: trial.strikes.len() == 1,
             planted: trial.planted,
             executions_max,
@@ -221,12 +237,6 @@ impl<'lab> Deployment<'lab> {
             fenced: 0,
             fenced_commits: 0,
         })
-    }
-
-    /// The Redis that is the master at first.
-    pub(super) fn master(&mut self) -> anyhow::Result<&mut Redis> {
-        let servers = self.redis.as_mut().context("this deployment has no Redis")?;
-        Ok(&mut servers.master)
     }
 
     pub(super) fn log_of(&self, incarnation: u32) -> PathBuf {
@@ -256,6 +266,50 @@ impl<'lab> Deployment<'lab> {
             .runtime()
             .block_on(async move { listener::delete(&url, &exchange, Some(&queue)).await });
         deleted.context("the exchange and the queue are left behind")
+    }
+}
+
+impl Struck for Deployment<'_> {
+    fn begin(&mut self, fault: Fault, random: &mut Random, scale: u64) -> anyhow::Result<()> {
+        fault.begin(self, random, scale)
+    }
+
+    fn end(&mut self, fault: Fault) -> anyhow::Result<()> {
+        fault.end(self)
+    }
+
+    fn watch(&mut self, time: Duration) -> anyhow::Result<()> {
+        Deployment::watch(self, time)
+    }
+
+    fn open(&mut self) -> &mut Open {
+        &mut self.open
+    }
+
+    fn note(&mut self, what: String) {
+        self.notes.push(what);
+    }
+
+    fn lab(&mut self) -> &mut Lab {
+        self.lab
+    }
+
+    fn master(&mut self) -> anyhow::Result<&mut Redis> {
+        let servers = self.redis.as_mut().context("this deployment has no Redis")?;
+        Ok(&mut servers.master)
+    }
+
+    fn with_line(&self, one: Option<u32>, target: Target, act: &dyn Fn(&Proxy)) -> anyhow::Result<()> {
+        let Some(number) = one else {
+            act(self.lines.to(target)?);
+            return Ok(());
+        };
+        // With a member that is gone its lines are gone too.
+        if let Some(member) = self.serving.iter().find(|member| member.number == number) {
+            let lines = member.lines.as_ref().context("this engine has no lines of its own")?;
+            act(lines.to(target)?);
+        }
+        Ok(())
     }
 }
 

@@ -18,11 +18,11 @@ use troupe_actors::{Engine, EngineError, EngineHandle, EngineOptions, EnginePart
 use troupe_backends::embedded::fail_syncs;
 use troupe_backends::rabbitmq::{RabbitBatch, RabbitQueue, RabbitUnroutable};
 use troupe_backends::{
-    EmbeddedStore, PostgresOptions, PostgresStore, PowerLoss, RabbitBus, RabbitOptions, RedisDurability, RedisOptions,
-    RedisStore, Sharing, StoreOptions,
+    EmbeddedStore, PostgresOptions, PostgresStore, PowerLoss, RabbitBus, RabbitOptions, RedisDurability, RedisMutant,
+    RedisOptions, RedisStore, Sharing, StoreOptions,
 };
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
-use troupe_core::{Epoch, Json, ShardId, Timestamp};
+use troupe_core::{Epoch, ExecutionId, Json, ShardId, Timestamp};
 use troupe_ports::{
     BusError, DefinitionError, DefinitionStore, EpochAuthority, EpochError, EventBus, Executed, Membership,
     NodeExecutor, Semaphores, StateStore, StoreError, Task, VisibilityStore,
@@ -36,6 +36,7 @@ use crate::crash::clients::ask_again;
 use crate::crash::door::Door;
 use crate::crash::effects::EffectSink;
 use crate::crash::record::Record;
+use crate::crash::rulings::operator;
 use crate::crash::switches::{Act, Moment, Switches};
 use crate::crash::witness::Witness;
 use crate::crash::workload;
@@ -143,10 +144,10 @@ pub enum Order {
         /// How many.
         clients: u32,
     },
-    /// Somebody only looks at what this process serves, or nobody does any more.
+    /// Somebody only looks at these where this process serves them, and starts nothing; at none: nobody does any more.
     Look {
-        /// Whether somebody does.
-        is_on: bool,
+        /// What is looked at.
+        ids: Vec<ExecutionId>,
     },
     /// Start many executions at once.
     Burst {
@@ -206,7 +207,7 @@ pub(super) async fn open(
         definitions,
         visibility,
         epochs,
-    } = stores(&orders.place).await?;
+    } = stores(&orders.place, orders.fault).await?;
     let store: Arc<dyn StateStore> = if watched {
         Arc::new(Witness::with(state, Arc::clone(&switches)))
     } else {
@@ -276,7 +277,7 @@ struct Stores {
     epochs: Option<Arc<dyn EpochAuthority>>,
 }
 
-async fn stores(place: &Place) -> anyhow::Result<Stores> {
+async fn stores(place: &Place, fault: Option<Fault>) -> anyhow::Result<Stores> {
     let (url, relaxed) = match &place.state {
         State::Redis { url, relaxed } => (url, relaxed),
         State::Embedded {
@@ -315,6 +316,7 @@ async fn stores(place: &Place) -> anyhow::Result<Stores> {
         } else {
             RedisDurability::Strict
         },
+        mutant: (fault == Some(Fault::RedirectedIsDone)).then_some(RedisMutant::RedirectedIsDone),
         ..RedisOptions::new(url.as_str())
     };
     let redis = reached(|| RedisStore::open(&options), |error| error.is_passing());
@@ -409,6 +411,9 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
     Record::Ready.emit();
     tokio::spawn(watch_shards(engine.clone()));
     tokio::spawn(ask_again(door.clone(), orders.asked_before.clone()));
+    if orders.role == Role::Member {
+        tokio::spawn(operator(door.clone(), orders.incarnation));
+    }
     let mut load = Load::new(door, orders.incarnation);
     load.of(orders.clients);
     let mut told = orders_told();
@@ -425,7 +430,7 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
             // Whoever started it is gone.
             None => return Ok(()),
             Some(Order::Load { clients }) => load.of(clients),
-            Some(Order::Look { is_on }) => load.look(is_on),
+            Some(Order::Look { ids }) => load.look(ids),
             Some(Order::Burst {
                 workflow,
                 count,

@@ -4,9 +4,10 @@ mod cluster;
 mod embedded;
 mod engine;
 mod events;
-mod line;
+pub(super) mod line;
 mod member;
 mod redis;
+pub(super) mod server;
 
 use std::time::Duration;
 
@@ -132,6 +133,8 @@ pub enum Fault {
     MemberPartition,
     /// A member dies while PostgreSQL is down: nobody may become an owner, and owners go on.
     MemberKillWithoutPostgres,
+    /// The clock of one member jumps, and later jumps back: for so long members do not agree on the time.
+    MemberClock(i64),
     /// The line of one member to a server breaks.
     MemberLine(Target, LineFault),
     /// Messages that can start nothing, among good ones, while replicas are killed and their connections to the broker cut.
@@ -142,6 +145,8 @@ pub enum Fault {
     GatewayDrain,
     /// No replica reaches another one; then what was on its way is gone.
     GatewayPartition,
+    /// Replicas stand still until the others have their shards, and go on.
+    GatewayFreeze,
     /// The slots of a master's shards move to another one, key by key.
     ClusterSlotsMove,
     /// `kill -9` of the master of most shards; it is back before a replica takes over.
@@ -196,6 +201,7 @@ impl Fault {
             Self::MemberFreeze,
         ]);
         all.extend([Self::MemberPartition, Self::MemberKillWithoutPostgres]);
+        all.extend([Self::MemberClock(4_000), Self::MemberClock(-4_000)]);
         for target in [Target::Redis, Target::Postgres, Target::RabbitMq] {
             all.extend(LineFault::ALL.map(|fault| Self::MemberLine(target, fault)));
         }
@@ -204,6 +210,7 @@ impl Fault {
             Self::GatewayKill,
             Self::GatewayDrain,
             Self::GatewayPartition,
+            Self::GatewayFreeze,
         ]);
         all.extend([Self::ClusterSlotsMove, Self::ClusterMasterKill]);
         all.extend([Self::ClusterFailover, Self::ClusterTakeover]);
@@ -216,8 +223,8 @@ impl Fault {
         match self {
             Self::EngineKillAt(moment) => format!("engine-kill-at-{}", dashed(&format!("{moment:?}"))),
             Self::ActorPanic(moment) => format!("actor-panic-{}", dashed(&format!("{moment:?}"))),
-            Self::ClockStep(by_ms) if by_ms < 0 => "clock-back".to_owned(),
-            Self::ClockStep(_) => "clock-forward".to_owned(),
+            Self::ClockStep(by_ms) => clock_name(by_ms).to_owned(),
+            Self::MemberClock(by_ms) => format!("member-{}", clock_name(by_ms)),
             Self::Line(target, fault) => line_name(target, fault),
             Self::MemberLine(target, fault) => format!("member-{}", line_name(target, fault)),
             other => dashed(&format!("{other:?}")),
@@ -262,8 +269,13 @@ impl Fault {
             | Self::MemberFreeze
             | Self::MemberPartition
             | Self::MemberKillWithoutPostgres
+            | Self::MemberClock(_)
             | Self::MemberLine(..) => Target::Member,
-            Self::PoisonMessages | Self::GatewayKill | Self::GatewayDrain | Self::GatewayPartition => Target::Gateway,
+            Self::PoisonMessages
+            | Self::GatewayKill
+            | Self::GatewayDrain
+            | Self::GatewayPartition
+            | Self::GatewayFreeze => Target::Gateway,
         }
     }
 
@@ -272,15 +284,20 @@ impl Fault {
     pub fn setups(self) -> &'static [Setup] {
         use Setup::{Cluster, Embedded, Members, Relaxed, Replicas, Sentinel, Strict};
         match self {
-            Self::RedisPowerLoss => &[Strict, Members],
+            Self::RedisPowerLoss => &[Strict, Members, Replicas],
             Self::RedisSecondLost => &[Relaxed],
             Self::EngineFreeze | Self::EnginePartition => &[Strict, Relaxed],
             Self::RedisKill
             | Self::RedisTornTail
             | Self::RedisStall
             | Self::RedisOutOfMemory
-            | Self::Line(Target::Redis | Target::Postgres, _)
-            | Self::PostgresStop => &[Strict, Relaxed, Members],
+            | Self::Line(Target::Redis, _) => &[Strict, Relaxed, Members, Replicas],
+            Self::Line(Target::Postgres, _) | Self::PostgresStop => &[Strict, Relaxed, Members, Cluster, Replicas],
+            Self::RabbitKill
+            | Self::RabbitMemoryAlarm
+            | Self::RabbitDiskAlarm
+            | Self::RabbitStall
+            | Self::Line(Target::RabbitMq, _) => &[Strict, Relaxed, Embedded, Members, Cluster, Replicas],
             Self::RedisFailover => &[Sentinel],
             Self::DiskFull | Self::SyncsFail => &[Embedded],
             // What they do they do to whoever has everything.
@@ -311,7 +328,8 @@ impl Fault {
         Duration::from_millis(match self {
             Self::RedisStall | Self::RabbitStall | Self::SlowConsumer => 5_000,
             Self::Line(_, LineFault::HalfOpen | LineFault::Partition | LineFault::OneWay)
-            | Self::MemberLine(_, LineFault::HalfOpen | LineFault::Partition | LineFault::OneWay) => 3_000,
+            | Self::MemberLine(_, LineFault::HalfOpen | LineFault::Partition | LineFault::OneWay)
+            | Self::MemberClock(_) => 3_000,
             Self::Line(..)
             | Self::MemberLine(..)
             | Self::ClockStep(_)
@@ -324,19 +342,20 @@ impl Fault {
             Self::EngineFreeze | Self::EnginePartition => 100,
             Self::RedisFailover => 8_000,
             Self::EngineKillAt(_) | Self::ActorPanic(_) | Self::ClusterMasterKill => 1_500,
+            // That of a master's keys takes at least as long.
+            Self::ClusterSlotsMove => 1_500,
             Self::ClusterTakeover => 5_000,
             // They begin with waiting for what they are about.
             Self::MemberKill | Self::MemberDrain | Self::MemberJoin | Self::MemberFreeze | Self::MemberPartition => 500,
-            Self::GatewayKill => 500,
+            Self::GatewayKill | Self::GatewayFreeze | Self::PoisonMessages => 500,
             Self::GatewayPartition => 2_500,
-            Self::MemberKillWithoutPostgres | Self::PoisonMessages | Self::GatewayDrain => 0,
+            Self::MemberKillWithoutPostgres | Self::GatewayDrain => 0,
             Self::EngineKill
             | Self::Overload
             | Self::MassRestart
             | Self::RedisPowerLoss
             | Self::RedisSecondLost
             | Self::ExchangeDeleted
-            | Self::ClusterSlotsMove
             | Self::ClusterFailover => 0,
         })
     }
@@ -355,23 +374,24 @@ impl Fault {
             Self::ClockStep(by_ms) => on.tell(&Order::StepClock { by_ms }),
             Self::Overload => engine::overload(on),
             Self::MassRestart => engine::mass_restart(on, scale),
-            Self::RedisKill | Self::RedisTornTail => on.master()?.kill(),
-            Self::RedisPowerLoss => redis::lose_power(on, random),
-            Self::RedisStall => on.master()?.freeze(),
-            Self::RedisOutOfMemory => redis::fill_memory(on),
+            Self::RedisKill
+            | Self::RedisPowerLoss
+            | Self::RedisTornTail
+            | Self::RedisStall
+            | Self::RedisOutOfMemory
+            | Self::RabbitKill
+            | Self::RabbitMemoryAlarm
+            | Self::RabbitDiskAlarm
+            | Self::RabbitStall
+            | Self::PostgresStop
+            | Self::Line(..) => server::begin(self, on, random),
             Self::RedisSecondLost => redis::lose_a_second(on),
             Self::RedisFailover => redis::fail_over(on),
-            Self::RabbitKill => events::kill(on),
-            Self::RabbitMemoryAlarm => events::memory_alarm(on, true),
-            Self::RabbitDiskAlarm => events::disk_alarm(on, true),
-            Self::RabbitStall => on.lab.rabbitmq.freeze(),
             Self::ExchangeDeleted => events::delete_exchange(on),
             Self::SlowConsumer => {
                 on.listener.slow_down(Duration::from_millis(20));
                 Ok(())
             }
-            Self::PostgresStop => on.lab.postgres.stop_immediately(),
-            Self::Line(target, fault) => line::begin(on, None, target, fault, random),
             Self::DiskFull => embedded::fill(on),
             Self::SyncsFail => on.tell(&Order::FailSyncs { is_on: true }),
             Self::MemberKill => member::kill(on, random),
@@ -380,11 +400,16 @@ impl Fault {
             Self::MemberFreeze => member::freeze(on, random),
             Self::MemberPartition => member::cut_off(on, random),
             Self::MemberKillWithoutPostgres => member::kill_without_postgres(on, random),
+            Self::MemberClock(by_ms) => member::step_clock(on, by_ms, random),
             Self::MemberLine(target, fault) => member::bend(on, target, fault, random),
-            Self::PoisonMessages | Self::GatewayKill | Self::GatewayDrain | Self::GatewayPartition => {
+            Self::PoisonMessages
+            | Self::GatewayKill
+            | Self::GatewayDrain
+            | Self::GatewayPartition
+            | Self::GatewayFreeze => {
                 bail!("{} befalls replicas, and these are engine processes", self.name())
             }
-            Self::ClusterSlotsMove => cluster::move_slots(on),
+            Self::ClusterSlotsMove => cluster::begin_to_move(on),
             Self::ClusterMasterKill => cluster::kill_master(on),
             Self::ClusterFailover => cluster::fail_over(on),
             Self::ClusterTakeover => cluster::take_over(on),
@@ -396,30 +421,28 @@ impl Fault {
         match self {
             Self::EngineFreeze | Self::EnginePartition => engine::thaw(on),
             Self::ClockStep(_) => on.tell(&Order::StepClock { by_ms: 0 }),
-            Self::RedisKill => on.master()?.run(),
-            Self::RedisTornTail => {
-                on.master()?.tear_file()?;
-                on.master()?.run()
-            }
-            Self::RedisStall => on.master()?.thaw(),
-            Self::RedisOutOfMemory => redis::free_memory(on),
-            Self::RabbitKill => on.lab.rabbitmq.run(),
-            Self::RabbitMemoryAlarm => events::memory_alarm(on, false),
-            Self::RabbitDiskAlarm => events::disk_alarm(on, false),
-            Self::RabbitStall => on.lab.rabbitmq.thaw(),
+            Self::RedisKill
+            | Self::RedisPowerLoss
+            | Self::RedisTornTail
+            | Self::RedisStall
+            | Self::RedisOutOfMemory
+            | Self::RabbitKill
+            | Self::RabbitMemoryAlarm
+            | Self::RabbitDiskAlarm
+            | Self::RabbitStall
+            | Self::PostgresStop
+            | Self::Line(..) => server::end(self, on),
             Self::SlowConsumer => {
                 on.listener.slow_down(Duration::ZERO);
                 Ok(())
             }
-            Self::PostgresStop => on.lab.postgres.run(),
-            Self::Line(target, fault) => line::end(on, None, target, fault),
             Self::MemberKill | Self::MemberDrain => on.restore(),
             Self::MemberFreeze => member::thaw(on),
             Self::MemberPartition => member::reach_again(on),
             Self::MemberKillWithoutPostgres => member::order_again(on),
             Self::MemberLine(target, fault) => member::straighten(on, target, fault),
-            Self::MemberJoin => Ok(()),
-            Self::PoisonMessages | Self::GatewayKill | Self::GatewayDrain | Self::GatewayPartition => Ok(()),
+            Self::MemberClock(_) => member::set_clock_right(on),
+            Self::ClusterSlotsMove => cluster::until_moved(on),
             Self::ClusterMasterKill => cluster::run_master(on),
             Self::ClusterFailover => cluster::settle(on),
             Self::DiskFull => embedded::free(on),
@@ -429,12 +452,16 @@ impl Fault {
             | Self::ActorPanic(_)
             | Self::Overload
             | Self::MassRestart
-            | Self::RedisPowerLoss
             | Self::RedisSecondLost
             | Self::RedisFailover
-            | Self::ClusterSlotsMove
             | Self::ClusterTakeover
-            | Self::ExchangeDeleted => Ok(()),
+            | Self::ExchangeDeleted
+            | Self::MemberJoin
+            | Self::PoisonMessages
+            | Self::GatewayKill
+            | Self::GatewayDrain
+            | Self::GatewayPartition
+            | Self::GatewayFreeze => Ok(()),
         }
     }
 }
@@ -447,6 +474,10 @@ pub(super) fn engine_limit() -> usize {
 /// How long the shards of a member that is gone may be without an owner.
 pub(super) fn taken_within() -> Duration {
     member::TAKEN_WITHIN
+}
+
+fn clock_name(by_ms: i64) -> &'static str {
+    if by_ms < 0 { "clock-back" } else { "clock-forward" }
 }
 
 fn line_name(target: Target, fault: LineFault) -> String {

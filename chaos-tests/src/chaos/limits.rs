@@ -11,13 +11,19 @@ use troupe_ports::{Ask, Asked, Hold, Semaphores, StoreError};
 
 use super::changes::Said;
 use super::deployment::{Deployment, LEASE};
+use super::engine::Order;
 use super::fault::{Expects, Fault, LineFault, Target};
 use super::plan::Trial;
+use super::schedule::Struck;
 use crate::crash::Violation;
 use crate::crash::record::Record;
 use crate::crash::switches::Switches;
+use crate::crash::workload;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Executions that are started so that each kind of ticket is held for a while, and how long they may take to hold some.
+const TAKE_TICKETS: u64 = 12;
+const SEEN_WITHIN: Duration = Duration::from_secs(20);
 /// What an engine logs of a slot that it could not keep.
 const LAPSED: &str = "the store no longer knew a slot of a key";
 /// Lists what is held under no time (`held`) and for a time that is not over (`slot`), and what is noted (`note`), tickets in
@@ -216,7 +222,50 @@ impl Left {
     }
 }
 
+/// Which kinds of tickets a look at the store has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kinds {
+    held: bool,
+    noted: bool,
+    slots: bool,
+}
+
+impl Kinds {
+    fn add(&mut self, left: &Left) {
+        self.held |= !left.held.is_empty();
+        self.noted |= !left.noted.is_empty();
+        self.slots |= left.slots > 0;
+    }
+
+    /// Whether it finds each of them where there are some.
+    pub(super) fn are_all(self) -> bool {
+        self.held && self.noted && self.slots
+    }
+}
+
 impl Deployment<'_> {
+    /// Has executions take every kind of ticket, and looks at the store until each was found: a look that finds nothing in the end must
+    /// not be blind.
+    pub(super) fn sees_tickets(&mut self) -> anyhow::Result<()> {
+        if self.members.is_none() {
+            return Ok(());
+        }
+        for workflow in [workload::FEW, workload::HELD_LONG] {
+            self.tell(&Order::Burst {
+                workflow: workflow.to_owned(),
+                count: TAKE_TICKETS,
+                at_once: TAKE_TICKETS,
+            })?;
+        }
+        let begun = Instant::now();
+        while !self.tickets.are_all() && begun.elapsed() < SEEN_WITHIN {
+            let left = self.left()?;
+            self.tickets.add(&left);
+            self.watch(LOOK_EVERY)?;
+        }
+        Ok(())
+    }
+
     /// C6: judges who used slots at once. ADR 0036: a store that came back older has forgotten tickets, and may grant too many.
     pub(super) fn judge_slots(&self, trial: &Trial) -> Vec<Violation> {
         if trial.expects() == Expects::ToldLoss {
@@ -325,6 +374,21 @@ mod tests {
         let said = || vec![(0, vec![(1, used(0, "k", 1))]), (1, vec![(20, used(0, "k", 1))])];
         assert_eq!(found(said(), &[(0, 10), (1, 30)], Duration::MAX), [""; 0]);
         assert_eq!(found(said(), &[(0, 21), (1, 30)], Duration::MAX).len(), 1);
+    }
+
+    #[test]
+    fn a_look_that_never_found_a_kind_of_ticket_may_be_blind() {
+        let all = ["held 0a", "slot 00ff", "note 0a"];
+        let seen = |lines: &[&str]| {
+            let mut kinds = Kinds::default();
+            lines.iter().for_each(|line| kinds.add(&Left::parse(line).unwrap()));
+            kinds.are_all()
+        };
+        assert!(seen(&all));
+        for missing in 0..all.len() {
+            let others: Vec<&str> = (0..all.len()).filter(|at| *at != missing).map(|at| all[at]).collect();
+            assert!(!seen(&others), "{} was never found", all[missing]);
+        }
     }
 
     #[test]

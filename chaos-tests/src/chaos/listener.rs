@@ -19,6 +19,7 @@ use troupe_backends::cloud_events::CloudEvent;
 use troupe_core::lifecycle;
 
 use crate::crash::checkers::Evidence;
+use crate::crash::heal::Hears;
 use crate::crash::record::{Record, Sighting};
 
 /// Pause before a broker that does not answer is asked again.
@@ -28,10 +29,19 @@ const PREFETCH: u16 = 256;
 
 #[derive(Debug, Default)]
 struct Heard {
-    events: Mutex<Vec<Sighting>>,
+    events: Mutex<Events>,
     /// Milliseconds that each message takes.
     slow_ms: AtomicU64,
     trouble: Mutex<Vec<String>>,
+}
+
+/// What was heard. Prints are those of the message, not of the event: see [`translate`].
+#[derive(Debug, Default)]
+struct Events {
+    /// In the order that counts: what the broker gives a second time is put back to its place.
+    in_order: Vec<Sighting>,
+    /// In the order in which it came.
+    arrived: Vec<Sighting>,
 }
 
 /// Listens to one queue until it is dropped.
@@ -56,11 +66,6 @@ impl Listener {
         Self { heard, task }
     }
 
-    /// Everything heard so far, in the order of arrival. Prints are those of the message, not of the event: see [`translate`].
-    pub(super) fn seen(&self) -> Vec<Sighting> {
-        self.heard.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// From now on each message takes so much longer.
     pub(super) fn slow_down(&self, by: Duration) {
         let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -71,6 +76,18 @@ impl Listener {
     pub(super) fn trouble(&self) -> Vec<String> {
         let trouble = &self.heard.trouble;
         trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Hears for Listener {
+    fn seen(&self) -> Vec<Sighting> {
+        let events = self.heard.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.in_order.clone()
+    }
+
+    fn arrived(&self, after: usize) -> Vec<Sighting> {
+        let events = self.heard.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.arrived[after..].to_vec()
     }
 }
 
@@ -96,10 +113,12 @@ async fn listen(url: &str, queue: &str, heard: &Heard) -> anyhow::Result<()> {
         match events_of(&delivery.data) {
             Ok(events) => {
                 let mut known = heard.events.lock().unwrap_or_else(PoisonError::into_inner);
+                known.arrived.extend_from_slice(&events);
                 if delivery.redelivered {
-                    events.into_iter().for_each(|event| put_back(&mut known, event));
+                    let in_order = &mut known.in_order;
+                    events.into_iter().for_each(|event| put_back(in_order, event));
                 } else {
-                    known.extend(events);
+                    known.in_order.extend(events);
                 }
             }
             Err(error) => {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::task::JoinHandle;
+use troupe_core::ExecutionId;
 
-use crate::crash::clients::{Latest, client, looker, start_or_not};
+use crate::crash::clients::{client, looker, start_or_not};
 use crate::crash::door::Door;
 use crate::crash::record::Record;
 
@@ -15,7 +16,6 @@ pub(super) struct Load {
     incarnation: u32,
     next: Arc<AtomicU64>,
     clients: Vec<JoinHandle<()>>,
-    latest: Latest,
     looker: Option<JoinHandle<()>>,
 }
 
@@ -27,7 +27,6 @@ impl Load {
             incarnation,
             next: Arc::default(),
             clients: Vec::new(),
-            latest: Latest::default(),
             looker: None,
         }
     }
@@ -40,20 +39,18 @@ impl Load {
             client.abort();
         }
         while self.clients.len() < clients {
-            let (next, latest) = (Arc::clone(&self.next), self.latest.clone());
-            let client = client(self.door.clone(), self.incarnation, next, latest);
+            let client = client(self.door.clone(), self.incarnation, Arc::clone(&self.next));
             self.clients.push(tokio::spawn(client));
         }
     }
 
-    /// From now on somebody only looks at what is served here, or nobody does.
-    pub(super) fn look(&mut self, is_on: bool) {
+    /// From now on somebody only looks at these, where they are served here; at none: nobody does.
+    pub(super) fn look(&mut self, ids: Vec<ExecutionId>) {
         if let Some(looker) = self.looker.take() {
             looker.abort();
         }
-        if is_on {
-            let looker = looker(self.door.clone(), self.latest.clone());
-            self.looker = Some(tokio::spawn(looker));
+        if !ids.is_empty() {
+            self.looker = Some(tokio::spawn(looker(self.door.clone(), ids)));
         }
     }
 

@@ -18,5 +18,6 @@ mod processes;
 mod proxy;
 pub mod replicas;
 pub mod report;
+mod schedule;
 mod servers;
 pub mod trial;

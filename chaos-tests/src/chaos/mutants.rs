@@ -72,6 +72,15 @@ const fn shared(mutant: Mutant, state: State) -> Mutant {
     }
 }
 
+/// Several members serve, on a Redis Cluster.
+const fn clustered(mutant: Mutant) -> Mutant {
+    Mutant {
+        setup: Setup::Cluster,
+        shards: SHARED,
+        ..mutant
+    }
+}
+
 /// Processes of the product serve.
 const fn replicated(mutant: Mutant) -> Mutant {
     Mutant {
@@ -142,6 +151,11 @@ fn member_killed() -> Vec<Strike> {
     vec![at(Fault::MemberKill, 0, 500)]
 }
 
+/// Slots move from one master to another one.
+fn slots_moved() -> Vec<Strike> {
+    vec![at(Fault::ClusterSlotsMove, 0, 0)]
+}
+
 /// Messages start executions while replicas are killed.
 fn poisoned() -> Vec<Strike> {
     vec![at(Fault::PoisonMessages, 0, 0)]
@@ -153,7 +167,7 @@ fn gateway_killed() -> Vec<Strike> {
 }
 
 /// Every fault that can be planted.
-pub const MUTANTS: [Mutant; 16] = [
+pub const MUTANTS: [Mutant; 18] = [
     spread(
         mutant("no-epoch-check", Planted::NoEpochCheck, &["C5"], cut_off),
         State::Load,
@@ -229,6 +243,16 @@ pub const MUTANTS: [Mutant; 16] = [
         mutant("tickets-not-given-back", Planted::KeepTickets, &["C12"], member_killed),
         State::Load,
     ),
+    shared(
+        mutant("controls-hold-nothing", Planted::NoDoor, &["C9"], member_killed),
+        State::Load,
+    ),
+    clustered(mutant(
+        "redirected-append-counts-as-done",
+        Planted::RedirectedIsDone,
+        &["C1"],
+        slots_moved,
+    )),
     replicated(mutant(
         "message-accepted-before-start",
         Planted::AcceptMessageBeforeStart,

@@ -127,10 +127,7 @@ pub fn single(fault: Fault, state: State, holds: Duration, seed: u64, sizes: Siz
             holds,
         }],
         seed,
-        shards: match fault.setups()[0] {
-            Setup::Members | Setup::Replicas | Setup::Cluster => SHARED,
-            Setup::Strict | Setup::Relaxed | Setup::Sentinel | Setup::Embedded => SHARDS,
-        },
+        shards: shards(fault.setups()[0]),
         clients: sizes.clients,
         scale: sizes.scale,
         planted: None,
@@ -159,7 +156,7 @@ pub fn singles(seed: u64, sizes: Sizes, states: &[State]) -> Vec<Trial> {
     trials
 }
 
-/// Every kind of fault once, the states in turn.
+/// Every kind of fault once, the states in turn, and some pairs.
 #[must_use]
 pub fn smoke(seed: u64) -> Vec<Trial> {
     let sizes = Sizes::SMOKE;
@@ -179,6 +176,9 @@ pub fn smoke(seed: u64) -> Vec<Trial> {
         let state = [State::Load, State::TimersDue, State::Load, State::Recovery, State::Idle][place % 5];
         let holds = durations(fault, sizes)[0];
         trials.push(single(fault, fits(fault, state), holds, seed, sizes));
+    }
+    for (number, (one, other, setup)) in SMOKE_PAIRS.into_iter().enumerate() {
+        trials.push(pair(one, other, setup, number, seed, sizes));
     }
     spread(trials)
 }
@@ -229,6 +229,7 @@ fn fits(fault: Fault, state: State) -> State {
         | Fault::MemberFreeze
         | Fault::MemberPartition
         | Fault::MemberKillWithoutPostgres
+        | Fault::MemberClock(_)
         | Fault::MemberLine(..)
         // Nothing is lost where nothing is written.
         | Fault::RedisSecondLost
@@ -241,38 +242,87 @@ fn fits(fault: Fault, state: State) -> State {
             State::Load
         }
         // They bring a load of their own.
-        Fault::PoisonMessages | Fault::GatewayKill | Fault::GatewayDrain | Fault::GatewayPartition => State::Load,
+        Fault::PoisonMessages
+        | Fault::GatewayKill
+        | Fault::GatewayDrain
+        | Fault::GatewayPartition
+        | Fault::GatewayFreeze => State::Load,
         _ => state,
     }
 }
 
-/// Two faults at once: one of each target with one of each other, and what befalls a member with everything else.
+/// Two faults at once: one of each target with one of each other, what befalls a member or a cluster with everything else, and what
+/// befalls replicas with servers that die and with poisonous messages.
 #[must_use]
 pub fn pairs(seed: u64, sizes: Sizes) -> Vec<Trial> {
     let faults = drawable(Setup::Strict);
     let mut trials = Vec::new();
+    let mut add = |one: Fault, other: Fault, setup: Setup| {
+        trials.push(pair(one, other, setup, trials.len(), seed, sizes));
+    };
     for (place, one) in faults.iter().enumerate() {
         for other in &faults[place + 1..] {
             if one.target() != other.target() || one.target() == Target::Engine {
-                trials.push(pair(*one, *other, Setup::Strict, trials.len(), seed, sizes));
+                add(*one, *other, Setup::Strict);
             }
         }
     }
+    let befalls = |fault: &&Fault| fault.target() == Target::Member && !matches!(fault, Fault::MemberLine(..));
     let shared = drawable(Setup::Members);
-    let befall = |fault: &&Fault| fault.target() == Target::Member && !matches!(fault, Fault::MemberLine(..));
-    for one in shared.iter().filter(befall) {
+    for one in shared.iter().filter(befalls) {
         for other in shared.iter().filter(|other| other.target() != Target::Member) {
-            trials.push(pair(*one, *other, Setup::Members, trials.len(), seed, sizes));
+            add(*one, *other, Setup::Members);
         }
+    }
+    let clustered = drawable(Setup::Cluster);
+    for one in clustered.iter().filter(|fault| fault.target() == Target::Redis) {
+        let meets = |fault: &&Fault| matches!(fault.target(), Target::Engine | Target::Postgres) || befalls(fault);
+        for other in clustered.iter().filter(meets) {
+            add(*one, *other, Setup::Cluster);
+        }
+    }
+    for (one, other) in of_replicas() {
+        add(one, other, Setup::Replicas);
     }
     trials
 }
 
+/// What befalls replicas at the same time.
+fn of_replicas() -> Vec<(Fault, Fault)> {
+    let gateways = [
+        Fault::GatewayKill,
+        Fault::GatewayDrain,
+        Fault::GatewayPartition,
+        Fault::GatewayFreeze,
+    ];
+    let servers = [Fault::RedisKill, Fault::RabbitKill, Fault::PostgresStop];
+    let mut all = Vec::new();
+    for server in servers {
+        // What befalls a server comes first: a replica that is to leave finds it gone.
+        all.extend(gateways.map(|gateway| (server, gateway)));
+        all.push((Fault::PoisonMessages, server));
+    }
+    all.extend(gateways.map(|gateway| (Fault::PoisonMessages, gateway)));
+    all.push((Fault::GatewayPartition, Fault::GatewayKill));
+    all
+}
+
+/// Pairs that a smoke plays.
+const SMOKE_PAIRS: [(Fault, Fault, Setup); 4] = [
+    (Fault::RedisKill, Fault::GatewayKill, Setup::Replicas),
+    (Fault::ClusterSlotsMove, Fault::MemberKill, Setup::Cluster),
+    (Fault::PoisonMessages, Fault::RabbitKill, Setup::Replicas),
+    (Fault::PostgresStop, Fault::GatewayDrain, Setup::Replicas),
+];
+
 fn pair(one: Fault, other: Fault, setup: Setup, number: usize, seed: u64, sizes: Sizes) -> Trial {
-    let state = [State::Load, State::TimersDue][number % 2];
+    let state = match setup {
+        Setup::Replicas => State::Load,
+        _ => [State::Load, State::TimersDue][number % 2],
+    };
     let mut trial = single(one, state, one.holds(), seed, sizes);
     trial.name = format!("{} + {} {}", one.name(), other.name(), state.name());
-    trial.setup = setup;
+    (trial.setup, trial.shards) = (setup, shards(setup));
     trial.scale = 2_000;
     trial.strikes.push(Strike {
         fault: other,
@@ -280,6 +330,14 @@ fn pair(one: Fault, other: Fault, setup: Setup, number: usize, seed: u64, sizes:
         holds: other.holds(),
     });
     trial
+}
+
+/// Shards of a deployment, where nobody draws them.
+fn shards(setup: Setup) -> u16 {
+    match setup {
+        Setup::Members | Setup::Replicas | Setup::Cluster => SHARED,
+        Setup::Strict | Setup::Relaxed | Setup::Sentinel | Setup::Embedded => SHARDS,
+    }
 }
 
 /// Faults that may meet others on such a deployment.
@@ -295,11 +353,12 @@ fn drawable(setup: Setup) -> Vec<Fault> {
 #[must_use]
 pub fn drawn(seed: u64, sizes: Sizes) -> Trial {
     let mut random = Random::new(seed);
-    let setup = match random.below(9) {
+    let setup = match random.below(11) {
         0 => Setup::Embedded,
         1 => Setup::Relaxed,
         2..=4 => Setup::Members,
-        5 => Setup::Cluster,
+        5 | 6 => Setup::Cluster,
+        7 => Setup::Replicas,
         _ => Setup::Strict,
     };
     let faults = drawable(setup);
@@ -316,13 +375,20 @@ pub fn drawn(seed: u64, sizes: Sizes) -> Trial {
             holds + Duration::from_millis(random.between(500, 3_000))
         };
     }
+    let state = [State::Load, State::TimersDue, State::Load, State::Recovery][random.place(4)];
+    let drawn = [SHARDS, 8, 32][random.place(3)];
+    // Replicas are only loaded, and what asks them knows how many shards they have.
+    let (state, shards) = match setup {
+        Setup::Replicas => (State::Load, SHARED),
+        _ => (state, drawn),
+    };
     Trial {
         name: format!("seed {seed}"),
         setup,
-        state: [State::Load, State::TimersDue, State::Load, State::Recovery][random.place(4)],
+        state,
         strikes,
         seed,
-        shards: [SHARDS, 8, 32][random.place(3)],
+        shards,
         clients: u32::try_from(random.between(2, u64::from(sizes.clients))).unwrap_or(2),
         scale: random.between(200, 1_500),
         planted: None,
@@ -331,7 +397,7 @@ pub fn drawn(seed: u64, sizes: Sizes) -> Trial {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
 
@@ -360,32 +426,67 @@ mod tests {
         let trials = smoke(1);
         let places = (0..trials.len()).filter(|place| is_dear(&trials[*place]));
         let places: Vec<usize> = places.collect();
-        assert_eq!(places.len(), 8, "{places:?}");
-        assert!(places.windows(2).all(|two| two[1] - two[0] > 4), "{places:?}");
-        assert!(places[7] < trials.len() - 1, "{places:?}");
+        assert_eq!(places.len(), 13, "{places:?}");
+        assert!(places.windows(2).all(|two| two[1] - two[0] > 2), "{places:?}");
+        assert!(places[12] < trials.len() - 1, "{places:?}");
         let moves = |trial: &&Trial| trial.strikes[0].fault == Fault::ClusterSlotsMove;
         let moved = trials.iter().find(moves).map(|trial| trial.state);
         assert_eq!(moved, Some(State::Load));
     }
 
     #[test]
-    fn what_befalls_members_is_played_on_members() {
+    fn what_befalls_members_replicas_and_clusters_is_played_on_those() {
         let all = smoke(1).into_iter().chain(pairs(1, Sizes::SMOKE));
         let swarm = (1..200).map(|seed| drawn(seed, Sizes::SMOKE));
-        let (mut shared, mut struck) = (0, 0);
+        let mut struck: BTreeMap<(Setup, bool), usize> = BTreeMap::new();
         for trial in all.chain(swarm) {
-            let befalls = trial
-                .strikes
-                .iter()
-                .any(|strike| strike.fault.target() == Target::Member);
-            let is_shared = matches!(trial.setup, Setup::Members | Setup::Cluster);
-            assert!(!befalls || is_shared, "{}", trial.name);
-            shared += usize::from(is_shared);
-            struck += usize::from(befalls);
+            for strike in &trial.strikes {
+                assert!(strike.fault.setups().contains(&trial.setup), "{}", trial.name);
+            }
+            assert!(
+                trial.setup != Setup::Replicas || trial.shards == SHARED,
+                "{}",
+                trial.name
+            );
+            *struck.entry((trial.setup, trial.strikes.len() > 1)).or_default() += 1;
         }
-        assert!(
-            shared > struck && struck > 100,
-            "{shared} on members, {struck} befall one"
-        );
+        for setup in [Setup::Members, Setup::Replicas, Setup::Cluster] {
+            let (alone, together) = (struck[&(setup, false)], struck[&(setup, true)]);
+            assert!(
+                alone > 2 && together > 20,
+                "{setup:?}: {alone} alone, {together} together"
+            );
+        }
+    }
+
+    #[test]
+    fn pairs_kill_the_servers_of_replicas_and_meet_every_fault_of_a_cluster() {
+        let pairs = pairs(1, Sizes::SMOKE);
+        let meet = |one: Fault, other: Fault, setup: Setup| {
+            let both = |trial: &&Trial| {
+                let has = |fault| trial.strikes.iter().any(|strike| strike.fault == fault);
+                trial.setup == setup && has(one) && has(other)
+            };
+            pairs.iter().filter(both).count()
+        };
+        for gateway in [Fault::GatewayKill, Fault::GatewayDrain, Fault::GatewayPartition] {
+            for other in [
+                Fault::RedisKill,
+                Fault::RabbitKill,
+                Fault::PostgresStop,
+                Fault::PoisonMessages,
+            ] {
+                assert_eq!(meet(gateway, other, Setup::Replicas), 1, "{gateway:?} {other:?}");
+            }
+        }
+        for cluster in [
+            Fault::ClusterSlotsMove,
+            Fault::ClusterMasterKill,
+            Fault::ClusterFailover,
+        ] {
+            for other in [Fault::EngineKill, Fault::MemberKill, Fault::MemberFreeze] {
+                assert_eq!(meet(cluster, other, Setup::Cluster), 1, "{cluster:?} {other:?}");
+            }
+        }
     }
 }

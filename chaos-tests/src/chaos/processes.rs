@@ -13,6 +13,7 @@ use super::engine::{Order, Orders, Role, State};
 use super::limits::SlotUse;
 use super::load::OVERLOADED;
 use super::proxy::{Line, Proxy};
+use super::schedule::Struck;
 use super::servers::until;
 use crate::crash::Violation;
 use crate::crash::incarnation::Incarnation;
@@ -34,12 +35,46 @@ pub(super) struct Process {
     cut_off: Option<Proxy>,
     /// It was told to leave: its end is no failure.
     pub(super) leaves: bool,
+    heard: Heard,
 }
 
 impl Process {
     /// Whether it has said that it serves.
     pub(super) fn is_ready(&mut self) -> bool {
-        self.incarnation.so_far().contains(&Record::Ready)
+        self.hear().is_ready
+    }
+
+    /// What it has said so far comes to.
+    fn hear(&mut self) -> &Heard {
+        let said = self.incarnation.so_far();
+        self.heard.hear(said.iter());
+        &self.heard
+    }
+}
+
+/// What the records of a process come to. Each is looked at once: there may be a million.
+#[derive(Debug, Default)]
+struct Heard {
+    /// How many of them are in it.
+    records: usize,
+    is_ready: bool,
+    answers: Answers,
+    /// Shards that it still served when it last said so.
+    shards_served: Option<u16>,
+}
+
+impl Heard {
+    /// Hears everything that a process has said; the beginning is known.
+    fn hear<'a>(&mut self, said: impl Iterator<Item = &'a Record>) {
+        for record in said.skip(self.records) {
+            self.records += 1;
+            self.answers.count(record);
+            match record {
+                Record::Ready => self.is_ready = true,
+                Record::Fenced { shards_served, .. } => self.shards_served = Some(*shards_served),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -59,6 +94,11 @@ impl Answers {
             Record::Counted { what, times } if what == OVERLOADED => self.refused += times,
             _ => {}
         }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.all += other.all;
+        self.refused += other.refused;
     }
 }
 
@@ -152,6 +192,7 @@ impl Deployment<'_> {
             lines,
             cut_off: None,
             leaves: false,
+            heard: Heard::default(),
         });
         self.incarnations += 1;
         Ok(())
@@ -177,6 +218,11 @@ impl Deployment<'_> {
     /// Tells the process that serves something, of several the first. One that has just ended is not told.
     pub(super) fn tell(&mut self, order: &Order) -> anyhow::Result<()> {
         self.serving.first_mut().map_or(Ok(()), |owner| tell(owner, order))
+    }
+
+    /// Tells the process at this place something.
+    pub(super) fn tell_at(&mut self, place: usize, order: &Order) -> anyhow::Result<()> {
+        tell(&mut self.serving[place], order)
     }
 
     /// From now on so many clients load whoever serves.
@@ -207,7 +253,10 @@ impl Deployment<'_> {
 
     /// Ends a process and keeps what it said.
     pub(super) fn keep(&mut self, process: Process) -> anyhow::Result<()> {
-        self.said.insert(process.number, process.incarnation.end()?);
+        let (said, mut heard) = (process.incarnation.end()?, process.heard);
+        heard.hear(said.iter().map(|(_, record)| record));
+        self.answered.add(heard.answers);
+        self.said.insert(process.number, said);
         self.ended_ns.insert(process.number, now_ns());
         Ok(())
     }
@@ -280,6 +329,7 @@ impl Deployment<'_> {
         let until = Instant::now() + time;
         loop {
             self.supervise()?;
+            self.heal_due()?;
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
@@ -295,7 +345,7 @@ impl Deployment<'_> {
             let (number, leaves) = (process.number, process.leaves);
             let why = if process.incarnation.has_ended()? {
                 "ended by itself"
-            } else if !is_shared && has_lost_everything(process.incarnation.so_far()) {
+            } else if !is_shared && process.hear().shards_served == Some(0) {
                 "lost every shard"
             } else {
                 place += 1;
@@ -316,15 +366,9 @@ impl Deployment<'_> {
 
     /// Answers so far, over all processes.
     pub(super) fn answers(&mut self) -> Answers {
-        let mut answers = Answers::default();
-        for (_, record) in self.said.values().flatten() {
-            answers.count(record);
-        }
+        let mut answers = self.answered;
         for live in self.serving.iter_mut().chain(&mut self.frozen) {
-            live.incarnation
-                .so_far()
-                .iter()
-                .for_each(|record| answers.count(record));
+            answers.add(live.hear().answers);
         }
         answers
     }
@@ -366,10 +410,32 @@ fn tell(process: &mut Process, order: &Order) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn has_lost_everything(said: &[Record]) -> bool {
-    let last = said.iter().rev().find_map(|record| match record {
-        Record::Fenced { shards_served, .. } => Some(*shards_served),
-        _ => None,
-    });
-    last == Some(0)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use troupe_core::{ExecutionId, ShardId};
+
+    #[test]
+    fn what_is_heard_bit_by_bit_is_what_is_heard_at_once() {
+        let fenced = |shards_served| Record::Fenced {
+            commits: 0,
+            shards_served,
+        };
+        let acked = Record::StartAcked {
+            key: "k".to_owned(),
+            id: ExecutionId::fresh(ShardId(0), Timestamp(0), 1),
+            existing: false,
+        };
+        let refused = Record::Counted {
+            what: OVERLOADED.to_owned(),
+            times: 3,
+        };
+        let said = [Record::Ready, acked.clone(), fenced(2), refused, acked, fenced(0)];
+        let mut heard = Heard::default();
+        for so_far in 0..=said.len() {
+            heard.hear(said[..so_far].iter());
+        }
+        assert_eq!(heard.answers, Answers { all: 2, refused: 3 });
+        assert_eq!((heard.is_ready, heard.shards_served, heard.records), (true, Some(0), 6));
+    }
 }

@@ -71,6 +71,9 @@ impl Report {
         if outcome.slots > 0 {
             write!(text, "  attempts under limits {}", outcome.slots).ok();
         }
+        if outcome.rulings > 0 {
+            write!(text, "  controls {}", outcome.rulings).ok();
+        }
         for (what, times) in &outcome.counted {
             write!(text, "  {what}: {times}").ok();
         }
@@ -171,6 +174,7 @@ impl Report {
                 "fencedCommits": outcome.fenced_commits,
                 "restarted": outcome.gave_up,
                 "changes": outcome.changes.iter().map(change_of).collect::<Vec<_>>(),
+                "controls": outcome.rulings,
                 "counted": outcome.counted,
                 "violations": violations.collect::<Vec<_>>(),
                 "tooLittle": outcome.too_little,
@@ -233,6 +237,7 @@ mod tests {
             gave_up: 0,
             changes: Vec::new(),
             slots: 0,
+            rulings: 0,
             counted: BTreeMap::new(),
             violations: Vec::new(),
             too_little: Vec::new(),

@@ -17,12 +17,14 @@ use super::listener;
 use super::plan::{State, Trial};
 use super::processes::Answers;
 use super::replicas;
+use super::schedule;
 use super::servers::RedisCluster;
 use crate::crash::checkers::{Evidence, Violation, check};
 use crate::crash::effects::EffectSink;
-use crate::crash::heal;
+use crate::crash::heal::{self, Hears};
 use crate::crash::record::Record;
-use crate::crash::switches::Switches;
+use crate::crash::rulings::lift_all;
+use crate::crash::switches::{Switches, WRONG_CLOCK};
 use crate::crash::workload;
 use crate::world::random::Random;
 
@@ -56,7 +58,8 @@ const WENT_BACK: &str = "went back";
 const WARM_MIN: u64 = 10;
 /// Executions below which it proves nothing.
 const EXECUTIONS_MIN: usize = 10;
-
+/// How often a workflow is held in every shard, below which it proves nothing about that.
+const RULINGS_MIN: usize = 2;
 /// Attempts that count under limits of all members, below which it proves nothing about those.
 const SLOTS_MIN: usize = 3;
 
@@ -83,6 +86,8 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// Attempts that counted under a limit of all members.
     pub slots: usize,
+    /// How often a workflow was held in every shard.
+    pub rulings: usize,
     /// What was counted.
     pub counted: BTreeMap<String, u64>,
     /// Broken promises.
@@ -123,7 +128,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     on.begin(trial.clients)?;
     let broken_at = reach(&mut on, trial)?;
     let before = on.answers();
-    let struck = strike(&mut on, trial, &mut random);
+    let struck = schedule::strike(&mut on, trial, &mut random);
     let during = on.answers();
     let mut seen = std::mem::take(&mut on.seen);
     if let Err(error) = struck {
@@ -154,6 +159,9 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     let after = on.answers();
     let stopped_at = SystemClock.now();
     if lives {
+        if trial.expects() == Expects::Everything {
+            on.sees_tickets()?;
+        }
         on.load(0)?;
         on.gives_everything_back(GIVEN_BACK_WITHIN)?;
         seen.append(&mut on.seen);
@@ -168,6 +176,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         seen,
         ..Evidence::default()
     };
+    evidence.controls.by_entries = true;
     evidence.records = on.take_records()?;
     let broken = on.judge_slots(trial);
     evidence.seen.extend(broken);
@@ -182,6 +191,11 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         gave_up: on.gave_up,
         changes: std::mem::take(&mut on.changes),
         slots: on.slots.len(),
+        rulings: evidence
+            .records
+            .iter()
+            .filter(|record| matches!(record, Record::Ruled { .. }))
+            .count(),
         counted: counted(&evidence.records),
         violations: Vec::new(),
         too_little: Vec::new(),
@@ -233,7 +247,7 @@ fn takes_over_in_time(trial: &Trial, outcome: &mut Outcome) {
 /// By how much clocks jump at most.
 fn jumps_ms(trial: &Trial) -> u64 {
     let jumps = trial.strikes.iter().filter_map(|strike| match strike.fault {
-        Fault::ClockStep(by_ms) => Some(by_ms.unsigned_abs()),
+        Fault::ClockStep(by_ms) | Fault::MemberClock(by_ms) => Some(by_ms.unsigned_abs()),
         _ => None,
     });
     jumps.max().unwrap_or(0)
@@ -287,112 +301,6 @@ fn reach(on: &mut Deployment<'_>, trial: &Trial) -> anyhow::Result<Timestamp> {
     Ok(SystemClock.now())
 }
 
-/// What happens next to a fault.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Turn {
-    Begin,
-    End,
-}
-
-/// Lets faults come and go. Every one that began is healed in the end, whatever fails.
-fn strike(on: &mut Deployment<'_>, trial: &Trial, random: &mut Random) -> anyhow::Result<()> {
-    let mut turns: Vec<(Duration, Turn, usize)> = Vec::new();
-    for (place, strike) in trial.strikes.iter().enumerate() {
-        turns.push((strike.after, Turn::Begin, place));
-        turns.push((strike.after + strike.holds, Turn::End, place));
-    }
-    turns.sort_unstable();
-    let begun = Instant::now();
-    let mut open: Vec<usize> = Vec::new();
-    let mut failed: anyhow::Result<()> = Ok(());
-    for (at, turn, place) in turns {
-        let fault = trial.strikes[place].fault;
-        let done = match turn {
-            // After a failure nothing more is broken.
-            Turn::Begin if failed.is_err() => Ok(()),
-            // What is broken already cannot break again before it is healed.
-            Turn::Begin if open.iter().any(|other| clashes(fault, trial.strikes[*other].fault)) => Ok(()),
-            Turn::Begin => {
-                open.push(place);
-                on.watch(at.saturating_sub(begun.elapsed()))
-                    .and_then(|()| fault.begin(on, random, trial.scale))
-            }
-            Turn::End if open.contains(&place) => {
-                open.retain(|other| *other != place);
-                let waited = match &failed {
-                    Ok(()) => on.watch(at.saturating_sub(begun.elapsed())),
-                    Err(_) => Ok(()),
-                };
-                // Who comes back is waited for: what it needs has to be there first.
-                let first = |other: &usize| awaits(fault, trial.strikes[*other].fault);
-                let healed: Vec<usize> = open.extract_if(.., |other| first(other)).collect();
-                let healed = healed
-                    .into_iter()
-                    .try_for_each(|other| trial.strikes[other].fault.end(on));
-                waited.and(healed).and(fault.end(on))
-            }
-            Turn::End => Ok(()),
-        };
-        let done = done.with_context(|| {
-            format!(
-                "{} {}",
-                fault.name(),
-                if turn == Turn::Begin { "begins" } else { "ends" }
-            )
-        });
-        if failed.is_ok() {
-            failed = done;
-        } else if let Err(error) = done {
-            on.notes.push(format!("{error:#}"));
-        }
-    }
-    failed
-}
-
-/// Whether one ends with waiting for what the other keeps away: an owner is to be told by Redis, a member is to come, which takes
-/// shards by PostgreSQL and Redis.
-fn awaits(one: Fault, other: Fault) -> bool {
-    match one {
-        Fault::EngineFreeze | Fault::EnginePartition | Fault::MemberFreeze | Fault::MemberPartition => {
-            other.target() == Target::Redis
-        }
-        Fault::MemberKill | Fault::MemberDrain | Fault::MemberKillWithoutPostgres => {
-            matches!(other.target(), Target::Redis | Target::Postgres)
-        }
-        _ => false,
-    }
-}
-
-/// Whether one cannot begin while the other holds.
-fn clashes(one: Fault, other: Fault) -> bool {
-    let stops_postgres = |fault| matches!(fault, Fault::PostgresStop | Fault::MemberKillWithoutPostgres);
-    if stops_postgres(one) && stops_postgres(other) {
-        return true;
-    }
-    // Nobody comes while the servers are away.
-    if one == Fault::MemberJoin && matches!(other.target(), Target::Redis | Target::Postgres) {
-        return true;
-    }
-    let line = |fault| matches!(fault, Fault::Line(..));
-    if line(one) && line(other) {
-        return one.target() == other.target();
-    }
-    let is_process = |fault| !line(fault) && one.target() == other.target();
-    match one.target() {
-        Target::Engine => {
-            let takes_over = |fault| matches!(fault, Fault::EngineFreeze | Fault::EnginePartition);
-            one == other || takes_over(one) || takes_over(other)
-        }
-        // A server that is down is neither killed nor frozen nor asked; losing power cuts its line.
-        Target::Redis => {
-            is_process(one) && is_process(other) || one == Fault::RedisPowerLoss || other == Fault::RedisPowerLoss
-        }
-        // One member at a time.
-        Target::Member => one.target() == other.target(),
-        _ => is_process(one) && is_process(other),
-    }
-}
-
 /// Whether clients have answers again.
 fn answers_again(on: &mut Deployment<'_>, trial: &Trial, before: Answers) -> anyhow::Result<bool> {
     on.load(trial.clients)?;
@@ -430,12 +338,12 @@ fn judge(
         let switches = Arc::new(Switches::default());
         let opened = engine::open(&orders, silent, switches, false, String::new()).await?;
         evidence.outages.push((stopped_at, SystemClock.now().plus_ms(1_000)));
-        let seen = || listener.seen();
         let within = heal::Patience {
             healed: HEALED_WITHIN,
             published: PUBLISHED_WITHIN,
         };
-        heal::complete(&opened.engine, &*opened.store, &seen, within, evidence).await?;
+        lift_all(&opened.engine).await?;
+        heal::complete(&opened.engine, &*opened.store, listener, within, evidence).await?;
         opened.engine.shutdown(Duration::from_secs(1)).await;
         anyhow::Ok(())
     });
@@ -495,6 +403,13 @@ fn floors(on: &mut Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Ou
         let members: BTreeSet<u32> = on.slots.iter().map(|one| one.process).collect();
         let slots = on.slots.len();
         expect(slots >= SLOTS_MIN, format!("{slots} attempts under a limit"));
+        let seen = on.tickets;
+        expect(
+            seen.are_all(),
+            format!("of tickets no look has found more than {seen:?}"),
+        );
+        let rulings = outcome.rulings;
+        expect(rulings >= RULINGS_MIN, format!("{rulings} controls of all members"));
         let several = trial.strikes.len() > 1 || members.len() > 1;
         expect(several, format!("only members {members:?} had attempts under a limit"));
     }
@@ -525,6 +440,10 @@ fn floors(on: &mut Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Ou
                     told.on_the_move, told.moved
                 ));
             }
+            Fault::ClockStep(_) | Fault::MemberClock(_) if trial.strikes.len() == 1 => {
+                let looks = outcome.counted.get(WRONG_CLOCK).copied().unwrap_or(0);
+                expect(looks > 0, "nobody looked at a clock that was wrong".to_owned());
+            }
             Fault::Overload => expect(all.refused > 0, "no start was refused".to_owned()),
             Fault::EngineKillAt(_) | Fault::ActorPanic(_) if trial.strikes.len() == 1 => {
                 let acts = outcome.counted.keys().any(|what| what.contains(" at "));
@@ -544,33 +463,4 @@ fn counted(records: &[Record]) -> BTreeMap<String, u64> {
         }
     }
     all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::fault::LineFault;
-    use super::*;
-
-    #[test]
-    fn whoever_comes_finds_the_servers_that_it_needs() {
-        for away in [
-            Fault::RedisStall,
-            Fault::PostgresStop,
-            Fault::Line(Target::Redis, LineFault::ALL[0]),
-        ] {
-            for coming in [Fault::MemberKill, Fault::MemberDrain, Fault::MemberKillWithoutPostgres] {
-                assert!(
-                    awaits(coming, away),
-                    "{} needs what {} keeps away",
-                    coming.name(),
-                    away.name()
-                );
-            }
-            assert!(clashes(Fault::MemberJoin, away), "nobody joins during {}", away.name());
-            assert!(!clashes(away, Fault::MemberJoin), "{} may follow", away.name());
-        }
-        assert!(awaits(Fault::MemberFreeze, Fault::RedisKill));
-        assert!(!awaits(Fault::MemberFreeze, Fault::PostgresStop));
-        assert!(!awaits(Fault::MemberKill, Fault::RabbitKill));
-    }
 }

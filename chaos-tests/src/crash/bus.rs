@@ -8,6 +8,7 @@ use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_ports::{BusError, EventBus};
 
 use super::child::random;
+use super::heal::Hears;
 use super::record::{Record, Sighting};
 
 /// One publish in so many fails, with some of its events on the bus already or with none.
@@ -49,11 +50,13 @@ impl EventBus for RecordingBus {
 #[derive(Debug, Default)]
 pub struct KeepingBus(Mutex<Vec<Sighting>>);
 
-impl KeepingBus {
-    /// Everything published so far, in order.
-    #[must_use]
-    pub fn seen(&self) -> Vec<Sighting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+impl Hears for KeepingBus {
+    fn seen(&self) -> Vec<Sighting> {
+        self.arrived(0)
+    }
+
+    fn arrived(&self, after: usize) -> Vec<Sighting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[after..].to_vec()
     }
 }
 

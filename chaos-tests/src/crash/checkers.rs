@@ -25,7 +25,7 @@ use troupe_core::{ExecutionId, NodeIx, Timestamp};
 use troupe_ports::ExecutionSummary;
 
 use super::record::Record;
-use super::workload::delay_ms;
+use super::workload::{self, delay_ms};
 use crate::reference::UNDOES;
 pub use contents::{Contents, blobs_of};
 pub use controls::Controls;
@@ -173,6 +173,8 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
             | Record::Restarted { .. }
             | Record::SetAside { .. }
             | Record::Counted { .. }
+            | Record::Ruled { .. }
+            | Record::FreeAsked { .. }
             | Record::KeyedAcked { .. } => {}
         }
     }
@@ -410,6 +412,7 @@ fn is_in_time(id: ExecutionId, due: Timestamp, fired: Timestamp, evidence: &Evid
 /// C9: between an acknowledged pause and the resume at most the attempts that were draining take effect.
 fn paused_means_paused(evidence: &Evidence, findings: &mut Findings) {
     let mut paused: BTreeMap<ExecutionId, u32> = BTreeMap::new();
+    let mut ruled: BTreeMap<&str, u32> = BTreeMap::new();
     for record in &evidence.records {
         match record {
             Record::CommandAcked {
@@ -424,11 +427,20 @@ fn paused_means_paused(evidence: &Evidence, findings: &mut Findings) {
             Record::ResumeAsked { id } | Record::ReopenAsked { id } => {
                 paused.remove(id);
             }
+            Record::Ruled { workflow, draining } => _ = ruled.insert(workflow, *draining),
+            Record::FreeAsked { workflow } => _ = ruled.remove(workflow.as_str()),
             // A cancellation lifts the pause for what it undoes.
             Record::Effect { id, node, .. } if is_undoing(node) && was_canceled(evidence, *id) => {}
             Record::Effect { id, node, .. } => {
                 if let Some(draining) = paused.get_mut(id) {
                     findings.expect(*draining > 0, "C9", || format!("{id}: {node} took effect while paused"));
+                    *draining = draining.saturating_sub(1);
+                }
+                let workflow = workload::ruled_of(node).and_then(|workflow| Some((workflow, ruled.get_mut(workflow)?)));
+                if let Some((workflow, draining)) = workflow {
+                    findings.expect(*draining > 0, "C9", || {
+                        format!("{id}: {node} took effect while {workflow} was held in every shard")
+                    });
                     *draining = draining.saturating_sub(1);
                 }
             }

@@ -17,7 +17,7 @@ use troupe_core::{ErrorInfo, Json, Timestamp};
 use troupe_ports::{EventBus, NodeExecutor, Rendered, Sandbox, SandboxJob, StateStore, SystemClock};
 
 use super::bus::RecordingBus;
-use super::clients::{Latest, ask_again, client};
+use super::clients::{ask_again, client};
 use super::door::Door;
 use super::effects::EffectSink;
 use super::parked;
@@ -108,6 +108,10 @@ pub enum Fault {
     AdmitWithoutCount,
     /// What an attempt or an execution had is not given back.
     KeepTickets,
+    /// Attempts begin whatever control holds them.
+    NoDoor,
+    /// An append that a member of a Redis Cluster sends elsewhere counts as done.
+    RedirectedIsDone,
     /// In the gateway: a message is accepted before the start that it asks for is durable.
     AcceptMessageBeforeStart,
     /// In the gateway: a message that comes again starts under another key.
@@ -140,6 +144,7 @@ pub fn engine_options(end: End, fault: Option<Fault>) -> EngineOptions {
             cursor_before_confirm: fault == Some(Fault::CursorBeforeConfirm),
             values_after_entries: fault == Some(Fault::ValuesAfterEntries),
             children_not_resumed: fault == Some(Fault::ChildrenNotResumed),
+            no_door: fault == Some(Fault::NoDoor),
             publish_before_commit: fault == Some(Fault::PublishBeforeCommit),
             // Without a repetition nobody would notice that it is not recognised.
             redeliver_reports: fault == Some(Fault::NoCompletionDedupe),
@@ -258,8 +263,7 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
     let door = Door::alone(engine);
     let repeat = tokio::spawn(ask_again(door.clone(), orders.asked_before.clone()));
     let next = Arc::new(AtomicU64::new(0));
-    let latest = Latest::default();
-    let one = || client(door.clone(), orders.incarnation, next.clone(), latest.clone());
+    let one = || client(door.clone(), orders.incarnation, next.clone());
     let clients = (0..orders.clients).map(|_| tokio::spawn(one()));
     for client in clients.collect::<Vec<_>>() {
         client.await.context("a client panicked")?;

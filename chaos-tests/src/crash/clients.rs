@@ -1,8 +1,7 @@
 //! Clients that load an engine: they start, read, call, pause, resume and cancel, and record what they were told.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use troupe_core::ExecutionId;
@@ -23,41 +22,24 @@ const FAMILIES_ONE_IN: u64 = 8;
 const LARGE_ONE_IN: u64 = 24;
 /// One start in so many is of a workflow with limits, where members count together: what waits must not outgrow what runs.
 const LIMITED_ONE_IN: u64 = 6;
-/// Executions that are remembered for those who only look.
-const LATEST_MAX: usize = 64;
-/// Their pause after all of them.
+/// One start in so many is of the workflow that the operator of the process has, where there are members.
+const RULED_ONE_IN: u64 = 4;
+/// Pause of those who only look, after all that they look at.
 const LOOKER_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client waits for the end of what it may retry, in milliseconds.
 const ENDS_WITHIN_MS: u64 = 200;
+/// Why a workflow that was stopped starts nothing.
+const STOPPED: &str = "STOPPED";
 /// One retry in so many lets what failed count as skipped.
 const SKIPPED_ONE_IN: u64 = 4;
 
-/// Executions that the clients of a process started last. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Latest(Arc<Mutex<VecDeque<ExecutionId>>>);
-
-impl Latest {
-    fn add(&self, id: ExecutionId) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.push_back(id);
-        if known.len() > LATEST_MAX {
-            known.pop_front();
-        }
-    }
-
-    fn all(&self) -> Vec<ExecutionId> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().copied().collect()
-    }
-}
-
-/// Looks at what was started last and is served here, again and again, and starts nothing.
-pub(crate) async fn looker(door: Door, latest: Latest) {
+/// Looks at these executions where they are served here, again and again, and starts nothing.
+pub(crate) async fn looker(door: Door, ids: Vec<ExecutionId>) {
     let client = random();
     loop {
-        for id in latest.all() {
-            match door.ask_here(&Ask::Look { id }).await {
-                Ok(Answer::Seen(seen)) => read(client, id, &seen),
+        for id in &ids {
+            match door.ask_here(&Ask::Look { id: *id }).await {
+                Ok(Answer::Seen(seen)) => read(client, *id, &seen),
                 Ok(Answer::NotHere) => {}
                 other => trouble(&format!("look at {id}"), other),
             }
@@ -74,11 +56,11 @@ pub(crate) async fn ask_again(door: Door, keys: Vec<String>) {
 }
 
 /// Starts executions one after the other, and interferes with some.
-pub(crate) async fn client(door: Door, incarnation: u32, next: Arc<AtomicU64>, latest: Latest) {
+pub(crate) async fn client(door: Door, incarnation: u32, next: Arc<AtomicU64>) {
     let client = random();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        let workflow = &any_workflow(&door);
+        let workflow = &any_workflow(&door, incarnation);
         if random().is_multiple_of(KEYED_ONE_IN) {
             let key = format!("key-{}", random() % BUSINESS_KEYS);
             let any_open = match random() % 3 {
@@ -98,7 +80,6 @@ pub(crate) async fn client(door: Door, incarnation: u32, next: Arc<AtomicU64>, l
         let Some(id) = start(&door, format!("{workflow}/{incarnation}-{number}")).await else {
             continue;
         };
-        latest.add(id);
         match random() % 9 {
             // One that stays paused, since its client is gone, keeps others out; one that is wanted again waits for nobody.
             0 | 1 | 6 if workload::is_limited(workflow) => {}
@@ -118,7 +99,10 @@ pub(crate) async fn client(door: Door, incarnation: u32, next: Arc<AtomicU64>, l
     }
 }
 
-fn any_workflow(door: &Door) -> String {
+fn any_workflow(door: &Door, incarnation: u32) -> String {
+    if door.is_shared() && random().is_multiple_of(RULED_ONE_IN) {
+        return workload::ruled_by(incarnation);
+    }
     let mut workflows = if door.is_shared() && random().is_multiple_of(LIMITED_ONE_IN) {
         workload::limited()
     } else if random().is_multiple_of(LARGE_ONE_IN) {
@@ -137,7 +121,9 @@ async fn start(door: &Door, key: String) -> Option<ExecutionId> {
     match start_or_not(door, key.clone()).await {
         Ok(id) => Some(id),
         Err(why) => {
-            trouble(&format!("start {key}"), Err(why));
+            if why.code != STOPPED {
+                trouble(&format!("start {key}"), Err(why));
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
             None
         }
@@ -181,7 +167,7 @@ async fn start_keyed(
             Record::KeyedAcked { key, id, existing }.emit();
             Some(id)
         }
-        Err(why) if why.code == "KEY_CONFLICT" => None,
+        Err(why) if ["KEY_CONFLICT", STOPPED].contains(&why.code.as_str()) => None,
         other => {
             trouble(&format!("start under {key}"), other);
             None

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +19,7 @@ use troupe_core::execution::{Decision, Remedy};
 use troupe_core::{CommandId, ExecutionId, Json, ShardId};
 
 use super::calls::open_children;
+use super::rulings;
 use super::workload::{self, waits};
 
 /// Pause before the owner of a shard is looked for again.
@@ -62,6 +64,13 @@ pub(crate) enum Ask {
         id: ExecutionId,
         /// How long that may take, in milliseconds.
         within_ms: u64,
+    },
+    /// The controls of the shards that the member has which is asked.
+    Controls,
+    /// A control that its shards are to have.
+    Learn {
+        /// The control, as members tell each other.
+        request: Vec<u8>,
     },
     /// A command to an execution.
     Do {
@@ -156,6 +165,13 @@ pub(crate) enum Answer {
         /// Whether there was nothing to do.
         unchanged: bool,
     },
+    /// The controls of some shards.
+    Controls {
+        /// As members tell each other.
+        sets: Vec<u8>,
+    },
+    /// A control is durable and in force.
+    Learned(Learned),
     /// It was answered as if nothing was to happen.
     Nothing,
     /// It was not carried out.
@@ -179,6 +195,17 @@ pub(crate) struct Seen {
     pub(crate) waits: Vec<String>,
     /// Children that it waits for.
     pub(crate) children: Vec<ExecutionId>,
+}
+
+/// Where a control is in force now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Learned {
+    /// The shards.
+    pub(crate) shards: Vec<u16>,
+    /// Shards that nobody can serve.
+    pub(crate) halted: Vec<u16>,
+    /// Attempts in its scope that still run.
+    pub(crate) draining: u32,
 }
 
 /// Why something was not carried out.
@@ -240,6 +267,30 @@ impl Door {
             Answer::Refused(why) => Err(why),
             answer => Ok(answer),
         }
+    }
+
+    /// The engine of this process.
+    pub(crate) fn engine(&self) -> &EngineHandle {
+        &self.engine
+    }
+
+    /// How long the owner of a shard is looked for.
+    pub(crate) fn looks_within(&self) -> Duration {
+        self.others.as_ref().map_or(Duration::ZERO, |others| others.within)
+    }
+
+    /// Asks here and every other member that there is; none is the answer of one that gives none `within`.
+    pub(crate) async fn ask_all(&self, ask: &Ask, within: Duration) -> Vec<Option<Answer>> {
+        let mut answers = vec![here(&self.engine, ask).await.ok()];
+        let Some(others) = &self.others else { return answers };
+        let members = self.engine.members().into_iter();
+        let theirs = members.filter(|member| member.name != self.engine.name());
+        let asked = theirs.map(async |member| {
+            let answer = tokio::time::timeout(within, others.ask(&member.address, ask)).await;
+            answer.ok()?.ok()
+        });
+        answers.extend(join_all(asked).await);
+        answers
     }
 
     /// Asks only here: what is not served here is [`Answer::NotHere`].
@@ -370,7 +421,12 @@ impl Ask {
     /// Whether it may be asked twice: a business key says nothing of who asked.
     fn is_repeatable(&self) -> bool {
         match self {
-            Self::Start { .. } | Self::Look { .. } | Self::Ends { .. } | Self::Do { .. } => true,
+            Self::Start { .. }
+            | Self::Look { .. }
+            | Self::Ends { .. }
+            | Self::Controls
+            | Self::Learn { .. }
+            | Self::Do { .. } => true,
             Self::StartKeyed { .. } => false,
         }
     }
@@ -422,6 +478,10 @@ async fn here(engine: &EngineHandle, ask: &Ask) -> Result<Answer, EngineError> {
             let ended = engine.wait_until_ended(*id, Duration::from_millis(*within_ms)).await?;
             Ok(Answer::Ended { has: ended.is_some() })
         }
+        Ask::Controls => Ok(Answer::Controls {
+            sets: engine.control_sets().encoded(),
+        }),
+        Ask::Learn { request } => rulings::learn(engine, request).await,
         Ask::Do { verb, id, command } => {
             let command = Command {
                 command: Some(CommandId::from(command.as_str())),

@@ -46,14 +46,22 @@ pub(crate) async fn heal(
     if let Some(since) = down_since {
         evidence.outages.push((since, SystemClock.now().plus_ms(1_000)));
     }
-    let seen = bus.clone();
     let within = Patience {
         healed: HEALED_WITHIN,
         published: PUBLISHED_WITHIN,
     };
-    complete(&engine, &*store, &move || seen.seen(), within, evidence).await?;
+    complete(&engine, &*store, &*bus, within, evidence).await?;
     engine.shutdown(Duration::from_secs(1)).await;
     Ok(())
+}
+
+/// Whoever hears events.
+pub(crate) trait Hears: Sync {
+    /// Everything heard so far, in the order that counts.
+    fn seen(&self) -> Vec<Sighting>;
+
+    /// What was heard after so many, in whatever order it came.
+    fn arrived(&self, after: usize) -> Vec<Sighting>;
 }
 
 /// How long a healed engine may take.
@@ -65,12 +73,12 @@ pub(crate) struct Patience {
     pub(crate) published: Duration,
 }
 
-/// Ends everything that is open, waits until the rest is published, and reads all of it. `seen`: what was published meanwhile.
+/// Ends everything that is open, waits until the rest is published, and reads all of it. `bus`: whoever hears what is published.
 /// What is open for too long is named in the evidence.
 pub(crate) async fn complete(
     engine: &EngineHandle,
     store: &dyn StateStore,
-    seen: &(dyn Fn() -> Vec<Sighting> + Sync),
+    bus: &dyn Hears,
     within: Patience,
     evidence: &mut Evidence,
 ) -> anyhow::Result<()> {
@@ -85,9 +93,9 @@ pub(crate) async fn complete(
         let known = evidence.executions.len();
         asked_for.extend(&unread);
         let begun = end_all(engine, unread, within.healed, evidence).await;
-        publish_all(seen, within.published, evidence).await;
+        publish_all(bus, within.published, evidence).await;
         // What was started and never acknowledged, and children, may show up only in what was read and published now.
-        let events = seen();
+        let events = bus.seen();
         heard_of.extend(begun);
         heard_of.extend(events.iter().map(|event| event.id));
         let is_known = |id| asked_for.contains(id) || evidence.executions.contains_key(id);
@@ -281,7 +289,7 @@ fn used_up_its_time(view: &ExecutionView, within: Duration) -> String {
 }
 
 /// Waits until every event was published at least once; what is missing after that is for the checkers.
-async fn publish_all(seen: &(dyn Fn() -> Vec<Sighting> + Sync), within: Duration, evidence: &Evidence) {
+async fn publish_all(bus: &dyn Hears, within: Duration, evidence: &Evidence) {
     let mut missing: BTreeSet<(ExecutionId, u64, u32)> = BTreeSet::new();
     for (id, (_, plan, entries)) in &evidence.executions {
         let expected = expected_events(*id, plan, entries);
@@ -297,9 +305,11 @@ async fn publish_all(seen: &(dyn Fn() -> Vec<Sighting> + Sync), within: Duration
             forget(&mut missing, events);
         }
     }
-    let begun = Instant::now();
+    let (begun, mut known) = (Instant::now(), 0);
     loop {
-        forget(&mut missing, &seen());
+        let arrived = bus.arrived(known);
+        known += arrived.len();
+        forget(&mut missing, &arrived);
         if missing.is_empty() || begun.elapsed() > within {
             return;
         }

@@ -13,6 +13,7 @@ pub(crate) mod heal;
 pub(crate) mod incarnation;
 pub mod parked;
 pub mod record;
+pub(crate) mod rulings;
 pub mod switches;
 pub mod takeover;
 pub(crate) mod witness;

@@ -155,6 +155,18 @@ pub enum Record {
         /// Whether it was there before.
         existing: bool,
     },
+    /// A workflow was paused or stopped in every shard, and that was acknowledged.
+    Ruled {
+        /// The workflow.
+        workflow: String,
+        /// Attempts of it that still ran.
+        draining: u32,
+    },
+    /// Somebody is about to ask that it go on: attempts may start from here on.
+    FreeAsked {
+        /// The workflow.
+        workflow: String,
+    },
     /// An execution's actor failed and was built again.
     Restarted {
         /// The execution.

@@ -72,11 +72,16 @@ pub enum Act {
     Panic,
 }
 
+/// What is counted when somebody asks what time it is while the clock shows something else.
+pub const WRONG_CLOCK: &str = "looks at a wrong clock";
+
 /// The switches of one process.
 #[derive(Debug, Default)]
 pub struct Switches {
     armed: Mutex<Vec<(Moment, Act)>>,
     clock_ms: AtomicI64,
+    /// How often the clock was looked at while it was wrong.
+    wrong_looks: AtomicU64,
     /// Milliseconds that every attempt takes longer.
     slow_ms: AtomicU64,
     pub(super) appends_without_epoch: bool,
@@ -107,9 +112,14 @@ impl Switches {
         self.armed().push((moment, act));
     }
 
-    /// The clock shows so much more than the machine's.
+    /// The clock shows so much more than the machine's. What was looked at while it was wrong is counted when it is right again.
     pub fn step_clock(&self, by_ms: i64) {
         self.clock_ms.store(by_ms, Ordering::Relaxed);
+        let times = self.wrong_looks.swap(0, Ordering::Relaxed);
+        if times > 0 {
+            let what = WRONG_CLOCK.to_owned();
+            Record::Counted { what, times }.emit();
+        }
     }
 
     /// Attempts take so much longer.
@@ -152,7 +162,10 @@ impl Switches {
 
 impl Clock for Switches {
     fn now(&self) -> Timestamp {
-        let now = SystemClock.now();
-        Timestamp(now.0.saturating_add(self.clock_ms.load(Ordering::Relaxed)))
+        let by_ms = self.clock_ms.load(Ordering::Relaxed);
+        if by_ms != 0 {
+            self.wrong_looks.fetch_add(1, Ordering::Relaxed);
+        }
+        Timestamp(SystemClock.now().0.saturating_add(by_ms))
     }
 }

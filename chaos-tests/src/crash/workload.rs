@@ -12,7 +12,11 @@ pub const LATE: &str = "wait-late";
 /// See [`LATE`].
 pub const LATE_MS: u64 = 1_500;
 /// Of this workflow only so many executions run at once.
-const FEW: &str = "few";
+pub(crate) const FEW: &str = "few";
+/// Attempts of this workflow keep their slots until they have to renew them.
+pub(crate) const HELD_LONG: &str = "held-long";
+/// Workflows that operators have: more than there are ever processes in one trial that could be at odds.
+const RULED: u32 = 12;
 /// Variables that keys of limits are made of.
 const KEYS: [&str; 3] = ["one", "two", "long"];
 /// How long an attempt keeps its slot that has to renew it, in milliseconds: longer than a fifth of a lease.
@@ -84,6 +88,29 @@ pub fn limited() -> Vec<WorkflowDefinition> {
         .collect()
 }
 
+/// Workflows that operators pause and stop, each its own. Nobody starts them but where there are members.
+///
+/// # Panics
+/// Never: the definitions are constants.
+#[must_use]
+pub fn ruled() -> Vec<WorkflowDefinition> {
+    let all = (0..RULED).map(ruled_by).map(|id| ruled_workflow(&id));
+    all.map(|definition| serde_json::from_value(definition).expect("a constant definition"))
+        .collect()
+}
+
+/// The workflow of the operator in a process.
+#[must_use]
+pub(crate) fn ruled_by(incarnation: u32) -> String {
+    format!("ruled{:02}", incarnation % RULED)
+}
+
+/// The workflow of a node, if an operator has it.
+pub(crate) fn ruled_of(node: &str) -> Option<&str> {
+    let (workflow, _) = node.split_once('-')?;
+    workflow.starts_with("ruled").then_some(workflow)
+}
+
 /// Everything that an engine of the crash test knows.
 ///
 /// # Panics
@@ -92,7 +119,7 @@ pub fn limited() -> Vec<WorkflowDefinition> {
 pub fn all() -> Vec<WorkflowDefinition> {
     let late = serde_json::from_value(waiting(LATE, LATE_MS)).expect("a constant definition");
     let others = definitions().into_iter().chain(families()).chain(large());
-    others.chain(limited()).chain([late]).collect()
+    others.chain(limited()).chain(ruled()).chain([late]).collect()
 }
 
 /// How long executions of a workflow wait at their delay node, in milliseconds.
@@ -408,7 +435,7 @@ fn shared() -> Value {
 
 /// An attempt that has to renew its slot.
 fn held_long() -> Value {
-    json!({"id": "held-long", "settings": keyed(), "nodes": [
+    json!({"id": HELD_LONG, "settings": keyed(), "nodes": [
         slotted("a", KEYS[2], 4, HELD_LONG_MS), work("b", json!({})),
     ], "edges": [edge("a", "b", "default")]})
 }
@@ -420,4 +447,14 @@ fn few() -> Value {
     json!({"id": FEW, "settings": settings, "nodes": [
         work("a", json!({"sleepMs": 5})), work("b", json!({"failFirst": 1})), work("c", json!({"sleepMs": 5})),
     ], "edges": [edge("a", "b", "default"), edge("b", "c", "default")]})
+}
+
+/// Attempts begin in it all the time.
+fn ruled_workflow(id: &str) -> Value {
+    let name = |place: u32| format!("{id}-{place}");
+    let nodes: Vec<Value> = (0..4).map(|place| work(&name(place), json!({"sleepMs": 20}))).collect();
+    let edges: Vec<Value> = (1..4)
+        .map(|place| edge(&name(place - 1), &name(place), "default"))
+        .collect();
+    json!({"id": id, "nodes": nodes, "edges": edges})
 }

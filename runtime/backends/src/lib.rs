@@ -16,7 +16,7 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod semaphores;
 
-pub use self::redis::{RedisDurability, RedisOpenError, RedisOptions, RedisStore, RedisTls};
+pub use self::redis::{RedisDurability, RedisMutant, RedisOpenError, RedisOptions, RedisStore, RedisTls};
 pub use bus::{EventFilter, InProcessBus, Subscription, SubscriptionError, SystemSubscription};
 pub use embedded::{DurabilityMutant, EmbeddedStore, PowerLoss, Sharing, StoreOptions};
 pub use members::InProcessMembers;

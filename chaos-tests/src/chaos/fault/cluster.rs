@@ -11,11 +11,6 @@ use crate::chaos::servers::{RedisCluster, Seat};
 use crate::crash::Violation;
 use crate::crash::record::now_ns;
 
-/// Keys of a slot that move one by one, with a pause after each: scripts find some here and some there.
-const SLOWLY: u64 = 10;
-/// How many of the others move at a time.
-const AT_ONCE: u32 = 50;
-const PAUSE: Duration = Duration::from_millis(20);
 /// How long a replica hears nothing before it takes over.
 const LAGS: Duration = Duration::from_millis(1_500);
 /// How long a shard may be without an answer once its master is there: its lease expires, somebody takes it, and what a loaded
@@ -29,29 +24,27 @@ struct Loaded {
     shards: Vec<(u16, u16)>,
 }
 
-/// The keys of all shards of one master move to another one.
-pub(super) fn move_slots(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+/// The keys of all shards of one master begin to move to another one.
+pub(super) fn begin_to_move(on: &mut Deployment<'_>) -> anyhow::Result<()> {
     let mut masters = on.masters()?;
     let to = masters.pop().context("a cluster has several masters")?.seat;
     let from = masters.swap_remove(0);
-    let mut keys = 0;
-    for (_, slot) in &from.shards {
-        on.cluster()?.begin_move(*slot, &from.seat, &to)?;
-        let mut moved = 0;
-        loop {
-            let most = if moved < SLOWLY { 1 } else { AT_ONCE };
-            match on.cluster()?.move_keys(*slot, most, &from.seat, &to)? {
-                0 => break,
-                some => moved += some,
-            }
-            on.watch(PAUSE)?;
-        }
-        ensure!(moved > 0, "slot {slot} had no keys");
-        keys += moved;
-        on.cluster()?.settle(*slot, &to)?;
+    let slots = from.shards.iter().map(|(_, slot)| *slot).collect();
+    let moves = on.cluster()?.moves(slots, from.seat, to)?;
+    on.moving = Some(std::thread::spawn(move || moves.run()));
+    Ok(())
+}
+
+/// All of them have moved.
+pub(super) fn until_moved(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+    while on.moving.as_ref().is_some_and(|moving| !moving.is_finished()) {
+        on.watch(LOOK_EVERY)?;
     }
-    let slots = from.shards.len();
-    on.notes.push(format!("{slots} slots with {keys} keys moved"));
+    if let Some(moving) = on.moving.take() {
+        let moved = moving.join();
+        let keys = moved.map_err(|_| anyhow::anyhow!("whoever moves slots panicked"))??;
+        on.notes.push(format!("{keys} keys moved with their slots"));
+    }
     Ok(())
 }
 

@@ -1,25 +1,26 @@
-//! Faults of the lines between engines and servers.
+//! Faults of the lines between processes and servers.
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::{LineFault, Target};
-use crate::chaos::deployment::{Deployment, Lines};
+use crate::chaos::deployment::Lines;
 use crate::chaos::proxy::{Line, Proxy};
+use crate::chaos::schedule::Struck;
 use crate::world::random::Random;
 
 /// Bytes a second of a slow line, in each direction of each connection.
 const SLOW: u64 = 20_000;
 /// How often the connections are reset, and the time between two resets.
-const RESETS: u32 = 4;
+pub(in crate::chaos) const RESETS: u32 = 4;
 /// Until connections that are cut are gone.
 const CUT_WITHIN: Duration = Duration::from_millis(20);
 const RESET_EVERY: Duration = Duration::from_millis(250);
 
-/// Breaks the lines of all engines to a server, or those of `one` member.
+/// Breaks the lines of all processes to a server, or those of `one` member.
 pub(super) fn begin(
-    on: &mut Deployment<'_>,
+    on: &mut impl Struck,
     one: Option<u32>,
     target: Target,
     fault: LineFault,
@@ -32,45 +33,26 @@ pub(super) fn begin(
         LineFault::SlowBytes => Line::Slow(SLOW),
         LineFault::Reset => {
             for _ in 0..RESETS {
-                on.with_line(one, target, Proxy::cut)?;
+                on.with_line(one, target, &Proxy::cut)?;
                 on.watch(RESET_EVERY)?;
             }
             return Ok(());
         }
     };
-    on.with_line(one, target, |proxy| proxy.set(line))
+    on.with_line(one, target, &|proxy| proxy.set(line))
 }
 
-pub(super) fn end(on: &mut Deployment<'_>, one: Option<u32>, target: Target, fault: LineFault) -> anyhow::Result<()> {
+pub(super) fn end(on: &mut impl Struck, one: Option<u32>, target: Target, fault: LineFault) -> anyhow::Result<()> {
     if fault == LineFault::Partition {
-        on.with_line(one, target, Proxy::cut)?;
+        on.with_line(one, target, &Proxy::cut)?;
         on.watch(CUT_WITHIN)?;
     }
-    on.with_line(one, target, |proxy| proxy.set(Line::Sound))
-}
-
-impl Deployment<'_> {
-    pub(in crate::chaos) fn line_of_redis(&self) -> anyhow::Result<&Proxy> {
-        self.lines.to(Target::Redis)
-    }
-
-    /// Does something to the line of all, or of one member. With a member that is gone its lines are gone too.
-    pub(super) fn with_line(&self, one: Option<u32>, target: Target, act: impl Fn(&Proxy)) -> anyhow::Result<()> {
-        let Some(number) = one else {
-            act(self.lines.to(target)?);
-            return Ok(());
-        };
-        let member = self.serving.iter().find(|member| member.number == number);
-        if let Some(member) = member {
-            let lines = member.lines.as_ref().context("this engine has no lines of its own")?;
-            act(lines.to(target)?);
-        }
-        Ok(())
-    }
+    on.with_line(one, target, &|proxy| proxy.set(Line::Sound))
 }
 
 impl Lines {
-    fn to(&self, target: Target) -> anyhow::Result<&Proxy> {
+    /// The line to a server.
+    pub(in crate::chaos) fn to(&self, target: Target) -> anyhow::Result<&Proxy> {
         match (target, &self.redis) {
             (Target::Redis, Some(line)) => Ok(line),
             (Target::Postgres, _) => Ok(&self.postgres),

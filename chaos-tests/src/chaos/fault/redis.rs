@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::Target;
 use crate::chaos::deployment::Deployment;
-use crate::chaos::proxy::Line;
+use crate::chaos::proxy::{Line, Proxy};
+use crate::chaos::schedule::Struck;
+use crate::chaos::servers::Redis;
 use crate::world::random::Random;
 
 /// Until what was on its way through the proxy has arrived, or was cut off.
@@ -17,34 +20,32 @@ const LAGS: Duration = Duration::from_millis(1_500);
 
 /// Engines hear nothing more; what Redis had answered until then stands in front of the mark, and is synced. What they say after
 /// that is not answered, and of that only a part survives.
-pub(super) fn lose_power(on: &mut Deployment<'_>, random: &mut Random) -> anyhow::Result<()> {
-    on.line_of_redis()?.set(Line::HalfOpen);
+pub(super) fn lose_power(on: &mut impl Struck, random: &mut Random) -> anyhow::Result<()> {
+    on.with_line(None, Target::Redis, &|line| line.set(Line::HalfOpen))?;
     on.watch(SETTLES)?;
     let synced = on.master()?.mark("chaos:mark")?;
-    on.line_of_redis()?.set(Line::DeafClient);
+    on.with_line(None, Target::Redis, &|line| line.set(Line::DeafClient))?;
     on.watch(SETTLES)?;
     let redis = on.master()?;
     redis.kill()?;
     let unsynced = redis.file_bytes()?.saturating_sub(synced);
     let cut = redis.cut_file(synced + random.below(unsynced + 1))?;
     // Answers that were held are lost with the connections.
-    on.line_of_redis()?.cut();
+    on.with_line(None, Target::Redis, &Proxy::cut)?;
     on.watch(SETTLES)?;
-    on.line_of_redis()?.set(Line::Sound);
-    on.notes
-        .push(format!("{unsynced} bytes were not synced, {cut} of them are lost"));
+    on.with_line(None, Target::Redis, &|line| line.set(Line::Sound))?;
+    on.note(format!("{unsynced} bytes were not synced, {cut} of them are lost"));
     on.master()?.run()
 }
 
-pub(super) fn fill_memory(on: &mut Deployment<'_>) -> anyhow::Result<()> {
-    let redis = on.master()?;
+pub(super) fn fill_memory(redis: &Redis) -> anyhow::Result<()> {
     let used = redis.info("memory", "used_memory")?;
     redis.ask(&["CONFIG", "SET", "maxmemory", &used.to_string()])?;
     Ok(())
 }
 
-pub(super) fn free_memory(on: &mut Deployment<'_>) -> anyhow::Result<()> {
-    on.master()?.ask(&["CONFIG", "SET", "maxmemory", "0"])?;
+pub(super) fn free_memory(redis: &Redis) -> anyhow::Result<()> {
+    redis.ask(&["CONFIG", "SET", "maxmemory", "0"])?;
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! Clients of the product: each plays story after story, asks whichever replica it likes, and asks again under the same key until it
 //! is answered.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -18,17 +18,25 @@ use crate::world::random::Random;
 pub(super) const FLOW: &str = "flow";
 /// One that waits for a word.
 pub(super) const GATE: &str = "gate";
-/// Its node that waits.
+/// One that an operator pauses and stops, and that begins something again and again.
+pub(super) const RULED: &str = "ruled";
+/// Its nodes that do something, and the time before each of them.
+const RULED_NODES: usize = 8;
+const RULED_PAUSE_MS: u64 = 100;
+/// The node of a gate that waits.
 const CALL: &str = "call";
 
 /// How long a replica may take to answer: it looks for an owner for three leases.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(12);
-/// How long a client asks for the same thing before it gives up: what is broken, healing, and a busy machine.
+/// How long a client asks for the same thing, once everything is healed, before it gives up.
 const GIVES_UP: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// More than one client plays: each of them has a number of its own.
+pub(super) const STORIES: u64 = 100_000;
+
 /// The workflows, as they are stored.
-pub(super) fn workflows() -> [Value; 2] {
+pub(super) fn workflows() -> [Value; 3] {
     let echo = |id: &str, data: Value| json!({"id": id, "type": "function", "data": data});
     [
         json!({
@@ -49,7 +57,24 @@ pub(super) fn workflows() -> [Value; 2] {
             ],
             "edges": [{"source": "begin", "target": CALL}, {"source": CALL, "target": "last"}],
         }),
+        ruled(),
     ]
+}
+
+fn ruled() -> Value {
+    let (mut nodes, mut edges) = (Vec::new(), Vec::new());
+    for place in 0..RULED_NODES {
+        let (wait, act) = (format!("wait-{place}"), format!("act-{place}"));
+        let delay = json!({"delayType": "fixed", "delayValue": RULED_PAUSE_MS});
+        let data = json!({"handlerId": "echo", "output": "({ n: trigger.n })"});
+        edges.push(json!({"source": wait, "target": act}));
+        if place > 0 {
+            edges.push(json!({"source": format!("act-{}", place - 1), "target": wait}));
+        }
+        nodes.push(json!({"id": wait, "type": "delay", "data": delay}));
+        nodes.push(json!({"id": act, "type": "function", "data": data}));
+    }
+    json!({"id": RULED, "name": "Ruled", "nodes": nodes, "edges": edges})
 }
 
 /// What a client did with one execution, and what it was told.
@@ -68,11 +93,21 @@ pub(super) struct Story {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) stops: AtomicBool,
+    /// Since when everything is healed.
+    pub(super) healed: OnceLock<Instant>,
     pub(super) answers: AtomicU64,
     /// Requests that were answered for an execution by a replica that is not to have it.
     pub(super) away: AtomicU64,
     /// Requests that had no answer, or one that says to come again.
     pub(super) unanswered: AtomicU64,
+}
+
+impl Tally {
+    /// Whether something that was begun then takes too long: what is broken is not held against anybody.
+    fn is_too_long(&self, begun: Instant) -> bool {
+        let healed = self.healed.get();
+        healed.is_some_and(|healed| begun.max(*healed).elapsed() > GIVES_UP)
+    }
 }
 
 /// What a client leaves behind.
@@ -92,7 +127,7 @@ pub(super) struct Client {
 
 /// Whom to ask.
 #[derive(Clone, Copy)]
-enum At {
+pub(super) enum At {
     Anyone,
     /// Somebody who is not to have this execution.
     Away(ExecutionId),
@@ -104,11 +139,12 @@ impl Client {
         let mut told = Told::default();
         let mut place = 0;
         while !self.tally.stops.load(Ordering::Relaxed) {
-            let n = self.number * 100_000 + place;
-            let story = match place % 4 {
+            let n = self.number * STORIES + place;
+            let story = match place % 5 {
                 0 => self.waited(n),
                 1 => self.paused(n),
                 2 => self.canceled(n),
+                3 => self.ruled(n),
                 _ => self.by_business_key(n),
             };
             match story {
@@ -131,6 +167,24 @@ impl Client {
         // The wait may have ended before the execution, which does not take as long when nothing is broken.
         self.until(id, "completed")?;
         story.ends = "completed";
+        Ok(story)
+    }
+
+    /// An execution of the workflow that is ruled, which has begun to do something and has more to do.
+    pub(super) fn under_way(&mut self, n: u64) -> Result<Story, Violation> {
+        let first = self.asks(At::Anyone, &start(RULED, n, json!({})).keyed(&format!("start-{n}")))?;
+        let story = story(n, &first, "completed")?;
+        let id = execution(&story)?;
+        let begun = format!("/api/v1/executions/{id}/nodes/act-0");
+        self.until_shown(&begun, At::Away(id), "completed")?;
+        Ok(story)
+    }
+
+    /// It goes on as its operator lets it.
+    fn ruled(&mut self, n: u64) -> Result<Story, Violation> {
+        let first = self.asks(At::Anyone, &start(RULED, n, json!({})).keyed(&format!("start-{n}")))?;
+        let story = story(n, &first, "completed")?;
+        self.until(execution(&story)?, "completed")?;
         Ok(story)
     }
 
@@ -215,8 +269,11 @@ impl Client {
             if shown.text("status") == status {
                 return Ok(());
             }
-            if begun.elapsed() > GIVES_UP {
-                let what = format!("{path} is {} after {GIVES_UP:?}, not {status}", shown.text("status"));
+            if self.tally.is_too_long(begun) {
+                let what = format!(
+                    "{path} is {} {GIVES_UP:?} after healing, not {status}",
+                    shown.text("status")
+                );
                 return Err(broken("C12", what));
             }
             std::thread::sleep(AGAIN);
@@ -224,7 +281,7 @@ impl Client {
     }
 
     /// Asks until there is an answer that is one, each time somebody else.
-    fn asks(&mut self, at: At, request: &Request) -> Result<Answer, Violation> {
+    pub(super) fn asks(&mut self, at: At, request: &Request) -> Result<Answer, Violation> {
         let begun = Instant::now();
         loop {
             let port = match at {
@@ -248,10 +305,10 @@ impl Client {
                 Err(error) => format!("{error:#}"),
             };
             self.tally.unanswered.fetch_add(1, Ordering::Relaxed);
-            if begun.elapsed() > GIVES_UP {
+            if self.tally.is_too_long(begun) {
                 return Err(broken(
                     "C12",
-                    format!("{method} {path} has no answer for {GIVES_UP:?}: {why}"),
+                    format!("{method} {path} has no answer {GIVES_UP:?} after healing: {why}"),
                 ));
             }
             std::thread::sleep(AGAIN);

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde_json::Value;
 
-use super::clients::{Client, FLOW, GATE, Story, Tally, Told, workflows};
-use super::{Played, Replicas};
-use crate::chaos::fault::Fault;
-use crate::chaos::plan::Strike;
-use crate::chaos::proxy::{Line, Proxy};
+use super::clients::{Client, FLOW, GATE, RULED, Story, Tally, Told, workflows};
+use super::{LOOK_EVERY, Played, Replicas, rulings};
+use crate::chaos::plan::Trial;
+use crate::chaos::schedule;
 use crate::crash::Violation;
 use crate::world::random::Random;
 
@@ -26,7 +25,6 @@ const WARM_MIN: u64 = 10;
 const ROUNDS: usize = 2;
 /// How long lists may lag.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Entries of a history that are read at once: more than any has.
 const ENTRIES: usize = 200;
 /// Stories, and answers by a replica that is not to have the shard, below which a trial proves nothing.
@@ -35,38 +33,43 @@ const AWAY_MIN: u64 = 20;
 
 /// An execution as it is in the end.
 #[derive(Clone, Debug, Default)]
-struct Found {
-    id: String,
-    n: Option<u64>,
-    status: String,
-    output: Value,
+pub(super) struct Found {
+    pub(super) id: String,
+    pub(super) workflow: String,
+    pub(super) n: Option<u64>,
+    pub(super) status: String,
+    pub(super) output: Value,
     /// The commands in its history, as often as they are there.
-    commands: Vec<String>,
-    entries: usize,
+    pub(super) commands: Vec<String>,
+    pub(super) entries: usize,
+    /// When attempts of its nodes began, in milliseconds.
+    pub(super) starts: Vec<(String, i64)>,
 }
 
-pub(super) fn play(on: &mut Replicas<'_>, strike: Strike, clients: u32, random: &mut Random) -> anyhow::Result<Played> {
+pub(super) fn play(on: &mut Replicas<'_>, trial: &Trial, random: &mut Random) -> anyhow::Result<Played> {
     let workflows = workflows();
-    on.begin(&workflows.iter().collect::<Vec<_>>())?;
+    on.start(&workflows.iter().collect::<Vec<_>>())?;
     let tally = Arc::new(Tally::default());
-    let playing: Vec<_> = (0..u64::from(clients))
-        .map(|number| {
-            let client = Client {
-                number,
-                doors: Arc::clone(&on.doors),
-                tally: Arc::clone(&tally),
-                random: Random::new(random.next()),
-            };
-            std::thread::spawn(move || client.play())
-        })
-        .collect();
+    let mut client = |number| Client {
+        number,
+        doors: Arc::clone(&on.doors),
+        tally: Arc::clone(&tally),
+        random: Random::new(random.next()),
+    };
+    let operator = client(u64::from(trial.clients));
+    let ruling = std::thread::spawn(move || rulings::play(operator));
+    let clients: Vec<Client> = (0..u64::from(trial.clients)).map(client).collect();
+    let play = |client: Client| std::thread::spawn(move || client.play());
+    let playing: Vec<_> = clients.into_iter().map(play).collect();
     let answers = |tally: &Tally| tally.answers.load(Ordering::Relaxed);
     let begun = Instant::now();
     while begun.elapsed() < CALM || answers(&tally) < WARM_MIN && begun.elapsed() < WARM_UP_MAX {
         std::thread::sleep(LOOK_EVERY);
     }
     let before = answers(&tally);
-    let struck = torment(on, strike, random);
+    let struck = torment(on, trial, random);
+    // From now on everybody is to be answered.
+    tally.healed.get_or_init(Instant::now);
     let during = answers(&tally) - before;
     std::thread::sleep(CALM);
     tally.stops.store(true, Ordering::Relaxed);
@@ -76,20 +79,24 @@ pub(super) fn play(on: &mut Replicas<'_>, strike: Strike, clients: u32, random: 
         told.stories.extend(one.stories);
         told.violations.extend(one.violations);
     }
+    let mut ruled = ruling.join().map_err(|_| anyhow::anyhow!("the operator panicked"))?;
+    told.stories.append(&mut ruled.stories);
     struck?;
     let found = gather(on, told.stories.len())?;
-    on.end()?;
+    let rulings = ruled.judged(on, &found)?;
+    on.finish()?;
     on.forget(&[])?;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     on.notes.push(format!(
-        "{} stories with {} commands; {} answered requests were asked of a replica that is not to have the shard, {} were \
+        "{}; {} stories with {} commands; {} answered requests were asked of a replica that is not to have the shard, {} were \
          asked again",
+        rulings.note,
         told.stories.len(),
         told.stories.iter().map(|story| story.commands.len()).sum::<usize>(),
         count(&tally.away),
         count(&tally.unanswered)
     ));
-    let mut too_little = Vec::new();
+    let mut too_little = rulings.too_little;
     if before < WARM_MIN {
         too_little.push(format!("{before} answers before the faults"));
     }
@@ -103,6 +110,7 @@ pub(super) fn play(on: &mut Replicas<'_>, strike: Strike, clients: u32, random: 
         ));
     }
     let mut violations = told.violations;
+    violations.extend(rulings.violations);
     violations.extend(judge(&told.stories, &found));
     Ok(Played {
         answers: [before, during, answers(&tally) - before - during],
@@ -114,23 +122,11 @@ pub(super) fn play(on: &mut Replicas<'_>, strike: Strike, clients: u32, random: 
     })
 }
 
-/// Breaks things, one after the other, and heals them.
-fn torment(on: &mut Replicas<'_>, strike: Strike, random: &mut Random) -> anyhow::Result<()> {
-    for _ in 0..ROUNDS {
-        let place = random.place(on.all.len());
-        match strike.fault {
-            Fault::GatewayKill => on.kill(place, strike.holds)?,
-            Fault::GatewayDrain => on.drain(place)?,
-            Fault::GatewayPartition => {
-                // What was said and not heard is gone: whoever asked must ask again.
-                on.all.iter().for_each(|replica| replica.between.set(Line::HalfOpen));
-                std::thread::sleep(strike.holds);
-                on.all.iter().map(|replica| &replica.between).for_each(Proxy::cut);
-                std::thread::sleep(LOOK_EVERY);
-                on.all.iter().for_each(|replica| replica.between.set(Line::Sound));
-            }
-            other => bail!("{} does not befall clients", other.name()),
-        }
+/// Breaks things and heals them; a fault that comes alone comes again.
+fn torment(on: &mut Replicas<'_>, trial: &Trial, random: &mut Random) -> anyhow::Result<()> {
+    let rounds = if trial.strikes.len() == 1 { ROUNDS } else { 1 };
+    for _ in 0..rounds {
+        schedule::strike(on, trial, random)?;
         on.until_shared()?;
         std::thread::sleep(CALM);
     }
@@ -143,6 +139,7 @@ fn gather(on: &mut Replicas<'_>, stories: usize) -> anyhow::Result<Vec<Found>> {
     let ids = loop {
         let mut ids = on.listed(FLOW)?;
         ids.extend(on.listed(GATE)?);
+        ids.extend(on.listed(RULED)?);
         if ids.len() >= stories || begun.elapsed() > LISTED_WITHIN {
             break ids;
         }
@@ -158,11 +155,13 @@ fn one(on: &Replicas<'_>, id: String) -> anyhow::Result<Found> {
     let commands = entries.iter().filter_map(|entry| entry["command"].as_str());
     Ok(Found {
         id,
+        workflow: shown["workflowId"].as_str().unwrap_or_default().to_owned(),
         n: shown["input"]["n"].as_u64(),
         status: shown["status"].as_str().unwrap_or_default().to_owned(),
         output: shown["output"].clone(),
         commands: commands.map(str::to_owned).collect(),
         entries: entries.len(),
+        starts: rulings::starts(&shown)?,
     })
 }
 
@@ -229,11 +228,13 @@ mod tests {
         };
         let found = |story: &Story| Found {
             id: story.id.clone(),
+            workflow: FLOW.to_owned(),
             n: Some(story.n),
             status: story.ends.to_owned(),
             output: json!({"n": story.n}),
             commands: story.commands.clone(),
             entries: 5,
+            starts: Vec::new(),
         };
         let stories = vec![
             story(1, "completed", &["pause-1", "resume-1"]),

@@ -6,14 +6,17 @@
 mod clients;
 mod commands;
 mod doors;
+mod faults;
 mod http;
 mod letters;
 mod messages;
 mod poison;
 pub mod program;
 mod replica;
+mod rulings;
 
 use std::collections::BTreeMap;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +32,7 @@ use super::lab::Lab;
 use super::listener;
 use super::plan::{SHARED, Trial};
 use super::proxy::Proxy;
+use super::schedule::Open;
 use super::servers::{Redis, Sync, until};
 use super::trial::Outcome;
 use crate::crash::Violation;
@@ -36,6 +40,7 @@ use crate::world::random::Random;
 
 /// Replicas of a deployment.
 const REPLICAS: usize = 3;
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Executions of a page of a list.
 const PAGE: usize = 200;
 
@@ -50,23 +55,19 @@ struct Played {
     too_little: Vec<String>,
 }
 
-/// Plays a trial of replicas.
+/// Plays a trial of replicas: messages load them where it is about those, else clients.
 ///
 /// # Errors
 /// When the harness itself fails: a server or a replica does not start before anything was broken.
 pub(super) fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     let begun = Instant::now();
-    let [strike] = trial.strikes[..] else {
-        bail!("replicas are hit by one fault at a time");
-    };
     let mut random = Random::new(trial.seed);
     let mut on = Replicas::open(lab, trial)?;
-    let played = match strike.fault {
-        Fault::PoisonMessages => poison::play(&mut on, &mut random),
-        Fault::GatewayKill | Fault::GatewayDrain | Fault::GatewayPartition => {
-            commands::play(&mut on, strike, trial.clients, &mut random)
-        }
-        other => bail!("{} does not befall replicas", other.name()),
+    let has_messages = trial.strikes.iter().any(|strike| strike.fault == Fault::PoisonMessages);
+    let played = if has_messages {
+        poison::play(&mut on, trial, &mut random)
+    } else {
+        commands::play(&mut on, trial, &mut random)
     };
     let played = played.with_context(|| on.last_logs())?;
     let mut violations = std::mem::take(&mut on.seen);
@@ -81,6 +82,7 @@ pub(super) fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         fenced_commits: 0,
         gave_up: 0,
         slots: 0,
+        rulings: 0,
         changes: Vec::new(),
         counted: BTreeMap::new(),
         violations,
@@ -99,8 +101,15 @@ struct Replicas<'lab> {
     notes: Vec<String>,
     /// What was seen to be broken while it happened.
     seen: Vec<Violation>,
-    _lines: Lines,
-    _redis: Redis,
+    /// The faults that hold.
+    open: Open,
+    /// Faults that befell one of them, and which.
+    hits: Vec<(Fault, usize)>,
+    /// How often somebody, or somebody's connection to the broker, has ended with messages in hand.
+    ends: usize,
+    /// The lines of all of them to the servers.
+    lines: Lines,
+    redis: Redis,
 }
 
 impl<'lab> Replicas<'lab> {
@@ -128,13 +137,16 @@ impl<'lab> Replicas<'lab> {
             doors: Arc::default(),
             notes: Vec::new(),
             seen: Vec::new(),
-            _lines: lines,
-            _redis: redis,
+            open: Open::default(),
+            hits: Vec::new(),
+            ends: 0,
+            lines,
+            redis,
         })
     }
 
     /// Starts all of them with these workflows. The first one stores them, the others find them when they start.
-    fn begin(&mut self, workflows: &[&Value]) -> anyhow::Result<()> {
+    fn start(&mut self, workflows: &[&Value]) -> anyhow::Result<()> {
         self.all[0].run(&self.setting)?;
         self.until_ready(0)?;
         for workflow in workflows {
@@ -149,13 +161,14 @@ impl<'lab> Replicas<'lab> {
         self.until_shared()
     }
 
-    /// Waits until everybody serves and has its share, and says where everybody is.
+    /// Waits until everybody who is well serves and has its share, and says where everybody is.
     fn until_shared(&mut self) -> anyhow::Result<()> {
-        let most = u64::from(SHARED).div_ceil(REPLICAS as u64);
         let begun = Instant::now();
         loop {
             self.supervise()?;
-            let shards: Vec<Option<u64>> = self.all.iter_mut().map(Replica::shards).collect();
+            let well = self.all.iter_mut().filter(|replica| !replica.is_hit);
+            let shards: Vec<Option<u64>> = well.map(Replica::shards).collect();
+            let most = u64::from(SHARED).div_ceil(shards.len().max(1) as u64);
             let all: u64 = shards.iter().flatten().sum();
             if all == u64::from(SHARED) && shards.iter().all(|shards| shards.is_some_and(|own| own <= most)) {
                 break;
@@ -163,21 +176,23 @@ impl<'lab> Replicas<'lab> {
             if begun.elapsed() > READY_WITHIN {
                 bail!("replicas do not share the shards within {READY_WITHIN:?}: {shards:?}");
             }
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(LOOK_EVERY);
         }
-        let doors = self.all.iter().map(|replica| {
-            let (port, name) = (replica.port, replica.name()?);
-            Ok(Door { port, name })
+        let mut well = self.all.iter_mut().filter(|replica| !replica.is_hit);
+        well.try_for_each(Replica::ask_its_name)?;
+        let doors = self.all.iter().map(|replica| Door {
+            port: replica.port,
+            name: replica.name.clone(),
         });
-        self.doors.set(doors.collect::<anyhow::Result<_>>()?);
+        self.doors.set(doors.collect());
         Ok(())
     }
 
     fn until_ready(&mut self, place: usize) -> anyhow::Result<()> {
         let replica = &mut self.all[place];
         until("a replica serves", READY_WITHIN, || {
-            if !replica.runs()? {
-                bail!("a replica ended before it served");
+            if let Some(status) = replica.ended()? {
+                bail!("a replica ended before it served: {status}");
             }
             Ok(replica.shards().is_some())
         })
@@ -186,8 +201,7 @@ impl<'lab> Replicas<'lab> {
     /// Starts whoever has ended by itself anew, as a supervisor of processes does.
     fn supervise(&mut self) -> anyhow::Result<()> {
         for place in 0..self.all.len() {
-            if self.has_ended(place)? {
-                self.all[place].kill()?;
+            if !self.all[place].is_hit && self.has_ended(place)? {
                 self.all[place].run(&self.setting)?;
             }
         }
@@ -197,58 +211,43 @@ impl<'lab> Replicas<'lab> {
     /// Whether one has ended by itself, and takes that down. One that starts may give up, since a server is slow; one that has served
     /// has no reason to.
     fn has_ended(&mut self, place: usize) -> anyhow::Result<bool> {
-        if self.all[place].runs()? {
-            return Ok(false);
+        let ended = self.all[place].ended()?;
+        if let Some(status) = ended {
+            self.ended_by_itself(place, status);
         }
-        let what = format!("replica {place} ended by itself: {}", self.last_line(place));
+        Ok(ended.is_some())
+    }
+
+    fn ended_by_itself(&mut self, place: usize, status: ExitStatus) {
+        let what = format!("replica {place} ended by itself, {status}: {}", self.last_line(place));
         if self.all[place].has_served {
             self.broken("C12", what);
         } else {
             self.notes.push(what);
         }
-        Ok(true)
     }
 
     /// Kills one, and starts it again after a while. It did not end of that if it had ended before.
     fn kill(&mut self, place: usize, for_so_long: Duration) -> anyhow::Result<()> {
+        self.ends += 1;
         self.has_ended(place)?;
         self.all[place].kill()?;
         std::thread::sleep(for_so_long);
         self.all[place].run(&self.setting)
     }
 
-    /// Has one leave, and starts it again.
-    fn drain(&mut self, place: usize) -> anyhow::Result<()> {
-        if self.has_ended(place)? {
-            self.all[place].kill()?;
-            return self.all[place].run(&self.setting);
-        }
-        self.all[place].tell_to_leave()?;
-        if !self.all[place].has_left()? {
-            let what = format!(
-                "replica {place} did not leave as it was told: {}",
-                self.last_line(place)
-            );
-            self.broken("C12", what);
-        }
-        self.all[place].run(&self.setting)
-    }
-
-    /// Has all of them leave; nobody serves any more.
-    fn end(&mut self) -> anyhow::Result<()> {
-        for replica in &self.all {
-            replica.tell_to_leave()?;
-        }
+    /// Has all of them leave; nobody serves any more. Whoever has ended before that had no reason to.
+    fn finish(&mut self) -> anyhow::Result<()> {
+        // Those that leave are not started anew.
+        self.all.iter_mut().for_each(|replica| replica.is_hit = true);
+        let mut leaving = Vec::new();
         for place in 0..self.all.len() {
-            if !self.all[place].has_left()? {
-                let what = format!(
-                    "replica {place} did not leave as it was told: {}",
-                    self.last_line(place)
-                );
-                self.broken("C12", what);
+            match self.all[place].tell_to_leave()? {
+                Some(status) => self.ended_by_itself(place, status),
+                None => leaving.push(place),
             }
         }
-        Ok(())
+        leaving.into_iter().try_for_each(|place| self.until_left(place))
     }
 
     fn broken(&mut self, invariant: &'static str, what: String) {

@@ -13,7 +13,12 @@ use super::http::Request;
 use super::letters::{Letter, Post};
 use super::messages::{self, Message, Poison};
 use super::{Played, Replicas};
-use crate::chaos::servers::until;
+use crate::chaos::fault::{Fault, Target};
+use crate::chaos::lab::Lab;
+use crate::chaos::plan::Trial;
+use crate::chaos::proxy::Proxy;
+use crate::chaos::schedule::{self, Open, Struck};
+use crate::chaos::servers::{Redis, until};
 use crate::crash::Violation;
 use crate::world::random::Random;
 
@@ -40,8 +45,6 @@ const ENDED_WITHIN: Duration = Duration::from_secs(30);
 /// How long it is looked whether anything still goes round.
 const QUIET: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(400);
-/// How often something ends that has messages in hand: replicas, and everybody's connections.
-const ENDS: usize = ROUNDS as usize - 1 + CUTS as usize;
 /// Messages that come again below which the faults have hit nobody.
 const AGAIN_MIN: u64 = 1;
 
@@ -56,6 +59,8 @@ struct Evidence {
     letters: Vec<Letter>,
     /// Messages that are left in the queue when nobody has one in hand.
     left: u32,
+    /// How often somebody, or somebody's connection, may have ended with messages in hand.
+    ends: usize,
     /// Messages that were still being settled when nothing was published any more.
     restless: Option<String>,
 }
@@ -69,7 +74,7 @@ struct Published {
     is_calm: bool,
 }
 
-pub(super) fn play(on: &mut Replicas<'_>, random: &mut Random) -> anyhow::Result<Played> {
+pub(super) fn play(on: &mut Replicas<'_>, trial: &Trial, random: &mut Random) -> anyhow::Result<Played> {
     let exchange = format!("{}.orders", on.setting.prefix);
     let queue = format!(
         "{}.trigger.{}.{}",
@@ -78,11 +83,12 @@ pub(super) fn play(on: &mut Replicas<'_>, random: &mut Random) -> anyhow::Result
         messages::TRIGGER
     );
     let dead = format!("{queue}.dead");
-    on.begin(&[&messages::workflow(&exchange)])?;
+    on.start(&[&messages::workflow(&exchange)])?;
     let post = Post::open(&on.lab.runtime(), &on.lab.rabbitmq.url())?;
     let mut press = Press {
         post,
         exchange: exchange.clone(),
+        queue: queue.clone(),
         next: 1,
         evidence: Evidence::default(),
         published: 0,
@@ -96,7 +102,17 @@ pub(super) fn play(on: &mut Replicas<'_>, random: &mut Random) -> anyhow::Result
     let early = settle(on, &press, (&queue, &dead), CALM_WITHIN)?;
     let before = press.published;
     press.is_calm = false;
-    torment(on, &mut press, random)?;
+    if trial.strikes.len() == 1 {
+        torment(on, &mut press, random)?;
+    } else {
+        let mut under = Loaded {
+            on,
+            press: &mut press,
+            random: Random::new(random.next()),
+        };
+        schedule::strike(&mut under, trial, random)?;
+        press.dial(on)?;
+    }
     let during = press.published - before;
     on.until_shared()?;
     let mut restless = settle(on, &press, (&queue, &dead), SETTLED_WITHIN)?;
@@ -107,6 +123,7 @@ pub(super) fn play(on: &mut Replicas<'_>, random: &mut Random) -> anyhow::Result
         restless = settle(on, &press, (&queue, &dead), CALM_WITHIN)?;
     }
     let mut evidence = press.evidence;
+    evidence.ends = on.ends;
     evidence.restless = early.or(restless).or(moves(on)?);
     let begun = Instant::now();
     for id in on.listed(messages::WORKFLOW)? {
@@ -115,7 +132,7 @@ pub(super) fn play(on: &mut Replicas<'_>, random: &mut Random) -> anyhow::Result
         evidence.executions.push((shown["input"]["n"].as_u64(), status));
     }
     // Whoever leaves gives back what it has in hand.
-    on.end()?;
+    on.finish()?;
     evidence.left = press.post.waiting(&queue)?.0;
     evidence.letters = press.post.letters(&dead)?;
     on.forget(&[(&exchange, &queue), (&exchange, &dead)])?;
@@ -126,7 +143,8 @@ pub(super) fn play(on: &mut Replicas<'_>, random: &mut Random) -> anyhow::Result
         evidence.letters.len()
     ));
     let mut too_little = Vec::new();
-    if again < AGAIN_MIN {
+    // A server that is away may be all that is noticed.
+    if trial.strikes.len() == 1 && again < AGAIN_MIN {
         too_little.push("no message came again: the faults hit nobody who had one in hand".to_owned());
     }
     Ok(Played {
@@ -146,6 +164,7 @@ fn torment(on: &mut Replicas<'_>, press: &mut Press, random: &mut Random) -> any
         if round == 1 {
             for _ in 0..CUTS {
                 on.all.iter().for_each(|replica| replica.lines.rabbitmq.cut());
+                on.ends += 1;
                 press.burst(random, false)?;
                 std::thread::sleep(CUT_EVERY);
             }
@@ -157,10 +176,83 @@ fn torment(on: &mut Replicas<'_>, press: &mut Press, random: &mut Random) -> any
     Ok(())
 }
 
+/// Replicas with messages in every hand, whatever begins and ends.
+struct Loaded<'a, 'lab> {
+    on: &'a mut Replicas<'lab>,
+    press: &'a mut Press,
+    random: Random,
+}
+
+impl Loaded<'_, '_> {
+    /// Publishes, where the broker takes anything.
+    fn load(&mut self, begins: Option<Fault>, is_large: bool) -> anyhow::Result<()> {
+        if self.on.open.has(keeps_broker_away) || begins.is_some_and(keeps_broker_away) {
+            return Ok(());
+        }
+        self.press.dial(self.on)?;
+        self.press.burst(&mut self.random, is_large)
+    }
+}
+
+/// Whether nothing can be published meanwhile.
+fn keeps_broker_away(fault: Fault) -> bool {
+    matches!(
+        fault,
+        Fault::RabbitKill | Fault::RabbitStall | Fault::RabbitMemoryAlarm | Fault::RabbitDiskAlarm
+    )
+}
+
+impl Struck for Loaded<'_, '_> {
+    fn begin(&mut self, fault: Fault, random: &mut Random, scale: u64) -> anyhow::Result<()> {
+        self.load(None, true)?;
+        self.on.begin(fault, random, scale)?;
+        self.load(Some(fault), false)
+    }
+
+    fn end(&mut self, fault: Fault) -> anyhow::Result<()> {
+        self.on.end(fault)?;
+        self.load(None, false)
+    }
+
+    fn watch(&mut self, time: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            self.on.supervise()?;
+            self.heal_due()?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(LOOK_EVERY));
+        }
+    }
+
+    fn open(&mut self) -> &mut Open {
+        self.on.open()
+    }
+
+    fn note(&mut self, what: String) {
+        self.on.note(what);
+    }
+
+    fn lab(&mut self) -> &mut Lab {
+        self.on.lab()
+    }
+
+    fn master(&mut self) -> anyhow::Result<&mut Redis> {
+        self.on.master()
+    }
+
+    fn with_line(&self, one: Option<u32>, target: Target, act: &dyn Fn(&Proxy)) -> anyhow::Result<()> {
+        self.on.with_line(one, target, act)
+    }
+}
+
 /// Publishes, and knows what it has published.
 struct Press {
     post: Post,
     exchange: String,
+    queue: String,
     /// The next order.
     next: u64,
     evidence: Evidence,
@@ -169,6 +261,20 @@ struct Press {
 }
 
 impl Press {
+    /// Dials a broker that has come back.
+    fn dial(&mut self, on: &Replicas<'_>) -> anyhow::Result<()> {
+        let (runtime, url) = (on.lab.runtime(), on.lab.rabbitmq.url());
+        until("the broker takes messages", BOUND_WITHIN, || {
+            if self.post.waiting(&self.queue).is_ok() {
+                return Ok(true);
+            }
+            if let Ok(post) = Post::open(&runtime, &url) {
+                self.post = post;
+            }
+            Ok(false)
+        })
+    }
+
     /// Good messages, some of them twice, and between them some of each kind of the others.
     fn burst(&mut self, random: &mut Random, is_large: bool) -> anyhow::Result<()> {
         let count = if is_large { LARGE_BURST } else { BURST };
@@ -291,7 +397,7 @@ fn judge(evidence: &Evidence) -> Vec<Violation> {
     }
     for (id, published) in &evidence.poison {
         let own = letters.remove(id.as_str()).unwrap_or_default();
-        let most = if published.is_calm { 1 } else { 1 + ENDS };
+        let most = if published.is_calm { 1 } else { 1 + evidence.ends };
         if own.is_empty() {
             broken("C13", format!("{id} was not set aside"));
         } else if own.len() > most {
@@ -344,6 +450,7 @@ mod tests {
         });
         Evidence {
             good: BTreeSet::from([1, 2]),
+            ends: 5,
             executions: vec![(Some(1), "completed".to_owned()), (Some(2), "completed".to_owned())],
             letters: vec![
                 letter(&torn.message, "INVALID_JSON: no"),
@@ -382,7 +489,7 @@ mod tests {
         assert_eq!(broken(&twice), Some("C13"));
         let often = |evidence: &mut Evidence| {
             let again = evidence.letters[0].clone();
-            evidence.letters.extend(std::iter::repeat_n(again, ENDS));
+            evidence.letters.extend(std::iter::repeat_n(again, evidence.ends));
         };
         assert_eq!(broken(&often), Some("C13"));
         assert_eq!(

@@ -1,8 +1,8 @@
 //! A `troupe serve` process at a port of its own, over lines of its own.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::runtime::Handle;
@@ -19,9 +19,6 @@ const SECRET: &str = "chaos-0123456789abcdef0123456789abcdef";
 pub(super) const BODY_KIB: usize = 64;
 /// How long a replica may take to answer what needs no other one.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(15);
-/// How long one that is told to leave may take to end.
-const LEAVES_WITHIN: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What all replicas of a deployment are told.
 #[derive(Clone, Debug)]
@@ -43,6 +40,10 @@ pub(super) struct Replica {
     pub(super) between: Proxy,
     /// Whether it has been ready since it was started last.
     pub(super) has_served: bool,
+    /// A fault has ended it, or made it stand still: nobody waits for it, and nobody starts it anew.
+    pub(super) is_hit: bool,
+    /// What the others call it; empty until it has served.
+    pub(super) name: String,
     child: Option<Child>,
     runs: u32,
 }
@@ -57,6 +58,8 @@ impl Replica {
             lines: lines.of_one(runtime)?,
             between: Proxy::start(runtime, port)?,
             has_served: false,
+            is_hit: false,
+            name: String::new(),
             child: None,
             runs: 0,
         })
@@ -111,16 +114,18 @@ impl Replica {
             .spawn()
             .with_context(|| format!("{} does not start", setting.program.display()))?;
         self.child = Some(child);
-        self.has_served = false;
+        (self.has_served, self.is_hit) = (false, false);
         Ok(())
     }
 
-    /// Whether it runs. One that ended by itself does not.
-    pub(super) fn runs(&mut self) -> anyhow::Result<bool> {
-        Ok(match &mut self.child {
-            Some(child) => child.try_wait()?.is_none(),
-            None => false,
-        })
+    /// How it has ended, if it has. It may be started again then.
+    pub(super) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let child = self.child.as_mut().context("this replica does not run")?;
+        let status = child.try_wait()?;
+        if status.is_some() {
+            self.child = None;
+        }
+        Ok(status)
     }
 
     pub(super) fn ask(&self, request: &Request) -> anyhow::Result<Answer> {
@@ -135,13 +140,14 @@ impl Replica {
         answer.is_success().then(|| answer.body["shardsServed"].as_u64())?
     }
 
-    /// What the others call it.
-    pub(super) fn name(&self) -> anyhow::Result<String> {
+    /// Asks it what the others call it.
+    pub(super) fn ask_its_name(&mut self) -> anyhow::Result<()> {
         let members = self.ask(&Request::get("/api/v1/members"))?;
         let items = members.body["items"].as_array();
         let own = items.and_then(|items| items.iter().find(|item| item["own"] == true));
         let name = own.and_then(|own| own["name"].as_str());
-        Ok(name.context("a replica does not know itself")?.to_owned())
+        self.name = name.context("a replica does not know itself")?.to_owned();
+        Ok(())
     }
 
     /// Ends it at once.
@@ -153,27 +159,23 @@ impl Replica {
         Ok(())
     }
 
-    /// Tells it to leave.
-    pub(super) fn tell_to_leave(&self) -> anyhow::Result<()> {
-        let child = self.child.as_ref().context("this replica does not run")?;
-        signal(&child.id().to_string(), "TERM")
+    /// Tells it to leave; how it had ended, if it had done so before, by itself.
+    pub(super) fn tell_to_leave(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let ended = self.ended()?;
+        if ended.is_none() {
+            self.signal("TERM")?;
+        }
+        Ok(ended)
     }
 
-    /// Waits until it has left; false when it takes too long or fails.
-    pub(super) fn has_left(&mut self) -> anyhow::Result<bool> {
-        let begun = Instant::now();
-        while let Some(child) = &mut self.child {
-            if let Some(status) = child.try_wait()? {
-                self.child = None;
-                return Ok(status.success());
-            }
-            if begun.elapsed() > LEAVES_WITHIN {
-                self.kill()?;
-                return Ok(false);
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-        Ok(true)
+    /// Makes it stand still, and lets it go on.
+    pub(super) fn stand(&self, still: bool) -> anyhow::Result<()> {
+        self.signal(if still { "STOP" } else { "CONT" })
+    }
+
+    fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let child = self.child.as_ref().context("this replica does not run")?;
+        signal(&child.id().to_string(), name)
     }
 }
 
@@ -199,4 +201,50 @@ const PLANTED: [(Planted, &str); 3] = [
 fn planted(fault: Planted) -> Option<(&'static str, &'static str)> {
     let (_, name) = PLANTED.into_iter().find(|(known, _)| *known == fault)?;
     Some(("TROUPE_INTERNAL_PLANTED", name))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::chaos::servers::until;
+
+    #[test]
+    fn one_that_ended_by_itself_is_not_taken_for_one_that_leaves() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let line = || Proxy::start(runtime.handle(), 1).unwrap();
+        let lines = Lines {
+            redis: Some(line()),
+            postgres: line(),
+            rabbitmq: line(),
+        };
+        let told = |script: &str, ends: bool| {
+            let program = folder.path().join("program");
+            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            let setting = Setting {
+                program,
+                folder: folder.path().to_owned(),
+                prefix: "p".to_owned(),
+                planted: None,
+            };
+            let mut replica = Replica::new(0, &lines, runtime.handle()).unwrap();
+            replica.run(&setting).unwrap();
+            // One that has ended is reaped by whoever tells it to leave.
+            let state = || std::fs::read_to_string(format!("/proc/{}/stat", replica.child.as_ref().unwrap().id()));
+            let is_over = || Ok(!ends || state().is_ok_and(|state| state.contains(") Z ")));
+            until("it ends", Duration::from_secs(10), is_over).unwrap();
+            replica.tell_to_leave().unwrap().map(|status| status.code())
+        };
+        assert_eq!(told("exit 0", true), Some(Some(0)));
+        assert_eq!(told("exit 3", true), Some(Some(3)));
+        assert_eq!(told("exec sleep 60", false), None);
+    }
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
-use super::redis::{Redis, Sync};
+use super::redis::{Redis, Sync, ask};
 use super::{output_of, until};
 
 const MASTERS: usize = 3;
@@ -14,6 +14,11 @@ const MASTERS: usize = 3;
 const AGREES_WITHIN: Duration = Duration::from_secs(60);
 /// How often a replica is told again to take over: it gives up by itself after 5 s.
 const TOLD_EVERY: Duration = Duration::from_secs(6);
+/// Keys of a slot that move one by one, with a pause after each: scripts find some here and some there.
+const SLOWLY: u64 = 10;
+/// How many of the others move at a time.
+const AT_ONCE: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(20);
 /// Sends some keys of a slot to another node: ids of executions are bytes that no shell passes on.
 const MIGRATE: &str = "local keys = redis.call('CLUSTER', 'GETKEYSINSLOT', ARGV[1], ARGV[2]) \
                        if #keys > 0 then redis.call('MIGRATE', '127.0.0.1', ARGV[3], '', 0, 5000, 'KEYS', unpack(keys)) end \
@@ -185,31 +190,19 @@ impl RedisCluster {
         Ok(all)
     }
 
-    /// From now on keys of a slot may be at both nodes.
-    pub(in crate::chaos) fn begin_move(&self, slot: u16, from: &Seat, to: &Seat) -> anyhow::Result<()> {
-        let slot = slot.to_string();
-        self.ask(to.port, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from.id])?;
-        self.ask(from.port, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to.id])?;
-        Ok(())
-    }
-
-    /// Moves at most so many keys of a slot; how many there were.
-    pub(in crate::chaos) fn move_keys(&self, slot: u16, most: u32, from: &Seat, to: &Seat) -> anyhow::Result<u64> {
-        let (slot, most, port) = (slot.to_string(), most.to_string(), to.port.to_string());
-        let moved = self.ask(from.port, &["EVAL", MIGRATE, "0", &slot, &most, &port])?;
-        moved.parse().with_context(|| format!("keys do not move: {moved}"))
-    }
-
-    /// Names the new owner of a slot whose keys have moved: first to itself, then to the other masters.
-    pub(in crate::chaos) fn settle(&self, slot: u16, to: &Seat) -> anyhow::Result<()> {
-        let slot = slot.to_string();
+    /// How these slots move from one master to another one.
+    pub(in crate::chaos) fn moves(&self, slots: Vec<u16>, from: Seat, to: Seat) -> anyhow::Result<Moves> {
         let mut masters = self.seats()?;
         masters.retain(Seat::is_master);
+        // Whom slots go to learns of it first.
         masters.sort_by_key(|seat| seat.id != to.id);
-        for master in masters {
-            self.ask(master.port, &["CLUSTER", "SETSLOT", &slot, "NODE", &to.id])?;
-        }
-        Ok(())
+        let masters = masters.iter().map(|seat| seat.port).collect();
+        Ok(Moves {
+            slots,
+            from,
+            to,
+            masters,
+        })
     }
 
     /// Makes a replica the master: with `how` empty once it has all that its master has, with `TAKEOVER` at once, whatever it lacks.
@@ -236,6 +229,50 @@ impl RedisCluster {
             self.ask(master.port, &["CLIENT", "KILL", "TYPE", "replica"])?;
         }
         Ok(())
+    }
+}
+
+/// Slots that are to move.
+#[derive(Debug)]
+pub(in crate::chaos) struct Moves {
+    slots: Vec<u16>,
+    from: Seat,
+    to: Seat,
+    /// Ports of all masters.
+    masters: Vec<u16>,
+}
+
+impl Moves {
+    /// Moves them, one after the other; how many keys that were.
+    ///
+    /// # Errors
+    /// When a node refuses, or a slot had no keys.
+    pub(in crate::chaos) fn run(&self) -> anyhow::Result<u64> {
+        let keys = self.slots.iter().map(|slot| self.move_one(*slot));
+        keys.sum()
+    }
+
+    fn move_one(&self, slot: u16) -> anyhow::Result<u64> {
+        let text = slot.to_string();
+        let set = |port: u16, what: &str, id: &str| ask(port, &["CLUSTER", "SETSLOT", &text, what, id]);
+        set(self.to.port, "IMPORTING", &self.from.id)?;
+        set(self.from.port, "MIGRATING", &self.to.id)?;
+        let port = self.to.port.to_string();
+        let mut moved = 0;
+        loop {
+            let most = if moved < SLOWLY { 1 } else { AT_ONCE };
+            let keys = ask(self.from.port, &["EVAL", MIGRATE, "0", &text, &most.to_string(), &port])?;
+            match keys.parse().with_context(|| format!("keys do not move: {keys}"))? {
+                0_u64 => break,
+                some => moved += some,
+            }
+            std::thread::sleep(PAUSE);
+        }
+        ensure!(moved > 0, "slot {slot} had no keys");
+        for master in &self.masters {
+            set(*master, "NODE", &self.to.id)?;
+        }
+        Ok(moved)
     }
 }
 

@@ -168,9 +168,7 @@ impl Redis {
 
     /// Asks it.
     pub(in crate::chaos) fn ask(&self, words: &[&str]) -> anyhow::Result<String> {
-        let mut command = Command::new("redis-cli");
-        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-e"]);
-        output_of(command.args(words))
+        ask(self.port, words)
     }
 
     /// A number of `INFO`.
@@ -243,6 +241,13 @@ impl Drop for Redis {
         // A failed kill leaves a process behind, which a drop cannot tell anybody.
         self.kill().ok();
     }
+}
+
+/// Asks the Redis at a port of this machine.
+pub(super) fn ask(port: u16, words: &[&str]) -> anyhow::Result<String> {
+    let mut command = Command::new("redis-cli");
+    command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-e"]);
+    output_of(command.args(words))
 }
 
 /// Whether it answers; while it loads its file it refuses.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use troupe_core::control::{Clocks, ControlEntry, ControlKey, Scope, Setting};
-use troupe_core::execution::Entry;
+use troupe_core::control::{Clocks, ControlEntry, ControlKey, ControlsSeen, Scope, Setting};
+use troupe_core::execution::{Entry, Event};
+use troupe_core::plan::Plan;
 use troupe_core::{CommandId, ExecutionId, Seq, ShardId, Timestamp};
 
 use super::LATE_HEALTHY_MS;
@@ -16,6 +17,8 @@ pub struct Controls {
     pub entries: BTreeMap<ShardId, Vec<ControlEntry>>,
     /// When a control held an execution or a node of it, in order and apart from each other.
     pub held: BTreeMap<ExecutionId, Vec<(Timestamp, Timestamp)>>,
+    /// What executions knew of them is what their own entries say: nobody watched how they learned.
+    pub by_entries: bool,
     /// Before which entry, and when, an execution looked, and up to which entry of its shard's controls it saw.
     looks: BTreeMap<ExecutionId, Vec<(Seq, Timestamp, Seq)>>,
 }
@@ -68,6 +71,8 @@ pub(super) struct Teller<'a> {
     controls: &'a Controls,
     id: ExecutionId,
     told: usize,
+    /// Whether its own entries have said that something holds it.
+    was_held: bool,
     latest: Latest<'a>,
 }
 
@@ -77,12 +82,16 @@ impl<'a> Teller<'a> {
             controls,
             id,
             told: 0,
+            was_held: false,
             latest: BTreeMap::new(),
         }
     }
 
     /// Tells whatever the execution had seen before it made an entry.
-    pub(super) fn tell(&mut self, entry: &Entry, reference: &mut Reference) {
+    pub(super) fn tell(&mut self, entry: &Entry, plan: &Plan, reference: &mut Reference) {
+        if self.controls.by_entries {
+            return self.tell_seen(entry, plan, reference);
+        }
         let Some(entries) = self.controls.entries.get(&self.id.shard()) else {
             return;
         };
@@ -101,6 +110,34 @@ impl<'a> Teller<'a> {
                     control.setting.and_then(does),
                 );
             }
+        }
+    }
+
+    /// Tells what an entry says that its execution has learned.
+    fn tell_seen(&mut self, entry: &Entry, plan: &Plan, reference: &mut Reference) {
+        let nothing = ControlsSeen::default();
+        let seen: &ControlsSeen = match &entry.event {
+            Event::ControlsChanged(seen) => seen,
+            Event::Started(started) | Event::Queued(started) => started.controls.as_deref().unwrap_or(&nothing),
+            Event::Reopened(reopened) => reopened.controls.as_deref().unwrap_or(&nothing),
+            _ => return,
+        };
+        let is_held = seen.whole || !seen.nodes.is_empty();
+        let was_held = std::mem::replace(&mut self.was_held, is_held);
+        if !is_held && !was_held {
+            return;
+        }
+        let workflow = plan.workflow.to_string();
+        let pause = |is_held: bool| is_held.then_some(Control::Pause);
+        let whole = reference::Scope::Workflow(workflow.clone());
+        reference.controlled(entry.at.0, &whole, false, pause(seen.whole));
+        for (place, node) in plan.nodes.iter().enumerate() {
+            let is_held = seen.nodes.iter().any(|ix| ix.at() == place);
+            let scope = reference::Scope::Node {
+                workflow: workflow.clone(),
+                node: node.key.to_string(),
+            };
+            reference.controlled(entry.at.0, &scope, false, pause(is_held));
         }
     }
 }

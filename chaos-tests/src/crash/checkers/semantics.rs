@@ -113,7 +113,7 @@ fn agree(
         if let Event::Children(reports) = &entry.event {
             course.family.hear(&folded, reports);
         }
-        teller.tell(entry, &mut reference);
+        teller.tell(entry, plan, &mut reference);
         let due = reference
             .next_deadline()
             .filter(|_| entry.event == Event::DeadlineReached);

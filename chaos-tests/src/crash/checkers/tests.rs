@@ -10,7 +10,7 @@ use troupe_core::execution::{ChildOutcome, Entry, Event, ExecutionState, Remedy,
 use troupe_core::{ErrorInfo, ExecutionId, Json, Run, Seq, ShardId, Timestamp};
 
 use super::semantics::follows_the_reference;
-use super::{Evidence, Findings, applied_exactly_once, timers_fire_in_time};
+use super::{Evidence, Findings, applied_exactly_once, paused_means_paused, timers_fire_in_time};
 use crate::crash::record::Record;
 use crate::crash::workload;
 pub(super) use play::run;
@@ -297,4 +297,37 @@ fn an_outage_excuses_a_late_timer_as_long_as_it_may_last() {
     assert_eq!(late_or_early_in(&late_by(3_000), bounded), Vec::<String>::new());
     let late = late_or_early_in(&late_by(3_001), bounded);
     assert!(late.len() == 1 && late[0].contains("3001 ms late"), "{late:?}");
+}
+
+#[test]
+fn what_takes_effect_while_its_workflow_is_held_everywhere_is_found() {
+    let workflow = workload::ruled_by(3);
+    let node = format!("{workflow}-0");
+    let effect = |node: &str| Record::Effect {
+        id: ExecutionId::fresh(ShardId(0), Timestamp(0), 1),
+        node: node.to_owned(),
+        token: [0; 4],
+        input: "null".to_owned(),
+    };
+    let ruled = |draining| Record::Ruled {
+        workflow: workflow.clone(),
+        draining,
+    };
+    let free = Record::FreeAsked {
+        workflow: workflow.clone(),
+    };
+    let broken = |records: Vec<Record>| {
+        let evidence = Evidence {
+            records,
+            ..Evidence::default()
+        };
+        let mut findings = Findings(Vec::new());
+        paused_means_paused(&evidence, &mut findings);
+        findings.0.len()
+    };
+    let other = effect(&format!("{}-0", workload::ruled_by(4)));
+    let lawful = vec![ruled(1), effect(&node), other, effect("a"), free, effect(&node)];
+    assert_eq!(broken(lawful), 0);
+    assert_eq!(broken(vec![ruled(0), effect(&node)]), 1);
+    assert_eq!(broken(vec![ruled(1), effect(&node), effect(&node)]), 1);
 }

@@ -12,6 +12,7 @@ use super::decode;
 use super::error::{LinkError, RedisOpenError};
 use super::layout::SLOTS;
 use super::node::{Home, Node, Settings, Source};
+use super::options::RedisMutant;
 use super::script::Call;
 use super::target::{Address, Place};
 
@@ -47,8 +48,17 @@ impl Link {
                 settings,
                 nodes: RwLock::new(BTreeMap::new()),
                 refreshing: tokio::sync::Mutex::new(()),
+                redirected_is_done: false,
             }),
         }
+    }
+
+    /// Plants a fault. Tests only.
+    pub(super) fn with(mut self, mutant: Option<RedisMutant>) -> Self {
+        if let Self::Cluster(cluster) = &mut self {
+            cluster.redirected_is_done = mutant == Some(RedisMutant::RedirectedIsDone);
+        }
+        self
     }
 
     /// Runs a command whose keys are all of `slot`.
@@ -154,6 +164,7 @@ pub(super) struct Cluster {
     settings: Arc<Settings>,
     nodes: RwLock<BTreeMap<Address, Arc<Node>>>,
     refreshing: tokio::sync::Mutex<()>,
+    redirected_is_done: bool,
 }
 
 impl Cluster {
@@ -203,6 +214,9 @@ impl Cluster {
             {
                 if !asking {
                     self.settings.slots.moved(slot, to.clone());
+                }
+                if self.redirected_is_done {
+                    return Ok(Value::Int(0));
                 }
                 redirect = Some((to, asking));
                 continue;

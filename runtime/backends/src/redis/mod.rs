@@ -44,7 +44,7 @@ use layout::{Layout, ShardKeys};
 use link::Link;
 use marks::Marks;
 use node::{Home, Settings};
-pub use options::{RedisDurability, RedisOptions, RedisTls};
+pub use options::{RedisDurability, RedisMutant, RedisOptions, RedisTls};
 use script::{Arg, CREATE, CREATE_SHARD, Call, Lane, Script};
 use target::Target;
 
@@ -109,7 +109,8 @@ impl RedisStore {
         let bulk = link(Home::Store);
         bulk.check().await?;
         let (layout, identity) = create(&bulk, options).await?;
-        let appends_by = (0..options.append_connections()).map(|_| link(Home::Caller)).collect();
+        let appends = || link(Home::Caller).with(options.mutant);
+        let appends_by = (0..options.append_connections()).map(|_| appends()).collect();
         Ok(Self {
             marks: Marks::new(layout.shards.len()),
             appends_by,

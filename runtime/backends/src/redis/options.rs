@@ -30,6 +30,13 @@ pub struct RedisTls {
     pub key_file: Option<PathBuf>,
 }
 
+/// A planted fault that tests must catch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedisMutant {
+    /// Of a cluster: an append that a member sends elsewhere counts as done.
+    RedirectedIsDone,
+}
+
 /// How a store on Redis is opened.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisOptions {
@@ -63,6 +70,8 @@ pub struct RedisOptions {
     /// Shards that begin again from what is left if they have gone back: the operator accepts what is lost. Others do so under a durability
     /// that allows it.
     pub accept_loss: Vec<ShardId>,
+    /// For tests: a planted fault.
+    pub mutant: Option<RedisMutant>,
 }
 
 impl RedisOptions {
@@ -80,6 +89,7 @@ impl RedisOptions {
             connect_timeout: Duration::from_secs(2),
             connections: None,
             accept_loss: Vec::new(),
+            mutant: None,
         }
     }
 }
@@ -108,6 +118,7 @@ impl fmt::Debug for RedisOptions {
             .field("connect_timeout", &self.connect_timeout)
             .field("connections", &self.connections)
             .field("accept_loss", &self.accept_loss)
+            .field("mutant", &self.mutant)
             .finish_non_exhaustive()
     }
 }

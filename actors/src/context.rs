@@ -167,6 +167,11 @@ impl EngineContext {
         self.parts.clock.now()
     }
 
+    /// An epoch of this engine's, if somebody issued it: where nobody issues any, they fence nobody outside the state store.
+    pub(crate) fn issued(&self, epoch: Epoch) -> Option<Epoch> {
+        self.parts.epochs.as_ref().map(|_| epoch)
+    }
+
     /// The shard that owns an execution, if this engine serves it.
     ///
     /// # Errors
@@ -284,7 +289,7 @@ pub struct ShardContext {
 impl ShardContext {
     /// The epoch, if somebody issued it.
     pub(crate) fn issued(&self) -> Option<Epoch> {
-        self.engine.parts.epochs.as_ref().map(|_| self.epoch)
+        self.engine.issued(self.epoch)
     }
 
     /// Why an execution's actor gave no answer: its shard is lost, or the actor alone. Whether it did what it was asked is not known.
@@ -431,7 +436,7 @@ pub struct Counters {
     /// Panics of execution actors.
     pub panics: AtomicU64,
     /// Executions that recovery has still to resume.
-    pub recovering: AtomicU64,
+    pub recovering: Arc<AtomicU64>,
     /// Bytes of log that no checkpoint holds yet.
     pub uncheckpointed_bytes: AtomicU64,
 }

@@ -59,10 +59,10 @@ async fn an_attempt_whose_actor_is_killed_is_tried_again() {
     assert_eq!(errors, [Some("PANIC".to_owned()), None]);
 }
 
-/// While the execution's actor awaits the sandbox, another attempt reports and its actor ends: ractor delivers the
-/// termination first. Nothing may be lost, and nothing may fail.
+/// While the execution's actor awaits the sandbox, another attempt reports and its actor ends, which is no news to anybody. Were it,
+/// it would be found behind the result.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_termination_that_overtakes_its_result_loses_nothing() {
+async fn an_attempt_that_is_gone_before_its_result_is_read_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let gate = Arc::new(Gate::default());
     let slow = Arc::new(Semaphore::new(0));
@@ -101,6 +101,10 @@ async fn a_termination_that_overtakes_its_result_loses_nothing() {
     while attempt.get_status() != ractor::ActorStatus::Stopped {
         tokio::task::yield_now().await;
     }
+    assert!(
+        actor.get_cell().get_children().is_empty(),
+        "it is nobody's child any more"
+    );
     gate.open();
     let view = world.ended(id).await;
     assert!(is_completed(&view), "{:?}", view.state);

@@ -290,6 +290,38 @@ async fn a_breaker_that_is_closed_by_hand_lets_everything_go_and_a_reset_counts_
     );
 }
 
+/// Members ask first what is to be told: what no operator had said anything of is reset all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_that_lifts_nothing_reaches_the_breakers_of_members() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = Arc::new(Target::default());
+    let options = EngineOptions {
+        breakers: Some(BreakerSettings {
+            open_ms: 600_000,
+            open_max_ms: 600_000,
+            ..SETTINGS
+        }),
+        ..EngineOptions::default()
+    };
+    let world = on_store(store(directory.path(), 4), calling(&target), options).await;
+    world.apply(workflow(json!({}))).await;
+    let first = unwell(&world).await;
+    target.well.store(true, Ordering::SeqCst);
+    let key = ControlKey::Breaker("handler:call".into());
+    let command = Command {
+        command: Some("reset".into()),
+        ..Command::default()
+    };
+    let known = world.engine.control_sets();
+    let planned = world.engine.planned_control(&known, key, None, command).unwrap();
+    let learned = world.engine.learn_control(planned.unwrap()).await.unwrap();
+    assert_eq!((learned.shards.len(), learned.changed), (4, false));
+    let view = world.ended(first).await;
+    assert!(matches!(view.state.status, Status::Completed { .. }));
+    assert!(world.engine.controls().is_empty());
+    world.engine.shutdown(Duration::ZERO).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_may_go_unguarded_and_breakers_may_be_off() {
     for (data, settings) in [(json!({"breaker": false}), Some(SETTINGS)), (json!({}), None)] {

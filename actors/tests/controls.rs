@@ -442,6 +442,13 @@ async fn a_control_is_published_once_whatever_the_number_of_shards() {
         ..Command::default()
     };
     world.engine.control(key.clone(), Some(PAUSED), command).await.unwrap();
+    // It is paused already: only the id is kept.
+    let again = Command {
+        command: Some("again".into()),
+        ..Command::default()
+    };
+    let again = world.engine.control(key.clone(), Some(PAUSED), again).await.unwrap();
+    assert_eq!((again.unchanged, again.in_force), (true, true));
     set(&world, &key, None).await;
     set(&world, &ControlKey::Stop(Scope::All), Some(STOPPED)).await;
     let mut told = Vec::new();

@@ -219,7 +219,7 @@ async fn a_checkpoint_beyond_the_log_takes_nothing_from_sinks_and_lists() {
     assert!(lost > 0);
     redis.ask(&format!("LTRIM {{p:s0}}l 0 {}", left - 1)).await;
     // Lists had not seen either of them.
-    world.store.forget(&[ended, goes_on]).await.unwrap();
+    world.store.forget(SHARD, None, &[ended, goes_on]).await.unwrap();
     drop(world);
 
     bus.open.store(true, Ordering::SeqCst);
@@ -316,7 +316,7 @@ async fn an_embedded_store_whose_log_is_older_goes_on_once_the_loss_is_accepted(
     let world = open(vec![]).await;
     let second = ends(&world).await;
     // Lists had seen neither of them.
-    world.store.forget(&[first, second]).await.unwrap();
+    world.store.forget(SHARD, None, &[first, second]).await.unwrap();
     close(world).await;
     std::fs::write(&log, older).unwrap();
 

@@ -126,7 +126,16 @@ impl Sources {
             };
             let (key, value) = match variable.sets {
                 Sets::Tool => continue,
-                Sets::Key(key) => (key, scalar(text)),
+                Sets::Key(key) => {
+                    // What is text by default stays text, also if it has nothing but digits: a secret, a prefix.
+                    let is_text = matches!(figment.find_value(key), Ok(Value::String(..)));
+                    let value = if is_text {
+                        Value::from(text.as_str())
+                    } else {
+                        scalar(text)
+                    };
+                    (key, value)
+                }
                 Sets::List(key) => {
                     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                     (key, Value::from(items.map(str::to_owned).collect::<Vec<_>>()))
@@ -225,6 +234,11 @@ fn problems_of(figment: &Figment, errors: figment::Error) -> Vec<Problem> {
                     .unwrap_or_else(|| format!("known here: {}", known.join(", ")));
                 ("no such key".to_owned(), Some(hint))
             }
+            // Nothing of a secret is shown.
+            Kind::InvalidType(_, expected) if key == "cluster.secret" => (
+                format!("something else where {expected} is expected"),
+                default_hint(&key),
+            ),
             Kind::InvalidType(found, expected) => (format!("{found} where {expected} is expected"), default_hint(&key)),
             other => (other.to_string(), default_hint(&key)),
         };

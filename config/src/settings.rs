@@ -199,17 +199,45 @@ impl StoreUrl {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// The scheme, what ends with the first `/` or `?`, and the rest.
+    fn parts(&self) -> (&str, &str, &str) {
+        let (scheme, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
+        let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        (scheme, authority, rest)
+    }
+
+    /// Whether a login seems to end behind a `/` or `?`, where it would be taken for something else. A query may have an `@` of its own
+    /// once the login has ended.
+    fn hides_login(&self) -> bool {
+        let (_, authority, rest) = self.parts();
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        path.contains('@') || (query.contains('@') && !authority.contains('@'))
+    }
+}
+
+/// Whether these are servers, each perhaps with a port, and not the beginning of a login.
+fn are_servers(hosts: &str) -> bool {
+    hosts.split(',').all(|host| {
+        let with_port = host.rsplit_once(':');
+        with_port.is_none_or(|(name, port)| {
+            let is_port = port.ends_with(']') || port.bytes().all(|byte| byte.is_ascii_digit());
+            !name.is_empty() && is_port
+        })
+    })
 }
 
 impl fmt::Display for StoreUrl {
+    /// Nothing of a login: where that cannot be told from the rest, the scheme alone.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
-        let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, path) = rest.split_at(authority_end);
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let (scheme, authority, rest) = self.parts();
+        let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+        if rest.contains('@') || !are_servers(hosts) {
+            return write!(out, "{scheme}://…");
+        }
         // What follows a question mark may be a login too.
-        let path = path.split('?').next().unwrap_or_default();
-        write!(out, "{scheme}://{host}{path}")
+        let path = rest.split('?').next().unwrap_or_default();
+        write!(out, "{scheme}://{hosts}{path}")
     }
 }
 
@@ -389,6 +417,11 @@ impl Settings {
     }
 }
 
+/// What complaints show of an address that has no login: where an `@` stands somebody gave it one.
+fn without_login(text: &str) -> &str {
+    if text.contains('@') { "…" } else { text }
+}
+
 struct Checks(Vec<Complaint>);
 
 impl Checks {
@@ -507,7 +540,8 @@ impl Checks {
         let parsed = PublicUrl::parse(text);
         if parsed.is_none() && !text.is_empty() {
             let hint = "give scheme, name and perhaps port and path, such as \"https://hooks.example.com\"".to_owned();
-            self.complain("public_url", format!("`{text}` is no address of a server"), hint);
+            let shown = without_login(text);
+            self.complain("public_url", format!("`{shown}` is no address of a server"), hint);
         }
         parsed
     }
@@ -551,7 +585,7 @@ impl Checks {
             let hint = "give scheme, name and port, such as \"http://10.0.0.7:7654\"".to_owned();
             self.complain(
                 "cluster.address",
-                format!("`{}` is no address of a server", raw.address),
+                format!("`{}` is no address of a server", without_login(&raw.address)),
                 hint,
             );
         }
@@ -580,6 +614,9 @@ impl Checks {
         if host.is_none_or(|host| host.is_empty() || host.starts_with('/')) {
             let hint = format!("give an address that begins with {}", schemes.join(" or "));
             self.complain(key, format!("`{url}` is no address of such a server"), hint);
+        } else if url.hides_login() {
+            let hint = "write / as %2F and ? as %3F in a user and a password, and @ as %40 behind the host".to_owned();
+            self.complain(key, format!("`{url}` has an @ behind a / or a ?"), hint);
         }
         Some(url)
     }
@@ -636,7 +673,7 @@ impl Checks {
         let parsed = AllowedTarget::parse(text);
         if parsed.is_none() {
             let hint = "write \"host\", \"host:port\", \"127.0.0.1:8080\", \"[::1]:8080\" or \"10.0.0.0/8\"".to_owned();
-            self.complain("http.allow", format!("`{text}` is no target"), hint);
+            self.complain("http.allow", format!("`{}` is no target", without_login(text)), hint);
         }
         parsed
     }
@@ -694,5 +731,36 @@ impl fmt::Display for AllowedTarget {
 impl AllowedHost {
     fn whole(address: IpAddr) -> Self {
         Self::Network(address, if address.is_ipv4() { 32 } else { 128 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_login_is_shown() {
+        for (text, shown) in [
+            ("redis://:Left@h:6379/2", "redis://h:6379/2"),
+            ("redis://u:Left@Right@h", "redis://h"),
+            (
+                "redis+sentinel://u:Left@a:1,[::1]:2/master/0?sentinel_password=Right",
+                "redis+sentinel://a:1,[::1]:2/master/0",
+            ),
+            ("postgres://u:Left@/db?host=/run/postgresql", "postgres:///db"),
+            ("postgres://%2Frun%2Fpostgresql/db", "postgres://%2Frun%2Fpostgresql/db"),
+            ("redis://:Left/Right@h:6379", "redis://…"),
+            ("redis://:Left?Right@h:6379", "redis://…"),
+            ("redis://u:Left@Right/x@h:6379", "redis://…"),
+            ("amqp://u:1/Right@h/%2f", "amqp://…"),
+            ("redis://u:1?Right@h", "redis://…"),
+            ("redis://:Left", "redis://…"),
+            ("redis://u:Left", "redis://…"),
+            ("redis:/u:Left/Right@h", "://…"),
+        ] {
+            let url = StoreUrl(text.to_owned());
+            assert_eq!(url.to_string(), shown, "{text}");
+            assert_eq!(format!("{url:?}"), format!("\"{shown}\""), "{text}");
+        }
     }
 }

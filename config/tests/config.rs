@@ -54,6 +54,25 @@ fn later_sources_win() {
     assert_eq!(sources.load().unwrap().drain, Duration::from_millis(1));
 }
 
+/// A secret, or a prefix, may have nothing but digits.
+#[test]
+fn a_variable_for_text_stays_text() {
+    let secret = "12345678901234567890123456789012";
+    let sources = Sources {
+        environment: vec![
+            ("TROUPE_CLUSTER_SECRET".into(), secret.into()),
+            ("TROUPE_STORE_PREFIX".into(), "true".into()),
+        ],
+        ..Sources::default()
+    };
+    let settings = sources.load().unwrap();
+    assert_eq!(settings.cluster.secret.unwrap().expose(), secret);
+    assert_eq!(settings.store.prefix, "true");
+    let error = problems_of("[cluster]\nsecret = 1234567890123456789\n").to_string();
+    assert!(error.contains("cluster.secret"), "{error}");
+    assert!(!error.contains("1234567890"), "{error}");
+}
+
 #[test]
 fn a_node_type_may_have_a_limit() {
     let (_directory, sources) = file("[engine.node_types]\nhttp = 7\n");
@@ -322,4 +341,53 @@ fn servers_of_the_stores_are_given_by_their_addresses_and_no_password_is_shown()
         ]
     );
     assert!(!error.to_string().contains("hidden"), "{error}");
+}
+
+#[test]
+fn a_login_that_would_be_taken_for_something_else_is_refused_and_not_shown() {
+    for (key, url) in [
+        ("state", "redis://:Left/Right@h:6379"),
+        ("state", "redis://:Left?Right@h:6379"),
+        ("state", "redis://u:Left@Right/Right@h"),
+        ("state", "redis+sentinel://u:1/Right@h/master"),
+        ("definitions", "postgres://u:Left/Right@h/db"),
+        ("definitions", "postgres://h/db?user=Left&password=Right@Right"),
+        ("events", "amqp://u:1/Right@h/%2f"),
+        // Of another kind, and refused for that.
+        ("events", "redis://:Left/Right@h"),
+    ] {
+        let problem = &problems_of(&format!("[store]\n{key} = '{url}'\n")).problems[0];
+        assert_eq!(problem.key, format!("store.{key}"));
+        let told = format!("{} {:?}", problem.message, problem.hint);
+        assert!(!told.contains("Left") && !told.contains("Right"), "{told}");
+        let is_of_the_kind = !told.contains("is no address");
+        assert_eq!(is_of_the_kind, told.contains("%2F") && told.contains("%3F"), "{told}");
+    }
+    for (key, url) in [
+        ("state", "redis://:p%2Fw%3F@h:6379/2"),
+        ("state", "redis://:p@ss#word@h:6379/2"),
+        ("state", "redis+sentinel://u:p@h:26379/master?sentinel_password=a@b"),
+        ("definitions", "postgres://u:p@/db?host=/run/postgresql"),
+        ("definitions", "postgres://%2Frun%2Fpostgresql/db"),
+        ("events", "amqp://u:p@h/%2f?heartbeat=3"),
+    ] {
+        let (_directory, sources) = file(&format!("[store]\n{key} = '{url}'\n"));
+        let store = sources.load().unwrap().store;
+        let given = [store.state, store.definitions, store.events];
+        let given: Vec<&str> = given.iter().flatten().map(|url| url.expose()).collect();
+        assert_eq!(given, [url]);
+    }
+}
+
+#[test]
+fn an_address_with_a_login_is_not_shown_where_it_may_have_none() {
+    for (text, key) in [
+        ("public_url = 'https://u:hidden@x'\n", "public_url"),
+        ("[cluster]\naddress = 'http://u:hidden@x'\n", "cluster.address"),
+        ("[http]\nallow = ['http://u:hidden@x']\n", "http.allow"),
+    ] {
+        let problem = &problems_of(text).problems[0];
+        assert_eq!(problem.key, key);
+        assert!(!problem.message.contains("hidden"), "{}", problem.message);
+    }
 }

@@ -8,6 +8,7 @@ pub(crate) mod reader;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::sse::{Event as Sse, KeepAlive};
@@ -21,6 +22,7 @@ use crate::app::{App, StreamPermit};
 use crate::auth::Caller;
 use crate::dto::{HistoryEntryDto, date, entry, verb_name};
 use crate::error::ApiError;
+use crate::members::Signed;
 use crate::members::streams::{HERE_ONLY, follow_others};
 use crate::routes::execution_id;
 use crate::wiring::{EventFilter, Subscription, SubscriptionError, SystemSubscription};
@@ -54,13 +56,18 @@ struct Event {
 pub(crate) async fn stream(
     State(app): State<App>,
     caller: Caller,
+    signed: Option<Extension<Signed>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let here_only = headers.contains_key(HERE_ONLY);
     let topics = topics(&uri)?;
     let last = last_event_id(&headers, &topics)?;
-    let permit = app.stream_permit()?;
+    let permit = if is_counted_elsewhere(&topics, here_only, signed.as_deref()) {
+        None
+    } else {
+        Some(app.stream_permit()?)
+    };
     let mut followed: Vec<BoxStream<'static, Event>> = Vec::new();
     if topics.all {
         followed.push(executions(&app, last.is_some()));
@@ -98,10 +105,15 @@ pub(crate) async fn stream(
         .into_response())
 }
 
-/// Keeps the permit for as long as the stream is read.
+/// Whether another member follows it for a reader of its own, who has a place there. One that was sent on to the owner of its execution has none.
+fn is_counted_elsewhere(topics: &Topics, here_only: bool, signed: Option<&Signed>) -> bool {
+    here_only && signed.is_some() && topics.executions.is_empty()
+}
+
+/// Keeps the permit, if it has one, for as long as the stream is read.
 struct Holding {
     events: BoxStream<'static, Sse>,
-    _permit: StreamPermit,
+    _permit: Option<StreamPermit>,
 }
 
 impl stream::Stream for Holding {
@@ -345,4 +357,25 @@ fn of_lifecycle(event: &LifecycleEvent) -> Sse {
         "ended": event.verb.ends_execution(),
     });
     Sse::default().event(kind).data(data.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_what_a_member_follows_for_its_reader_is_counted_elsewhere() {
+        let asked = |query: &str| topics(&format!("/api/v1/stream?topics={query}").parse().unwrap()).unwrap();
+        let signed = Signed::new(&Caller::member(), b"");
+        for query in ["executions", "system"] {
+            assert!(is_counted_elsewhere(&asked(query), true, Some(&signed)), "{query}");
+            // Anybody can say so.
+            assert!(!is_counted_elsewhere(&asked(query), true, None), "{query}");
+            assert!(!is_counted_elsewhere(&asked(query), false, Some(&signed)), "{query}");
+        }
+        // A request that is sent on takes along what its client says.
+        let sent_on = asked("executions,execution:00000000000000000000000000000001");
+        assert!(!is_counted_elsewhere(&sent_on, true, Some(&signed)));
+    }
 }

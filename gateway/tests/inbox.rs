@@ -1,6 +1,8 @@
 //! Commands for a shard whose owner cannot be asked: they are kept, and applied once.
 #![allow(clippy::unwrap_used)]
 
+#[path = "server/bench.rs"]
+mod bench;
 mod server;
 #[path = "server/services.rs"]
 mod services;
@@ -8,18 +10,16 @@ mod services;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use bench::{Bench, CALLED, apply, metric, parsed, until, until_split};
 use bytes::Bytes;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use server::Server;
-use services::{Deployment, Redis};
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use troupe_backends::{RedisOptions, RedisStore};
 use troupe_core::{ExecutionId, KeySpace, ShardId};
 use troupe_ports::{InboxId, InboxItem, InboxLimits, InboxPush, StateStore};
 
-const PATIENCE: Duration = Duration::from_secs(90);
 /// Lease of the member that is asked: it looks for an owner three times as long.
 const LEASE_MS: u64 = 2_000;
 /// Lease of one that dies: its shards have no owner for as long.
@@ -30,68 +30,32 @@ const PLENTY: InboxLimits = InboxLimits {
     bytes: 1 << 30,
 };
 
-const CALLED: &str = "
-id: called
-name: Called
-nodes:
-  - { id: begin, type: function, data: { handlerId: echo } }
-  - { id: call, type: webhook, data: { method: POST } }
-edges:
-  - { id: e1, source: begin, target: call }
-";
-
-/// A deployment, and the store under it.
-struct Bench {
-    deployment: Deployment,
-    redis: Redis,
-    state: TempDir,
+/// A bench, and what reaches into the store under it.
+struct World {
+    bench: Bench,
     runtime: Runtime,
 }
 
-impl Bench {
+impl World {
     fn new() -> Self {
         Self {
-            deployment: Deployment::new(),
-            redis: Redis::start(),
-            state: tempfile::tempdir().unwrap(),
+            bench: Bench::new(&[("CLUSTER_LEASE_MS", &LEASE_MS.to_string())]),
             runtime: Runtime::new().unwrap(),
         }
     }
 
-    fn member(&self, more: &[(&str, &str)]) -> Server {
-        let (redis, lease) = (self.redis.url(), LEASE_MS.to_string());
-        let settings = [
-            ("STORE_STATE", redis.as_str()),
-            ("STORE_DEFINITIONS", &self.deployment.postgres),
-            ("STORE_PREFIX", &self.deployment.prefix),
-            ("CLUSTER_LEASE_MS", &lease),
-        ];
-        let kept = settings
-            .iter()
-            .filter(|(name, _)| !more.iter().any(|(other, _)| other == name));
-        let settings: Vec<_> = kept
-            .chain(more)
-            .map(|(name, value)| ((*name).to_owned(), *value))
-            .collect();
-        Server::with_settings(self.state.path(), &[], &settings)
-    }
-
     /// Two members that have half of the shards each, and the workflow; the second with these settings.
     fn two(&self, second: &[(&str, &str)]) -> (Server, Server) {
-        let (a, b) = (self.member(&[]), self.member(second));
-        until("the shards are split", || {
-            [&a, &b].iter().all(|member| shards(member) == Some(4))
-        });
-        let file = self.state.path().join("called.yaml");
-        std::fs::write(&file, CALLED).unwrap();
-        a.line(&["apply", "-q", &file.display().to_string()]);
+        let (a, b) = (self.bench.member(), self.bench.member_with(&[], second));
+        until_split([&a, &b]);
+        apply(&a, CALLED);
         (a, b)
     }
 
     fn store(&self) -> RedisStore {
         let options = RedisOptions {
-            prefix: self.deployment.prefix.clone(),
-            ..RedisOptions::new(self.redis.url())
+            prefix: self.bench.deployment.prefix.clone(),
+            ..RedisOptions::new(self.bench.redis.url())
         };
         self.runtime.block_on(RedisStore::open(&options)).unwrap()
     }
@@ -104,31 +68,6 @@ impl Bench {
         let pushed = self.runtime.block_on(store.inbox_push(shard, id, bytes, PLENTY));
         assert_eq!(pushed.unwrap(), InboxPush::Kept);
     }
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn parsed(body: &str) -> Value {
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
-}
-
-fn shards(server: &Server) -> Option<u64> {
-    let (status, body) = server.get("/readyz");
-    (status == 200).then(|| parsed(&body)["shardsServed"].as_u64().unwrap())
-}
-
-fn metric(server: &Server, line: &str) -> f64 {
-    let (_, text) = server.get("/metrics");
-    let values = text
-        .lines()
-        .filter_map(|found| found.strip_prefix(line)?.trim().parse::<f64>().ok());
-    values.sum()
 }
 
 fn ended(server: &Server, outcome: &str) -> f64 {
@@ -191,8 +130,8 @@ fn until_status(server: &Server, id: &str, wanted: &str) -> Value {
 
 #[test]
 fn commands_for_a_shard_without_an_owner_are_kept_and_applied_once_in_order() {
-    let bench = Bench::new();
-    let (a, b) = bench.two(&[("CLUSTER_LEASE_MS", LONG_LEASE_MS)]);
+    let world = World::new();
+    let (a, b) = world.two(&[("CLUSTER_LEASE_MS", LONG_LEASE_MS)]);
     let (id, shard) = waiting(&b);
     let (other, full) = loop {
         let (other, full) = waiting(&b);
@@ -200,7 +139,7 @@ fn commands_for_a_shard_without_an_owner_are_kept_and_applied_once_in_order() {
             break (other, full);
         }
     };
-    let store = bench.store();
+    let store = world.store();
     b.kill();
     // Its owner would have dropped it.
     let junk = (0..1_024_u32).map(|number| {
@@ -208,7 +147,7 @@ fn commands_for_a_shard_without_an_owner_are_kept_and_applied_once_in_order() {
         id[..4].copy_from_slice(&number.to_be_bytes());
         store.inbox_push(full, InboxId(id), Bytes::from_static(b"junk"), PLENTY)
     });
-    for pushed in bench.runtime.block_on(join_all(junk)) {
+    for pushed in world.runtime.block_on(join_all(junk)) {
         assert_eq!(pushed.unwrap(), InboxPush::Kept);
     }
     let killed = Instant::now();
@@ -241,14 +180,14 @@ fn commands_for_a_shard_without_an_owner_are_kept_and_applied_once_in_order() {
     // Three leases, what lies between the first and the last, and a busy machine.
     let within = Duration::from_millis(LEASE_MS * 3 + LEASE_MS / 8 * commands.len() as u64) + Duration::from_secs(3);
     assert!(took < within, "{took:?}");
-    let kept = bench.inbox(&store, shard);
+    let kept = world.inbox(&store, shard);
     assert!(kept.len() >= 4, "nobody has applied anything yet: {}", kept.len());
 
     // Its lease runs out, and the other one takes the shard.
     let done = until_status(&a, &id, "completed");
     assert_eq!(done["variables"]["x"], 2, "the later one came later: {done}");
     assert_eq!(applied(&a, &id), ["first", "second", "third"]);
-    until("the inbox is empty", || bench.inbox(&store, shard).is_empty());
+    until("the inbox is empty", || world.inbox(&store, shard).is_empty());
     assert!(ended(&a, "refused") >= 1.0);
     let mut queued = 0;
     for ((_, key, _), (status, body)) in commands.iter().zip(&answers).skip(6) {
@@ -265,15 +204,15 @@ fn commands_for_a_shard_without_an_owner_are_kept_and_applied_once_in_order() {
         );
     }
     assert!(queued > 0, "keys are of shards of either: {answers:?}");
-    until("what is no command is dropped", || bench.inbox(&store, full).is_empty());
+    until("what is no command is dropped", || world.inbox(&store, full).is_empty());
 
     // As if the owner had died between applying them and removing them.
     let before = history(&a, &id).len();
     let (applied_before, refused_before) = (ended(&a, "applied"), ended(&a, "refused"));
     for item in &kept {
-        bench.push(&store, shard, item.id, item.bytes.clone());
+        world.push(&store, shard, item.id, item.bytes.clone());
     }
-    until("they are gone again", || bench.inbox(&store, shard).is_empty());
+    until("they are gone again", || world.inbox(&store, shard).is_empty());
     until("they were run again", || ended(&a, "applied") >= applied_before + 3.0);
     assert!(ended(&a, "refused") > refused_before);
     assert_eq!(history(&a, &id).len(), before, "nothing was applied twice");
@@ -285,9 +224,9 @@ fn commands_for_a_shard_without_an_owner_are_kept_and_applied_once_in_order() {
 
 #[test]
 fn an_owner_that_cannot_be_reached_finds_commands_in_the_inbox() {
-    let bench = Bench::new();
+    let world = World::new();
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (a, b) = bench.two(&[("CLUSTER_ADDRESS", &format!("http://{nobody}"))]);
+    let (a, b) = world.two(&[("CLUSTER_ADDRESS", &format!("http://{nobody}"))]);
     let (id, shard) = waiting(&b);
     let given = [
         (
@@ -307,9 +246,9 @@ fn an_owner_that_cannot_be_reached_finds_commands_in_the_inbox() {
     }
     until_status(&b, &id, "completed");
     assert_eq!(applied(&b, &id), ["done"]);
-    let store = bench.store();
+    let store = world.store();
     until("what was refused is gone, too", || {
-        bench.inbox(&store, shard).is_empty()
+        world.inbox(&store, shard).is_empty()
     });
     assert_eq!((ended(&b, "applied"), ended(&b, "refused")), (1.0, 1.0));
     assert_eq!((ended(&a, "kept"), metric(&b, "troupe_inbox_depth")), (2.0, 0.0));
@@ -320,15 +259,15 @@ fn an_owner_that_cannot_be_reached_finds_commands_in_the_inbox() {
 
 #[test]
 fn a_command_that_is_answered_directly_is_in_no_inbox() {
-    let bench = Bench::new();
+    let world = World::new();
     // Shorter than the search.
-    let (a, b) = bench.two(&[("CLUSTER_LEASE_MS", "4000")]);
+    let (a, b) = world.two(&[("CLUSTER_LEASE_MS", "4000")]);
     let (id, shard) = waiting(&b);
     b.kill();
     let path = format!("/api/v1/executions/{id}/variables");
     let answers = give(&a, &[(path, "x", json!({"x": 5}))]);
     assert_eq!(answers[0].0, 200, "{answers:?}");
-    assert_eq!(bench.inbox(&bench.store(), shard).len(), 0);
+    assert_eq!(world.inbox(&world.store(), shard).len(), 0);
     assert_eq!(applied(&a, &id), ["x"]);
     assert_eq!((ended(&a, "kept"), ended(&a, "applied")), (0.0, 0.0));
 }

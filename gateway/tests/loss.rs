@@ -1,23 +1,23 @@
 //! Redis comes back from an older copy of its files: what a server and its operator see of it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "server/bench.rs"]
+mod bench;
 mod server;
 #[path = "server/services.rs"]
 mod services;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::Value;
+use bench::{Bench, CALLED, SHARDS, apply, parsed, until};
 use server::Server;
-use services::{Deployment, Redis};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const SHARDS: u64 = 8;
 /// Enough for each of the eight shards to have several.
 const MANY: usize = 40;
 
+/// Ends at once.
 const FLOW: &str = "
 id: flow
 name: Flow
@@ -28,73 +28,12 @@ edges:
   - { id: e1, source: first, target: last }
 ";
 
-/// Waits until somebody calls.
-const CALLED: &str = "
-id: called
-name: Called
-nodes:
-  - { id: begin, type: function, data: { handlerId: echo } }
-  - { id: call, type: webhook, data: { method: POST } }
-edges:
-  - { id: e1, source: begin, target: call }
-";
-
-struct World {
-    deployment: Deployment,
-    redis: Redis,
-    state: TempDir,
-    durability: &'static str,
-}
-
-impl World {
-    fn new(durability: &'static str) -> Self {
-        Self {
-            deployment: Deployment::new(),
-            redis: Redis::start(),
-            state: tempfile::tempdir().unwrap(),
-            durability,
-        }
-    }
-
-    fn server(&self, arguments: &[&str]) -> Server {
-        let redis = self.redis.url();
-        let settings = [
-            ("STORE_STATE", redis.as_str()),
-            ("STORE_DEFINITIONS", &self.deployment.postgres),
-            ("STORE_PREFIX", &self.deployment.prefix),
-            ("STORE_DURABILITY", self.durability),
-        ];
-        let settings = settings.map(|(name, value)| (name.to_owned(), value));
-        Server::with_settings(self.state.path(), arguments, &settings)
-    }
-
-    fn apply(&self, server: &Server) {
-        for definition in [FLOW, CALLED] {
-            let file = self.state.path().join("definition.yaml");
-            std::fs::write(&file, definition).unwrap();
-            server.line(&["apply", "-q", &file.display().to_string()]);
-        }
-    }
-}
-
-fn json(body: &str) -> Value {
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn start(server: &Server, workflow: &str, many: usize) -> BTreeSet<String> {
     let one = |_| {
         let path = format!("/api/v1/workflows/{workflow}/executions");
         let (status, body) = server.post(&path, &[], "{\"input\": {}}");
         assert_eq!(status, 202, "{body}");
-        json(&body)["id"].as_str().unwrap().to_owned()
+        parsed(&body)["id"].as_str().unwrap().to_owned()
     };
     (0..many).map(one).collect()
 }
@@ -110,7 +49,7 @@ fn complete(server: &Server, id: &str) {
 fn listed(server: &Server, status: &str) -> BTreeSet<String> {
     let (code, body) = server.get(&format!("/api/v1/executions?status={status}&limit=500"));
     assert_eq!(code, 200, "{body}");
-    let page = json(&body);
+    let page = parsed(&body);
     let items = page["items"].as_array().unwrap().iter();
     items.map(|item| item["id"].as_str().unwrap().to_owned()).collect()
 }
@@ -121,7 +60,7 @@ fn status(server: &Server, id: &str) -> u16 {
 
 fn served(server: &Server) -> u64 {
     let (_, body) = server.get("/readyz");
-    json(&body)["shardsServed"].as_u64().unwrap_or(0)
+    parsed(&body)["shardsServed"].as_u64().unwrap_or(0)
 }
 
 /// What happens before the copy and after it.
@@ -136,15 +75,17 @@ struct Past {
 }
 
 impl Past {
-    fn of(world: &World, server: &Server, lost: usize) -> Self {
-        world.apply(server);
+    fn of(bench: &Bench, server: &Server, lost: usize) -> Self {
+        for definition in [FLOW, CALLED] {
+            apply(server, definition);
+        }
         let ended = start(server, "flow", MANY);
         let waiting = start(server, "called", MANY);
         until("the first have ended", || listed(server, "completed") == ended);
         until("the others wait", || listed(server, "running") == waiting);
         // Nothing is being written.
         std::thread::sleep(Duration::from_millis(500));
-        let copy = world.redis.copy();
+        let copy = bench.redis.copy();
         let lost = start(server, "flow", lost);
         until("the lists show all", || listed(server, "completed") == &ended | &lost);
         Self {
@@ -186,15 +127,15 @@ impl Past {
 
 #[test]
 fn relaxed_durability_goes_on_from_what_is_left_without_a_restart() {
-    let mut world = World::new("relaxed");
-    let server = world.server(&[]);
-    let past = Past::of(&world, &server, MANY);
+    let mut bench = Bench::new(&[("STORE_DURABILITY", "relaxed")]);
+    let server = bench.member();
+    let past = Past::of(&bench, &server, MANY);
     let half: Vec<&String> = past.waiting.iter().take(MANY / 2).collect();
     half.iter().for_each(|id| complete(&server, id));
     until("half of them have ended", || {
         listed(&server, "running").len() == MANY / 2
     });
-    world.redis.restore(&past.copy);
+    bench.redis.restore(&past.copy);
     // A shard learns of it when it next writes, and begins again.
     let mut since = BTreeSet::new();
     let mut in_a_row = 0;
@@ -203,7 +144,7 @@ fn relaxed_durability_goes_on_from_what_is_left_without_a_restart() {
         assert!(matches!(status, 202 | 503), "{status} {body}");
         in_a_row = if status == 202 { in_a_row + 1 } else { 0 };
         if status == 202 {
-            since.insert(json(&body)["id"].as_str().unwrap().to_owned());
+            since.insert(parsed(&body)["id"].as_str().unwrap().to_owned());
         }
         in_a_row > 4 * SHARDS
     });
@@ -213,17 +154,17 @@ fn relaxed_durability_goes_on_from_what_is_left_without_a_restart() {
 
 #[test]
 fn strict_durability_halts_what_has_lost_records_until_an_operator_accepts_it() {
-    let mut world = World::new("strict");
-    let server = world.server(&[]);
-    let past = Past::of(&world, &server, 3);
+    let mut bench = Bench::new(&[("STORE_DURABILITY", "strict")]);
+    let server = bench.member();
+    let past = Past::of(&bench, &server, 3);
     server.kill();
-    world.redis.restore(&past.copy);
+    bench.redis.restore(&past.copy);
 
-    let server = world.server(&[]);
+    let server = bench.member();
     let mut halted = Vec::new();
     // Leases of the process that was killed have to expire first.
     until("every shard is served or halted", || {
-        let ready = json(&server.get("/readyz").1);
+        let ready = parsed(&server.get("/readyz").1);
         let found = ready["halted"].as_array().unwrap_or_else(|| panic!("{ready}")).iter();
         halted = found.map(|shard| shard["shard"].as_u64().unwrap()).collect();
         served(&server) + halted.len() as u64 == SHARDS
@@ -240,10 +181,10 @@ fn strict_durability_halts_what_has_lost_records_until_an_operator_accepts_it() 
     for shard in &accepted {
         arguments.extend(["--accept-loss", shard.as_str()]);
     }
-    let server = world.server(&arguments);
+    let server = bench.member_with(&arguments, &[]);
     until("the loss is accepted", || served(&server) == SHARDS);
     server.kill();
-    let server = world.server(&[]);
+    let server = bench.member();
     until("a loss is accepted once", || served(&server) == SHARDS);
     past.is_what_is_left(&server, &BTreeSet::new());
 }

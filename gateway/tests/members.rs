@@ -1,6 +1,8 @@
 //! Several processes on one Redis and one PostgreSQL: whichever is asked answers for all.
 #![allow(clippy::unwrap_used)]
 
+#[path = "server/bench.rs"]
+mod bench;
 mod server;
 #[path = "server/services.rs"]
 mod services;
@@ -12,102 +14,12 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use bench::{Bench, CALLED, FLOW, PATIENCE, SHORT_LEASE, apply, metric, parsed, until, until_split};
 use server::Server;
-use services::{Deployment, Redis};
-use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-const LEASE_MS: &str = "2000";
-
-const FLOW: &str = "
-id: flow
-name: Flow
-nodes:
-  - { id: first, type: function, data: { handlerId: echo } }
-  - { id: wait, type: delay, data: { delayType: fixed, delayValue: 700 } }
-  - { id: last, type: function, data: { handlerId: echo, output: '({n: trigger.n})' } }
-edges:
-  - { id: e1, source: first, target: wait }
-  - { id: e2, source: wait, target: last }
-";
-
-const CALLED: &str = "
-id: called
-name: Called
-nodes:
-  - { id: begin, type: function, data: { handlerId: echo } }
-  - { id: call, type: webhook, data: { method: POST } }
-edges:
-  - { id: e1, source: begin, target: call }
-";
-
-struct Cluster {
-    deployment: Deployment,
-    redis: Redis,
-    state: TempDir,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        Self {
-            deployment: Deployment::new(),
-            redis: Redis::start(),
-            state: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn member(&self) -> Server {
-        self.member_with(&[])
-    }
-
-    /// One with more settings.
-    fn member_with(&self, more: &[(&str, &str)]) -> Server {
-        let redis = self.redis.url();
-        let settings = [
-            ("STORE_STATE", redis.as_str()),
-            ("STORE_DEFINITIONS", &self.deployment.postgres),
-            ("STORE_PREFIX", &self.deployment.prefix),
-            ("CLUSTER_LEASE_MS", LEASE_MS),
-            ("HTTP_ALLOW", "127.0.0.1"),
-            ("BREAKERS_CALLS_MIN", "2"),
-        ];
-        let settings = settings.iter().chain(more);
-        let settings: Vec<_> = settings.map(|(name, value)| ((*name).to_owned(), *value)).collect();
-        Server::with_settings(self.state.path(), &[], &settings)
-    }
-
-    fn apply(&self, server: &Server, definition: &str) {
-        let file = self.state.path().join("definition.yaml");
-        std::fs::write(&file, definition).unwrap();
-        server.line(&["apply", "-q", &file.display().to_string()]);
-    }
-}
-
-fn json(body: &str) -> Value {
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
-}
-
-/// How many shards a member serves, once nothing is missing there.
-fn shards(server: &Server) -> Option<u64> {
-    let (status, body) = server.get("/readyz");
-    (status == 200).then(|| json(&body)["shardsServed"].as_u64().unwrap())
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn until_split(servers: &[&Server]) {
-    until("the shards are split", || {
-        let served: Vec<_> = servers.iter().map(|server| shards(server)).collect();
-        let most = 8_u64.div_ceil(servers.len() as u64);
-        served.iter().flatten().sum::<u64>() == 8 && served.iter().all(|served| served.is_some_and(|n| n <= most))
-    });
+/// Members may call this machine, and two calls are enough for a breaker.
+fn cluster() -> Bench {
+    Bench::new(&[SHORT_LEASE, ("HTTP_ALLOW", "127.0.0.1"), ("BREAKERS_CALLS_MIN", "2")])
 }
 
 /// Starts an execution and tells how long that took.
@@ -117,7 +29,7 @@ fn start(server: &Server, workflow: &str, n: usize, key: Option<&str>) -> (Strin
     let path = format!("/api/v1/workflows/{workflow}/executions");
     let (status, body) = server.post(&path, &headers, &format!("{{\"input\": {{\"n\": {n}}}}}"));
     assert_eq!(status, 202, "{body}");
-    (json(&body)["id"].as_str().unwrap().to_owned(), begun.elapsed())
+    (parsed(&body)["id"].as_str().unwrap().to_owned(), begun.elapsed())
 }
 
 fn until_completed(server: &Server, ids: &BTreeSet<String>) {
@@ -129,7 +41,7 @@ fn until_completed(server: &Server, ids: &BTreeSet<String>) {
             if status == 503 {
                 return false;
             }
-            let shown = json(&body);
+            let shown = parsed(&body);
             let status = shown["status"].as_str().unwrap();
             assert!(matches!(status, "running" | "completed"), "{body}");
             status == "completed"
@@ -139,12 +51,12 @@ fn until_completed(server: &Server, ids: &BTreeSet<String>) {
 
 #[test]
 fn whichever_member_is_asked_answers_for_all() {
-    let cluster = Cluster::new();
+    let cluster = cluster();
     let servers = [cluster.member(), cluster.member(), cluster.member()];
     let all: Vec<&Server> = servers.iter().collect();
-    until_split(&all);
-    cluster.apply(all[0], FLOW);
-    cluster.apply(all[1], CALLED);
+    until_split(&servers);
+    apply(all[0], FLOW);
+    apply(all[1], CALLED);
     // The same key at each of them is the same execution, wherever its shard is.
     for key in (0..8).map(|n| format!("key {n}")) {
         let ids: BTreeSet<String> = all
@@ -161,7 +73,7 @@ fn whichever_member_is_asked_answers_for_all() {
             let (begun, path) = (Instant::now(), format!("/api/v1/executions/{id}/nodes/call"));
             loop {
                 let (status, body) = other.get(&path);
-                if status == 200 && json(&body)["status"] == "running" {
+                if status == 200 && parsed(&body)["status"] == "running" {
                     break;
                 }
                 assert!(begun.elapsed() < PATIENCE, "{status} {body}");
@@ -169,7 +81,7 @@ fn whichever_member_is_asked_answers_for_all() {
             }
             let (status, body) = other.get(&format!("/api/v1/executions/{id}/history?limit=10"));
             assert!(
-                status == 200 && !json(&body)["items"].as_array().unwrap().is_empty(),
+                status == 200 && !parsed(&body)["items"].as_array().unwrap().is_empty(),
                 "{body}"
             );
             let paused = other.post(&format!("/api/v1/executions/{id}/pause"), &[], "");
@@ -196,15 +108,15 @@ fn whichever_member_is_asked_answers_for_all() {
         "{\"all\": true}",
     );
     assert_eq!(forged.0, 401, "{}", forged.1);
-    assert_eq!(json(&forged.1)["code"], "MEMBER_SIGNATURE_INVALID");
+    assert_eq!(parsed(&forged.1)["code"], "MEMBER_SIGNATURE_INVALID");
 }
 
 #[test]
 fn a_member_may_die_or_leave_while_everybody_works() {
-    let cluster = Cluster::new();
+    let cluster = cluster();
     let (a, b, c) = (cluster.member(), cluster.member(), cluster.member());
-    until_split(&[&a, &b, &c]);
-    cluster.apply(&a, FLOW);
+    until_split([&a, &b, &c]);
+    apply(&a, FLOW);
     let (mut ids, mut slowest) = (BTreeSet::new(), BTreeMap::<&str, Duration>::new());
     let mut work = |phase: &'static str, servers: &[&Server], count: usize| {
         for n in 0..count {
@@ -219,17 +131,17 @@ fn a_member_may_die_or_leave_while_everybody_works() {
     work("before", &[&a, &b, &c], 30);
     c.kill();
     work("death", &[&a, &b], 60);
-    until_split(&[&a, &b]);
+    until_split([&a, &b]);
     let leaves = Command::new("kill")
         .args(["-TERM", &b.child.id().to_string()])
         .status()
         .unwrap();
     assert!(leaves.success());
     work("leave", &[&a], 200);
-    until_split(&[&a]);
+    until_split([&a]);
     let d = cluster.member();
     work("join", &[&a, &d], 60);
-    until_split(&[&a, &d]);
+    until_split([&a, &d]);
     println!("slowest starts: {slowest:?}");
     // Two seconds after the lease at most; and nobody waits for a lease when a member leaves or joins.
     assert!(slowest["death"] < Duration::from_secs(5), "{slowest:?}");
@@ -239,10 +151,10 @@ fn a_member_may_die_or_leave_while_everybody_works() {
 
 #[test]
 fn a_start_under_a_business_key_finds_its_shard() {
-    let cluster = Cluster::new();
+    let cluster = cluster();
     let (a, b) = (cluster.member(), cluster.member());
-    until_split(&[&a, &b]);
-    cluster.apply(&a, FLOW);
+    until_split([&a, &b]);
+    apply(&a, FLOW);
     let mut ids = BTreeSet::new();
     // Several of them belong to shards of either.
     for n in 0..12 {
@@ -252,7 +164,7 @@ fn a_start_under_a_business_key_finds_its_shard() {
         for asked in [&a, &b] {
             let (status, answer) = asked.post("/api/v1/workflows/flow/executions", &[], &body);
             assert!(matches!(status, 200 | 202), "{status} {answer}");
-            ids.insert(json(&answer)["id"].as_str().unwrap().to_owned());
+            ids.insert(parsed(&answer)["id"].as_str().unwrap().to_owned());
         }
     }
     assert_eq!(ids.len(), 12, "one execution a key, whoever is asked");
@@ -261,9 +173,9 @@ fn a_start_under_a_business_key_finds_its_shard() {
 
 #[test]
 fn a_breaker_that_one_member_opens_is_shown_by_all() {
-    let cluster = Cluster::new();
+    let cluster = cluster();
     let (a, b) = (cluster.member(), cluster.member());
-    until_split(&[&a, &b]);
+    until_split([&a, &b]);
     // Nobody listens there any more.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -280,7 +192,7 @@ nodes:
 edges: []
 "
     );
-    cluster.apply(&a, &calls);
+    apply(&a, &calls);
     // What starts without a key starts where it is asked.
     for n in 0..4 {
         start(&a, "calls", n, None);
@@ -288,7 +200,7 @@ edges: []
     let shown = |server: &Server| {
         let (status, body) = server.get("/api/v1/breakers");
         assert_eq!(status, 200, "{body}");
-        let page = json(&body);
+        let page = parsed(&body);
         let items = page["items"].as_array().unwrap().iter();
         items
             .filter(|item| item["target"] == target.as_str())
@@ -357,10 +269,10 @@ fn answer(mut stream: TcpStream, calls: &Mutex<BTreeMap<String, (usize, usize)>>
 
 #[test]
 fn limits_are_those_of_all_members_and_hold_when_one_dies() {
-    let (cluster, site) = (Cluster::new(), Site::start());
-    let member = || cluster.member_with(&[("HTTP_ALLOW", &site.address)]);
+    let (cluster, site) = (cluster(), Site::start());
+    let member = || cluster.member_with(&[], &[("HTTP_ALLOW", &site.address)]);
     let (a, b, c) = (member(), member(), member());
-    until_split(&[&a, &b, &c]);
+    until_split([&a, &b, &c]);
     let call = |path: &str, more: &str| {
         format!(
             "{{ id: call, type: http, data: {{ method: GET, url: 'http://{}/{path}', {more} }} }}",
@@ -369,11 +281,11 @@ fn limits_are_those_of_all_members_and_hold_when_one_dies() {
     };
     let slot = call("slot", "concurrency: { key: \"'slot'\", limit: 1, scope: global }");
     for id in ["one", "other"] {
-        cluster.apply(&a, &format!("id: {id}\nname: {id}\nnodes: [{slot}]\nedges: []\n"));
+        apply(&a, &format!("id: {id}\nname: {id}\nnodes: [{slot}]\nedges: []\n"));
     }
     let room = call("room", "timeout: 20000");
     let settings = "settings: { concurrency: { limit: 2 } }";
-    cluster.apply(
+    apply(
         &a,
         &format!("id: rooms\nname: rooms\n{settings}\nnodes: [{room}]\nedges: []\n"),
     );
@@ -393,7 +305,7 @@ fn limits_are_those_of_all_members_and_hold_when_one_dies() {
             let (status, body) = a.get(&format!("/api/v1/executions/{id}"));
             // Its shard may have no owner for a moment longer than a request looks for one.
             assert!(matches!(status, 200 | 503), "{body}");
-            let shown = json(&body);
+            let shown = parsed(&body);
             assert_ne!(shown["status"], "failed", "{body}");
             status == 200 && shown["status"] == "completed"
         });
@@ -403,27 +315,19 @@ fn limits_are_those_of_all_members_and_hold_when_one_dies() {
     assert_eq!(most, BTreeMap::from([("/room", 2), ("/slot", 1)]));
 }
 
-fn metric(server: &Server, name: &str) -> f64 {
-    let (_, text) = server.get("/metrics");
-    let values = text
-        .lines()
-        .filter_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
-    values.sum()
-}
-
 #[test]
 fn an_outage_of_redis_that_outlasts_every_lease_moves_no_shard() {
-    let cluster = Cluster::new();
+    let cluster = cluster();
     let (a, b) = (cluster.member(), cluster.member());
-    until_split(&[&a, &b]);
-    cluster.apply(&a, FLOW);
+    until_split([&a, &b]);
+    apply(&a, FLOW);
     let ids: BTreeSet<String> = (0..10).map(|n| start(&a, "flow", n, None).0).collect();
     cluster.redis.signal("STOP");
     // Both leases and both places in the register are over by then.
     std::thread::sleep(Duration::from_millis(5_000));
     cluster.redis.signal("CONT");
     until_completed(&b, &ids);
-    until_split(&[&a, &b]);
+    until_split([&a, &b]);
     for server in [&a, &b] {
         assert_eq!(metric(server, "troupe_fenced_commits_total"), 0.0);
     }

@@ -1,6 +1,8 @@
 //! The real binary on Redis, PostgreSQL and RabbitMQ; it and Redis are killed meanwhile.
 #![allow(clippy::unwrap_used)]
 
+#[path = "server/bench.rs"]
+mod bench;
 mod server;
 #[path = "server/services.rs"]
 mod services;
@@ -8,14 +10,12 @@ mod services;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use bench::{Bench, PATIENCE, apply, parsed};
 use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::Value;
 use server::Server;
-use services::{Deployment, Redis};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Half of them wait while everything is killed.
 const FLOW: &str = "
@@ -85,10 +85,15 @@ impl Listener {
     }
 }
 
+/// One that tells the broker what happens.
+fn member(bench: &Bench) -> Server {
+    bench.member_with(&[], &[("STORE_EVENTS", &bench.deployment.rabbitmq)])
+}
+
 fn completed(server: &Server) -> BTreeSet<String> {
     let (status, body) = server.get("/api/v1/executions?status=completed&limit=100");
     assert_eq!(status, 200, "{body}");
-    let page: Value = serde_json::from_str(&body).unwrap();
+    let page = parsed(&body);
     let items = page["items"].as_array().unwrap().iter();
     items.map(|item| item["id"].as_str().unwrap().to_owned()).collect()
 }
@@ -108,43 +113,28 @@ fn until_completed(server: &Server, ids: &BTreeSet<String>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_the_server_and_redis_are_killed() {
-    let state = tempfile::tempdir().unwrap();
-    let deployment = Deployment::new();
-    let Deployment {
-        postgres,
-        rabbitmq,
-        prefix,
-    } = &deployment;
-    let listener = Listener::bind(rabbitmq, prefix).await;
-    let mut redis = Redis::start();
-    let redis_url = redis.url();
-    let settings = [
-        ("STORE_STATE".to_owned(), redis_url.as_str()),
-        ("STORE_DEFINITIONS".to_owned(), postgres.as_str()),
-        ("STORE_EVENTS".to_owned(), rabbitmq.as_str()),
-        ("STORE_PREFIX".to_owned(), prefix.as_str()),
-    ];
+    let mut bench = Bench::new(&[]);
+    let listener = Listener::bind(&bench.deployment.rabbitmq, &bench.deployment.prefix).await;
     let start = |server: &Server, n: u32| server.line(&["start", "flow", "-q", "-i", &format!("n={n}")]);
     let mut ids = BTreeSet::new();
 
-    let server = Server::with_settings(state.path(), &[], &settings);
-    std::fs::write(state.path().join("flow.yaml"), FLOW).unwrap();
-    server.line(&["apply", "-q", &state.path().join("flow.yaml").display().to_string()]);
+    let server = member(&bench);
+    apply(&server, FLOW);
     ids.extend((0..10).map(|n| start(&server, n)));
     server.kill();
 
     // Its leases expire, then the next one takes over.
-    let server = Server::with_settings(state.path(), &[], &settings);
+    let server = member(&bench);
     ids.extend((10..20).map(|n| start(&server, n)));
-    redis.kill();
+    bench.redis.kill();
     std::thread::sleep(Duration::from_millis(300));
-    redis.restart();
+    bench.redis.restart();
     ids.extend((20..30).map(|n| start(&server, n)));
     assert_eq!(ids.len(), 30);
     until_completed(&server, &ids);
     for id in &ids {
         let (_, body) = server.get(&format!("/api/v1/executions/{id}"));
-        let shown: Value = serde_json::from_str(&body).unwrap();
+        let shown = parsed(&body);
         assert_eq!(shown["output"]["n"], shown["input"]["n"], "{shown}");
     }
 
@@ -176,7 +166,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_and_redis_are_killed() {
         }
     }
     let (status, body) = server.get("/readyz");
-    let ready: Value = serde_json::from_str(&body).unwrap();
+    let ready = parsed(&body);
     assert_eq!(
         (status, &ready["status"], &ready["events"]["status"]),
         (200, &"ok".into(), &"connected".into())

@@ -1,13 +1,17 @@
 //! Messages of RabbitMQ start executions: two members on one Redis, PostgreSQL and broker, one of which is killed.
 #![allow(clippy::unwrap_used)]
 
+#[path = "server/bench.rs"]
+mod bench;
 mod server;
 #[path = "server/services.rs"]
 mod services;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bench::{Bench, PATIENCE, SHORT_LEASE, apply};
 use lapin::message::BasicGetMessage;
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
@@ -17,9 +21,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use server::Server;
-use services::{Deployment, Redis};
+use services::Deployment;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// `limits.body_kib` of the members.
 const BODY_BYTES_MAX: usize = 8 << 10;
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -145,28 +148,13 @@ impl Drop for Litter {
     }
 }
 
-fn member(deployment: &Deployment, redis: &Redis, state: &std::path::Path) -> Server {
-    member_of(deployment, redis, state, &deployment.rabbitmq)
+/// One with a directory of its own, as on another machine.
+fn member(bench: &Bench, state: &Path) -> Server {
+    member_of(bench, state, &bench.deployment.rabbitmq)
 }
 
-fn member_of(deployment: &Deployment, redis: &Redis, state: &std::path::Path, events: &str) -> Server {
-    let redis = redis.url();
-    let settings = [
-        ("STORE_STATE", redis.as_str()),
-        ("STORE_DEFINITIONS", &deployment.postgres),
-        ("STORE_EVENTS", events),
-        ("STORE_PREFIX", &deployment.prefix),
-        ("CLUSTER_LEASE_MS", "2000"),
-        ("LIMITS_BODY_KIB", "8"),
-    ];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value));
-    Server::with_settings(state, &[], &settings)
-}
-
-fn apply(server: &Server, state: &std::path::Path, definition: &str) {
-    let file = state.join("definition.yaml");
-    std::fs::write(&file, definition).unwrap();
-    server.line(&["apply", "-q", &file.display().to_string()]);
+fn member_of(bench: &Bench, state: &Path, events: &str) -> Server {
+    Server::with_settings(state, &[], &bench.settings(&[("STORE_EVENTS", events)]))
 }
 
 /// What a dead letter says is wrong, without the detail.
@@ -209,19 +197,19 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
-    let (deployment, redis) = (Deployment::new(), Redis::start());
+    let bench = Bench::new(&[SHORT_LEASE, ("LIMITS_BODY_KIB", "8")]);
     let [one, two] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let broker = Broker::connect(&deployment).await;
+    let broker = Broker::connect(&bench.deployment).await;
     let _litter = Litter {
-        url: deployment.rabbitmq.clone(),
+        url: bench.deployment.rabbitmq.clone(),
         exchange: broker.exchange.clone(),
         queues: [broker.queue.clone(), format!("{}.dead", broker.queue)],
     };
-    let first = member(&deployment, &redis, one.path());
-    let second = member(&deployment, &redis, two.path());
+    let first = member(&bench, one.path());
+    let second = member(&bench, two.path());
     let everything = |server: &Server| server.get("/readyz").0 == 200;
     until("both serve", async || everything(&first) && everything(&second)).await;
-    apply(&first, one.path(), &shipment(&broker.exchange, "order.paid"));
+    apply(&first, &shipment(&broker.exchange, "order.paid"));
     let bound = async || broker.has_exchange().await && broker.publish("order.paid", "m-0", &body(0)).await;
     until("the queue is bound", bound).await;
 
@@ -294,7 +282,7 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
     .await;
 
     // The next version listens elsewhere, and an archived one not at all.
-    apply(&first, one.path(), &shipment(&broker.exchange, "order.settled"));
+    apply(&first, &shipment(&broker.exchange, "order.settled"));
     until("the old binding goes", async || {
         !broker.publish("order.paid", "m-0", &body(0)).await
     })
@@ -308,13 +296,13 @@ async fn each_message_starts_once_whoever_takes_it_and_the_rest_is_set_aside() {
 
     // While nobody takes messages, it changes twice: the next one to do so looks back further than one version.
     first.kill();
-    let silent = member_of(&deployment, &redis, one.path(), "");
+    let silent = member_of(&bench, one.path(), "");
     until("it serves", async || everything(&silent)).await;
     for key in ["order.sent", "order.closed"] {
-        apply(&silent, one.path(), &shipment(&broker.exchange, key));
+        apply(&silent, &shipment(&broker.exchange, key));
     }
     silent.kill();
-    let first = member(&deployment, &redis, one.path());
+    let first = member(&bench, one.path());
     until("it serves", async || everything(&first)).await;
     until("the oldest binding goes", async || {
         !broker.publish("order.settled", "m-0", &body(0)).await

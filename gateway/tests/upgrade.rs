@@ -2,6 +2,8 @@
 //! back again.
 #![allow(clippy::unwrap_used)]
 
+#[path = "server/bench.rs"]
+mod bench;
 mod server;
 #[path = "server/services.rs"]
 mod services;
@@ -14,29 +16,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bench::{Bench, FLOW, PATIENCE, SHORT_LEASE, apply, parsed, until, until_split};
 use serde_json::Value;
 use server::{Server, ask, troupe};
-use services::{Deployment, Redis};
-use tempfile::TempDir;
-
-const PATIENCE: Duration = Duration::from_secs(40);
-const LEASE_MS: &str = "2000";
-const SHARDS: u64 = 8;
-
-const FLOW: &str = "
-id: flow
-name: Flow
-nodes:
-  - { id: first, type: function, data: { handlerId: echo } }
-  - { id: wait, type: delay, data: { delayType: fixed, delayValue: 700 } }
-  - { id: last, type: function, data: { handlerId: echo, output: '({n: trigger.n})' } }
-edges:
-  - { id: e1, source: first, target: wait }
-  - { id: e2, source: wait, target: last }
-";
 
 /// Which release a process plays.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Release {
     This,
     /// The one after it, with the next format.
@@ -45,85 +30,26 @@ enum Release {
     Pinned,
 }
 
-struct Cluster {
-    deployment: Deployment,
-    redis: Redis,
-    state: TempDir,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        Self {
-            deployment: Deployment::new(),
-            redis: Redis::start(),
-            state: tempfile::tempdir().unwrap(),
+impl Release {
+    /// What sets a process of it apart.
+    fn settings(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::This => &[],
+            Self::Next => &[("INTERNAL_TRIAL_FORMAT", "1")],
+            Self::Pinned => &[("INTERNAL_TRIAL_FORMAT", "1"), ("ENGINE_FORMAT", "1")],
         }
     }
-
-    fn settings(&self, release: Release) -> Vec<(String, String)> {
-        let mut settings = vec![
-            ("STORE_STATE", self.redis.url()),
-            ("STORE_DEFINITIONS", self.deployment.postgres.clone()),
-            ("STORE_PREFIX", self.deployment.prefix.clone()),
-            ("CLUSTER_LEASE_MS", LEASE_MS.to_owned()),
-        ];
-        if release != Release::This {
-            settings.push(("INTERNAL_TRIAL_FORMAT", "1".to_owned()));
-        }
-        if release == Release::Pinned {
-            settings.push(("ENGINE_FORMAT", "1".to_owned()));
-        }
-        settings
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect()
-    }
-
-    fn member(&self, release: Release) -> Server {
-        let settings = self.settings(release);
-        let settings: Vec<_> = settings
-            .iter()
-            .map(|(name, value)| (name.clone(), value.as_str()))
-            .collect();
-        Server::with_settings(self.state.path(), &[], &settings)
-    }
-
-    fn apply(&self, server: &Server) {
-        let file = self.state.path().join("definition.yaml");
-        std::fs::write(&file, FLOW).unwrap();
-        server.line(&["apply", "-q", &file.display().to_string()]);
-    }
 }
 
-fn json(body: &str) -> Value {
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn until_split(servers: &[Server]) {
-    until("the shards are split", || {
-        let served = servers.iter().map(|server| server.get("/readyz"));
-        let served: Vec<_> = served
-            .map(|(status, body)| (status, json(&body)["shardsServed"].as_u64().unwrap()))
-            .collect();
-        let most = SHARDS.div_ceil(servers.len() as u64);
-        served.iter().all(|(status, shards)| *status == 200 && *shards <= most)
-            && served.iter().map(|(_, shards)| shards).sum::<u64>() == SHARDS
-    });
+fn member(cluster: &Bench, release: Release) -> Server {
+    cluster.member_with(&[], release.settings())
 }
 
 /// The highest format that a member writes, and that one holds, as `server` sees them.
 fn formats(server: &Server) -> (u64, u64) {
     let (status, body) = server.get("/api/v1/members");
     assert_eq!(status, 200, "{body}");
-    let members = json(&body)["items"].as_array().unwrap().clone();
+    let members = parsed(&body)["items"].as_array().unwrap().clone();
     let highest = |name: &str| {
         members
             .iter()
@@ -163,7 +89,7 @@ fn keep_starting(addresses: Addresses, stop: Arc<AtomicBool>) -> JoinHandle<(BTr
                 // One that has just stopped is asked no more; what it may have done has the same key.
                 if let Ok((status, body)) = ask(&address, "POST", path, &[("idempotency-key", &key)], &body) {
                     if status == 202 {
-                        break json(&body)["id"].as_str().unwrap().to_owned();
+                        break parsed(&body)["id"].as_str().unwrap().to_owned();
                     }
                     assert_eq!(status, 503, "{body}");
                 }
@@ -178,14 +104,14 @@ fn keep_starting(addresses: Addresses, stop: Arc<AtomicBool>) -> JoinHandle<(BTr
 
 /// Replaces each of them by one of `release`, while `during` holds before the next one goes.
 fn roll(
-    cluster: &Cluster,
+    cluster: &Bench,
     servers: &mut Vec<Server>,
     addresses: &Addresses,
     release: Release,
     mut during: impl FnMut(&Server),
 ) {
     for _ in 0..servers.len() {
-        let server = cluster.member(release);
+        let server = member(cluster, release);
         addresses.lock().unwrap().push(server.url().to_owned());
         during(&server);
         let left = servers.remove(0);
@@ -193,16 +119,16 @@ fn roll(
         servers.push(server);
         let ended = left.stop();
         assert!(ended.success(), "{ended}");
-        until_split(servers);
+        until_split(servers.iter());
     }
 }
 
 #[test]
 fn members_are_replaced_by_a_release_with_another_format_and_back_under_load() {
-    let cluster = Cluster::new();
-    let mut servers: Vec<Server> = (0..3).map(|_| cluster.member(Release::This)).collect();
+    let cluster = Bench::new(&[SHORT_LEASE]);
+    let mut servers: Vec<Server> = (0..3).map(|_| member(&cluster, Release::This)).collect();
     until_split(&servers);
-    cluster.apply(&servers[0]);
+    apply(&servers[0], FLOW);
     assert_eq!(formats(&servers[0]), (1, 1));
     let addresses: Addresses = Arc::new(Mutex::new(
         servers.iter().map(|server| server.url().to_owned()).collect(),
@@ -229,7 +155,7 @@ fn members_are_replaced_by_a_release_with_another_format_and_back_under_load() {
         until("an execution completes", || {
             let (status, body) = servers[0].get(&format!("/api/v1/executions/{id}"));
             assert_eq!(status, 200, "{body}");
-            let shown = json(&body)["status"].as_str().unwrap().to_owned();
+            let shown = parsed(&body)["status"].as_str().unwrap().to_owned();
             let is_running = shown == "running";
             if !is_running {
                 *statuses.entry(shown).or_default() += 1;
@@ -241,14 +167,14 @@ fn members_are_replaced_by_a_release_with_another_format_and_back_under_load() {
     for server in &servers {
         let (_, body) = server.get("/readyz");
         assert_eq!(
-            (&json(&body)["quarantined"], &json(&body)["halted"]),
+            (&parsed(&body)["quarantined"], &parsed(&body)["halted"]),
             (&0.into(), &Value::Array(vec![]))
         );
     }
 }
 
 /// What a process says that cannot start with these settings.
-fn refused(state: &Path, settings: &[(String, String)]) -> String {
+fn refused(state: &Path, settings: &[(String, &str)]) -> String {
     let mut command = troupe();
     command
         .envs(settings.iter().map(|(name, value)| (format!("TROUPE_{name}"), value)))
@@ -279,16 +205,19 @@ fn tells_what_to_do(told: &str) {
 
 #[test]
 fn a_release_that_reads_nothing_of_it_says_so_until_a_newer_one_has_written_it_anew() {
-    let cluster = Cluster::new();
-    let next = cluster.member(Release::Next);
+    let cluster = Bench::new(&[SHORT_LEASE]);
+    let next = member(&cluster, Release::Next);
     until_formats(&next, 2, 2);
     assert!(next.stop().success());
-    tells_what_to_do(&refused(cluster.state.path(), &cluster.settings(Release::This)));
-    let pinned = cluster.member(Release::Pinned);
+    tells_what_to_do(&refused(
+        cluster.state.path(),
+        &cluster.settings(Release::This.settings()),
+    ));
+    let pinned = member(&cluster, Release::Pinned);
     until_formats(&pinned, 1, 1);
     assert!(pinned.stop().success());
-    let back = cluster.member(Release::This);
-    until_split(&[back]);
+    let back = member(&cluster, Release::This);
+    until_split([&back]);
 }
 
 #[test]
@@ -296,16 +225,14 @@ fn an_older_release_does_not_open_an_embedded_store_of_a_newer_one() {
     let state = tempfile::tempdir().unwrap();
     let next = [("INTERNAL_TRIAL_FORMAT".to_owned(), "1")];
     let server = Server::with_settings(state.path(), &[], &next);
-    let file = state.path().join("definition.yaml");
-    std::fs::write(&file, FLOW).unwrap();
-    server.line(&["apply", "-q", &file.display().to_string()]);
+    apply(&server, FLOW);
     let (status, body) = server.post("/api/v1/workflows/flow/executions", &[], "{\"input\": {\"n\": 1}}");
     assert_eq!(status, 202, "{body}");
-    let path = format!("/api/v1/executions/{}", json(&body)["id"].as_str().unwrap());
+    let path = format!("/api/v1/executions/{}", parsed(&body)["id"].as_str().unwrap());
     let is_completed = |server: &Server| {
         let (status, body) = server.get(&path);
         assert_eq!(status, 200, "{body}");
-        json(&body)["status"] == "completed"
+        parsed(&body)["status"] == "completed"
     };
     until("it completes", || is_completed(&server));
     assert!(server.stop().success());

@@ -82,12 +82,6 @@ impl AttemptGate {
     pub fn runs(&self) -> bool {
         self.0.load(Ordering::Acquire) == STARTED
     }
-
-    /// Whether the attempt's report is on the way.
-    #[must_use]
-    pub fn has_reported(&self) -> bool {
-        self.0.load(Ordering::Acquire) == REPORTED
-    }
 }
 
 #[cfg(test)]
@@ -121,6 +115,6 @@ mod tests {
         assert_eq!(gate.start(), Turn::Start);
         assert!(!gate.abort());
         gate.report();
-        assert!(gate.has_reported());
+        assert!(!gate.runs());
     }
 }

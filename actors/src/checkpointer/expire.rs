@@ -48,7 +48,7 @@ async fn expire(
             if !project(arguments, LogPosition(0)).await {
                 return Ok(());
             }
-            visibility.forget(&due).await?;
+            visibility.forget(shard, arguments.engine.issued(epoch), &due).await?;
         }
         let gone = state.expire(shard, epoch, now, &due, ROWS).await?;
         due.iter().for_each(|root| arguments.engine.blobs.forget(*root));

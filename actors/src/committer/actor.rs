@@ -325,9 +325,11 @@ impl CommitterState {
                 head: None,
             });
             arguments.controls.apply(&entry);
-            let breakers = &arguments.engine.breakers;
-            breakers.heed(&entry.key, entry.at, &entry.command, entry.setting);
-            changed.push(entry);
+            if !entry.only_id {
+                let breakers = &arguments.engine.breakers;
+                breakers.heed(&entry.key, entry.at, &entry.command, entry.setting);
+                changed.push(entry);
+            }
             // Whoever asked may be gone; nothing depends on the answer.
             notify.reply.send(()).ok();
         }

@@ -14,7 +14,7 @@ pub(crate) use cancel::cancel_stopped;
 pub use cancel::{CLEAN_LOOKS, LOOK_EVERY, cancellation, open_executions, stopped};
 pub use load::fold;
 pub(crate) use load::load;
-pub use machine::{ControlRequest, ControlsMachine, Decided};
+pub use machine::{ControlRequest, ControlsMachine, Decided, Origin};
 pub use order::{behind, given_at};
 pub use sets::ControlSets;
 pub use shared::ShardControls;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use troupe_core::control::{ControlKey, ControlSet, Register, Setting};
 use troupe_core::{CommandId, Timestamp};
 
-use super::machine::ControlRequest;
+use super::machine::{BEFORE_ALL, ControlRequest};
 
-/// When a command counts as given, by what the shards know that are served; none where the control stands so in all of them. A
-/// repetition completes what it began. A new command comes after whatever is there.
+/// When a command counts as given, by what the shards know that are served. A repetition completes what it began, under the time of
+/// that. A new command comes after whatever is there; where the control stands so in all of them it comes before, and only its id is
+/// kept: none where it has none.
 #[must_use]
 pub fn given_at(
     sets: &[Arc<ControlSet>],
@@ -19,14 +20,25 @@ pub fn given_at(
     now: Timestamp,
 ) -> Option<Timestamp> {
     let given = command.and_then(|id| sets.iter().find_map(|set| set.given_at(id)));
-    let stands_there = |set: &Arc<ControlSet>| set.register(key).and_then(|register| register.setting) == setting;
-    if given.is_none() && sets.iter().all(stands_there) {
-        return None;
+    if given.is_some() {
+        return given;
     }
-    Some(given.unwrap_or_else(|| {
-        let latest = sets.iter().filter_map(|set| set.register(key)).map(|known| known.at.0);
-        Timestamp(latest.max().map_or(i64::MIN, |latest| latest + 1).max(now.0))
-    }))
+    let latest = sets.iter().filter_map(|set| set.register(key)).map(|known| known.at.0);
+    let latest = latest.max();
+    let stands_there = |set: &Arc<ControlSet>| set.register(key).and_then(|register| register.setting) == setting;
+    if !sets.is_empty() && sets.iter().all(stands_there) {
+        // Before all only where none has a register: one that is told and has none yet would keep the id alone, and not be set.
+        let before = latest.map_or(BEFORE_ALL, |latest| Timestamp(latest.saturating_sub(1)));
+        return command.map(|_| before);
+    }
+    Some(Timestamp(latest.map_or(now.0, |latest| now.0.max(latest + 1))))
+}
+
+/// What a control is set to by the latest command on it in these shards.
+pub(super) fn standing(sets: &[Arc<ControlSet>], key: &ControlKey) -> Option<Setting> {
+    let known = sets.iter().filter_map(|set| set.register(key));
+    let latest = known.max_by(|one, other| (one.at, &one.command).cmp(&(other.at, &other.command)));
+    latest.and_then(|register| register.setting)
 }
 
 /// The latest register of every control over these shards.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 use troupe_core::ShardId;
-use troupe_core::control::ControlSet;
+use troupe_core::control::{ControlKey, ControlSet, Setting};
 
 use super::machine::ControlRequest;
-use super::order::behind;
+use super::order::{behind, standing};
 use crate::error::EngineError;
 
 /// The controls of some shards.
@@ -27,6 +27,12 @@ impl ControlSets {
     #[must_use]
     pub fn sets(&self) -> Vec<Arc<ControlSet>> {
         self.0.iter().map(|(_, set)| Arc::clone(set)).collect()
+    }
+
+    /// What a control is set to by the latest command on it in these shards.
+    #[must_use]
+    pub fn setting(&self, key: &ControlKey) -> Option<Setting> {
+        standing(&self.sets(), key)
     }
 
     /// What these shards are to be told because one of them, or one of `others`, knows it later.
@@ -91,9 +97,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use troupe_core::Timestamp;
-    use troupe_core::control::{Clocks, ControlKey, Scope, Setting};
+    use troupe_core::control::{Clocks, Scope};
 
-    use crate::controls::ControlsMachine;
+    use crate::controls::{ControlsMachine, Origin};
 
     fn request(at: i64) -> ControlRequest {
         ControlRequest {
@@ -109,7 +115,7 @@ mod tests {
     fn told(requests: &[i64]) -> Arc<ControlSet> {
         let mut machine = ControlsMachine::default();
         for at in requests {
-            machine.decide(request(*at));
+            machine.decide(request(*at), Origin::Command);
         }
         Arc::new(machine.set().clone())
     }

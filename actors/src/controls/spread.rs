@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use troupe_core::ErrorInfo;
 use troupe_core::control::{ControlKey, ControlSet, Register, Setting};
 
-use super::machine::ControlRequest;
-use super::order::{given_at, latest};
+use super::machine::{ControlRequest, Origin};
+use super::order::{given_at, latest, standing};
 use super::sets::ControlSets;
 use crate::context::{EngineContext, ShardContext};
 use crate::error::EngineError;
@@ -48,7 +48,7 @@ pub(crate) async fn control(
     outcome(engine, &key, &sets, !changed)
 }
 
-/// What every shard is to be told, by what `sets` know; none where the control stands so in all of them.
+/// What every shard is to be told, by what `sets` know; none where the control stands so in all of them and the command has no id.
 pub(crate) fn planned(
     engine: &EngineContext,
     sets: &[Arc<ControlSet>],
@@ -74,7 +74,7 @@ pub(crate) fn planned(
 /// Tells every shard that is served. `Ok` means durable and in force in all of them.
 pub(crate) async fn learn(engine: &EngineContext, request: ControlRequest) -> Result<Learned, EngineError> {
     let shards = served(engine);
-    let told = join_all(shards.iter().map(|shard| tell(shard, request.clone()))).await;
+    let told = join_all(shards.iter().map(|shard| tell(shard, request.clone(), Origin::Command))).await;
     let mut changed = false;
     for one in told {
         changed |= one?;
@@ -99,21 +99,17 @@ fn outcome(
     sets: &[Arc<ControlSet>],
     unchanged: bool,
 ) -> Result<ControlOutcome, EngineError> {
-    let setting = sets
-        .iter()
-        .find_map(|set| set.register(key))
-        .and_then(|known| known.setting);
     Ok(ControlOutcome {
         unchanged,
-        in_force: setting.is_some(),
+        in_force: standing(sets, key).is_some(),
         shards: u16::try_from(sets.len()).unwrap_or(u16::MAX),
         shards_all: engine.parts.state.shards(),
         draining: engine.plans.draining(key),
     })
 }
 
-/// Whether the shard learned something.
-pub(super) async fn tell(shard: &ShardContext, request: ControlRequest) -> Result<bool, EngineError> {
+/// Whether the shard learned something; a command's id alone is no news.
+pub(super) async fn tell(shard: &ShardContext, request: ControlRequest, origin: Origin) -> Result<bool, EngineError> {
     let gone = || {
         let why = format!(
             "shard {} is gone: the control may be in some shards, repeat it",
@@ -122,7 +118,7 @@ pub(super) async fn tell(shard: &ShardContext, request: ControlRequest) -> Resul
         EngineError::Unavailable(why)
     };
     let (reply, answer) = oneshot::channel();
-    let message = ShardMessage::Control(Box::new(request), reply);
+    let message = ShardMessage::Control(Box::new(request), origin, reply);
     shard.supervisor.send_message(message).map_err(|_| gone())?;
     answer.await.map_err(|_| gone())?
 }
@@ -166,7 +162,7 @@ pub(crate) async fn learn_from(engine: &EngineContext, others: &ControlSets) {
             continue;
         };
         let key = request.key.clone();
-        match tell(shard, request).await {
+        match tell(shard, request, Origin::Copy).await {
             Ok(_) => tracing::warn!(shard = number.0, ?key, "a control that was not in every shard is now"),
             Err(error) => tracing::error!(shard = number.0, ?key, %error, "a control is not in every shard"),
         }

@@ -94,11 +94,8 @@ impl Actor for ExecutionActor {
             #[allow(unreachable_patterns, reason = "variants depend on ractor's features")]
             _ => return Ok(()),
         };
-        // This event has overtaken the result, if there is one: only a message can wait its turn behind that.
-        let lost = shell
-            .attempts
-            .iter()
-            .find(|attempt| attempt.actor == actor && !attempt.shared.gate.has_reported());
+        // It has overtaken the result, if there is one: as a message it waits its turn behind that, and finds the attempt no more.
+        let lost = shell.attempts.iter().find(|attempt| attempt.actor == actor);
         if let Some(attempt) = lost {
             myself.send_message(ExecutionMessage::NodeGone(attempt.token, why))?;
         }

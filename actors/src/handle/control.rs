@@ -30,7 +30,7 @@ impl EngineHandle {
     }
 
     /// What every shard of the deployment is to be told so that a control stands so, by what `sets` know of it, which are those of all
-    /// shards; none where it stands so already.
+    /// shards; none where it stands so already and the command has no id that they would have to keep.
     ///
     /// # Errors
     /// [`EngineError::Refused`] when the key has no such setting (`INVALID_REQUEST`).

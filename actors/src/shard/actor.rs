@@ -19,7 +19,7 @@ use super::route::deliver;
 use crate::checkpointer::CheckpointerMessage;
 use crate::committer::{CommitterMessage, ControlNotify};
 use crate::context::{EngineContext, ShardContext};
-use crate::controls::{ControlRequest, ControlsMachine, Decided, cancel_stopped, stopped};
+use crate::controls::{ControlRequest, ControlsMachine, Decided, Origin, cancel_stopped, stopped};
 use crate::error::EngineError;
 use crate::execution::ExecutionMessage;
 use crate::lease::Renewal;
@@ -71,7 +71,7 @@ pub enum ShardMessage {
     /// Everything that a failed actor had handed over is durable: replace it.
     Rebuild(ActorId, ExecutionId),
     /// Set or lift a control. Answers once it is in force: whether it was news.
-    Control(Box<ControlRequest>, oneshot::Sender<Result<bool, EngineError>>),
+    Control(Box<ControlRequest>, Origin, oneshot::Sender<Result<bool, EngineError>>),
     /// Another member waits for the shard.
     HandOver,
     /// What ran has ended, or had its time: give the shard up.
@@ -145,7 +145,7 @@ impl Actor for ShardActor {
                 reply.send(released).ok();
             }
             ShardMessage::Rebuild(actor, id) => state.rebuild(actor, id),
-            ShardMessage::Control(request, reply) => state.control(*request, reply),
+            ShardMessage::Control(request, origin, reply) => state.control(*request, origin, reply),
             ShardMessage::HandOver => state.hand_over(&myself),
             ShardMessage::Close(done) => {
                 state.close(&myself).await;
@@ -355,7 +355,7 @@ impl ShardState {
     }
 
     /// Saves a control and answers once it is in force; the shard does other things meanwhile.
-    fn control(&mut self, request: ControlRequest, reply: oneshot::Sender<Result<bool, EngineError>>) {
+    fn control(&mut self, request: ControlRequest, origin: Origin, reply: oneshot::Sender<Result<bool, EngineError>>) {
         let gone = |shard: ShardId| EngineError::Unavailable(format!("shard {shard} is gone"));
         let shard = self.arguments.shard;
         let Some(context) = &self.context else {
@@ -371,17 +371,17 @@ impl ShardState {
         let cancels = request.setting == Some(Setting::Stopped { cancel_running: true });
         let context = Arc::clone(context);
         let timers = context.timers.clone();
-        let (message, is_news) = match self.controls.decide(request) {
+        let (message, is_news) = match self.controls.decide(request, origin) {
             Decided::Refused(error) => {
                 reply.send(Err(error)).ok();
                 return;
             }
             // What it repeats may not be durable yet.
             Decided::Unchanged => (CommitterMessage::Barrier(told), false),
-            Decided::Append(entry) => {
+            Decided::Append(entry, is_news) => {
                 let set = self.controls.encoded();
                 let notify = ControlNotify { set, reply: told };
-                (CommitterMessage::Control(Box::new(entry), notify), true)
+                (CommitterMessage::Control(Box::new(entry), notify), is_news)
             }
         };
         // A committer that is gone drops the message, and with it whoever would answer.

@@ -100,7 +100,11 @@ pub(super) async fn leave_behind(context: &ShardContext, torn: Torn) -> Result<(
     // Lists knew later states than those that are left, and would keep them.
     let ids: Vec<ExecutionId> = torn.set_aside.keys().chain(&torn.gone).copied().collect();
     let left = summaries(context, torn.set_aside.keys()).await?;
-    engine.parts.visibility.correct(*shard, &ids, left).await?;
+    engine
+        .parts
+        .visibility
+        .correct(*shard, context.issued(), &ids, left)
+        .await?;
     for (id, reason) in torn.set_aside {
         tracing::error!(%id, reason, "an execution is set aside");
         engine

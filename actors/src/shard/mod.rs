@@ -9,6 +9,7 @@ mod lost_word;
 pub mod machine;
 mod mail;
 mod open;
+mod recovering;
 mod resume;
 mod route;
 mod tail;

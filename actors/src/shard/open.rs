@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use dashmap::DashSet;
 use ractor::{Actor, ActorId, ActorRef};
@@ -15,6 +15,7 @@ use super::format::{FormatKeeper, begun_in};
 use super::lists::summaries;
 use super::loss::{gone, leave_behind};
 use super::mail::Mail;
+use super::recovering::Recovering;
 use super::resume::resume;
 use super::tail::Tail;
 use super::went_back::{correct_lists, list_stored};
@@ -90,10 +91,8 @@ pub(super) async fn open(
     for bus in &context.events {
         bus.send_message(EventSinkMessage::Behind).map_err(|_| gone(shard))?;
     }
-    engine
-        .counters
-        .recovering
-        .fetch_add(resumed.running.len() as u64, Ordering::Relaxed);
+    let mut recovering = Recovering::new(&engine.counters.recovering);
+    recovering.found(resumed.running.len());
     let summaries = summaries(&context.context, &resumed.changed).await?;
     let is_open_child = |summary: &&ExecutionSummary| summary.parent.is_some() && summary.ended_at.is_none();
     let children = summaries
@@ -108,6 +107,7 @@ pub(super) async fn open(
     }
     tokio::spawn(resume(
         Arc::clone(&context.context),
+        recovering,
         resumed.running,
         resumed.settled,
         children,
@@ -174,7 +174,7 @@ async fn spawn_beside(
     let arguments = VisibilityArguments {
         engine: Arc::clone(engine),
         shard,
-        epoch: engine.parts.epochs.as_ref().map(|_| epoch),
+        epoch: engine.issued(epoch),
     };
     let (visibility, _) = VisibilityActor::spawn_linked(None, VisibilityActor, arguments, cell.clone())
         .await

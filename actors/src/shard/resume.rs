@@ -10,6 +10,7 @@ use troupe_core::ExecutionId;
 use troupe_ports::ExecutionQuery;
 
 use super::lists::{LIST_ROWS, Rows};
+use super::recovering::Recovering;
 use super::route::deliver;
 use crate::context::ShardContext;
 use crate::execution::ExecutionMessage;
@@ -18,9 +19,10 @@ use crate::rooms;
 /// Pause before a store that did not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
-/// Resumes what has unfinished work, a bounded number at once.
+/// Resumes what has unfinished work, a bounded number at once. `recovering` counts `running` already.
 pub(super) async fn resume(
     context: Arc<ShardContext>,
+    mut recovering: Recovering,
     running: Vec<ExecutionId>,
     settled: HashSet<ExecutionId>,
     children: Vec<ExecutionId>,
@@ -33,7 +35,7 @@ pub(super) async fn resume(
         if !resume_one(&context, &budget, id).await {
             return;
         }
-        engine.counters.recovering.fetch_sub(1, Ordering::Relaxed);
+        recovering.resumed_one();
     }
     let mut after = None;
     loop {
@@ -54,15 +56,12 @@ pub(super) async fn resume(
             .into_iter()
             .filter(|id| !settled.contains(id) && !known.contains(id))
             .collect();
-        engine
-            .counters
-            .recovering
-            .fetch_add(resumed.len() as u64, Ordering::Relaxed);
+        recovering.found(resumed.len());
         for id in resumed {
             if !resume_one(&context, &budget, id).await {
                 return;
             }
-            engine.counters.recovering.fetch_sub(1, Ordering::Relaxed);
+            recovering.resumed_one();
         }
     }
     // Whoever is being loaded holds a permit.

@@ -48,10 +48,10 @@ pub(super) async fn correct_lists(context: &ShardContext, last: LogPosition) -> 
             }
         }
         corrected += ahead.len();
-        lists.correct(shard, &ahead, left).await?;
+        lists.correct(shard, context.issued(), &ahead, left).await?;
     }
     // Last: whoever is interrupted begins again.
-    lists.rewind(shard, last).await?;
+    lists.rewind(shard, context.issued(), last).await?;
     tracing::warn!(shard = shard.0, corrected, "lists follow the log that went back");
     Ok(())
 }

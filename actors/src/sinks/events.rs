@@ -426,7 +426,7 @@ impl EventSinkState {
             sending.made.extend(events.iter().map(|event| event.at).max());
             sending.events.extend(events);
             if self.arguments.shard == ShardId(0) {
-                let controls = record.content.controls.iter();
+                let controls = record.content.controls.iter().filter(|entry| !entry.only_id);
                 sending.announcements.extend(controls.map(lifecycle::derive_control));
             }
         }

@@ -339,6 +339,7 @@ mod tests {
                 command: "c".into(),
                 principal: None,
                 reason: Some("why".into()),
+                only_id: false,
             }],
         }
     }

@@ -74,8 +74,30 @@ impl Change {
 /// The owners of one shard in the order of their epochs: epoch, process, when it was taken.
 type Owners = Vec<(u64, u32, u64)>;
 
+/// That a process took a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    shard: u16,
+    epoch: u64,
+    at_ns: u64,
+}
+
+impl Taken {
+    /// What a record says of that.
+    pub(super) fn of(at_ns: u64, record: &Record) -> Option<Self> {
+        match record {
+            Record::Acquired { shard, epoch, .. } => Some(Self {
+                shard: *shard,
+                epoch: *epoch,
+                at_ns,
+            }),
+            _ => None,
+        }
+    }
+}
+
 /// Who took which shard when.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ownership(BTreeMap<u16, Owners>);
 
 impl Ownership {
@@ -83,19 +105,18 @@ impl Ownership {
     pub(super) fn of(said: &Said) -> Self {
         let mut all = Self::default();
         for (process, records) in said {
-            all.hear(*process, records.iter().map(|(at_ns, record)| (*at_ns, record)));
+            let taken = records.iter().filter_map(|(at_ns, record)| Taken::of(*at_ns, record));
+            all.hear(*process, taken);
         }
         all
     }
 
-    /// Takes in what one process said.
-    pub(super) fn hear<'a>(&mut self, process: u32, said: impl Iterator<Item = (u64, &'a Record)>) {
-        for (at_ns, record) in said {
-            if let Record::Acquired { shard, epoch, .. } = record {
-                let owners = self.0.entry(*shard).or_default();
-                let place = owners.partition_point(|(known, ..)| known < epoch);
-                owners.insert(place, (*epoch, process, at_ns));
-            }
+    /// Takes in what one process has taken.
+    pub(super) fn hear(&mut self, process: u32, taken: impl IntoIterator<Item = Taken>) {
+        for Taken { shard, epoch, at_ns } in taken {
+            let owners = self.0.entry(shard).or_default();
+            let place = owners.partition_point(|(known, ..)| *known < epoch);
+            owners.insert(place, (epoch, process, at_ns));
         }
     }
 

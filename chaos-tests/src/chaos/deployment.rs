@@ -8,14 +8,15 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::runtime::Handle;
 
-use super::changes::{Change, Said};
+use super::changes::{Change, Ownership, Said};
 use super::engine::{Place, State};
 use super::fault::{Fault, Target};
+use super::heard::Answers;
 use super::lab::Lab;
 use super::limits::{Kinds, SlotUse};
 use super::listener::{self, Listener};
 use super::plan::Trial;
-use super::processes::{Answers, Process};
+use super::processes::Process;
 use super::proxy::Proxy;
 use super::schedule::{Open, Struck};
 use super::servers::{Redis, RedisCluster, Sync, until};
@@ -115,6 +116,8 @@ pub struct Deployment<'lab> {
     pub(super) notes: Vec<String>,
     /// What was seen to be broken while it happened.
     pub(super) seen: Vec<Violation>,
+    /// Why the trial proves too little.
+    pub(super) too_little: Vec<String>,
     /// What an engine process that is started next is armed with.
     pub(super) armed: Option<(Moment, Act)>,
     /// Processes that serve, or are about to: one, unless there are members.
@@ -125,6 +128,8 @@ pub struct Deployment<'lab> {
     pub(super) said: Said,
     /// Answers that those were given.
     pub(super) answered: Answers,
+    /// Shards that those had taken.
+    pub(super) taken: Ownership,
     /// When they had ended, in nanoseconds.
     pub(super) ended_ns: BTreeMap<u32, u64>,
     /// Attempts that counted under a limit, once all is said.
@@ -214,11 +219,13 @@ impl<'lab> Deployment<'lab> {
             place,
             notes: Vec::new(),
             seen: Vec::new(),
+            too_little: Vec::new(),
             armed: None,
             serving: Vec::new(),
             frozen: Vec::new(),
             said: BTreeMap::new(),
             answered: Answers::default(),
+            taken: Ownership::default(),
             ended_ns: BTreeMap::new(),
             slots: Vec::new(),
             tickets: Kinds::default(),

@@ -346,17 +346,23 @@ impl Fault {
             Self::ClusterSlotsMove => 1_500,
             Self::ClusterTakeover => 5_000,
             // They begin with waiting for what they are about.
-            Self::MemberKill | Self::MemberDrain | Self::MemberJoin | Self::MemberFreeze | Self::MemberPartition => 500,
+            Self::MemberKill
+            | Self::MemberDrain
+            | Self::MemberJoin
+            | Self::MemberFreeze
+            | Self::MemberPartition
+            | Self::MemberKillWithoutPostgres
+            | Self::ClusterFailover => 500,
             Self::GatewayKill | Self::GatewayFreeze | Self::PoisonMessages => 500,
             Self::GatewayPartition => 2_500,
-            Self::MemberKillWithoutPostgres | Self::GatewayDrain => 0,
-            Self::EngineKill
+            // When they have begun, all that is left of them is what comes after.
+            Self::GatewayDrain
+            | Self::EngineKill
             | Self::Overload
             | Self::MassRestart
             | Self::RedisPowerLoss
             | Self::RedisSecondLost
-            | Self::ExchangeDeleted
-            | Self::ClusterFailover => 0,
+            | Self::ExchangeDeleted => 0,
         })
     }
 

@@ -8,6 +8,7 @@ pub mod changes;
 pub mod deployment;
 pub mod engine;
 pub mod fault;
+mod heard;
 pub mod lab;
 mod limits;
 mod listener;

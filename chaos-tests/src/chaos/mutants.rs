@@ -90,6 +90,7 @@ const fn replicated(mutant: Mutant) -> Mutant {
     }
 }
 
+/// One that holds for no time is healed as soon as it has begun: the same one may follow.
 fn at(fault: Fault, after_ms: u64, holds_ms: u64) -> Strike {
     Strike {
         fault,
@@ -100,12 +101,12 @@ fn at(fault: Fault, after_ms: u64, holds_ms: u64) -> Strike {
 
 /// An owner is frozen for longer than its lease, and thaws while its successor serves; twice.
 fn freeze() -> Vec<Strike> {
-    vec![at(Fault::EngineFreeze, 0, 100), at(Fault::EngineFreeze, 300, 100)]
+    vec![at(Fault::EngineFreeze, 0, 0), at(Fault::EngineFreeze, 300, 100)]
 }
 
 /// What an owner says is held up until its successor serves.
 fn cut_off() -> Vec<Strike> {
-    vec![at(Fault::EnginePartition, 0, 100), at(Fault::EnginePartition, 300, 100)]
+    vec![at(Fault::EnginePartition, 0, 0), at(Fault::EnginePartition, 300, 100)]
 }
 
 /// What engines say does not reach Redis any more, and then they die.
@@ -135,10 +136,7 @@ fn member_frozen() -> Vec<Strike> {
 
 /// What a member says is held up until the others have its shards; twice.
 fn member_cut_off() -> Vec<Strike> {
-    vec![
-        at(Fault::MemberPartition, 0, 300),
-        at(Fault::MemberPartition, 1_500, 300),
-    ]
+    vec![at(Fault::MemberPartition, 0, 0), at(Fault::MemberPartition, 1_500, 300)]
 }
 
 /// A member dies while nobody can name its successor.

@@ -1,17 +1,18 @@
 //! The engine processes of a deployment: started, told, watched over, replaced, frozen, thawed and ended.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use troupe_core::Timestamp;
+use troupe_core::{ExecutionId, Timestamp};
 use troupe_ports::{Clock, SystemClock};
 
-use super::changes;
+use super::changes::{self, Ownership};
 use super::deployment::{Deployment, LEASE, Lines, READY_WITHIN};
 use super::engine::{Order, Orders, Role, State};
+use super::heard::{Answers, Heard};
 use super::limits::SlotUse;
-use super::load::OVERLOADED;
 use super::proxy::{Line, Proxy};
 use super::schedule::Struck;
 use super::servers::until;
@@ -46,59 +47,9 @@ impl Process {
 
     /// What it has said so far comes to.
     fn hear(&mut self) -> &Heard {
-        let said = self.incarnation.so_far();
-        self.heard.hear(said.iter());
+        let news = self.incarnation.timed_after(self.heard.records);
+        self.heard.hear(news);
         &self.heard
-    }
-}
-
-/// What the records of a process come to. Each is looked at once: there may be a million.
-#[derive(Debug, Default)]
-struct Heard {
-    /// How many of them are in it.
-    records: usize,
-    is_ready: bool,
-    answers: Answers,
-    /// Shards that it still served when it last said so.
-    shards_served: Option<u16>,
-}
-
-impl Heard {
-    /// Hears everything that a process has said; the beginning is known.
-    fn hear<'a>(&mut self, said: impl Iterator<Item = &'a Record>) {
-        for record in said.skip(self.records) {
-            self.records += 1;
-            self.answers.count(record);
-            match record {
-                Record::Ready => self.is_ready = true,
-                Record::Fenced { shards_served, .. } => self.shards_served = Some(*shards_served),
-                _ => {}
-            }
-        }
-    }
-}
-
-/// How many answers the clients of a deployment have had.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Answers {
-    /// Starts and commands that were acknowledged, and reads.
-    pub(super) all: u64,
-    /// Starts that were refused as too many.
-    pub(super) refused: u64,
-}
-
-impl Answers {
-    fn count(&mut self, record: &Record) {
-        match record {
-            _ if changes::answered(record).is_some() => self.all += 1,
-            Record::Counted { what, times } if what == OVERLOADED => self.refused += times,
-            _ => {}
-        }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.all += other.all;
-        self.refused += other.refused;
     }
 }
 
@@ -137,15 +88,44 @@ impl Deployment<'_> {
 
     /// How many attempts under a limit those who serve have told of, and how many of them had any.
     pub(super) fn under_limits(&mut self) -> (usize, usize) {
-        let of_each = self.serving.iter_mut().map(|process| {
-            let records = process.incarnation.so_far().iter();
-            records
-                .filter(|record| matches!(record, Record::SlotUsed { .. }))
-                .count()
-        });
+        let of_each = self.serving.iter_mut().map(|process| process.hear().slots);
         of_each.fold((0, 0), |(all, members), one| {
             (all + one, members + usize::from(one > 0))
         })
+    }
+
+    /// How often the operator of each process that is to stay has held its workflow in every shard.
+    pub(super) fn rulings(&mut self) -> BTreeMap<u32, usize> {
+        let staying = self.serving.iter_mut().filter(|process| !process.leaves);
+        staying
+            .map(|process| (process.number, process.hear().rulings))
+            .collect()
+    }
+
+    /// Who has taken which shard so far.
+    pub(super) fn ownership(&mut self) -> Ownership {
+        let mut ownership = self.taken.clone();
+        for live in self.serving.iter_mut().chain(&mut self.frozen) {
+            let number = live.number;
+            ownership.hear(number, live.hear().taken.iter().copied());
+        }
+        ownership
+    }
+
+    /// An execution of each shard in which those who serve have started one.
+    pub(super) fn started(&mut self) -> BTreeMap<u16, ExecutionId> {
+        let serving = self.serving.iter_mut();
+        serving.flat_map(|process| process.hear().started.clone()).collect()
+    }
+
+    /// The shards for which those who serve have answered since an instant, in nanoseconds.
+    pub(super) fn answered_after(&mut self, since_ns: u64) -> BTreeSet<u16> {
+        let mut shards = BTreeSet::new();
+        for process in &mut self.serving {
+            let last = process.hear().answered_ns.iter();
+            shards.extend(last.filter(|(_, at_ns)| **at_ns > since_ns).map(|(shard, _)| *shard));
+        }
+        shards
     }
 
     /// Starts everybody who is to serve, and the clients.
@@ -254,8 +234,10 @@ impl Deployment<'_> {
     /// Ends a process and keeps what it said.
     pub(super) fn keep(&mut self, process: Process) -> anyhow::Result<()> {
         let (said, mut heard) = (process.incarnation.end()?, process.heard);
-        heard.hear(said.iter().map(|(_, record)| record));
+        let news = said.iter().skip(heard.records);
+        heard.hear(news.map(|(at_ns, record)| (*at_ns, record)));
         self.answered.add(heard.answers);
+        self.taken.hear(process.number, heard.taken);
         self.said.insert(process.number, said);
         self.ended_ns.insert(process.number, now_ns());
         Ok(())
@@ -408,34 +390,4 @@ fn tell(process: &mut Process, order: &Order) -> anyhow::Result<()> {
         return Err(error).context("an engine cannot be told anything");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use troupe_core::{ExecutionId, ShardId};
-
-    #[test]
-    fn what_is_heard_bit_by_bit_is_what_is_heard_at_once() {
-        let fenced = |shards_served| Record::Fenced {
-            commits: 0,
-            shards_served,
-        };
-        let acked = Record::StartAcked {
-            key: "k".to_owned(),
-            id: ExecutionId::fresh(ShardId(0), Timestamp(0), 1),
-            existing: false,
-        };
-        let refused = Record::Counted {
-            what: OVERLOADED.to_owned(),
-            times: 3,
-        };
-        let said = [Record::Ready, acked.clone(), fenced(2), refused, acked, fenced(0)];
-        let mut heard = Heard::default();
-        for so_far in 0..=said.len() {
-            heard.hear(said[..so_far].iter());
-        }
-        assert_eq!(heard.answers, Answers { all: 2, refused: 3 });
-        assert_eq!((heard.is_ready, heard.shards_served, heard.records), (true, Some(0), 6));
-    }
 }

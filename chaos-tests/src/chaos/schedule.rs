@@ -46,27 +46,55 @@ pub(super) trait Struck {
     }
 }
 
-/// Faults that hold, and when each is to be healed.
+/// Faults that hold, and what did not begin since they did.
 #[derive(Debug, Default)]
-pub(super) struct Open(Vec<(Instant, Fault)>);
+pub(super) struct Open {
+    /// When each is to be healed.
+    faults: Vec<(Instant, Fault)>,
+    left_out: Vec<Strike>,
+}
 
 impl Open {
     fn push(&mut self, ends_at: Instant, fault: Fault) {
-        self.0.push((ends_at, fault));
+        self.faults.push((ends_at, fault));
     }
 
     /// Whether nothing is broken.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.faults.is_empty()
     }
 
     /// Whether such a fault holds.
     pub(super) fn has(&self, such: impl Fn(Fault) -> bool) -> bool {
-        self.0.iter().any(|(_, fault)| such(*fault))
+        self.faults.iter().any(|(_, fault)| such(*fault))
+    }
+
+    /// A trial without what was left out of it.
+    pub(super) fn played(&self, trial: &Trial) -> Trial {
+        let mut played = trial.clone();
+        for strike in &self.left_out {
+            if let Some(place) = played.strikes.iter().position(|known| known == strike) {
+                played.strikes.remove(place);
+            }
+        }
+        played
+    }
+
+    /// Why a trial of two faults at once proves too little, where one of them did not meet the other.
+    pub(super) fn lacks(&self, trial: &Trial) -> Option<String> {
+        let strike = self.left_out.first().filter(|_| trial.strikes.len() == 2)?;
+        Some(format!("{} did not meet the other fault", strike.fault.name()))
+    }
+
+    /// When the one at a place is healed. Who comes back is waited for: what it needs has to be there first.
+    fn ends_at(&self, place: usize) -> Instant {
+        let (ends_at, fault) = self.faults[place];
+        let needed = self.faults.iter().filter(|(_, other)| awaits(fault, *other));
+        needed.map(|(ends_at, _)| *ends_at).fold(ends_at, Ord::max)
     }
 
     fn next_end(&self) -> Option<Instant> {
-        self.0.iter().map(|(ends_at, _)| *ends_at).min()
+        (0..self.faults.len()).map(|place| self.ends_at(place)).min()
     }
 
     fn take_due(&mut self, now: Instant) -> Option<Fault> {
@@ -74,13 +102,12 @@ impl Open {
         self.take_next()
     }
 
-    /// Takes out what is to be healed next. Who comes back is waited for: what it needs has to be there first.
+    /// Takes out what is to be healed next; of what ends together first what the other waits for.
     fn take_next(&mut self) -> Option<Fault> {
-        let ends = |place: &usize| self.0[*place].0;
-        let next = (0..self.0.len()).min_by_key(ends)?;
-        let fault = self.0[next].1;
-        let first = self.0.iter().position(|(_, other)| awaits(fault, *other));
-        Some(self.0.swap_remove(first.unwrap_or(next)).1)
+        let next = (0..self.faults.len()).min_by_key(|place| self.ends_at(*place))?;
+        let fault = self.faults[next].1;
+        let first = self.faults.iter().position(|(_, other)| awaits(fault, *other));
+        Some(self.faults.swap_remove(first.unwrap_or(next)).1)
     }
 }
 
@@ -108,11 +135,20 @@ fn begin(on: &mut impl Struck, strike: &Strike, begun: Instant, random: &mut Ran
     on.watch(at.saturating_duration_since(Instant::now()))?;
     // What is broken already cannot break again before it is healed.
     if on.open().has(|other| clashes(fault, other)) {
+        on.open().left_out.push(*strike);
+        on.note(format!("{} was left out: what holds rules it out", fault.name()));
         return Ok(());
     }
     let begins = on.begin(fault, random, scale);
-    on.open().push(at + strike.holds, fault);
+    // Some begin with waiting for what they are about: it holds from then on, so that the next one meets it.
+    on.open().push(at.max(Instant::now()) + strike.holds, fault);
     begins.with_context(|| format!("{} begins", fault.name()))
+}
+
+/// Two faults in an order in which the second one can begin while the first one holds; none: each rules the other one out.
+pub(super) fn in_order(one: Fault, other: Fault) -> Option<(Fault, Fault)> {
+    let orders = [(one, other), (other, one)];
+    orders.into_iter().find(|(first, second)| !clashes(*second, *first))
 }
 
 /// Whether one ends with waiting for what the other keeps away: an owner is to be told by Redis, a member is to come, which takes
@@ -157,7 +193,9 @@ fn clashes(one: Fault, other: Fault) -> bool {
         }
         // A server that is down is neither killed nor frozen nor asked; losing power cuts its line.
         Target::Redis => {
-            is_process(one) && is_process(other) || one == Fault::RedisPowerLoss || other == Fault::RedisPowerLoss
+            let loses_power = |fault| fault == Fault::RedisPowerLoss;
+            is_process(one) && is_process(other)
+                || one.target() == other.target() && (loses_power(one) || loses_power(other))
         }
         // One member at a time.
         Target::Member => one.target() == other.target(),
@@ -172,9 +210,13 @@ fn clashes(one: Fault, other: Fault) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::super::fault::LineFault;
+    use super::super::plan::{Sizes, State, single};
     use super::*;
 
+    /// Longer than any test takes.
+    const HOLDS: Duration = Duration::from_secs(60);
     const REDIS_LINE: Fault = Fault::Line(Target::Redis, LineFault::HalfOpen);
 
     #[test]
@@ -212,6 +254,23 @@ mod tests {
     }
 
     #[test]
+    fn who_loses_power_meets_what_befalls_others_and_not_its_own_line() {
+        assert!(clashes(Fault::RedisPowerLoss, REDIS_LINE) && clashes(REDIS_LINE, Fault::RedisPowerLoss));
+        assert!(clashes(Fault::RedisPowerLoss, Fault::RedisStall));
+        assert!(!clashes(Fault::RedisPowerLoss, Fault::MemberKill));
+        assert!(!clashes(Fault::RedisPowerLoss, Fault::PostgresStop));
+    }
+
+    #[test]
+    fn who_comes_comes_first_and_what_rules_each_other_out_has_no_order() {
+        let joined = Some((Fault::MemberJoin, Fault::RedisKill));
+        assert_eq!(in_order(Fault::RedisKill, Fault::MemberJoin), joined);
+        assert_eq!(in_order(Fault::MemberJoin, Fault::RedisKill), joined);
+        assert_eq!(in_order(Fault::EngineFreeze, Fault::EngineKill), None);
+        assert_eq!(in_order(Fault::MemberKillWithoutPostgres, Fault::PostgresStop), None);
+    }
+
+    #[test]
     fn what_is_due_first_is_healed_first_but_for_what_it_waits_for() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
@@ -223,5 +282,104 @@ mod tests {
         assert_eq!(open.take_due(now), None);
         let due = [open.take_due(later), open.take_due(later), open.take_due(later)];
         assert_eq!(due, [Some(Fault::PostgresStop), Some(Fault::MemberKill), None]);
+    }
+
+    #[test]
+    fn what_comes_back_is_healed_no_sooner_than_what_it_waits_for() {
+        let now = Instant::now();
+        let mut open = Open::default();
+        open.push(now, Fault::MemberKill);
+        open.push(now + HOLDS, Fault::RedisStall);
+        assert_eq!((open.next_end(), open.take_due(now)), (Some(now + HOLDS), None));
+        let due = [open.take_due(now + HOLDS), open.take_due(now + HOLDS)];
+        assert_eq!(due, [Some(Fault::RedisStall), Some(Fault::MemberKill)]);
+    }
+
+    /// For whom a time passes at once. It takes down what held when something began.
+    #[derive(Default)]
+    struct Board {
+        open: Open,
+        met: Vec<(Fault, Vec<Fault>)>,
+        notes: Vec<String>,
+    }
+
+    impl Struck for Board {
+        fn begin(&mut self, fault: Fault, _: &mut Random, _: u64) -> anyhow::Result<()> {
+            let held = self.open.faults.iter().map(|(_, fault)| *fault);
+            self.met.push((fault, held.collect()));
+            Ok(())
+        }
+
+        fn end(&mut self, _: Fault) -> anyhow::Result<()> {
+            Ok(())
+        }
+
+        fn watch(&mut self, time: Duration) -> anyhow::Result<()> {
+            self.heal_due()?;
+            if !time.is_zero() {
+                while self.open.take_next().is_some() {}
+            }
+            Ok(())
+        }
+
+        fn open(&mut self) -> &mut Open {
+            &mut self.open
+        }
+
+        fn note(&mut self, what: String) {
+            self.notes.push(what);
+        }
+
+        fn lab(&mut self) -> &mut Lab {
+            unreachable!("a board has no servers")
+        }
+
+        fn master(&mut self) -> anyhow::Result<&mut Redis> {
+            unreachable!("a board has no servers")
+        }
+
+        fn with_line(&self, _: Option<u32>, _: Target, _: &dyn Fn(&Proxy)) -> anyhow::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn at_once(fault: Fault) -> Strike {
+        Strike {
+            fault,
+            after: Duration::ZERO,
+            holds: HOLDS,
+        }
+    }
+
+    fn trial(faults: &[Fault]) -> Trial {
+        Trial {
+            strikes: faults.iter().map(|fault| at_once(*fault)).collect(),
+            ..single(faults[0], State::Load, HOLDS, 1, Sizes::SMOKE)
+        }
+    }
+
+    #[test]
+    fn one_that_took_long_to_begin_holds_when_the_next_one_begins() {
+        let mut board = Board::default();
+        let planned = Instant::now() - 2 * HOLDS;
+        for fault in [Fault::MemberKill, Fault::RabbitKill] {
+            begin(&mut board, &at_once(fault), planned, &mut Random::new(1), 0).unwrap();
+        }
+        assert_eq!(board.met[1], (Fault::RabbitKill, vec![Fault::MemberKill]));
+    }
+
+    #[test]
+    fn a_pair_of_which_one_was_left_out_proves_too_little() {
+        let struck = |faults: &[Fault]| {
+            let (mut board, trial) = (Board::default(), trial(faults));
+            strike(&mut board, &trial, &mut Random::new(1)).unwrap();
+            let (lacks, played) = (board.open.lacks(&trial), board.open.played(&trial));
+            (lacks.is_some(), played.strikes.len(), board.notes.len())
+        };
+        assert_eq!(struck(&[Fault::MemberJoin, Fault::RedisKill]), (false, 2, 0));
+        assert_eq!(struck(&[Fault::RedisKill, Fault::MemberJoin]), (true, 1, 1));
+        // One of several is only noted.
+        let several = [Fault::RedisKill, Fault::MemberJoin, Fault::RabbitKill];
+        assert_eq!(struck(&several), (false, 2, 1));
     }
 }

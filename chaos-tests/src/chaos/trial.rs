@@ -12,10 +12,10 @@ use super::changes::Change;
 use super::deployment::{Deployment, LEASE, Setup};
 use super::engine::{self, Order, Role};
 use super::fault::{Expects, Fault, Target, engine_limit, taken_within};
+use super::heard::Answers;
 use super::lab::Lab;
 use super::listener;
 use super::plan::{State, Trial};
-use super::processes::Answers;
 use super::replicas;
 use super::schedule;
 use super::servers::RedisCluster;
@@ -66,7 +66,7 @@ const SLOTS_MIN: usize = 3;
 /// What came of a trial.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// The trial.
+    /// The trial, but for faults that those before ruled out.
     pub trial: Trial,
     /// Answers before, during and after the faults.
     pub answers: [u64; 3],
@@ -149,6 +149,9 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         // One master may be gone while the others answer.
         on.shards_answer(&BTreeSet::new())?;
     }
+    if lives {
+        seen.extend(operators_are_heard(&mut on)?);
+    }
     let healed_at = SystemClock.now().plus_ms(1_000);
     if lives {
         on.watch(AFTERWARDS)?;
@@ -172,6 +175,10 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         // What a clock jumps over is late, or seems so.
         outages: vec![(earlier(broken_at, jumps_ms), healed_at.plus_ms(jumps_ms))],
         clocks_jump: jumps_ms > 0,
+        clocks_differ: trial
+            .strikes
+            .iter()
+            .any(|strike| matches!(strike.fault, Fault::MemberClock(_))),
         late_in_outages_ms: late_in_outages_ms(trial),
         seen,
         ..Evidence::default()
@@ -181,7 +188,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     let broken = on.judge_slots(trial);
     evidence.seen.extend(broken);
     let mut outcome = Outcome {
-        trial: trial.clone(),
+        trial: on.open.played(trial),
         answers: [before.all, during.all - before.all, after.all - during.all],
         executions: 0,
         entries: 0,
@@ -311,6 +318,28 @@ fn answers_again(on: &mut Deployment<'_>, trial: &Trial, before: Answers) -> any
         }
         if begun.elapsed() > LIVES_WITHIN {
             return Ok(false);
+        }
+        on.watch(Duration::from_millis(50))?;
+    }
+}
+
+/// C12: the operator of every member has its word in force in every shard again.
+fn operators_are_heard(on: &mut Deployment<'_>) -> anyhow::Result<Option<Violation>> {
+    if on.members.is_none() {
+        return Ok(None);
+    }
+    let (known, begun) = (on.rulings(), Instant::now());
+    loop {
+        let mut unheard = on.rulings();
+        unheard.retain(|member, times| *times <= known.get(member).copied().unwrap_or(0));
+        if unheard.is_empty() {
+            return Ok(None);
+        }
+        if begun.elapsed() > LIVES_WITHIN {
+            let members: Vec<u32> = unheard.into_keys().collect();
+            let what =
+                format!("no control of members {members:?} came to all shards within {LIVES_WITHIN:?} of healing");
+            return Ok(Some(violation("C12", what)));
         }
         on.watch(Duration::from_millis(50))?;
     }
@@ -452,6 +481,8 @@ fn floors(on: &mut Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Ou
             _ => {}
         }
     }
+    outcome.too_little.append(&mut on.too_little);
+    outcome.too_little.extend(on.open.lacks(trial));
     Ok(())
 }
 

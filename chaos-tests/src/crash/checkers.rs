@@ -56,6 +56,8 @@ pub struct Evidence {
     pub own_outages: BTreeMap<ExecutionId, Vec<(Timestamp, Timestamp)>>,
     /// Whether clocks were set back and forth: then instants do not say what came first.
     pub clocks_jump: bool,
+    /// Whether members did not agree on the time for a while.
+    pub clocks_differ: bool,
     /// What lists show in the end, where that is known.
     pub listed: Option<BTreeMap<ExecutionId, ExecutionSummary>>,
     /// What was seen to be broken while it happened.

@@ -281,7 +281,8 @@ impl Door {
 
     /// Asks here and every other member that there is; none is the answer of one that gives none `within`.
     pub(crate) async fn ask_all(&self, ask: &Ask, within: Duration) -> Vec<Option<Answer>> {
-        let mut answers = vec![here(&self.engine, ask).await.ok()];
+        let own = here(&self.engine, ask).await;
+        let mut answers = vec![Some(own.unwrap_or_else(|error| Answer::Refused(error.into())))];
         let Some(others) = &self.others else { return answers };
         let members = self.engine.members().into_iter();
         let theirs = members.filter(|member| member.name != self.engine.name());

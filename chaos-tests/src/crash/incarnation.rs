@@ -128,6 +128,13 @@ impl Incarnation {
         self.instants.iter().copied().zip(&self.records)
     }
 
+    /// What it has said so far but for so many records that are known already, and when.
+    pub(crate) fn timed_after(&mut self, known: usize) -> impl Iterator<Item = (u64, &Record)> {
+        self.so_far();
+        let instants = self.instants.iter().skip(known).copied();
+        instants.zip(self.records.iter().skip(known))
+    }
+
     /// Takes a line in. One cut short by the kill is no record.
     fn take(&mut self, line: &str) -> Option<&Record> {
         let (at_ns, record) = Record::parse(line)?;

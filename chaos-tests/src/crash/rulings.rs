@@ -10,7 +10,7 @@ use troupe_core::CommandId;
 use troupe_core::control::{Clocks, ControlKey, Scope, Setting};
 
 use super::child::random;
-use super::clients::named;
+use super::clients::{named, trouble};
 use super::door::{Answer, Ask, Door, Refusal};
 use super::record::Record;
 use super::workload;
@@ -49,10 +49,17 @@ pub(crate) async fn operator(door: Door, incarnation: u32) {
 /// Says it until it is in force everywhere; how many attempts in its scope still ran then.
 async fn say(door: &Door, key: &ControlKey, setting: Option<Setting>) -> u32 {
     let command = named("ruling");
+    let mut told = BTreeSet::new();
     loop {
         match spread(door, key, setting, &command).await {
             Ok(draining) => return draining,
-            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(why) => {
+                // What another try would not mend is told, once.
+                if told.insert(why.code.clone()) {
+                    trouble(&format!("{setting:?} for {key:?}"), Err(why));
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
         }
     }
 }
@@ -82,6 +89,7 @@ async fn spread(door: &Door, key: &ControlKey, setting: Option<Setting>, command
                     halted.extend(learned.halted);
                     draining += learned.draining;
                 }
+                Some(Answer::Refused(why)) if !why.passes => return Err(why),
                 _ => is_whole = false,
             }
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use troupe_actors::controls::{
-    CLEAN_LOOKS, ControlRequest, ControlsMachine, Decided, LOOK_EVERY, ShardControls, behind, cancellation, fold,
-    given_at, open_executions, stopped,
+    CLEAN_LOOKS, ControlRequest, ControlsMachine, Decided, LOOK_EVERY, Origin, ShardControls, behind, cancellation,
+    fold, given_at, open_executions, stopped,
 };
 use troupe_actors::evaluation::CompiledPlan;
 use troupe_actors::execution::machine::{CommandInput, Input, Wanted};
@@ -22,6 +22,9 @@ use super::process::{
 };
 use super::schedule::{Caller, Timed};
 use super::{World, at_once};
+
+/// The number of what a shard is told because another one has it so: nobody waits for it.
+const RECONCILES: u64 = 0;
 
 /// A shard's controls: those that are in force, and what was decided and is being saved.
 #[derive(Debug)]
@@ -164,7 +167,7 @@ impl World {
         };
         for (place, request) in behind(&sets) {
             self.count("controls completed");
-            self.tell_shard(process, served[place], 0, request);
+            self.tell_shard(process, served[place], RECONCILES, request);
         }
     }
 
@@ -181,11 +184,16 @@ impl World {
             lifted,
             cancels: request.setting == Some(Setting::Stopped { cancel_running: true }),
         };
-        let message = match serving.controls.machine.decide(request) {
+        let origin = if number == RECONCILES {
+            Origin::Copy
+        } else {
+            Origin::Command
+        };
+        let message = match serving.controls.machine.decide(request, origin) {
             Decided::Refused(error) => return self.trouble(format!("a control is refused: {error}")),
             // What it repeats may not be durable yet.
             Decided::Unchanged => CommitterMessage::ControlBarrier(told),
-            Decided::Append(entry) => {
+            Decided::Append(entry, _) => {
                 let set = serving.controls.machine.encoded();
                 CommitterMessage::Control(Box::new(entry), ControlNotify { set, told })
             }
@@ -196,13 +204,18 @@ impl World {
     /// An entry of a shard's controls is durable: from here on it is obeyed.
     pub(super) fn control_committed(&mut self, caller: Caller, entry: &ControlEntry, notify: ControlNotify) {
         let Some(serving) = self.serving(caller) else { return };
-        serving.controls.in_force.apply(entry);
-        if let Some(state) = self.processes.get(&caller.process) {
+        let in_force = &serving.controls.in_force;
+        in_force.apply(entry);
+        let stands = in_force
+            .set()
+            .register(&entry.key)
+            .is_some_and(|known| known.setting.is_some());
+        if let Some(state) = self.processes.get(&caller.process).filter(|_| !entry.only_id) {
             let breakers = &state.guards.breakers;
             breakers.heed(&entry.key, entry.at, &entry.command, entry.setting);
         }
         self.count("controls saved");
-        self.note_held(caller.shard, entry);
+        self.note_held(caller.shard, &entry.key, stands);
         self.told_shard(caller, notify.told);
     }
 

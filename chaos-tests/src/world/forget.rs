@@ -98,7 +98,7 @@ impl World {
         if !self.reaches(caller.process) {
             return Err(StoreError::Unavailable("nobody answers".into()));
         }
-        at_once(self.lists.forget(&due))?;
+        at_once(self.lists.forget(caller.shard, Some(caller.epoch), &due))?;
         let gone = at_once(self.store.expire(caller.shard, caller.epoch, self.now, &due, ROWS))?;
         *self.counts.entry("forgotten").or_default() += gone.archives;
         Ok(None)

@@ -70,10 +70,10 @@ impl World {
         self.holding.for_sure.remove(key);
     }
 
-    /// An entry of a shard's controls is durable and obeyed.
-    pub(super) fn note_held(&mut self, shard: ShardId, entry: &ControlEntry) {
-        let (place, now) = ((shard, entry.key.clone()), self.now);
-        if entry.setting.is_some() {
+    /// An entry of a shard's controls is durable and obeyed: with it a control stands so.
+    pub(super) fn note_held(&mut self, shard: ShardId, key: &ControlKey, is_in_force: bool) {
+        let (place, now) = ((shard, key.clone()), self.now);
+        if is_in_force {
             self.holding.since.entry(place).or_insert(now);
         } else if let Some(since) = self.holding.since.remove(&place) {
             self.holding.spans.push((shard, place.1, since, now));

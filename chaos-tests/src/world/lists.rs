@@ -67,14 +67,20 @@ impl VisibilityStore for SimulatedLists {
         Ok(())
     }
 
-    async fn rewind(&self, shard: ShardId, to: LogPosition) -> Result<(), StoreError> {
+    async fn rewind(&self, shard: ShardId, _: Option<Epoch>, to: LogPosition) -> Result<(), StoreError> {
         if let Some(known) = lock(&self.projected).get_mut(&shard) {
             *known = (*known).min(to);
         }
         Ok(())
     }
 
-    async fn correct(&self, _: ShardId, ahead: &[ExecutionId], left: Vec<ExecutionSummary>) -> Result<(), StoreError> {
+    async fn correct(
+        &self,
+        _: ShardId,
+        _: Option<Epoch>,
+        ahead: &[ExecutionId],
+        left: Vec<ExecutionSummary>,
+    ) -> Result<(), StoreError> {
         let mut rows = lock(&self.rows);
         ahead.iter().for_each(|id| drop(rows.remove(id)));
         rows.extend(left.into_iter().map(|summary| (summary.id, summary)));
@@ -118,7 +124,7 @@ impl VisibilityStore for SimulatedLists {
         Ok(Page { items: found, next })
     }
 
-    async fn forget(&self, ids: &[ExecutionId]) -> Result<(), StoreError> {
+    async fn forget(&self, _: ShardId, _: Option<Epoch>, ids: &[ExecutionId]) -> Result<(), StoreError> {
         let mut rows = lock(&self.rows);
         ids.iter().for_each(|id| drop(rows.remove(id)));
         Ok(())

@@ -24,11 +24,15 @@ const KEEP_PAUSE: Duration = Duration::from_millis(200);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// Why a row is given up that the store has been given, or has not.
+const NOT_ANSWERED: &str = "the server stops, and the store has not answered: it may have the row all the same";
+const NOT_TRIED: &str = "the server stops";
+
 /// Records rows in an [`AuditLog`].
 pub struct AuditTrail {
     log: Arc<dyn AuditLog>,
     queue: Mutex<Option<Sender<AuditRow>>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Option<JoinHandle<usize>>>,
     pending: Arc<AtomicUsize>,
     giving_up: CancellationToken,
 }
@@ -65,21 +69,21 @@ impl AuditTrail {
     pub fn queue(&self, row: AuditRow) {
         let queue = self.queue.lock().clone();
         let refused = match queue {
-            None => Some(row),
+            None => Some((row, NOT_TRIED)),
             Some(queue) => {
                 self.pending.fetch_add(1, Ordering::AcqRel);
                 match queue.try_send(row) {
                     Ok(()) => None,
                     Err(error) => {
                         self.pending.fetch_sub(1, Ordering::AcqRel);
-                        Some(error.into_inner())
+                        Some((error.into_inner(), "too many wait for the store"))
                     }
                 }
             }
         };
         troupe_telemetry::audit_rows_pending(self.pending.load(Ordering::Acquire));
-        if let Some(row) = refused {
-            lost(&row, "too many wait for the store");
+        if let Some((row, why)) = refused {
+            lost(&row, why);
         }
     }
 
@@ -108,24 +112,26 @@ impl AuditTrail {
         }
     }
 
-    /// Writes what is queued, but gives up after `within`.
-    pub async fn close(&self, within: Duration) {
+    /// Writes what is queued, but gives up after `within`. Returns how many of the rows that were ever queued the store will never have, or never said
+    /// that it has; the log has each of them.
+    pub async fn close(&self, within: Duration) -> usize {
         drop(self.queue.lock().take());
         let Some(mut writer) = self.writer.lock().take() else {
-            return;
+            return 0;
         };
         if let Ok(ended) = tokio::time::timeout(within, &mut writer).await {
             return told(ended);
         }
         self.giving_up.cancel();
-        told(writer.await);
+        told(writer.await)
     }
 }
 
-fn told(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
+fn told(ended: Result<usize, tokio::task::JoinError>) -> usize {
+    ended.unwrap_or_else(|error| {
         tracing::error!(%error, "the writer of audit rows failed; what it had queued is lost");
-    }
+        0
+    })
 }
 
 impl std::fmt::Debug for AuditTrail {
@@ -153,6 +159,13 @@ fn lost(row: &AuditRow, why: &str) {
     );
 }
 
+fn all_lost(rows: &[AuditRow], why: &str) -> usize {
+    for row in rows {
+        lost(row, why);
+    }
+    rows.len()
+}
+
 struct Writer {
     log: Arc<dyn AuditLog>,
     pending: Arc<AtomicUsize>,
@@ -160,37 +173,49 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(self, mut queued: Receiver<AuditRow>) {
-        let mut rows = Vec::with_capacity(BATCH);
+    /// Writes what is queued until nobody queues any more; returns how many rows were lost.
+    async fn run(self, mut queued: Receiver<AuditRow>) -> usize {
+        let (mut rows, mut given_up) = (Vec::with_capacity(BATCH), 0);
         while queued.recv_many(&mut rows, BATCH).await > 0 {
             let count = rows.len();
-            self.write(std::mem::take(&mut rows)).await;
+            given_up += self.write(std::mem::take(&mut rows)).await;
             let before = self.pending.fetch_sub(count, Ordering::AcqRel);
             troupe_telemetry::audit_rows_pending(before.saturating_sub(count));
         }
+        given_up
     }
 
-    /// Tries until the store takes them. One that it will never take must not keep the others.
-    async fn write(&self, rows: Vec<AuditRow>) {
+    /// Tries until the store takes them, or it is time to give up; returns how many were lost. One that it will never take must not keep the others.
+    async fn write(&self, rows: Vec<AuditRow>) -> usize {
         let mut pause = RETRY_FIRST;
         loop {
-            let why = match self.log.record(rows.clone()).await {
-                Ok(()) => return,
+            if self.giving_up.is_cancelled() {
+                return all_lost(&rows, NOT_TRIED);
+            }
+            let recorded = tokio::select! {
+                biased;
+                recorded = self.log.record(rows.clone()) => recorded,
+                // A store that is gone may take longer over each batch than there is time for all.
+                () = self.giving_up.cancelled() => return all_lost(&rows, NOT_ANSWERED),
+            };
+            let why = match recorded {
+                Ok(()) => return 0,
                 Err(StoreError::Damaged(why)) => {
-                    if let [row] = rows.as_slice() {
-                        return lost(row, &why);
+                    if rows.len() == 1 {
+                        return all_lost(&rows, &why);
                     }
+                    let mut given_up = 0;
                     for row in rows {
-                        Box::pin(self.write(vec![row])).await;
+                        given_up += Box::pin(self.write(vec![row])).await;
                     }
-                    return;
+                    return given_up;
                 }
                 Err(error) => error.to_string(),
             };
             tracing::warn!(why, rows = rows.len(), "audit rows wait for their store");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.giving_up.cancelled() => return rows.iter().for_each(|row| lost(row, &why)),
+                () = self.giving_up.cancelled() => return all_lost(&rows, &why),
             }
             pause = (pause * 2).min(RETRY_MAX);
         }
@@ -232,6 +257,20 @@ mod tests {
 
         async fn list(&self, _: AuditQuery) -> Result<AuditPage, StoreError> {
             Err(StoreError::Unavailable("nobody lists".to_owned()))
+        }
+    }
+
+    /// Never answers, as a server behind a line that swallows everything.
+    struct Swallowed;
+
+    #[async_trait]
+    impl AuditLog for Swallowed {
+        async fn record(&self, _: Vec<AuditRow>) -> Result<(), StoreError> {
+            std::future::pending().await
+        }
+
+        async fn list(&self, _: AuditQuery) -> Result<AuditPage, StoreError> {
+            std::future::pending().await
         }
     }
 
@@ -279,8 +318,20 @@ mod tests {
     async fn closing_does_not_wait_for_ever() {
         let (log, trail) = trail(usize::MAX);
         trail.queue(row(1, "ada"));
-        trail.close(Duration::from_millis(50)).await;
+        assert_eq!(trail.close(Duration::from_millis(50)).await, 1);
         assert!(numbers(&log).is_empty());
+    }
+
+    #[tokio::test]
+    async fn closing_does_not_wait_for_a_store_that_never_answers() {
+        let trail = AuditTrail::start(Arc::new(Swallowed));
+        let count = 2 * BATCH + 1;
+        for _ in 0..count {
+            trail.queue(row(1, "ada"));
+        }
+        let closed = tokio::time::timeout(Duration::from_secs(10), trail.close(Duration::from_millis(50))).await;
+        assert_eq!(closed.ok(), Some(count), "it ends in time and loses no row in silence");
+        assert_eq!(trail.pending.load(Ordering::Acquire), 0);
     }
 
     #[tokio::test]
@@ -289,7 +340,7 @@ mod tests {
         for (number, principal) in [(0, "ada"), (1, "poison"), (2, "bob")] {
             trail.queue(row(number, principal));
         }
-        trail.close(Duration::from_secs(60)).await;
+        assert_eq!(trail.close(Duration::from_secs(60)).await, 1);
         assert_eq!(numbers(&log), [0, 2]);
     }
 

@@ -28,8 +28,10 @@ pub(super) struct Client {
 impl Client {
     /// `key`: what it shows to the server, if anything.
     pub(super) fn new(server: &str, key: Option<&str>) -> Result<Self, Failure> {
+        // Whoever gives it a login does not want to see that here.
+        let shown = if server.contains('@') { "…" } else { server };
         let wrong = |why: String| {
-            Failure::new(Exit::Usage, format!("`{server}` is no address of a server: {why}"))
+            Failure::new(Exit::Usage, format!("`{shown}` is no address of a server: {why}"))
                 .hint("write --server http://127.0.0.1:7654")
         };
         let base = Url::parse(server).map_err(|error| wrong(error.to_string()))?;
@@ -53,6 +55,15 @@ impl Client {
             http: http.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?,
             base,
         })
+    }
+
+    /// Where the server is, for people: without a login.
+    fn address(&self) -> Url {
+        let mut url = self.base.clone();
+        // Only what has no host refuses that, and every server has one.
+        url.set_username("").ok();
+        url.set_password(None).ok();
+        url
     }
 
     /// A request for `/api/v1/<segments>`.
@@ -95,7 +106,7 @@ impl Client {
             Err(_) => {
                 let failure = Failure::new(
                     Exit::Failed,
-                    format!("{} answered {status} without saying why", self.base),
+                    format!("{} answered {status} without saying why", self.address()),
                 );
                 Err(failure.hint("is this address a troupe server?"))
             }
@@ -116,7 +127,7 @@ impl Client {
             }
             Failure::new(
                 Exit::Failed,
-                format!("{} answered something else than expected: {error}", self.base),
+                format!("{} answered something else than expected: {error}", self.address()),
             )
             .hint("client and server may be of different versions")
         })
@@ -129,7 +140,7 @@ impl Client {
             why = deeper.to_string();
             cause = deeper.source();
         }
-        let mut failure = Failure::new(Exit::CannotConnect, format!("cannot talk to {}: {why}", self.base));
+        let mut failure = Failure::new(Exit::CannotConnect, format!("cannot talk to {}: {why}", self.address()));
         failure.code = Some("CANNOT_CONNECT".into());
         failure.hint("start a server with `troupe dev`, or name one with --server or TROUPE_SERVER")
     }
@@ -215,6 +226,18 @@ mod tests {
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
         Client::new(&format!("http://{address}"), None).unwrap()
+    }
+
+    #[test]
+    fn a_login_in_the_address_of_a_server_is_not_shown() {
+        for server in ["http://u:Left/Right@h:1", "ftp://u:Left@h"] {
+            let failure = Client::new(server, None).err().unwrap();
+            let shown = failure.message;
+            assert!(!shown.contains("Left") && !shown.contains("Right"), "{shown}");
+        }
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let client = Client::new("http://u:Left@h:1", None).unwrap();
+        assert_eq!(client.address().as_str(), "http://h:1/");
     }
 
     #[tokio::test]

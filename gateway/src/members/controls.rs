@@ -83,9 +83,15 @@ pub(crate) async fn control(
             }
         }
         if failed.is_none() && covered.union(&halted).count() >= usize::from(all) {
+            // One that changed nothing may have come after a later one.
+            let stands = if changed {
+                setting
+            } else {
+                gathered(app, members, until).await?.setting(&key)
+            };
             return Ok(ControlOutcome {
                 unchanged: !changed,
-                in_force: setting.is_some(),
+                in_force: stands.is_some(),
                 shards: u16::try_from(covered.len()).unwrap_or(u16::MAX),
                 shards_all: all,
                 draining,

@@ -137,11 +137,13 @@ async fn ask(
     // Nobody has to say who they are where a call proves itself: then it proves itself there too.
     let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_else(Caller::member);
     let signed = Signed::new(&caller, body);
-    let (name, value) = members.key().sign(&parts.method, target, app.now(), &signed)?;
     let mut headers = parts.headers.clone();
     for hop in NOT_FORWARDED {
         headers.remove(hop);
     }
+    let (name, value) = members
+        .key()
+        .sign(&parts.method, target, &headers, app.now(), &signed)?;
     headers.insert(name, value);
     let request = members.http.request(parts.method.clone(), format!("{address}{target}"));
     let sent = request.headers(headers).body(body.clone()).send();

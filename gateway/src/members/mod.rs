@@ -16,7 +16,7 @@ pub(crate) mod streams;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::Method;
+use axum::http::{HeaderMap, Method};
 use bytes::Bytes;
 use futures::future::join_all;
 use reqwest::Client;
@@ -60,6 +60,8 @@ pub struct Members {
     within: Duration,
     /// What became of commands in inboxes.
     inbox: Arc<InboxMetrics>,
+    /// Members that do not tell their events.
+    refusals: streams::Refusals,
 }
 
 impl Members {
@@ -74,6 +76,7 @@ impl Members {
             http: http.map_err(|error| ApiError::new("INTERNAL", error.to_string()))?,
             within: lease * 3,
             inbox: Arc::new(InboxMetrics::new()),
+            refusals: streams::Refusals::default(),
         })
     }
 
@@ -83,7 +86,7 @@ impl Members {
     /// `UNAVAILABLE` when it does not answer, or refuses.
     async fn ask(&self, app: &App, method: Method, address: &str, path: &str, body: Bytes) -> Result<Bytes, ApiError> {
         let signed = Signed::new(&Caller::member(), &body);
-        let (name, value) = self.key.sign(&method, path, app.now(), &signed)?;
+        let (name, value) = self.key.sign(&method, path, &HeaderMap::new(), app.now(), &signed)?;
         let url = format!("{address}{path}");
         let failed = |error: &dyn std::fmt::Display| {
             ApiError::new(

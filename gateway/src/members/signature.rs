@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::{digest, hmac};
 use troupe_core::Timestamp;
 
+use super::forward::IDEMPOTENCY_KEY;
 use crate::auth::Caller;
 use crate::error::ApiError;
 
@@ -15,7 +16,8 @@ use crate::error::ApiError;
 pub(super) const HEADER: &str = "x-troupe-member";
 const VERSION: &str = "v1";
 /// How far the clocks of two members may differ, and how old a request may be, in milliseconds. Whoever repeats one within this time
-/// changes nothing: requests carry the key under which they are applied once.
+/// changes nothing: the key under which a command is applied once is signed too. A start under a business key has no other; its policy
+/// says what becomes of a repetition.
 const AGE_MS_MAX: u64 = 60_000;
 /// What the key is derived for: the shared secret signs other things too.
 const PURPOSE: &[u8] = b"troupe: requests between members, v1";
@@ -80,15 +82,19 @@ pub(super) fn framed<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     bytes
 }
 
-fn signed_text(method: &Method, target: &str, at: &str, signed: &Signed) -> Vec<u8> {
-    framed([
+/// What is signed of a request. Of its headers: every `Idempotency-Key`, in order. Whoever reads one takes the first, and a request without
+/// one is another request than one whose key is empty.
+fn signed_text(method: &Method, target: &str, headers: &HeaderMap, at: &str, signed: &Signed) -> Vec<u8> {
+    let always: [&[u8]; 6] = [
         method.as_str().as_bytes(),
         target.as_bytes(),
         at.as_bytes(),
         signed.caller.as_bytes(),
         signed.role.as_bytes(),
         &signed.body,
-    ])
+    ];
+    let keys = headers.get_all(IDEMPOTENCY_KEY).iter().map(HeaderValue::as_bytes);
+    framed(always.into_iter().chain(keys))
 }
 
 impl MemberKey {
@@ -97,16 +103,17 @@ impl MemberKey {
         Self(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
     }
 
-    /// Name and value of the header of a request to `target` (path and query).
+    /// Name and value of the header of a request to `target` (path and query). `headers`: those that it is sent with.
     pub(crate) fn sign(
         &self,
         method: &Method,
         target: &str,
+        headers: &HeaderMap,
         now: Timestamp,
         signed: &Signed,
     ) -> Result<(&'static str, HeaderValue), ApiError> {
         let at = now.0.to_string();
-        let signature = hmac::sign(&self.0, &signed_text(method, target, &at, signed));
+        let signature = hmac::sign(&self.0, &signed_text(method, target, headers, &at, signed));
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let value = [
             Cow::Borrowed(VERSION),
@@ -136,7 +143,7 @@ impl MemberKey {
             return Ok(None);
         };
         let value = value.to_str().map_err(|_| invalid(UNREADABLE))?;
-        let (signed, at) = self.read(method, target, value)?;
+        let (signed, at) = self.read(method, target, headers, value)?;
         if now.0.abs_diff(at.0) > AGE_MS_MAX {
             let why = format!(
                 "the request was signed {} s away from the time here: the clocks of the members differ, or it is an old one",
@@ -151,7 +158,13 @@ impl MemberKey {
     ///
     /// # Errors
     /// `MEMBER_SIGNATURE_INVALID`.
-    pub(super) fn read(&self, method: &Method, target: &str, value: &str) -> Result<(Signed, Timestamp), ApiError> {
+    pub(super) fn read(
+        &self,
+        method: &Method,
+        target: &str,
+        headers: &HeaderMap,
+        value: &str,
+    ) -> Result<(Signed, Timestamp), ApiError> {
         let read = || {
             let mut parts = value.split('.');
             let mut next = || parts.next();
@@ -167,7 +180,7 @@ impl MemberKey {
             (version == VERSION).then_some((at, signed, signature))
         };
         let (at, signed, signature) = read().ok_or_else(|| invalid(UNREADABLE))?;
-        let text = signed_text(method, target, at, &signed);
+        let text = signed_text(method, target, headers, at, &signed);
         if hmac::verify(&self.0, &text, &signature).is_err() {
             return Err(invalid("the request is not signed with the secret of this deployment"));
         }
@@ -184,7 +197,8 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
     fn headers(key: &MemberKey, signed: &Signed) -> HeaderMap {
-        let (name, value) = key.sign(&Method::POST, "/api/v1/x?y=1", NOW, signed).unwrap();
+        let signature = key.sign(&Method::POST, "/api/v1/x?y=1", &HeaderMap::new(), NOW, signed);
+        let (name, value) = signature.unwrap();
         [(axum::http::HeaderName::from_static(name), value)]
             .into_iter()
             .collect()
@@ -241,6 +255,51 @@ mod tests {
             assert!(
                 key.verify(&Method::POST, "/api/v1/x?y=1", &headers, NOW).is_err(),
                 "{forged}"
+            );
+        }
+    }
+
+    /// A request that is signed with some keys and comes with others.
+    fn verified(signed_with: &[&str], comes_with: &[&str]) -> Result<Option<Signed>, ApiError> {
+        let with = |keys: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for key in keys {
+                headers.append(IDEMPOTENCY_KEY, key.parse().unwrap());
+            }
+            headers
+        };
+        let (key, target) = (MemberKey::new(b"secret"), "/api/v1/workflows/w/executions");
+        let signed = Signed::new(&Caller::member(), b"{}");
+        let signature = key.sign(&Method::POST, target, &with(signed_with), NOW, &signed);
+        let (name, value) = signature.unwrap();
+        let mut headers = with(comes_with);
+        headers.insert(name, value);
+        key.verify(&Method::POST, target, &headers, NOW)
+    }
+
+    #[test]
+    fn a_key_that_was_not_signed_is_refused() {
+        let as_signed: [&[&str]; 4] = [&[], &[""], &["k"], &["k", "l"]];
+        for keys in as_signed {
+            assert!(verified(keys, keys).unwrap().is_some(), "{keys:?}");
+        }
+        let changed: [(&[&str], &[&str]); 9] = [
+            (&["k"], &["l"]),
+            (&["k"], &[""]),
+            (&["k"], &[]),
+            (&[], &["k"]),
+            (&[], &[""]),
+            (&["k"], &["k", "l"]),
+            (&["k"], &["l", "k"]),
+            (&["k", "l"], &["l", "k"]),
+            (&["k", "l"], &["kl"]),
+        ];
+        for (signed_with, comes_with) in changed {
+            let refused = verified(signed_with, comes_with).unwrap_err();
+            assert_eq!(
+                refused.code(),
+                "MEMBER_SIGNATURE_INVALID",
+                "{signed_with:?} {comes_with:?}"
             );
         }
     }

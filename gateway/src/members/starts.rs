@@ -1,6 +1,6 @@
 //! A start that nobody asked for over HTTP, such as a message's: it runs where its shard is.
 
-use axum::http::{Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use troupe_actors::{EngineError, StartRequest, Whereabouts};
@@ -58,22 +58,25 @@ async fn ask(
         .as_ref()
         .map_or("event", |principal| principal.as_str());
     let signed = Signed::new(&Caller::trigger(name), body.as_bytes());
-    let (name, value) = members.key.sign(&Method::POST, &target, app.now(), &signed)?;
-    let mut asked = members
-        .http
-        .post(format!("{address}{target}"))
-        .timeout(members.within)
-        .header(name, value)
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(body);
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     for (name, value) in [
         (IDEMPOTENCY_KEY, &request.request_key),
         (TRACE_PARENT, &request.trace_parent),
     ] {
         if let Some(value) = value {
-            asked = asked.header(name, value.as_str());
+            let value = HeaderValue::from_str(value).map_err(|error| ApiError::new("INTERNAL", error.to_string()))?;
+            headers.insert(name, value);
         }
     }
+    let (name, value) = members.key.sign(&Method::POST, &target, &headers, app.now(), &signed)?;
+    headers.insert(name, value);
+    let asked = members
+        .http
+        .post(format!("{address}{target}"))
+        .timeout(members.within)
+        .headers(headers)
+        .body(body);
     let answer = match asked.send().await {
         Ok(answer) => answer,
         Err(error) => {

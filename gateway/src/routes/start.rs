@@ -44,9 +44,12 @@ pub(super) async fn start(
     if outcome.existing && seen(&app, &outcome).await?.is_none() {
         return Ok(response(StatusCode::OK, started(&workflow, &outcome), Some(wait)));
     }
-    let ended = tokio::time::timeout(wait, watch.ended())
-        .await
-        .is_ok_and(|ended| ended.is_some());
+    let ended = tokio::select! {
+        biased;
+        ended = tokio::time::timeout(wait, watch.ended()) => ended.is_ok_and(|ended| ended.is_some()),
+        // A server that stops keeps nobody waiting.
+        () = app.closing.cancelled() => false,
+    };
     let mut view = match app.engine.get(outcome.id).await {
         Ok(view) => view,
         // It has begun, and went to another member meanwhile.

@@ -72,6 +72,11 @@ async fn one(
     let own_key = app.engine.fresh_command().as_str().to_owned();
     let mut pause = RETRY_FIRST;
     let (end, settled) = loop {
+        // Only one task at a time has a message, however often its connection is lost while it waits.
+        if source.is_stale(message.receipt) {
+            tracing::debug!(queue = trigger.read().binding.queue, "a message comes again");
+            return in_hand.ended(MessageEnd::Again);
+        }
         let now = Arc::clone(&trigger.read());
         match handle(&app, &now, &message, &own_key).await {
             Ok(end) => break (end, source.accept(message.receipt).await),

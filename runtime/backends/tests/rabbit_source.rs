@@ -162,6 +162,7 @@ async fn receipts_of_a_lost_connection_are_stale_and_its_messages_come_again() {
     );
     assert_eq!(held.headers, [("origin".to_owned(), "test".to_owned())]);
 
+    assert!(!source.is_stale(held.receipt));
     // A reject has to wait for the broker: it is what notices first.
     proxy.fall_silent();
     let error = soon("the reject", source.reject(held.receipt, "why"))
@@ -173,6 +174,7 @@ async fn receipts_of_a_lost_connection_are_stale_and_its_messages_come_again() {
     );
     let error = soon("the accept", source.accept(held.receipt)).await.unwrap_err();
     assert!(matches!(error, SourceError::Stale), "{error}");
+    assert!(source.is_stale(held.receipt));
     proxy.pass_again();
     // The reject may have arrived meanwhile, and been confirmed to nobody: then it is set aside and, once the old connection is
     // found dead, comes again as well. It is never lost.

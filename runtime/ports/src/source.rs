@@ -52,6 +52,9 @@ pub trait EventSource: Send + Sync + 'static {
     /// [`SourceError::Unavailable`] when no message will ever come.
     async fn next(&self) -> Result<Incoming, SourceError>;
 
+    /// Whether the message comes again anyway, under another receipt: whoever has it need not handle it.
+    fn is_stale(&self, receipt: Receipt) -> bool;
+
     /// What the message asked for is durable: it does not come again.
     ///
     /// # Errors

@@ -132,13 +132,27 @@ pub trait VisibilityStore: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
 
     /// The log of a shard has gone back: nothing beyond `to` is projected. One that is not that far stays.
-    async fn rewind(&self, shard: ShardId, to: troupe_core::LogPosition) -> Result<(), StoreError>;
+    ///
+    /// # Errors
+    ///
+    /// As [`VisibilityStore::project`].
+    async fn rewind(
+        &self,
+        shard: ShardId,
+        epoch: Option<Epoch>,
+        to: troupe_core::LogPosition,
+    ) -> Result<(), StoreError>;
 
     /// The log of a shard has gone back behind the summaries of these executions: removes them, and writes what is `left` of some in their
     /// place, with a lower seq too. All of it or nothing, and nobody lists what is in between.
+    ///
+    /// # Errors
+    ///
+    /// As [`VisibilityStore::project`]: a former owner would put what it once saw in the place of what has happened since, for good.
     async fn correct(
         &self,
         shard: ShardId,
+        epoch: Option<Epoch>,
         ahead: &[ExecutionId],
         left: Vec<ExecutionSummary>,
     ) -> Result<(), StoreError>;
@@ -149,8 +163,12 @@ pub trait VisibilityStore: Send + Sync + 'static {
     /// Lists executions, newest first (by start, then by id).
     async fn list(&self, query: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError>;
 
-    /// Removes the summaries of executions whose archives went.
-    async fn forget(&self, ids: &[ExecutionId]) -> Result<(), StoreError>;
+    /// Removes the summaries of executions of one shard, whose archives went.
+    ///
+    /// # Errors
+    ///
+    /// As [`VisibilityStore::project`]: one that a former owner saw ended may have been reopened since.
+    async fn forget(&self, shard: ShardId, epoch: Option<Epoch>, ids: &[ExecutionId]) -> Result<(), StoreError>;
 }
 
 #[cfg(test)]

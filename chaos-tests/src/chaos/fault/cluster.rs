@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use crate::chaos::changes::answered;
 use crate::chaos::deployment::Deployment;
 use crate::chaos::servers::{RedisCluster, Seat};
 use crate::crash::Violation;
@@ -126,22 +125,27 @@ impl Deployment<'_> {
 
     /// Waits until somebody was answered for every shard but these: where a part of the store was gone, the rest says nothing of it.
     pub(in crate::chaos) fn shards_answer(&mut self, but: &BTreeSet<u16>) -> anyhow::Result<()> {
+        let others = (0..self.place.shards).filter(|shard| !but.contains(shard));
+        let silent = self.silent_within(others.collect(), ANSWERS_WITHIN)?;
+        if !silent.is_empty() {
+            let what = format!("nobody answered for shards {silent:?} within {ANSWERS_WITHIN:?}");
+            self.seen.push(Violation { invariant: "C12", what });
+        }
+        Ok(())
+    }
+
+    /// Those of some shards for which nobody is answered from now on, for so long.
+    pub(super) fn silent_within(
+        &mut self,
+        mut shards: BTreeSet<u16>,
+        within: Duration,
+    ) -> anyhow::Result<BTreeSet<u16>> {
         let (since, begun) = (now_ns(), Instant::now());
-        let mut silent: BTreeSet<u16> = (0..self.place.shards).filter(|shard| !but.contains(shard)).collect();
         loop {
-            for live in &mut self.serving {
-                let later = live.incarnation.timed().filter(|(at_ns, _)| *at_ns > since);
-                for shard in later.filter_map(|(_, record)| answered(record)) {
-                    silent.remove(&shard);
-                }
-            }
-            if silent.is_empty() {
-                return Ok(());
-            }
-            if begun.elapsed() > ANSWERS_WITHIN {
-                let what = format!("nobody answered for shards {silent:?} within {ANSWERS_WITHIN:?}");
-                self.seen.push(Violation { invariant: "C12", what });
-                return Ok(());
+            let answered = self.answered_after(since);
+            shards.retain(|shard| !answered.contains(shard));
+            if shards.is_empty() || begun.elapsed() > within {
+                return Ok(shards);
             }
             self.watch(LOOK_EVERY)?;
         }

@@ -20,19 +20,21 @@ const LAGS: Duration = Duration::from_millis(1_500);
 
 /// Engines hear nothing more; what Redis had answered until then stands in front of the mark, and is synced. What they say after
 /// that is not answered, and of that only a part survives.
+///
+/// Nothing is healed meanwhile: who comes back would wait for this server.
 pub(super) fn lose_power(on: &mut impl Struck, random: &mut Random) -> anyhow::Result<()> {
     on.with_line(None, Target::Redis, &|line| line.set(Line::HalfOpen))?;
-    on.watch(SETTLES)?;
+    std::thread::sleep(SETTLES);
     let synced = on.master()?.mark("chaos:mark")?;
     on.with_line(None, Target::Redis, &|line| line.set(Line::DeafClient))?;
-    on.watch(SETTLES)?;
+    std::thread::sleep(SETTLES);
     let redis = on.master()?;
     redis.kill()?;
     let unsynced = redis.file_bytes()?.saturating_sub(synced);
     let cut = redis.cut_file(synced + random.below(unsynced + 1))?;
     // Answers that were held are lost with the connections.
     on.with_line(None, Target::Redis, &Proxy::cut)?;
-    on.watch(SETTLES)?;
+    std::thread::sleep(SETTLES);
     on.with_line(None, Target::Redis, &|line| line.set(Line::Sound))?;
     on.note(format!("{unsynced} bytes were not synced, {cut} of them are lost"));
     on.master()?.run()

@@ -34,6 +34,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// More than one client plays: each of them has a number of its own.
 pub(super) const STORIES: u64 = 100_000;
+/// Entries of a history that are read at once: more than any has.
+pub(super) const ENTRIES: usize = 200;
 
 /// The workflows, as they are stored.
 pub(super) fn workflows() -> [Value; 3] {
@@ -100,6 +102,8 @@ pub(super) struct Tally {
     pub(super) away: AtomicU64,
     /// Requests that had no answer, or one that says to come again.
     pub(super) unanswered: AtomicU64,
+    /// Commands that were kept for whoever has the shard next, and not given again.
+    pub(super) queued: AtomicU64,
 }
 
 impl Tally {
@@ -245,9 +249,31 @@ impl Client {
         let id = execution(story)?;
         let key = format!("{}-{}", verb.replace('/', "."), story.n);
         let command = Request::post(format!("/api/v1/executions/{id}/{verb}"), body).keyed(&key);
-        self.asks(At::Away(id), &command)?;
+        // Some do not ask what came of one that is queued, others do, under its key.
+        let leaves_queued = self.random.once_in(2);
+        if is_queued(&self.answer(At::Away(id), &command, leaves_queued)?) {
+            self.until_applied(id, &key)?;
+        }
         story.commands.push(key);
         Ok(())
+    }
+
+    /// What is queued is acknowledged: it is applied although nobody asks for it again.
+    fn until_applied(&mut self, id: ExecutionId, key: &str) -> Result<(), Violation> {
+        let begun = Instant::now();
+        let history = Request::get(format!("/api/v1/executions/{id}/history?limit={ENTRIES}"));
+        loop {
+            let entries = self.asks(At::Away(id), &history)?;
+            let mut entries = entries.body["items"].as_array().into_iter().flatten();
+            if entries.any(|entry| entry["command"] == key) {
+                return Ok(());
+            }
+            if self.tally.is_too_long(begun) {
+                let what = format!("{key} was queued and is not in the history of {id} {GIVES_UP:?} after healing");
+                return Err(broken("C1", what));
+            }
+            std::thread::sleep(AGAIN);
+        }
     }
 
     fn until_waiting(&mut self, id: ExecutionId) -> Result<(), Violation> {
@@ -258,7 +284,7 @@ impl Client {
         )
     }
 
-    fn until(&mut self, id: ExecutionId, status: &str) -> Result<(), Violation> {
+    pub(super) fn until(&mut self, id: ExecutionId, status: &str) -> Result<(), Violation> {
         self.until_shown(&format!("/api/v1/executions/{id}"), At::Away(id), status)
     }
 
@@ -282,6 +308,11 @@ impl Client {
 
     /// Asks until there is an answer that is one, each time somebody else.
     pub(super) fn asks(&mut self, at: At, request: &Request) -> Result<Answer, Violation> {
+        self.answer(at, request, false)
+    }
+
+    /// `leaves_queued`: that a command is kept for whoever has the shard next is an answer, too.
+    fn answer(&mut self, at: At, request: &Request, leaves_queued: bool) -> Result<Answer, Violation> {
         let begun = Instant::now();
         loop {
             let port = match at {
@@ -296,7 +327,10 @@ impl Client {
                     self.tally.away.fetch_add(away, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                // Kept for whoever has the shard next: under its key it tells what came of it.
+                Ok(answer) if is_queued(&answer) && leaves_queued => {
+                    self.tally.queued.fetch_add(1, Ordering::Relaxed);
+                    return Ok(answer);
+                }
                 Ok(answer) if matches!(answer.status, 429 | 503) || is_queued(&answer) => answer.body.to_string(),
                 Ok(answer) => {
                     let key = request.key.as_deref().unwrap_or_default();
@@ -337,7 +371,7 @@ fn story(n: u64, answer: &Answer, ends: &'static str) -> Result<Story, Violation
     Ok(story)
 }
 
-fn execution(story: &Story) -> Result<ExecutionId, Violation> {
+pub(super) fn execution(story: &Story) -> Result<ExecutionId, Violation> {
     let id = story.id.parse();
     id.map_err(|_| broken("C1", format!("a start is answered with the id {:?}", story.id)))
 }

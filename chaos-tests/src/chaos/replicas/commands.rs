@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::Value;
 
-use super::clients::{Client, FLOW, GATE, RULED, Story, Tally, Told, workflows};
+use super::clients::{Client, ENTRIES, FLOW, GATE, RULED, Story, Tally, Told, workflows};
 use super::{LOOK_EVERY, Played, Replicas, rulings};
 use crate::chaos::plan::Trial;
 use crate::chaos::schedule;
@@ -25,8 +25,6 @@ const WARM_MIN: u64 = 10;
 const ROUNDS: usize = 2;
 /// How long lists may lag.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);
-/// Entries of a history that are read at once: more than any has.
-const ENTRIES: usize = 200;
 /// Stories, and answers by a replica that is not to have the shard, below which a trial proves nothing.
 const STORIES_MIN: usize = 8;
 const AWAY_MIN: u64 = 20;
@@ -89,12 +87,13 @@ pub(super) fn play(on: &mut Replicas<'_>, trial: &Trial, random: &mut Random) ->
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     on.notes.push(format!(
         "{}; {} stories with {} commands; {} answered requests were asked of a replica that is not to have the shard, {} were \
-         asked again",
+         asked again, {} commands were queued and not given again",
         rulings.note,
         told.stories.len(),
         told.stories.iter().map(|story| story.commands.len()).sum::<usize>(),
         count(&tally.away),
-        count(&tally.unanswered)
+        count(&tally.unanswered),
+        count(&tally.queued)
     ));
     let mut too_little = rulings.too_little;
     if before < WARM_MIN {
@@ -117,6 +116,7 @@ pub(super) fn play(on: &mut Replicas<'_>, trial: &Trial, random: &mut Random) ->
         executions: found.len(),
         entries: found.iter().map(|found| found.entries).sum(),
         messages: 0,
+        rulings: rulings.rulings,
         violations,
         too_little,
     })

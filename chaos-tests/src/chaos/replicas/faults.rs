@@ -199,12 +199,26 @@ impl Replicas<'_> {
     }
 }
 
-/// How often whoever has messages in hand may end by a fault.
+/// How often whoever has messages in hand may end by a fault, or stand still: others are given them then.
 fn ends(fault: Fault) -> usize {
     match fault {
-        Fault::GatewayKill | Fault::GatewayDrain | Fault::PoisonMessages => 1,
+        Fault::GatewayKill | Fault::GatewayDrain | Fault::GatewayFreeze | Fault::PoisonMessages => 1,
         Fault::Line(Target::RabbitMq, LineFault::Reset) => line::RESETS as usize,
         fault if fault.target() == Target::RabbitMq => LOST_AT_MOST,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_again_from_whoever_ends_stands_still_or_loses_its_broker() {
+        for fault in [Fault::GatewayKill, Fault::GatewayDrain, Fault::GatewayFreeze] {
+            assert_eq!(ends(fault), 1, "{}", fault.name());
+        }
+        assert_eq!(ends(Fault::RabbitStall), LOST_AT_MOST);
+        assert_eq!(ends(Fault::GatewayPartition) + ends(Fault::RedisKill), 0);
     }
 }

@@ -32,7 +32,7 @@ use super::lab::Lab;
 use super::listener;
 use super::plan::{SHARED, Trial};
 use super::proxy::Proxy;
-use super::schedule::Open;
+use super::schedule::{Open, Struck};
 use super::servers::{Redis, Sync, until};
 use super::trial::Outcome;
 use crate::crash::Violation;
@@ -51,6 +51,8 @@ struct Played {
     executions: usize,
     entries: usize,
     messages: usize,
+    /// How often a workflow was held.
+    rulings: usize,
     violations: Vec<Violation>,
     too_little: Vec<String>,
 }
@@ -72,8 +74,10 @@ pub(super) fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     let played = played.with_context(|| on.last_logs())?;
     let mut violations = std::mem::take(&mut on.seen);
     violations.extend(played.violations);
+    let mut too_little = played.too_little;
+    too_little.extend(on.open.lacks(trial));
     Ok(Outcome {
-        trial: trial.clone(),
+        trial: on.open.played(trial),
         answers: played.answers,
         executions: played.executions,
         entries: played.entries,
@@ -82,11 +86,11 @@ pub(super) fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         fenced_commits: 0,
         gave_up: 0,
         slots: 0,
-        rulings: 0,
+        rulings: played.rulings,
         changes: Vec::new(),
         counted: BTreeMap::new(),
         violations,
-        too_little: played.too_little,
+        too_little,
         notes: std::mem::take(&mut on.notes),
         took: begun.elapsed(),
     })
@@ -105,7 +109,7 @@ struct Replicas<'lab> {
     open: Open,
     /// Faults that befell one of them, and which.
     hits: Vec<(Fault, usize)>,
-    /// How often somebody, or somebody's connection to the broker, has ended with messages in hand.
+    /// How often somebody, or somebody's connection to the broker, has ended or stood still with messages in hand.
     ends: usize,
     /// The lines of all of them to the servers.
     lines: Lines,
@@ -165,7 +169,8 @@ impl<'lab> Replicas<'lab> {
     fn until_shared(&mut self) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
-            self.supervise()?;
+            // Another fault may keep them from their shards until it is healed.
+            self.watch(LOOK_EVERY)?;
             let well = self.all.iter_mut().filter(|replica| !replica.is_hit);
             let shards: Vec<Option<u64>> = well.map(Replica::shards).collect();
             let most = u64::from(SHARED).div_ceil(shards.len().max(1) as u64);
@@ -176,7 +181,6 @@ impl<'lab> Replicas<'lab> {
             if begun.elapsed() > READY_WITHIN {
                 bail!("replicas do not share the shards within {READY_WITHIN:?}: {shards:?}");
             }
-            std::thread::sleep(LOOK_EVERY);
         }
         let mut well = self.all.iter_mut().filter(|replica| !replica.is_hit);
         well.try_for_each(Replica::ask_its_name)?;

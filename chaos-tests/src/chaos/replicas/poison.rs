@@ -59,7 +59,7 @@ struct Evidence {
     letters: Vec<Letter>,
     /// Messages that are left in the queue when nobody has one in hand.
     left: u32,
-    /// How often somebody, or somebody's connection, may have ended with messages in hand.
+    /// How often somebody, or somebody's connection, may have ended or stood still with messages in hand.
     ends: usize,
     /// Messages that were still being settled when nothing was published any more.
     restless: Option<String>,
@@ -152,6 +152,7 @@ pub(super) fn play(on: &mut Replicas<'_>, trial: &Trial, random: &mut Random) ->
         executions: evidence.executions.len(),
         entries: 0,
         messages: evidence.good.len() + evidence.letters.len(),
+        rulings: 0,
         violations: judge(&evidence),
         too_little,
     })

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use troupe_ports::{Clock, SystemClock};
 
 use super::Replicas;
-use super::clients::{At, Client, RULED, STORIES, Story};
+use super::clients::{At, Client, RULED, STORIES, Story, execution};
 use super::commands::Found;
 use super::http::Request;
 use crate::crash::Violation;
+use crate::world::random::Random;
 
 /// For how long the workflow is held, and goes on, in milliseconds.
 const HELD_MS: (u64, u64) = (300, 700);
@@ -33,6 +34,8 @@ const WORDS: [(&str, &str, bool); 3] = [
 #[derive(Clone, Copy, Debug)]
 struct Ruling {
     verb: &'static str,
+    /// Attempts that had been let through when it was acknowledged: the beginning of one may be stamped later.
+    draining: usize,
     acknowledged_ms: i64,
     lift_asked_ms: i64,
 }
@@ -48,16 +51,19 @@ pub(super) struct Ruled {
 
 /// What came of it.
 pub(super) struct Verdict {
+    pub(super) rulings: usize,
     pub(super) note: String,
     pub(super) violations: Vec<Violation>,
     pub(super) too_little: Vec<String>,
 }
 
-/// Gives word after word until clients are to stop. Each is lifted.
+/// Gives word after word until clients are to stop and there are enough. Each is lifted, and what it held up ends.
 pub(super) fn play(mut operator: Client) -> Ruled {
     let mut ruled = Ruled::default();
-    while !operator.tally.stops.load(Ordering::Relaxed) {
-        match rule(&mut operator, ruled.rulings.len()) {
+    // How often its requests are asked again draws doors, and changes no word.
+    let mut words = Random::new(operator.random.next());
+    while !operator.tally.stops.load(Ordering::Relaxed) || ruled.rulings.len() < RULINGS_MIN {
+        match rule(&mut operator, &mut words, ruled.rulings.len()) {
             Ok((ruling, story)) => {
                 ruled.rulings.push(ruling);
                 ruled.stories.push(story);
@@ -67,42 +73,53 @@ pub(super) fn play(mut operator: Client) -> Ruled {
                 break;
             }
         }
-        pause(&mut operator, FREE_MS);
+        pause(&mut words, FREE_MS);
+    }
+    for story in &ruled.stories {
+        let ended = execution(story).and_then(|id| operator.until(id, story.ends));
+        ruled.broken.extend(ended.err());
     }
     ruled
 }
 
 /// Holds the workflow while an execution of it is under way, and lets it go on.
-fn rule(operator: &mut Client, number: usize) -> Result<(Ruling, Story), Violation> {
+fn rule(operator: &mut Client, words: &mut Random, number: usize) -> Result<(Ruling, Story), Violation> {
     let story = operator.under_way(operator.number * STORIES + number as u64)?;
-    let (verb, lifts, freezes) = WORDS[operator.random.place(WORDS.len())];
+    let (verb, lifts, freezes) = WORDS[words.place(WORDS.len())];
     let body = if freezes {
         json!({"clocks": "freeze"})
     } else {
         json!({})
     };
-    say(operator, verb, number, &body)?;
+    let draining = say(operator, verb, number, &body)?;
     let acknowledged_ms = SystemClock.now().0;
-    pause(operator, HELD_MS);
+    pause(words, HELD_MS);
     let lift_asked_ms = SystemClock.now().0;
     say(operator, lifts, number, &json!({}))?;
     let ruling = Ruling {
         verb,
+        draining,
         acknowledged_ms,
         lift_asked_ms,
     };
     Ok((ruling, story))
 }
 
-/// Says it until it is in force everywhere, under one key.
-fn say(operator: &mut Client, verb: &str, number: usize, body: &Value) -> Result<(), Violation> {
+/// Says it until it is in force everywhere, under one key; how many attempts still ran then.
+fn say(operator: &mut Client, verb: &str, number: usize, body: &Value) -> Result<usize, Violation> {
     let word = Request::post(format!("/api/v1/workflows/{RULED}/{verb}"), body);
     let word = word.keyed(&format!("ruling-{number}-{verb}"));
-    operator.asks(At::Anyone, &word).map(drop)
+    let answer = operator.asks(At::Anyone, &word)?;
+    let draining = answer.body["draining"].as_u64();
+    let draining = draining.and_then(|attempts| usize::try_from(attempts).ok());
+    draining.ok_or_else(|| {
+        let what = format!("a {verb} does not say how many attempts still run: {answer:?}");
+        Violation { invariant: "C9", what }
+    })
 }
 
-fn pause(operator: &mut Client, (low, high): (u64, u64)) {
-    std::thread::sleep(Duration::from_millis(operator.random.between(low, high)));
+fn pause(words: &mut Random, (low, high): (u64, u64)) {
+    std::thread::sleep(Duration::from_millis(words.between(low, high)));
 }
 
 /// When attempts of an execution began, by their nodes, in milliseconds.
@@ -142,6 +159,7 @@ impl Ruled {
             ruled.len()
         );
         Ok(Verdict {
+            rulings: self.rulings.len(),
             note,
             violations,
             too_little,
@@ -152,28 +170,35 @@ impl Ruled {
 /// What began although it was held; and how many executions were held up.
 fn judge(rulings: &[Ruling], ruled: &[&Found]) -> (Vec<Violation>, usize) {
     let mut violations = Vec::new();
-    let mut held = 0;
-    for one in ruled {
-        for (node, at) in &one.starts {
-            let within = |ruling: &&Ruling| (ruling.acknowledged_ms + 1..ruling.lift_asked_ms).contains(at);
-            if let Some(ruling) = rulings.iter().find(within) {
-                let what = format!(
-                    "{}: {node} began {} ms after a {} was acknowledged, {} ms before it was to be lifted",
-                    one.id,
-                    at - ruling.acknowledged_ms,
-                    ruling.verb,
-                    ruling.lift_asked_ms - at
-                );
-                violations.push(Violation { invariant: "C9", what });
+    for ruling in rulings {
+        let held = ruling.acknowledged_ms + 1..ruling.lift_asked_ms;
+        let mut began: Vec<(i64, &str, &str)> = Vec::new();
+        for one in ruled {
+            for (node, at) in &one.starts {
+                if held.contains(at) {
+                    began.push((*at, &one.id, node));
+                }
             }
         }
-        let spans = |ruling: &Ruling| {
-            let before = one.starts.iter().any(|(_, at)| *at <= ruling.acknowledged_ms);
-            before && one.starts.iter().any(|(_, at)| *at >= ruling.lift_asked_ms)
-        };
-        held += usize::from(rulings.iter().any(spans));
+        began.sort_unstable();
+        for (at, id, node) in began.into_iter().skip(ruling.draining) {
+            let what = format!(
+                "{id}: {node} began {} ms after a {} was acknowledged, {} ms before it was to be lifted, and is not one of the {} \
+                 attempts that still ran",
+                at - ruling.acknowledged_ms,
+                ruling.verb,
+                ruling.lift_asked_ms - at,
+                ruling.draining
+            );
+            violations.push(Violation { invariant: "C9", what });
+        }
     }
-    (violations, held)
+    let spans = |one: &Found, ruling: &Ruling| {
+        let before = one.starts.iter().any(|(_, at)| *at <= ruling.acknowledged_ms);
+        before && one.starts.iter().any(|(_, at)| *at >= ruling.lift_asked_ms)
+    };
+    let is_held = |one: &&&Found| rulings.iter().any(|ruling| spans(one, ruling));
+    (violations, ruled.iter().filter(is_held).count())
 }
 
 #[cfg(test)]
@@ -183,6 +208,7 @@ mod tests {
 
     const RULING: Ruling = Ruling {
         verb: "pause",
+        draining: 0,
         acknowledged_ms: 100,
         lift_asked_ms: 200,
     };
@@ -203,6 +229,23 @@ mod tests {
             let (broken, _) = judge(&[RULING], &[&found(&[50, at])]);
             assert!(broken.len() == 1 && broken[0].invariant == "C9", "{broken:?}");
         }
+    }
+
+    #[test]
+    fn only_what_begins_beyond_the_attempts_that_still_ran_is_found() {
+        let ruling = Ruling { draining: 1, ..RULING };
+        let [late, later] = [found(&[50, 101, 230]), found(&[50, 150])];
+        assert!(judge(&[ruling], &[&later]).0.is_empty());
+        let (broken, held) = judge(&[ruling], &[&later, &late]);
+        assert_eq!((broken.len(), held), (1, 1));
+        assert!(broken[0].what.contains("began 50 ms after"), "{broken:?}");
+        // Each has attempts of its own.
+        let next = Ruling {
+            acknowledged_ms: 300,
+            lift_asked_ms: 400,
+            ..ruling
+        };
+        assert!(judge(&[ruling, next], &[&found(&[150, 350])]).0.is_empty());
     }
 
     #[test]

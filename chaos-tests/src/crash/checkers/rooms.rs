@@ -23,7 +23,7 @@ struct Stay {
 /// From when to when each execution ran; the engine counted them together.
 pub(super) fn hold_so_many(evidence: &Evidence, findings: &mut Findings) {
     // Of two members whose clocks differ nobody knows by their instants who was there first.
-    if evidence.clocks_jump {
+    if evidence.clocks_differ {
         return;
     }
     let mut rooms: BTreeMap<(&str, &str), Vec<Stay>> = BTreeMap::new();

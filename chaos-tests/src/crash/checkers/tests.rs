@@ -299,6 +299,35 @@ fn an_outage_excuses_a_late_timer_as_long_as_it_may_last() {
     assert!(late.len() == 1 && late[0].contains("3001 ms late"), "{late:?}");
 }
 
+/// What is said of so many executions that were in a room for two at the same time.
+fn crowded(executions: u64, meanwhile: impl Fn(&mut Evidence)) -> Vec<&'static str> {
+    let mut evidence = run(workload::FEW);
+    let first = one(&mut evidence, workload::FEW);
+    // Nothing takes time where the core plays alone.
+    for (entry, at) in first.2.iter_mut().zip(1_000..) {
+        entry.at = Timestamp(at);
+    }
+    let first = first.clone();
+    for number in 1..executions {
+        let mut another = first.clone();
+        another.0.id = ExecutionId::fresh(ShardId(0), Timestamp(9), number);
+        evidence.executions.insert(another.0.id, another);
+    }
+    meanwhile(&mut evidence);
+    let mut findings = Findings(Vec::new());
+    super::rooms::hold_so_many(&evidence, &mut findings);
+    let found = findings.0.into_iter();
+    found.map(|violation| violation.invariant).collect()
+}
+
+#[test]
+fn one_too_many_in_a_room_is_found_unless_members_did_not_agree_on_the_time() {
+    assert_eq!(crowded(2, |_| {}), [""; 0]);
+    assert_eq!(crowded(3, |_| {}), ["C6"; 3]);
+    assert_eq!(crowded(3, |evidence| evidence.clocks_jump = true), ["C6"; 3]);
+    assert_eq!(crowded(3, |evidence| evidence.clocks_differ = true), [""; 0]);
+}
+
 #[test]
 fn what_takes_effect_while_its_workflow_is_held_everywhere_is_found() {
     let workflow = workload::ruled_by(3);

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, Method, Request, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -75,7 +75,8 @@ impl Letter {
     ) -> Result<Bytes, ApiError> {
         let text = serde_json::to_vec(self).map_err(|error| ApiError::new("INTERNAL", error.to_string()))?;
         let signed = Signed::new(caller, &text);
-        let (_, signature) = key.sign(&Method::POST, &place(shard, id), now, &signed)?;
+        // The headers of the request are in its text.
+        let (_, signature) = key.sign(&Method::POST, &place(shard, id), &HeaderMap::new(), now, &signed)?;
         Ok([signature.as_bytes(), &b"\n"[..], &text[..]].concat().into())
     }
 
@@ -92,7 +93,7 @@ impl Letter {
         let (signature, text) = sealed.split_at(end.ok_or_else(|| unreadable("it has one line"))?);
         let text = &text[1..];
         let signature = std::str::from_utf8(signature).map_err(unreadable)?;
-        let (signed, _) = key.read(&Method::POST, &place(shard, id), signature)?;
+        let (signed, _) = key.read(&Method::POST, &place(shard, id), &HeaderMap::new(), signature)?;
         if !signed.covers(text) {
             return Err(ApiError::new(
                 "MEMBER_SIGNATURE_INVALID",
@@ -110,12 +111,18 @@ impl Letter {
     pub(super) fn request(&self, key: &MemberKey, signed: &Signed, now: Timestamp) -> Result<Request<Body>, ApiError> {
         let body = STANDARD.decode(&self.body).map_err(unreadable)?;
         let method = Method::from_bytes(self.method.as_bytes()).map_err(unreadable)?;
-        let (name, value) = key.sign(&method, &self.target, now, &signed.for_body(&body))?;
-        let mut request = Request::builder().method(method).uri(&self.target).header(name, value);
+        let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
-            request = request.header(name, value);
+            let name = HeaderName::try_from(name.as_str()).map_err(unreadable)?;
+            let value = HeaderValue::try_from(value.as_str()).map_err(unreadable)?;
+            headers.append(name, value);
         }
-        request.body(body.into()).map_err(unreadable)
+        let (name, value) = key.sign(&method, &self.target, &headers, now, &signed.for_body(&body))?;
+        headers.insert(name, value);
+        let request = Request::builder().method(method).uri(&self.target);
+        let mut request = request.body(Body::from(body)).map_err(unreadable)?;
+        *request.headers_mut() = headers;
+        Ok(request)
     }
 
     /// For people: what is asked of what.

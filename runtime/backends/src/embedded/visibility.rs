@@ -151,6 +151,15 @@ fn forget(connection: &Connection, ids: &[ExecutionId]) -> rusqlite::Result<()> 
     Ok(())
 }
 
+/// Nobody was issued a later epoch than the writer's, or it names none.
+fn admitted(derived: &Connection, shard: ShardId, epoch: Option<Epoch>) -> rusqlite::Result<Result<(), StoreError>> {
+    let owner = derived::shard_of(derived, shard)?.epoch;
+    Ok(match epoch {
+        Some(ours) if owner > ours => Err(StoreError::Fenced { shard, owner, ours }),
+        Some(_) | None => Ok(()),
+    })
+}
+
 #[async_trait]
 impl VisibilityStore for EmbeddedStore {
     async fn project(
@@ -162,20 +171,20 @@ impl VisibilityStore for EmbeddedStore {
     ) -> Result<(), StoreError> {
         self.check_shard(shard)?;
         self.derived
-            .run(move |derived| {
-                let owner = derived::shard_of(derived, shard)?.epoch;
-                match epoch {
-                    Some(ours) if owner > ours => Ok(Err(StoreError::Fenced { shard, owner, ours })),
-                    Some(_) | None => project(derived, shard, &summaries, up_to).map(Ok),
-                }
+            .run(move |derived| match admitted(derived, shard, epoch)? {
+                Ok(()) => project(derived, shard, &summaries, up_to).map(Ok),
+                Err(fenced) => Ok(Err(fenced)),
             })
             .await
     }
 
-    async fn rewind(&self, shard: ShardId, to: LogPosition) -> Result<(), StoreError> {
+    async fn rewind(&self, shard: ShardId, epoch: Option<Epoch>, to: LogPosition) -> Result<(), StoreError> {
         self.check_shard(shard)?;
         self.derived
             .run(move |derived| {
+                if let Err(fenced) = admitted(derived, shard, epoch)? {
+                    return Ok(Err(fenced));
+                }
                 derived
                     .prepare_cached("UPDATE projected SET position = ?2 WHERE shard = ?1 AND position > ?2")?
                     .execute(params![shard.0, integer(to.0)])?;
@@ -187,6 +196,7 @@ impl VisibilityStore for EmbeddedStore {
     async fn correct(
         &self,
         shard: ShardId,
+        epoch: Option<Epoch>,
         ahead: &[ExecutionId],
         left: Vec<ExecutionSummary>,
     ) -> Result<(), StoreError> {
@@ -194,6 +204,9 @@ impl VisibilityStore for EmbeddedStore {
         let ahead = ahead.to_vec();
         self.derived
             .run(move |derived| {
+                if let Err(fenced) = admitted(derived, shard, epoch)? {
+                    return Ok(Err(fenced));
+                }
                 forget(derived, &ahead)?;
                 project(derived, shard, &left, LogPosition(0)).map(Ok)
             })
@@ -216,8 +229,14 @@ impl VisibilityStore for EmbeddedStore {
         self.derived_readers.read(move |derived| list(derived, &query)).await
     }
 
-    async fn forget(&self, ids: &[ExecutionId]) -> Result<(), StoreError> {
+    async fn forget(&self, shard: ShardId, epoch: Option<Epoch>, ids: &[ExecutionId]) -> Result<(), StoreError> {
+        self.check_shard(shard)?;
         let ids = ids.to_vec();
-        self.derived.run(move |derived| forget(derived, &ids).map(Ok)).await
+        self.derived
+            .run(move |derived| match admitted(derived, shard, epoch)? {
+                Ok(()) => forget(derived, &ids).map(Ok),
+                Err(fenced) => Ok(Err(fenced)),
+            })
+            .await
     }
 }

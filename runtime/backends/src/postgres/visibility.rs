@@ -150,39 +150,82 @@ async fn remove(connection: &mut PgConnection, ids: &[ExecutionId]) -> sqlx::Res
     sqlx::query(FORGET).bind(ids).execute(connection).await.map(drop)
 }
 
+/// The epoch that was issued after that of the writer, if one was. Else none is until the transaction ends: whoever asks for one waits.
+async fn later(connection: &mut PgConnection, shard: ShardId, epoch: Option<Epoch>) -> sqlx::Result<Option<i64>> {
+    let Some(ours) = epoch else { return Ok(None) };
+    let issued: Option<i64> = sqlx::query_scalar("SELECT epoch FROM epoch WHERE shard = $1 FOR SHARE")
+        .bind(i32::from(shard.0))
+        .fetch_optional(connection)
+        .await?;
+    Ok(issued.filter(|issued| *issued > integer(ours.0)))
+}
+
+/// As [`write()`].
 async fn replace(
     connection: &mut PgConnection,
-    shard: ShardId,
+    (shard, epoch): (ShardId, Option<Epoch>),
     ahead: &[ExecutionId],
     left: Vec<ExecutionSummary>,
-) -> sqlx::Result<()> {
+) -> sqlx::Result<Option<i64>> {
     let mut transaction = connection.begin().await?;
-    remove(&mut transaction, ahead).await?;
-    for batch in batches(left) {
-        write(&mut transaction, (shard, None), batch, LogPosition(0)).await?;
+    if let Some(later) = later(&mut transaction, shard, epoch).await? {
+        transaction.rollback().await?;
+        return Ok(Some(later));
     }
-    transaction.commit().await
+    remove(&mut transaction, ahead).await?;
+    if !left.is_empty() {
+        for batch in batches(left) {
+            write(&mut transaction, (shard, None), batch, LogPosition(0)).await?;
+        }
+    }
+    transaction.commit().await?;
+    Ok(None)
+}
+
+/// As [`write()`].
+async fn rewind(
+    connection: &mut PgConnection,
+    (shard, epoch): (ShardId, Option<Epoch>),
+    to: LogPosition,
+) -> sqlx::Result<Option<i64>> {
+    let mut transaction = connection.begin().await?;
+    if let Some(later) = later(&mut transaction, shard, epoch).await? {
+        transaction.rollback().await?;
+        return Ok(Some(later));
+    }
+    sqlx::query("UPDATE projected SET position = $2 WHERE shard = $1 AND position > $2")
+        .bind(i32::from(shard.0))
+        .bind(integer(to.0))
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(None)
+}
+
+/// `later`: what [`write()`] found.
+fn unless_fenced((shard, epoch): (ShardId, Option<Epoch>), later: Option<i64>) -> Result<(), StoreError> {
+    match later {
+        None => Ok(()),
+        Some(later) => Err(StoreError::Fenced {
+            shard,
+            owner: Epoch(later.unsigned_abs()),
+            ours: epoch.unwrap_or_default(),
+        }),
+    }
 }
 
 impl PostgresStore {
     async fn write(
         &self,
-        (shard, epoch): (ShardId, Option<Epoch>),
+        writer: (ShardId, Option<Epoch>),
         columns: Columns,
         up_to: LogPosition,
     ) -> Result<(), StoreError> {
         let mut connection = self.database.connection().await?;
-        let asked = write(&mut connection, (shard, epoch), columns, up_to);
+        let asked = write(&mut connection, writer, columns, up_to);
         let later = self.database.answer(asked).await?;
         connection.give_back();
-        match later {
-            None => Ok(()),
-            Some(later) => Err(StoreError::Fenced {
-                shard,
-                owner: Epoch(later.unsigned_abs()),
-                ours: epoch.unwrap_or_default(),
-            }),
-        }
+        unless_fenced(writer, later)
     }
 }
 
@@ -231,28 +274,26 @@ impl VisibilityStore for PostgresStore {
         }
     }
 
-    async fn rewind(&self, shard: ShardId, to: LogPosition) -> Result<(), StoreError> {
+    async fn rewind(&self, shard: ShardId, epoch: Option<Epoch>, to: LogPosition) -> Result<(), StoreError> {
         let mut connection = self.database.connection().await?;
-        let asked = sqlx::query("UPDATE projected SET position = $2 WHERE shard = $1 AND position > $2")
-            .bind(i32::from(shard.0))
-            .bind(integer(to.0))
-            .execute(&mut *connection);
-        self.database.answer(asked).await?;
+        let asked = rewind(&mut connection, (shard, epoch), to);
+        let later = self.database.answer(Box::pin(asked)).await?;
         connection.give_back();
-        Ok(())
+        unless_fenced((shard, epoch), later)
     }
 
     async fn correct(
         &self,
         shard: ShardId,
+        epoch: Option<Epoch>,
         ahead: &[ExecutionId],
         left: Vec<ExecutionSummary>,
     ) -> Result<(), StoreError> {
         let mut connection = self.database.connection().await?;
-        let asked = replace(&mut connection, shard, ahead, left);
-        self.database.answer(Box::pin(asked)).await?;
+        let asked = replace(&mut connection, (shard, epoch), ahead, left);
+        let later = self.database.answer(Box::pin(asked)).await?;
         connection.give_back();
-        Ok(())
+        unless_fenced((shard, epoch), later)
     }
 
     async fn projected(&self, shard: ShardId) -> Result<LogPosition, StoreError> {
@@ -284,10 +325,7 @@ impl VisibilityStore for PostgresStore {
         Ok(Page { items, next })
     }
 
-    async fn forget(&self, ids: &[ExecutionId]) -> Result<(), StoreError> {
-        let mut connection = self.database.connection().await?;
-        self.database.answer(remove(&mut connection, ids)).await?;
-        connection.give_back();
-        Ok(())
+    async fn forget(&self, shard: ShardId, epoch: Option<Epoch>, ids: &[ExecutionId]) -> Result<(), StoreError> {
+        self.correct(shard, epoch, ids, Vec::new()).await
     }
 }

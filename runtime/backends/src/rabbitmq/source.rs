@@ -138,12 +138,16 @@ impl EventSource for RabbitSource {
     async fn next(&self) -> Result<Incoming, SourceError> {
         let mut messages = self.messages.lock().await;
         while let Some(message) = messages.recv().await {
-            // What came over a connection that is gone comes again.
-            if message.receipt.connection == self.connection.load(Ordering::Acquire) {
+            if !self.is_stale(message.receipt) {
                 return Ok(message);
             }
         }
         Err(SourceError::Unavailable("RabbitMQ: the source has ended".to_owned()))
+    }
+
+    /// What came over a connection that is gone comes again.
+    fn is_stale(&self, receipt: Receipt) -> bool {
+        receipt.connection != self.connection.load(Ordering::Acquire)
     }
 
     async fn accept(&self, receipt: Receipt) -> Result<(), SourceError> {

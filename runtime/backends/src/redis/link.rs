@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -48,6 +49,7 @@ impl Link {
                 settings,
                 nodes: RwLock::new(BTreeMap::new()),
                 refreshing: tokio::sync::Mutex::new(()),
+                failed: AtomicU64::new(0),
                 redirected_is_done: false,
             }),
         }
@@ -112,16 +114,19 @@ struct SlotMap {
     ranges: Vec<Range>,
     /// How often a member has told all of them.
     told: u64,
+    /// Members that gave somebody no answer since: before their slots are used again, it is asked who has them.
+    doubted: BTreeSet<Address>,
 }
 
 impl Slots {
-    fn owner(&self, slot: u16) -> Option<Address> {
+    /// Who has a slot, and whether that is in doubt.
+    fn owner(&self, slot: u16) -> Option<(Address, bool)> {
         let map = self.0.read();
         let range = map
             .ranges
             .iter()
             .find(|range| (range.first..=range.last).contains(&slot))?;
-        Some(range.owner.clone())
+        Some((range.owner.clone(), map.doubted.contains(&range.owner)))
     }
 
     fn owners(&self) -> BTreeSet<Address> {
@@ -137,10 +142,20 @@ impl Slots {
         let mut map = self.0.write();
         map.ranges = ranges;
         map.told += 1;
+        map.doubted.clear();
     }
 
-    fn forget(&self, owner: &Address) {
-        self.0.write().ranges.retain(|range| range.owner != *owner);
+    /// A member gave no answer to a command. `told`: how often the slots had been told when it was sent; a newer map knows better.
+    fn doubt(&self, owner: &Address, told: u64) {
+        let mut map = self.0.write();
+        if map.told == told {
+            map.doubted.insert(owner.clone());
+        }
+    }
+
+    /// Nobody can tell who has its slots: they stay as they were.
+    fn trust(&self, owner: &Address) {
+        self.0.write().doubted.remove(owner);
     }
 
     /// Notes the new owner of one slot.
@@ -164,6 +179,8 @@ pub(super) struct Cluster {
     settings: Arc<Settings>,
     nodes: RwLock<BTreeMap<Address, Arc<Node>>>,
     refreshing: tokio::sync::Mutex<()>,
+    /// How often nobody could tell who has which slots.
+    failed: AtomicU64,
     redirected_is_done: bool,
 }
 
@@ -188,16 +205,10 @@ impl Cluster {
         let mut wait = ASK_AGAIN;
         let mut redirect: Option<(Address, bool)> = None;
         loop {
+            let told = self.settings.slots.told();
             let (address, asking) = match redirect.take() {
                 Some(redirect) => redirect,
-                None => match self.settings.slots.owner(slot) {
-                    Some(owner) => (owner, false),
-                    None => {
-                        self.refresh(None).await?;
-                        let owner = self.settings.slots.owner(slot).ok_or_else(|| not_covered(slot))?;
-                        (owner, false)
-                    }
-                },
+                None => (self.owner(slot).await?, false),
             };
             let node = self.node(&address);
             let sent = if asking {
@@ -228,7 +239,7 @@ impl Cluster {
             if !again {
                 // Whoever tries again next should find the member that took over.
                 if matches!(error, LinkError::Unknown(_)) {
-                    self.settings.slots.forget(&address);
+                    self.settings.slots.doubt(&address, told);
                 }
                 return Err(error);
             }
@@ -243,12 +254,31 @@ impl Cluster {
         }
     }
 
-    /// Asks a member who has which slots: first those other than `suspect`.
+    /// Who has a slot, as far as anybody can tell.
+    async fn owner(&self, slot: u16) -> Result<Address, LinkError> {
+        let slots = &self.settings.slots;
+        match slots.owner(slot) {
+            Some((owner, false)) => return Ok(owner),
+            Some((owner, true)) => {
+                if let Err(failed) = self.refresh(Some(&owner)).await {
+                    tracing::debug!(?failed, "the slots of the cluster cannot be read");
+                    slots.trust(&owner);
+                    return Ok(owner);
+                }
+            }
+            None => self.refresh(None).await?,
+        }
+        let (owner, _) = slots.owner(slot).ok_or_else(|| not_covered(slot))?;
+        Ok(owner)
+    }
+
+    /// Asks a member who has which slots: first those other than `suspect`. Whoever waited meanwhile shares what came of it.
     async fn refresh(&self, suspect: Option<&Address>) -> Result<(), LinkError> {
-        let before = self.settings.slots.told();
+        let tries = || (self.settings.slots.told(), self.failed.load(Ordering::Acquire));
+        let before = tries();
         // Those of other connections ask by themselves: none waits for the runtime of another one.
         let _one_at_a_time = self.refreshing.lock().await;
-        if self.settings.slots.told() != before {
+        if tries() != before {
             return Ok(());
         }
         let mut members: Vec<Address> = self.nodes.read().keys().cloned().collect();
@@ -272,6 +302,7 @@ impl Cluster {
                 Err(_) => tracing::debug!(%member, "does not tell its slots in time"),
             }
         }
+        self.failed.fetch_add(1, Ordering::AcqRel);
         Err(last)
     }
 }
@@ -336,4 +367,40 @@ fn ranges(value: Value, asked: &Address) -> Option<Vec<Range>> {
         });
     }
     Some(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_without_an_answer_is_doubted_until_somebody_tells_who_has_its_slots() {
+        let address = |port| Address {
+            host: "127.0.0.1".to_owned(),
+            port,
+        };
+        let range = |first, last, port| Range {
+            first,
+            last,
+            owner: address(port),
+        };
+        let slots = Slots::default();
+        assert_eq!(slots.owner(7), None);
+        slots.set(vec![range(0, 99, 1), range(100, 199, 2)]);
+        slots.doubt(&address(1), slots.told());
+        assert_eq!(slots.owner(7), Some((address(1), true)), "its slots stay known");
+        assert_eq!(slots.owner(107), Some((address(2), false)));
+        slots.trust(&address(1));
+        assert_eq!(slots.owner(7), Some((address(1), false)));
+        slots.doubt(&address(1), slots.told());
+        let old = slots.told();
+        slots.set(vec![range(0, 199, 1)]);
+        assert_eq!(slots.owner(7), Some((address(1), false)), "a member has told it anew");
+        slots.doubt(&address(1), old);
+        assert_eq!(
+            slots.owner(7),
+            Some((address(1), false)),
+            "the command was sent by an older map"
+        );
+    }
 }

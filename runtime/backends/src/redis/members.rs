@@ -52,7 +52,8 @@ impl Membership for RedisStore {
 
     async fn leave(&self, name: &str) -> Result<(), StoreError> {
         let keys = &self.layout.members;
-        for (verb, key) in [("ZREM", &keys.expiries), ("HDEL", &keys.members)] {
+        // In this order: between the two nobody is left that never expires.
+        for (verb, key) in [("HDEL", &keys.members), ("ZREM", &keys.expiries)] {
             let mut command = redis::cmd(verb);
             command.arg(key).arg(name);
             self.command(keys.slot, &command).await?;

@@ -14,8 +14,6 @@ use super::layout::SemaphoreKeys;
 use super::script::{ACQUIRE_TICKET, Arg, BAR_TICKET, Call, NOTES, RELEASE_TICKET, RENEW_TICKETS, Script};
 use super::{RedisStore, decode};
 
-/// Notes that are read at once.
-const NOTES_PAGE: u64 = 1_000;
 /// Bars that are over and go with each new one: more than come, so that they do not gather.
 const BARS_FORGOTTEN: u64 = 16;
 /// Further apart than any two instants in milliseconds, and exact as a double together with one.
@@ -145,19 +143,14 @@ impl Semaphores for RedisStore {
 
     async fn noted(&self, shard: ShardId, under: Epoch) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         self.notes(shard, under, &[]).await?;
-        // Earlier owners are kept out by now: what is there while the pages are read stays until this owner strikes it out.
+        // Earlier owners are kept out by now. All at once: a cursor of pages means nothing to a server that takes over between two of them,
+        // and a note that is missed holds its key for good.
         let keys = self.keys(shard)?;
-        let (mut notes, mut from) = (BTreeMap::new(), b"0".to_vec());
-        loop {
-            let mut command = redis::cmd("HSCAN");
-            command.arg(&keys.tickets).arg(&from).arg("COUNT").arg(NOTES_PAGE);
-            let mut page = decode::list(self.command(keys.slot, &command).await?)?.into_iter();
-            from = decode::bytes(page.next().unwrap_or(Value::Nil))?;
-            notes.extend(decode::pairs(page.next().unwrap_or(Value::Nil))?);
-            if from == b"0" {
-                break;
-            }
-        }
+        let mut command = redis::cmd("HGETALL");
+        command.arg(&keys.tickets);
+        let mut notes: BTreeMap<_, _> = decode::pairs(self.command(keys.slot, &command).await?)?
+            .into_iter()
+            .collect();
         // Under no ticket stands the epoch.
         notes.remove(&b""[..]);
         Ok(notes.into_iter().collect())

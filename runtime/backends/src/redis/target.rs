@@ -107,9 +107,8 @@ fn login(text: &str) -> Result<Login, RedisOpenError> {
 }
 
 fn addresses(text: &str, port: u16) -> Result<Vec<Address>, RedisOpenError> {
-    let each = text.split(',').map(|host| {
-        Address::parse(host, port).ok_or_else(|| unusable(format!("`{host}` of the URL is no host or host:port")))
-    });
+    let wrong = || unusable("the URL has a server that is no host or host:port");
+    let each = text.split(',').map(|host| Address::parse(host, port).ok_or_else(wrong));
     each.collect()
 }
 
@@ -118,27 +117,34 @@ fn database(text: &str) -> Result<i64, RedisOpenError> {
         return Ok(0);
     }
     text.parse()
-        .map_err(|_| unusable(format!("`{text}` of the URL is no number of a database")))
+        .map_err(|_| unusable("the path of the URL is no number of a database"))
 }
 
 impl Target {
+    /// Reads a URL. What is told of one that does not serve repeats no part of it: any may be of a login.
     pub(super) fn parse(url: &str) -> Result<Self, RedisOpenError> {
-        let known = "redis://, redis+sentinel:// or redis+cluster://, or these with rediss for TLS";
-        let (scheme, rest) = url
-            .split_once("://")
-            .ok_or_else(|| unusable(format!("the URL begins with none of {known}")))?;
+        let unknown = || {
+            unusable(
+                "the URL begins with none of redis://, redis+sentinel:// and redis+cluster://, or these with rediss \
+                 for TLS",
+            )
+        };
+        let (scheme, rest) = url.split_once("://").ok_or_else(unknown)?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        // A query may have one of its own once the login has ended.
+        if path.contains('@') || (query.contains('@') && !hosts.contains('@')) {
+            return Err(unusable(
+                "the URL has an @ behind a / or a ?: in a user and a password these are written %2F and %3F, and an @ \
+                 behind the host is %40",
+            ));
+        }
         let (user, hosts) = hosts.rsplit_once('@').unwrap_or(("", hosts));
         let (protocol, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
         let encrypted = match protocol {
             "redis" => false,
             "rediss" => true,
-            _ => {
-                return Err(unusable(format!(
-                    "the URL begins with {scheme}, and with none of {known}"
-                )));
-            }
+            _ => return Err(unknown()),
         };
         let mut sentinel_login = Login::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -146,10 +152,10 @@ impl Target {
                 ("sentinel", Some(("sentinel_username", value))) => sentinel_login.user = Some(decoded(value)?),
                 ("sentinel", Some(("sentinel_password", value))) => sentinel_login.password = Some(decoded(value)?),
                 _ => {
-                    let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-                    return Err(unusable(format!(
-                        "the URL has a parameter `{name}` that is not known here"
-                    )));
+                    return Err(unusable(
+                        "the URL has a parameter that is not known here: only redis+sentinel:// has some, sentinel_username and \
+                         sentinel_password",
+                    ));
                 }
             }
         }
@@ -172,11 +178,7 @@ impl Target {
                 };
                 (place, number)
             }
-            _ => {
-                return Err(unusable(format!(
-                    "the URL begins with {scheme}, and with none of {known}"
-                )));
-            }
+            _ => return Err(unknown()),
         };
         Ok(Self {
             place,
@@ -242,4 +244,59 @@ pub(super) fn client(
             .and_then(|info| Client::open(info.set_redis_settings(settings))),
     };
     made.map_err(|error| unusable(format!("{address}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_does_not_serve_is_told_without_any_part_of_it() {
+        for url in [
+            "redis://:Left/Right@h:6379",
+            "redis://:Left?Right@h:6379",
+            "redis://u:1/Right@h",
+            "redis://u:1?Right@h",
+            "redis://u:Left@1/Right@h",
+            "redis://u:Left@1?Right@h",
+            "redis+sentinel://u:1/Right@h",
+            "redis+cluster://u:1/Right@h",
+            "redis://:Left",
+            "redis://u:Left",
+            "redis://h/Right",
+            "redis+sentinel://h/master?Right=1",
+            "redis+Left://h",
+            "Left://Right@h",
+            "Left",
+        ] {
+            let why = Target::parse(url).err().unwrap().to_string();
+            assert!(!why.contains("Left") && !why.contains("Right"), "{url}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_login_ends_at_the_last_at_sign_before_the_path() {
+        let target = Target::parse("redis://us%2Fer:p%2F%3Fa@ss#@h:1/2").ok().unwrap();
+        assert_eq!(target.login.user.as_deref(), Some("us/er"));
+        assert_eq!(target.login.password.as_deref(), Some("p/?a@ss#"));
+        assert_eq!(target.database, 2);
+        let Place::Server(server) = target.place else {
+            panic!("one server")
+        };
+        assert_eq!(server.to_string(), "h:1");
+
+        let url = "redis+sentinel://:p@h,[::1]:2/master?sentinel_password=a@b%40";
+        let Place::Sentinels {
+            sentinels,
+            master,
+            login,
+        } = Target::parse(url).ok().unwrap().place
+        else {
+            panic!("Sentinels")
+        };
+        let sentinels: Vec<String> = sentinels.iter().map(Address::to_string).collect();
+        assert_eq!(sentinels, ["h:26379", "[::1]:2"]);
+        assert_eq!((master.as_str(), login.password.as_deref()), ("master", Some("a@b@")));
+    }
 }

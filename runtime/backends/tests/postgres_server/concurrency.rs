@@ -104,7 +104,7 @@ async fn projections_of_the_same_executions_do_not_wait_for_each_other_for_ever(
         gone.reverse();
         let forgotten = async {
             for store in &stores[..4] {
-                store.forget(&gone).await.unwrap();
+                store.forget(SHARD, None, &gone).await.unwrap();
             }
         };
         let (projected, ()) = futures::join!(join_all(projections), forgotten);

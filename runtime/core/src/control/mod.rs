@@ -127,6 +127,10 @@ pub struct ControlEntry {
     /// Why, for people.
     #[n(6)]
     pub reason: Option<String>,
+    /// It changes nothing, and is there for the command's id: whoever gives that again gets no second hearing.
+    #[n(7)]
+    #[cbor(default)]
+    pub only_id: bool,
 }
 
 /// Between a workflow's id and the node whose body is meant: a body is a workflow of its own, `<workflow>#<node>`.

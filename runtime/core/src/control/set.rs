@@ -114,7 +114,7 @@ impl ControlSet {
             || self.in_force().count() < CONTROLS_MAX
     }
 
-    /// Applies an entry. One that is older than what its register holds changes nothing but the seq.
+    /// Applies an entry. One that is older than what its register holds, or is there for its id alone, changes no register.
     pub fn apply(&mut self, entry: &ControlEntry) {
         self.seq = self.seq.max(entry.seq);
         if self.given_at(&entry.command).is_none() {
@@ -124,7 +124,8 @@ impl ControlSet {
             self.recent.push_back((entry.command.clone(), entry.at));
         }
         let known = self.registers.get(&entry.key);
-        if known.is_some_and(|known| (known.at, &known.command) >= (entry.at, &entry.command)) {
+        let is_older = known.is_some_and(|known| (known.at, &known.command) >= (entry.at, &entry.command));
+        if is_older || entry.only_id {
             return;
         }
         if let ControlKey::Pause(scope) = &entry.key {

@@ -50,6 +50,7 @@ impl Told {
             command: format!("c{seq}").into(),
             principal: None,
             reason: None,
+            only_id: false,
         };
         self.set.apply(&entry);
     }

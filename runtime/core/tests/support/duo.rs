@@ -237,6 +237,7 @@ impl Duo {
             command: format!("c{:06}", seq.0).into(),
             principal: None,
             reason: None,
+            only_id: false,
         });
         self.reference.controlled(self.now, scope, is_stop, control);
         self.commands.push((self.now, scope.clone(), control));

@@ -262,7 +262,7 @@ pub async fn forgotten_summaries_are_gone(fixture: VisibilityFixture<'_>) {
     )
     .await;
     store
-        .forget(&[execution(0, 1), execution(0, 3), execution(0, 77)])
+        .forget(ShardId(0), None, &[execution(0, 1), execution(0, 3), execution(0, 77)])
         .await
         .expect("forgetting works");
     let left: Vec<_> = all(&*store, everything())
@@ -306,7 +306,7 @@ pub async fn the_projected_position_is_rewound_with_its_log(fixture: VisibilityF
     }
     for (to, expected) in [(9, 8), (3, 3), (5, 3)] {
         store
-            .rewind(ShardId(0), LogPosition(to))
+            .rewind(ShardId(0), None, LogPosition(to))
             .await
             .expect("the position can be rewound");
         let projected = store.projected(ShardId(0)).await;
@@ -315,7 +315,7 @@ pub async fn the_projected_position_is_rewound_with_its_log(fixture: VisibilityF
     let other = store.projected(ShardId(1)).await;
     assert_eq!(other.expect("the position can be read"), LogPosition(8));
     store
-        .rewind(ShardId(2), LogPosition(1))
+        .rewind(ShardId(2), None, LogPosition(1))
         .await
         .expect("a shard that nothing was projected of has nothing to rewind");
     assert_eq!(store.projected(ShardId(2)).await.expect("a position"), LogPosition(0));
@@ -337,7 +337,7 @@ pub async fn a_correction_puts_lower_seqs_in_the_place_of_higher_ones(fixture: V
     project(&*store, (0..5).map(later).collect()).await;
     let ids = [1, 2, 3, 77].map(|number| execution(0, number));
     store
-        .correct(ShardId(0), &ids, vec![summary(1, 1), summary(3, 3)])
+        .correct(ShardId(0), None, &ids, vec![summary(1, 1), summary(3, 3)])
         .await
         .expect("rows can be corrected");
     let expected = [later(4), summary(3, 3), summary(1, 1), later(0)];
@@ -349,7 +349,7 @@ pub async fn a_correction_puts_lower_seqs_in_the_place_of_higher_ones(fixture: V
         "no record was projected"
     );
     store
-        .correct(ShardId(0), &[], Vec::new())
+        .correct(ShardId(0), None, &[], Vec::new())
         .await
         .expect("nothing is to be corrected");
     assert_eq!(all(&*store, everything()).await, expected);
@@ -381,7 +381,7 @@ pub async fn a_correction_happens_whole_or_not_at_all(fixture: VisibilityFixture
     });
     let ids: Vec<_> = (0..ROWS).map(|number| execution(0, number)).collect();
     for seq in (1..60).rev() {
-        let corrected = store.correct(ShardId(0), &ids, rows(seq)).await;
+        let corrected = store.correct(ShardId(0), None, &ids, rows(seq)).await;
         corrected.expect("rows can be corrected");
     }
     stop.send_replace(true);
@@ -419,7 +419,10 @@ where
     drop(store);
     issue(1).await;
     let store = lists().await;
-    store.forget(&[execution(0, 1)]).await.expect("forgetting works");
+    store
+        .forget(shard, Some(owner), &[execution(0, 1)])
+        .await
+        .expect("forgetting works");
     let late = written(&*store, Some(former), 2, 9).await;
     assert!(
         matches!(late, Err(StoreError::Fenced { owner: now, ours, .. }) if (now, ours) == (owner, former)),
@@ -430,12 +433,33 @@ where
     assert_eq!(projected.expect("the position can be read"), LogPosition(1));
     let other = store.project(ShardId(1), Some(former), vec![], LogPosition(7)).await;
     other.expect("epochs are a shard's own");
+    let seqs = async || -> Vec<_> { all(&*store, everything()).await.iter().map(|row| row.seq).collect() };
     for (epoch, seq) in [(Some(owner), 3), (None, 4)] {
         let done = written(&*store, epoch, seq, seq).await;
         done.expect("the owner can write, and whoever needs no epoch");
-        let rows = all(&*store, everything()).await;
-        assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [Seq(seq)]);
+        assert_eq!(seqs().await, [Seq(seq)]);
     }
+    // What it corrects comes in the place of later rows: a former owner's would stay for good.
+    let ids = [execution(0, 1)];
+    let corrected = async |epoch| store.correct(shard, epoch, &ids, vec![summary(1, 100)]).await;
+    let rewound = async |epoch| store.rewind(shard, epoch, LogPosition(2)).await;
+    let forgotten = async |epoch| store.forget(shard, epoch, &ids).await;
+    for late in [
+        corrected(Some(former)).await,
+        rewound(Some(former)).await,
+        forgotten(Some(former)).await,
+    ] {
+        assert!(matches!(late, Err(StoreError::Fenced { .. })), "got {late:?}");
+    }
+    assert_eq!(seqs().await, [Seq(4)]);
+    let position = async || store.projected(shard).await.expect("the position can be read");
+    assert_eq!(position().await, LogPosition(4));
+    corrected(Some(owner)).await.expect("the owner can correct");
+    rewound(Some(owner)).await.expect("the owner can rewind");
+    assert_eq!(
+        (seqs().await, position().await),
+        (vec![summary(1, 100).seq], LogPosition(2))
+    );
 }
 
 /// Summaries and positions survive closing and opening.

@@ -149,7 +149,12 @@ impl Play {
             parent,
             ..Started::of(id, &plan, input)
         };
-        self.mail.push_back((id, Event::Started(Box::new(started))));
+        let started = Box::new(started);
+        let event = match plan.settings.concurrency {
+            Some(_) => Event::Queued(started),
+            None => Event::Started(started),
+        };
+        self.mail.push_back((id, event));
         id
     }
 

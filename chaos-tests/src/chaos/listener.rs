@@ -11,10 +11,11 @@ use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeleteOptions, QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use troupe_backends::cloud_events::CloudEvent;
 use troupe_core::lifecycle;
 
@@ -24,6 +25,10 @@ use crate::crash::record::{Record, Sighting};
 
 /// Pause before a broker that does not answer is asked again.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How long a broker may take to answer, and how often a silent connection is looked at: when it goes, not everybody who waits for
+/// something of it is told.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(1);
 /// Messages that are on their way to the consumer at once.
 const PREFETCH: u16 = 256;
 
@@ -97,15 +102,25 @@ impl Drop for Listener {
     }
 }
 
-async fn listen(url: &str, queue: &str, heard: &Heard) -> anyhow::Result<()> {
+async fn consume(url: &str, queue: &str) -> anyhow::Result<(Connection, Channel, Consumer)> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     let options = BasicConsumeOptions::default();
     let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
-    let mut consumer = consumer.await?;
-    while let Some(delivery) = consumer.next().await {
-        let delivery = delivery?;
+    let consumer = consumer.await?;
+    Ok((connection, channel, consumer))
+}
+
+async fn listen(url: &str, queue: &str, heard: &Heard) -> anyhow::Result<()> {
+    let (connection, channel, mut consumer) = timeout(ANSWERS_WITHIN, consume(url, queue)).await??;
+    loop {
+        let delivery = match timeout(LOOK, consumer.next()).await {
+            Ok(Some(delivery)) => delivery?,
+            Ok(None) => bail!("the queue is gone"),
+            Err(_) if connection.status().connected() && channel.status().connected() => continue,
+            Err(_) => bail!("the connection is gone"),
+        };
         let slow_ms = heard.slow_ms.load(Ordering::Relaxed);
         if slow_ms > 0 {
             tokio::time::sleep(Duration::from_millis(slow_ms)).await;
@@ -127,9 +142,9 @@ async fn listen(url: &str, queue: &str, heard: &Heard) -> anyhow::Result<()> {
             }
         }
         // What is not acknowledged comes again. Where the connection is gone, what had arrived before is heard all the same.
-        delivery.ack(BasicAckOptions::default()).await.ok();
+        let ack = delivery.ack(BasicAckOptions::default());
+        timeout(ANSWERS_WITHIN, ack).await?.ok();
     }
-    bail!("the queue or the connection is gone")
 }
 
 /// Puts an event of a message that the broker gives a second time to its place: one that was killed gives what it had given its last

@@ -122,13 +122,7 @@ impl World {
             return;
         }
         let Some(at) = given_at(&sets, &asked.key, asked.setting, Some(&asked.command), now) else {
-            // Whoever has lost a shard is no witness: it refuses, and the operator asks again.
-            let is_witness = |shard: &Serving| now < shard.lease_until;
-            let knows = self.processes.get(&process);
-            if !knows.is_some_and(|state| state.shards.values().all(is_witness)) {
-                return self.count("controls refused without a lease");
-            }
-            return self.in_force_here(process, &asked, &served.into_iter().collect());
+            return self.trouble(format!("{:?} has no time although it has an id", asked.command));
         };
         let request = ControlRequest {
             at,

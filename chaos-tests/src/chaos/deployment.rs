@@ -285,8 +285,8 @@ impl Struck for Deployment<'_> {
         fault.end(self)
     }
 
-    fn watch(&mut self, time: Duration) -> anyhow::Result<()> {
-        Deployment::watch(self, time)
+    fn supervise(&mut self) -> anyhow::Result<()> {
+        Deployment::supervise(self)
     }
 
     fn open(&mut self) -> &mut Open {

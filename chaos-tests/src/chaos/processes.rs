@@ -306,21 +306,8 @@ impl Deployment<'_> {
         Ok(())
     }
 
-    /// Lets so much time pass, and replaces whoever ends, or has everything and has lost it, as a supervisor of processes does.
-    pub(super) fn watch(&mut self, time: Duration) -> anyhow::Result<()> {
-        let until = Instant::now() + time;
-        loop {
-            self.supervise()?;
-            self.heal_due()?;
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            std::thread::sleep(left.min(LOOK_EVERY));
-        }
-    }
-
-    fn supervise(&mut self) -> anyhow::Result<()> {
+    /// Replaces whoever ended, or had everything and has lost it, as a supervisor of processes does.
+    pub(super) fn supervise(&mut self) -> anyhow::Result<()> {
         let is_shared = self.members.is_some();
         let mut place = 0;
         while let Some(process) = self.serving.get_mut(place) {

@@ -11,6 +11,9 @@ use super::proxy::Proxy;
 use super::servers::Redis;
 use crate::world::random::Random;
 
+/// How often it is looked whether somebody ended, or something is due.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// What faults befall.
 pub(super) trait Struck {
     /// A fault begins.
@@ -19,8 +22,8 @@ pub(super) trait Struck {
     /// A fault is healed.
     fn end(&mut self, fault: Fault) -> anyhow::Result<()>;
 
-    /// Lets so much time pass, and meanwhile starts whoever ended by itself anew, and heals what is due.
-    fn watch(&mut self, time: Duration) -> anyhow::Result<()>;
+    /// Starts whoever ended by itself anew.
+    fn supervise(&mut self) -> anyhow::Result<()>;
 
     /// The faults that hold.
     fn open(&mut self) -> &mut Open;
@@ -36,6 +39,20 @@ pub(super) trait Struck {
 
     /// Does something to the line of all to a server, or to that of `one` process.
     fn with_line(&self, one: Option<u32>, target: Target, act: &dyn Fn(&Proxy)) -> anyhow::Result<()>;
+
+    /// Lets so much time pass, and meanwhile looks after whoever ended, and heals what is due.
+    fn watch(&mut self, time: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            self.supervise()?;
+            self.heal_due()?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(LOOK_EVERY));
+        }
+    }
 
     /// Heals what is due, first what its healing waits for.
     fn heal_due(&mut self) -> anyhow::Result<()> {
@@ -311,6 +328,10 @@ mod tests {
         }
 
         fn end(&mut self, _: Fault) -> anyhow::Result<()> {
+            Ok(())
+        }
+
+        fn supervise(&mut self) -> anyhow::Result<()> {
             Ok(())
         }
 

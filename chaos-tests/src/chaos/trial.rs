@@ -17,7 +17,7 @@ use super::lab::Lab;
 use super::listener;
 use super::plan::{State, Trial};
 use super::replicas;
-use super::schedule;
+use super::schedule::{self, Struck};
 use super::servers::RedisCluster;
 use crate::crash::checkers::{Evidence, Violation, check};
 use crate::crash::effects::EffectSink;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use crate::chaos::deployment::Deployment;
+use crate::chaos::schedule::Struck;
 use crate::chaos::servers::{RedisCluster, Seat};
 use crate::crash::Violation;
 use crate::crash::record::now_ns;

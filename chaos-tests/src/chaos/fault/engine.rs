@@ -6,6 +6,7 @@ use anyhow::bail;
 
 use crate::chaos::deployment::Deployment;
 use crate::chaos::engine::Order;
+use crate::chaos::schedule::Struck;
 use crate::crash::switches::{Act, Moment};
 use crate::crash::workload;
 

@@ -74,17 +74,8 @@ impl Struck for Replicas<'_> {
         }
     }
 
-    fn watch(&mut self, time: Duration) -> anyhow::Result<()> {
-        let until = Instant::now() + time;
-        loop {
-            self.supervise()?;
-            self.heal_due()?;
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            std::thread::sleep(left.min(LOOK_EVERY));
-        }
+    fn supervise(&mut self) -> anyhow::Result<()> {
+        Replicas::supervise(self)
     }
 
     fn open(&mut self) -> &mut Open {

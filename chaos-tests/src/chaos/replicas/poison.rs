@@ -215,17 +215,8 @@ impl Struck for Loaded<'_, '_> {
         self.load(None, false)
     }
 
-    fn watch(&mut self, time: Duration) -> anyhow::Result<()> {
-        let until = Instant::now() + time;
-        loop {
-            self.on.supervise()?;
-            self.heal_due()?;
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            std::thread::sleep(left.min(LOOK_EVERY));
-        }
+    fn supervise(&mut self) -> anyhow::Result<()> {
+        self.on.supervise()
     }
 
     fn open(&mut self) -> &mut Open {

@@ -11,7 +11,7 @@ use serde_json::json;
 use support::{World, builtins, chain, on_store, store};
 use troupe_actors::{Command, ControlOutcome, EngineError, EngineOptions, ReopenRequest, StartRequest};
 use troupe_core::control::{Clocks, ControlKey, Scope, Setting};
-use troupe_core::execution::{Event, Remedy, Status};
+use troupe_core::execution::{Event, Remedy, Status, Verb};
 use troupe_core::{ExecutionId, Json, Seq};
 use troupe_executors::{ExecutorsBuilder, HandlerCall, HandlerError};
 
@@ -101,6 +101,55 @@ async fn an_attempt_that_waits_for_its_turn_goes_on_when_the_pause_is_lifted() {
     let ids = [id];
     let ended = tokio::time::timeout(Duration::from_secs(20), all_complete(&world, &ids));
     ended.await.expect("the second attempt starts when the pause is lifted");
+}
+
+/// What falls due while a commit is under way goes on when that is durable, and learns of a pause that came in force meanwhile: else a node
+/// would count as started, and one that is interrupted there as having begun, although the door let nothing pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_scheduled_after_a_pause_is_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let starts = Arc::new(AtomicU32::new(0));
+    let world = on_store(store(directory.path(), 2), counting(&starts), EngineOptions::default()).await;
+    let mut definition = chain("w", 40, "count");
+    for n in (0..40).step_by(2) {
+        let node = &mut definition["nodes"][n];
+        (node["type"], node["data"]) = (json!("delay"), json!({"delayType": "fixed", "delayValue": 1 + n % 5}));
+    }
+    world.apply(definition).await;
+    let mut ids = Vec::new();
+    for _ in 0..60 {
+        ids.push(world.start("w", json!({})).await);
+    }
+    let key = ControlKey::Pause(workflow("w"));
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        set(&world, &key, Some(PAUSED)).await;
+        let acknowledged = support::now();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        held.push((acknowledged, support::now()));
+        set(&world, &key, None).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    all_complete(&world, &ids).await;
+    let (mut scheduled, mut late) = (0, Vec::new());
+    for id in ids {
+        let history = world.engine.history(id, Seq(0), 1_000).await.unwrap();
+        for entry in &history {
+            let begun = entry
+                .transitions
+                .iter()
+                .filter(|one| one.verb() == Some(Verb::NodeScheduled));
+            let begun = begun.count();
+            scheduled += begun;
+            if begun > 0
+                && let Some(pause) = held.iter().find(|(from, until)| *from < entry.at && entry.at < *until)
+            {
+                late.push((id, entry.seq, entry.at, *pause));
+            }
+        }
+    }
+    assert_eq!(late, []);
+    assert!(scheduled >= 60 * 20, "{scheduled}");
 }
 
 /// C9: between the acknowledgement of a pause and its end no attempt starts in the scope, whatever happens to the engine.

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use troupe_core::control::ControlsSeen;
 use troupe_core::execution::{AttemptClosed, ChildCommand};
-use troupe_core::{ErrorInfo, ExecutionId};
+use troupe_core::{ErrorInfo, ExecutionId, Timestamp};
 use troupe_telemetry::AttemptEnd;
 
 use super::answers::end_of;
 use super::children::command_to_child;
 use super::loading::Found;
-use super::machine::{Action, CommandInput, ExecutionMachine, Input, MachineOptions, Wanted};
+use super::machine::{Action, ExecutionMachine, Input, MachineOptions, Wanted};
 use super::message::{ExecutionArguments, ExecutionMessage, Respond, StartInput};
 use crate::attempt::AttemptHandle;
 use crate::committer::HeldCommit;
@@ -124,12 +124,11 @@ impl ExecutionShell {
         let input = match message {
             ExecutionMessage::Start(start, reply) => {
                 let StartInput {
-                    mut started,
+                    started,
                     principal,
                     compiled,
                     fresh,
                 } = *start;
-                started.controls = self.shard.controls.at_start(&compiled.plan, self.shard.engine.now());
                 if self.machine.is_none() {
                     if fresh {
                         let options = self.machine_options();
@@ -153,7 +152,7 @@ impl ExecutionShell {
             ExecutionMessage::Adopt(machine, actions) => {
                 self.machine = Some(machine);
                 self.actions = actions;
-                return self.perform(myself).await;
+                return self.perform(myself, self.shard.engine.now()).await;
             }
             // What a parent says is said once: nobody would repeat it.
             ExecutionMessage::Command(command, Respond::Nobody) => {
@@ -162,11 +161,10 @@ impl ExecutionShell {
                 }
                 Input::Command(command, Respond::Nobody)
             }
-            ExecutionMessage::Command(mut command, reply) => {
+            ExecutionMessage::Command(command, reply) => {
                 let Some(reply) = self.load_for(myself, reply, None).await else {
                     return;
                 };
-                self.begin_under_controls(&mut command);
                 Input::Command(command, reply)
             }
             ExecutionMessage::Read(reply) => {
@@ -249,35 +247,42 @@ impl ExecutionShell {
         }
     }
 
-    /// Gives an input to the machine and performs what follows.
-    pub(super) async fn give(&mut self, myself: &ActorRef<ExecutionMessage>, input: Input<Respond>) {
-        if !matches!(input, Input::Durable(_) | Input::Read(_))
-            && let Some(seen) = self.news_of_controls()
+    /// Gives an input to the machine and performs what follows, all of it at the time before the controls were looked at: nothing is
+    /// recorded at a time at which a control was in force that the execution had not learned of.
+    pub(super) async fn give(&mut self, myself: &ActorRef<ExecutionMessage>, mut input: Input<Respond>) {
+        let now = self.shard.engine.now();
+        if !matches!(input, Input::Read(_))
+            && let Some(seen) = self.news_of_controls(now)
             && let Some(machine) = &mut self.machine
         {
-            let input = Input::Controls(Box::new(seen));
-            machine.handle(input, self.shard.engine.now(), &mut self.actions);
-            self.perform(myself).await;
+            machine.handle(Input::Controls(Box::new(seen)), now, &mut self.actions);
+            self.perform(myself, now).await;
         }
+        self.begin_under_controls(&mut input, now);
         let Some(machine) = &mut self.machine else { return };
-        machine.handle(input, self.shard.engine.now(), &mut self.actions);
-        self.perform(myself).await;
+        machine.handle(input, now, &mut self.actions);
+        self.perform(myself, now).await;
     }
 
     /// What the execution must learn of its shard's controls before it steps.
-    fn news_of_controls(&mut self) -> Option<ControlsSeen> {
+    fn news_of_controls(&mut self, now: Timestamp) -> Option<ControlsSeen> {
         let machine = self.machine.as_ref()?;
         let (plan, state) = (&machine.compiled().plan, machine.state());
-        let now = self.shard.engine.now();
         self.shard.controls.news(&mut self.controls, plan, state, now)
     }
 
-    /// An execution that had ended and goes on is told what a new one is.
-    fn begin_under_controls(&self, command: &mut CommandInput) {
-        if let (Wanted::Reopen(reopen), Some(machine)) = (&mut command.wanted, &self.machine) {
-            let plan = &machine.compiled().plan;
-            reopen.controls = self.shard.controls.at_start(plan, self.shard.engine.now());
-        }
+    /// A new execution, and one that had ended and goes on, are told what is in force.
+    fn begin_under_controls(&self, input: &mut Input<Respond>, now: Timestamp) {
+        let Some(machine) = &self.machine else { return };
+        let begins = match input {
+            Input::Start(started, ..) => &mut started.controls,
+            Input::Command(command, _) => match &mut command.wanted {
+                Wanted::Reopen(reopen) => &mut reopen.controls,
+                _ => return,
+            },
+            _ => return,
+        };
+        *begins = self.shard.controls.at_start(&machine.compiled().plan, now);
     }
 
     fn retire_if_idle(&mut self, myself: &ActorRef<ExecutionMessage>) {

@@ -39,11 +39,12 @@ pub(super) async fn bear(
 ) -> Option<Append<Notify>> {
     let id = started.id;
     let mut started = started;
-    started.controls = shard.controls.at_start(&compiled.plan, shard.engine.now());
+    let now = shard.engine.now();
+    started.controls = shard.controls.at_start(&compiled.plan, now);
     let mut machine = Box::new(ExecutionMachine::new(Arc::clone(&compiled), id, options));
     let mut actions = Vec::new();
     let input = Input::Start(Box::new(started), None, Respond::Nobody);
-    machine.handle(input, shard.engine.now(), &mut actions);
+    machine.handle(input, now, &mut actions);
     while let Some(place) = actions.iter().position(|action| matches!(action, Action::Evaluate(_))) {
         let Action::Evaluate(jobs) = actions.remove(place) else {
             return None;
@@ -53,7 +54,7 @@ pub(super) async fn bear(
             return None;
         }
         let answers = shard.evaluate(machine.blob_root(), jobs).await.ok()?;
-        machine.handle(Input::Evaluated(answers), shard.engine.now(), &mut actions);
+        machine.handle(Input::Evaluated(answers), now, &mut actions);
     }
     let Born {
         machine,

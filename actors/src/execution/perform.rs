@@ -31,7 +31,8 @@ use crate::shard::send_to_relative;
 use crate::timers::TimersMessage;
 
 impl ExecutionShell {
-    pub(super) async fn perform(&mut self, myself: &ActorRef<ExecutionMessage>) {
+    /// Carries out what the machine decided; what it decides next, it decides at `now`: who looked at the controls did so then.
+    pub(super) async fn perform(&mut self, myself: &ActorRef<ExecutionMessage>, now: Timestamp) {
         while !self.actions.is_empty() {
             let mut appends = SmallVec::new();
             let mut jobs = None;
@@ -129,10 +130,10 @@ impl ExecutionShell {
             if !unborn.is_empty()
                 && let Some(machine) = &mut self.machine
             {
-                machine.handle(Input::Unborn(unborn), self.shard.engine.now(), &mut self.actions);
+                machine.handle(Input::Unborn(unborn), now, &mut self.actions);
             }
             if let (Some(then), Some(machine)) = (then, &mut self.machine) {
-                machine.handle(then, self.shard.engine.now(), &mut self.actions);
+                machine.handle(then, now, &mut self.actions);
             }
             let Some(jobs) = jobs else { continue };
             // That may take long.
@@ -143,7 +144,7 @@ impl ExecutionShell {
                 Err(error) => return self.give_up(&error),
             };
             let Some(machine) = &mut self.machine else { return };
-            machine.handle(Input::Evaluated(answers), self.shard.engine.now(), &mut self.actions);
+            machine.handle(Input::Evaluated(answers), now, &mut self.actions);
         }
     }
 

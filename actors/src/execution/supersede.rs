@@ -112,7 +112,7 @@ impl ExecutionShell {
         }
         self.append(appends);
         self.actions = rest;
-        self.perform(myself).await;
+        self.perform(myself, now).await;
     }
 }
 

@@ -335,7 +335,7 @@ impl World {
 
     /// Gives an input to a machine; what it does not know yet of controls comes before.
     pub(super) fn tell(&mut self, process: ProcessNo, actor: ActorNo, input: Input<Respond>) {
-        if matches!(input, Input::Durable(_) | Input::Read(_)) {
+        if matches!(input, Input::Read(_)) {
             return self.give(process, actor, input);
         }
         let now = self.now;

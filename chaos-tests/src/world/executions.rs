@@ -95,9 +95,11 @@ impl World {
         if self.poisoned.contains(&id) {
             return self.kill_actor(process, actor, id.shard());
         }
+        let now = self.now;
         let Some(execution) = self.execution(process, actor) else {
             return;
         };
+        execution.given_at = now;
         if execution.machine.is_none() {
             match &message {
                 ExecutionMessage::Start {
@@ -191,10 +193,10 @@ impl World {
     }
 
     pub(super) fn give(&mut self, process: ProcessNo, actor: ActorNo, input: Input<Respond>) {
-        let now = self.now;
         let Some(execution) = self.execution(process, actor) else {
             return;
         };
+        let now = execution.given_at;
         let Some(machine) = &mut execution.machine else { return };
         let mut out = Vec::new();
         // A machine that panics takes its actor with it, nothing else.
@@ -226,9 +228,11 @@ impl World {
     fn load(&mut self, process: ProcessNo, actor: ActorNo) {
         let reachable = self.reaches(process);
         let options = self.machine_options();
+        let now = self.now;
         let Some(execution) = self.execution(process, actor) else {
             return;
         };
+        execution.given_at = now;
         let Waiting::Load(pending) = std::mem::replace(&mut execution.waiting, Waiting::No) else {
             return;
         };

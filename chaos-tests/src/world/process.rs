@@ -176,6 +176,8 @@ pub(super) struct Execution {
     pub(super) next: Option<Input<Respond>>,
     /// Version of its shard's controls that it saw last.
     pub(super) controls: u64,
+    /// When it was given what it does now, and looked at the controls: all of it happens then.
+    pub(super) given_at: Timestamp,
     /// The message for which it was loaded.
     pub(super) then: Option<ExecutionMessage>,
     pub(super) attempts: Vec<(Token, u64, Timestamp)>,
@@ -200,6 +202,7 @@ impl Execution {
             waiting: Waiting::No,
             next: None,
             controls: 0,
+            given_at: Timestamp(0),
             then: None,
             attempts: Vec::new(),
             routed: 0,

@@ -40,8 +40,8 @@ pub(super) struct Found {
     /// The commands in its history, as often as they are there.
     pub(super) commands: Vec<String>,
     pub(super) entries: usize,
-    /// When attempts of its nodes began, in milliseconds.
-    pub(super) starts: Vec<(String, i64)>,
+    /// The attempts of its nodes.
+    pub(super) starts: Vec<rulings::Began>,
 }
 
 pub(super) fn play(on: &mut Replicas<'_>, trial: &Trial, random: &mut Random) -> anyhow::Result<Played> {

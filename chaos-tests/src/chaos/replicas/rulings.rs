@@ -122,14 +122,26 @@ fn pause(words: &mut Random, (low, high): (u64, u64)) {
     std::thread::sleep(Duration::from_millis(words.between(low, high)));
 }
 
-/// When attempts of an execution began, by their nodes, in milliseconds.
-pub(super) fn starts(shown: &Value) -> anyhow::Result<Vec<(String, i64)>> {
+/// An attempt as a replica shows it.
+#[derive(Clone, Debug)]
+pub(super) struct Began {
+    /// When, in milliseconds.
+    at: i64,
+    /// Of which node, and how it ended, for people.
+    what: String,
+}
+
+/// When attempts of an execution began.
+pub(super) fn starts(shown: &Value) -> anyhow::Result<Vec<Began>> {
     let nodes = shown["nodeResults"].as_object().context("an execution has no nodes")?;
     let mut starts = Vec::new();
     for (node, result) in nodes {
         for attempt in result["attempts"].as_array().into_iter().flatten() {
             let at = attempt["startTime"].as_str().context("an attempt has no beginning")?;
-            starts.push((node.clone(), DateTime::parse_from_rfc3339(at)?.timestamp_millis()));
+            starts.push(Began {
+                at: DateTime::parse_from_rfc3339(at)?.timestamp_millis(),
+                what: format!("{node} {attempt}"),
+            });
         }
     }
     Ok(starts)
@@ -174,16 +186,13 @@ fn judge(rulings: &[Ruling], ruled: &[&Found]) -> (Vec<Violation>, usize) {
         let held = ruling.acknowledged_ms + 1..ruling.lift_asked_ms;
         let mut began: Vec<(i64, &str, &str)> = Vec::new();
         for one in ruled {
-            for (node, at) in &one.starts {
-                if held.contains(at) {
-                    began.push((*at, &one.id, node));
-                }
-            }
+            let within = one.starts.iter().filter(|start| held.contains(&start.at));
+            began.extend(within.map(|start| (start.at, one.id.as_str(), start.what.as_str())));
         }
         began.sort_unstable();
-        for (at, id, node) in began.into_iter().skip(ruling.draining) {
+        for (at, id, what) in began.into_iter().skip(ruling.draining) {
             let what = format!(
-                "{id}: {node} began {} ms after a {} was acknowledged, {} ms before it was to be lifted, and is not one of the {} \
+                "{id}: {what} began {} ms after a {} was acknowledged, {} ms before it was to be lifted, and is not one of the {} \
                  attempts that still ran",
                 at - ruling.acknowledged_ms,
                 ruling.verb,
@@ -194,8 +203,8 @@ fn judge(rulings: &[Ruling], ruled: &[&Found]) -> (Vec<Violation>, usize) {
         }
     }
     let spans = |one: &Found, ruling: &Ruling| {
-        let before = one.starts.iter().any(|(_, at)| *at <= ruling.acknowledged_ms);
-        before && one.starts.iter().any(|(_, at)| *at >= ruling.lift_asked_ms)
+        let before = one.starts.iter().any(|start| start.at <= ruling.acknowledged_ms);
+        before && one.starts.iter().any(|start| start.at >= ruling.lift_asked_ms)
     };
     let is_held = |one: &&&Found| rulings.iter().any(|ruling| spans(one, ruling));
     (violations, ruled.iter().filter(is_held).count())
@@ -213,9 +222,14 @@ mod tests {
         lift_asked_ms: 200,
     };
 
+    fn began(at: i64) -> Began {
+        let what = "act".to_owned();
+        Began { at, what }
+    }
+
     fn found(starts: &[i64]) -> Found {
         Found {
-            starts: starts.iter().map(|at| ("act".to_owned(), *at)).collect(),
+            starts: starts.iter().map(|at| began(*at)).collect(),
             ..Found::default()
         }
     }
@@ -254,7 +268,10 @@ mod tests {
             "wait": {"attempts": []},
             "act": {"attempts": [{"startTime": "2026-09-21T14:13:20.123Z"}]},
         }});
-        assert_eq!(starts(&shown).unwrap(), [("act".to_owned(), 1_790_000_000_123)]);
+        let starts_of = starts(&shown).unwrap();
+        assert_eq!(starts_of.len(), 1);
+        assert_eq!(starts_of[0].at, 1_790_000_000_123);
+        assert!(starts_of[0].what.starts_with("act {"), "{starts_of:?}");
         assert!(starts(&json!({"nodeResults": {"act": {"attempts": [{}]}}})).is_err());
     }
 }

@@ -188,6 +188,8 @@ pub struct ShardGauges {
     pub committer: Depth,
     /// Records that the checkpointer has not taken.
     pub checkpointer: Depth,
+    /// How far the latest checkpoint of this owner reaches.
+    pub(crate) checkpointed: AtomicU64,
     /// The event buses.
     pub(crate) events: Vec<Arc<SinkProgress>>,
 }
@@ -200,6 +202,7 @@ impl ShardGauges {
             live: AtomicI64::new(i64::try_from(live).unwrap_or(i64::MAX)),
             committer: Depth::default(),
             checkpointer: Depth::default(),
+            checkpointed: AtomicU64::new(0),
             events,
         }
     }

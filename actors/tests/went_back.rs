@@ -15,13 +15,13 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use troupe_actors::{Command, Engine, EngineOptions, EngineParts};
+use troupe_actors::{Command, Engine, EngineOptions, EngineParts, StartRequest};
 use troupe_backends::bus::InProcessBus;
 use troupe_backends::embedded::{EmbeddedStore, StoreOptions};
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
 use troupe_core::execution::{Status, Verb};
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
-use troupe_core::{ExecutionId, Json, Seq, ShardId};
+use troupe_core::{ExecutionId, Json, LogPosition, Seq, ShardId};
 use troupe_executors::HandlerCall;
 use troupe_ports::{
     BusError, EventBus, ExecutionBase, ExecutionQuery, StateStore, StoreError, SystemClock, VisibilityStore,
@@ -37,6 +37,7 @@ struct Redis {
     child: Child,
     port: u16,
     directory: TempDir,
+    durability: RedisDurability,
 }
 
 impl Drop for Redis {
@@ -48,11 +49,21 @@ impl Drop for Redis {
 
 impl Redis {
     async fn start() -> Self {
+        Self::start_with("no").await
+    }
+
+    /// With an append-only file that is synced before every answer.
+    async fn strict() -> Self {
+        Self::start_with("yes").await
+    }
+
+    async fn start_with(append_only: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let directory = tempfile::tempdir().unwrap();
         let child = Process::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--save", "", "--appendonly", "no", "--dir"])
+            .args(["--save", "", "--appendonly", append_only, "--appendfsync", "always"])
+            .arg("--dir")
             .arg(directory.path())
             .stdout(Stdio::null())
             .spawn()
@@ -61,14 +72,23 @@ impl Redis {
             TcpStream::connect(("127.0.0.1", port)).await.is_ok()
         })
         .await;
-        Self { child, port, directory }
+        let durability = match append_only {
+            "yes" => RedisDurability::Strict,
+            _ => RedisDurability::Volatile,
+        };
+        Self {
+            child,
+            port,
+            directory,
+            durability,
+        }
     }
 
     async fn store(&self) -> Arc<RedisStore> {
         let options = RedisOptions {
             prefix: "p".to_owned(),
             shards: 1,
-            durability: RedisDurability::Volatile,
+            durability: self.durability,
             ..RedisOptions::new(format!("redis://127.0.0.1:{}", self.port))
         };
         Arc::new(RedisStore::open(&options).await.unwrap())
@@ -96,8 +116,13 @@ impl Redis {
     /// Waits until a checkpoint holds the whole log.
     async fn checkpointed(&self) {
         until("everything is checkpointed", async || {
-            let reached = self.ask("HGET {p:s0}o c").await.parse::<u64>().unwrap();
-            reached == self.records().await
+            let number = async |field| {
+                self.ask(&format!("HGET {{p:s0}}o {field}"))
+                    .await
+                    .parse::<u64>()
+                    .unwrap()
+            };
+            number("c").await == number("t").await + self.records().await
         })
         .await;
     }
@@ -242,6 +267,121 @@ async fn a_checkpoint_beyond_the_log_takes_nothing_from_sinks_and_lists() {
         taken.contains(&(ended, Verb::ExecutionCompleted)) && taken.contains(&(goes_on, Verb::ExecutionCompleted))
     })
     .await;
+}
+
+/// As after a restore of an older PostgreSQL, or with a new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_that_are_older_than_the_log_are_written_anew() {
+    let (redis, held, bus) = (Redis::start().await, Held::new(), Arc::new(Valve::default()));
+    bus.open.store(true, Ordering::SeqCst);
+    let world = redis.world(bus.clone(), &held, OFTEN).await;
+    world.apply(chain("w", 2, "noop")).await;
+    world.apply(chain("held", 2, "hold")).await;
+    let ended = world.start("w", serde_json::json!({})).await;
+    world.ended(ended).await;
+    let goes_on = world.start("held", serde_json::json!({})).await;
+    held.starts().await;
+    redis.checkpointed().await;
+    let reached: u64 = redis.ask("HGET {p:s0}o c").await.parse().unwrap();
+    // A checkpoint trims what the one before has left.
+    until("the log is trimmed", async || {
+        let later = world.start("w", serde_json::json!({})).await;
+        world.ended(later).await;
+        redis.ask("HGET {p:s0}o t").await.parse::<u64>().unwrap() >= reached
+    })
+    .await;
+    world.engine.crash().await;
+    world.store.forget(SHARD, None, &[ended, goes_on]).await.unwrap();
+    world.store.rewind(SHARD, None, LogPosition(0)).await.unwrap();
+    drop(world);
+
+    let world = redis.world(bus, &held, NEVER).await;
+    for id in [ended, goes_on] {
+        assert!(listed(&world, id).await, "{id}");
+    }
+    assert!(
+        world.store.projected(SHARD).await.unwrap().0 >= reached,
+        "it is done once"
+    );
+    held.starts().await;
+    held.release.add_permits(2);
+    world.ended(goes_on).await;
+}
+
+/// As after a failover to a replica that lagged, under an owner that lives: what it acknowledged is there again, under any durability.
+async fn an_owner_gives_its_log_what_it_lacks(redis: Redis) {
+    let (held, bus) = (Held::new(), Arc::new(Valve::default()));
+    bus.open.store(true, Ordering::SeqCst);
+    let world = redis.world(bus.clone(), &held, NEVER).await;
+    world.apply(chain("w", 3, "noop")).await;
+    world.apply(chain("held", 2, "hold")).await;
+    let mut ids = vec![world.start("w", serde_json::json!({})).await];
+    world.ended(ids[0]).await;
+    let goes_on = world.start("held", serde_json::json!({})).await;
+    held.starts().await;
+    ids.push(world.start("w", serde_json::json!({})).await);
+    world.ended(ids[1]).await;
+    let store = redis.store().await;
+    let (before, records) = (store.holder(SHARD).await.unwrap(), redis.records().await);
+    assert!(records > 6, "{records}");
+    redis.ask("LTRIM {p:s0}l 0 1").await;
+    // The owner notices at its next append, which is not acknowledged before the log is whole.
+    let mut started = None;
+    until("another one is started", async || {
+        let request = StartRequest::new("w", Json::from_trusted("{}"));
+        started = world.engine.start(request).await.ok();
+        started.is_some()
+    })
+    .await;
+    ids.extend(started.map(|outcome| outcome.id));
+    until("it begins again", async || {
+        let taken = store.holder(SHARD).await.unwrap().epoch > before.epoch;
+        taken && world.engine.status().shards_served == 1
+    })
+    .await;
+    assert!(world.engine.status().halted.is_empty());
+    assert!(redis.records().await > records);
+    held.starts().await;
+    held.release.add_permits(3);
+    ids.push(goes_on);
+    for id in ids {
+        let view = world.ended(id).await;
+        assert!(matches!(view.state.status, Status::Completed { .. }), "{id}");
+        let history = world.engine.history(id, Seq(0), 100).await.unwrap();
+        let seqs: Vec<u64> = history.iter().map(|entry| entry.seq.0).collect();
+        assert_eq!(seqs, (1..=view.state.seq.0).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_gives_a_strict_log_what_it_lacks() {
+    an_owner_gives_its_log_what_it_lacks(Redis::strict().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_gives_a_log_that_may_lose_something_what_it_lacks() {
+    an_owner_gives_its_log_what_it_lacks(Redis::start().await).await;
+}
+
+/// What an owner before has appended nobody has in memory any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strict_log_that_lacks_what_nobody_has_halts_the_shard() {
+    let (redis, held, bus) = (Redis::strict().await, Held::new(), Arc::new(Valve::default()));
+    let world = redis.world(bus.clone(), &held, NEVER).await;
+    world.apply(chain("w", 3, "noop")).await;
+    let first = world.start("w", serde_json::json!({})).await;
+    world.ended(first).await;
+    let records = redis.records().await;
+    world.engine.crash().await;
+    drop(world);
+    let world = redis.world(bus, &held, NEVER).await;
+    world.start("w", serde_json::json!({})).await;
+    until("more is in the log", async || redis.records().await > records).await;
+    redis.ask(&format!("LTRIM {{p:s0}}l 0 {}", records - 2)).await;
+    let (engine, started) = (world.engine.clone(), StartRequest::new("w", Json::from_trusted("{}")));
+    let asked = tokio::spawn(async move { engine.start(started).await });
+    until("the shard halts", async || !world.engine.status().halted.is_empty()).await;
+    asked.abort();
 }
 
 /// As after a failover that has lost the last chunk of a checkpoint and none of the log.

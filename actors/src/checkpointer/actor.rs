@@ -206,6 +206,7 @@ impl CheckpointerState {
             let lost = match write(&arguments, &generation).await {
                 Ok(trim) => {
                     let reached = generation.reached;
+                    arguments.gauges.checkpointed.store(reached.0, Ordering::Relaxed);
                     for sink in sinks {
                         // A shard that loses its sinks is dropped whole.
                         sink.send_message(EventSinkMessage::Checkpointed { reached, trim }).ok();

@@ -1,6 +1,7 @@
 //! The committer's shell.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use troupe_core::control::ControlEntry;
 use troupe_core::{Epoch, LogPosition, ShardId};
 use troupe_ports::{CommitId, StoreError};
 
+use super::kept::Restore;
 use super::machine::{Action, Append, Batch, CommitterMachine};
 use crate::checkpointer::{CheckpointItem, CheckpointerMessage};
 use crate::context::EngineContext;
@@ -20,6 +22,9 @@ use crate::format::WrittenFormat;
 use crate::gauges::ShardGauges;
 use crate::shard::ShardMessage;
 use crate::sinks::{EventItem, EventSinkMessage, SinkFeed, VisibilityMessage};
+
+/// Pause before a store that does not answer is given a record again.
+const RESTORE_AGAIN: Duration = Duration::from_millis(50);
 
 /// Who is told of a durable entry, and what its sinks need.
 #[derive(Debug)]
@@ -56,6 +61,9 @@ pub enum CommitterMessage {
     Flush,
     /// Answer once everything that was handed over before is durable.
     Barrier(oneshot::Sender<()>),
+    /// The store came back older: append again what its log lacks, and nothing else any more. Answers how many records those were, or why
+    /// the log is not whole.
+    Restore(oneshot::Sender<Result<u64, String>>),
 }
 
 /// Keeps a committer from writing entries that were just handed over, so that what another actor makes of them can go into
@@ -150,6 +158,13 @@ impl Actor for CommitterActor {
         if let CommitterMessage::Append(_) | CommitterMessage::Held(_) = message {
             state.arguments.gauges.committer.taken();
         }
+        if let CommitterMessage::Restore(reply) = message {
+            state.stopped = true;
+            let restored = Box::pin(state.restore()).await;
+            // Whoever asked may be gone; nothing depends on the answer.
+            reply.send(restored).ok();
+            return Ok(());
+        }
         if state.stopped {
             return Ok(());
         }
@@ -177,6 +192,8 @@ impl Actor for CommitterActor {
                 // Whoever asked may be gone; nothing depends on it.
                 reply.send(()).ok();
             }
+            // Above: it is done also by one that has stopped.
+            CommitterMessage::Restore(_) => {}
         }
         Ok(())
     }
@@ -234,6 +251,41 @@ impl CommitterState {
         }
     }
 
+    /// Gives the log what it lacks of this owner's records. Under another epoch nothing is written.
+    async fn restore(&self) -> Result<u64, String> {
+        let CommitterArguments {
+            engine, shard, epoch, ..
+        } = &self.arguments;
+        let (kept, mut appended) = (self.machine.kept(), 0);
+        let (mut step, mut position) = (kept.restore(), LogPosition(0));
+        loop {
+            position = match step {
+                Restore::Append(position) => position,
+                // Whoever waits for the answer gives up by itself.
+                Restore::Again => {
+                    tokio::time::sleep(RESTORE_AGAIN).await;
+                    position
+                }
+                Restore::Whole => return Ok(appended),
+                Restore::Lost(why) => return Err(why),
+                Restore::Fenced => {
+                    // The shard may be gone already.
+                    self.arguments.supervisor.send_message(ShardMessage::Fenced).ok();
+                    return Err("another owner has it".to_owned());
+                }
+            };
+            let Some(record) = kept.get(position).cloned() else {
+                return Err(format!("record {position} is kept no more"));
+            };
+            let store = &engine.parts.state;
+            let answer = store
+                .append(*shard, *epoch, position, record.commit, record.record)
+                .await;
+            appended += u64::from(answer.is_ok());
+            step = kept.answered(position, answer);
+        }
+    }
+
     /// A planted fault; see [`Mutants`](crate::options::Mutants).
     fn publish_early(&self, position: LogPosition, bytes: usize) {
         let items = self.machine.in_flight().iter().map(|append| EventItem {
@@ -281,6 +333,8 @@ impl CommitterState {
     fn release(&mut self, batch: Batch<Notify, ControlNotify>, took: Duration) {
         let arguments = &self.arguments;
         let engine = &arguments.engine;
+        let reached = arguments.gauges.checkpointed.load(Ordering::Relaxed);
+        self.machine.checkpointed(LogPosition(reached));
         engine.counters.committed(batch.items.len());
         engine.metrics.committed(took, batch.items.len());
         let Batch {

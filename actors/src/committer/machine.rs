@@ -7,6 +7,7 @@ use troupe_core::control::ControlEntry;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
 use troupe_ports::{AppendError, CommitId, StoreError};
 
+use super::kept::Kept;
 use crate::execution::machine::Draft;
 use crate::format::WrittenFormat;
 use crate::options::Mutants;
@@ -91,6 +92,7 @@ pub struct CommitterMachine<T, C = ()> {
     /// A call of [`Self::begin`] is on its way.
     asked: bool,
     in_flight: Option<InFlight<T, C>>,
+    kept: Kept,
     mutants: Mutants,
     format: Arc<WrittenFormat>,
 }
@@ -110,6 +112,7 @@ impl<T, C> CommitterMachine<T, C> {
             asked: false,
             controls: Vec::new(),
             in_flight: None,
+            kept: Kept::default(),
             mutants: Mutants::default(),
             format: Arc::default(),
         }
@@ -268,7 +271,20 @@ impl<T, C> CommitterMachine<T, C> {
             return Action::Idle;
         };
         self.next = flight.batch.position.next();
+        self.kept
+            .committed(flight.batch.position, flight.commit, flight.batch.record.clone());
         Action::Committed(flight.batch)
+    }
+
+    /// A checkpoint reaches up to there.
+    pub fn checkpointed(&mut self, reached: LogPosition) {
+        self.kept.checkpointed(reached);
+    }
+
+    /// The latest records that were committed.
+    #[must_use]
+    pub fn kept(&self) -> &Kept {
+        &self.kept
     }
 }
 

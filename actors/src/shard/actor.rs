@@ -60,6 +60,8 @@ pub enum ShardMessage {
     Fenced,
     /// What is stored does not go on from what this owner has committed.
     WentBack(String),
+    /// Why it does not, and how many records the committer has appended again, or why its log is not whole.
+    Restored(String, Result<u64, String>),
     /// An operator must look.
     Halt(String),
     /// An execution cannot be processed.
@@ -101,6 +103,8 @@ pub struct ShardState {
     beside: HashSet<ActorId>,
     failures: FailureMachine,
     controls: ControlsMachine,
+    /// The committer gives a store that came back older what it lacks.
+    restores: bool,
 }
 
 impl Actor for ShardActor {
@@ -122,6 +126,7 @@ impl Actor for ShardActor {
             beside: HashSet::new(),
             failures,
             controls: ControlsMachine::default(),
+            restores: false,
         })
     }
 
@@ -136,6 +141,7 @@ impl Actor for ShardActor {
             ShardMessage::Due(due) => state.wake(due),
             ShardMessage::Fenced => state.fenced(&myself),
             ShardMessage::WentBack(why) => state.went_back(&myself, why),
+            ShardMessage::Restored(why, restored) => state.restored(&myself, &why, restored),
             ShardMessage::Halt(why) => state.halt(&myself, why),
             ShardMessage::Quarantine(id, reason) => state.quarantine(&myself, id, reason).await,
             ShardMessage::SaveQuarantine(id) => state.save_quarantine(&myself, id).await,
@@ -253,21 +259,54 @@ impl ShardState {
         self.leave(myself, FENCED);
     }
 
-    /// The log does not go on from what this owner has in memory. A store that may lose what it acknowledged has done so: the shard begins
-    /// again from what is left. Any other halts it, and so does what does not fit right after it began again.
+    /// The store does not go on from what this owner has in memory: it came back older. The owner still has its latest records, and the log is
+    /// given those that it lacks.
     fn went_back(&mut self, myself: &ActorRef<ShardMessage>, why: String) {
+        let Some(context) = &self.context else {
+            return self.restored(myself, &why, Err("nobody has it".to_owned()));
+        };
+        if std::mem::replace(&mut self.restores, true) {
+            return;
+        }
+        let (reply, answer) = oneshot::channel();
+        // A committer that is gone drops the message, and with it the answer.
+        context.committer.send_message(CommitterMessage::Restore(reply)).ok();
+        let (myself, within) = (myself.clone(), context.engine.options.lease);
+        tokio::spawn(async move {
+            let restored = match tokio::time::timeout(within, answer).await {
+                Ok(Ok(restored)) => restored,
+                Ok(Err(_)) => Err("its committer is gone".to_owned()),
+                Err(_) => Err("the store does not answer".to_owned()),
+            };
+            // A shard that was lost meanwhile has a new owner.
+            myself.send_message(ShardMessage::Restored(why, restored)).ok();
+        });
+    }
+
+    /// Where the log is whole again the shard begins again from it, for nobody knows what else the store has lost. Where acknowledged records
+    /// are gone, and the store's durability allows that, it begins again from what is left. Any other store halts the shard, and so does what
+    /// does not fit right after it began again.
+    fn restored(&mut self, myself: &ActorRef<ShardMessage>, why: &str, restored: Result<u64, String>) {
         let ShardArguments { engine, shard } = &self.arguments;
         let now = engine.now();
         let before = engine.went_back.insert(*shard, now);
         let is_again = before.is_some_and(|before| now.0 - before.0 < BEGIN_AGAIN_AFTER_MS);
-        if is_again || !engine.parts.state.may_lose_acknowledged() {
-            return self.halt(myself, why);
+        match restored {
+            Ok(appended) if !is_again => tracing::error!(
+                shard = shard.0,
+                why,
+                appended,
+                "the store went back; every record of its log was still known and is there again: nothing acknowledged is lost"
+            ),
+            Err(lost) if !is_again && engine.parts.state.may_lose_acknowledged() => tracing::error!(
+                shard = shard.0,
+                why,
+                lost,
+                "the store went back; acknowledged writes are lost, as its durability allows: the shard begins again from what is left"
+            ),
+            Ok(_) => return self.halt(myself, format!("{why}; and it had just begun again")),
+            Err(lost) => return self.halt(myself, format!("{why}; {lost}")),
         }
-        tracing::error!(
-            shard = shard.0,
-            why,
-            "acknowledged writes are lost, as the durability of the store allows: the shard begins again from what is left"
-        );
         self.leave(myself, WENT_BACK);
     }
 

@@ -18,7 +18,7 @@ use super::mail::Mail;
 use super::recovering::Recovering;
 use super::resume::resume;
 use super::tail::Tail;
-use super::went_back::{correct_lists, list_stored};
+use super::went_back::{correct_lists, list_stored, rebuild_lists};
 use crate::checkpointer::{CheckpointerActor, CheckpointerArguments, CheckpointerMessage};
 use crate::committer::{CommitterActor, CommitterArguments};
 use crate::context::{EngineContext, LeaseGate, ShardContext};
@@ -59,7 +59,7 @@ pub(super) async fn open(
     let projected = engine.parts.visibility.projected(shard).await?;
     let mut tail = Tail::read(engine, &lease, projected).await?;
     let torn = std::mem::take(&mut tail.torn);
-    let lists_are_ahead = projected > tail.last;
+    let (lists_are_ahead, lists_are_behind) = (projected > tail.last, tail.lists_are_behind);
     let set_aside = store.quarantined(shard).await?;
     let written = Arc::new(WrittenFormat::new(begun_in(lease.format, *engine.format.borrow())));
     let context = spawn_beside(engine, myself, &lease, gate, &sent, &written).await?;
@@ -81,6 +81,9 @@ pub(super) async fn open(
     }
     if lists_are_ahead || lease.lost > 0 {
         correct_lists(&context.context, resumed.last).await?;
+    }
+    if lists_are_behind {
+        rebuild_lists(&context.context, resumed.last).await?;
     }
     if lease.lost > 0 {
         list_stored(&context.context).await?;

@@ -27,6 +27,8 @@ pub(super) struct Tail {
     pub(super) last: LogPosition,
     /// Where records were lost: executions that go on after them.
     pub(super) torn: Option<Torn>,
+    /// Lists lack what the log has no more: it is trimmed only behind them, so they are older than they were, or new.
+    pub(super) lists_are_behind: bool,
 }
 
 pub(super) struct Resumed {
@@ -83,6 +85,8 @@ impl Tail {
                 "the log ends at {found} instead of {expected}"
             )));
         }
+        let oldest = records.first().map_or(lease.next, |(record, _)| record.position);
+        let lists_are_behind = oldest > projected.next();
         let (checkpointed, last) = (lease.checkpointed, LogPosition(expected));
         let torn = if lost {
             Some(cut(&*engine.parts.state, &mut records, checkpointed).await?)
@@ -95,6 +99,7 @@ impl Tail {
             checkpointed,
             projected,
             last,
+            lists_are_behind,
         })
     }
 

@@ -56,11 +56,43 @@ pub(super) async fn correct_lists(context: &ShardContext, last: LogPosition) -> 
     Ok(())
 }
 
+/// Lists are older than what the log was trimmed behind, as after a restore of theirs, or there are none: they show what is stored.
+pub(super) async fn rebuild_lists(context: &ShardContext, last: LogPosition) -> Result<(), EngineError> {
+    let (lists, shard) = (&context.engine.parts.visibility, context.shard);
+    tracing::warn!(
+        shard = shard.0,
+        "lists lack what was in the log: they are written anew from what is stored"
+    );
+    let stored = list_all(context).await?;
+    // Rows of what is stored no more go, too.
+    correct_lists(context, last).await?;
+    // Last: whoever is interrupted begins again.
+    lists.project(shard, context.issued(), Vec::new(), last).await?;
+    tracing::warn!(shard = shard.0, stored, "lists are written anew");
+    Ok(())
+}
+
 /// A checkpoint holds what the log has lost: lists show what is stored, whether a record tells it or not.
 pub(super) async fn list_stored(context: &ShardContext) -> Result<(), EngineError> {
     let ShardContext {
         engine, shard, epoch, ..
     } = context;
+    let stored = list_all(context).await?;
+    // Whoever opens the shard next must not read as new what this one has applied again.
+    checkpoint_all(context).await?;
+    // Last: whoever is interrupted begins again.
+    engine.parts.state.settle_loss(*shard, *epoch).await?;
+    tracing::warn!(
+        shard = shard.0,
+        stored,
+        "lists show what a checkpoint holds and the log has lost"
+    );
+    Ok(())
+}
+
+/// Has lists show everything that is stored; how many executions that are.
+async fn list_all(context: &ShardContext) -> Result<usize, EngineError> {
+    let ShardContext { engine, shard, .. } = context;
     let mut stored = engine.parts.state.stored(*shard).await?;
     stored.retain(|id| !id.is_controls());
     for some in stored.chunks(LIST_ROWS) {
@@ -71,14 +103,5 @@ pub(super) async fn list_stored(context: &ShardContext) -> Result<(), EngineErro
             .project(*shard, context.issued(), summaries, LogPosition(0))
             .await?;
     }
-    // Whoever opens the shard next must not read as new what this one has applied again.
-    checkpoint_all(context).await?;
-    // Last: whoever is interrupted begins again.
-    engine.parts.state.settle_loss(*shard, *epoch).await?;
-    tracing::warn!(
-        shard = shard.0,
-        stored = stored.len(),
-        "lists show what a checkpoint holds and the log has lost"
-    );
-    Ok(())
+    Ok(stored.len())
 }

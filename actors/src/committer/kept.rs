@@ -1,0 +1,208 @@
+//! What an owner keeps of its records until two checkpoints have passed them. A store that comes back older, as after a failover to a
+//! replica that lagged, is given them again: whoever has the same epoch still is the only one who has written there.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use troupe_core::LogPosition;
+use troupe_ports::{AppendError, CommitId, StoreError};
+
+/// Bytes of records that are kept, however long no checkpoint can be written.
+const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A record as it was appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptRecord {
+    /// Which commit.
+    pub commit: CommitId,
+    /// What.
+    pub record: Bytes,
+}
+
+/// What comes after an answer of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Restore {
+    /// Append the record of this position; then [`Kept::answered`].
+    Append(LogPosition),
+    /// The store did not answer: the same again, after a pause.
+    Again,
+    /// The log has every record of this owner.
+    Whole,
+    /// The log lacks records that are kept no more; why, for people.
+    Lost(String),
+    /// Another owner has the shard.
+    Fenced,
+}
+
+/// The latest records of one owner, without a gap.
+#[derive(Debug, Default)]
+pub struct Kept {
+    first: LogPosition,
+    records: VecDeque<KeptRecord>,
+    bytes: usize,
+    /// How far the latest checkpoint reaches, and the one before.
+    checkpoints: (LogPosition, LogPosition),
+}
+
+impl Kept {
+    /// A record is durable.
+    pub fn committed(&mut self, position: LogPosition, commit: CommitId, record: Bytes) {
+        if self.records.is_empty() {
+            self.first = position;
+        }
+        self.bytes += record.len();
+        self.records.push_back(KeptRecord { commit, record });
+        while self.bytes > KEPT_BYTES_MAX {
+            self.forget_first();
+        }
+    }
+
+    /// A checkpoint reaches up to there. What a replica may lack of it is kept until the next one.
+    pub fn checkpointed(&mut self, reached: LogPosition) {
+        if reached <= self.checkpoints.0 {
+            return;
+        }
+        self.checkpoints = (reached, self.checkpoints.0);
+        while !self.records.is_empty() && self.first <= self.checkpoints.1 {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some(record) = self.records.pop_front() {
+            self.bytes -= record.record.len();
+            self.first = self.first.next();
+        }
+    }
+
+    fn last(&self) -> LogPosition {
+        LogPosition(self.first.0 + self.records.len() as u64 - 1)
+    }
+
+    /// The record of a position, if it is kept.
+    #[must_use]
+    pub fn get(&self, position: LogPosition) -> Option<&KeptRecord> {
+        let place = position.0.checked_sub(self.first.0)?;
+        self.records.get(usize::try_from(place).ok()?)
+    }
+
+    /// How it begins: the last record is appended as if it were missing, and the store tells where its log goes on.
+    #[must_use]
+    pub fn restore(&self) -> Restore {
+        if self.records.is_empty() {
+            return Restore::Lost("this owner has kept no records".to_owned());
+        }
+        Restore::Append(self.last())
+    }
+
+    /// What comes after the record of `position` was appended.
+    #[must_use]
+    pub fn answered(&self, position: LogPosition, answer: Result<(), AppendError>) -> Restore {
+        match answer {
+            Ok(()) if position >= self.last() => Restore::Whole,
+            Ok(()) => Restore::Append(position.next()),
+            Err(AppendError::Conflict { next }) if next > self.last() => Restore::Whole,
+            Err(AppendError::Conflict { next }) if self.get(next).is_some() => Restore::Append(next),
+            Err(AppendError::Conflict { next }) => Restore::Lost(format!(
+                "its log goes on at {next}, and this owner has kept its records from {} on",
+                self.first
+            )),
+            Err(AppendError::Store(StoreError::Fenced { .. } | StoreError::Held(_))) => Restore::Fenced,
+            Err(AppendError::Store(StoreError::Unavailable(_))) => Restore::Again,
+            Err(AppendError::Store(StoreError::WentBack(why) | StoreError::Damaged(why))) => Restore::Lost(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn kept(first: u64, count: u64) -> Kept {
+        let mut kept = Kept::default();
+        for position in first..first + count {
+            kept.committed(
+                LogPosition(position),
+                CommitId(u128::from(position)),
+                Bytes::from_static(b"record"),
+            );
+        }
+        kept
+    }
+
+    fn conflict(next: u64) -> Result<(), AppendError> {
+        Err(AppendError::Conflict {
+            next: LogPosition(next),
+        })
+    }
+
+    /// Gives a log that goes on at `next` what it lacks.
+    fn restored(kept: &Kept, mut next: u64) -> (Vec<u64>, Restore) {
+        let (mut appended, mut step) = (Vec::new(), kept.restore());
+        while let Restore::Append(position) = step {
+            let answer = if position.0 == next {
+                appended.push(position.0);
+                next += 1;
+                Ok(())
+            } else {
+                conflict(next)
+            };
+            step = kept.answered(position, answer);
+        }
+        (appended, step)
+    }
+
+    #[test]
+    fn a_log_gets_exactly_what_it_lacks() {
+        let kept = kept(5, 4);
+        assert_eq!(restored(&kept, 5), (vec![5, 6, 7, 8], Restore::Whole));
+        assert_eq!(restored(&kept, 7), (vec![7, 8], Restore::Whole));
+        assert_eq!(restored(&kept, 8), (vec![8], Restore::Whole));
+        assert_eq!(restored(&kept, 9), (vec![], Restore::Whole));
+        assert_eq!(restored(&kept, 10), (vec![], Restore::Whole));
+        let (appended, lost) = restored(&kept, 4);
+        assert!(
+            appended.is_empty() && matches!(&lost, Restore::Lost(why) if why.contains("from 5 on")),
+            "{lost:?}"
+        );
+        assert!(matches!(Kept::default().restore(), Restore::Lost(_)));
+    }
+
+    #[test]
+    fn records_are_kept_until_the_checkpoint_after_the_one_that_holds_them() {
+        let mut kept = kept(1, 6);
+        kept.checkpointed(LogPosition(3));
+        assert!(kept.get(LogPosition(1)).is_some());
+        kept.checkpointed(LogPosition(3));
+        assert!(kept.get(LogPosition(1)).is_some(), "the same one again");
+        kept.checkpointed(LogPosition(5));
+        assert_eq!((kept.get(LogPosition(3)), kept.bytes), (None, 18));
+        assert_eq!(kept.get(LogPosition(4)).unwrap().commit, CommitId(4));
+        kept.checkpointed(LogPosition(6));
+        kept.checkpointed(LogPosition(9));
+        assert!(kept.records.is_empty() && kept.bytes == 0);
+        kept.committed(LogPosition(10), CommitId(10), Bytes::from_static(b"record"));
+        assert_eq!(kept.restore(), Restore::Append(LogPosition(10)));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let mut kept = Kept::default();
+        let large = Bytes::from(vec![0; KEPT_BYTES_MAX / 2]);
+        for position in 1..=3 {
+            kept.committed(LogPosition(position), CommitId(0), large.clone());
+        }
+        assert_eq!(kept.get(LogPosition(1)), None);
+        assert!(kept.get(LogPosition(2)).is_some() && kept.bytes <= KEPT_BYTES_MAX);
+    }
+
+    #[test]
+    fn another_owner_and_an_outage_are_told_apart() {
+        let kept = kept(1, 1);
+        let fenced = AppendError::Store(StoreError::Held("b".to_owned()));
+        assert_eq!(kept.answered(LogPosition(1), Err(fenced)), Restore::Fenced);
+        let away = AppendError::Store(StoreError::Unavailable("away".to_owned()));
+        assert_eq!(kept.answered(LogPosition(1), Err(away)), Restore::Again);
+    }
+}

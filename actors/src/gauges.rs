@@ -306,6 +306,7 @@ pub(crate) fn sample(engine: &EngineContext) {
     );
     metrics.outbox(pending, lag_ms);
     metrics.backlog(backlog.bytes, backlog.refusing, backlog.holding);
+    metrics.attempts_running(engine.counters.attempts_running.load(Ordering::Relaxed));
     for what in AttemptWait::ALL {
         metrics.attempts_waiting(what.name(), engine.counters.attempts_waiting.count(what));
     }

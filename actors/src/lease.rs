@@ -7,10 +7,10 @@ use std::time::Duration;
 use ractor::ActorRef;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
-use troupe_core::Epoch;
+use troupe_core::{Epoch, ShardId};
 use troupe_ports::StoreError;
 
-use crate::context::ShardContext;
+use crate::context::{EngineContext, ShardContext};
 use crate::shard::ShardMessage;
 
 /// The thread, started when the first shard is served.
@@ -86,17 +86,20 @@ fn lost(context: &ShardContext, shard: &ActorRef<ShardMessage>) {
 }
 
 /// The epoch that was issued after this owner's, if one was. Whoever orders the owners may be down: then nobody was named since.
-async fn later_epoch(context: &ShardContext) -> Option<Epoch> {
-    let engine = &context.engine;
-    let issued = engine.parts.epochs.as_ref()?.issued(context.shard);
+pub(crate) async fn later_epoch(engine: &EngineContext, shard: ShardId, ours: Epoch) -> Option<Epoch> {
+    let issued = engine.parts.epochs.as_ref()?.issued(shard);
     match tokio::time::timeout(engine.options.lease / 4, issued).await {
-        Ok(Ok(issued)) => (issued > context.epoch).then_some(issued),
+        Ok(Ok(issued)) => {
+            let later = (issued > ours).then_some(issued)?;
+            tracing::warn!(shard = shard.0, issued = %later, %ours, "another owner was named");
+            Some(later)
+        }
         Ok(Err(error)) => {
-            tracing::debug!(shard = context.shard.0, %error, "the latest epoch is not known");
+            tracing::debug!(shard = shard.0, %error, "the latest epoch is not known");
             None
         }
         Err(_) => {
-            tracing::debug!(shard = context.shard.0, "the latest epoch is not known in time");
+            tracing::debug!(shard = shard.0, "the latest epoch is not known in time");
             None
         }
     }
@@ -111,8 +114,7 @@ async fn renew(context: &ShardContext, shard: &ActorRef<ShardMessage>, lease_ms:
     match tokio::time::timeout(lease, renewal).await {
         Ok(Ok(_)) => {
             context.gate.renewed(begun, wall, lease_ms);
-            if let Some(issued) = later_epoch(context).await {
-                tracing::warn!(shard = context.shard.0, %issued, ours = %context.epoch, "another owner was named");
+            if later_epoch(engine, context.shard, context.epoch).await.is_some() {
                 lost(context, shard);
                 return false;
             }

@@ -135,8 +135,17 @@ fn relaxed_durability_goes_on_from_what_is_left_without_a_restart() {
     until("half of them have ended", || {
         listed(&server, "running").len() == MANY / 2
     });
+    // Who comes next has none of the lost records in memory.
+    server.kill();
+    let server = bench.member();
+    until("every shard is served", || served(&server) == SHARDS);
     bench.redis.restore(&past.copy);
-    // A shard learns of it when it next writes, and begins again.
+    let since = begins_again(&server);
+    past.is_what_is_left(&server, &since);
+}
+
+/// A shard learns that Redis went back when it next writes, and begins again; what was started meanwhile.
+fn begins_again(server: &Server) -> BTreeSet<String> {
     let mut since = BTreeSet::new();
     let mut in_a_row = 0;
     until("every shard takes starts again", || {
@@ -148,8 +157,44 @@ fn relaxed_durability_goes_on_from_what_is_left_without_a_restart() {
         }
         in_a_row > 4 * SHARDS
     });
-    assert_eq!(served(&server), SHARDS);
-    past.is_what_is_left(&server, &since);
+    assert_eq!(served(server), SHARDS);
+    since
+}
+
+/// A copy that is younger than the last checkpoint but one lacks nothing that its owner does not have in memory.
+fn an_owner_that_lives_gives_redis_back_what_it_has_lost(durability: &str) {
+    let mut bench = Bench::new(&[("STORE_DURABILITY", durability)]);
+    let server = bench.member();
+    let past = Past::of(&bench, &server, 2 * usize::try_from(SHARDS).unwrap());
+    let some: BTreeSet<String> = past.waiting.iter().take(MANY / 4).cloned().collect();
+    some.iter().for_each(|id| complete(&server, id));
+    until("some more have ended", || {
+        listed(&server, "running").len() == MANY - some.len()
+    });
+    bench.redis.restore(&past.copy);
+    let since = begins_again(&server);
+    let ended = [&past.lost, &some, &since]
+        .into_iter()
+        .fold(past.ended.clone(), |all, more| &all | more);
+    for id in &ended {
+        assert_eq!(status(&server, id), 200, "{id}");
+    }
+    until("lists show what has ended", || listed(&server, "completed") == ended);
+    let waiting = &past.waiting - &some;
+    assert_eq!(listed(&server, "running"), waiting);
+    waiting.iter().for_each(|id| complete(&server, id));
+    let all = &ended | &waiting;
+    until("everything ends", || listed(&server, "completed") == all);
+}
+
+#[test]
+fn an_owner_that_lives_gives_a_strict_redis_back_what_it_has_lost() {
+    an_owner_that_lives_gives_redis_back_what_it_has_lost("strict");
+}
+
+#[test]
+fn an_owner_that_lives_gives_a_relaxed_redis_back_what_it_has_lost() {
+    an_owner_that_lives_gives_redis_back_what_it_has_lost("relaxed");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use troupe_core::{BlobRef, ExecutionId, Json};
+use troupe_core::{BlobRef, ExecutionId, Json, ShardId};
 
 type Key = (ExecutionId, BlobRef);
 
@@ -59,6 +59,20 @@ impl ContentCache {
     pub(super) fn forget(&mut self, root: ExecutionId) {
         let gone: Vec<Key> = self.held.keys().filter(|(of, _)| *of == root).copied().collect();
         gone.iter().for_each(|key| self.remove(key));
+    }
+
+    /// Everything of a shard, by root.
+    pub(super) fn of(&self, shard: ShardId) -> Vec<(ExecutionId, BlobRef, Json)> {
+        let held = self.held.iter().filter(|((root, _), _)| root.shard() == shard);
+        held.map(|((root, blob), (content, _))| (*root, *blob, content.clone()))
+            .collect()
+    }
+
+    /// Forgets everything of a shard.
+    pub(super) fn forget_shard(&mut self, shard: ShardId) {
+        for (root, _, _) in self.of(shard) {
+            self.forget(root);
+        }
     }
 
     fn remove(&mut self, key: &Key) {

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
-use troupe_core::{BlobRef, Composed, ErrorInfo, ExecutionId, INLINE_BYTES_MAX, Json, Parts, Timestamp, Value};
+use troupe_core::{
+    BlobRef, Composed, Epoch, ErrorInfo, ExecutionId, INLINE_BYTES_MAX, Json, Parts, ShardId, Timestamp, Value,
+};
 use troupe_ports::{BlobsPut, StateStore, StoreError};
 use troupe_telemetry::CacheMetrics;
 
@@ -171,6 +173,29 @@ impl Blobs {
                 Err(NotKept::Full(ErrorInfo::new(EXECUTION_TOO_LARGE, message)))
             }
         }
+    }
+
+    /// The store came back older: keeps again what was kept or read lately of a shard. How much that was.
+    ///
+    /// # Errors
+    /// The store's; some may be kept again.
+    pub(crate) async fn restore(&self, shard: ShardId, epoch: Epoch, now: Timestamp) -> Result<usize, StoreError> {
+        let held = self.cache.lock().of(shard);
+        let count = held.len();
+        for (root, blob, content) in held {
+            let put = self
+                .store
+                .put_blobs(shard, epoch, root, now, vec![(blob, content)], self.bytes_max);
+            if let BlobsPut::Full { bytes } = put.await? {
+                tracing::warn!(%root, bytes, "a large value that was kept before has no room now");
+            }
+        }
+        Ok(count)
+    }
+
+    /// The store came back older, and what was kept lately of a shard may not be there.
+    pub(crate) fn doubt(&self, shard: ShardId) {
+        self.cache.lock().forget_shard(shard);
     }
 
     /// The planted fault: nobody waits for the store, which hears of it when the entry may be durable already.

@@ -20,6 +20,7 @@ use crate::evaluation::CompiledPlan;
 use crate::execution::ExecutionMessage;
 use crate::format::WrittenFormat;
 use crate::gauges::ShardGauges;
+use crate::lease::later_epoch;
 use crate::shard::ShardMessage;
 use crate::sinks::{EventItem, EventSinkMessage, SinkFeed, VisibilityMessage};
 
@@ -61,6 +62,8 @@ pub enum CommitterMessage {
     Flush,
     /// Answer once everything that was handed over before is durable.
     Barrier(oneshot::Sender<()>),
+    /// Answers whether the log lacks a record of this owner.
+    Look(oneshot::Sender<bool>),
     /// The store came back older: append again what its log lacks, and nothing else any more. Answers how many records those were, or why
     /// the log is not whole.
     Restore(oneshot::Sender<Result<u64, String>>),
@@ -142,6 +145,7 @@ impl Actor for CommitterActor {
         let mutants = arguments.engine.options.mutants;
         let machine = CommitterMachine::new(arguments.shard, arguments.epoch, arguments.next).with(mutants);
         let machine = machine.writing(Arc::clone(&arguments.format));
+        let machine = machine.keeping(arguments.engine.parts.state.may_come_back_older());
         Ok(CommitterState {
             arguments,
             machine,
@@ -163,6 +167,12 @@ impl Actor for CommitterActor {
             let restored = Box::pin(state.restore()).await;
             // Whoever asked may be gone; nothing depends on the answer.
             reply.send(restored).ok();
+            return Ok(());
+        }
+        if let CommitterMessage::Look(reply) = message {
+            let is_older = Box::pin(state.is_older()).await;
+            // Whoever asked may be gone; nothing depends on the answer.
+            reply.send(is_older).ok();
             return Ok(());
         }
         if state.stopped {
@@ -192,8 +202,8 @@ impl Actor for CommitterActor {
                 // Whoever asked may be gone; nothing depends on it.
                 reply.send(()).ok();
             }
-            // Above: it is done also by one that has stopped.
-            CommitterMessage::Restore(_) => {}
+            // Above: they are done also by one that has stopped.
+            CommitterMessage::Look(_) | CommitterMessage::Restore(_) => {}
         }
         Ok(())
     }
@@ -241,6 +251,13 @@ impl CommitterState {
                 }
                 Action::Wait(wait_ms) => {
                     tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                    // What answers next may be a replica that took over and does not know of an owner that was named since.
+                    if later_epoch(&arguments.engine, arguments.shard, arguments.epoch)
+                        .await
+                        .is_some()
+                    {
+                        return self.stop(ShardMessage::Fenced);
+                    }
                     self.machine.retry()
                 }
                 Action::Committed(batch) => return self.release(batch, begun.elapsed()),
@@ -251,12 +268,53 @@ impl CommitterState {
         }
     }
 
-    /// Gives the log what it lacks of this owner's records. Under another epoch nothing is written.
+    /// Whether the log lacks a record of this owner, as far as those are kept. The last one is appended as if it were missing.
+    async fn is_older(&self) -> bool {
+        let CommitterArguments {
+            engine, shard, epoch, ..
+        } = &self.arguments;
+        let Some(kept) = self.machine.kept() else { return false };
+        let Restore::Append(position) = kept.restore() else {
+            return false;
+        };
+        let Some(record) = kept.get(position).cloned() else {
+            return false;
+        };
+        loop {
+            let store = &engine.parts.state;
+            let (commit, bytes) = (record.commit, record.record.clone());
+            let answer = store.append(*shard, *epoch, position, commit, bytes).await;
+            let was_missing = answer.is_ok();
+            match kept.answered(position, answer) {
+                // Whoever waits for the answer gives up by itself.
+                Restore::Again => tokio::time::sleep(RESTORE_AGAIN).await,
+                Restore::Fenced => return false,
+                Restore::Whole => return was_missing,
+                Restore::Append(_) | Restore::Lost(_) => return true,
+            }
+        }
+    }
+
+    /// Gives the log what it lacks of this owner's records, and before that the values that they may refer to. Under another epoch nothing
+    /// is written.
     async fn restore(&self) -> Result<u64, String> {
         let CommitterArguments {
             engine, shard, epoch, ..
         } = &self.arguments;
-        let (kept, mut appended) = (self.machine.kept(), 0);
+        if later_epoch(engine, *shard, *epoch).await.is_some() {
+            // The shard may be gone already.
+            self.arguments.supervisor.send_message(ShardMessage::Fenced).ok();
+            return Err("another owner was named".to_owned());
+        }
+        let kept = self.machine.kept().ok_or("no records are kept")?;
+        while let Err(error) = engine.blobs.restore(*shard, *epoch, engine.now()).await {
+            let StoreError::Unavailable(_) = error else {
+                return Err(error.to_string());
+            };
+            // Whoever waits for the answer gives up by itself.
+            tokio::time::sleep(RESTORE_AGAIN).await;
+        }
+        let mut appended = 0;
         let (mut step, mut position) = (kept.restore(), LogPosition(0));
         loop {
             position = match step {

@@ -1,5 +1,6 @@
-//! What an owner keeps of its records until two checkpoints have passed them. A store that comes back older, as after a failover to a
-//! replica that lagged, is given them again: whoever has the same epoch still is the only one who has written there.
+//! What an owner keeps of its latest records: what the last checkpoint but one does not hold, and so many bytes whatever checkpoints hold. A
+//! store that comes back older, as after a failover to a replica that lagged, is given them again: whoever has the same epoch still is the
+//! only one who has written there.
 
 use std::collections::VecDeque;
 
@@ -7,6 +8,9 @@ use bytes::Bytes;
 use troupe_core::LogPosition;
 use troupe_ports::{AppendError, CommitId, StoreError};
 
+/// Bytes of records that are kept although checkpoints hold them: at full speed those follow each other within fractions of a second, and a
+/// replica that lags lacks the checkpoints too.
+const KEPT_BYTES_MIN: usize = 2 * 1024 * 1024;
 /// Bytes of records that are kept, however long no checkpoint can be written.
 const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -52,18 +56,22 @@ impl Kept {
         }
         self.bytes += record.len();
         self.records.push_back(KeptRecord { commit, record });
-        while self.bytes > KEPT_BYTES_MAX {
-            self.forget_first();
+        self.forget();
+    }
+
+    /// A checkpoint reaches up to there.
+    pub fn checkpointed(&mut self, reached: LogPosition) {
+        if reached > self.checkpoints.0 {
+            self.checkpoints = (reached, self.checkpoints.0);
         }
     }
 
-    /// A checkpoint reaches up to there. What a replica may lack of it is kept until the next one.
-    pub fn checkpointed(&mut self, reached: LogPosition) {
-        if reached <= self.checkpoints.0 {
-            return;
-        }
-        self.checkpoints = (reached, self.checkpoints.0);
-        while !self.records.is_empty() && self.first <= self.checkpoints.1 {
+    fn forget(&mut self) {
+        while let Some(first) = self.records.front() {
+            let is_held = self.first <= self.checkpoints.1 && self.bytes - first.record.len() >= KEPT_BYTES_MIN;
+            if !is_held && self.bytes <= KEPT_BYTES_MAX {
+                return;
+            }
             self.forget_first();
         }
     }
@@ -171,19 +179,29 @@ mod tests {
 
     #[test]
     fn records_are_kept_until_the_checkpoint_after_the_one_that_holds_them() {
-        let mut kept = kept(1, 6);
-        kept.checkpointed(LogPosition(3));
-        assert!(kept.get(LogPosition(1)).is_some());
-        kept.checkpointed(LogPosition(3));
-        assert!(kept.get(LogPosition(1)).is_some(), "the same one again");
+        let mut kept = Kept::default();
+        let mut last = LogPosition(0);
+        let mut commit = |kept: &mut Kept| {
+            last = last.next();
+            kept.committed(last, CommitId(0), Bytes::from(vec![0; KEPT_BYTES_MIN]));
+        };
+        (0..3).for_each(|_| commit(&mut kept));
+        kept.checkpointed(LogPosition(2));
+        kept.checkpointed(LogPosition(2));
+        commit(&mut kept);
+        assert!(kept.get(LogPosition(1)).is_some(), "the same checkpoint came twice");
+        kept.checkpointed(LogPosition(4));
+        commit(&mut kept);
+        assert!(kept.get(LogPosition(2)).is_none() && kept.get(LogPosition(3)).is_some());
         kept.checkpointed(LogPosition(5));
-        assert_eq!((kept.get(LogPosition(3)), kept.bytes), (None, 18));
-        assert_eq!(kept.get(LogPosition(4)).unwrap().commit, CommitId(4));
         kept.checkpointed(LogPosition(6));
-        kept.checkpointed(LogPosition(9));
-        assert!(kept.records.is_empty() && kept.bytes == 0);
-        kept.committed(LogPosition(10), CommitId(10), Bytes::from_static(b"record"));
-        assert_eq!(kept.restore(), Restore::Append(LogPosition(10)));
+        commit(&mut kept);
+        assert_eq!(
+            (kept.first, kept.bytes),
+            (LogPosition(6), KEPT_BYTES_MIN),
+            "so many bytes stay"
+        );
+        assert_eq!(kept.restore(), Restore::Append(LogPosition(6)));
     }
 
     #[test]

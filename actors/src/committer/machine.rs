@@ -92,7 +92,8 @@ pub struct CommitterMachine<T, C = ()> {
     /// A call of [`Self::begin`] is on its way.
     asked: bool,
     in_flight: Option<InFlight<T, C>>,
-    kept: Kept,
+    /// None where the store never comes back older.
+    kept: Option<Kept>,
     mutants: Mutants,
     format: Arc<WrittenFormat>,
 }
@@ -112,7 +113,7 @@ impl<T, C> CommitterMachine<T, C> {
             asked: false,
             controls: Vec::new(),
             in_flight: None,
-            kept: Kept::default(),
+            kept: None,
             mutants: Mutants::default(),
             format: Arc::default(),
         }
@@ -122,6 +123,13 @@ impl<T, C> CommitterMachine<T, C> {
     #[must_use]
     pub fn writing(self, format: Arc<WrittenFormat>) -> Self {
         Self { format, ..self }
+    }
+
+    /// Keeps the latest records, where the store may come back older.
+    #[must_use]
+    pub fn keeping(self, keeps: bool) -> Self {
+        let kept = keeps.then(Kept::default);
+        Self { kept, ..self }
     }
 
     /// Plants faults. Tests only.
@@ -271,20 +279,23 @@ impl<T, C> CommitterMachine<T, C> {
             return Action::Idle;
         };
         self.next = flight.batch.position.next();
-        self.kept
-            .committed(flight.batch.position, flight.commit, flight.batch.record.clone());
+        if let Some(kept) = &mut self.kept {
+            kept.committed(flight.batch.position, flight.commit, flight.batch.record.clone());
+        }
         Action::Committed(flight.batch)
     }
 
     /// A checkpoint reaches up to there.
     pub fn checkpointed(&mut self, reached: LogPosition) {
-        self.kept.checkpointed(reached);
+        if let Some(kept) = &mut self.kept {
+            kept.checkpointed(reached);
+        }
     }
 
-    /// The latest records that were committed.
+    /// The latest records that were committed, if they are kept.
     #[must_use]
-    pub fn kept(&self) -> &Kept {
-        &self.kept
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
     }
 }
 

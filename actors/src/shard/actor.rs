@@ -291,6 +291,7 @@ impl ShardState {
         let now = engine.now();
         let before = engine.went_back.insert(*shard, now);
         let is_again = before.is_some_and(|before| now.0 - before.0 < BEGIN_AGAIN_AFTER_MS);
+        let is_whole = restored.is_ok();
         match restored {
             Ok(appended) if !is_again => tracing::error!(
                 shard = shard.0,
@@ -306,6 +307,10 @@ impl ShardState {
             ),
             Ok(_) => return self.halt(myself, format!("{why}; and it had just begun again")),
             Err(lost) => return self.halt(myself, format!("{why}; {lost}")),
+        }
+        // What is not kept again is not known to be there.
+        if !is_whole {
+            engine.blobs.doubt(*shard);
         }
         self.leave(myself, WENT_BACK);
     }
@@ -351,7 +356,26 @@ impl ShardState {
         if let Some(actor) = engine.directory.take(id) {
             actor.kill();
         }
+        if self.log_is_older().await {
+            // What was found is as old as the log, and another thing once that is whole again.
+            return self.went_back(myself, format!("execution {id} does not fit its log"));
+        }
         self.save_quarantine(myself, id).await;
+    }
+
+    /// Whether the store came back older, and nobody has noticed yet.
+    async fn log_is_older(&self) -> bool {
+        let Some(context) = self.context.as_ref().filter(|_| !self.restores) else {
+            return self.restores;
+        };
+        if !context.engine.parts.state.may_come_back_older() {
+            return false;
+        }
+        let (reply, answer) = oneshot::channel();
+        // A committer that is gone drops the message, and with it the answer.
+        context.committer.send_message(CommitterMessage::Look(reply)).ok();
+        let looked = tokio::time::timeout(context.engine.options.lease, answer).await;
+        matches!(looked, Ok(Ok(true)))
     }
 
     /// Until the store has it, a restart would try the execution again.

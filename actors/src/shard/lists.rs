@@ -56,7 +56,7 @@ pub(super) enum Shown {
 /// What lists are to show of an execution of a shard that is being opened.
 pub(super) async fn shown(context: &ShardContext, id: ExecutionId) -> Result<Shown, EngineError> {
     match load(context, id).await {
-        Ok(Loaded::Found(found)) => Ok(Shown::As(Box::new(summary(&found.state)))),
+        Ok(Loaded::Found(found)) => Ok(Shown::As(Box::new(summary(&found.state, &found.compiled.plan)))),
         Ok(Loaded::Missing | Loaded::Tombstone(_)) => Ok(Shown::Nothing),
         Err(error @ (EngineError::Unavailable(_) | EngineError::Elsewhere(_) | EngineError::Fenced)) => Err(error),
         Err(error) => {

@@ -247,6 +247,12 @@ pub trait StateStore: Send + Sync + 'static {
         false
     }
 
+    /// Whether it may come back older under an owner that lives, as after a failover to a replica that lagged. Owners keep their latest
+    /// records in memory then, and append them again.
+    fn may_come_back_older(&self) -> bool {
+        false
+    }
+
     /// Takes a shard under a higher epoch than any before; the former owner is fenced from every write.
     ///
     /// # Errors

@@ -132,6 +132,12 @@ impl RedisStore {
             "shard {shard} went back: Redis acknowledged {known} to this process and now has {found}; it was restored from an \
              older copy, or a replica without the latest writes took over"
         );
+        if known.has_its_log_in(&found) {
+            // As after an owner has given its log what that lacked: what a checkpoint held follows from the log again.
+            tracing::warn!(%shard, acknowledged = %known, %found, "{why}; its log is whole, and nothing is lost");
+            self.marks.reset(shard, found);
+            return Ok(());
+        }
         if !self.forgives(shard) {
             return Err(StoreError::Damaged(why));
         }

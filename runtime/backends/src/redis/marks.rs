@@ -39,6 +39,13 @@ impl Mark {
     }
 }
 
+impl Mark {
+    /// Whether the log of a store with `found` has every record that was acknowledged. It goes on from its checkpoint without a gap.
+    pub(super) fn has_its_log_in(&self, found: &Self) -> bool {
+        self.epoch <= found.epoch && self.next <= found.next
+    }
+}
+
 impl fmt::Display for Mark {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -176,6 +183,12 @@ mod tests {
         marks.checkpointed(shard, chunk, Some(LogPosition(2)));
         let known = mark(5, 4, 2, 1);
         assert_eq!(marks.acquired(shard, mark(6, 3, 2, 1)), Some(known));
+        let whole =
+            [(6, 4, 0, 0), (5, 4, 9, 9)].map(|(epoch, next, reached, chunks)| mark(epoch, next, reached, chunks));
+        let torn =
+            [(6, 3, 2, 1), (4, 4, 2, 1)].map(|(epoch, next, reached, chunks)| mark(epoch, next, reached, chunks));
+        assert!(whole.iter().all(|found| known.has_its_log_in(found)));
+        assert!(!torn.iter().any(|found| known.has_its_log_in(found)));
         assert_eq!(marks.acquired(shard, mark(6, 4, 1, 1)), Some(known));
         assert_eq!(marks.acquired(shard, mark(4, 4, 2, 1)), Some(known));
         assert_eq!(marks.acquired(shard, mark(6, 4, 2, 0)), Some(known));

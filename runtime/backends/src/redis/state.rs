@@ -23,6 +23,10 @@ impl StateStore for RedisStore {
         self.durability != RedisDurability::Strict
     }
 
+    fn may_come_back_older(&self) -> bool {
+        true
+    }
+
     fn shards(&self) -> u16 {
         u16::try_from(self.layout.shards.len()).unwrap_or(u16::MAX)
     }

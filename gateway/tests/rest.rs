@@ -3,6 +3,7 @@
 
 mod product;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -631,6 +632,127 @@ async fn executions_are_listed_paused_resumed_and_canceled() {
     );
     let of_workflow = product.get("/api/v1/workflows/parked/executions?status=failed").await;
     assert_eq!(of_workflow.body["items"], json!([]));
+}
+
+/// Ids of the listed executions.
+async fn ids(product: &Product, path: &str) -> BTreeSet<String> {
+    let reply = product.get(path).await;
+    assert_eq!(reply.status, StatusCode::OK, "{path}: {reply:?}");
+    let items = reply.body["items"].as_array().unwrap();
+    items
+        .iter()
+        .map(|item| item["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn executions_are_found_by_tag_business_key_and_text() {
+    let charges = FAILING
+        .replace("id: failing", "id: charges")
+        .replace(
+            "name: Failing",
+            "name: Überweisung\nmetadata: { tags: [billing, 'a & b'] }",
+        )
+        .replace("code: NO_LUCK", "code: NO_LUCK\n      message: 100% of Card_7 declined");
+    let orders = CHAIN
+        .replace("id: chain", "id: orders")
+        .replace("name: Chain", "name: Chain\nmetadata: { tags: [billing] }");
+    let product = Product::with(&[&charges, &orders, CHAIN]).await;
+    let charge = product.run("charges", r#"{"executionKey": "Order-1"}"#).await;
+    let order = product
+        .run("orders", r#"{"input": {"x": 1}, "executionKey": "order-10"}"#)
+        .await;
+    let chain = product.run("chain", r#"{"input": {"x": 1}}"#).await;
+    for ended in [
+        "workflow=charges&status=failed",
+        "workflow=orders&status=completed",
+        "workflow=chain&status=completed",
+    ] {
+        product.listed(&format!("/api/v1/executions?{ended}")).await;
+    }
+
+    let listed = product.get("/api/v1/executions?businessKey=Order-1").await;
+    let shown = &listed.body["items"][0];
+    assert_eq!(
+        [
+            &shown["workflowName"],
+            &shown["tags"],
+            &shown["errorCode"],
+            &shown["errorMessage"],
+            &shown["executionKey"],
+        ],
+        [
+            &json!("Überweisung"),
+            &json!(["billing", "a & b"]),
+            &json!("NO_LUCK"),
+            &json!("100% of Card_7 declined"),
+            &json!("Order-1"),
+        ]
+    );
+    let id_part = format!("text={}", chain[4..].to_ascii_uppercase());
+    for (query, expected) in [
+        ("tag=billing", vec![&charge, &order]),
+        ("tag=a%20%26%20b", vec![&charge]),
+        ("tag=Billing", vec![]),
+        ("tag=bill", vec![]),
+        ("tag=billing&status=failed", vec![&charge]),
+        ("tag=billing&status=completed", vec![&order]),
+        ("tag=billing&workflow=orders", vec![&order]),
+        ("tag=billing&workflow=chain", vec![]),
+        ("businessKey=Order-1", vec![&charge]),
+        ("businessKey=order-1", vec![]),
+        ("businessKey=order-10&tag=billing", vec![&order]),
+        ("businessKey=order-10&status=failed", vec![]),
+        ("text=ORDER", vec![&charge, &order]),
+        ("text=%C3%BCBERWEISUNG", vec![&charge]),
+        ("text=100%25", vec![&charge]),
+        ("text=d_7%20DECLINED", vec![&charge]),
+        ("text=_", vec![&charge]),
+        ("text=%25%25", vec![]),
+        ("text=cHAIN", vec![&order, &chain]),
+        ("text=chain&tag=billing&status=completed", vec![&order]),
+        (id_part.as_str(), vec![&chain]),
+    ] {
+        let expected: BTreeSet<String> = expected.into_iter().cloned().collect();
+        assert_eq!(
+            ids(&product, &format!("/api/v1/executions?{query}")).await,
+            expected,
+            "{query}"
+        );
+    }
+    let of_workflow = ids(&product, "/api/v1/workflows/orders/executions?tag=billing&text=10").await;
+    assert_eq!(of_workflow, BTreeSet::from([order.clone()]));
+    // Page by page.
+    let first = product.get("/api/v1/executions?tag=billing&limit=1").await.body;
+    let cursor = first["next"].as_str().unwrap();
+    let second = product
+        .get(&format!("/api/v1/executions?tag=billing&limit=1&cursor={cursor}"))
+        .await
+        .body;
+    let both = [&first, &second].map(|page| page["items"][0]["id"].as_str().unwrap().to_owned());
+    assert_eq!(BTreeSet::from(both), BTreeSet::from([charge, order]));
+    assert!(second["next"].is_null(), "{second}");
+
+    let long = format!("text={}", "x".repeat(201));
+    for (query, part) in [
+        ("tag=", "leave `tag` out"),
+        ("businessKey=", "leave `businessKey` out"),
+        ("text=", "leave `text` out"),
+        ("text=a%0Ab", "one line"),
+        (long.as_str(), "`businessKey`"),
+    ] {
+        let refused = product.get(&format!("/api/v1/executions?{query}")).await;
+        assert_eq!(
+            (refused.status.as_u16(), code(&refused).as_str()),
+            (400, "INVALID_PARAMETER"),
+            "{query}"
+        );
+        let hint = refused.body["hint"].as_str().unwrap();
+        assert!(hint.contains(part), "{query}: {hint}");
+    }
+    let slip = product.get("/api/v1/executions?tags=billing").await;
+    assert_eq!(code(&slip), "INVALID_PARAMETER");
+    assert!(slip.body["detail"].as_str().unwrap().contains("`tag`"), "{slip:?}");
 }
 
 #[tokio::test]

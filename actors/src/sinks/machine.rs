@@ -104,7 +104,10 @@ mod tests {
             started_at: Timestamp(0),
             ended_at: None,
             error_code: None,
+            error_message: None,
             execution_key: None,
+            workflow_name: String::new(),
+            tags: Vec::new(),
             parent: None,
             seq: Seq(seq),
         }

@@ -221,7 +221,7 @@ impl World {
             let Some(serving) = self.serving(caller) else { break };
             let pending = serving.checkpointer.machine.pending(id);
             match at_once(load_over(&self.context, id, pending.as_ref())) {
-                Ok(Loaded::Found(found)) => summaries.push(summary(&found.state)),
+                Ok(Loaded::Found(found)) => summaries.push(summary(&found.state, &found.compiled.plan)),
                 Ok(Loaded::Missing | Loaded::Tombstone(_)) => {}
                 Err(EngineError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
                 Err(error) => self.trouble(format!("{id} cannot be listed: {error}")),

@@ -92,8 +92,14 @@ pub struct ExecutionSummaryDto {
     pub id: String,
     /// The workflow.
     pub workflow_id: String,
+    /// Its name; absent of an execution that an earlier release listed.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub workflow_name: String,
     /// The version.
     pub version: u32,
+    /// Labels of that version.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub tags: Vec<String>,
     /// `pending`, `running`, `completed`, `failed` or `canceled`.
     pub status: String,
     /// No new attempt starts while set.
@@ -112,6 +118,9 @@ pub struct ExecutionSummaryDto {
     /// Code of its error.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error_code: Option<String>,
+    /// Message of its error; the beginning of a long one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error_message: Option<String>,
     /// Business key.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub execution_key: Option<String>,
@@ -130,13 +139,16 @@ impl ExecutionSummaryDto {
             quarantined,
             id: summary.id.to_string(),
             workflow_id: summary.workflow_id.clone(),
+            workflow_name: summary.workflow_name.clone(),
             version: summary.version,
+            tags: summary.tags.clone(),
             status: summary.status.clone(),
             paused: summary.paused,
             start_time: date(summary.started_at),
             end_time: summary.ended_at.map(date),
             duration_ms: summary.ended_at.map(|end| end.since_ms(summary.started_at)),
             error_code: summary.error_code.clone(),
+            error_message: summary.error_message.clone(),
             execution_key: summary.execution_key.clone(),
             parent: summary.parent.map(|parent| parent.to_string()),
             sequence: summary.seq.0,

@@ -26,9 +26,12 @@ use crate::error::ApiError;
 /// Attempts of earlier visits that are shown with a node; the history has the others.
 const EARLIER_ATTEMPTS_MAX: usize = 1_000;
 
-const LIST: [&str; 8] = [
+const LIST: [&str; 11] = [
     "workflow",
     "status",
+    "tag",
+    "text",
+    "businessKey",
     "idPrefix",
     "parent",
     "startedFrom",
@@ -38,6 +41,8 @@ const LIST: [&str; 8] = [
 ];
 /// What may be asked for beside an execution.
 const INCLUDED: [&str; 2] = ["processedWorkflow", "resumeUrls"];
+/// Characters of a text that lists are searched for.
+const TEXT_CHARS_MAX: usize = 200;
 const STATUSES: [&str; 5] = ["pending", "running", "completed", "failed", "canceled"];
 
 pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Response, ApiError> {
@@ -87,6 +92,9 @@ async fn page(app: &App, params: &Params, workflow_id: Option<String>) -> Result
         children: false,
         started_from: at("startedFrom")?,
         started_until: at("startedUntil")?,
+        tag: given(params, "tag")?,
+        execution_key: given(params, "businessKey")?,
+        text: text(params)?,
         cursor: params.get("cursor", "what a page gave as `next`")?,
         limit: params.limit(app.settings.limits.page_max)?,
     };
@@ -95,6 +103,35 @@ async fn page(app: &App, params: &Params, workflow_id: Option<String>) -> Result
     let items: Vec<ExecutionSummaryDto> = page.items.iter().map(of).collect();
     let next = page.next.map(|next| next.to_string());
     Ok(Json(PageDto { items, next }).into_response())
+}
+
+/// A parameter that names something; an empty one is refused: it would find nothing.
+fn given(params: &Params, name: &str) -> Result<Option<String>, ApiError> {
+    match params.text(name) {
+        Some("") => {
+            let refused = wrong(format!("`{name}` takes a text that is not empty"));
+            Err(refused.with_hint(format!("leave `{name}` out to list executions whatever it is")))
+        }
+        other => Ok(other.map(str::to_owned)),
+    }
+}
+
+/// A text that is looked for row by row: one that a row may hold.
+fn text(params: &Params) -> Result<Option<String>, ApiError> {
+    let Some(text) = given(params, "text")? else {
+        return Ok(None);
+    };
+    if text.chars().count() > TEXT_CHARS_MAX {
+        let refused = wrong(format!("`text` takes at most {TEXT_CHARS_MAX} characters"));
+        return Err(
+            refused.with_hint("a part of what is looked for is enough; `businessKey` takes a whole key of any length")
+        );
+    }
+    if text.chars().any(char::is_control) {
+        let refused = wrong("`text` takes no line breaks and other control characters");
+        return Err(refused.with_hint("look for a part that stands in one line"));
+    }
+    Ok(Some(text))
 }
 
 pub(super) async fn get(State(app): State<App>, Path(id): Path<String>, uri: Uri) -> Result<Response, ApiError> {

@@ -10,6 +10,7 @@ extern crate self as troupe_backends;
 pub mod bus;
 pub mod cloud_events;
 pub mod embedded;
+mod lists;
 pub mod members;
 pub mod postgres;
 pub mod rabbitmq;

@@ -30,4 +30,6 @@ pub use state::{
     AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, InboxId,
     InboxItem, InboxLimits, InboxPush, Lease, LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError, Wait,
 };
-pub use visibility::{ExecutionCursor, ExecutionQuery, ExecutionSummary, InvalidCursor, Page, VisibilityStore};
+pub use visibility::{
+    ExecutionCursor, ExecutionQuery, ExecutionSummary, InvalidCursor, Page, SoughtText, VisibilityStore,
+};

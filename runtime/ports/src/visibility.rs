@@ -29,13 +29,61 @@ pub struct ExecutionSummary {
     pub ended_at: Option<Timestamp>,
     /// Code of its error, if it failed.
     pub error_code: Option<String>,
+    /// Message of its error, if it failed; the beginning of a long one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error_message: Option<String>,
     /// Business key.
     pub execution_key: Option<String>,
+    /// Name of the workflow version; empty where whoever projected it did not tell.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub workflow_name: String,
+    /// Tags of the workflow version.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub tags: Vec<String>,
     /// The execution that it is a child of.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parent: Option<ExecutionId>,
     /// Seq of the entry that this summary reflects; a lower one never overwrites a higher one.
     pub seq: Seq,
+}
+
+impl ExecutionSummary {
+    /// The texts in which [`ExecutionQuery::text`] is looked for, in a form in which case does not count, a line each: id and name of the
+    /// workflow, business key, message of the error. None where they are ASCII (without NUL): a store makes small letters of that itself.
+    #[must_use]
+    pub fn folded_beyond_ascii(&self) -> Option<String> {
+        let texts = [
+            Some(self.workflow_id.as_str()),
+            Some(self.workflow_name.as_str()),
+            self.execution_key.as_deref(),
+            self.error_message.as_deref(),
+        ];
+        let is_plain = |text: &&str| text.is_ascii() && !text.contains('\0');
+        if texts.iter().flatten().all(is_plain) {
+            return None;
+        }
+        let lines: Vec<String> = texts.into_iter().flatten().map(folded).collect();
+        Some(lines.join("\n"))
+    }
+}
+
+/// A text in a form in which case does not count. Unicode's rules of every language, whatever the locale of a store.
+fn folded(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    // Some letters meet in upper case only (ς and σ, ß and SS).
+    let upper = text.chars().flat_map(char::to_lowercase).flat_map(char::to_uppercase);
+    upper.flat_map(char::to_lowercase).collect()
+}
+
+/// A text that lists are searched for, as stores look for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SoughtText {
+    /// The text, in the form in which case does not count.
+    pub folded: String,
+    /// Whether it may stand in an id, which has hexadecimal digits alone.
+    pub may_be_in_id: bool,
 }
 
 /// What to list. Newest first.
@@ -55,10 +103,27 @@ pub struct ExecutionQuery {
     pub started_from: Option<Timestamp>,
     /// Only those started before.
     pub started_until: Option<Timestamp>,
+    /// Only those whose workflow version has this tag.
+    pub tag: Option<String>,
+    /// Only this business key.
+    pub execution_key: Option<String>,
+    /// Only those in which this text occurs, whatever the case of either: in the id, in id or name of the workflow, in the business
+    /// key or in the message of the error. Unlike the others it leads to no row: each that the others admit is looked at.
+    pub text: Option<String>,
     /// Continue after this place (from [`Page::next`]).
     pub cursor: Option<ExecutionCursor>,
     /// At most this many.
     pub limit: usize,
+}
+
+impl ExecutionQuery {
+    /// The text that is looked for; none: whatever the rows hold.
+    #[must_use]
+    pub fn sought(&self) -> Option<SoughtText> {
+        let folded = folded(self.text.as_deref().filter(|text| !text.is_empty())?);
+        let may_be_in_id = folded.len() <= 32 && folded.bytes().all(|byte| byte.is_ascii_hexdigit());
+        Some(SoughtText { folded, may_be_in_id })
+    }
 }
 
 /// A place in the list of executions: behind the one that started then. As text it is opaque to clients.
@@ -174,6 +239,40 @@ pub trait VisibilityStore: Send + Sync + 'static {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_that_differ_in_case_alone_are_one() {
+        for (one, other) in [
+            ("Order %_ 7", "oRDER %_ 7"),
+            ("ÀÉÎ Жёлтый", "àéî жЁЛТЫЙ"),
+            ("ΟΔΟΣ οδός", "οδος ΟΔΌΣ"),
+            ("Straße", "STRASSE"),
+            ("ẞ", "ß"),
+            ("\u{2126} \u{212a}", "ω k"),
+        ] {
+            assert_eq!(folded(one), folded(other), "{one}");
+        }
+        for (one, other) in [("a", "á"), ("0", "O"), ("", " ")] {
+            assert_ne!(folded(one), folded(other), "{one}");
+        }
+    }
+
+    #[test]
+    fn what_may_stand_in_an_id_is_told() {
+        let sought = |text: &str| {
+            let query = ExecutionQuery {
+                text: Some(text.to_owned()),
+                ..ExecutionQuery::default()
+            };
+            query.sought().map(|sought| (sought.folded, sought.may_be_in_id))
+        };
+        assert_eq!(sought(""), None);
+        assert_eq!(ExecutionQuery::default().sought(), None);
+        assert_eq!(sought("0Ab"), Some(("0ab".to_owned(), true)));
+        assert_eq!(sought(&"f".repeat(33)), Some(("f".repeat(33), false)));
+        assert_eq!(sought("0AÉ"), Some(("0aé".to_owned(), false)));
+        assert_eq!(sought("order"), Some(("order".to_owned(), false)));
+    }
 
     #[test]
     fn a_cursor_is_read_back_from_its_text_and_from_nothing_else() {

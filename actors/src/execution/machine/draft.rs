@@ -29,7 +29,7 @@ impl<R> ExecutionMachine<R> {
     pub(super) fn draft(&mut self, entry: Entry) -> Draft {
         let mark = self.recorded_mark();
         let first = entry.seq == Seq(1);
-        let summary = changes_summary(&entry).then(|| Box::new(summary(&self.state)));
+        let summary = changes_summary(&entry).then(|| Box::new(summary(&self.state, &self.compiled.plan)));
         let end = (mark == Mark::Ended).then(|| Box::new(self.end_mark(entry.at)));
         let snapshot = if end.is_some() {
             None

@@ -7,8 +7,8 @@ use super::{Evidence, Findings};
 /// Every execution is listed with its last summary.
 pub(super) fn show_the_end(evidence: &Evidence, findings: &mut Findings) {
     let Some(listed) = &evidence.listed else { return };
-    for (id, (state, ..)) in &evidence.executions {
-        let expected = summary(state);
+    for (id, (state, plan, _)) in &evidence.executions {
+        let expected = summary(state, plan);
         if evidence.forgotten.contains(id) {
             findings.expect(!listed.contains_key(id), "C11", || {
                 format!("{id}: lists show an execution whose archive is gone")

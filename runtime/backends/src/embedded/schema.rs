@@ -129,6 +129,35 @@ ALTER TABLE summary ADD COLUMN parent BLOB;
 CREATE INDEX summary_parent ON summary (parent, started_ms, id) WHERE parent IS NOT NULL;
 ";
 
+/// Others: what lists are searched by beyond workflow, status, parent and time. The database itself keeps a row a tag beside each
+/// summary, in the order of lists, so that an older release keeps them too.
+const HAS_TAGS: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('summary') WHERE name = 'tags')";
+const ADD_TAGS: &str = "
+ALTER TABLE summary ADD COLUMN workflow_name TEXT;
+-- A JSON array; none where there are none.
+ALTER TABLE summary ADD COLUMN tags TEXT;
+ALTER TABLE summary ADD COLUMN error_message TEXT;
+-- The texts that are searched, in small letters; none where SQLite makes them itself.
+ALTER TABLE summary ADD COLUMN folded TEXT;
+CREATE INDEX summary_key ON summary (execution_key, started_ms, id) WHERE execution_key IS NOT NULL;
+CREATE TABLE summary_tag (
+    tag TEXT NOT NULL, started_ms INTEGER NOT NULL, id BLOB NOT NULL, PRIMARY KEY (tag, started_ms, id)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER summary_tagged AFTER INSERT ON summary WHEN NEW.tags IS NOT NULL BEGIN
+    INSERT INTO summary_tag (tag, started_ms, id) SELECT DISTINCT value, NEW.started_ms, NEW.id FROM json_each(NEW.tags);
+END;
+CREATE TRIGGER summary_untagged AFTER DELETE ON summary WHEN OLD.tags IS NOT NULL BEGIN
+    DELETE FROM summary_tag
+    WHERE tag IN (SELECT value FROM json_each(OLD.tags)) AND started_ms = OLD.started_ms AND id = OLD.id;
+END;
+CREATE TRIGGER summary_retagged AFTER UPDATE ON summary
+WHEN OLD.tags IS NOT NEW.tags OR OLD.started_ms <> NEW.started_ms BEGIN
+    DELETE FROM summary_tag
+    WHERE tag IN (SELECT value FROM json_each(OLD.tags)) AND started_ms = OLD.started_ms AND id = OLD.id;
+    INSERT INTO summary_tag (tag, started_ms, id) SELECT DISTINCT value, NEW.started_ms, NEW.id FROM json_each(NEW.tags);
+END;
+";
+
 /// Another one, of the log's file: the newest format that a shard may hold something of.
 const HAS_FORMAT: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('shard') WHERE name = 'format')";
 const ADD_FORMAT: &str = "ALTER TABLE shard ADD COLUMN format INTEGER NOT NULL DEFAULT 1";
@@ -241,6 +270,7 @@ impl StoreFile {
                 connection.execute_batch(ADDED_TABLES)?;
                 for (has, add) in [
                     (HAS_PARENT, ADD_PARENT),
+                    (HAS_TAGS, ADD_TAGS),
                     (HAS_OUTCOME, ADD_OUTCOME),
                     (HAS_LOST, ADD_LOST),
                 ] {

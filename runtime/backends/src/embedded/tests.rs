@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::Connection;
-use troupe_core::{Epoch, LogPosition, ShardId};
+use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{
-    AppendError, AuditLog, AuditQuery, CommitId, EpochAuthority, EpochError, Lease, StateStore, StoreError,
+    AppendError, AuditLog, AuditQuery, CommitId, EpochAuthority, EpochError, ExecutionQuery, ExecutionSummary, Lease,
+    StateStore, StoreError, VisibilityStore,
 };
 
 use super::{EmbeddedStore, Sharing, StoreOptions};
@@ -374,7 +375,7 @@ async fn a_store_of_an_older_release_gets_what_it_lacks() {
         limit: 10,
         ..AuditQuery::default()
     };
-    let page = store.list(query).await.unwrap();
+    let page = AuditLog::list(&store, query).await.unwrap();
     let row = &page.items[0];
     assert_eq!((row.principal.as_deref(), row.outcome.as_deref()), (Some("ada"), None));
     assert_eq!(store.acquire(SHARD, "a", LEASE).await.unwrap().lost, 0);
@@ -384,4 +385,88 @@ async fn a_store_of_an_older_release_gets_what_it_lacks() {
             .unwrap()
             .is_empty()
     );
+}
+
+/// What lists are searched by came later: rows of older releases are found by what they have, and one that comes back for a while
+/// keeps what it does not know.
+#[tokio::test]
+async fn rows_of_older_releases_are_listed_and_searched() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path(), Sharing::Exclusive).unwrap());
+    let old = |sql: &str| {
+        let connection = Connection::open(directory.path().join("store.db")).unwrap();
+        connection.execute_batch(sql).unwrap();
+    };
+    let insert = |digit: u8| {
+        format!(
+            "INSERT INTO summary (id, workflow, version, status, paused, started_ms, execution_key, seq)
+             VALUES (x'{}', 'Orders', 1, 'running', 0, {digit}, 'Key', 1);",
+            format!("{digit:02}").repeat(16)
+        )
+    };
+    old(&format!(
+        "DROP TRIGGER summary_tagged; DROP TRIGGER summary_untagged; DROP TRIGGER summary_retagged;
+         DROP TABLE summary_tag; DROP INDEX summary_key; ALTER TABLE summary DROP COLUMN folded;
+         ALTER TABLE summary DROP COLUMN error_message; ALTER TABLE summary DROP COLUMN tags;
+         ALTER TABLE summary DROP COLUMN workflow_name; {}",
+        insert(1)
+    ));
+    let row = |digit: u8, tags: &[&str]| ExecutionSummary {
+        id: ExecutionId([digit; 16]),
+        workflow_id: "Orders".to_owned(),
+        version: 1,
+        status: "running".to_owned(),
+        paused: false,
+        started_at: Timestamp(i64::from(digit)),
+        ended_at: None,
+        error_code: None,
+        error_message: None,
+        execution_key: Some("Key".to_owned()),
+        workflow_name: String::new(),
+        tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+        parent: None,
+        seq: Seq(1),
+    };
+    let found = async |query: ExecutionQuery| {
+        let store = open(directory.path(), Sharing::Exclusive).unwrap();
+        let query = ExecutionQuery { limit: 10, ..query };
+        VisibilityStore::list(&store, query).await.unwrap().items
+    };
+    let everything = ExecutionQuery::default;
+    let with_tag = || ExecutionQuery {
+        tag: Some("a".to_owned()),
+        ..everything()
+    };
+    assert_eq!(found(everything()).await, [row(1, &[])]);
+    let with_text = ExecutionQuery {
+        text: Some("oRDERS".to_owned()),
+        ..everything()
+    };
+    let with_key = ExecutionQuery {
+        execution_key: Some("Key".to_owned()),
+        ..everything()
+    };
+    for query in [with_text, with_key] {
+        assert_eq!(found(query).await, [row(1, &[])]);
+    }
+    let store = open(directory.path(), Sharing::Exclusive).unwrap();
+    let rows = vec![row(2, &["a", "b"]), row(3, &["a"])];
+    store.project(SHARD, None, rows, LogPosition(1)).await.unwrap();
+    drop(store);
+    assert_eq!(found(with_tag()).await, [row(3, &["a"]), row(2, &["a", "b"])]);
+    old(&format!(
+        "{} UPDATE summary SET seq = 2 WHERE started_ms = 2; DELETE FROM summary WHERE started_ms = 3;",
+        insert(4)
+    ));
+    let updated = ExecutionSummary {
+        seq: Seq(2),
+        ..row(2, &["a", "b"])
+    };
+    assert_eq!(found(with_tag()).await, std::slice::from_ref(&updated));
+    assert_eq!(found(everything()).await, [row(4, &[]), updated, row(1, &[])]);
+    let connection = Connection::open(directory.path().join("store.db")).unwrap();
+    let tags: i64 = connection
+        .query_row("SELECT count(*) FROM summary_tag", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(tags, 2, "nothing is left of what was removed");
 }

@@ -1,16 +1,26 @@
 //! Summaries of executions in the derived file.
 
 use async_trait::async_trait;
-use rusqlite::types::Value;
+use rusqlite::types::{Type, Value};
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
-use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore};
+use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, SoughtText, StoreError, VisibilityStore};
 
 use super::log::integer;
 use super::{EmbeddedStore, derived};
+use crate::lists::{PAGE_ITEMS_MAX, is_along_tag};
 
-/// Items of a page, whatever was asked for.
-const PAGE_ITEMS_MAX: usize = 1_000;
+const COLUMNS: &str =
+    "s.id, s.workflow, s.version, s.status, s.paused, s.started_ms, s.ended_ms, s.error_code, s.execution_key, s.seq,
+    s.parent, s.workflow_name, s.tags, s.error_message";
+const TAGS_COLUMN: usize = 12;
+
+/// The table that a list along a tag walks along.
+const ALONG_TAG: &str = "t";
+
+/// The texts that a row is searched for, in small letters.
+const FOLDED: &str = "coalesce(s.folded, lower(s.workflow || char(10) || coalesce(s.workflow_name, '') || char(10)
+    || coalesce(s.execution_key, '') || char(10) || coalesce(s.error_message, '')))";
 
 fn project(
     connection: &Connection,
@@ -20,10 +30,12 @@ fn project(
 ) -> rusqlite::Result<()> {
     let mut write = connection.prepare_cached(
         "INSERT INTO summary
-            (id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+            (id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent, workflow_name, tags,
+             error_message, folded)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
          ON CONFLICT DO UPDATE SET workflow = ?2, version = ?3, status = ?4, paused = ?5, started_ms = ?6, ended_ms = ?7,
-            error_code = ?8, execution_key = ?9, seq = ?10, parent = ?11
+            error_code = ?8, execution_key = ?9, seq = ?10, parent = ?11, workflow_name = ?12, tags = ?13, error_message = ?14,
+            folded = ?15
          WHERE seq < ?10",
     )?;
     for summary in summaries {
@@ -38,7 +50,11 @@ fn project(
             summary.error_code,
             summary.execution_key,
             integer(summary.seq.0),
-            summary.parent.as_ref().map(|parent| &parent.0[..])
+            summary.parent.as_ref().map(|parent| &parent.0[..]),
+            summary.workflow_name,
+            written_tags(&summary.tags)?,
+            summary.error_message,
+            summary.folded_beyond_ascii()
         ])?;
     }
     connection
@@ -48,6 +64,21 @@ fn project(
         )?
         .execute(params![shard.0, integer(up_to.0)])?;
     Ok(())
+}
+
+fn written_tags(tags: &[String]) -> rusqlite::Result<Option<String>> {
+    if tags.is_empty() {
+        return Ok(None);
+    }
+    let written = serde_json::to_string(tags);
+    written
+        .map(Some)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+fn read_tags(written: Option<String>) -> rusqlite::Result<Vec<String>> {
+    let read = written.as_deref().map_or_else(|| Ok(Vec::new()), serde_json::from_str);
+    read.map_err(|error| rusqlite::Error::FromSqlConversionFailure(TAGS_COLUMN, Type::Text, error.into()))
 }
 
 fn summary(row: &Row<'_>) -> rusqlite::Result<ExecutionSummary> {
@@ -63,6 +94,10 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<ExecutionSummary> {
         execution_key: row.get(8)?,
         seq: Seq(row.get::<_, i64>(9)?.unsigned_abs()),
         parent: row.get::<_, Option<[u8; 16]>>(10)?.map(ExecutionId),
+        // None: an older release wrote the row.
+        workflow_name: row.get::<_, Option<String>>(11)?.unwrap_or_default(),
+        tags: read_tags(row.get(TAGS_COLUMN)?)?,
+        error_message: row.get(13)?,
     })
 }
 
@@ -77,61 +112,102 @@ fn id_range(prefix: &str) -> Option<(ExecutionId, ExecutionId)> {
     ))
 }
 
-fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite::Result<Page<ExecutionSummary>> {
-    let nothing = Page {
-        items: Vec::new(),
-        next: None,
-    };
-    let limit = query.limit.clamp(1, PAGE_ITEMS_MAX);
-    let mut conditions = Vec::new();
-    let mut values: Vec<Value> = Vec::new();
-    if let Some(workflow) = &query.workflow_id {
-        conditions.push("workflow = ?");
-        values.push(Value::Text(workflow.clone()));
+/// What rows must meet, and the values that are named so.
+#[derive(Default)]
+struct Filter {
+    conditions: Vec<String>,
+    values: Vec<Value>,
+}
+
+impl Filter {
+    fn add(&mut self, condition: impl Into<String>, values: impl IntoIterator<Item = Value>) {
+        self.conditions.push(condition.into());
+        self.values.extend(values);
     }
-    if let Some(status) = &query.status {
-        conditions.push("status = ?");
-        values.push(Value::Text(status.clone()));
-        if status != "completed" {
-            // Says to the planner that the partial index serves.
-            conditions.push("status <> 'completed'");
+
+    /// `place`: the table that has the rows in the order of the list. None if nothing can match.
+    fn of(query: &ExecutionQuery, place: &str) -> Option<Self> {
+        let mut filter = Self::default();
+        let text = |text: &String| [Value::Text(text.clone())];
+        if let Some(tag) = &query.tag {
+            // `LIMIT 1` keeps the planner from joining.
+            let tagged = match place {
+                ALONG_TAG => "t.tag = ?",
+                _ => {
+                    "EXISTS (SELECT 1 FROM summary_tag AS t WHERE t.tag = ? AND t.started_ms = s.started_ms AND t.id = s.id LIMIT 1)"
+                }
+            };
+            filter.add(tagged, text(tag));
         }
+        // `+`: by this no rows are looked up, since a key names the fewest.
+        let by = if query.execution_key.is_some() { "+" } else { "" };
+        if let Some(key) = &query.execution_key {
+            filter.add("s.execution_key = ?", text(key));
+        }
+        if let Some(workflow) = &query.workflow_id {
+            filter.add(format!("{by}s.workflow = ?"), text(workflow));
+        }
+        if let Some(status) = &query.status {
+            filter.add(format!("{by}s.status = ?"), text(status));
+            if status != "completed" {
+                // Says to the planner that the partial index serves.
+                filter.add("s.status <> 'completed'", []);
+            }
+        }
+        if let Some(parent) = query.parent {
+            filter.add(format!("{by}s.parent = ?"), [Value::Blob(parent.0.to_vec())]);
+        }
+        if query.children {
+            filter.add("s.parent IS NOT NULL", []);
+        }
+        if let Some(prefix) = &query.id_prefix {
+            let (first, last) = id_range(&prefix.to_ascii_lowercase())?;
+            let ends = [first, last].map(|id| Value::Blob(id.0.to_vec()));
+            filter.add(format!("{place}.id BETWEEN ? AND ?"), ends);
+        }
+        if let Some(from) = query.started_from {
+            filter.add(format!("{place}.started_ms >= ?"), [Value::Integer(from.0)]);
+        }
+        if let Some(until) = query.started_until {
+            filter.add(format!("{place}.started_ms < ?"), [Value::Integer(until.0)]);
+        }
+        if let Some(after) = query.cursor {
+            let after = [Value::Integer(after.started_at.0), Value::Blob(after.id.0.to_vec())];
+            filter.add(format!("({place}.started_ms, {place}.id) < (?, ?)"), after);
+        }
+        if let Some(SoughtText { folded, may_be_in_id }) = query.sought() {
+            if may_be_in_id {
+                let anywhere = format!("(instr({FOLDED}, ?) > 0 OR instr(lower(hex(s.id)), ?) > 0)");
+                filter.add(anywhere, [&folded, &folded].map(|folded| Value::Text(folded.clone())));
+            } else {
+                filter.add(format!("instr({FOLDED}, ?) > 0"), [Value::Text(folded)]);
+            }
+        }
+        Some(filter)
     }
-    if let Some(parent) = query.parent {
-        conditions.push("parent = ?");
-        values.push(Value::Blob(parent.0.to_vec()));
-    }
-    if query.children {
-        conditions.push("parent IS NOT NULL");
-    }
-    if let Some(prefix) = &query.id_prefix {
-        let Some((first, last)) = id_range(&prefix.to_ascii_lowercase()) else {
-            return Ok(nothing);
-        };
-        conditions.push("id BETWEEN ? AND ?");
-        values.extend([Value::Blob(first.0.to_vec()), Value::Blob(last.0.to_vec())]);
-    }
-    if let Some(from) = query.started_from {
-        conditions.push("started_ms >= ?");
-        values.push(Value::Integer(from.0));
-    }
-    if let Some(until) = query.started_until {
-        conditions.push("started_ms < ?");
-        values.push(Value::Integer(until.0));
-    }
-    if let Some(after) = query.cursor {
-        conditions.push("(started_ms, id) < (?, ?)");
-        values.extend([Value::Integer(after.started_at.0), Value::Blob(after.id.0.to_vec())]);
-    }
+}
+
+fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite::Result<Page<ExecutionSummary>> {
+    let limit = query.limit.clamp(1, PAGE_ITEMS_MAX);
+    // `CROSS`: the planner keeps this order.
+    let (table, place) = if is_along_tag(query) {
+        ("summary_tag AS t CROSS JOIN summary AS s ON s.id = t.id", ALONG_TAG)
+    } else {
+        ("summary AS s", "s")
+    };
+    let Some(Filter { conditions, mut values }) = Filter::of(query, place) else {
+        return Ok(Page {
+            items: Vec::new(),
+            next: None,
+        });
+    };
     let filter = if conditions.is_empty() {
         String::new()
     } else {
         format!("WHERE {}", conditions.join(" AND "))
     };
-    let sql = format!(
-        "SELECT id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent
-         FROM summary {filter} ORDER BY started_ms DESC, id DESC LIMIT ?"
-    );
+    let sql =
+        format!("SELECT {COLUMNS} FROM {table} {filter} ORDER BY {place}.started_ms DESC, {place}.id DESC LIMIT ?");
     values.push(Value::Integer(integer(limit as u64 + 1)));
     let mut items: Vec<_> = connection
         .prepare_cached(&sql)?

@@ -13,7 +13,7 @@ use super::migrate;
 use super::options::PostgresOptions;
 
 /// What an answer may take beyond the statement timeout, which the server keeps.
-const ANSWER_MARGIN: Duration = Duration::from_secs(1);
+pub(super) const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 /// A connection that nobody used for so long is closed.
 const IDLE_MAX: Duration = Duration::from_secs(600);
 /// A connection is made anew after so long, so that a server behind a moved address is found.
@@ -126,7 +126,7 @@ impl DerefMut for Checkout {
 }
 
 /// Where a server is, for messages: neither user nor password.
-fn address(connect: &PgConnectOptions) -> String {
+pub(super) fn address(connect: &PgConnectOptions) -> String {
     let database = connect.get_database().unwrap_or_else(|| connect.get_username());
     match connect.get_socket() {
         Some(socket) => format!("PostgreSQL at {}, database {database}", socket.display()),
@@ -139,7 +139,7 @@ fn address(connect: &PgConnectOptions) -> String {
 }
 
 /// The settings of every connection. They win over those of the server, the database and the user.
-fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOptions {
+pub(super) fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOptions {
     let timeout = options.statement_timeout.as_millis().to_string();
     connect.options([
         ("search_path", options.schema.as_str()),

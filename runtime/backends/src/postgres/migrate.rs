@@ -14,7 +14,7 @@ use super::options::PostgresOptions;
 const SERVER_VERSION_MIN: i32 = 130_000;
 
 /// Every change of the tables, oldest first. A published one is never edited: what it was is remembered in each database.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (
         1,
         "definitions and summaries",
@@ -22,6 +22,11 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
     ),
     (2, "audit", include_str!("migrations/0002_audit.sql")),
     (3, "api keys", include_str!("migrations/0003_api_keys.sql")),
+    (
+        4,
+        "searched summaries",
+        include_str!("migrations/0004_searched_summaries.sql"),
+    ),
 ];
 
 /// What the server was found to be.

@@ -9,6 +9,7 @@ mod audit;
 mod database;
 mod definitions;
 mod epochs;
+mod erase;
 mod failure;
 mod keys;
 mod list;
@@ -49,6 +50,20 @@ impl PostgresStore {
         Ok(Self {
             database: Database::open(options).await?,
         })
+    }
+
+    /// Removes the schema, whoever made it, with everything in it. Nobody may use it meanwhile. Where there is none nothing happens.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if the options do not serve, the server cannot be used, or the schema is another user's; it can be
+    /// called again.
+    ///
+    /// # Cancel safety
+    ///
+    /// The schema goes whole or not at all.
+    pub async fn erase(options: &PostgresOptions) -> Result<(), StoreError> {
+        erase::erase(options).await.map_err(StoreError::from)
     }
 
     /// Closes all connections, once those in use have been given back. Every later call is refused.

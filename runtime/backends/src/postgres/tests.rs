@@ -19,26 +19,28 @@ const PAGE: usize = 50;
 const NEW: i64 = 5_000;
 
 /// Twenty workflows; a fiftieth failed, but none of workflow 2; two in a thousand run; a tenth are children of a hundred parents. One
-/// workflow has ten executions, the oldest.
+/// workflow has ten executions, the oldest. A tenth has a tag, the oldest ten another; a hundred each have a business key.
 async fn fill(connection: &mut PgConnection) {
     let sql = format!(
-        "INSERT INTO summary (id, parent, started_ms, ended_ms, seq, version, paused, workflow, status)
+        "INSERT INTO summary (id, parent, started_ms, ended_ms, seq, version, paused, workflow, status, execution_key, tags)
          SELECT (lpad(to_hex(i % 32), 4, '0') || lpad(to_hex(i), 28, '0'))::uuid,
              CASE WHEN i % 10 = 3 THEN (lpad(to_hex(i % 1000), 32, '0'))::uuid END,
              i * 10, i * 10 + 5, 9, 1, false,
              CASE WHEN i < 10 THEN 'seldom' ELSE 'workflow ' || i % 20 END,
-             CASE WHEN i % 50 = 0 THEN 'failed' WHEN i % 1000 IN (1, 3) THEN 'running' ELSE 'completed' END
+             CASE WHEN i % 50 = 0 THEN 'failed' WHEN i % 1000 IN (1, 3) THEN 'running' ELSE 'completed' END,
+             'key ' || i % 1000,
+             CASE WHEN i < 10 THEN ARRAY['seldom'] WHEN i % 10 = 1 THEN ARRAY['often', 'tenth'] ELSE '{{}}' END
          FROM generate_series(0, {EXECUTIONS} - 1) i"
     );
     run(connection, &sql).await;
     // What comes after the statistics is unknown to the planner: a new workflow, and a parent with more children than any other.
     let new = format!(
-        "INSERT INTO summary (id, parent, started_ms, seq, version, paused, workflow, status)
-         SELECT ('ffff' || lpad(to_hex(i), 28, '0'))::uuid, (repeat('b', 32))::uuid, i, 9, 1, false, 'new', 'running'
+        "INSERT INTO summary (id, parent, started_ms, seq, version, paused, workflow, status, execution_key, tags)
+         SELECT ('ffff' || lpad(to_hex(i), 28, '0'))::uuid, (repeat('b', 32))::uuid, i, 9, 1, false, 'new', 'running', 'new', ARRAY['new']
          FROM generate_series(1, {NEW}) i"
     );
     run(connection, "ALTER TABLE summary SET (autovacuum_enabled = off)").await;
-    run(connection, "VACUUM ANALYZE summary").await;
+    run(connection, "VACUUM ANALYZE summary, summary_tag").await;
     run(connection, &new).await;
 }
 
@@ -124,6 +126,14 @@ fn questions() -> Vec<(&'static str, ExecutionQuery)> {
         status: Some(status.to_owned()),
         ..query
     };
+    let key = |key: &str| ExecutionQuery {
+        execution_key: Some(key.to_owned()),
+        ..page()
+    };
+    let tag = |tag: &str, query: ExecutionQuery| ExecutionQuery {
+        tag: Some(tag.to_owned()),
+        ..query
+    };
     let at = |number: i64, query: ExecutionQuery| ExecutionQuery {
         cursor: Some(ExecutionCursor {
             started_at: Timestamp(number * 10),
@@ -180,6 +190,26 @@ fn questions() -> Vec<(&'static str, ExecutionQuery)> {
                 ..page()
             },
         ),
+        ("executions of a business key", key("key 7")),
+        ("executions of a new business key", key("new")),
+        ("executions of no business key", key("key")),
+        (
+            "executions of a business key, in the middle",
+            at(EXECUTIONS / 2, key("key 7")),
+        ),
+        ("of a tag: often", tag("often", page())),
+        (
+            "of a tag: often, in the middle",
+            at(EXECUTIONS / 2, tag("often", page())),
+        ),
+        ("of a tag: seldom", tag("seldom", page())),
+        ("of a tag: new", tag("new", page())),
+        ("of a tag: none", tag("ofte", page())),
+        ("of a tag: done", tag("often", status(page(), "completed"))),
+        (
+            "what failed of a workflow with a tag that it has not",
+            tag("often", status(workflow("workflow 0"), "failed")),
+        ),
         (
             "what failed in a span of time, in the middle",
             at(
@@ -231,6 +261,28 @@ async fn a_page_costs_what_is_on_it() {
         let Question { sql, arguments, .. } = Question::of(&query).unwrap().unwrap();
         let plan = explain(&schema, (sql, arguments)).await;
         match what {
+            // Besides a page of its index, each row of a tag costs its summary, found by id.
+            _ if what.starts_with("of a tag") => {
+                println!("{what}: {} rows, {} pages", plan.visited, plan.pages);
+                assert!(!plan.uses("Seq Scan") && !plan.uses("Sort"), "{what}: {}", plan.text);
+                assert!(
+                    plan.visited <= PAGE as f64 + 10.0,
+                    "{what}: {} rows: {}",
+                    plan.visited,
+                    plan.text
+                );
+                assert!(
+                    plan.pages <= PAGE as f64 * 8.0,
+                    "{what}: {} pages: {}",
+                    plan.pages,
+                    plan.text
+                );
+            }
+            // Nothing of it has the tag; all that failed of the workflow is looked at.
+            "what failed of a workflow with a tag that it has not" => {
+                assert!(!plan.uses("Seq Scan") && !plan.uses("Sort"), "{what}: {}", plan.text);
+                assert!(plan.visited <= EXECUTIONS as f64 / 40.0, "{what}: {}", plan.text);
+            }
             // Some 128 ids begin so, and 5,200 run: the first are sorted, the others passed in the index.
             "ids with a long prefix" | "one id" | "what runs of a shard" => {
                 assert!(!plan.uses("Seq Scan") && plan.pages <= 200.0, "{what}: {}", plan.text);

@@ -58,6 +58,23 @@ pub(super) fn indexed(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped[..end].trim_end_matches(ESCAPE).to_owned())
 }
 
+/// Texts in the form in which the server reads an array of them, each as an index holds it.
+pub(super) fn array(texts: &[String]) -> String {
+    let mut array = "{".to_owned();
+    for (place, text) in texts.iter().enumerate() {
+        array.push_str(if place == 0 { "\"" } else { ",\"" });
+        for character in indexed(text).chars() {
+            if matches!(character, '"' | '\\') {
+                array.push('\\');
+            }
+            array.push(character);
+        }
+        array.push('"');
+    }
+    array.push('}');
+    array
+}
+
 /// A JSON text as JSONB takes it: for queries by people, who can live with `U+FFFD` for a NUL.
 pub(super) fn document(json: &str) -> serde_json::Result<Cow<'_, str>> {
     if !json.contains("\\u0000") {
@@ -119,6 +136,14 @@ mod tests {
         let cut = format!("{}\0", "x".repeat(1_023));
         assert_eq!(indexed(&cut), "x".repeat(1_023), "no half of an escape is left");
         assert_eq!(indexed("orders"), "orders");
+    }
+
+    #[test]
+    fn what_an_array_is_made_of_is_quoted() {
+        let array = |texts: &[&str]| array(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(array(&[]), "{}");
+        assert_eq!(array(&["a", ""]), r#"{"a",""}"#);
+        assert_eq!(array(&[r#"a",b{"#, r"\", "\0"]), "{\"a\\\",b{\",\"\\\\\",\"\u{1a}0\"}");
     }
 
     #[test]

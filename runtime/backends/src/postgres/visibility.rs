@@ -10,12 +10,13 @@ use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, Stor
 
 use super::PostgresStore;
 use super::list::Question;
-use super::text::{escaped, indexed, unescaped};
+use super::text::{array, escaped, indexed, unescaped};
 
 /// Summaries of a statement, so that none of them meets the statement timeout.
 const STATEMENT_SUMMARIES_MAX: usize = 5_000;
 
-/// Ids travel as text and as bytes, because the driver is built without its UUIDs. Returns the epoch that was issued after `$14`, if one was:
+/// Ids travel as text and as bytes, because the driver is built without its UUIDs; tags as a text a row, because `unnest` takes lists of
+/// lists apart. Rows of tags are kept by the database. Returns the epoch that was issued after `$14`, if one was:
 /// then nothing is written.
 const PROJECT: &str = "
 WITH later AS (
@@ -25,13 +26,20 @@ WITH later AS (
     ON CONFLICT (shard) DO UPDATE SET position = excluded.position WHERE p.position < excluded.position
 ), written AS (
     INSERT INTO summary AS s
-        (id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent)
-    SELECT * FROM unnest($3::uuid[], $4::text[], $5::bigint[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[],
-        $10::text[], $11::text[], $12::bigint[], $13::uuid[])
+        (id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent,
+         workflow_name, error_message, folded, tags)
+    SELECT id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent,
+        workflow_name, error_message, folded, tags::text[]
+    FROM unnest($3::uuid[], $4::text[], $5::bigint[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[],
+        $10::text[], $11::text[], $12::bigint[], $13::uuid[], $15::text[], $16::text[], $17::text[], $18::text[])
+        AS given (id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent,
+            workflow_name, error_message, folded, tags)
     WHERE NOT EXISTS (SELECT FROM later)
     ON CONFLICT (id) DO UPDATE SET workflow = excluded.workflow, version = excluded.version, status = excluded.status,
         paused = excluded.paused, started_ms = excluded.started_ms, ended_ms = excluded.ended_ms,
-        error_code = excluded.error_code, execution_key = excluded.execution_key, seq = excluded.seq, parent = excluded.parent
+        error_code = excluded.error_code, execution_key = excluded.execution_key, seq = excluded.seq, parent = excluded.parent,
+        workflow_name = excluded.workflow_name, error_message = excluded.error_message, folded = excluded.folded,
+        tags = excluded.tags
     WHERE s.seq < excluded.seq
 )
 SELECT epoch FROM later";
@@ -54,6 +62,9 @@ type Row = (
     Option<String>,
     i64,
     Option<Vec<u8>>,
+    String,
+    Vec<String>,
+    Option<String>,
 );
 
 /// The server's integers are signed; what the engine counts stays far below.
@@ -75,6 +86,10 @@ struct Columns {
     execution_keys: Vec<Option<String>>,
     seqs: Vec<i64>,
     parents: Vec<Option<String>>,
+    workflow_names: Vec<String>,
+    error_messages: Vec<Option<String>>,
+    folded: Vec<Option<String>>,
+    tags: Vec<String>,
 }
 
 impl Columns {
@@ -91,6 +106,10 @@ impl Columns {
         self.execution_keys.push(optional(&summary.execution_key));
         self.seqs.push(integer(summary.seq.0));
         self.parents.push(summary.parent.map(|parent| parent.to_string()));
+        self.workflow_names.push(escaped(&summary.workflow_name).into_owned());
+        self.error_messages.push(optional(&summary.error_message));
+        self.folded.push(optional(&summary.folded_beyond_ascii()));
+        self.tags.push(array(&summary.tags));
     }
 }
 
@@ -141,7 +160,11 @@ async fn write(
         .bind(columns.execution_keys)
         .bind(columns.seqs)
         .bind(columns.parents)
-        .bind(epoch.map_or(i64::MAX, |epoch| integer(epoch.0)));
+        .bind(epoch.map_or(i64::MAX, |epoch| integer(epoch.0)))
+        .bind(columns.workflow_names)
+        .bind(columns.error_messages)
+        .bind(columns.folded)
+        .bind(columns.tags);
     asked.fetch_optional(connection).await
 }
 
@@ -236,7 +259,8 @@ fn id(bytes: &[u8]) -> Result<ExecutionId, StoreError> {
 }
 
 fn summary(row: Row) -> Result<ExecutionSummary, StoreError> {
-    let (bytes, workflow, version, status, paused, started, ended, error_code, execution_key, seq, parent) = row;
+    let (bytes, workflow, version, status, paused, started, ended, error_code, execution_key, seq, parent, ..) = row;
+    let (.., workflow_name, tags, error_message) = row;
     Ok(ExecutionSummary {
         id: id(&bytes)?,
         workflow_id: unescaped(workflow),
@@ -247,7 +271,10 @@ fn summary(row: Row) -> Result<ExecutionSummary, StoreError> {
         started_at: Timestamp(started),
         ended_at: ended.map(Timestamp),
         error_code: error_code.map(unescaped),
+        error_message: error_message.map(unescaped),
         execution_key: execution_key.map(unescaped),
+        workflow_name: unescaped(workflow_name),
+        tags: tags.into_iter().map(unescaped).collect(),
         parent: parent.as_deref().map(id).transpose()?,
         seq: Seq(seq.unsigned_abs()),
     })

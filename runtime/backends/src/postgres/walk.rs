@@ -11,7 +11,7 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, Encode, Postgres, Type};
 use troupe_core::Timestamp;
 
-use super::text::indexed;
+use super::text::{escaped, indexed};
 
 /// A place in an order of time: when, and the id of what then happened.
 pub(super) type Place = (Timestamp, [u8; 16]);
@@ -47,6 +47,11 @@ impl Walk {
     /// An argument that is a text.
     pub(super) fn text(&mut self, text: &str) -> String {
         self.argument(indexed(text).into_owned())
+    }
+
+    /// An argument that is a text of any length; no index holds it.
+    pub(super) fn whole_text(&mut self, text: &str) -> String {
+        self.argument(escaped(text).into_owned())
     }
 
     /// An argument that is an id, given by its hexadecimal digits: the driver is built without its UUIDs.

@@ -107,6 +107,8 @@ impl Plan {
         let mut plan = Self {
             workflow: definition.id.as_str().into(),
             version: definition.version,
+            name: definition.name.clone(),
+            tags: definition.metadata.tags.clone(),
             settings: plan_settings(settings),
             roots,
             leaves,

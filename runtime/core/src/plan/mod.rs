@@ -19,6 +19,10 @@ pub struct Plan {
     pub workflow: WorkflowId,
     /// Its version.
     pub version: u32,
+    /// What people call it.
+    pub name: String,
+    /// Labels for searching.
+    pub tags: Vec<String>,
     /// By [`NodeIx`].
     pub nodes: Vec<PlanNode>,
     /// By [`EdgeIx`].

@@ -41,7 +41,10 @@ fn summary(number: u64, seq: u64) -> ExecutionSummary {
         started_at: Timestamp(i64::try_from(number).unwrap()),
         ended_at: None,
         error_code: None,
+        error_message: None,
         execution_key: None,
+        workflow_name: String::new(),
+        tags: Vec::new(),
         parent: None,
         seq: Seq(seq),
     }

@@ -1,26 +1,66 @@
-//! A Redis Cluster of three masters: the suite, slots that move under way, and a member that dies.
+//! A Redis Cluster of three masters: every suite while slots move, what else moving slots do, and a member that dies.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use support::redis::RedisServer;
+use support::redis::{RedisServer, clauses_of_redis, fixture_of_redis};
+use support::unique;
+use tokio::sync::{Mutex, Notify, watch};
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
-use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
-use troupe_ports::conformance::{Fixture, blobs, cached_outputs, semaphores, state_checkpoint, state_inbox, state_log};
-use troupe_ports::{AppendError, CheckpointRow, CommitId, StateStore, StoreError, Wait};
+use troupe_core::{BlobRef, ExecutionId, FormatRange, Json, LogPosition, Seq, ShardId, Timestamp};
+use troupe_ports::conformance::{Clause, run_all};
+use troupe_ports::{
+    AppendError, Archive, CacheLimits, CheckpointRow, CommitId, ExecutionBase, InboxId, InboxLimits, Member,
+    Membership, StateStore, StoreError, Wait,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(120);
 const SHARDS: u16 = 16;
+/// How long the slots of a clause rest before they move on, at least.
+const REST: Duration = Duration::from_millis(50);
+
+/// How the keys of a slot move.
+struct Pace {
+    /// So many go one by one, with a pause after each: scripts see some of their keys here and some there meanwhile.
+    slowly: usize,
+    pause: Duration,
+    /// How many of the others go at a time.
+    at_once: usize,
+}
+
+/// As if every key were large.
+const SLOWLY: Pace = Pace {
+    slowly: 10,
+    pause: Duration::from_millis(20),
+    at_once: 1,
+};
+/// As `redis-cli --cluster reshard` does it, but for the first key.
+const QUICKLY: Pace = Pace {
+    slowly: 1,
+    pause: Duration::from_millis(5),
+    at_once: 200,
+};
+
+/// What has moved while clauses ran.
+#[derive(Debug, Default)]
+struct Moved {
+    /// How often a slot that had keys went to another member.
+    slots: usize,
+    keys: usize,
+}
 
 struct Cluster {
     members: Vec<RedisServer>,
+    /// What the members call themselves.
+    ids: Vec<String>,
+    moved: Mutex<Moved>,
 }
 
 impl Cluster {
@@ -33,7 +73,12 @@ impl Cluster {
             "appendfsync always",
         ];
         let members: Vec<_> = (0..3).map(|_| RedisServer::start_cluster_member(&settings)).collect();
-        let cluster = Self { members };
+        let ids = members.iter().map(id).collect();
+        let cluster = Self {
+            members,
+            ids,
+            moved: Mutex::default(),
+        };
         let addresses: Vec<_> = cluster
             .members
             .iter()
@@ -81,7 +126,12 @@ impl Cluster {
 
     async fn connection(&self, member: usize) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.members[member].url()).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        // The keys of a large slot take their time, and so does a busy disk.
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        client
+            .get_multiplexed_async_connection_with_config(&patient)
+            .await
+            .unwrap()
     }
 
     /// Slots of a member that have keys.
@@ -96,44 +146,60 @@ impl Cluster {
         slots.map(|(slot, _)| slot).collect()
     }
 
-    /// Moves the keys of a slot, one by one, slowly at first, as `redis-cli --cluster reshard` does it fast.
-    async fn move_keys(&self, slot: u16, from: usize, to: usize) {
-        let (mut source, mut target) = (self.connection(from).await, self.connection(to).await);
-        for (connection, verb, other) in [
-            (&mut target, "IMPORTING", self.id(from)),
-            (&mut source, "MIGRATING", self.id(to)),
-        ] {
+    /// From here on the slot is on the move, with all its keys where they were.
+    async fn begin(&self, slot: u16, from: usize, to: usize) {
+        for (member, verb, other) in [(to, "IMPORTING", from), (from, "MIGRATING", to)] {
             let mut command = redis::cmd("CLUSTER");
-            command.arg("SETSLOT").arg(slot).arg(verb).arg(other);
-            command.exec_async(connection).await.unwrap();
+            command.arg("SETSLOT").arg(slot).arg(verb).arg(&self.ids[other]);
+            command.exec_async(&mut self.connection(member).await).await.unwrap();
         }
-        for moved in 0.. {
+    }
+
+    /// Moves the keys of a slot that is on the move; how many that were.
+    async fn carry(&self, slot: u16, from: usize, to: usize, pace: &Pace) -> usize {
+        let mut source = self.connection(from).await;
+        let mut moved = 0;
+        loop {
+            let most = if moved < pace.slowly { 1 } else { pace.at_once };
             let mut command = redis::cmd("CLUSTER");
-            command.arg("GETKEYSINSLOT").arg(slot).arg(1);
+            command.arg("GETKEYSINSLOT").arg(slot).arg(most);
             let keys: Vec<Vec<u8>> = command.query_async(&mut source).await.unwrap();
-            let Some(key) = keys.first() else { break };
+            if keys.is_empty() {
+                return moved;
+            }
+            moved += keys.len();
             let mut migrate = redis::cmd("MIGRATE");
-            migrate
-                .arg("127.0.0.1")
-                .arg(self.members[to].port)
-                .arg(key)
-                .arg(0)
-                .arg(5_000);
+            migrate.arg("127.0.0.1").arg(self.members[to].port).arg("");
+            migrate.arg(0).arg(5_000).arg("KEYS").arg(keys);
             migrate.exec_async(&mut source).await.unwrap();
-            // Scripts of this slot see some of their keys here and some there meanwhile.
-            if moved < 10 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            if moved <= pace.slowly {
+                tokio::time::sleep(pace.pause).await;
             }
         }
+    }
+
+    /// Moves the keys of a slot, one by one.
+    async fn move_keys(&self, slot: u16, from: usize, to: usize) {
+        self.begin(slot, from, to).await;
+        self.carry(slot, from, to, &SLOWLY).await;
     }
 
     /// Ends the move of a slot.
     async fn settle(&self, slot: u16, to: usize) {
         for member in [to, (to + 1) % 3, (to + 2) % 3] {
             let mut command = redis::cmd("CLUSTER");
-            command.arg("SETSLOT").arg(slot).arg("NODE").arg(self.id(to));
+            command.arg("SETSLOT").arg(slot).arg("NODE").arg(&self.ids[to]);
             command.exec_async(&mut self.connection(member).await).await.unwrap();
         }
+    }
+
+    /// Keys of all members together.
+    fn keys(&self) -> i64 {
+        let keys = self.members.iter().map(|member| match member.command(&["DBSIZE"]) {
+            redis::Value::Int(keys) => keys,
+            other => panic!("no number: {other:?}"),
+        });
+        keys.sum()
     }
 
     /// How often members were asked who has which slots.
@@ -146,61 +212,247 @@ impl Cluster {
         asked.sum()
     }
 
-    fn id(&self, member: usize) -> String {
-        match self.members[member].command(&["CLUSTER", "MYID"]) {
-            redis::Value::BulkString(id) => String::from_utf8(id).unwrap(),
-            other => panic!("no id: {other:?}"),
+    /// The slot of a hash tag, and the member that has it.
+    async fn place(&self, tag: &str) -> (u16, usize) {
+        let mut key_slot = redis::cmd("CLUSTER");
+        key_slot.arg("KEYSLOT").arg(tag);
+        let slot = key_slot.query_async(&mut self.connection(0).await).await.unwrap();
+        for member in 0..self.members.len() {
+            let mut exists = redis::cmd("EXISTS");
+            exists.arg(tag);
+            // Any other one says where it is instead.
+            if exists.exec_async(&mut self.connection(member).await).await.is_ok() {
+                return (slot, member);
+            }
+        }
+        panic!("nobody has slot {slot}");
+    }
+
+    /// Hash tags under a prefix, with how many keys each has.
+    async fn tags(&self, prefix: &str) -> BTreeMap<String, usize> {
+        let mut tags = BTreeMap::new();
+        for member in 0..self.members.len() {
+            let mut keys = redis::cmd("KEYS");
+            keys.arg(format!("{{{prefix}:*"));
+            let keys: Vec<Vec<u8>> = keys.query_async(&mut self.connection(member).await).await.unwrap();
+            for key in keys {
+                let end = key.iter().position(|byte| *byte == b'}').unwrap();
+                let tag = String::from_utf8(key[..=end].to_vec()).unwrap();
+                *tags.entry(tag).or_default() += 1;
+            }
+        }
+        tags
+    }
+}
+
+fn id(member: &RedisServer) -> String {
+    match member.command(&["CLUSTER", "MYID"]) {
+        redis::Value::BulkString(id) => String::from_utf8(id).unwrap(),
+        other => panic!("no id: {other:?}"),
+    }
+}
+
+/// A prefix whose slots move from member to member while a clause runs.
+struct Moving {
+    cluster: Arc<Cluster>,
+    prefix: String,
+    /// The hash tag of what the clause is about.
+    tag: String,
+    /// How many of its slots have begun to move.
+    begun: watch::Sender<usize>,
+}
+
+impl Moving {
+    fn new(cluster: &Arc<Cluster>, suite: &str) -> Self {
+        let prefix = unique("moving");
+        let part = match suite {
+            "cached_outputs" => "cache",
+            "members" => "members",
+            _ => "s0",
+        };
+        Self {
+            cluster: Arc::clone(cluster),
+            tag: format!("{{{prefix}:{part}}}"),
+            prefix,
+            begun: watch::Sender::new(0),
         }
     }
-}
 
-struct Prefix<'a>(&'a Cluster, String);
+    /// Opens the store, and waits until a slot begins to move: whatever comes next meets it.
+    async fn store(&self) -> RedisStore {
+        let options = RedisOptions {
+            shards: 4,
+            ..self.cluster.options(&self.prefix)
+        };
+        let store = RedisStore::open(&options).await.unwrap();
+        self.begun.subscribe().changed().await.unwrap();
+        store
+    }
 
-#[async_trait]
-impl Fixture<dyn StateStore> for Prefix<'_> {
-    async fn open(&self) -> Arc<dyn StateStore> {
-        Arc::new(RedisStore::open(&self.0.options(&self.1)).await.unwrap())
+    /// Runs a clause, and moves its slots until it has ended.
+    async fn during(&self, clause: impl Future<Output = ()>) {
+        let ended = Notify::new();
+        let run = async {
+            clause.await;
+            ended.notify_one();
+        };
+        let moves = async {
+            loop {
+                let took = Box::pin(self.move_all()).await;
+                // Whoever meets a slot on the move asks again for a while only: most of the time it rests.
+                let rest = REST.max(2 * took);
+                if tokio::time::timeout(rest, ended.notified()).await.is_ok() {
+                    break;
+                }
+            }
+        };
+        tokio::join!(run, moves);
+    }
+
+    /// Moves every slot that is in use to the next member, one after the other; how long that took.
+    async fn move_all(&self) -> Duration {
+        let cluster = &*self.cluster;
+        // Members that send keys to each other at the same moment wait for each other until they give up.
+        let mut moved = cluster.moved.lock().await;
+        let started = Instant::now();
+        let mut tags = cluster.tags(&self.prefix).await;
+        // A shard that nobody has written to has the record of its owner only.
+        let of_semaphores = format!("{{{}:q", self.prefix);
+        tags.retain(|tag, keys| *keys > 1 || tag.starts_with(&of_semaphores));
+        tags.entry(self.tag.clone()).or_default();
+        for tag in tags.keys() {
+            let (slot, from) = cluster.place(tag).await;
+            let to = (from + 1) % cluster.members.len();
+            cluster.begin(slot, from, to).await;
+            self.begun.send_modify(|begun| *begun += 1);
+            tokio::time::sleep(QUICKLY.pause).await;
+            let keys = cluster.carry(slot, from, to, &QUICKLY).await;
+            cluster.settle(slot, to).await;
+            moved.slots += usize::from(keys > 0);
+            moved.keys += keys;
+        }
+        started.elapsed()
     }
 }
 
-#[async_trait]
-impl Fixture<dyn troupe_ports::Semaphores> for Prefix<'_> {
-    async fn open(&self) -> Arc<dyn troupe_ports::Semaphores> {
-        Arc::new(RedisStore::open(&self.0.options(&self.1)).await.unwrap())
-    }
-}
+fixture_of_redis!(Moving);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_suite_passes_on_a_cluster() {
+async fn every_suite_passes_while_slots_move() {
+    let cluster = Arc::new(Cluster::start());
+    let test = async |clause: &Clause<Moving>| {
+        let moving = Moving::new(&cluster, clause.suite);
+        moving.during(clause.run(&moving)).await;
+        assert!(*moving.begun.borrow() > 0, "{} met no slot on the move", clause.name);
+    };
+    // Some clauses watch the clock: no other one keeps them waiting.
+    let clauses = clauses_of_redis!(Moving).into_iter();
+    let (timed, others): (Vec<_>, Vec<_>) =
+        clauses.partition(|clause| ["members", "semaphores"].contains(&clause.suite));
+    run_all(&others, 4, &test).await;
+    run_all(&timed, 1, &test).await;
+    let moved = cluster.moved.lock().await;
+    assert!(moved.slots >= timed.len() + others.len(), "{moved:?}");
+    println!("{} clauses: {moved:?}", timed.len() + others.len());
+}
+
+/// A script may run where a slot leaves while all its keys are there. What it removes it cannot use again: Redis takes a key that is
+/// missing for one that has moved, and ends the script in its midst.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_that_empties_a_key_runs_to_its_end_although_its_slot_is_on_the_move() {
+    const SHARD: ShardId = ShardId(0);
     let cluster = Cluster::start();
-    macro_rules! clauses {
-        ($($suite:ident: $($clause:ident)*;)*) => {
-            $($( $suite::$clause(&Prefix(&cluster, stringify!($clause).to_owned())).await; )*)*
+    let store = RedisStore::open(&cluster.options("emptied")).await.unwrap();
+    let lease = store.acquire(SHARD, "owner", LEASE).await.unwrap();
+
+    // One command waits, one output is kept, one member's time is over.
+    let most = InboxLimits { items: 9, bytes: 999 };
+    let [waits, unknown] = [1, 2].map(|id| InboxId([id; 32]));
+    store.inbox_push(SHARD, waits, "command".into(), most).await.unwrap();
+    let keep = async |text: &str| {
+        let most = CacheLimits { entries: 9, bytes: 999 };
+        let output = Json::of(&text.into());
+        let kept = store.cache_output([1; 32], output, Timestamp(1), Timestamp(999), most);
+        kept.await.unwrap();
+    };
+    keep("first").await;
+    let announce = async |name: &str, ttl| {
+        let member = Member {
+            name: name.to_owned(),
+            address: "http://127.0.0.1:7654".to_owned(),
+            draining: false,
+            release: "1".to_owned(),
+            reads: FormatRange::RELEASE,
+            at_most: None,
         };
+        store.announce(&member, ttl).await.unwrap()
+    };
+    announce("gone", Duration::from_millis(1)).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    // One tombstone is over, one archive too; it has segments and blobs that nobody confirmed.
+    let [over, ends] = [1, 2].map(|number| ExecutionId::fresh(SHARD, Timestamp(1), number));
+    let checkpoint = async |row| {
+        store.checkpoint(SHARD, lease.epoch, vec![row], None).await.unwrap();
+    };
+    let archive = |id, expires_at| {
+        CheckpointRow::Ended(Archive {
+            id,
+            last: Seq(2),
+            bytes: "final".into(),
+            expires_at: Timestamp(expires_at),
+            tombstone_ms: 100,
+        })
+    };
+    let expire = async |now, id| {
+        let expired = store.expire(SHARD, lease.epoch, Timestamp(now), &[id], 9).await;
+        expired.unwrap()
+    };
+    checkpoint(archive(over, 1)).await;
+    assert_eq!(expire(1, over).await.archives, 1);
+    let blob = BlobRef {
+        hash: [1; 32],
+        bytes: 4,
+    };
+    let blobs = vec![(blob, Json::of(&"xx".into()))];
+    let put = store.put_blobs(SHARD, lease.epoch, ends, Timestamp(1), blobs, 999);
+    put.await.unwrap();
+    checkpoint(CheckpointRow::Live {
+        id: ends,
+        first: Seq(1),
+        last: Seq(1),
+        segment: "entries".into(),
+        snapshot: None,
+        wait: Wait::Running,
+    })
+    .await;
+    checkpoint(archive(ends, 200)).await;
+
+    let mut moving = Vec::new();
+    for part in ["s0", "cache", "members"] {
+        let (slot, from) = cluster.place(&format!("{{emptied:{part}}}")).await;
+        let to = (from + 1) % 3;
+        cluster.begin(slot, from, to).await;
+        moving.push((slot, from, to));
     }
-    clauses! {
-        state_log:
-            positions_begin_at_one_and_have_no_gap only_one_of_many_racing_appends_wins
-            records_are_read_in_order_within_a_byte_bound shards_are_independent a_large_record_comes_back_whole
-            a_former_owner_is_fenced_from_every_write a_released_shard_is_free_at_once cursors_never_go_back
-            what_was_acknowledged_is_there_after_reopening;
-        state_checkpoint:
-            a_chunk_may_be_applied_twice overlap_is_kept_and_a_gap_refuses_the_whole_chunk an_ended_execution_can_be_reopened
-            trimming_stops_at_the_lowest_cursor archives_expire_to_tombstones_and_tombstones_expire
-            a_quarantine_lasts_until_it_is_taken_back;
-        state_inbox:
-            an_inbox_is_read_in_order_of_arrival_within_a_byte_bound an_inbox_is_bounded_by_items_and_by_bytes
-            a_former_owner_removes_nothing racing_pushes_of_an_id_are_one an_inbox_is_there_after_reopening;
-        blobs:
-            blobs_of_a_root_are_bounded_together blobs_go_with_the_archive_of_their_root;
-        cached_outputs:
-            the_output_that_was_not_used_for_longest_goes_first;
-        semaphores:
-            so_many_hold_a_key_and_the_next_when_one_gives_it_back racing_askers_never_hold_more_than_the_limit
-            a_hold_ends_with_its_time_unless_it_is_renewed a_hold_under_an_epoch_has_no_end_and_no_former_owner_ends_it
-            what_a_former_owner_says_late_holds_nothing notes_of_a_shard_are_found_until_they_are_struck_out
-            no_former_owner_changes_the_notes_of_its_successor;
+    let removed = store.inbox_remove(SHARD, lease.epoch, &[waits, unknown]).await;
+    let announced = announce("here", LEASE).await;
+    keep("second").await;
+    let expired = expire(300, ends).await;
+    for (slot, from, to) in moving {
+        cluster.carry(slot, from, to, &QUICKLY).await;
+        cluster.settle(slot, to).await;
     }
+
+    removed.unwrap();
+    assert!(store.inbox_read(SHARD, 0, 999).await.unwrap().is_empty());
+    let names: Vec<_> = announced.iter().map(|member| &member.name[..]).collect();
+    assert_eq!(names, ["here"]);
+    let output = store.cached_output([1; 32], Timestamp(2)).await.unwrap();
+    assert_eq!(output, Some(Json::of(&"second".into())));
+    assert_eq!((expired.archives, expired.tombstones), (1, 1));
+    assert_eq!(store.load(over).await.unwrap(), None);
+    let tombstone = ExecutionBase::Tombstone { last: Seq(2) };
+    assert_eq!(store.load(ends).await.unwrap(), Some(tombstone));
 }
 
 fn row(shard: ShardId, position: u64) -> CheckpointRow {
@@ -363,4 +615,31 @@ async fn a_slot_whose_keys_have_moved_is_served_before_it_is_settled() {
     }
     append(3).await;
     verify(&options, &[3; SHARDS as usize]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_is_erased_from_every_member() {
+    let cluster = Cluster::start();
+    let fill = async |prefix: &str| {
+        let store = RedisStore::open(&cluster.options(prefix)).await.unwrap();
+        for shard in (0..SHARDS).map(ShardId) {
+            let lease = store.acquire(shard, "writer", LEASE).await.unwrap();
+            let rows = (0..20).map(|number| row(shard, number)).collect();
+            store.checkpoint(shard, lease.epoch, rows, None).await.unwrap();
+        }
+    };
+    fill("gone:s1").await;
+    let neighbours = cluster.keys();
+    fill("gone").await;
+    for member in 0..3 {
+        assert!(!cluster.slots_with_keys(member).await.is_empty(), "member {member}");
+    }
+    let own = cluster.keys() - neighbours;
+    let erased = RedisStore::erase(&cluster.options("gone")).await.unwrap();
+    assert_eq!(i64::try_from(erased).unwrap(), own);
+    assert_eq!(cluster.keys(), neighbours);
+    let neighbour = RedisStore::open(&cluster.options("gone:s1")).await.unwrap();
+    for shard in (0..SHARDS).map(ShardId) {
+        assert_eq!(neighbour.live_counts(shard).await.unwrap(), (0, 20), "shard {shard}");
+    }
 }

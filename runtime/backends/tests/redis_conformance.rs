@@ -6,49 +6,10 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use support::redis::{Prefix, shared};
-use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
 use troupe_core::Epoch;
 use troupe_ports::conformance::Fixture;
-use troupe_ports::{Ask, Asked, Hold, Membership, Semaphores, StateStore};
-
-#[async_trait]
-impl Fixture<dyn StateStore> for Prefix {
-    async fn open(&self) -> Arc<dyn StateStore> {
-        let options = RedisOptions {
-            prefix: self.name.clone(),
-            // The shared server keeps nothing on disk.
-            durability: RedisDurability::Volatile,
-            ..RedisOptions::new(shared())
-        };
-        Arc::new(RedisStore::open(&options).await.unwrap())
-    }
-}
-
-#[async_trait]
-impl Fixture<dyn Membership> for Prefix {
-    async fn open(&self) -> Arc<dyn Membership> {
-        let options = RedisOptions {
-            prefix: self.name.clone(),
-            durability: RedisDurability::Volatile,
-            ..RedisOptions::new(shared())
-        };
-        Arc::new(RedisStore::open(&options).await.unwrap())
-    }
-}
-
-#[async_trait]
-impl Fixture<dyn Semaphores> for Prefix {
-    async fn open(&self) -> Arc<dyn Semaphores> {
-        let options = RedisOptions {
-            prefix: self.name.clone(),
-            durability: RedisDurability::Volatile,
-            ..RedisOptions::new(shared())
-        };
-        Arc::new(RedisStore::open(&options).await.unwrap())
-    }
-}
+use troupe_ports::{Ask, Asked, Hold, Semaphores};
 
 troupe_ports::state_store_conformance!(Prefix::new());
 troupe_ports::membership_conformance!(Prefix::new());

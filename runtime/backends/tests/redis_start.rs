@@ -6,6 +6,8 @@ mod support;
 use std::time::Duration;
 
 use support::redis::{RedisServer, opened, options};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use troupe_backends::{RedisDurability, RedisOpenError, RedisOptions, RedisStore};
 use troupe_ports::StateStore;
 
@@ -144,6 +146,77 @@ async fn a_user_with_few_rights_is_enough() {
     assert!(lease.is_ok(), "got {lease:?}");
     let error = refused(&limited("other")).await;
     assert_eq!(error.code(), "REDIS_LOGIN", "{error}");
+}
+
+/// A server of which nothing is known but what it calls its version; its port.
+async fn of_version(version: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream, version));
+        }
+    });
+    port
+}
+
+/// Answers commands until the client goes.
+async fn answer(mut stream: TcpStream, version: &str) -> std::io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut lines = BufReader::new(read).lines();
+    // A command is `*`, the number of its words, and each word behind a line with its length.
+    while let Some(count) = lines.next_line().await? {
+        let mut words = Vec::new();
+        for _ in 0..count[1..].parse::<usize>().unwrap() {
+            lines.next_line().await?;
+            words.extend(lines.next_line().await?);
+        }
+        let answer = match words[0].as_str() {
+            // Which came with Redis 6.
+            "HELLO" if version.starts_with('5') => {
+                "-ERR unknown command `HELLO`, with args beginning with: `3`, \r\n".to_owned()
+            }
+            "HELLO" => "%1\r\n$5\r\nproto\r\n:3\r\n".to_owned(),
+            "INFO" => {
+                let info = format!("# Server\r\nredis_version:{version}\r\nredis_mode:standalone\r\n");
+                format!("${}\r\n{info}\r\n", info.len())
+            }
+            _ => "-ERR unknown command\r\n".to_owned(),
+        };
+        write.write_all(answer.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_refused_whatever_the_durability() {
+    for version in ["5.0.0", "6.2.14", "unstable"] {
+        let url = format!("redis://127.0.0.1:{}", of_version(version).await);
+        for asked in [Strict, Relaxed, Volatile] {
+            let options = RedisOptions {
+                durability: asked,
+                ..RedisOptions::new(&url)
+            };
+            let error = refused(&options).await;
+            assert_eq!(error.code(), "REDIS_TOO_OLD", "{version}: {error}");
+            let told = if version.starts_with('5') {
+                "5 or older"
+            } else {
+                version
+            };
+            assert!(error.to_string().contains(told), "{error}");
+            assert!(!error.is_passing());
+        }
+    }
+    // These are not, and are asked for more.
+    for version in ["7.0.0", "10.1.2"] {
+        let options = RedisOptions {
+            durability: Volatile,
+            ..RedisOptions::new(format!("redis://127.0.0.1:{}", of_version(version).await))
+        };
+        let error = refused(&options).await;
+        assert_ne!(error.code(), "REDIS_TOO_OLD", "{version}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::free_port;
-use support::redis::RedisServer;
+use support::redis::{RedisServer, clauses_of_redis, fixture_of_redis};
+use support::{free_port, unique};
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore, RedisTls};
 use troupe_core::{LogPosition, ShardId};
+use troupe_ports::conformance::{Clause, run_all};
 use troupe_ports::{CommitId, InboxId, InboxLimits, InboxPush, StateStore};
 
 fn openssl(folder: &Path, arguments: &str) {
@@ -57,6 +58,42 @@ fn encrypted(folder: &Path, asks_clients: &str) -> (RedisServer, u16) {
         &format!("tls-auth-clients {asks_clients}"),
     ]);
     (server, port)
+}
+
+/// A prefix of its own on an encrypted server.
+struct Encrypted(RedisOptions);
+
+impl Encrypted {
+    async fn store(&self) -> RedisStore {
+        RedisStore::open(&self.0).await.unwrap()
+    }
+}
+
+fixture_of_redis!(Encrypted);
+
+/// The server takes nobody without a certificate, so everything goes over TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_suite_passes_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path(), "server");
+    let file = |name: &str| -> Option<PathBuf> { Some(folder.path().join(name)) };
+    let tls = RedisTls {
+        ca_file: file("server-ca.crt"),
+        certificate_file: file("server.crt"),
+        key_file: file("server.key"),
+    };
+    let (_server, port) = encrypted(folder.path(), "yes");
+    let test = async |clause: &Clause<Encrypted>| {
+        let options = RedisOptions {
+            prefix: unique("encrypted"),
+            shards: 8,
+            durability: RedisDurability::Volatile,
+            tls: tls.clone(),
+            ..RedisOptions::new(format!("rediss://127.0.0.1:{port}"))
+        };
+        clause.run(&Encrypted(options)).await;
+    };
+    run_all(&clauses_of_redis!(Encrypted), 1, test).await;
 }
 
 async fn open(port: u16, tls: RedisTls) -> Result<RedisStore, String> {

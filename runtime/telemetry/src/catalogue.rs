@@ -60,6 +60,7 @@ catalogue! {
     EXECUTIONS_ACTIVE = "troupe_executions_active", Kind::Gauge, Count, ["state"], "Executions that have not ended: running ones hold an actor, waiting ones none; pending ones wait until fewer of their workflow run; quarantined ones are set aside.";
     NODE_ATTEMPTS = "troupe_node_attempts_total", Kind::Counter, Count, ["workflow", "node_type", "outcome"], "Attempts of nodes that ended.";
     NODE_DURATION = "troupe_node_duration_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["node_type"], "Time from start to end of an attempt.";
+    ATTEMPTS_RUNNING = "troupe_attempts_running", Kind::Gauge, Count, [], "Attempts that run now.";
     ATTEMPTS_WAITING = "troupe_attempts_waiting", Kind::Gauge, Count, ["for"], "Attempts that have not started: they wait for a slot of their key, for a permit of their node type or of the engine, or for a target that is unwell.";
     BREAKER_OPEN = "troupe_breaker_open", Kind::Gauge, Count, ["target"], "1 while attempts on a target are parked since it is unwell, 0 once it is well again.";
     RETRIES = "troupe_retries_total", Kind::Counter, Count, [], "Attempts that another one follows.";
@@ -89,7 +90,7 @@ catalogue! {
     SHARDS_OWNED = "troupe_shards_owned", Kind::Gauge, Count, [], "Shards that this member owns.";
     CONTROLS = "troupe_controls", Kind::Gauge, Count, ["kind"], "Pauses and emergency stops of a wider scope, and overrides of breakers, in force.";
     CONTROLS_DRAINING = "troupe_controls_draining", Kind::Gauge, Count, [], "Attempts that still run in a paused or stopped scope, counted once a control.";
-    FENCED_COMMITS = "troupe_fenced_commits_total", Kind::Counter, Count, [], "Commits and renewals refused because another member owns the shard.";
+    FENCED_COMMITS = "troupe_fenced_commits_total", Kind::Counter, Count, [], "Shards that this member lost to another owner: a commit or a renewal was refused, or a later epoch was issued. Once a loss.";
     CACHE_LOOKUPS = "troupe_cache_lookups_total", Kind::Counter, Count, ["cache", "outcome"], "Look-ups in caches: of compiled plans, analyses, large values, and outputs of nodes with data.cache.";
     CACHE_ENTRIES = "troupe_cache_entries", Kind::Gauge, Count, ["cache"], "Entries of caches in memory.";
     HTTP_REQUESTS = "troupe_http_requests_total", Kind::Counter, Count, ["method", "route", "status"], "Requests that the gateway answered.";

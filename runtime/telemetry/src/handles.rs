@@ -222,6 +222,11 @@ impl EngineMetrics {
         self.backlog_hold.set(holding as f64);
     }
 
+    /// So many attempts run.
+    pub fn attempts_running(&self, attempts: u64) {
+        gauge!(name::ATTEMPTS_RUNNING).set(attempts as f64);
+    }
+
     /// So many attempts wait for this before they start.
     pub fn attempts_waiting(&self, what: &'static str, attempts: u64) {
         gauge!(name::ATTEMPTS_WAITING, "for" => what).set(attempts as f64);
@@ -502,6 +507,7 @@ mod tests {
             engine.attempt_ended("http", 30);
             engine.committed(Duration::from_micros(180), 3);
             engine.executions_active(2, 7, 4, 1);
+            engine.attempts_running(6);
             engine.attempts_waiting("slot", 3);
             engine.breakers([("handler:a", true), ("handler:b", true), ("handler:c", false)].into_iter());
             engine.breakers([("handler:a", true)].into_iter());
@@ -527,6 +533,7 @@ mod tests {
             r#"troupe_cache_entries{cache="plan"} 5"#,
             r#"troupe_executions_active{state="pending"} 4"#,
             r#"troupe_executions_active{state="quarantined"} 1"#,
+            "troupe_attempts_running 6",
             r#"troupe_attempts_waiting{for="slot"} 3"#,
             r#"troupe_breaker_open{target="handler:a"} 1"#,
             r#"troupe_breaker_open{target="handler:b"} 0"#,

@@ -118,7 +118,8 @@ fn keeps_what_it_acknowledges(
         } else if !vouched {
             return Err(
                 "this Redis forbids CONFIG GET, so appendfsync cannot be checked. Make sure that it is always, and \
-                 no-appendfsync-on-rewrite no, and vouch for it (`settings_vouched`), or ask for relaxed durability"
+                 no-appendfsync-on-rewrite no, and vouch for it (`store.settings_vouched = true`), or ask for relaxed \
+                 durability"
                     .to_owned(),
             );
         }

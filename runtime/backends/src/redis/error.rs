@@ -157,6 +157,9 @@ impl From<LinkError> for RedisOpenError {
                         .is_some_and(|code| matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM"));
                 if is_login {
                     Self::Login(error.to_string())
+                } else if error.kind() == ErrorKind::RESP3NotSupported {
+                    let found = "5 or older".to_owned();
+                    Self::TooOld { found }
                 } else if is_damage(&error) {
                     Self::Damaged(error.to_string())
                 } else {
@@ -170,9 +173,15 @@ impl From<LinkError> for RedisOpenError {
 /// What Redis calls a key that is of another type than a command wants.
 const OF_ANOTHER_TYPE: &str = "WRONGTYPE";
 
+/// What Redis says of a key that a script emptied while its slot left: it counts as moved, and comes again with the next try.
+const ON_THE_MOVE: &str = "non local key";
+
 /// A key of another type than ours, or a script that stumbled over what it found.
 fn is_damage(error: &RedisError) -> bool {
-    let is_of_script = |detail: &str| detail.contains("user_script") || detail.contains(OF_ANOTHER_TYPE);
+    let is_of_script = |detail: &str| {
+        let stumbled = detail.contains("user_script") || detail.contains(OF_ANOTHER_TYPE);
+        stumbled && !detail.contains(ON_THE_MOVE)
+    };
     match error.code() {
         Some(code) => code == OF_ANOTHER_TYPE || (code == "ERR" && error.detail().is_some_and(is_of_script)),
         None => false,

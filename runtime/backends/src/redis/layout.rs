@@ -210,6 +210,20 @@ pub(super) fn meta(prefix: &str) -> (Vec<u8>, u16) {
     (tag.into_bytes(), slot)
 }
 
+/// How the names of all keys under a prefix begin. Those under other prefixes may begin so too: see [`slot_under`].
+pub(super) fn beginning(prefix: &str) -> String {
+    format!("{{{prefix}:")
+}
+
+/// The slot of a key if it is one under this very prefix.
+pub(super) fn slot_under(prefix: &str, key: &[u8]) -> Option<u16> {
+    let end = key.iter().position(|byte| *byte == b'}')?;
+    let content = std::str::from_utf8(key.get(1..end)?).ok()?;
+    // A prefix may have colons, what follows it has none.
+    let (of, _) = content.rsplit_once(':')?;
+    (key.starts_with(b"{") && of == prefix).then(|| slot(content))
+}
+
 /// Number of slots of a Redis Cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
@@ -327,6 +341,47 @@ mod tests {
             assert!(key.starts_with(b"{troupe:s12}"));
         }
         assert!(layout.shard(ShardId(13)).is_err());
+    }
+
+    #[test]
+    fn every_key_is_known_by_its_prefix_and_by_no_other() {
+        for prefix in ["a", "a:", "a:b", "a:s0", "a/b"] {
+            let layout = Layout::new(prefix, 2);
+            let shard = layout.shard(ShardId(1)).unwrap();
+            let semaphore = layout.semaphore(b"{a:s0}:}");
+            let of_an_execution = shard.part(Part::Archive, ExecutionId([b'}'; 16]));
+            for (key, slot) in [
+                (&meta(prefix).0, meta(prefix).1),
+                (&layout.cache.outputs, layout.cache.slot),
+                (&layout.members.members, layout.members.slot),
+                (&shard.log, shard.slot),
+                (&of_an_execution, shard.slot),
+                (&semaphore.held, semaphore.slot),
+            ] {
+                assert!(key.starts_with(beginning(prefix).as_bytes()), "{prefix}");
+                assert_eq!(slot_under(prefix, key), Some(slot), "{prefix}");
+                for other in ["", "a", "a:", "a:b", "a:s0", "a/b", "a:b:s1"] {
+                    assert_eq!(
+                        slot_under(other, key).is_some(),
+                        other == prefix,
+                        "{other} for {prefix}"
+                    );
+                }
+            }
+        }
+        for foreign in [
+            &b""[..],
+            b"}",
+            b"{",
+            b"{}",
+            b"a:s0",
+            b"{a",
+            b"{a}",
+            b"xa:s0}",
+            b"{a:\xff}",
+        ] {
+            assert_eq!(slot_under("a", foreign), None, "{foreign:?}");
+        }
     }
 
     #[test]

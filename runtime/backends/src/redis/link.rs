@@ -22,27 +22,26 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 const ASK_AGAIN_MAX: Duration = Duration::from_millis(200);
 
 pub(super) enum Link {
-    One(Node),
+    One(Arc<Node>),
     Cluster(Cluster),
 }
 
 impl Link {
     pub(super) fn new(place: Place, home: Home, settings: Arc<Settings>) -> Self {
         match place {
-            Place::Server(address) => Self::One(Node::new(Source::Fixed(address), home, settings)),
+            Place::Server(address) => Self::One(Arc::new(Node::new(Source::Fixed(address), home, settings))),
             Place::Sentinels {
                 sentinels,
                 master,
                 login,
-            } => Self::One(Node::new(
-                Source::Sentinels {
+            } => {
+                let source = Source::Sentinels {
                     sentinels,
                     master,
                     login,
-                },
-                home,
-                settings,
-            )),
+                };
+                Self::One(Arc::new(Node::new(source, home, settings)))
+            }
             Place::Cluster(seeds) => Self::Cluster(Cluster {
                 seeds,
                 home,
@@ -79,19 +78,23 @@ impl Link {
         }
     }
 
+    /// Every server that has slots.
+    pub(super) async fn servers(&self) -> Result<Vec<Arc<Node>>, LinkError> {
+        match self {
+            Self::One(node) => Ok(vec![Arc::clone(node)]),
+            Self::Cluster(cluster) => {
+                cluster.refresh(None).await?;
+                let owners = cluster.settings.slots.owners();
+                Ok(owners.iter().map(|owner| cluster.node(owner)).collect())
+            }
+        }
+    }
+
     /// Connects to every server that has slots, so that each is checked.
     pub(super) async fn check(&self) -> Result<(), RedisOpenError> {
         let ping = redis::cmd("PING");
-        match self {
-            Self::One(node) => {
-                node.send(&ping).await?;
-            }
-            Self::Cluster(cluster) => {
-                cluster.refresh(None).await?;
-                for owner in cluster.settings.slots.owners() {
-                    cluster.node(&owner).send(&ping).await?;
-                }
-            }
+        for server in self.servers().await? {
+            server.send(&ping).await?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ mod checkpoint;
 mod checks;
 mod cursors;
 mod decode;
+mod erase;
 mod error;
 mod inbox;
 mod layout;
@@ -46,7 +47,7 @@ use marks::Marks;
 use node::{Home, Settings};
 pub use options::{RedisDurability, RedisMutant, RedisOptions, RedisTls};
 use script::{Arg, CREATE, CREATE_SHARD, Call, Lane, Script};
-use target::Target;
+use target::{Place, Target};
 
 /// Version of the layout; a store with a higher one was written by a newer release.
 const FORMAT: u64 = 1;
@@ -82,30 +83,9 @@ impl RedisStore {
     /// [`RedisOpenError`]; only where [`RedisOpenError::is_passing`] says so does another attempt make sense. Cancel-safe: a
     /// half-created store is completed by the next call.
     pub async fn open(options: &RedisOptions) -> Result<Self, RedisOpenError> {
-        check_prefix(&options.prefix)?;
-        let target = Target::parse(&options.url)?;
-        if target.encrypted {
-            install_cryptography();
-        }
         let io = Io::start()?;
-        let settings = Settings {
-            io: io.handle.clone(),
-            login: target.login,
-            database: target.database,
-            certificates: target
-                .encrypted
-                .then(|| target::certificates(&options.tls))
-                .transpose()?,
-            durability: options.durability,
-            settings_vouched: options.settings_vouched,
-            response_timeout: options.response_timeout,
-            connect_timeout: options.connect_timeout,
-            outage: Outage::new("no connection to Redis"),
-            unreplicated: parking_lot::Mutex::default(),
-            slots: link::Slots::default(),
-        };
-        let settings = Arc::new(settings);
-        let link = |home| Link::new(target.place.clone(), home, Arc::clone(&settings));
+        let (place, settings) = way(options, &io)?;
+        let link = |home| Link::new(place.clone(), home, Arc::clone(&settings));
         let bulk = link(Home::Store);
         bulk.check().await?;
         let (layout, identity) = create(&bulk, options).await?;
@@ -125,6 +105,22 @@ impl RedisStore {
             cursors: Cursors::default(),
             appends: AtomicU64::new(0),
         })
+    }
+
+    /// Removes the store under the prefix, whoever made it, with everything in it; how many keys there were. Nobody may use it
+    /// meanwhile. Where there is none nothing happens; keys under other prefixes stay.
+    ///
+    /// # Errors
+    ///
+    /// [`RedisOpenError`]; part of the store may be gone then, and the next call removes the rest.
+    ///
+    /// # Cancel safety
+    ///
+    /// As after an error. A store of which a part is gone is taken for damaged, never for a new one.
+    pub async fn erase(options: &RedisOptions) -> Result<u64, RedisOpenError> {
+        let io = Io::start()?;
+        let (place, settings) = way(options, &io)?;
+        erase::erase(&Link::new(place, Home::Store, settings), &options.prefix).await
     }
 
     fn keys(&self, shard: ShardId) -> Result<&ShardKeys, StoreError> {
@@ -208,6 +204,30 @@ impl Drop for Io {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Where the servers are, and what all connections to them have in common.
+fn way(options: &RedisOptions, io: &Io) -> Result<(Place, Arc<Settings>), RedisOpenError> {
+    check_prefix(&options.prefix)?;
+    let target = Target::parse(&options.url)?;
+    if target.encrypted {
+        install_cryptography();
+    }
+    let certificates = target.encrypted.then(|| target::certificates(&options.tls));
+    let settings = Settings {
+        io: io.handle.clone(),
+        login: target.login,
+        database: target.database,
+        certificates: certificates.transpose()?,
+        durability: options.durability,
+        settings_vouched: options.settings_vouched,
+        response_timeout: options.response_timeout,
+        connect_timeout: options.connect_timeout,
+        outage: Outage::new("no connection to Redis"),
+        unreplicated: parking_lot::Mutex::default(),
+        slots: link::Slots::default(),
+    };
+    Ok((target.place, Arc::new(settings)))
 }
 
 fn check_prefix(prefix: &str) -> Result<(), RedisOpenError> {

@@ -1,6 +1,7 @@
 //! The tables: which releases may use them, and what the database itself refuses.
 
-use troupe_backends::PostgresStore;
+use sqlx::PgConnection;
+use troupe_backends::{PostgresOptions, PostgresStore};
 use troupe_core::Epoch;
 use troupe_ports::{DefinitionError, DefinitionStore, EpochAuthority, StoreError};
 
@@ -71,6 +72,49 @@ async fn the_database_itself_refuses_to_change_versions_and_to_take_epochs_back(
     assert_eq!(store.issued(SHARD).await.unwrap(), Epoch(5));
 }
 
+async fn exists(connection: &mut PgConnection, schema: &Schema) -> bool {
+    sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL")
+        .bind(schema.options.schema.as_str())
+        .fetch_one(connection)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_goes_with_everything_in_it_and_no_other_one() {
+    let schema = Schema::new();
+    let neighbour = Schema {
+        options: PostgresOptions {
+            schema: format!("{}0", schema.options.schema),
+            ..schema.options.clone()
+        },
+    };
+    for each in [&schema, &neighbour] {
+        let store = each.open().await;
+        store
+            .put(definition("orders", "first"), analysis(), None, NOW)
+            .await
+            .unwrap();
+        store.close().await;
+    }
+    let mut connection = schema.connection().await;
+    assert!(exists(&mut connection, &schema).await);
+    PostgresStore::erase(&schema.options).await.unwrap();
+    assert!(!exists(&mut connection, &schema).await);
+    assert!(exists(&mut connection, &neighbour).await);
+    assert!(neighbour.open().await.get("orders", None).await.unwrap().is_some());
+    // Where there is nothing, nothing happens; and a new one is empty.
+    PostgresStore::erase(&schema.options).await.unwrap();
+    assert!(schema.open().await.get("orders", None).await.unwrap().is_none());
+    let mut unusable = schema.options.clone();
+    unusable.schema = "a; b".to_owned();
+    let refused = PostgresStore::erase(&unusable).await;
+    assert!(
+        matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("lower-case")),
+        "got {refused:?}"
+    );
+}
+
 /// Sessions are as the store wants them, whatever the server, the database or the user have set.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_with_other_settings_changes_nothing() {
@@ -89,7 +133,8 @@ async fn a_user_with_other_settings_changes_nothing() {
         ),
     )
     .await;
-    let (before, after) = schema.options.url.split_once("//").unwrap();
+    let url = schema.options.url.clone();
+    let (before, after) = url.split_once("//").unwrap();
     let (_, server) = after.split_once('@').unwrap_or(("", after));
     schema.options.url = format!("{before}//{role}@{server}");
     // The schema is there and the user may create in it, but no other one.
@@ -112,4 +157,5 @@ async fn a_user_with_other_settings_changes_nothing() {
         &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
     )
     .await;
+    schema.options.url = url;
 }

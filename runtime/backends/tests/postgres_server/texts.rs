@@ -4,7 +4,7 @@ use sqlx::Row;
 use troupe_core::LogPosition;
 use troupe_ports::{DefinitionError, DefinitionStore, ExecutionQuery, ExecutionSummary, VisibilityStore};
 
-use super::support::Schema;
+use super::support::{Schema, run};
 use super::{NOW, SHARD, analysis, definition, summary};
 
 const ODD: &str = "\0 \u{1a}0 'quoted\" % _ \\ \u{1F3AD}";
@@ -16,11 +16,15 @@ async fn summaries_keep_odd_texts() {
     let odd = ExecutionSummary {
         workflow_id: ODD.to_owned(),
         error_code: Some(ODD.to_owned()),
+        error_message: Some(ODD.repeat(1_000)),
         execution_key: Some(ODD.repeat(10_000)),
+        workflow_name: ODD.to_owned(),
+        tags: vec![ODD.to_owned(), String::new(), "\0".to_owned()],
         ..summary(1, 1)
     };
     let long = ExecutionSummary {
         workflow_id: "w".repeat(10_000),
+        tags: vec!["t".repeat(10_000)],
         ..summary(2, 1)
     };
     store
@@ -40,7 +44,7 @@ async fn summaries_keep_odd_texts() {
         };
         VisibilityStore::list(&store, query).await.unwrap().items
     };
-    assert_eq!(of(ODD).await, [odd]);
+    assert_eq!(of(ODD).await, std::slice::from_ref(&odd));
     assert_eq!(of("orders").await, [summary(3, 1)]);
     let found = of(&long.workflow_id).await;
     assert_eq!(found.len(), 1);
@@ -48,6 +52,75 @@ async fn summaries_keep_odd_texts() {
         long.workflow_id.starts_with(&found[0].workflow_id),
         "an absurd name is cut off"
     );
+    let tagged = async |tag: &str| {
+        let query = ExecutionQuery {
+            tag: Some(tag.to_owned()),
+            limit: 10,
+            ..ExecutionQuery::default()
+        };
+        VisibilityStore::list(&store, query).await.unwrap().items
+    };
+    assert_eq!(tagged(ODD).await, [odd]);
+    assert_eq!(
+        tagged(&long.tags[0]).await,
+        found,
+        "an absurd tag is cut off wherever it is named"
+    );
+}
+
+/// A member of an older release goes on while the tables are brought up to date. It does not know what lists are searched by.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_older_releases_are_listed_and_searched() {
+    let schema = Schema::new();
+    let store = schema.open().await;
+    let tagged = |number, seq| ExecutionSummary {
+        tags: vec!["a".to_owned(), "b".to_owned()],
+        workflow_name: "Orders".to_owned(),
+        ..summary(number, seq)
+    };
+    let rows = vec![tagged(2, 1), tagged(3, 1)];
+    store.project(SHARD, None, rows, LogPosition(1)).await.unwrap();
+    let old = ExecutionSummary {
+        execution_key: Some("Key".to_owned()),
+        ..summary(1, 1)
+    };
+    let mut connection = schema.connection().await;
+    let [old_id, updated_id, gone_id] = [1, 2, 3].map(|number| summary(number, 1).id);
+    let as_older_releases_do = format!(
+        "INSERT INTO summary AS s
+            (id, workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, parent)
+         VALUES ('{old_id}', 'orders', 1, 'running', false, 1, NULL, NULL, 'Key', 1, NULL),
+            ('{updated_id}', 'orders', 1, 'running', false, 2, NULL, NULL, NULL, 2, NULL)
+         ON CONFLICT (id) DO UPDATE SET status = excluded.status, seq = excluded.seq WHERE s.seq < excluded.seq;
+         DELETE FROM summary WHERE id = '{gone_id}'"
+    );
+    run(&mut connection, &as_older_releases_do).await;
+    let found = async |query: ExecutionQuery| {
+        let query = ExecutionQuery { limit: 10, ..query };
+        VisibilityStore::list(&store, query).await.unwrap().items
+    };
+    let with_tag = ExecutionQuery {
+        tag: Some("b".to_owned()),
+        ..ExecutionQuery::default()
+    };
+    assert_eq!(found(with_tag).await, [tagged(2, 2)]);
+    assert_eq!(found(ExecutionQuery::default()).await, [tagged(2, 2), old.clone()]);
+    let with_key = ExecutionQuery {
+        execution_key: old.execution_key.clone(),
+        ..ExecutionQuery::default()
+    };
+    let with_text = ExecutionQuery {
+        text: Some("kEY".to_owned()),
+        ..ExecutionQuery::default()
+    };
+    for query in [with_key, with_text] {
+        assert_eq!(found(query).await, std::slice::from_ref(&old));
+    }
+    let tags: i64 = sqlx::query_scalar("SELECT count(*) FROM summary_tag")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(tags, 2, "nothing is left of what was removed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

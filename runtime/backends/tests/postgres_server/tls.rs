@@ -5,10 +5,11 @@ use std::process::Command;
 
 use troupe_backends::{PostgresOptions, PostgresStore};
 use troupe_core::Epoch;
+use troupe_ports::conformance::{Clause, run_all};
 use troupe_ports::{EpochAuthority, StoreError};
 
 use super::SHARD;
-use super::support::{PostgresServer, run};
+use super::support::{PostgresServer, Schema, run};
 
 fn openssl(directory: &Path, arguments: &str) {
     let made = Command::new("openssl")
@@ -41,6 +42,40 @@ fn certificates(directory: &Path) {
     );
 }
 
+/// A server with these certificates that takes nobody without TLS.
+fn encrypted(directory: &Path) -> PostgresServer {
+    let settings = ["ssl=on", "ssl_cert_file=server.crt", "ssl_key_file=server.key"];
+    PostgresServer::prepare(&settings, |data| {
+        for file in ["server.crt", "server.key"] {
+            std::fs::copy(directory.join(file), data.join(file)).unwrap();
+        }
+        let key = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(data.join("server.key"), key).unwrap();
+        let rules = "hostssl all engine 127.0.0.1/32 scram-sha-256\nhostssl all postgres 127.0.0.1/32 trust\n";
+        std::fs::write(data.join("pg_hba.conf"), rules).unwrap();
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_suite_passes_over_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    certificates(directory.path());
+    let server = encrypted(directory.path());
+    let options = PostgresOptions {
+        ca_file: Some(directory.path().join("ca.crt")),
+        ..server.options()
+    };
+    let mut clauses = troupe_ports::definition_store_conformance!([troupe_ports::conformance_clauses] Schema);
+    clauses.extend(troupe_ports::visibility_store_conformance!([troupe_ports::conformance_clauses] Schema));
+    clauses.extend(troupe_ports::epoch_authority_conformance!([troupe_ports::conformance_clauses] Schema));
+    clauses.extend(troupe_ports::audit_log_conformance!([troupe_ports::conformance_clauses] Schema));
+    clauses.extend(troupe_ports::api_key_store_conformance!([troupe_ports::conformance_clauses] Schema));
+    run_all(&clauses, 4, async |clause: &Clause<Schema>| {
+        clause.run(&Schema::on(options.clone())).await;
+    })
+    .await;
+}
+
 async fn refused(options: &PostgresOptions, part: &str) {
     match PostgresStore::open(options).await {
         Err(StoreError::Unavailable(why)) => {
@@ -57,16 +92,7 @@ async fn only_whom_its_certificate_names_is_trusted_and_only_who_has_the_passwor
     certificates(directory.path());
     let other = tempfile::tempdir().unwrap();
     certificates(other.path());
-    let settings = ["ssl=on", "ssl_cert_file=server.crt", "ssl_key_file=server.key"];
-    let server = PostgresServer::prepare(&settings, |data| {
-        for file in ["server.crt", "server.key"] {
-            std::fs::copy(directory.path().join(file), data.join(file)).unwrap();
-        }
-        let key = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(data.join("server.key"), key).unwrap();
-        let rules = "hostssl all engine 127.0.0.1/32 scram-sha-256\nhostssl all postgres 127.0.0.1/32 trust\n";
-        std::fs::write(data.join("pg_hba.conf"), rules).unwrap();
-    });
+    let server = encrypted(directory.path());
     let mut superuser = <sqlx::PgConnection as sqlx::Connection>::connect(&server.url())
         .await
         .unwrap();

@@ -1,5 +1,5 @@
 //! Servers that tests start, and name spaces of their own on shared ones.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, unused_imports, unused_macros, clippy::unwrap_used)]
 
 pub mod redis;
 

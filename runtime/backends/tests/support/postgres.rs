@@ -3,11 +3,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use troupe_backends::{PostgresOptions, PostgresStore};
+use troupe_ports::conformance::Fixture;
+use troupe_ports::{ApiKeyStore, AuditLog, DefinitionStore, EpochAuthority, VisibilityStore};
 
 const START_MAX: Duration = Duration::from_secs(60);
 
@@ -23,6 +27,11 @@ pub(crate) struct Schema {
 
 impl Schema {
     pub(crate) fn new() -> Self {
+        Self::on(PostgresOptions::new(shared_url()))
+    }
+
+    /// On another server, whose URL is enough for whoever is no store.
+    pub(crate) fn on(server: PostgresOptions) -> Self {
         let name = tempfile::Builder::new().prefix("").rand_bytes(12).tempfile().unwrap();
         let random = name.path().file_name().unwrap().to_str().unwrap().to_ascii_lowercase();
         Self {
@@ -32,7 +41,7 @@ impl Schema {
                 connections_max: 8,
                 connect_timeout: Duration::from_secs(20),
                 migrate_timeout: Duration::from_secs(20),
-                ..PostgresOptions::new(shared_url())
+                ..server
             },
         }
     }
@@ -40,7 +49,7 @@ impl Schema {
     pub(crate) async fn open(&self) -> PostgresStore {
         PostgresStore::open(&self.options)
             .await
-            .expect("the shared PostgreSQL server can be used")
+            .expect("the PostgreSQL server can be used")
     }
 
     /// A connection beside the store, in the schema.
@@ -58,7 +67,7 @@ impl Drop for Schema {
             "SET statement_timeout = '20s'; DROP SCHEMA IF EXISTS {} CASCADE",
             self.options.schema
         );
-        let url = shared_url();
+        let url = self.options.url.clone();
         // A thread of its own: the test's runtime may be one that cannot wait here.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -75,6 +84,19 @@ impl Drop for Schema {
         }
     }
 }
+
+macro_rules! fixture_of_every_suite {
+    ($($port:ident)*) => {$(
+        #[async_trait]
+        impl Fixture<dyn $port> for Schema {
+            async fn open(&self) -> Arc<dyn $port> {
+                Arc::new(Schema::open(self).await)
+            }
+        }
+    )*};
+}
+
+fixture_of_every_suite! { DefinitionStore VisibilityStore EpochAuthority AuditLog ApiKeyStore }
 
 /// Runs SQL that the test itself wrote.
 pub(crate) async fn run(connection: &mut PgConnection, sql: &str) {

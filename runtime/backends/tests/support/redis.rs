@@ -19,6 +19,33 @@ pub fn shared() -> String {
     std::env::var("TROUPE_TEST_REDIS").unwrap_or_else(|_| "redis://127.0.0.1:6379".to_owned())
 }
 
+/// Makes a fixture of every suite that a store on Redis passes of a type with `async fn store(&self) -> RedisStore`.
+macro_rules! fixture_of_redis {
+    ($fixture:ident) => {
+        fixture_of_redis! { $fixture: StateStore Membership Semaphores }
+    };
+    ($fixture:ident: $($port:ident)*) => {$(
+        #[async_trait::async_trait]
+        impl troupe_ports::conformance::Fixture<dyn troupe_ports::$port> for $fixture {
+            async fn open(&self) -> std::sync::Arc<dyn troupe_ports::$port> {
+                std::sync::Arc::new(self.store().await)
+            }
+        }
+    )*};
+}
+
+/// Every clause of these suites, for a type of fixtures. `redis_conformance.rs` makes a test of each.
+macro_rules! clauses_of_redis {
+    ($fixture:ty) => {{
+        let mut clauses = troupe_ports::state_store_conformance!([troupe_ports::conformance_clauses] $fixture);
+        clauses.extend(troupe_ports::membership_conformance!([troupe_ports::conformance_clauses] $fixture));
+        clauses.extend(troupe_ports::semaphores_conformance!([troupe_ports::conformance_clauses] $fixture));
+        clauses
+    }};
+}
+
+pub(crate) use {clauses_of_redis, fixture_of_redis};
+
 /// A key prefix of the shared server; what is under it is removed when this is dropped.
 pub struct Prefix {
     pub name: String,
@@ -28,7 +55,20 @@ impl Prefix {
     pub fn new() -> Self {
         Self { name: unique("test") }
     }
+
+    /// Opens the store under it.
+    pub async fn store(&self) -> RedisStore {
+        let options = RedisOptions {
+            prefix: self.name.clone(),
+            // The shared server keeps nothing on disk.
+            durability: RedisDurability::Volatile,
+            ..RedisOptions::new(shared())
+        };
+        RedisStore::open(&options).await.unwrap()
+    }
 }
+
+fixture_of_redis!(Prefix);
 
 impl Drop for Prefix {
     fn drop(&mut self) {

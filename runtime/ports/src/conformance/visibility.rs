@@ -19,7 +19,10 @@ fn summary(number: u32, started: i64) -> ExecutionSummary {
         started_at: Timestamp(started),
         ended_at: None,
         error_code: None,
+        error_message: None,
         execution_key: None,
+        workflow_name: "Orders".to_owned(),
+        tags: Vec::new(),
         parent: None,
         seq: Seq(1),
     }
@@ -68,7 +71,10 @@ pub async fn a_lower_seq_never_overwrites_a_higher_one(fixture: VisibilityFixtur
     };
     last.ended_at = Some(Timestamp(200));
     last.error_code = Some("TIMEOUT".to_owned());
+    last.error_message = Some("no answer\0within 5 s".to_owned());
     last.execution_key = Some("key".to_owned());
+    last.workflow_name = "Bestellungen \"Ä\"".to_owned();
+    last.tags = ["z", "a", ""].map(str::to_owned).to_vec();
     last.paused = true;
     let same_seq = ExecutionSummary {
         status: "canceled".to_owned(),
@@ -250,6 +256,410 @@ pub async fn an_id_prefix_finds_its_executions(fixture: VisibilityFixture<'_>) {
             [],
             "{wrong}"
         );
+    }
+}
+
+/// The query gives those of `summaries` that are `wanted`, in pages of any size.
+async fn expect(
+    store: &dyn VisibilityStore,
+    query: ExecutionQuery,
+    summaries: &[ExecutionSummary],
+    wanted: impl Fn(&ExecutionSummary) -> bool,
+) {
+    let mut expected: Vec<_> = summaries.iter().filter(|summary| wanted(summary)).cloned().collect();
+    expected.sort_by_key(|summary| std::cmp::Reverse((summary.started_at, summary.id)));
+    for limit in [1, 3, 100] {
+        let query = ExecutionQuery { limit, ..query.clone() };
+        assert_eq!(all(store, query.clone()).await, expected, "{query:?}");
+    }
+}
+
+fn tagged(tag: &str) -> ExecutionQuery {
+    ExecutionQuery {
+        tag: Some(tag.to_owned()),
+        ..ExecutionQuery::default()
+    }
+}
+
+fn with_text(text: &str) -> ExecutionQuery {
+    ExecutionQuery {
+        text: Some(text.to_owned()),
+        ..ExecutionQuery::default()
+    }
+}
+
+fn with_key(key: &str) -> ExecutionQuery {
+    ExecutionQuery {
+        execution_key: Some(key.to_owned()),
+        ..ExecutionQuery::default()
+    }
+}
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// Texts that a store may take for something else: quotes, patterns, the syntax of lists, and what no column of it holds.
+const ODD: [&str; 14] = [
+    "%",
+    "_",
+    "\\",
+    "'",
+    "\"",
+    ",",
+    "{a,b}",
+    "[\"a\"]",
+    "NULL",
+    " ",
+    "a\0b",
+    "a\u{1a}0",
+    "\u{1f3ad}",
+    "' OR 1=1 --",
+];
+
+/// A tag is found whole, as it is written, whatever else an execution is tagged with.
+pub async fn a_tag_finds_the_executions_that_have_it(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let mut summaries: Vec<_> = (0..20_u32)
+        .map(|number| ExecutionSummary {
+            tags: match number % 4 {
+                0 => texts(&["billing", "eu"]),
+                1 => texts(&["eu", "billing-old", "Billing"]),
+                2 => texts(&["eu", "eu"]),
+                _ => Vec::new(),
+            },
+            // Several start in one instant.
+            ..summary(number, i64::from(number / 5))
+        })
+        .collect();
+    for (odd, number) in ODD.into_iter().zip(100..) {
+        let tags = texts(&["odd", odd]);
+        summaries.push(ExecutionSummary {
+            tags,
+            ..summary(number, 9)
+        });
+    }
+    project(&*store, summaries.clone()).await;
+    let known = ["billing", "eu", "Billing", "billing-old", "odd"];
+    let unknown = ["bill", "EU", "billing,eu", "a", "nobody", "a\0c"];
+    for tag in known.into_iter().chain(ODD).chain(unknown) {
+        expect(&*store, tagged(tag), &summaries, |summary| {
+            summary.tags.iter().any(|known| known == tag)
+        })
+        .await;
+    }
+    for (tag, expected) in [("billing", 5), ("eu", 15), ("odd", ODD.len()), ("bill", 0)] {
+        let found = all(
+            &*store,
+            ExecutionQuery {
+                limit: 100,
+                ..tagged(tag)
+            },
+        )
+        .await;
+        assert_eq!(found.len(), expected, "{tag}");
+    }
+}
+
+/// What an execution is found by is what it is listed with, also after it was written anew, corrected or forgotten.
+pub async fn tags_follow_their_execution(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let row = |seq, started, tags: &[&str]| ExecutionSummary {
+        tags: texts(tags),
+        seq: Seq(seq),
+        ..summary(1, started)
+    };
+    let other = ExecutionSummary {
+        tags: texts(&["b"]),
+        ..summary(2, 0)
+    };
+    let found = async |expected: &[ExecutionSummary]| {
+        for tag in ["a", "b", "c"] {
+            expect(&*store, tagged(tag), expected, |summary| {
+                summary.tags.iter().any(|known| known == tag)
+            })
+            .await;
+        }
+    };
+    project(&*store, vec![row(2, 10, &["a", "b"]), other.clone()]).await;
+    found(&[row(2, 10, &["a", "b"]), other.clone()]).await;
+    // Others, at another time, and then only another time.
+    for (seq, started, tags) in [(3, 20, ["b", "c"]), (4, 30, ["b", "c"])] {
+        project(&*store, vec![row(seq, started, &tags)]).await;
+        found(&[row(seq, started, &tags), other.clone()]).await;
+    }
+    project(&*store, vec![row(3, 1, &["a"])]).await;
+    found(&[row(4, 30, &["b", "c"]), other.clone()]).await;
+    let ids = [execution(0, 1)];
+    let corrected = store.correct(ShardId(0), None, &ids, vec![row(1, 10, &["a"])]).await;
+    corrected.expect("rows can be corrected");
+    found(&[row(1, 10, &["a"]), other.clone()]).await;
+    project(&*store, vec![row(2, 10, &[])]).await;
+    found(&[row(2, 10, &[]), other.clone()]).await;
+    project(&*store, vec![row(3, 10, &["c"])]).await;
+    let forgotten = store.forget(ShardId(0), None, &ids).await;
+    forgotten.expect("forgetting works");
+    found(std::slice::from_ref(&other)).await;
+    project(&*store, vec![row(1, 10, &["a"])]).await;
+    found(&[row(1, 10, &["a"]), other]).await;
+}
+
+/// A key is found whole, as it is written, however long it is.
+pub async fn a_business_key_finds_its_executions(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let long = "long ".repeat(2_000);
+    let nearly = format!("{long}.");
+    let keys: Vec<&str> = ["order-1", "order-10", "Order-1", long.as_str(), nearly.as_str()]
+        .into_iter()
+        .chain(ODD)
+        .collect();
+    let mut summaries = Vec::new();
+    for (number, key) in (0..).zip(keys.iter().chain(&keys)) {
+        summaries.push(ExecutionSummary {
+            execution_key: Some((*key).to_owned()),
+            ..summary(number, i64::from(number / 3))
+        });
+    }
+    summaries.push(summary(200, 7));
+    project(&*store, summaries.clone()).await;
+    for key in keys.into_iter().chain(["order", "a\0c", ""]) {
+        expect(&*store, with_key(key), &summaries, |summary| {
+            summary.execution_key.as_deref() == Some(key)
+        })
+        .await;
+    }
+}
+
+/// In the id, in id or name of the workflow, in the key and in the message; in upper case or lower, of every script.
+pub async fn a_text_is_found_wherever_it_stands(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let plain = |number| ExecutionSummary {
+        workflow_id: "w".to_owned(),
+        workflow_name: String::new(),
+        ..summary(number, i64::from(number))
+    };
+    let summaries = [
+        plain(0x0a),
+        ExecutionSummary {
+            workflow_id: "Needle-workflow".to_owned(),
+            ..plain(0x10)
+        },
+        ExecutionSummary {
+            workflow_name: "The needLE".to_owned(),
+            ..plain(0x20)
+        },
+        ExecutionSummary {
+            execution_key: Some("needle".to_owned()),
+            ..plain(0x30)
+        },
+        ExecutionSummary {
+            error_message: Some("a NEEDLE in the hay".to_owned()),
+            ..plain(0x40)
+        },
+        ExecutionSummary {
+            workflow_name: "Überweisung".to_owned(),
+            execution_key: Some("NEEDLE ЖЁЛТЫЙ ΟΔΟΣ".to_owned()),
+            ..plain(0x50)
+        },
+        // What is no text of it finds nothing.
+        ExecutionSummary {
+            status: "needle".to_owned(),
+            error_code: Some("NEEDLE".to_owned()),
+            tags: texts(&["needle"]),
+            ..plain(0x60)
+        },
+    ];
+    project(&*store, summaries.to_vec()).await;
+    let found = async |text: &str, numbers: &[u32]| {
+        expect(&*store, with_text(text), &summaries, |summary| {
+            numbers.iter().any(|number| summary.id == execution(0, *number))
+        })
+        .await;
+    };
+    for text in ["needle", "NEEDLE", "nEEdL"] {
+        found(text, &[0x10, 0x20, 0x30, 0x40, 0x50]).await;
+    }
+    found("needle-W", &[0x10]).await;
+    found("e NEEDLE", &[0x20]).await;
+    found("needle in THE hay", &[0x40]).await;
+    for text in ["überWEISUNG", "ÜBER", "жёлтый", "Жёлтый οδος", "needle жё"] {
+        found(text, &[0x50]).await;
+    }
+    for text in ["uberweisung", "needles", "haystack", "TIMEOUT"] {
+        found(text, &[]).await;
+    }
+    // Anywhere in the id; the whole of it, and not more.
+    let id = summaries[0].id.to_string();
+    for text in [id.clone(), id.to_ascii_uppercase(), id[7..].to_owned()] {
+        found(&text, &[0x0a]).await;
+    }
+    found(&format!("{id}0"), &[]).await;
+    let everybody = [0x0a, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60];
+    found(&id[3..20], &everybody).await;
+    found("", &everybody).await;
+}
+
+/// Nothing in a text stands for something else.
+pub async fn characters_of_patterns_stand_for_themselves(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let mut summaries: Vec<_> = ODD
+        .into_iter()
+        .zip(0_u32..)
+        .map(|(odd, number)| ExecutionSummary {
+            workflow_id: "w".to_owned(),
+            workflow_name: "n".to_owned(),
+            error_message: Some(format!("x{odd}y")),
+            ..summary(number, 1)
+        })
+        .collect();
+    summaries.push(ExecutionSummary {
+        workflow_id: "w".to_owned(),
+        workflow_name: "n".to_owned(),
+        error_message: Some("xay 100% sure, snake_case É".to_owned()),
+        ..summary(100, 1)
+    });
+    project(&*store, summaries.clone()).await;
+    let among = [
+        "x%y", "x_y", "%", "_", "0% s", "%sure", "snake_c", "snakeXc", "_case É", "x\\y", "X'Y", "\\%", "x%",
+    ];
+    for text in ODD.into_iter().chain(among) {
+        let lower = text.to_lowercase();
+        expect(&*store, with_text(text), &summaries, |summary| {
+            let message = summary.error_message.as_deref().unwrap_or_default();
+            message.to_lowercase().contains(&lower)
+        })
+        .await;
+    }
+}
+
+/// Every filter narrows what the others leave, and pages give all of it.
+pub async fn searches_combine_and_are_paged_without_loss(fixture: VisibilityFixture<'_>) {
+    let store = fixture.open().await;
+    let statuses = ["completed", "failed", "running"];
+    let summaries: Vec<_> = (0..90_u32)
+        .map(|number| ExecutionSummary {
+            workflow_id: if number % 2 == 0 { "orders" } else { "refunds" }.to_owned(),
+            workflow_name: String::new(),
+            status: statuses[number as usize % statuses.len()].to_owned(),
+            parent: (number % 5 == 0).then(|| execution(0, 3)),
+            tags: if number % 4 < 2 {
+                texts(&["billing"])
+            } else {
+                Vec::new()
+            },
+            execution_key: Some(format!("key-{}", number % 6)),
+            error_message: (number % 3 == 1).then(|| format!("100% of {number}")),
+            ..summary(number, i64::from(number / 4))
+        })
+        .collect();
+    project(&*store, summaries.clone()).await;
+    let is_tagged = |summary: &ExecutionSummary| summary.tags.iter().any(|tag| tag == "billing");
+    let has_text = |summary: &ExecutionSummary| summary.error_message.as_deref().is_some_and(|it| it.contains("% of"));
+    let workflow_id = || Some("orders".to_owned());
+    for status in statuses {
+        let of_status = ExecutionQuery {
+            status: Some(status.to_owned()),
+            ..tagged("billing")
+        };
+        expect(&*store, of_status.clone(), &summaries, |row| {
+            is_tagged(row) && row.status == status
+        })
+        .await;
+        let of_workflow = ExecutionQuery {
+            workflow_id: workflow_id(),
+            ..of_status.clone()
+        };
+        expect(&*store, of_workflow, &summaries, |row| {
+            is_tagged(row) && row.status == status && row.workflow_id == "orders"
+        })
+        .await;
+        let of_time = ExecutionQuery {
+            started_from: Some(Timestamp(5)),
+            started_until: Some(Timestamp(15)),
+            ..of_status.clone()
+        };
+        expect(&*store, of_time, &summaries, |row| {
+            is_tagged(row) && row.status == status && (5..15).contains(&row.started_at.0)
+        })
+        .await;
+        let of_children = ExecutionQuery {
+            children: true,
+            ..of_status.clone()
+        };
+        expect(&*store, of_children, &summaries, |row| {
+            is_tagged(row) && row.status == status && row.parent.is_some()
+        })
+        .await;
+        let of_text = ExecutionQuery {
+            text: Some("% OF".to_owned()),
+            ..of_status.clone()
+        };
+        expect(&*store, of_text, &summaries, |row| {
+            is_tagged(row) && row.status == status && has_text(row)
+        })
+        .await;
+        let of_key = ExecutionQuery {
+            execution_key: Some("key-4".to_owned()),
+            ..of_status
+        };
+        expect(&*store, of_key, &summaries, |row| {
+            is_tagged(row) && row.status == status && row.execution_key.as_deref() == Some("key-4")
+        })
+        .await;
+    }
+    let of_parent = ExecutionQuery {
+        parent: Some(execution(0, 3)),
+        ..tagged("billing")
+    };
+    expect(&*store, of_parent.clone(), &summaries, |row| {
+        is_tagged(row) && row.parent.is_some()
+    })
+    .await;
+    let of_parents_key = ExecutionQuery {
+        execution_key: Some("key-0".to_owned()),
+        workflow_id: workflow_id(),
+        ..of_parent
+    };
+    expect(&*store, of_parents_key, &summaries, |row| {
+        is_tagged(row)
+            && row.parent.is_some()
+            && row.workflow_id == "orders"
+            && row.execution_key.as_deref() == Some("key-0")
+    })
+    .await;
+    expect(&*store, with_key("key-2"), &summaries, |row| {
+        row.execution_key.as_deref() == Some("key-2")
+    })
+    .await;
+    expect(&*store, with_text("% of"), &summaries, has_text).await;
+    // All ids begin with their shard; a longer prefix names few.
+    let id = summaries[0x11].id.to_string();
+    for digits in [2, 4, 31, 32] {
+        let id_prefix = Some(id[..digits].to_owned());
+        for query in [
+            tagged("billing"),
+            with_key("key-5"),
+            with_text("orders"),
+            with_text("REFUNDS"),
+        ] {
+            let query = ExecutionQuery {
+                id_prefix: id_prefix.clone(),
+                ..query
+            };
+            expect(&*store, query.clone(), &summaries, |row| {
+                row.id.to_string().starts_with(&id[..digits])
+                    && query.tag.as_ref().is_none_or(|_| is_tagged(row))
+                    && query
+                        .execution_key
+                        .as_ref()
+                        .is_none_or(|key| row.execution_key.as_ref() == Some(key))
+                    && query
+                        .text
+                        .as_ref()
+                        .is_none_or(|text| row.workflow_id == text.to_lowercase())
+            })
+            .await;
+        }
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Sets {
     Key(&'static str),
     /// A key that holds a list; the items are separated by commas.
     List(&'static str),
+    /// A key that holds a list of tables; the text is such a list in TOML.
+    Tables(&'static str),
     /// Something of the command line.
     Tool,
 }
@@ -63,11 +65,20 @@ variables! {
     "TROUPE_STORE_EVENTS" Key("store.events") "RabbitMQ that events go to.";
     "TROUPE_STORE_PREFIX" Key("store.prefix") "Begins the names of everything on these servers.";
     "TROUPE_STORE_CA_FILE" Key("store.ca_file") "Authority that signed the certificates of these servers.";
+    "TROUPE_STORE_STATE_CERTIFICATE_FILE" Key("store.state_certificate_file") "Certificate that Redis is shown.";
+    "TROUPE_STORE_STATE_KEY_FILE" Key("store.state_key_file") "Its private key.";
+    "TROUPE_STORE_EVENTS_CERTIFICATE_FILE" Key("store.events_certificate_file") "Certificate that RabbitMQ is shown.";
+    "TROUPE_STORE_EVENTS_KEY_FILE" Key("store.events_key_file") "Its private key.";
     "TROUPE_CLUSTER_ADDRESS" Key("cluster.address") "Where other members reach this process.";
     "TROUPE_CLUSTER_SECRET" Key("cluster.secret") "What members sign their requests to each other with.";
     "TROUPE_CLUSTER_LEASE_MS" Key("cluster.lease_ms") "How long a part of the log stays with a process that is gone.";
     "TROUPE_STORE_DURABILITY" Key("store.durability") "What an acknowledgement promises.";
+    "TROUPE_STORE_SETTINGS_VOUCHED" Key("store.settings_vouched") "Whether you vouch for what Redis does not tell of its settings.";
     "TROUPE_EVENTS_NODES" Key("events.nodes") "Whether RabbitMQ gets the events of nodes that workflows choose.";
+    "TROUPE_EVENTS_EXCHANGE_TYPE" Key("events.exchange_type") "Type of the exchange that events go to.";
+    "TROUPE_EVENTS_DECLARE" Key("events.declare") "What is made in RabbitMQ: all, queues or nothing.";
+    "TROUPE_EVENTS_QUEUES" Tables("events.queues") "Durable queues behind the exchange.";
+    "TROUPE_EVENTS_UNROUTABLE" Key("events.unroutable") "What becomes of an event that no queue is bound for.";
     "TROUPE_EVENTS_BATCH_MAX" Key("events.batch_max") "Events of a message that carries several; 0: one message an event.";
     "TROUPE_EVENTS_BATCH_KIB" Key("events.batch_kib") "Size of such a message.";
     "TROUPE_EVENTS_PARTITIONS" Key("events.partitions") "Queues that share all events by execution.";

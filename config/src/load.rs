@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use figment::error::Kind;
 use figment::providers::{Format, Serialized, Toml};
-use figment::value::Value;
+use figment::value::{Dict, Value};
 use figment::{Figment, Metadata};
 
 use crate::env::{self, Sets};
@@ -17,6 +17,8 @@ pub const DEFAULTS: &str = include_str!("../default.toml");
 /// The file that is read from the working directory when none is named.
 pub const FILE_NAME: &str = "troupe.toml";
 const DEFAULTS_NAME: &str = "defaults";
+/// What a list of tables looks like.
+const TABLES_EXAMPLE: &str = "[{ name = \"billing\", keys = [\"*.execution.completed\"] }]";
 
 /// Where settings come from; later sources win: defaults, file, environment, options.
 #[derive(Clone, Debug, Default)]
@@ -140,6 +142,7 @@ impl Sources {
                     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                     (key, Value::from(items.map(str::to_owned).collect::<Vec<_>>()))
                 }
+                Sets::Tables(key) => (key, tables(text).map_err(|why| unreadable(name, key, &why))?),
             };
             figment = figment.merge(named(
                 Serialized::default(key, value),
@@ -164,6 +167,32 @@ fn scalar(text: &str) -> Value {
         (_, "true") => Value::from(true),
         (_, "false") => Value::from(false),
         _ => Value::from(text),
+    }
+}
+
+/// A list of tables, written as in the file; empty: none.
+fn tables(text: &str) -> Result<Value, String> {
+    const KEY: &str = "it";
+    if text.trim().is_empty() {
+        return Ok(Value::from(Vec::<Value>::new()));
+    }
+    let read: Result<Dict, _> = Toml::from_str(&format!("{KEY} = {text}"));
+    let mut read = read.map_err(|error| error.message().to_owned())?;
+    match read.remove(KEY) {
+        Some(value) if read.is_empty() => Ok(value),
+        _ => Err("there is more than a list".to_owned()),
+    }
+}
+
+fn unreadable(name: &str, key: &str, why: &str) -> ConfigError {
+    let problem = Problem {
+        source: format!("environment variable {name}"),
+        key: key.to_owned(),
+        message: format!("no list of tables in TOML: {}", why.trim().replace('\n', ", ")),
+        hint: Some(format!("write {TABLES_EXAMPLE}")),
+    };
+    ConfigError {
+        problems: vec![problem],
     }
 }
 
@@ -258,6 +287,8 @@ fn problems_of(figment: &Figment, errors: figment::Error) -> Vec<Problem> {
 }
 
 fn default_hint(key: &str) -> Option<String> {
+    // Of what stands in a list, that of the list.
+    let key = key.trim_end_matches(|c: char| c == '.' || c.is_ascii_digit());
     let defaults = Figment::from(Toml::string(DEFAULTS));
     let value = defaults.find_value(key).ok()?;
     let shown = match &value {
@@ -265,10 +296,16 @@ fn default_hint(key: &str) -> Option<String> {
         Value::Num(..) => value
             .to_i128()
             .map_or_else(|| "a number".into(), |number| number.to_string()),
+        Value::Array(..) if is_tables(key) => format!("an empty list; write {TABLES_EXAMPLE}"),
         Value::Array(..) => "a list, such as [\"127.0.0.1:8080\"]".into(),
         _ => return None,
     };
     Some(format!("the default is {shown}"))
+}
+
+fn is_tables(key: &str) -> bool {
+    let mut variables = env::VARIABLES.iter();
+    variables.any(|variable| matches!(variable.sets, Sets::Tables(known) if known == key))
 }
 
 fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

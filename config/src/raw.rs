@@ -1,5 +1,7 @@
 //! The shape of the configuration file. Unknown keys are refused, so a slip is never silently a default.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -62,7 +64,12 @@ pub(crate) struct RawStore {
     pub(crate) events: String,
     pub(crate) prefix: String,
     pub(crate) ca_file: String,
+    pub(crate) state_certificate_file: String,
+    pub(crate) state_key_file: String,
+    pub(crate) events_certificate_file: String,
+    pub(crate) events_key_file: String,
     pub(crate) durability: String,
+    pub(crate) settings_vouched: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -77,12 +84,28 @@ pub(crate) struct RawCluster {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawEvents {
     pub(crate) nodes: bool,
+    pub(crate) exchange_type: String,
+    pub(crate) declare: String,
+    pub(crate) queues: Vec<RawQueue>,
+    pub(crate) unroutable: String,
     pub(crate) batch_max: u64,
     pub(crate) batch_kib: u64,
     pub(crate) partitions: u64,
     pub(crate) spool_above_mib: u64,
     pub(crate) refuse_mib: u64,
     pub(crate) hold_mib: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table with a `name`")]
+pub(crate) struct RawQueue {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) keys: Vec<String>,
+    #[serde(default)]
+    pub(crate) headers: Vec<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub(crate) dead_letter: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,8 +6,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::raw::{Raw, RawBreakers, RawCluster, RawEvents, RawNodeTypes, RawStore};
+use crate::events::EventSettings;
+use crate::identity::{ClientIdentity, EVENTS_IDENTITY, STATE_IDENTITY};
+use crate::raw::{Raw, RawBreakers, RawCluster, RawNodeTypes, RawStore};
 use crate::secret::SecretText;
+use crate::store_url::{DEFINITION_SCHEMES, EVENT_SCHEMES, STATE_SCHEMES, StoreUrl};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,10 +132,16 @@ pub struct StoreSettings {
     pub events: Option<StoreUrl>,
     /// What an acknowledgement promises.
     pub durability: Durability,
+    /// Whether an operator vouches for what Redis does not tell of its own settings.
+    pub settings_vouched: bool,
     /// Begins the names of everything on these servers.
     pub prefix: String,
     /// PEM file with the authority that signed their certificates; none: those of the system are trusted.
     pub ca_file: Option<PathBuf>,
+    /// What Redis is shown; none: no certificate.
+    pub state_identity: Option<ClientIdentity>,
+    /// What RabbitMQ is shown; none: no certificate.
+    pub events_identity: Option<ClientIdentity>,
 }
 
 impl StoreSettings {
@@ -144,8 +153,11 @@ impl StoreSettings {
             definitions: None,
             events: None,
             durability: Durability::Strict,
+            settings_vouched: false,
             prefix: "troupe".to_owned(),
             ca_file: None,
+            state_identity: None,
+            events_identity: None,
         }
     }
 }
@@ -163,89 +175,6 @@ pub struct ClusterSettings {
 
 /// Fewest characters of a secret: as many as 128 random bits have in hexadecimal digits.
 const CLUSTER_SECRET_MIN: usize = 32;
-/// How events reach RabbitMQ, and what waits for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventSettings {
-    /// Whether RabbitMQ gets the events of nodes that workflows choose.
-    pub nodes: bool,
-    /// Limits of a message that carries several events; none: one message an event.
-    pub batch: Option<EventBatch>,
-    /// Queues that share all events by execution; 0: none.
-    pub partitions: u16,
-    /// Bytes that may wait in the log of a shard before they are moved to its spool.
-    pub spool_above_bytes: u64,
-    /// Bytes that may wait, a shard, before starts are refused.
-    pub refuse_bytes: u64,
-    /// Bytes that may wait, a shard, before attempts are held too.
-    pub hold_bytes: u64,
-}
-
-/// Limits of a message that carries several events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventBatch {
-    /// Most events.
-    pub events_max: usize,
-    /// Bytes beyond which it takes no further event.
-    pub bytes_max: usize,
-}
-
-/// The address of a server. It may hold a password, which is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct StoreUrl(String);
-
-impl StoreUrl {
-    /// The address with its password: for whoever connects.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// The scheme, what ends with the first `/` or `?`, and the rest.
-    fn parts(&self) -> (&str, &str, &str) {
-        let (scheme, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
-        let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        (scheme, authority, rest)
-    }
-
-    /// Whether a login seems to end behind a `/` or `?`, where it would be taken for something else. A query may have an `@` of its own
-    /// once the login has ended.
-    fn hides_login(&self) -> bool {
-        let (_, authority, rest) = self.parts();
-        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        path.contains('@') || (query.contains('@') && !authority.contains('@'))
-    }
-}
-
-/// Whether these are servers, each perhaps with a port, and not the beginning of a login.
-fn are_servers(hosts: &str) -> bool {
-    hosts.split(',').all(|host| {
-        let with_port = host.rsplit_once(':');
-        with_port.is_none_or(|(name, port)| {
-            let is_port = port.ends_with(']') || port.bytes().all(|byte| byte.is_ascii_digit());
-            !name.is_empty() && is_port
-        })
-    })
-}
-
-impl fmt::Display for StoreUrl {
-    /// Nothing of a login: where that cannot be told from the rest, the scheme alone.
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, authority, rest) = self.parts();
-        let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
-        if rest.contains('@') || !are_servers(hosts) {
-            return write!(out, "{scheme}://…");
-        }
-        // What follows a question mark may be a login too.
-        let path = rest.split('?').next().unwrap_or_default();
-        write!(out, "{scheme}://{hosts}{path}")
-    }
-}
-
-impl fmt::Debug for StoreUrl {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "\"{self}\"")
-    }
-}
 
 /// What an acknowledgement promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,17 +187,6 @@ pub enum Durability {
     Volatile,
 }
 
-/// How addresses of a server begin.
-const STATE_SCHEMES: [&str; 6] = [
-    "redis://",
-    "rediss://",
-    "redis+sentinel://",
-    "rediss+sentinel://",
-    "redis+cluster://",
-    "rediss+cluster://",
-];
-const DEFINITION_SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
-const EVENT_SCHEMES: [&str; 2] = ["amqp://", "amqps://"];
 /// Longest prefix of names on a server.
 const PREFIX_BYTES_MAX: usize = 40;
 
@@ -422,14 +340,15 @@ fn without_login(text: &str) -> &str {
     if text.contains('@') { "…" } else { text }
 }
 
-struct Checks(Vec<Complaint>);
+/// Notes what is wrong while settings are read.
+pub(crate) struct Checks(Vec<Complaint>);
 
 impl Checks {
-    fn complain(&mut self, key: &'static str, message: String, hint: impl Into<Option<String>>) {
+    pub(crate) fn complain(&mut self, key: &'static str, message: String, hint: impl Into<Option<String>>) {
         self.0.push((key, message, hint.into()));
     }
 
-    fn range(&mut self, key: &'static str, value: u64, least: u64, most: u64) -> u64 {
+    pub(crate) fn range(&mut self, key: &'static str, value: u64, least: u64, most: u64) -> u64 {
         if !(least..=most).contains(&value) {
             self.complain(
                 key,
@@ -546,36 +465,30 @@ impl Checks {
         parsed
     }
 
-    fn events(&mut self, raw: &RawEvents) -> EventSettings {
-        const MIB: u64 = 1024 * 1024;
-        // With more, some queues would get far fewer executions than others.
-        const PARTITIONS_MAX: u64 = 32;
-        let events_max = self.range("events.batch_max", raw.batch_max, 0, 10_000) as usize;
-        let bytes_max = self.range("events.batch_kib", raw.batch_kib, 1, 16 * 1024) as usize * 1024;
-        let settings = EventSettings {
-            nodes: raw.nodes,
-            batch: (events_max > 0).then_some(EventBatch { events_max, bytes_max }),
-            partitions: self.range("events.partitions", raw.partitions, 0, PARTITIONS_MAX) as u16,
-            spool_above_bytes: self.range("events.spool_above_mib", raw.spool_above_mib, 0, MIB) * MIB,
-            refuse_bytes: self.range("events.refuse_mib", raw.refuse_mib, 1, MIB) * MIB,
-            hold_bytes: self.range("events.hold_mib", raw.hold_mib, 1, MIB) * MIB,
-        };
-        if settings.hold_bytes < settings.refuse_bytes {
-            let message = format!("{} is less than events.refuse_mib", raw.hold_mib);
-            let hint = "attempts are held only once starts are refused: give at least as much".to_owned();
-            self.complain("events.hold_mib", message, hint);
-        }
-        settings
-    }
-
     fn store(&mut self, raw: &RawStore) -> StoreSettings {
+        let state = self.store_url("store.state", &raw.state, &STATE_SCHEMES);
+        let definitions = self.store_url("store.definitions", &raw.definitions, &DEFINITION_SCHEMES);
+        let events = self.store_url("store.events", &raw.events, &EVENT_SCHEMES);
         StoreSettings {
-            state: self.store_url("store.state", &raw.state, &STATE_SCHEMES),
-            definitions: self.store_url("store.definitions", &raw.definitions, &DEFINITION_SCHEMES),
-            events: self.store_url("store.events", &raw.events, &EVENT_SCHEMES),
             durability: self.durability(raw),
+            settings_vouched: raw.settings_vouched,
             prefix: self.prefix(&raw.prefix),
             ca_file: (!raw.ca_file.is_empty()).then(|| raw.ca_file.as_str().into()),
+            state_identity: self.identity(
+                STATE_IDENTITY,
+                &raw.state_certificate_file,
+                &raw.state_key_file,
+                state.as_ref(),
+            ),
+            events_identity: self.identity(
+                EVENTS_IDENTITY,
+                &raw.events_certificate_file,
+                &raw.events_key_file,
+                events.as_ref(),
+            ),
+            state,
+            definitions,
+            events,
         }
     }
 
@@ -609,14 +522,9 @@ impl Checks {
         if text.is_empty() {
             return None;
         }
-        let url = StoreUrl(text.to_owned());
-        let host = schemes.iter().find_map(|scheme| text.strip_prefix(scheme));
-        if host.is_none_or(|host| host.is_empty() || host.starts_with('/')) {
-            let hint = format!("give an address that begins with {}", schemes.join(" or "));
-            self.complain(key, format!("`{url}` is no address of such a server"), hint);
-        } else if url.hides_login() {
-            let hint = "write / as %2F and ? as %3F in a user and a password, and @ as %40 behind the host".to_owned();
-            self.complain(key, format!("`{url}` has an @ behind a / or a ?"), hint);
+        let url = StoreUrl::new(text);
+        if let Some((message, hint)) = url.complaint(schemes) {
+            self.complain(key, message, hint);
         }
         Some(url)
     }
@@ -731,36 +639,5 @@ impl fmt::Display for AllowedTarget {
 impl AllowedHost {
     fn whole(address: IpAddr) -> Self {
         Self::Network(address, if address.is_ipv4() { 32 } else { 128 })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_of_a_login_is_shown() {
-        for (text, shown) in [
-            ("redis://:Left@h:6379/2", "redis://h:6379/2"),
-            ("redis://u:Left@Right@h", "redis://h"),
-            (
-                "redis+sentinel://u:Left@a:1,[::1]:2/master/0?sentinel_password=Right",
-                "redis+sentinel://a:1,[::1]:2/master/0",
-            ),
-            ("postgres://u:Left@/db?host=/run/postgresql", "postgres:///db"),
-            ("postgres://%2Frun%2Fpostgresql/db", "postgres://%2Frun%2Fpostgresql/db"),
-            ("redis://:Left/Right@h:6379", "redis://…"),
-            ("redis://:Left?Right@h:6379", "redis://…"),
-            ("redis://u:Left@Right/x@h:6379", "redis://…"),
-            ("amqp://u:1/Right@h/%2f", "amqp://…"),
-            ("redis://u:1?Right@h", "redis://…"),
-            ("redis://:Left", "redis://…"),
-            ("redis://u:Left", "redis://…"),
-            ("redis:/u:Left/Right@h", "://…"),
-        ] {
-            let url = StoreUrl(text.to_owned());
-            assert_eq!(url.to_string(), shown, "{text}");
-            assert_eq!(format!("{url:?}"), format!("\"{shown}\""), "{text}");
-        }
     }
 }

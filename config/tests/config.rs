@@ -1,10 +1,14 @@
 //! The configuration as a user meets it.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use troupe_config::env::{Sets, VARIABLES};
-use troupe_config::{AllowedHost, AllowedTarget, ConfigError, DEFAULTS, Durability, NodeTypeLimits, Sources};
+use troupe_config::{
+    AllowedHost, AllowedTarget, ClientIdentity, ConfigError, DEFAULTS, Declares, Durability, EventQueue, ExchangeType,
+    NodeTypeLimits, Settings, Sources, Unroutable,
+};
 
 fn file(text: &str) -> (tempfile::TempDir, Sources) {
     let directory = tempfile::tempdir().unwrap();
@@ -91,6 +95,275 @@ fn partitions_are_few() {
     assert_eq!(sources.load().unwrap().events.partitions, 32);
     let problem = &problems_of("[events]\npartitions = 33\n").problems[0];
     assert_eq!(problem.key, "events.partitions");
+}
+
+fn settings_of(text: &str) -> Settings {
+    let (_directory, sources) = file(text);
+    sources.load().unwrap()
+}
+
+fn with_variables(variables: &[(&str, &str)]) -> Sources {
+    let variables = variables.iter();
+    Sources {
+        environment: variables
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+            .collect(),
+        ..Sources::default()
+    }
+}
+
+/// Keys of a queue, none of its headers.
+fn queue(name: &str, keys: &[&str]) -> EventQueue {
+    EventQueue {
+        name: name.to_owned(),
+        keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        headers: Vec::new(),
+        dead_letter: None,
+    }
+}
+
+#[test]
+fn events_go_to_a_topic_exchange_that_is_declared_unless_told_otherwise() {
+    let events = Sources::default().load().unwrap().events;
+    assert_eq!(
+        (events.exchange_type, events.declares, events.unroutable),
+        (ExchangeType::Topic, Declares::All, Unroutable::Drop)
+    );
+    assert!(events.queues.is_empty());
+
+    for (word, kind) in [
+        ("topic", ExchangeType::Topic),
+        ("fanout", ExchangeType::Fanout),
+        ("direct", ExchangeType::Direct),
+        ("headers", ExchangeType::Headers),
+    ] {
+        let events = settings_of(&format!("[events]\nexchange_type = '{word}'\n")).events;
+        assert_eq!(events.exchange_type, kind, "{word}");
+    }
+    for (word, declares) in [
+        ("all", Declares::All),
+        ("queues", Declares::Queues),
+        ("nothing", Declares::Nothing),
+    ] {
+        let sources = with_variables(&[("TROUPE_EVENTS_DECLARE", word)]);
+        assert_eq!(sources.load().unwrap().events.declares, declares, "{word}");
+    }
+    let sources = with_variables(&[
+        ("TROUPE_EVENTS_EXCHANGE_TYPE", "fanout"),
+        ("TROUPE_EVENTS_UNROUTABLE", "fail"),
+    ]);
+    let events = sources.load().unwrap().events;
+    assert_eq!(
+        (events.exchange_type, events.unroutable),
+        (ExchangeType::Fanout, Unroutable::Fail)
+    );
+
+    let error =
+        problems_of("[events]\nexchange_type = 'x-consistent-hash'\ndeclare = true\nunroutable = 'Fail'\n").problems;
+    assert_eq!(error[0].key, "events.declare", "what is no text is told first");
+    let error = problems_of("[events]\nexchange_type = 'hash'\ndeclare = 'none'\nunroutable = 'Fail'\n").problems;
+    let told: Vec<(&str, &str)> = error
+        .iter()
+        .map(|problem| (problem.key.as_str(), problem.hint.as_deref().unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (
+                "events.exchange_type",
+                "use \"topic\" or \"fanout\" or \"direct\" or \"headers\""
+            ),
+            ("events.declare", "use \"all\" or \"queues\" or \"nothing\""),
+            ("events.unroutable", "use \"drop\" or \"fail\""),
+        ]
+    );
+    let problem = &problems_of("[events]\nexchange_type = 'direct'\npartitions = 4\n").problems[0];
+    assert_eq!(problem.key, "events.partitions");
+}
+
+#[test]
+fn queues_are_tables_in_the_file_and_in_the_environment() {
+    let text = "
+        [[events.queues]]
+        name = 'billing'
+        keys = ['*.execution.completed', '*.execution.failed']
+        dead_letter = 'billing.dead'
+        [[events.queues]]
+        name = 'all'
+        keys = ['#']
+    ";
+    let billing = EventQueue {
+        dead_letter: Some("billing.dead".to_owned()),
+        ..queue("billing", &["*.execution.completed", "*.execution.failed"])
+    };
+    let (_directory, mut sources) = file(text);
+    assert_eq!(sources.load().unwrap().events.queues, [billing, queue("all", &["#"])]);
+
+    let variable = |text: &str| vec![("TROUPE_EVENTS_QUEUES".to_owned(), text.to_owned())];
+    sources.environment = variable("[{ name = '7', keys = ['#'] }]");
+    assert_eq!(sources.load().unwrap().events.queues, [queue("7", &["#"])]);
+    sources.environment = variable("");
+    assert!(sources.load().unwrap().events.queues.is_empty());
+    for wrong in [
+        "billing",
+        "[{ name = 'a' }",
+        "[]\n[other]",
+        "5",
+        "['billing']",
+        "[{ keys = ['#'] }]",
+    ] {
+        sources.environment = variable(wrong);
+        let problem = &sources.load().unwrap_err().problems[0];
+        assert!(problem.key.starts_with("events.queues"), "{wrong}: {problem}");
+        assert_eq!(problem.source, "environment variable TROUPE_EVENTS_QUEUES", "{wrong}");
+    }
+
+    let problem = &problems_of("[[events.queues]]\nname = 'a'\nkey = '#'\n").problems[0];
+    assert_eq!(problem.hint.as_deref(), Some("did you mean `keys`?"), "{problem}");
+}
+
+#[test]
+fn a_queue_asks_for_what_its_exchange_looks_at() {
+    let of =
+        |kind: &str, queue: &str| format!("[events]\nexchange_type = '{kind}'\nqueues = [{{ name = 'a', {queue} }}]\n");
+    let verb = BTreeMap::from([("verb".to_owned(), "failed".to_owned())]);
+    for (kind, text, keys, headers) in [
+        ("topic", "keys = ['a.#']", vec!["a.#"], vec![]),
+        (
+            "direct",
+            "keys = ['a.execution.failed']",
+            vec!["a.execution.failed"],
+            vec![],
+        ),
+        ("fanout", "keys = []", vec![], vec![]),
+        ("headers", "headers = [{ verb = 'failed' }]", vec![], vec![verb]),
+        ("headers", "headers = [{}]", vec![], vec![BTreeMap::new()]),
+    ] {
+        let expected = EventQueue {
+            headers,
+            ..queue("a", &keys)
+        };
+        assert_eq!(settings_of(&of(kind, text)).events.queues, [expected], "{kind}");
+    }
+    let long = format!("keys = ['#'], dead_letter = '{}'", "x".repeat(201));
+    for (kind, wrong) in [
+        ("topic", "keys = []"),
+        ("topic", "keys = ['']"),
+        ("topic", "headers = [{ verb = 'failed' }]"),
+        ("topic", "keys = ['#'], dead_letter = 'a'"),
+        ("topic", long.as_str()),
+        ("direct", "keys = ['#']"),
+        ("direct", "keys = []"),
+        ("fanout", "keys = ['#']"),
+        ("headers", "keys = ['#']"),
+        ("headers", "headers = []"),
+        ("headers", "headers = [{ x-match = 'any' }]"),
+    ] {
+        let problem = &problems_of(&of(kind, wrong)).problems[0];
+        assert_eq!(problem.key, "events.queues", "{kind}: {wrong}");
+        assert!(problem.source.ends_with("troupe.toml"), "{problem}");
+        assert!(problem.message.contains("`a`") && problem.hint.is_some(), "{problem}");
+    }
+    let twice = "[events]\nqueues = [{ name = 'a', keys = ['#'] }, { name = 'a', keys = ['b'] }]\n";
+    assert!(problems_of(twice).to_string().contains("twice"));
+    // Whoever binds it knows how.
+    let bound = "[events]\ndeclare = 'nothing'\nqueues = [{ name = 'a' }]\n";
+    assert_eq!(settings_of(bound).events.queues, [queue("a", &[])]);
+}
+
+#[test]
+fn an_operator_may_vouch_for_a_redis_that_tells_nothing() {
+    assert!(!Sources::default().load().unwrap().store.settings_vouched);
+    assert!(settings_of("[store]\nsettings_vouched = true\n").store.settings_vouched);
+    let sources = with_variables(&[("TROUPE_STORE_SETTINGS_VOUCHED", "true")]);
+    assert!(sources.load().unwrap().store.settings_vouched);
+    let sources = with_variables(&[("TROUPE_STORE_SETTINGS_VOUCHED", "yes")]);
+    assert_eq!(sources.load().unwrap_err().problems[0].key, "store.settings_vouched");
+}
+
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+
+fn private_key(label: &str) -> String {
+    format!("-----BEGIN {label}-----\nHIDDEN==\n-----END {label}-----\n")
+}
+
+#[test]
+fn a_certificate_is_shown_to_each_server_that_has_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let written = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let certificate = written("client.crt", CERTIFICATE);
+    let key = written("client.key", &private_key("PRIVATE KEY"));
+    let shown = ClientIdentity {
+        certificate_file: certificate.as_str().into(),
+        key_file: key.as_str().into(),
+    };
+
+    let store = settings_of(&format!(
+        "[store]\nstate = 'rediss+sentinel://h/m'\nstate_certificate_file = '{certificate}'\nstate_key_file = '{key}'\n"
+    ))
+    .store;
+    assert_eq!(
+        (store.state_identity, store.events_identity),
+        (Some(shown.clone()), None)
+    );
+    let sources = with_variables(&[
+        ("TROUPE_STORE_EVENTS", "amqps://h"),
+        ("TROUPE_STORE_EVENTS_CERTIFICATE_FILE", &certificate),
+        ("TROUPE_STORE_EVENTS_KEY_FILE", &key),
+    ]);
+    let store = sources.load().unwrap().store;
+    assert_eq!((store.state_identity, store.events_identity), (None, Some(shown)));
+
+    let wrong = |certificate: &str, key: &str, url: &str| {
+        let sources = with_variables(&[
+            ("TROUPE_STORE_EVENTS", url),
+            ("TROUPE_STORE_EVENTS_CERTIFICATE_FILE", certificate),
+            ("TROUPE_STORE_EVENTS_KEY_FILE", key),
+        ]);
+        let error = sources.load().unwrap_err();
+        assert!(!error.to_string().contains("HIDDEN"), "{error}");
+        let problem = &error.problems[0];
+        assert!(
+            problem.source.starts_with("environment variable TROUPE_STORE_EVENTS"),
+            "{problem}"
+        );
+        assert!(problem.hint.is_some(), "{problem}");
+        (problem.key.clone(), problem.message.clone())
+    };
+    let (of_certificate, of_key) = ("store.events_certificate_file", "store.events_key_file");
+    assert_eq!(
+        wrong(&certificate, "", "amqps://h"),
+        (of_certificate.to_owned(), format!("`{of_key}` is missing"))
+    );
+    assert_eq!(
+        wrong("", &key, "amqps://h"),
+        (of_key.to_owned(), format!("`{of_certificate}` is missing"))
+    );
+    assert_eq!(wrong(&certificate, &key, "amqp://u:hidden@h").0, of_certificate);
+    assert!(!wrong(&certificate, &key, "amqp://u:hidden@h").1.contains("hidden"));
+    let (blamed, message) = wrong("/nowhere/client.crt", &key, "amqps://h");
+    assert_eq!(blamed, of_certificate);
+    assert!(message.contains("/nowhere/client.crt cannot be read"), "{message}");
+    assert_eq!(wrong(&key, &certificate, "amqps://h").0, of_certificate);
+    assert_eq!(wrong(&certificate, &certificate, "amqps://h").0, of_key);
+    let legacy = private_key("RSA PRIVATE KEY").replacen('\n', "\nProc-Type: 4,ENCRYPTED\n", 1);
+    for text in [private_key("ENCRYPTED PRIVATE KEY"), legacy] {
+        let (blamed, message) = wrong(&certificate, &written("locked.key", &text), "amqps://h");
+        assert_eq!(blamed, of_key);
+        assert!(message.contains("passphrase"), "{message}");
+    }
+    for label in ["RSA PRIVATE KEY", "EC PRIVATE KEY"] {
+        let key = written("other.key", &private_key(label));
+        let sources = with_variables(&[
+            ("TROUPE_STORE_STATE_CERTIFICATE_FILE", &certificate),
+            ("TROUPE_STORE_STATE_KEY_FILE", &key),
+        ]);
+        assert!(sources.load().unwrap().store.state_identity.is_some(), "{label}");
+    }
 }
 
 #[test]
@@ -238,7 +511,7 @@ fn every_key_has_one_variable_and_every_variable_a_key() {
     let defaults = Figment::from(Toml::string(DEFAULTS));
     let mut of_variables = Vec::new();
     for variable in VARIABLES {
-        let (Sets::Key(key) | Sets::List(key)) = variable.sets else {
+        let (Sets::Key(key) | Sets::List(key) | Sets::Tables(key)) = variable.sets else {
             continue;
         };
         assert!(defaults.find_value(key).is_ok(), "{}: no key {key}", variable.name);

@@ -4,6 +4,7 @@ mod broker;
 mod formats;
 mod members;
 mod planted;
+mod scratch;
 mod sources;
 mod stores;
 
@@ -44,6 +45,7 @@ use crate::triggers;
 
 pub use broker::Broker;
 pub use planted::Planted;
+pub(crate) use scratch::{OwnPrefix, erase};
 pub use sources::TriggerSources;
 pub use stores::AccessStores;
 use stores::Stores;

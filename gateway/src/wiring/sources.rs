@@ -36,9 +36,12 @@ impl TriggerSources {
         Ok(Arc::new(RabbitSource::start(options, queue, prefetch)?))
     }
 
-    /// Takes a binding away; the queue stays with what is in it.
+    /// Takes a binding away; the queue stays with what is in it. Where nothing is declared, the binding is somebody else's and stays too.
     pub(crate) async fn release(&self, binding: &Binding) -> Result<(), String> {
         let (options, queue) = self.of(binding);
+        if options.topology == RabbitTopology::Passive {
+            return Ok(());
+        }
         RabbitSource::unbind(options, queue).await
     }
 
@@ -50,9 +53,9 @@ impl TriggerSources {
             Some(ExchangeType::Headers) => RabbitExchange::Headers,
         };
         // Whose type is not named is somebody else's, and must be there; our own is declared by whoever comes first.
-        let topology = match (&binding.exchange, binding.exchange_type) {
-            (Some(_), None) => RabbitTopology::QueuesOnly,
-            (Some(_), Some(_)) | (None, _) => RabbitTopology::Declare,
+        let topology = match (self.options.topology, &binding.exchange, binding.exchange_type) {
+            (RabbitTopology::Declare, Some(_), None) => RabbitTopology::QueuesOnly,
+            (allowed, ..) => allowed,
         };
         let options = RabbitOptions {
             connection_name: format!("troupe trigger {}", binding.queue),
@@ -75,5 +78,69 @@ impl TriggerSources {
             dead_letter: Some(binding.dead_letters.clone()),
         };
         (options, queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(given: RabbitOptions, exchange: Option<&str>, exchange_type: Option<ExchangeType>) -> RabbitOptions {
+        let binding = Binding {
+            queue: "q".to_owned(),
+            dead_letters: "q.dead".to_owned(),
+            exchange: exchange.map(str::to_owned),
+            exchange_type,
+            keys: vec!["#".to_owned()],
+            headers: Vec::new(),
+        };
+        TriggerSources::new(given, "troupe").of(&binding).0
+    }
+
+    #[test]
+    fn no_trigger_declares_more_than_the_settings_allow() {
+        let (topic, foreign) = (Some(ExchangeType::Topic), Some("shop"));
+        for (given, own, typed, untyped) in [
+            (
+                RabbitTopology::Declare,
+                RabbitTopology::Declare,
+                RabbitTopology::Declare,
+                RabbitTopology::QueuesOnly,
+            ),
+            (
+                RabbitTopology::QueuesOnly,
+                RabbitTopology::QueuesOnly,
+                RabbitTopology::QueuesOnly,
+                RabbitTopology::QueuesOnly,
+            ),
+            (
+                RabbitTopology::Passive,
+                RabbitTopology::Passive,
+                RabbitTopology::Passive,
+                RabbitTopology::Passive,
+            ),
+        ] {
+            let topology = |exchange, exchange_type| {
+                let options = RabbitOptions {
+                    topology: given,
+                    ..RabbitOptions::new("amqp://localhost")
+                };
+                of(options, exchange, exchange_type).topology
+            };
+            assert_eq!(topology(None, None), own, "{given:?}");
+            assert_eq!(topology(foreign, topic), typed, "{given:?}");
+            assert_eq!(topology(foreign, None), untyped, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn the_own_exchange_has_the_type_of_the_settings() {
+        let given = || RabbitOptions {
+            kind: RabbitExchange::Headers,
+            ..RabbitOptions::new("amqp://localhost")
+        };
+        assert_eq!(of(given(), None, None).kind, RabbitExchange::Headers);
+        let fanout = Some(ExchangeType::Fanout);
+        assert_eq!(of(given(), Some("shop"), fanout).kind, RabbitExchange::Fanout);
     }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use troupe_backends::rabbitmq::{RabbitBatch, RabbitPartitions, RabbitTls};
+use troupe_backends::rabbitmq::{
+    RabbitBatch, RabbitExchange, RabbitPartitions, RabbitQueue, RabbitTls, RabbitTopology, RabbitUnroutable,
+};
 use troupe_backends::{
     EmbeddedStore, PostgresOptions, PostgresStore, RabbitBus, RabbitOptions, RedisDurability, RedisOptions, RedisStore,
     RedisTls, StoreOptions,
 };
-use troupe_config::{Durability, Settings, StoreUrl};
+use troupe_config::{Declares, Durability, EventQueue, ExchangeType, Settings, StoreUrl, Unroutable};
 use troupe_core::ShardId;
 use troupe_ports::{
     ApiKeyStore, AuditLog, DefinitionStore, EpochAuthority, Membership, Semaphores, StateStore, StoreError,
@@ -139,11 +141,15 @@ impl Stores {
 
 /// A name that no other process has, also on another machine.
 pub(super) fn owner() -> Result<String, ApiError> {
+    Ok(format!("engine-{}-{}", std::process::id(), random_digits()?))
+}
+
+/// Hexadecimal digits of six random bytes.
+pub(super) fn random_digits() -> Result<String, ApiError> {
     let mut random = [0; 6];
     let unlucky = |_| ApiError::new("UNAVAILABLE", "the system gives no random bytes");
     SystemRandom::new().fill(&mut random).map_err(unlucky)?;
-    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("engine-{}-{digits}", std::process::id()))
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 async fn embedded(
@@ -162,9 +168,10 @@ async fn embedded(
     Ok(Arc::new(store))
 }
 
-async fn redis(settings: &Settings, url: &StoreUrl, accept_loss: &[ShardId]) -> Result<RedisStore, ApiError> {
+pub(super) fn redis_options(settings: &Settings, url: &StoreUrl, accept_loss: &[ShardId]) -> RedisOptions {
     let named = &settings.store;
-    let options = RedisOptions {
+    let identity = named.state_identity.as_ref();
+    RedisOptions {
         prefix: named.prefix.clone(),
         shards: settings.engine.shards,
         durability: match named.durability {
@@ -172,13 +179,19 @@ async fn redis(settings: &Settings, url: &StoreUrl, accept_loss: &[ShardId]) -> 
             Durability::Relaxed => RedisDurability::Relaxed,
             Durability::Volatile => RedisDurability::Volatile,
         },
+        settings_vouched: named.settings_vouched,
         tls: RedisTls {
             ca_file: named.ca_file.clone(),
-            ..RedisTls::default()
+            certificate_file: identity.map(|identity| identity.certificate_file.clone()),
+            key_file: identity.map(|identity| identity.key_file.clone()),
         },
         accept_loss: accept_loss.to_vec(),
         ..RedisOptions::new(url.expose())
-    };
+    }
+}
+
+async fn redis(settings: &Settings, url: &StoreUrl, accept_loss: &[ShardId]) -> Result<RedisStore, ApiError> {
+    let options = redis_options(settings, url, accept_loss);
     let opened = reached(
         || async { RedisStore::open(&options).await },
         |error| error.is_passing().then(|| format!("{url}: {error}")),
@@ -188,12 +201,16 @@ async fn redis(settings: &Settings, url: &StoreUrl, accept_loss: &[ShardId]) -> 
         .map_err(|error| ApiError::new(error.code(), format!("{url}: {error}")))
 }
 
-async fn postgres(settings: &Settings, url: &StoreUrl) -> Result<PostgresStore, ApiError> {
-    let options = PostgresOptions {
+pub(super) fn postgres_options(settings: &Settings, url: &StoreUrl) -> PostgresOptions {
+    PostgresOptions {
         schema: settings.store.prefix.clone(),
         ca_file: settings.store.ca_file.clone(),
         ..PostgresOptions::new(url.expose())
-    };
+    }
+}
+
+async fn postgres(settings: &Settings, url: &StoreUrl) -> Result<PostgresStore, ApiError> {
+    let options = postgres_options(settings, url);
     let opened = reached(
         || async { PostgresStore::open(&options).await },
         |error| matches!(error, StoreError::Unavailable(_)).then(|| format!("{url}: {error}")),
@@ -205,32 +222,71 @@ async fn postgres(settings: &Settings, url: &StoreUrl) -> Result<PostgresStore, 
 }
 
 fn rabbitmq(settings: &Settings, url: &StoreUrl) -> Result<Arc<RabbitBus>, ApiError> {
-    let partitions = (settings.events.partitions > 0).then(|| RabbitPartitions {
-        name: format!("{}.partitions", settings.store.prefix),
-        count: settings.events.partitions,
-    });
-    let started = RabbitBus::start(RabbitOptions {
-        partitions,
-        ..rabbit_options(settings, url)
-    });
+    let started = RabbitBus::start(bus_options(settings, url));
     let bus = started.map_err(|error| ApiError::new("INVALID_PARAMETER", format!("store.events: {error}")))?;
     Ok(Arc::new(bus))
 }
 
+/// What publishing needs.
+fn bus_options(settings: &Settings, url: &StoreUrl) -> RabbitOptions {
+    let events = &settings.events;
+    let queues = events.queues.iter();
+    RabbitOptions {
+        queues: queues.map(|queue| rabbit_queue(settings, queue)).collect(),
+        partitions: (events.partitions > 0).then(|| RabbitPartitions {
+            name: format!("{}.partitions", settings.store.prefix),
+            count: events.partitions,
+        }),
+        unroutable: match events.unroutable {
+            Unroutable::Drop => RabbitUnroutable::Count,
+            Unroutable::Fail => RabbitUnroutable::Fail,
+        },
+        ..rabbit_options(settings, url)
+    }
+}
+
+fn rabbit_queue(settings: &Settings, queue: &EventQueue) -> RabbitQueue {
+    let named = |name: &String| format!("{}.queue.{name}", settings.store.prefix);
+    let binding_keys = match settings.events.exchange_type {
+        // It takes any one for a binding, and looks at none.
+        ExchangeType::Fanout => vec!["#".to_owned()],
+        ExchangeType::Topic | ExchangeType::Direct | ExchangeType::Headers => queue.keys.clone(),
+    };
+    RabbitQueue {
+        name: named(&queue.name),
+        binding_keys,
+        binding_headers: queue.headers.clone(),
+        dead_letter: queue.dead_letter.as_ref().map(named),
+    }
+}
+
 /// What publishing and taking messages have in common.
 fn rabbit_options(settings: &Settings, url: &StoreUrl) -> RabbitOptions {
-    let batch = settings.events.batch.map(|batch| RabbitBatch {
+    let (named, events) = (&settings.store, &settings.events);
+    let batch = events.batch.map(|batch| RabbitBatch {
         events_max: batch.events_max,
         bytes_max: batch.bytes_max,
         ..RabbitBatch::default()
     });
+    let identity = named.events_identity.as_ref();
     RabbitOptions {
-        exchange: format!("{}.events", settings.store.prefix),
+        exchange: format!("{}.events", named.prefix),
+        kind: match events.exchange_type {
+            ExchangeType::Topic => RabbitExchange::Topic,
+            ExchangeType::Fanout => RabbitExchange::Fanout,
+            ExchangeType::Direct => RabbitExchange::Direct,
+            ExchangeType::Headers => RabbitExchange::Headers,
+        },
+        topology: match events.declares {
+            Declares::All => RabbitTopology::Declare,
+            Declares::Queues => RabbitTopology::QueuesOnly,
+            Declares::Nothing => RabbitTopology::Passive,
+        },
         batch,
-        node_events: settings.events.nodes,
+        node_events: events.nodes,
         tls: RabbitTls {
-            ca_file: settings.store.ca_file.clone(),
-            ..RabbitTls::default()
+            ca_file: named.ca_file.clone(),
+            identity: identity.map(|identity| (identity.certificate_file.clone(), identity.key_file.clone())),
         },
         ..RabbitOptions::new(url.expose())
     }
@@ -256,6 +312,140 @@ async fn reached<T, E, F: Future<Output = Result<T, E>>>(
                 tokio::time::sleep(RETRY_EVERY).await;
             }
             _ => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use troupe_config::Sources;
+
+    use super::*;
+
+    /// With an address of each server.
+    fn settings(directory: &Path, store: &str, events: &str) -> Settings {
+        let file = directory.join("servers.toml");
+        let addresses = "state = 'rediss://redis'\nevents = 'amqps://rabbit'\n";
+        std::fs::write(&file, format!("[store]\n{addresses}{store}\n[events]\n{events}\n")).unwrap();
+        let sources = Sources {
+            file: Some(file),
+            ..Sources::default()
+        };
+        sources.load().unwrap()
+    }
+
+    fn of_redis(settings: &Settings) -> RedisOptions {
+        redis_options(settings, settings.store.state.as_ref().unwrap(), &[])
+    }
+
+    fn of_bus(settings: &Settings) -> RabbitOptions {
+        bus_options(settings, settings.store.events.as_ref().unwrap())
+    }
+
+    #[test]
+    fn without_settings_the_backends_have_their_defaults() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path(), "", "");
+        let (redis, bus) = (of_redis(&settings), of_bus(&settings));
+        assert_eq!((redis.settings_vouched, redis.tls), (false, RedisTls::default()));
+        let usual = RabbitOptions::new("amqps://rabbit");
+        assert_eq!((bus.kind, bus.topology), (usual.kind, usual.topology));
+        assert_eq!((bus.unroutable, bus.tls), (usual.unroutable, usual.tls));
+        assert_eq!((bus.queues, bus.exchange), (usual.queues, usual.exchange));
+    }
+
+    #[test]
+    fn words_of_operators_and_certificates_reach_the_servers() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, label: &str| -> PathBuf {
+            let path = directory.path().join(name);
+            std::fs::write(&path, format!("-----BEGIN {label}-----\n-----END {label}-----\n")).unwrap();
+            path
+        };
+        let (of_state, key_of_state) = (file("state.crt", "CERTIFICATE"), file("state.key", "PRIVATE KEY"));
+        let (of_events, key_of_events) = (file("events.crt", "CERTIFICATE"), file("events.key", "EC PRIVATE KEY"));
+        let store = format!(
+            "settings_vouched = true\nca_file = 'ca.crt'\nstate_certificate_file = '{}'\nstate_key_file = '{}'\n\
+             events_certificate_file = '{}'\nevents_key_file = '{}'\n",
+            of_state.display(),
+            key_of_state.display(),
+            of_events.display(),
+            key_of_events.display()
+        );
+        let settings = settings(directory.path(), &store, "");
+        let redis = of_redis(&settings);
+        assert!(redis.settings_vouched);
+        let expected = RedisTls {
+            ca_file: Some("ca.crt".into()),
+            certificate_file: Some(of_state),
+            key_file: Some(key_of_state),
+        };
+        assert_eq!(redis.tls, expected);
+        let expected = RabbitTls {
+            ca_file: Some("ca.crt".into()),
+            identity: Some((of_events, key_of_events)),
+        };
+        assert_eq!(of_bus(&settings).tls, expected);
+        // Those who take messages are asked for it too.
+        let url = settings.store.events.as_ref().unwrap();
+        assert_eq!(rabbit_options(&settings, url).tls, expected);
+    }
+
+    #[test]
+    fn exchange_queues_and_what_is_declared_reach_the_bus() {
+        let directory = tempfile::tempdir().unwrap();
+        let bus = |events: &str| of_bus(&settings(directory.path(), "", events));
+        for (word, kind) in [
+            ("topic", RabbitExchange::Topic),
+            ("fanout", RabbitExchange::Fanout),
+            ("direct", RabbitExchange::Direct),
+            ("headers", RabbitExchange::Headers),
+        ] {
+            assert_eq!(bus(&format!("exchange_type = '{word}'")).kind, kind, "{word}");
+        }
+        for (word, topology) in [
+            ("all", RabbitTopology::Declare),
+            ("queues", RabbitTopology::QueuesOnly),
+            ("nothing", RabbitTopology::Passive),
+        ] {
+            assert_eq!(bus(&format!("declare = '{word}'")).topology, topology, "{word}");
+        }
+        assert_eq!(bus("unroutable = 'drop'").unroutable, RabbitUnroutable::Count);
+        assert_eq!(bus("unroutable = 'fail'").unroutable, RabbitUnroutable::Fail);
+
+        let queue = RabbitQueue {
+            name: "troupe.queue.q".to_owned(),
+            ..RabbitQueue::default()
+        };
+        let by_keys = RabbitQueue {
+            binding_keys: vec!["*.execution.failed".to_owned()],
+            dead_letter: Some("troupe.queue.q.dead".to_owned()),
+            ..queue.clone()
+        };
+        let by_headers = RabbitQueue {
+            binding_headers: vec![BTreeMap::from([("verb".to_owned(), "failed".to_owned())])],
+            ..queue.clone()
+        };
+        let by_nothing = RabbitQueue {
+            binding_keys: vec!["#".to_owned()],
+            ..queue
+        };
+        for (events, expected) in [
+            (
+                "queues = [{ name = 'q', keys = ['*.execution.failed'], dead_letter = 'q.dead' }]",
+                by_keys,
+            ),
+            (
+                "exchange_type = 'headers'\nqueues = [{ name = 'q', headers = [{ verb = 'failed' }] }]",
+                by_headers,
+            ),
+            ("exchange_type = 'fanout'\nqueues = [{ name = 'q' }]", by_nothing),
+        ] {
+            assert_eq!(bus(events).queues, [expected], "{events}");
         }
     }
 }

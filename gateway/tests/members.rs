@@ -9,9 +9,9 @@ mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bench::{Bench, CALLED, FLOW, PATIENCE, SHORT_LEASE, apply, metric, parsed, until, until_split};
@@ -109,6 +109,161 @@ fn whichever_member_is_asked_answers_for_all() {
     );
     assert_eq!(forged.0, 401, "{}", forged.1);
     assert_eq!(parsed(&forged.1)["code"], "MEMBER_SIGNATURE_INVALID");
+}
+
+/// A line to a member that is started later, on which somebody listens.
+struct Line {
+    address: String,
+    /// Where it leads to.
+    to: Arc<OnceLock<String>>,
+    /// What was said on each connection.
+    heard: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// A request that somebody has heard.
+struct Heard {
+    method: String,
+    path: String,
+    /// Those that are signed, and the signature.
+    headers: Vec<(String, String)>,
+}
+
+impl Line {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let line = Self {
+            address: format!("http://{}", listener.local_addr().unwrap()),
+            to: Arc::default(),
+            heard: Arc::default(),
+        };
+        let (to, heard) = (Arc::clone(&line.to), Arc::clone(&line.heard));
+        std::thread::spawn(move || {
+            for asking in listener.incoming() {
+                let (asking, to, heard) = (asking.unwrap(), Arc::clone(&to), Arc::clone(&heard));
+                std::thread::spawn(move || pass_on(asking, to.wait(), &heard));
+            }
+        });
+        line
+    }
+
+    /// What was asked for clients: what members tell each other now and then may still be on its way.
+    fn heard(&self) -> Vec<Heard> {
+        let mut all = Vec::new();
+        for said in self.heard.lock().unwrap().iter() {
+            let text = String::from_utf8_lossy(said);
+            for (end, _) in text.match_indices(" HTTP/1.1\r\n") {
+                let begins = ["GET /", "POST /"].map(|verb| text[..end].rfind(verb));
+                let (method, path) = text[begins.into_iter().max().flatten().unwrap()..end]
+                    .split_once(' ')
+                    .unwrap();
+                if path.starts_with("/api/v1/members/") {
+                    continue;
+                }
+                let head = text[end..].split("\r\n\r\n").next().unwrap();
+                let headers = head.lines().filter_map(|line| line.split_once(": "));
+                let headers = headers.filter(|(name, _)| matches!(*name, "x-troupe-member" | "idempotency-key"));
+                all.push(Heard {
+                    method: method.to_owned(),
+                    path: path.to_owned(),
+                    headers: headers
+                        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                        .collect(),
+                });
+            }
+        }
+        all
+    }
+}
+
+fn pass_on(mut asking: TcpStream, to: &str, heard: &Mutex<Vec<Vec<u8>>>) {
+    let Ok(mut asked) = TcpStream::connect(to) else { return };
+    let (mut answers, mut back) = (asked.try_clone().unwrap(), asking.try_clone().unwrap());
+    // Either may hang up.
+    std::thread::spawn(move || {
+        std::io::copy(&mut answers, &mut back).ok();
+        back.shutdown(Shutdown::Both).ok();
+    });
+    let connection = {
+        let mut all = heard.lock().unwrap();
+        all.push(Vec::new());
+        all.len() - 1
+    };
+    let mut chunk = [0_u8; 4_096];
+    while let Ok(bytes @ 1..) = asking.read(&mut chunk) {
+        heard.lock().unwrap()[connection].extend_from_slice(&chunk[..bytes]);
+        if asked.write_all(&chunk[..bytes]).is_err() {
+            break;
+        }
+    }
+    asked.shutdown(Shutdown::Both).ok();
+}
+
+impl Heard {
+    /// What a member answers to it: status and detail.
+    fn again_at(&self, member: &Server) -> (u16, String) {
+        let headers = self.headers.iter();
+        let headers: Vec<_> = headers.map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let (status, body) = server::ask(member.url(), &self.method, &self.path, &headers, "").unwrap();
+        let detail = parsed(&body)["detail"].as_str().unwrap_or_default().to_owned();
+        (status, detail)
+    }
+
+    /// The same with a nonce of somebody else's.
+    fn forged(&self) -> Self {
+        let forged = |(name, value): &(String, String)| {
+            let mut parts: Vec<&str> = value.split('.').collect();
+            if name == "x-troupe-member" {
+                parts[2] = "AAAAAAAAAAAAAAAA";
+            }
+            (name.clone(), parts.join("."))
+        };
+        Self {
+            method: self.method.clone(),
+            path: self.path.clone(),
+            headers: self.headers.iter().map(forged).collect(),
+        }
+    }
+}
+
+#[test]
+fn a_signed_request_is_taken_once_by_the_member_that_it_is_meant_for() {
+    let (cluster, line) = (cluster(), Line::new());
+    let a = cluster.member();
+    let b = cluster.member_with(&[], &[("CLUSTER_ADDRESS", &line.address)]);
+    line.to
+        .set(b.url().strip_prefix("http://").unwrap().to_owned())
+        .unwrap();
+    until_split([&a, &b]);
+    apply(&a, FLOW);
+    // Some of them belong to shards of the other one. Nothing but its policy tells a repetition of such a start.
+    for n in 0..12 {
+        let body = format!(
+            "{{\"input\": {{\"n\": {n}}}, \"executionKey\": \"order-{n}\", \"keyPolicy\": {{\"onOpen\": \"useExisting\"}}}}"
+        );
+        let (status, answer) = a.post("/api/v1/workflows/flow/executions", &[], &body);
+        assert!(matches!(status, 200 | 202), "{status} {answer}");
+    }
+    let listed = || {
+        let (status, body) = a.get("/api/v1/controls");
+        assert_eq!(status, 200, "{body}");
+    };
+    listed();
+    let heard = line.heard();
+    for path in ["/api/v1/workflows/flow/executions", "/api/v1/controls"] {
+        assert!(heard.iter().any(|request| request.path == path), "{path}");
+    }
+    for request in &heard {
+        for (again, member, why) in [
+            (request.again_at(&b), "b", "used already"),
+            (request.again_at(&a), "a", "another member"),
+            (request.forged().again_at(&b), "b", "not signed with the secret"),
+        ] {
+            assert_eq!(again.0, 401, "{} at {member}: {}", request.path, again.1);
+            assert!(again.1.contains(why), "{} at {member}: {}", request.path, again.1);
+        }
+    }
+    // Who signs anew is answered.
+    listed();
 }
 
 #[test]

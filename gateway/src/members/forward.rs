@@ -17,14 +17,15 @@ use troupe_actors::Whereabouts;
 use troupe_core::ShardId;
 
 use super::inbox;
-use super::{Elsewhere, Members, Signed, body_bytes_max};
+use super::signature::invalid;
+use super::{Elsewhere, Members, Signed, body_bytes_max, names_at};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
 use crate::error::{ApiError, ProblemCode};
 use crate::wiring::Planted;
 
-/// On the answer of a member to another one: it does not serve that shard either.
+/// On the answer of a member to another one: it does not serve that shard either, or is not the one that was meant.
 pub(super) const NOT_HERE: &str = "x-troupe-not-here";
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Who prefers to wait for an end waits as long as it takes.
@@ -42,6 +43,10 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
     let (mut parts, body) = request.into_parts();
     let has_body = !matches!(parts.method, Method::GET | Method::HEAD);
     let signed = parts.extensions.get::<Signed>().cloned();
+    // Before its body, which may take longer than a signature is remembered.
+    if let Some(answer) = signed.as_ref().and_then(|signed| refused(&app, members, signed)) {
+        return answer;
+    }
     let bytes = if has_body {
         match body::read(&parts.headers, body, body_bytes_max(&app, signed.as_ref())).await {
             Ok(bytes) => Bytes::from(bytes),
@@ -51,8 +56,7 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
         Bytes::new()
     };
     if signed.as_ref().is_some_and(|signed| !signed.covers(&bytes)) {
-        let why = "the body is not the one that was signed";
-        return ApiError::new("MEMBER_SIGNATURE_INVALID", why).into_response();
+        return invalid("the body is not the one that was signed").into_response();
     }
     // A command whose outcome is not known can be given again under its key. A start gets one only if it has to go elsewhere: without one
     // it may begin in any shard.
@@ -99,6 +103,18 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
     }
 }
 
+/// The answer to a signed request that is not taken: it is meant for another member, or came before.
+fn refused(app: &App, members: &Members, signed: &Signed) -> Option<Response> {
+    if !signed.is_meant_for(app.engine.name()) {
+        let mut response = invalid("the request was signed for another member").into_response();
+        // Who sent it looks again whom it finds here.
+        response.headers_mut().insert(NOT_HERE, HeaderValue::from_static("1"));
+        return Some(response);
+    }
+    let accepted = members.seen.accept(signed.nonce(), std::time::Instant::now());
+    accepted.err().map(IntoResponse::into_response)
+}
+
 /// Whether another owner took the shard while it was asked.
 fn is_fenced(response: &Response) -> bool {
     let code = response.extensions().get::<ProblemCode>();
@@ -136,7 +152,7 @@ async fn ask(
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     // Nobody has to say who they are where a call proves itself: then it proves itself there too.
     let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_else(Caller::member);
-    let signed = Signed::new(&caller, body);
+    let signed = Signed::new(&caller, body).meant_for(names_at(app, address));
     let mut headers = parts.headers.clone();
     for hop in NOT_FORWARDED {
         headers.remove(hop);

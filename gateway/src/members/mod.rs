@@ -9,6 +9,7 @@ pub(crate) mod controls;
 mod forward;
 pub(crate) mod inbox;
 pub(crate) mod list;
+mod seen;
 mod signature;
 mod starts;
 pub(crate) mod streams;
@@ -55,6 +56,8 @@ pub(crate) struct Elsewhere(pub(crate) ShardId);
 /// How this process talks to the other members.
 pub struct Members {
     key: MemberKey,
+    /// Signed requests that were let in.
+    seen: seen::Seen,
     http: Client,
     /// How long a request may look for the owner of its shard.
     within: Duration,
@@ -73,6 +76,7 @@ impl Members {
         let http = Client::builder().no_proxy().connect_timeout(CONNECT_WITHIN).build();
         Ok(Self {
             key: MemberKey::new(secret),
+            seen: seen::Seen::default(),
             http: http.map_err(|error| ApiError::new("INTERNAL", error.to_string()))?,
             within: lease * 3,
             inbox: Arc::new(InboxMetrics::new()),
@@ -85,7 +89,7 @@ impl Members {
     /// # Errors
     /// `UNAVAILABLE` when it does not answer, or refuses.
     async fn ask(&self, app: &App, method: Method, address: &str, path: &str, body: Bytes) -> Result<Bytes, ApiError> {
-        let signed = Signed::new(&Caller::member(), &body);
+        let signed = Signed::new(&Caller::member(), &body).meant_for(names_at(app, address));
         let (name, value) = self.key.sign(&method, path, &HeaderMap::new(), app.now(), &signed)?;
         let url = format!("{address}{path}");
         let failed = |error: &dyn std::fmt::Display| {
@@ -136,4 +140,12 @@ fn others(app: &App) -> impl Iterator<Item = String> {
     members
         .filter(move |member| member.name != own)
         .map(|member| member.address)
+}
+
+/// Names of those that are reached at an address, between commas: one that died there may be known for a while beside its successor.
+fn names_at(app: &App, address: &str) -> String {
+    let members = app.engine.members().into_iter();
+    let there = members.filter(|member| member.address == address);
+    let names: Vec<String> = there.map(|member| member.name).collect();
+    names.join(",")
 }

@@ -9,37 +9,45 @@ use ring::{digest, hmac};
 use troupe_core::Timestamp;
 
 use super::forward::IDEMPOTENCY_KEY;
-use crate::auth::Caller;
+use crate::auth::{Caller, random};
 use crate::error::ApiError;
 
-/// The header: version, milliseconds, name and role of whoever asked, digest of the body, signature.
+/// The header: version, milliseconds, nonce, for whom it is meant, name and role of whoever asked, digest of the body, signature.
 pub(super) const HEADER: &str = "x-troupe-member";
 const VERSION: &str = "v1";
-/// How far the clocks of two members may differ, and how old a request may be, in milliseconds. Whoever repeats one within this time
-/// changes nothing: the key under which a command is applied once is signed too. A start under a business key has no other; its policy
-/// says what becomes of a repetition.
-const AGE_MS_MAX: u64 = 60_000;
+/// How far the clocks of two members may differ, and how old a request may be, in milliseconds. Within this time the member that it is meant
+/// for knows it again by its nonce ([`super::seen`]), and no other one takes it.
+pub(super) const AGE_MS_MAX: u64 = 60_000;
+/// Bytes of a nonce.
+pub(super) const NONCE_BYTES: usize = 12;
 /// What the key is derived for: the shared secret signs other things too.
 const PURPOSE: &[u8] = b"troupe: requests between members, v1";
+
+/// Random bytes that no other request has.
+pub(super) type Nonce = [u8; NONCE_BYTES];
 
 /// What members sign with.
 #[derive(Clone)]
 pub(crate) struct MemberKey(hmac::Key);
 
-/// A request that another member has signed: whom it asks for.
+/// A request that another member has signed, or that is to be signed: whom it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Signed {
     /// Name of whoever asked that member.
     pub(crate) caller: String,
     /// What that member let the caller do.
     pub(crate) role: String,
+    /// Names of the members that it is meant for, between commas.
+    to: String,
+    /// Zero until it is signed.
+    nonce: Nonce,
     /// Digest of the body that was signed.
     body: [u8; digest::SHA256_OUTPUT_LEN],
 }
 
 const UNREADABLE: &str = "the signature of the member cannot be read";
 
-fn invalid(why: &str) -> ApiError {
+pub(super) fn invalid(why: &str) -> ApiError {
     ApiError::new("MEMBER_SIGNATURE_INVALID", why)
 }
 
@@ -54,6 +62,8 @@ impl Signed {
         Self {
             caller: caller.name().to_owned(),
             role: caller.role().name().to_owned(),
+            to: String::new(),
+            nonce: [0; NONCE_BYTES],
             body: digest_of(body),
         }
     }
@@ -64,6 +74,24 @@ impl Signed {
             body: digest_of(body),
             ..self.clone()
         }
+    }
+
+    /// The same for the member of this name; of several names, between commas: for whichever is found where it is sent.
+    pub(super) fn meant_for(self, names: impl Into<String>) -> Self {
+        Self {
+            to: names.into(),
+            ..self
+        }
+    }
+
+    /// Whether it is meant for the member of this name.
+    pub(super) fn is_meant_for(&self, name: &str) -> bool {
+        self.to.split(',').any(|to| to == name)
+    }
+
+    /// What tells it from every other request.
+    pub(super) fn nonce(&self) -> Nonce {
+        self.nonce
     }
 
     /// Whether this is the body that was signed.
@@ -85,10 +113,12 @@ pub(super) fn framed<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
 /// What is signed of a request. Of its headers: every `Idempotency-Key`, in order. Whoever reads one takes the first, and a request without
 /// one is another request than one whose key is empty.
 fn signed_text(method: &Method, target: &str, headers: &HeaderMap, at: &str, signed: &Signed) -> Vec<u8> {
-    let always: [&[u8]; 6] = [
+    let always: [&[u8]; 8] = [
         method.as_str().as_bytes(),
         target.as_bytes(),
         at.as_bytes(),
+        &signed.nonce,
+        signed.to.as_bytes(),
         signed.caller.as_bytes(),
         signed.role.as_bytes(),
         &signed.body,
@@ -103,7 +133,8 @@ impl MemberKey {
         Self(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
     }
 
-    /// Name and value of the header of a request to `target` (path and query). `headers`: those that it is sent with.
+    /// Name and value of the header of a request to `target` (path and query). `headers`: those that it is sent with. Each try is signed anew:
+    /// what is signed once is taken once.
     pub(crate) fn sign(
         &self,
         method: &Method,
@@ -113,11 +144,17 @@ impl MemberKey {
         signed: &Signed,
     ) -> Result<(&'static str, HeaderValue), ApiError> {
         let at = now.0.to_string();
-        let signature = hmac::sign(&self.0, &signed_text(method, target, headers, &at, signed));
+        let signed = Signed {
+            nonce: random()?,
+            ..signed.clone()
+        };
+        let signature = hmac::sign(&self.0, &signed_text(method, target, headers, &at, &signed));
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let value = [
             Cow::Borrowed(VERSION),
             at.into(),
+            encode(&signed.nonce).into(),
+            encode(signed.to.as_bytes()).into(),
             encode(signed.caller.as_bytes()).into(),
             encode(signed.role.as_bytes()).into(),
             encode(&signed.body).into(),
@@ -128,7 +165,8 @@ impl MemberKey {
         Ok((HEADER, value))
     }
 
-    /// Whom a request asks for, if a member has signed it; none: nobody says that one has.
+    /// Whom a request asks for, if a member has signed it; none: nobody says that one has. Whether it is meant for this member, and whether it came
+    /// before, is asked next ([`super::forwarded`]).
     ///
     /// # Errors
     /// `MEMBER_SIGNATURE_INVALID`.
@@ -170,11 +208,15 @@ impl MemberKey {
             let mut next = || parts.next();
             let (version, at) = (next()?, next()?);
             let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
-            let (caller, role, body, signature) =
-                (decode(next()?)?, decode(next()?)?, decode(next()?)?, decode(next()?)?);
+            let text = |part: &str| String::from_utf8(decode(part)?).ok();
+            let (nonce, to) = (decode(next()?)?, text(next()?)?);
+            let (caller, role) = (text(next()?)?, text(next()?)?);
+            let (body, signature) = (decode(next()?)?, decode(next()?)?);
             let signed = Signed {
-                caller: String::from_utf8(caller).ok()?,
-                role: String::from_utf8(role).ok()?,
+                caller,
+                role,
+                to,
+                nonce: nonce.try_into().ok()?,
                 body: body.try_into().ok()?,
             };
             (version == VERSION).then_some((at, signed, signature))
@@ -210,15 +252,18 @@ mod tests {
         let signed = Signed {
             caller: "key:réne".to_owned(),
             role: "operator".to_owned(),
-            ..Signed::new(&Caller::member(), b"{}")
+            ..Signed::new(&Caller::member(), b"{}").meant_for("a,b")
         };
         let headers = headers(&key, &signed);
         let verify = |key: &MemberKey, method, target, now| key.verify(&method, target, &headers, now);
-        assert_eq!(
-            verify(&key, Method::POST, "/api/v1/x?y=1", NOW).unwrap(),
-            Some(signed.clone())
-        );
-        assert!(signed.covers(b"{}") && !signed.covers(b"{ }"));
+        let verified = verify(&key, Method::POST, "/api/v1/x?y=1", NOW).unwrap().unwrap();
+        assert_ne!(verified.nonce(), signed.nonce());
+        let nonce = verified.nonce();
+        assert_eq!(verified, Signed { nonce, ..signed });
+        assert!(verified.covers(b"{}") && !verified.covers(b"{ }"));
+        for (name, is_meant) in [("a", true), ("b", true), ("c", false), ("a,b", false), ("", false)] {
+            assert_eq!(verified.is_meant_for(name), is_meant, "{name}");
+        }
         let code = |error: ApiError| error.code().to_owned();
         for refused in [
             verify(&other, Method::POST, "/api/v1/x?y=1", NOW),
@@ -239,12 +284,19 @@ mod tests {
             &key,
             &Signed {
                 role: "viewer".to_owned(),
-                ..Signed::new(&Caller::member(), b"")
+                ..Signed::new(&Caller::member(), b"").meant_for("a,b")
             },
         );
         let valid = valid[HEADER].to_str().unwrap().to_owned();
+        let elsewhere = valid.replace(&URL_SAFE_NO_PAD.encode("a,b"), &URL_SAFE_NO_PAD.encode("a,c"));
+        let mut again: Vec<&str> = valid.split('.').collect();
+        again[2] = "AAAAAAAAAAAAAAAA";
+        let again = again.join(".");
         let admin = valid.replace(&URL_SAFE_NO_PAD.encode("viewer"), &URL_SAFE_NO_PAD.encode("admin"));
+        assert!([&elsewhere, &again, &admin].iter().all(|forged| **forged != valid));
         for forged in [
+            elsewhere,
+            again,
             admin,
             valid.replace("v1.", "v2."),
             valid[..valid.len() - 9].to_owned(),

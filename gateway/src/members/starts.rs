@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use troupe_actors::{EngineError, StartRequest, Whereabouts};
 
 use super::forward::{IDEMPOTENCY_KEY, LOOK_AGAIN, NOT_HERE};
-use super::{Members, Signed};
+use super::{Members, Signed, names_at};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::ApiError;
@@ -57,7 +57,7 @@ async fn ask(
         .principal
         .as_ref()
         .map_or("event", |principal| principal.as_str());
-    let signed = Signed::new(&Caller::trigger(name), body.as_bytes());
+    let signed = Signed::new(&Caller::trigger(name), body.as_bytes()).meant_for(names_at(app, address));
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     for (name, value) in [

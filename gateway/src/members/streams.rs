@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::Signed;
+use super::forward::NOT_HERE;
+use super::{Signed, names_at};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::stream::reader::{Reader, Received};
@@ -85,7 +86,7 @@ async fn follow_all(app: App, topic: &'static str, events: mpsc::Sender<Received
 async fn follow(app: &App, address: &str, topic: &str, events: &mpsc::Sender<Received>, is_new: bool) {
     let Some(members) = &app.members else { return };
     let path = format!("/api/v1/stream?topics={topic}");
-    let signed = Signed::new(&Caller::member(), b"");
+    let signed = Signed::new(&Caller::member(), b"").meant_for(names_at(app, address));
     let signature = members
         .key()
         .sign(&Method::GET, &path, &HeaderMap::new(), app.now(), &signed);
@@ -96,6 +97,10 @@ async fn follow(app: &App, address: &str, topic: &str, events: &mpsc::Sender<Rec
         .header(name, value)
         .header(HERE_ONLY, "1");
     let Ok(mut response) = request.send().await else { return };
+    // Another one has its address now.
+    if response.headers().contains_key(NOT_HERE) {
+        return;
+    }
     if !response.status().is_success() {
         if members.refusals.is_news(address, Instant::now()) {
             tracing::warn!(

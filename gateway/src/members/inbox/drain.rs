@@ -41,6 +41,7 @@ pub(crate) fn serve(app: &App) {
             clock: Arc::clone(&app.clock),
             router: router.clone(),
             key: members.key().clone(),
+            name: app.engine.name().to_owned(),
             within: members.within,
             pause: PAUSE,
             metrics: Arc::clone(&members.inbox),
@@ -58,6 +59,8 @@ struct Drain {
     clock: Arc<dyn Clock>,
     router: Router,
     key: MemberKey,
+    /// This member's.
+    name: String,
     /// How long a command may take.
     within: Duration,
     pause: Duration,
@@ -81,7 +84,7 @@ enum Dealt {
     Done(InboxEnd),
     /// It is tried again later.
     Waits,
-    /// The shard is not here any more.
+    /// The shard is not here any more, or nothing can be run now.
     NotHere,
 }
 
@@ -152,7 +155,7 @@ impl Drain {
     async fn deal_with(&mut self, item: &InboxItem, held: &mut BTreeSet<String>) -> Dealt {
         let opened = Letter::open(&item.bytes, &self.key, (self.shard, item.id));
         let opened = opened.and_then(|(letter, signed)| {
-            let request = letter.request(&self.key, &signed, self.clock.now())?;
+            let request = letter.request(&self.key, &signed, &self.name, self.clock.now())?;
             Ok((letter, signed, request))
         });
         let (letter, signed, request) = match opened {
@@ -170,6 +173,8 @@ impl Drain {
                 }
                 return Dealt::Waits;
             }
+            // Nothing can be signed: it is looked at again later.
+            Err(error) if error.code() == "UNAVAILABLE" => return Dealt::NotHere,
             Err(error) => {
                 let (shard, code, why) = (self.shard.0, error.code(), error.detail());
                 tracing::warn!(

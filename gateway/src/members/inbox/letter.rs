@@ -104,11 +104,17 @@ impl Letter {
         Ok((letter, signed))
     }
 
-    /// The request, as if this member had forwarded it now.
+    /// The request, as if it had been forwarded to the member of this name now.
     ///
     /// # Errors
-    /// `DAMAGED`.
-    pub(super) fn request(&self, key: &MemberKey, signed: &Signed, now: Timestamp) -> Result<Request<Body>, ApiError> {
+    /// `DAMAGED`; `UNAVAILABLE` when the system gives no random bytes.
+    pub(super) fn request(
+        &self,
+        key: &MemberKey,
+        signed: &Signed,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<Request<Body>, ApiError> {
         let body = STANDARD.decode(&self.body).map_err(unreadable)?;
         let method = Method::from_bytes(self.method.as_bytes()).map_err(unreadable)?;
         let mut headers = HeaderMap::new();
@@ -117,7 +123,8 @@ impl Letter {
             let value = HeaderValue::try_from(value.as_str()).map_err(unreadable)?;
             headers.append(name, value);
         }
-        let (name, value) = key.sign(&method, &self.target, &headers, now, &signed.for_body(&body))?;
+        let signed = signed.for_body(&body).meant_for(name);
+        let (name, value) = key.sign(&method, &self.target, &headers, now, &signed)?;
         headers.insert(name, value);
         let request = Request::builder().method(method).uri(&self.target);
         let mut request = request.body(Body::from(body)).map_err(unreadable)?;
@@ -167,7 +174,7 @@ mod tests {
         assert_eq!((&*signed.caller, &*signed.role), ("key:ada", "operator"));
         assert_eq!(opened.execution(), Some("00ab"));
         let later = Timestamp(NOW.0 + 86_400_000);
-        let (parts, _) = opened.request(&key, &signed, later).unwrap().into_parts();
+        let (parts, _) = opened.request(&key, &signed, "b", later).unwrap().into_parts();
         assert_eq!(parts.method, Method::POST);
         assert_eq!(parts.uri, "/api/v1/executions/00ab/nodes/call/complete?x=%20");
         let mut names: Vec<&str> = parts.headers.keys().map(HeaderName::as_str).collect();
@@ -177,7 +184,7 @@ mod tests {
         let verified = key.verify(&parts.method, target, &parts.headers, later).unwrap();
         let verified = verified.unwrap();
         assert_eq!((&*verified.caller, &*verified.role), ("key:ada", "operator"));
-        assert!(verified.covers(b"{\"output\": 7}\0"));
+        assert!(verified.covers(b"{\"output\": 7}\0") && verified.is_meant_for("b"));
     }
 
     #[test]

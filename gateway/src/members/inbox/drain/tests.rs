@@ -42,6 +42,7 @@ impl Bench {
             clock: Arc::new(SystemClock),
             router,
             key: MemberKey::new(b"secret"),
+            name: "owner".to_owned(),
             within: Duration::from_secs(20),
             pause: Duration::ZERO,
             metrics: Arc::new(InboxMetrics::new()),

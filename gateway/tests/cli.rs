@@ -222,7 +222,13 @@ fn a_server_that_is_not_there_cannot_be_reached() {
         .unwrap()
         .port();
     let server = format!("http://127.0.0.1:{port}");
-    for arguments in [&["ls"][..], &["show", "abc"], &["start", "order"], &["cancel", "0123"]] {
+    for arguments in [
+        &["ls"][..],
+        &["show", "abc"],
+        &["start", "order"],
+        &["cancel", "0123"],
+        &["top", "--once"],
+    ] {
         let output = troupe(&[arguments, &["--server", &server]].concat());
         assert_eq!(code(&output), 6, "{arguments:?}: {}", text(&output.stderr));
         assert!(output.stdout.is_empty());

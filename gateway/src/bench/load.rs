@@ -57,16 +57,22 @@ pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
         .await
         .map_err(setup)?;
     let mut apps = vec![app];
-    while apps.len() < job.members {
-        let opened = wiring::open(job.settings.clone(), &job.state, wiring::Extras::default()).await;
-        apps.push(opened.map_err(setup)?);
-    }
-    shared_out(&apps).await?;
-    let measured = measure(job, &apps).await;
+    let measured = together(job, &mut apps).await;
+    // Also after a failure: nobody writes to what may be removed next.
     for app in apps {
         app.shutdown().await;
     }
     measured
+}
+
+/// Opens the other engines and measures all of them.
+async fn together(job: &Job, apps: &mut Vec<App>) -> Result<Report, BenchError> {
+    while apps.len() < job.members {
+        let opened = wiring::open(job.settings.clone(), &job.state, wiring::Extras::default()).await;
+        apps.push(opened.map_err(setup)?);
+    }
+    shared_out(apps).await?;
+    measure(job, apps).await
 }
 
 /// Waits until each of several engines has its share of the shards, and nothing else.

@@ -71,17 +71,18 @@ pub(super) async fn run(job: &Job) -> Result<Report, BenchError> {
     let begun = Instant::now();
     let app = open(job, |_: HandlerCall| async { Ok(Json::null()) }).await?;
     let seconds = begun.elapsed().as_secs_f64();
-    all_ended(&app, running.len() as u64).await?;
-    settled(&app).await?;
-    let (status, counters) = (app.engine.status(), app.state.counters());
-    let (cpu, rss_after) = (cpu_seconds() - cpu, rss_bytes());
-    let checked = async {
+    let measured = async {
+        all_ended(&app, running.len() as u64).await?;
+        settled(&app).await?;
+        let (status, counters) = (app.engine.status(), app.state.counters());
+        let (cpu, rss_after) = (cpu_seconds() - cpu, rss_bytes());
         check::all(std::slice::from_ref(&app), running.iter(), check::Expected::Completed).await?;
-        check::all(std::slice::from_ref(&app), waiting.iter(), check::Expected::Open).await
+        check::all(std::slice::from_ref(&app), waiting.iter(), check::Expected::Open).await?;
+        Ok::<_, BenchError>((status, counters, cpu, rss_after))
     };
-    let checked = checked.await;
+    let measured = measured.await;
     app.shutdown().await;
-    checked?;
+    let (status, counters, cpu, rss_after) = measured?;
 
     let executions = (running.len() + waiting.len()) as u64;
     let steps = running.len() as u64 * 2;

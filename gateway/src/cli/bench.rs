@@ -2,10 +2,12 @@
 
 use clap::Args;
 
+use super::output::Output;
 use super::state::StatePlace;
 use super::{Context, Failure};
 use crate::bench::{self, BenchError, Handler, Job, RECOVER_RUNNING, Workload};
 use crate::exit::Exit;
+use crate::wiring::{self, OwnPrefix};
 
 #[derive(Args, Debug)]
 pub(super) struct Bench {
@@ -26,14 +28,14 @@ pub(super) struct Bench {
     /// Engines in this process that share the state: it takes a Redis and a PostgreSQL.
     #[arg(long, default_value_t = 1)]
     members: usize,
-    /// URL of a PostgreSQL that definitions and lists are kept in, in a schema of its own that is left.
+    /// URL of a PostgreSQL that definitions and lists are kept in, in a schema of its own that is removed at the end.
     #[arg(long, value_name = "URL")]
     definitions: Option<String>,
     /// What function nodes do.
     #[arg(long, value_enum, default_value = "noop")]
     handler: Handler,
     /// Where the state is kept: a directory for the embedded store, or the URL of a Redis, in which a store of its own is made
-    /// and left; else a temporary directory.
+    /// and removed at the end; else a temporary directory.
     #[arg(long, value_name = "DIR|URL")]
     state: Option<StatePlace>,
     /// What an acknowledgement promises on a Redis: see `store.durability`.
@@ -42,22 +44,32 @@ pub(super) struct Bench {
     /// URL of a RabbitMQ that events go to.
     #[arg(long, value_name = "URL")]
     events: Option<String>,
+    /// Leaves the stores of its own on the servers, which else are removed at the end, also of a run that failed.
+    #[arg(long)]
+    keep: bool,
     /// Loads the store for `recover` and waits to be killed.
     #[arg(long, hide = true)]
     load_and_wait: bool,
 }
 
 impl Bench {
+    /// Where a server is named for this run, a prefix that is used for it alone.
+    fn own_prefix(&self) -> Result<Option<OwnPrefix>, Failure> {
+        let named = matches!(self.state, Some(StatePlace::Server(_))) || self.definitions.is_some();
+        Ok(named.then(|| OwnPrefix::fresh("bench")).transpose()?)
+    }
+
     pub(super) async fn execute(self, context: &Context) -> Result<Exit, Failure> {
         let mut sources = context.sources();
+        let own = self.own_prefix()?;
+        if let Some(own) = &own {
+            // Beside whatever else is on the servers.
+            sources = sources.with_option("--state", "store.prefix", own.as_str());
+        }
         let mut directory = None;
         match self.state {
             Some(StatePlace::Directory(given)) => directory = Some(given),
-            Some(server) => {
-                // Beside whatever else is on it.
-                let prefix = format!("bench_{}", std::process::id());
-                sources = server.set(sources).with_option("--state", "store.prefix", prefix);
-            }
+            Some(server) => sources = server.set(sources),
             None => {}
         }
         if let Some(url) = self.definitions {
@@ -69,7 +81,9 @@ impl Bench {
         if let Some(url) = self.events {
             sources = sources.with_option("--events", "store.events", url);
         }
-        let settings = context.settings(&sources)?;
+        let mut settings = context.settings(&sources)?;
+        // Those of a configuration are for its consumers; nobody would empty these.
+        settings.events.queues.clear();
         if self.members > 1 && (settings.store.state.is_none() || settings.store.definitions.is_none()) {
             let why = "an embedded store admits one member";
             return Err(Failure::new(Exit::Usage, why).hint("give --state redis://… and --definitions postgres://…"));
@@ -99,10 +113,46 @@ impl Bench {
         context
             .out
             .say(format!("{}: {} executions{extra}", job.workload.name(), job.executions));
-        let report = bench::run(&job).await.map_err(failure)?;
+        if let Some(own) = &own {
+            context.out.say(format!(
+                "on the servers everything is under the prefix `{}`",
+                own.as_str()
+            ));
+        }
+        let measured = bench::run(&job).await;
+        match &own {
+            Some(own) if self.keep => context
+                .out
+                .say(format!("what is under the prefix `{}` stays", own.as_str())),
+            Some(own) => clear(&job, own, context.out).await,
+            None => tell_what_stays(&job, context.out),
+        }
+        let report = measured.map_err(failure)?;
         let text = serde_json::to_string(&report).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         context.out.document(&text);
         Ok(Exit::Ok)
+    }
+}
+
+/// Removes what a run made under its own prefix. What cannot be removed is told and changes nothing else.
+async fn clear(job: &Job, own: &OwnPrefix, out: Output) {
+    for error in wiring::erase(&job.settings, own).await {
+        let problem = error.problem();
+        out.warn(format!("warning: what the run made may be left: {}", problem.detail));
+        if let Some(hint) = problem.hint {
+            out.warn(format!("hint: {hint}"));
+        }
+    }
+}
+
+/// Tells that what a run made under the prefix of the configuration stays: others may have something there, too.
+fn tell_what_stays(job: &Job, out: Output) {
+    let store = &job.settings.store;
+    if store.state.is_some() || store.definitions.is_some() {
+        out.say(format!(
+            "what the run made on the servers of the configuration, under the prefix `{}`, stays",
+            store.prefix
+        ));
     }
 }
 

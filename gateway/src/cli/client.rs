@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
+use url::Host;
 
 use super::failure::Failure;
 use crate::dto::{ExecutionSummaryDto, PageDto, QueuedDto};
@@ -14,6 +15,8 @@ use crate::exit::Exit;
 const CONNECT: Duration = Duration::from_secs(3);
 /// Within which a server that is well tells so.
 const HEALTH: Duration = Duration::from_secs(5);
+/// Within which a member tells its metrics. Many of them are at addresses that only the others reach.
+const METRICS: Duration = Duration::from_secs(1);
 /// Lists follow by at most 250 ms what was acknowledged: an id that is not listed yet is by then.
 const LISTED_AFTER: Duration = Duration::from_millis(300);
 /// Digits of a whole execution id.
@@ -58,7 +61,7 @@ impl Client {
     }
 
     /// Where the server is, for people: without a login.
-    fn address(&self) -> Url {
+    pub(super) fn address(&self) -> Url {
         let mut url = self.base.clone();
         // Only what has no host refuses that, and every server has one.
         url.set_username("").ok();
@@ -83,6 +86,25 @@ impl Client {
         }
         let asked = self.http.get(url).timeout(HEALTH).send().await;
         asked.map_err(|error| self.unreachable(&error))
+    }
+
+    /// The server's `/metrics`; none where it does not tell them.
+    pub(super) async fn metrics(&self) -> Option<String> {
+        body_of(self.ask_root("metrics").await.ok()?).await
+    }
+
+    /// `/metrics` of the member at `address`; none where it cannot be asked from here, or does not tell them.
+    pub(super) async fn metrics_at(&self, address: &str) -> Option<String> {
+        let mut url = Url::parse(address).ok().filter(|url| self.may_ask(url))?;
+        url.path_segments_mut().ok()?.pop_if_empty().push("metrics");
+        body_of(self.http.get(url).timeout(METRICS).send().await.ok()?).await
+    }
+
+    /// Whether the key may be shown to a member there: not in the clear where the server is asked over TLS, and not on
+    /// this machine, where something else may listen, if the server is another one.
+    fn may_ask(&self, address: &Url) -> bool {
+        let is_as_private = address.scheme() == "https" || address.scheme() == self.base.scheme();
+        is_as_private && (!is_this_machine(address) || is_this_machine(&self.base))
     }
 
     pub(super) fn get(&self, segments: &[&str]) -> RequestBuilder {
@@ -177,6 +199,20 @@ impl Client {
     }
 }
 
+/// What was answered, unless it is a refusal.
+async fn body_of(answer: Response) -> Option<String> {
+    answer.error_for_status().ok()?.text().await.ok()
+}
+
+fn is_this_machine(address: &Url) -> bool {
+    match address.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
+        Some(Host::Ipv6(address)) => address.is_loopback() || address.is_unspecified(),
+        None => false,
+    }
+}
+
 /// The server has the command and nobody has applied it: its outcome is not known in time.
 fn waits(queued: &QueuedDto) -> Failure {
     let why =
@@ -238,6 +274,24 @@ mod tests {
         drop(rustls::crypto::ring::default_provider().install_default());
         let client = Client::new("http://u:Left@h:1", None).unwrap();
         assert_eq!(client.address().as_str(), "http://h:1/");
+    }
+
+    #[test]
+    fn a_key_is_shown_to_members_only_where_it_is_as_safe_as_at_the_server() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let may = |server: &str, member: &str| {
+            let client = Client::new(server, Some("key")).unwrap();
+            client.may_ask(&Url::parse(member).unwrap())
+        };
+        assert!(may("http://127.0.0.1:1", "http://127.0.0.1:2"));
+        assert!(may("http://localhost:1", "http://[::1]:2"));
+        assert!(may("http://127.0.0.1:1", "http://10.0.0.1:2"));
+        assert!(may("http://a.example", "https://10.0.0.1:2"));
+        assert!(may("https://a.example", "https://b.example"));
+        assert!(!may("https://a.example", "http://b.example"));
+        assert!(!may("http://a.example", "http://127.0.0.1:2"));
+        assert!(!may("http://a.example", "http://0.0.0.0:2"));
+        assert!(!may("http://a.example", "ftp://b.example"));
     }
 
     #[tokio::test]

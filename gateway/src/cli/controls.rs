@@ -49,14 +49,16 @@ impl Controls {
     }
 }
 
-fn what(item: &ControlDto) -> String {
+/// What a control is of, for people.
+pub(super) fn what(item: &ControlDto) -> String {
     let scope = item.scope.as_ref().map(ScopeDto::words);
     scope
         .or_else(|| item.target.as_ref().map(|target| format!("breaker {target}")))
         .unwrap_or_default()
 }
 
-fn state(item: &ControlDto) -> String {
+/// What a control does there, for people.
+pub(super) fn state(item: &ControlDto) -> String {
     match (item.kind.as_str(), item.clocks.as_deref(), item.cancel_running) {
         ("pause", Some("freeze"), _) => "paused, clocks stand".to_owned(),
         ("pause", ..) => "paused".to_owned(),

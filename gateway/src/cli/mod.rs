@@ -40,9 +40,11 @@ mod skip;
 mod start;
 mod state;
 mod stop;
+mod top;
 mod tree;
 mod validate;
 mod verify;
+mod watch;
 mod why;
 
 use std::future::Future;
@@ -117,6 +119,8 @@ enum Command {
     Start(start::Start),
     /// Lists executions, newest first.
     Ls(ls::Ls),
+    /// Shows members, rates, what is held and the latest executions on one screen, anew each second.
+    Top(top::Top),
     /// Shows an execution.
     Show(show::Show),
     /// Shows what happened to an execution, entry by entry.
@@ -237,6 +241,7 @@ pub fn main(idle: fn()) -> Exit {
         Command::Apply(command) => block_on(&context, command.execute(&context)),
         Command::Start(command) => block_on(&context, command.execute(&context)),
         Command::Ls(command) => block_on(&context, command.execute(&context)),
+        Command::Top(command) => block_on(&context, command.execute(&context)),
         Command::Show(command) => block_on(&context, command.execute(&context)),
         Command::History(command) => block_on(&context, command.execute(&context)),
         Command::Why(command) => block_on(&context, command.execute(&context)),

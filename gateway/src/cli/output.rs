@@ -38,9 +38,7 @@ impl Output {
 
     /// A value as one line of JSON.
     pub(super) fn value(&self, value: &impl Serialize) -> Result<(), Failure> {
-        let text =
-            serde_json::to_string(value).map_err(|error| Failure::new(crate::exit::Exit::Failed, error.to_string()))?;
-        self.line(&text);
+        self.line(&json_line(value)?);
         Ok(())
     }
 
@@ -90,6 +88,11 @@ impl Output {
             self.warn(format!("{}: {hint}", paint("hint", Style::new().cyan())));
         }
     }
+}
+
+/// A value as JSON without a line break.
+pub(super) fn json_line(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|error| Failure::new(crate::exit::Exit::Failed, error.to_string()))
 }
 
 /// Text in a style, if standard error is a terminal that wants colours.

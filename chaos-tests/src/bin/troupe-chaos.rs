@@ -8,30 +8,115 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
+use clap::{Args, Parser, Subcommand};
 use troupe_chaos::chaos::deployment::Setup;
 use troupe_chaos::chaos::fault::Fault;
 use troupe_chaos::chaos::lab::Lab;
 use troupe_chaos::chaos::mutants::{MUTANTS, Mutant};
-use troupe_chaos::chaos::plan::{Sizes, State, Trial, drawn, pairs, single, singles, smoke};
+use troupe_chaos::chaos::plan::{Sizes, State, Trial, drawn, pairs, single_on, singles, smoke};
 use troupe_chaos::chaos::replicas::program;
 use troupe_chaos::chaos::report::Report;
 use troupe_chaos::chaos::{engine, trial};
 
-const USAGE: &str = "usage: troupe-chaos MODE [--json] [--keep]
+/// Plays faults against real servers of its own and judges what was seen: single ones, pairs, swarms drawn from a seed.
+///
+/// Ends with 1 when a promise was broken or too little happened.
+#[derive(Parser)]
+#[command(name = "troupe-chaos", disable_help_subcommand = true)]
+struct Asked {
+    #[command(subcommand)]
+    mode: Mode,
+    #[command(flatten)]
+    how: How,
+}
 
-  list                                the faults and the planted faults
-  smoke [--seed S]                    each kind of fault once
-  single [FAULT [STATE]] [--seed S]   every fault in every state, or one of them
-         [--holds-ms MS] [--scale N] [--clients N]
-  pairs [FAULT FAULT] [--seed S]      two faults at once
-  swarm --seed S --minutes M          faults drawn from the seed, trial after trial
-  round --seed S [--times N]          one trial of a swarm again
-  mutants [NAME] [--seed S]           every planted fault, and what catches it
+#[derive(Subcommand)]
+enum Mode {
+    /// The faults and the planted faults.
+    List,
+    /// Each kind of fault once.
+    Smoke,
+    /// Every fault in every state on every deployment that it befalls, or one of them.
+    Single {
+        #[arg(value_parser = fault)]
+        fault: Option<Fault>,
+        /// idle, load, timers-due or recovery; load where none is given.
+        #[arg(value_parser = state)]
+        state: Option<State>,
+        /// The deployment, of those that `list` names for the fault; the first of them where none is given.
+        #[arg(long, value_name = "NAME", value_parser = setup, requires = "fault")]
+        setup: Option<Setup>,
+        /// For how long the fault lasts, in milliseconds.
+        #[arg(long, value_name = "MS", requires = "fault")]
+        holds_ms: Option<u64>,
+    },
+    /// Two faults at once: all pairs, or the one that is named.
+    Pairs {
+        #[arg(value_parser = fault, requires = "other")]
+        one: Option<Fault>,
+        #[arg(value_parser = fault)]
+        other: Option<Fault>,
+    },
+    /// Faults drawn from the seed, trial after trial.
+    Swarm {
+        /// No trial begins after so many minutes.
+        #[arg(long)]
+        minutes: u64,
+    },
+    /// One trial of a swarm again: `--seed` is that of the trial.
+    Round {
+        /// How often.
+        #[arg(long, default_value_t = 1)]
+        times: usize,
+    },
+    /// Every planted fault, and what catches it; or the one that is named.
+    Mutants { name: Option<String> },
+    /// One engine of a trial: the harness starts it.
+    #[command(hide = true)]
+    Engine { orders: String },
+}
 
---troupe PATH: the program of the replicas; else the one that TROUPE names, or the one beside this one.
---lanes N: so many trials at the same time, each with servers of its own. --json: one JSON object at the end. --keep: logs and stores of the run stay.
-States: idle, load, timers-due, recovery. Ends with 1 when a promise was broken or too little happened.";
+#[derive(Args)]
+struct How {
+    #[arg(long, global = true, default_value_t = 1)]
+    seed: u64,
+    /// So many trials at the same time, each with servers of its own.
+    #[arg(long, global = true, default_value_t = 1)]
+    lanes: usize,
+    /// Executions of the states that want many.
+    #[arg(long, global = true)]
+    scale: Option<u64>,
+    /// Clients that load the product.
+    #[arg(long, global = true)]
+    clients: Option<u32>,
+    /// The program of the replicas; else the one that TROUPE names, or the one beside this one.
+    #[arg(long, global = true, value_name = "PATH")]
+    troupe: Option<PathBuf>,
+    /// One JSON object at the end.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Logs and stores of the run stay.
+    #[arg(long, global = true)]
+    keep: bool,
+}
+
+fn fault(name: &str) -> Result<Fault, String> {
+    let known = Fault::all().into_iter().find(|known| known.name() == name);
+    known.ok_or_else(|| "no fault is called so; see `troupe-chaos list`".to_owned())
+}
+
+fn state(name: &str) -> Result<State, String> {
+    let known = State::ALL.into_iter().find(|known| known.name() == name);
+    let names = State::ALL.map(|state| state.name()).join(", ");
+    known.ok_or_else(|| format!("no state is called so; there are {names}"))
+}
+
+fn setup(name: &str) -> Result<Setup, String> {
+    let known = Setup::ALL.into_iter().find(|known| known.name() == name);
+    let names = Setup::ALL.map(|setup| setup.name()).join(", ");
+    known.ok_or_else(|| format!("no deployment is called so; there are {names}"))
+}
 
 fn main() -> ExitCode {
     match run() {
@@ -44,121 +129,66 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was asked for.
-#[derive(Default)]
-struct Asked {
-    words: Vec<String>,
-    seed: Option<u64>,
-    minutes: Option<u64>,
-    lanes: Option<u64>,
-    times: Option<u64>,
-    holds_ms: Option<u64>,
-    scale: Option<u64>,
-    clients: Option<u64>,
-    troupe: Option<PathBuf>,
-    json: bool,
-    keep: bool,
-}
-
-impl Asked {
-    fn parse(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mut asked = Self::default();
-        while let Some(argument) = arguments.next() {
-            let slot = match argument.as_str() {
-                "--json" => {
-                    asked.json = true;
-                    continue;
-                }
-                "--keep" => {
-                    asked.keep = true;
-                    continue;
-                }
-                "--troupe" => {
-                    let path = arguments.next().context("--troupe wants the path of a program")?;
-                    asked.troupe = Some(path.into());
-                    continue;
-                }
-                "--seed" => &mut asked.seed,
-                "--minutes" => &mut asked.minutes,
-                "--lanes" => &mut asked.lanes,
-                "--times" => &mut asked.times,
-                "--holds-ms" => &mut asked.holds_ms,
-                "--scale" => &mut asked.scale,
-                "--clients" => &mut asked.clients,
-                flag if flag.starts_with("--") => bail!("{flag} is not known\n{USAGE}"),
-                _ => {
-                    asked.words.push(argument);
-                    continue;
-                }
-            };
-            let value = arguments.next().with_context(|| format!("{argument} wants a number"))?;
-            *slot = Some(value.parse().with_context(|| format!("{argument} wants a number"))?);
-        }
-        Ok(asked)
-    }
-}
-
 fn run() -> anyhow::Result<bool> {
-    let asked = Asked::parse(std::env::args().skip(1))?;
-    let words: Vec<&str> = asked.words.iter().map(String::as_str).collect();
-    let seed = asked.seed.unwrap_or(1);
-    match words[..] {
-        ["engine", orders] => {
-            let orders = serde_json::from_str(orders).context("the orders do not parse")?;
+    let Asked { mode, how } = Asked::parse();
+    let seed = how.seed;
+    match mode {
+        Mode::Engine { orders } => {
+            let orders = serde_json::from_str(&orders).context("the orders do not parse")?;
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(engine::run(orders))?;
             // Threads that wait for input would keep it.
             std::process::exit(0);
         }
-        ["list"] => {
+        Mode::List => {
             list();
             Ok(true)
         }
-        ["smoke"] => play(&asked, smoke(seed)),
-        ["single"] => play(&asked, singles(seed, sizes(&asked, Sizes::MATRIX), &State::ALL)),
-        ["single", fault] => play(&asked, vec![named(&asked, fault, "load")?]),
-        ["single", fault, state] => play(&asked, vec![named(&asked, fault, state)?]),
-        ["pairs"] => play(&asked, pairs(seed, sizes(&asked, Sizes::MATRIX))),
-        ["pairs", one, other] => {
-            let mut trials = pairs(seed, sizes(&asked, Sizes::SMOKE));
-            let has = |trial: &Trial, name| trial.strikes.iter().any(|strike| strike.fault.name() == name);
+        Mode::Smoke => play(&how, smoke(seed)),
+        Mode::Single { fault: None, .. } => play(&how, singles(seed, sizes(&how, Sizes::MATRIX), &State::ALL)),
+        Mode::Single {
+            fault: Some(fault),
+            state,
+            setup,
+            holds_ms,
+        } => {
+            let state = state.unwrap_or(State::Load);
+            let setup = setup.unwrap_or(fault.setups()[0]);
+            let name = fault.name();
+            ensure!(
+                fault.setups().contains(&setup),
+                "{name} does not befall `{}`; see `troupe-chaos list`",
+                setup.name()
+            );
+            let holds = holds_ms.map_or(fault.holds(), Duration::from_millis);
+            let sizes = sizes(&how, Sizes::SMOKE);
+            play(&how, vec![single_on(fault, setup, state, holds, seed, sizes)])
+        }
+        Mode::Pairs {
+            one: Some(one),
+            other: Some(other),
+        } => {
+            let mut trials = pairs(seed, sizes(&how, Sizes::SMOKE));
+            let has = |trial: &Trial, fault| trial.strikes.iter().any(|strike| strike.fault == fault);
             trials.retain(|trial| has(trial, one) && has(trial, other));
-            play(&asked, trials)
+            play(&how, trials)
         }
-        ["swarm"] => swarm(&asked, seed),
-        ["round"] => {
-            let times = usize::try_from(asked.times.unwrap_or(1))?;
-            let trial = drawn(seed, sizes(&asked, Sizes::MATRIX));
-            play(&asked, vec![trial; times])
+        Mode::Pairs { .. } => play(&how, pairs(seed, sizes(&how, Sizes::MATRIX))),
+        Mode::Swarm { minutes } => swarm(&how, minutes),
+        Mode::Round { times } => {
+            let trial = drawn(seed, sizes(&how, Sizes::MATRIX));
+            play(&how, vec![trial; times])
         }
-        ["mutants"] => mutants(&asked, seed, None),
-        ["mutants", name] => mutants(&asked, seed, Some(name)),
-        _ => bail!("{USAGE}"),
+        Mode::Mutants { name } => mutants(&how, name.as_deref()),
     }
 }
 
-fn sizes(asked: &Asked, usual: Sizes) -> Sizes {
-    let clients = asked.clients.and_then(|clients| u32::try_from(clients).ok());
+fn sizes(how: &How, usual: Sizes) -> Sizes {
     Sizes {
-        clients: clients.unwrap_or(usual.clients),
-        scale: asked.scale.unwrap_or(usual.scale),
+        clients: how.clients.unwrap_or(usual.clients),
+        scale: how.scale.unwrap_or(usual.scale),
         ..usual
     }
-}
-
-fn named(asked: &Asked, fault: &str, state: &str) -> anyhow::Result<Trial> {
-    let known = Fault::all().into_iter().find(|known| known.name() == fault);
-    let fault = known.with_context(|| format!("no fault is called {fault}; see `troupe-chaos list`"))?;
-    let known = State::ALL.into_iter().find(|known| known.name() == state);
-    let state = known.with_context(|| format!("no state is called {state}\n{USAGE}"))?;
-    let holds = asked.holds_ms.map_or(fault.holds(), Duration::from_millis);
-    Ok(single(
-        fault,
-        state,
-        holds,
-        asked.seed.unwrap_or(1),
-        sizes(asked, Sizes::SMOKE),
-    ))
 }
 
 fn list() {
@@ -176,14 +206,14 @@ fn list() {
     }
 }
 
-fn lab(asked: &Asked) -> anyhow::Result<Lab> {
+fn lab(how: &How) -> anyhow::Result<Lab> {
     let program = std::env::current_exe().context("this program does not know where it is")?;
     let lab = Lab::start(
         &program,
-        &program::of_replicas(asked.troupe.as_deref(), &program),
-        asked.keep,
+        &program::of_replicas(how.troupe.as_deref(), &program),
+        how.keep,
     )?;
-    if asked.keep {
+    if how.keep {
         eprintln!("the files of this run stay in {}", lab.folder().display());
     }
     Ok(lab)
@@ -211,32 +241,31 @@ fn one(lab: &mut Lab, trial: &Trial, report: &Mutex<Report>, talks: bool) {
 }
 
 /// Looks for the program of the replicas before anything is played, if any of it is on replicas.
-fn has_program(asked: &Asked, setups: impl IntoIterator<Item = Setup>) -> anyhow::Result<()> {
+fn has_program(how: &How, setups: impl IntoIterator<Item = Setup>) -> anyhow::Result<()> {
     if setups.into_iter().any(|setup| setup == Setup::Replicas) {
         let harness = std::env::current_exe().context("this program does not know where it is")?;
-        program::existing(&program::of_replicas(asked.troupe.as_deref(), &harness))?;
+        program::existing(&program::of_replicas(how.troupe.as_deref(), &harness))?;
     }
     Ok(())
 }
 
-fn play(asked: &Asked, trials: Vec<Trial>) -> anyhow::Result<bool> {
-    has_program(asked, trials.iter().map(|trial| trial.setup))?;
+fn play(how: &How, trials: Vec<Trial>) -> anyhow::Result<bool> {
+    has_program(how, trials.iter().map(|trial| trial.setup))?;
     let left = Mutex::new(VecDeque::from(trials));
-    lanes(asked, || left.lock().ok()?.pop_front())
+    lanes(how, || left.lock().ok()?.pop_front())
 }
 
-fn swarm(asked: &Asked, seed: u64) -> anyhow::Result<bool> {
-    let minutes = asked.minutes.context("a swarm wants --minutes")?;
+fn swarm(how: &How, minutes: u64) -> anyhow::Result<bool> {
     let until = Instant::now() + Duration::from_secs(minutes * 60);
-    let next = AtomicU64::new(seed);
-    lanes(asked, || {
-        let draw = || drawn(next.fetch_add(1, Ordering::Relaxed), sizes(asked, Sizes::MATRIX));
+    let next = AtomicU64::new(how.seed);
+    lanes(how, || {
+        let draw = || drawn(next.fetch_add(1, Ordering::Relaxed), sizes(how, Sizes::MATRIX));
         (Instant::now() < until).then(draw)
     })
 }
 
 /// Plays what `next` gives until it gives nothing more, so many trials at the same time, each lane with servers of its own.
-fn lanes(asked: &Asked, next: impl Fn() -> Option<Trial> + Sync) -> anyhow::Result<bool> {
+fn lanes(how: &How, next: impl Fn() -> Option<Trial> + Sync) -> anyhow::Result<bool> {
     let begun = Instant::now();
     let report = Mutex::new(Report::default());
     let stopped = stop_when_told()?;
@@ -245,20 +274,20 @@ fn lanes(asked: &Asked, next: impl Fn() -> Option<Trial> + Sync) -> anyhow::Resu
         goes_on.then(&next).flatten()
     };
     let lane = || -> anyhow::Result<()> {
-        let mut lab = lab(asked)?;
+        let mut lab = lab(how)?;
         while let Some(trial) = next() {
-            one(&mut lab, &trial, &report, !asked.json);
+            one(&mut lab, &trial, &report, !how.json);
         }
         Ok(())
     };
     std::thread::scope(|scope| {
-        let lanes: Vec<_> = (0..asked.lanes.unwrap_or(1)).map(|_| scope.spawn(lane)).collect();
+        let lanes: Vec<_> = (0..how.lanes).map(|_| scope.spawn(lane)).collect();
         let ended = lanes.into_iter().map(std::thread::ScopedJoinHandle::join);
         let ended = ended.map(|lane| lane.map_err(|_| anyhow::anyhow!("a lane panicked"))?);
         ended.collect::<anyhow::Result<Vec<()>>>()
     })?;
     let report = report.into_inner().map_err(|_| anyhow::anyhow!("a lane panicked"))?;
-    finish(asked, &report, begun);
+    finish(how, &report, begun);
     Ok(report.is_pass())
 }
 
@@ -277,8 +306,8 @@ fn stop_when_told() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stopped)
 }
 
-fn finish(asked: &Asked, report: &Report, begun: Instant) {
-    if asked.json {
+fn finish(how: &How, report: &Report, begun: Instant) {
+    if how.json {
         println!("{}", report.json());
         return;
     }
@@ -294,16 +323,20 @@ fn finish(asked: &Asked, report: &Report, begun: Instant) {
     );
 }
 
-fn mutants(asked: &Asked, seed: u64, only: Option<&str>) -> anyhow::Result<bool> {
+fn mutants(how: &How, only: Option<&str>) -> anyhow::Result<bool> {
     let wanted: Vec<&Mutant> = MUTANTS
         .iter()
         .filter(|mutant| only.is_none_or(|only| only == mutant.name))
         .collect();
-    has_program(asked, wanted.iter().map(|mutant| mutant.setup()))?;
-    let mut lab = lab(asked)?;
+    ensure!(
+        !wanted.is_empty(),
+        "no planted fault is called so; see `troupe-chaos list`"
+    );
+    has_program(how, wanted.iter().map(|mutant| mutant.setup()))?;
+    let mut lab = lab(how)?;
     let mut all = true;
     for mutant in wanted {
-        match mutant.hunt(&mut lab, seed, |outcome| println!("{}", Report::line(outcome)))? {
+        match mutant.hunt(&mut lab, how.seed, |outcome| println!("{}", Report::line(outcome)))? {
             Some(found) => println!("{:32} caught: {found}", mutant.name),
             None => {
                 all = false;

@@ -11,13 +11,15 @@ use tokio::runtime::Handle;
 use super::changes::{Change, Ownership, Said};
 use super::engine::{Place, State};
 use super::fault::{Fault, Target};
-use super::heard::Answers;
+use super::heard::{Answers, Later};
 use super::lab::Lab;
 use super::limits::{Kinds, SlotUse};
 use super::listener::{self, Listener};
 use super::plan::Trial;
+use super::poisoned::Poisoned;
 use super::processes::Process;
 use super::proxy::Proxy;
+use super::restart::MassRestart;
 use super::schedule::{Open, Struck};
 use super::servers::{Redis, RedisCluster, Sync, until};
 use crate::crash::Violation;
@@ -52,6 +54,17 @@ pub enum Setup {
 }
 
 impl Setup {
+    /// Every one.
+    pub const ALL: [Self; 7] = [
+        Self::Strict,
+        Self::Relaxed,
+        Self::Sentinel,
+        Self::Embedded,
+        Self::Members,
+        Self::Replicas,
+        Self::Cluster,
+    ];
+
     /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -128,6 +141,12 @@ pub struct Deployment<'lab> {
     pub(super) said: Said,
     /// Answers that those were given.
     pub(super) answered: Answers,
+    /// What those said of executions that wait for an instant.
+    pub(super) later: Later,
+    /// The mass restarts that befell it.
+    pub(super) restarts: Vec<MassRestart>,
+    /// When its executions were poisoned.
+    pub(super) poisoned: Option<Poisoned>,
     /// Shards that those had taken.
     pub(super) taken: Ownership,
     /// When they had ended, in nanoseconds.
@@ -225,6 +244,9 @@ impl<'lab> Deployment<'lab> {
             frozen: Vec::new(),
             said: BTreeMap::new(),
             answered: Answers::default(),
+            later: Later::default(),
+            restarts: Vec::new(),
+            poisoned: None,
             taken: Ownership::default(),
             ended_ns: BTreeMap::new(),
             slots: Vec::new(),

@@ -22,10 +22,10 @@ use troupe_backends::{
     RedisOptions, RedisStore, Sharing, StoreOptions,
 };
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
-use troupe_core::{Epoch, ExecutionId, Json, ShardId, Timestamp};
+use troupe_core::{Epoch, ErrorInfo, ExecutionId, Json, ShardId, Timestamp};
 use troupe_ports::{
     BusError, DefinitionError, DefinitionStore, EpochAuthority, EpochError, EventBus, Executed, Membership,
-    NodeExecutor, Semaphores, StateStore, StoreError, Task, VisibilityStore,
+    NodeExecutor, Rendered, Sandbox, SandboxJob, Semaphores, StateStore, StoreError, Task, VisibilityStore,
 };
 use troupe_telemetry::LogFormat;
 
@@ -158,6 +158,22 @@ pub enum Order {
         /// How many are asked for at the same time.
         at_once: u64,
     },
+    /// Start executions that wait for an instant each, and ask for each until it is acknowledged.
+    Later {
+        /// How many.
+        count: u64,
+        /// How many are asked for at the same time.
+        at_once: u64,
+        /// When the first of them is due, in epoch milliseconds.
+        due: Timestamp,
+        /// Over how many milliseconds from then on they are spread.
+        within_ms: u64,
+    },
+    /// The actors of poisoned executions panic, or do no more.
+    Poison {
+        /// Whether they do.
+        is_on: bool,
+    },
     /// The clock shows so much more than the machine's, from now on.
     StepClock {
         /// Milliseconds.
@@ -226,7 +242,7 @@ pub(super) async fn open(
         visibility,
         buses: vec![("events", Arc::new(SwitchedBus(bus, Arc::clone(&switches))))],
         executor: Arc::new(SwitchedSink(sink, Arc::clone(&switches))),
-        sandbox: Arc::new(NoSandbox),
+        sandbox: Arc::new(SwitchedSandbox(Arc::clone(&switches))),
         clock: switches,
         members: match orders.role {
             // It takes everything for itself: what it replaces is gone, or frozen.
@@ -400,7 +416,8 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
         }
     };
     tokio::spawn(door.clone().serve(listener));
-    for mut definition in workload::all() {
+    for definition in workload::all() {
+        let mut definition = workload::asking(definition);
         // The observer hears those of nodes too.
         let events = serde_json::json!({"nodes": "all"});
         definition.settings.insert("events".to_owned(), events);
@@ -436,6 +453,13 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
                 count,
                 at_once,
             }) => load.burst(&workflow, count, at_once),
+            Some(Order::Later {
+                count,
+                at_once,
+                due,
+                within_ms,
+            }) => load.later(count, at_once, due, within_ms),
+            Some(Order::Poison { is_on }) => switches.poison(is_on),
             Some(Order::StepClock { by_ms }) => switches.step_clock(by_ms),
             Some(Order::SlowAttempts { by_ms }) => switches.slow_attempts(by_ms),
             Some(Order::FailSyncs { is_on }) => fail_syncs(is_on),
@@ -497,6 +521,7 @@ struct SwitchedSink(EffectSink, Arc<Switches>);
 
 impl NodeExecutor for SwitchedSink {
     fn execute(&self, task: Task, cancel: CancellationToken) -> BoxFuture<'static, Executed> {
+        self.1.dispatches(&task);
         let (done, switches) = (self.0.execute(task, cancel), Arc::clone(&self.1));
         Box::pin(async move {
             switches.reached(Moment::Attempting);
@@ -506,6 +531,25 @@ impl NodeExecutor for SwitchedSink {
             }
             done.await
         })
+    }
+}
+
+/// The sandbox: it knows the only expression of the workload that needs one, and can be told to panic. An execution's actor asks it in
+/// the middle of a step.
+struct SwitchedSandbox(Arc<Switches>);
+
+impl Sandbox for SwitchedSandbox {
+    fn evaluate(&self, job: SandboxJob) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        self.0.steps(job.workflow.as_str());
+        if &*job.source != workload::SANDBOXED {
+            return NoSandbox.evaluate(job);
+        }
+        let scope = job.scope.to_value().unwrap_or(serde_json::Value::Null);
+        Box::pin(std::future::ready(Ok(Json::of(&scope["output"]))))
+    }
+
+    fn render(&self, job: SandboxJob, rendered: Rendered) -> BoxFuture<'static, Result<Json, ErrorInfo>> {
+        NoSandbox.render(job, rendered)
     }
 }
 

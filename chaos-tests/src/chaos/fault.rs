@@ -15,6 +15,7 @@ use anyhow::bail;
 
 use super::deployment::{Deployment, Setup};
 use super::engine::Order;
+use super::{poisoned, restart};
 use crate::crash::switches::{Act, Moment};
 use crate::world::random::Random;
 
@@ -85,8 +86,10 @@ pub enum Fault {
     ClockStep(i64),
     /// Ten times as many starts at once as there may be executions.
     Overload,
-    /// Many executions wait when their engine is killed; all are overdue when the next one serves.
+    /// Many executions wait when their engine is killed, half of them for one and the same second soon after.
     MassRestart,
+    /// Actors of executions panic in the middle of a step, again and again.
+    ExecutionPanic,
     /// `kill -9` of Redis.
     RedisKill,
     /// Redis loses its power: what it had not synced before it answered is gone.
@@ -101,6 +104,8 @@ pub enum Fault {
     RedisSecondLost,
     /// A replica takes over that has not heard the latest.
     RedisFailover,
+    /// The same, and the engine dies before it could give the new master what that lacks.
+    RedisFailoverWithoutOwner,
     /// `kill -9` of RabbitMQ.
     RabbitKill,
     /// RabbitMQ is short of memory.
@@ -174,6 +179,7 @@ impl Fault {
         all.extend(Moment::ALL.map(Self::EngineKillAt));
         all.extend([Self::EngineFreeze, Self::EnginePartition]);
         all.extend([Moment::Attempting, Moment::Appending, Moment::Publishing].map(Self::ActorPanic));
+        all.push(Self::ExecutionPanic);
         all.extend([Self::ClockStep(4_000), Self::ClockStep(-4_000)]);
         all.extend([Self::Overload, Self::MassRestart]);
         all.extend([
@@ -182,7 +188,8 @@ impl Fault {
             Self::RedisTornTail,
             Self::RedisStall,
         ]);
-        all.extend([Self::RedisOutOfMemory, Self::RedisSecondLost, Self::RedisFailover]);
+        all.extend([Self::RedisOutOfMemory, Self::RedisSecondLost]);
+        all.extend([Self::RedisFailover, Self::RedisFailoverWithoutOwner]);
         all.extend([Self::RabbitKill, Self::RabbitMemoryAlarm, Self::RabbitDiskAlarm]);
         all.extend([
             Self::RabbitStall,
@@ -240,6 +247,7 @@ impl Fault {
             | Self::EngineFreeze
             | Self::EnginePartition
             | Self::ActorPanic(_)
+            | Self::ExecutionPanic
             | Self::ClockStep(_)
             | Self::Overload
             | Self::MassRestart => Target::Engine,
@@ -250,6 +258,7 @@ impl Fault {
             | Self::RedisOutOfMemory
             | Self::RedisSecondLost
             | Self::RedisFailover
+            | Self::RedisFailoverWithoutOwner
             | Self::ClusterSlotsMove
             | Self::ClusterMasterKill
             | Self::ClusterFailover
@@ -298,7 +307,7 @@ impl Fault {
             | Self::RabbitDiskAlarm
             | Self::RabbitStall
             | Self::Line(Target::RabbitMq, _) => &[Strict, Relaxed, Embedded, Members, Cluster, Replicas],
-            Self::RedisFailover => &[Sentinel],
+            Self::RedisFailover | Self::RedisFailoverWithoutOwner => &[Sentinel],
             Self::DiskFull | Self::SyncsFail => &[Embedded],
             // What they do they do to whoever has everything.
             Self::ClockStep(_) | Self::Overload | Self::MassRestart => &[Strict, Relaxed, Embedded],
@@ -317,7 +326,7 @@ impl Fault {
     #[must_use]
     pub fn expects(self) -> Expects {
         match self {
-            Self::RedisSecondLost | Self::RedisFailover | Self::ClusterTakeover => Expects::ToldLoss,
+            Self::RedisSecondLost | Self::RedisFailoverWithoutOwner | Self::ClusterTakeover => Expects::ToldLoss,
             _ => Expects::Everything,
         }
     }
@@ -340,8 +349,8 @@ impl Fault {
             }
             Self::RedisKill | Self::RedisTornTail => 500,
             Self::EngineFreeze | Self::EnginePartition => 100,
-            Self::RedisFailover => 8_000,
-            Self::EngineKillAt(_) | Self::ActorPanic(_) | Self::ClusterMasterKill => 1_500,
+            Self::RedisFailover | Self::RedisFailoverWithoutOwner => 8_000,
+            Self::EngineKillAt(_) | Self::ActorPanic(_) | Self::ExecutionPanic | Self::ClusterMasterKill => 1_500,
             // That of a master's keys takes at least as long.
             Self::ClusterSlotsMove => 1_500,
             Self::ClusterTakeover => 5_000,
@@ -379,7 +388,8 @@ impl Fault {
             }
             Self::ClockStep(by_ms) => on.tell(&Order::StepClock { by_ms }),
             Self::Overload => engine::overload(on),
-            Self::MassRestart => engine::mass_restart(on, scale),
+            Self::MassRestart => restart::run(on, scale),
+            Self::ExecutionPanic => poisoned::begin(on),
             Self::RedisKill
             | Self::RedisPowerLoss
             | Self::RedisTornTail
@@ -392,7 +402,8 @@ impl Fault {
             | Self::PostgresStop
             | Self::Line(..) => server::begin(self, on, random),
             Self::RedisSecondLost => redis::lose_a_second(on),
-            Self::RedisFailover => redis::fail_over(on),
+            Self::RedisFailover => redis::fail_over(on, false),
+            Self::RedisFailoverWithoutOwner => redis::fail_over(on, true),
             Self::ExchangeDeleted => events::delete_exchange(on),
             Self::SlowConsumer => {
                 on.listener.slow_down(Duration::from_millis(20));
@@ -427,6 +438,7 @@ impl Fault {
         match self {
             Self::EngineFreeze | Self::EnginePartition => engine::thaw(on),
             Self::ClockStep(_) => on.tell(&Order::StepClock { by_ms: 0 }),
+            Self::ExecutionPanic => poisoned::end(on),
             Self::RedisKill
             | Self::RedisPowerLoss
             | Self::RedisTornTail
@@ -460,6 +472,7 @@ impl Fault {
             | Self::MassRestart
             | Self::RedisSecondLost
             | Self::RedisFailover
+            | Self::RedisFailoverWithoutOwner
             | Self::ClusterTakeover
             | Self::ExchangeDeleted
             | Self::MemberJoin

@@ -1,13 +1,14 @@
 //! What engine processes have said so far comes to. There may be a million records, and it is looked many times a second: each
 //! record is heard once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use troupe_core::ExecutionId;
 
 use super::changes::{Taken, answered};
 use super::load::OVERLOADED;
 use crate::crash::record::Record;
+use crate::crash::workload::{WOKEN, is_later};
 
 /// What the records of a process come to.
 #[derive(Debug, Default)]
@@ -28,6 +29,7 @@ pub(super) struct Heard {
     pub(super) slots: usize,
     /// How often its operator held its workflow in every shard.
     pub(super) rulings: usize,
+    pub(super) later: Later,
 }
 
 impl Heard {
@@ -37,6 +39,7 @@ impl Heard {
             self.records += 1;
             self.answers.count(record);
             self.taken.extend(Taken::of(at_ns, record));
+            self.later.hear(record);
             if let Some(shard) = answered(record) {
                 let last = self.answered_ns.entry(shard).or_default();
                 *last = at_ns.max(*last);
@@ -50,6 +53,36 @@ impl Heard {
                 _ => {}
             }
         }
+    }
+}
+
+/// Executions that wait for an instant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Later {
+    /// Those whose start was acknowledged.
+    pub(super) acked: BTreeSet<ExecutionId>,
+    /// Those that have gone on.
+    pub(super) woken: BTreeSet<ExecutionId>,
+}
+
+impl Later {
+    fn hear(&mut self, record: &Record) {
+        match record {
+            Record::StartAcked { key, id, .. } if is_later(key) => _ = self.acked.insert(*id),
+            Record::Effect { id, node, .. } if node == WOKEN => _ = self.woken.insert(*id),
+            _ => {}
+        }
+    }
+
+    /// Takes in what another process has said.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.acked.extend(&other.acked);
+        self.woken.extend(&other.woken);
+    }
+
+    /// How many have not gone on.
+    pub(super) fn asleep(&self) -> usize {
+        self.acked.difference(&self.woken).count()
     }
 }
 
@@ -82,6 +115,36 @@ mod tests {
     use troupe_core::{ShardId, Timestamp};
 
     use super::*;
+
+    #[test]
+    fn what_waits_for_an_instant_is_counted_once_and_apart_from_all_else() {
+        let id = |number| ExecutionId::fresh(ShardId(1), Timestamp(0), number);
+        let acked = |number, workflow: &str| Record::StartAcked {
+            key: format!("{workflow}/0-{number}@5"),
+            id: id(number),
+            existing: false,
+        };
+        let woken = |number, node: &str| Record::Effect {
+            id: id(number),
+            node: node.to_owned(),
+            token: [1; 4],
+            input: "null".to_owned(),
+        };
+        let mut heard = Heard::default();
+        let said = [
+            acked(1, "wait-later"),
+            acked(2, "wait-later"),
+            acked(2, "wait-later"),
+            acked(3, "chain"),
+            woken(3, "a"),
+        ];
+        heard.hear((0..).zip(&said));
+        assert_eq!((heard.later.acked.len(), heard.later.asleep()), (2, 2));
+        let mut next = Heard::default();
+        next.hear((0..).zip(&[woken(2, WOKEN), woken(2, WOKEN), woken(9, WOKEN)]));
+        heard.later.add(&next.later);
+        assert_eq!((heard.later.acked.len(), heard.later.asleep()), (2, 1));
+    }
 
     #[test]
     fn what_is_heard_bit_by_bit_is_what_is_heard_at_once() {

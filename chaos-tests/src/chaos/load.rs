@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use troupe_core::ExecutionId;
+use troupe_core::{ExecutionId, Timestamp};
 
 use crate::crash::clients::{client, looker, start_or_not};
 use crate::crash::door::Door;
 use crate::crash::record::Record;
+use crate::crash::workload::later_key;
+
+/// Pause before a start is asked for again that must be acknowledged.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The clients of one engine process.
 pub(super) struct Load {
@@ -41,6 +46,25 @@ impl Load {
         while self.clients.len() < clients {
             let client = client(self.door.clone(), self.incarnation, Arc::clone(&self.next));
             self.clients.push(tokio::spawn(client));
+        }
+    }
+
+    /// Starts executions that wait for an instant each, from `due` on, evenly over so many milliseconds.
+    pub(super) fn later(&self, count: u64, at_once: u64, due: Timestamp, within_ms: u64) {
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        let next = Arc::new(AtomicU64::new(0));
+        for _ in 0..at_once {
+            let (door, next, incarnation) = (self.door.clone(), Arc::clone(&next), self.incarnation);
+            tokio::spawn(async move {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    if place >= count {
+                        return;
+                    }
+                    let due = due.plus_ms(within_ms * place / count);
+                    start_patiently(&door, later_key(incarnation, first + place, due)).await;
+                }
+            });
         }
     }
 
@@ -77,6 +101,18 @@ impl Load {
                 }
             });
         }
+    }
+}
+
+/// Asks for a start until it is acknowledged, or until another try would not mend it.
+async fn start_patiently(door: &Door, key: String) {
+    while let Err(why) = start_or_not(door, key.clone()).await {
+        if !why.passes {
+            let what = format!("start {key}: {}", why.what);
+            Record::Trouble { what }.emit();
+            return;
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 

@@ -115,12 +115,18 @@ impl Sizes {
     };
 }
 
-/// One fault on a deployment in this state.
+/// One fault on the first of its deployments, in this state.
 #[must_use]
 pub fn single(fault: Fault, state: State, holds: Duration, seed: u64, sizes: Sizes) -> Trial {
+    single_on(fault, fault.setups()[0], state, holds, seed, sizes)
+}
+
+/// One fault on such a deployment in this state.
+#[must_use]
+pub fn single_on(fault: Fault, setup: Setup, state: State, holds: Duration, seed: u64, sizes: Sizes) -> Trial {
     Trial {
         name: format!("{} {}", fault.name(), state.name()),
-        setup: fault.setups()[0],
+        setup,
         state,
         strikes: vec![Strike {
             fault,
@@ -128,7 +134,7 @@ pub fn single(fault: Fault, state: State, holds: Duration, seed: u64, sizes: Siz
             holds,
         }],
         seed,
-        shards: shards(fault.setups()[0]),
+        shards: shards(setup),
         clients: sizes.clients,
         scale: sizes.scale,
         planted: None,
@@ -143,18 +149,26 @@ fn durations(fault: Fault, sizes: Sizes) -> Vec<Duration> {
     }
 }
 
-/// Every fault in every one of these states in which it can come.
+/// Every fault on every deployment that it can befall, in every one of these states in which it can come.
 #[must_use]
 pub fn singles(seed: u64, sizes: Sizes, states: &[State]) -> Vec<Trial> {
     let mut trials = Vec::new();
     for fault in Fault::all() {
-        for holds in durations(fault, sizes) {
-            for state in states.iter().filter(|state| fits(fault, **state) == **state) {
-                trials.push(single(fault, *state, holds, seed, sizes));
+        for setup in fault.setups() {
+            let comes = |state: &&State| fits(fault, **state) == **state && is_reached(*setup, **state);
+            for holds in durations(fault, sizes) {
+                for state in states.iter().filter(comes) {
+                    trials.push(single_on(fault, *setup, *state, holds, seed, sizes));
+                }
             }
         }
     }
     trials
+}
+
+/// Whether such a deployment can be brought into a state: replicas are only loaded.
+fn is_reached(setup: Setup, state: State) -> bool {
+    setup != Setup::Replicas || state == State::Load
 }
 
 /// Every kind of fault once, the states in turn, and some pairs.
@@ -184,6 +198,9 @@ pub fn smoke(seed: u64) -> Vec<Trial> {
         let holds = durations(fault, sizes)[0];
         trials.push(single(fault, fits(fault, state), holds, seed, sizes));
     }
+    // What every second is synced survives the end of a process, too.
+    let (fault, state) = (Fault::RedisKill, State::Load);
+    trials.push(single_on(fault, Setup::Relaxed, state, fault.holds(), seed, sizes));
     for (number, (one, other, setup)) in SMOKE_PAIRS.into_iter().enumerate() {
         trials.push(pair(one, other, setup, number, seed, sizes));
     }
@@ -222,11 +239,11 @@ fn fits(fault: Fault, state: State) -> State {
         // What they need is somebody who serves.
         Fault::EngineKillAt(_)
         | Fault::ActorPanic(_)
+        | Fault::ExecutionPanic
         | Fault::EngineFreeze
         | Fault::EnginePartition
         | Fault::ClockStep(_)
         | Fault::Overload
-        | Fault::MassRestart
         | Fault::RedisPowerLoss
         | Fault::DiskFull
         | Fault::SyncsFail
@@ -241,6 +258,7 @@ fn fits(fault: Fault, state: State) -> State {
         // Nothing is lost where nothing is written.
         | Fault::RedisSecondLost
         | Fault::RedisFailover
+        | Fault::RedisFailoverWithoutOwner
         | Fault::ClusterTakeover
         // Nobody meets a slot on the move where nobody asks.
         | Fault::ClusterSlotsMove
@@ -248,8 +266,9 @@ fn fits(fault: Fault, state: State) -> State {
         {
             State::Load
         }
-        // They bring a load of their own.
+        // They bring a load, or timers, of their own.
         Fault::PoisonMessages
+        | Fault::MassRestart
         | Fault::GatewayKill
         | Fault::GatewayDrain
         | Fault::GatewayPartition
@@ -265,6 +284,12 @@ pub fn pairs(seed: u64, sizes: Sizes) -> Vec<Trial> {
     let faults = drawable(Setup::Strict);
     let mut trials = Vec::new();
     let mut add = |one: Fault, other: Fault, setup: Setup| {
+        // It takes long to begin: what comes first would be over.
+        let (one, other) = if other == Fault::MassRestart {
+            (other, one)
+        } else {
+            (one, other)
+        };
         // Two that rule each other out are no pair.
         if let Some((one, other)) = in_order(one, other) {
             trials.push(pair(one, other, setup, trials.len(), seed, sizes));
@@ -429,6 +454,33 @@ mod tests {
         assert_eq!(targets.len(), 8, "{targets:?}");
         let states: BTreeSet<State> = trials.iter().map(|trial| trial.state).collect();
         assert_eq!(states.len(), State::ALL.len());
+    }
+
+    #[test]
+    fn singles_play_every_fault_on_every_deployment_that_it_befalls_where_that_means_something() {
+        let trials = singles(1, Sizes::MATRIX, &State::ALL);
+        for fault in Fault::all() {
+            for setup in fault.setups() {
+                let of = |trial: &&Trial| trial.strikes[0].fault == fault && trial.setup == *setup;
+                assert!(trials.iter().any(|trial| of(&trial)), "{} {setup:?}", fault.name());
+            }
+        }
+        let means_nothing = |trial: &&Trial| !is_reached(trial.setup, trial.state);
+        assert_eq!(trials.iter().filter(means_nothing).count(), 0);
+        // A restart of very many is played in one state: it brings timers of its own.
+        let mass = trials
+            .iter()
+            .filter(|trial| trial.strikes[0].fault == Fault::MassRestart);
+        assert_eq!(mass.count(), Fault::MassRestart.setups().len());
+        assert!((600..1_200).contains(&trials.len()), "{} trials", trials.len());
+    }
+
+    #[test]
+    fn the_smoke_kills_a_redis_that_syncs_before_it_answers_and_one_that_syncs_every_second() {
+        let killed = smoke(1).into_iter();
+        let killed = killed.filter(|trial| trial.strikes.len() == 1 && trial.strikes[0].fault == Fault::RedisKill);
+        let setups: BTreeSet<Setup> = killed.map(|trial| trial.setup).collect();
+        assert_eq!(setups, BTreeSet::from([Setup::Strict, Setup::Relaxed]));
     }
 
     #[test]

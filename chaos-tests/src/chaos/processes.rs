@@ -237,6 +237,7 @@ impl Deployment<'_> {
         let news = said.iter().skip(heard.records);
         heard.hear(news.map(|(at_ns, record)| (*at_ns, record)));
         self.answered.add(heard.answers);
+        self.later.add(&heard.later);
         self.taken.hear(process.number, heard.taken);
         self.said.insert(process.number, said);
         self.ended_ns.insert(process.number, now_ns());
@@ -340,6 +341,25 @@ impl Deployment<'_> {
             answers.add(live.hear().answers);
         }
         answers
+    }
+
+    /// How many executions that wait for an instant were acknowledged.
+    pub(super) fn acked_later(&mut self) -> usize {
+        let mut acked = self.later.acked.len();
+        for live in self.serving.iter_mut().chain(&mut self.frozen) {
+            let news = live.hear().later.acked.difference(&self.later.acked);
+            acked += news.count();
+        }
+        acked
+    }
+
+    /// How many of them have not gone on.
+    pub(super) fn asleep(&mut self) -> usize {
+        let mut later = self.later.clone();
+        for live in self.serving.iter_mut().chain(&mut self.frozen) {
+            later.add(&live.hear().later);
+        }
+        later.asleep()
     }
 
     /// Everything that was said: of one process after the other, or of several members in the order in which it happened.

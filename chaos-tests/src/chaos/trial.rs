@@ -16,15 +16,15 @@ use super::heard::Answers;
 use super::lab::Lab;
 use super::listener;
 use super::plan::{State, Trial};
-use super::replicas;
 use super::schedule::{self, Struck};
 use super::servers::RedisCluster;
-use crate::crash::checkers::{Evidence, Violation, check};
+use super::{poisoned, replicas, restart};
+use crate::crash::checkers::{Evidence, Violation, check, check_despite_loss};
 use crate::crash::effects::EffectSink;
 use crate::crash::heal::{self, Hears};
 use crate::crash::record::Record;
 use crate::crash::rulings::lift_all;
-use crate::crash::switches::{Switches, WRONG_CLOCK};
+use crate::crash::switches::{EXECUTION_PANICS, Switches, WRONG_CLOCK};
 use crate::crash::workload;
 use crate::world::random::Random;
 
@@ -47,6 +47,9 @@ const JUDGES_LEASE: Duration = Duration::from_secs(10);
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 /// How long the rest of the events may take to be heard.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(60);
+/// How late a timer may be that was due while something was broken: so long, and a lease, after clients have answers again. The rest is
+/// for a busy machine.
+const LATE_AFTER_HEALING: Duration = Duration::from_secs(30);
 /// How long members may take to end what waits for limits, once nobody starts anything.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(30);
 /// How long an engine may take to say that its store went back, once everything is healed, and how often it is looked.
@@ -108,6 +111,23 @@ impl Outcome {
     }
 }
 
+/// What one part of the evidence came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Judged {
+    /// For whoever reads the report.
+    pub(super) note: String,
+    pub(super) violations: Vec<Violation>,
+    pub(super) too_little: Vec<String>,
+}
+
+impl Outcome {
+    fn take(&mut self, judged: Judged) {
+        self.notes.push(judged.note);
+        self.violations.extend(judged.violations);
+        self.too_little.extend(judged.too_little);
+    }
+}
+
 /// Plays a trial.
 ///
 /// # Errors
@@ -129,6 +149,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     let broken_at = reach(&mut on, trial)?;
     let before = on.answers();
     let struck = schedule::strike(&mut on, trial, &mut random);
+    let struck = struck.and_then(|()| restart::until_woken(&mut on));
     let during = on.answers();
     let mut seen = std::mem::take(&mut on.seen);
     if let Err(error) = struck {
@@ -171,6 +192,8 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     }
     let jumps_ms = jumps_ms(trial);
     on.stop()?;
+    let poisoned = on.poisoned.filter(|_| on.is_alone);
+    let latencies = poisoned.map(|poisoned| poisoned.latencies(&on.said));
     let mut evidence = Evidence {
         // What a clock jumps over is late, or seems so.
         outages: vec![(earlier(broken_at, jumps_ms), healed_at.plus_ms(jumps_ms))],
@@ -180,6 +203,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
             .iter()
             .any(|strike| matches!(strike.fault, Fault::MemberClock(_))),
         late_in_outages_ms: late_in_outages_ms(trial),
+        late_after_outages_ms: Some(u64::try_from((LEASE + LATE_AFTER_HEALING).as_millis()).unwrap_or(u64::MAX)),
         seen,
         ..Evidence::default()
     };
@@ -212,9 +236,12 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     match trial.expects() {
         Expects::Everything => judge(&mut on, stopped_at, &mut evidence, &mut outcome)?,
         Expects::ToldLoss => {
-            outcome.violations.append(&mut evidence.seen);
+            outcome.violations.extend(check_despite_loss(&evidence));
             was_told(&on, &mut outcome);
         }
+    }
+    if let Some(latencies) = latencies {
+        outcome.take(latencies.judge());
     }
     takes_over_in_time(trial, &mut outcome);
     floors(&mut on, trial, after, &mut outcome)?;
@@ -224,7 +251,8 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-/// How late a timer may be whose member is gone; none where more is broken than that: then as long as that takes.
+/// How late a timer may be whose member is gone; none where more is broken than that: then as long as that takes, and
+/// [`LATE_AFTER_HEALING`].
 fn late_in_outages_ms(trial: &Trial) -> Option<u64> {
     let only_members = trial.strikes.iter().all(|strike| {
         strike.fault.target() == Target::Member
@@ -372,6 +400,8 @@ fn judge(
             published: PUBLISHED_WITHIN,
         };
         lift_all(&opened.engine).await?;
+        let unexplained = poisoned::unexplained(&opened.engine, &evidence.records);
+        evidence.seen.extend(unexplained);
         heal::complete(&opened.engine, &*opened.store, listener, within, evidence).await?;
         opened.engine.shutdown(Duration::from_secs(1)).await;
         anyhow::Ok(())
@@ -387,6 +417,12 @@ fn judge(
     on.gives_everything_back(LEASE * 2)?;
     evidence.seen.append(&mut on.seen);
     outcome.violations = check(evidence);
+    for restart in &on.restarts {
+        outcome.take(restart.judge(evidence, on.is_alone));
+    }
+    if on.poisoned.is_some() {
+        outcome.take(poisoned::judge(evidence, on.is_alone));
+    }
     outcome.executions = evidence.executions.len();
     outcome.entries = evidence.executions.values().map(|(_, _, entries)| entries.len()).sum();
     outcome.events = on.listener.seen().len();
@@ -457,6 +493,10 @@ fn floors(on: &mut Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Ou
             Fault::MemberFreeze | Fault::MemberPartition if trial.strikes.len() == 1 => {
                 expect(on.fenced > 0, "no member was seen to be fenced".to_owned());
             }
+            Fault::RedisFailover if trial.strikes.len() == 1 => {
+                let what = "no owner had to give its log back what that lacked";
+                expect(on.logged(WENT_BACK), what.to_owned());
+            }
             Fault::ClusterSlotsMove if trial.strikes.len() == 1 => {
                 let told = on.cluster.as_ref().map(RedisCluster::redirections);
                 let told = told.transpose()?.unwrap_or_default();
@@ -472,6 +512,15 @@ fn floors(on: &mut Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Ou
             Fault::ClockStep(_) | Fault::MemberClock(_) if trial.strikes.len() == 1 => {
                 let looks = outcome.counted.get(WRONG_CLOCK).copied().unwrap_or(0);
                 expect(looks > 0, "nobody looked at a clock that was wrong".to_owned());
+            }
+            Fault::ExecutionPanic if trial.strikes.len() == 1 => {
+                let panics = outcome.counted.get(EXECUTION_PANICS).copied().unwrap_or(0);
+                expect(panics > 0, "no actor of an execution panicked".to_owned());
+            }
+            // How many of them waited is judged where their entries are.
+            Fault::MassRestart if trial.strikes.len() == 1 => {
+                let what = "the engine was not killed while all waited that were to";
+                expect(!on.restarts.is_empty(), what.to_owned());
             }
             Fault::Overload => expect(all.refused > 0, "no start was refused".to_owned()),
             Fault::EngineKillAt(_) | Fault::ActorPanic(_) if trial.strikes.len() == 1 => {

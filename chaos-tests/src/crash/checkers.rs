@@ -50,8 +50,10 @@ pub struct Evidence {
     pub expired: BTreeSet<ExecutionId>,
     /// When the engine was down or recovering: from the kill to one second after the next readiness.
     pub outages: Vec<(Timestamp, Timestamp)>,
-    /// How late a timer may fire that was due in an outage, in milliseconds; none: any time after it.
+    /// How late a timer may fire that was due in an outage, in milliseconds; none: as late as [`Self::late_after_outages_ms`] lets it.
     pub late_in_outages_ms: Option<u64>,
+    /// How long after an outage a timer may fire that was due in it, in milliseconds; none: any time after it.
+    pub late_after_outages_ms: Option<u64>,
     /// When one execution alone could not act, as with outages: its actor had failed, or it was set aside.
     pub own_outages: BTreeMap<ExecutionId, Vec<(Timestamp, Timestamp)>>,
     /// Whether clocks were set back and forth: then instants do not say what came first.
@@ -118,6 +120,16 @@ pub fn check(evidence: &Evidence) -> Vec<Violation> {
     effects_follow_commits(evidence, &mut findings);
     paused_means_paused(evidence, &mut findings);
     reads_never_go_back(evidence, &mut findings);
+    findings.0
+}
+
+/// What of it holds even where a store has lost what it had acknowledged, and the shards that lost something are served no more: their
+/// executions cannot be read.
+#[must_use]
+pub fn check_despite_loss(evidence: &Evidence) -> Vec<Violation> {
+    let mut findings = Findings(evidence.seen.clone());
+    epochs::stand_whatever_is_lost(evidence, &mut findings);
+    failures::are_bounded(evidence, &mut findings);
     findings.0
 }
 
@@ -384,8 +396,8 @@ fn timers_fire_in_time(id: ExecutionId, plan: &Plan, entries: &[Entry], evidence
     let Some(begin) = before.find(|entry| changes(entry, Verb::NodeWaiting)) else {
         return;
     };
-    let (waiting, fired) = (begin.at, entries[end].at);
-    let due = waiting.plus_ms(delay_ms(plan.workflow.as_str()));
+    let fired = entries[end].at;
+    let due = due_of(plan, entries, evidence).unwrap_or_else(|| begin.at.plus_ms(delay_ms(plan.workflow.as_str())));
     findings.expect(fired >= due, "C8", || {
         format!("{id}: a timer fired {} ms early", due.since_ms(fired))
     });
@@ -395,20 +407,49 @@ fn timers_fire_in_time(id: ExecutionId, plan: &Plan, entries: &[Entry], evidence
     }
 }
 
+/// The instant that the start of an execution names, where its workflow waits for that.
+pub(crate) fn due_of(plan: &Plan, entries: &[Entry], evidence: &Evidence) -> Option<Timestamp> {
+    if plan.workflow.as_str() != workload::LATER {
+        return None;
+    }
+    let started = entries.first()?.event.start()?;
+    evidence.contents.parsed(&started.input)["due"].as_i64().map(Timestamp)
+}
+
 /// C8: late only around an outage.
 fn is_in_time(id: ExecutionId, due: Timestamp, fired: Timestamp, evidence: &Evidence, findings: &mut Findings) {
     let due = evidence.controls.released(id, due);
     let own = evidence.own_outages.get(&id).into_iter().flatten();
     let late_ms = fired.since_ms(due);
-    let excused = evidence
-        .outages
-        .iter()
-        .chain(own)
-        .any(|(from, until)| due.plus_ms(LATE_HEALTHY_MS) >= *from && due <= *until)
+    let excused = excused_until(due, evidence.outages.iter().chain(own), evidence.late_after_outages_ms)
+        .is_some_and(|until| fired <= until)
         && evidence.late_in_outages_ms.is_none_or(|most_ms| late_ms <= most_ms);
     findings.expect(excused || late_ms <= LATE_HEALTHY_MS, "C8", || {
         format!("{id}: a timer fired {late_ms} ms late")
     });
+}
+
+/// Until when what was due then may happen, if that was in an outage, or just before one. Where the next outage begins before that it
+/// goes on.
+fn excused_until<'a>(
+    due: Timestamp,
+    outages: impl Iterator<Item = &'a (Timestamp, Timestamp)>,
+    after_ms: Option<u64>,
+) -> Option<Timestamp> {
+    let ends = |until: &Timestamp| after_ms.map_or(Timestamp(i64::MAX), |after_ms| until.plus_ms(after_ms));
+    let mut outages: Vec<_> = outages.collect();
+    outages.sort_unstable();
+    outages
+        .into_iter()
+        .fold(None, |excused: Option<Timestamp>, (from, until)| {
+            let meets = due.plus_ms(LATE_HEALTHY_MS) >= *from && due <= *until;
+            let goes_on = excused.is_some_and(|excused| *from <= excused);
+            if meets || goes_on {
+                excused.max(Some(ends(until)))
+            } else {
+                excused
+            }
+        })
 }
 
 /// C9: between an acknowledged pause and the resume at most the attempts that were draining take effect.

@@ -437,7 +437,7 @@ impl Ask {
 async fn here(engine: &EngineHandle, ask: &Ask) -> Result<Answer, EngineError> {
     match ask {
         Ask::Start { workflow, key } => {
-            let mut request = StartRequest::new(workflow.as_str(), workload::input_of(workflow));
+            let mut request = StartRequest::new(workflow.as_str(), workload::input_of_key(workflow, key));
             request.request_key = Some(key.clone());
             started(engine, request).await
         }

@@ -219,9 +219,13 @@ async fn look(engine: &EngineHandle, id: ExecutionId) -> Result<ExecutionView, E
     answer.unwrap_or_else(|_| Err(silent()))
 }
 
-/// Resumes what an operator paused, and calls what waits for nothing but a call. Timeouts, and what a parent says, come by themselves.
+/// Resumes what an operator paused, and what was set aside since it was poisoned; calls what waits for nothing but a call. Timeouts,
+/// and what a parent says, come by themselves.
 async fn let_go_on(engine: &EngineHandle, view: &ExecutionView) -> Result<(), EngineError> {
     let state = &view.state;
+    if view.quarantined.is_some() && workload::may_be_poisoned(state.workflow.as_str()) {
+        return or_over(engine.resume(state.id, Command::default()).await);
+    }
     let waits = |phase: &Phase| matches!(phase, Phase::Waiting { until: None, .. });
     let called = view.plan.nodes.iter().zip(&state.nodes);
     let called: Vec<&str> = called

@@ -131,6 +131,8 @@ pub enum Record {
         epoch: u64,
         /// Where it stands.
         position: u64,
+        /// Which of the owner's commits it is.
+        commit: u64,
     },
     /// The store refused a record because the shard has another owner.
     Refused {

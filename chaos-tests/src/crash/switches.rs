@@ -1,15 +1,17 @@
 //! What an engine process can be told at run time: where to die or to panic, what its clock shows, which fault is planted.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use troupe_core::Timestamp;
-use troupe_ports::{Clock, SystemClock};
+use troupe_core::{Epoch, ExecutionId, ShardId, Timestamp};
+use troupe_ports::{Clock, SystemClock, Task};
 
 use super::child::Fault;
 use super::record::Record;
+use super::workload;
 
 /// A named place in an engine's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +76,8 @@ pub enum Act {
 
 /// What is counted when somebody asks what time it is while the clock shows something else.
 pub const WRONG_CLOCK: &str = "looks at a wrong clock";
+/// What is counted when the actor of an execution panics.
+pub const EXECUTION_PANICS: &str = "panics of executions";
 
 /// The switches of one process.
 #[derive(Debug, Default)]
@@ -84,12 +88,36 @@ pub struct Switches {
     wrong_looks: AtomicU64,
     /// Milliseconds that every attempt takes longer.
     slow_ms: AtomicU64,
+    /// Whether the actors of poisoned executions panic.
+    poisons: AtomicBool,
+    /// How often an execution that stumbles came to where it may.
+    stumbles: AtomicU64,
+    poisoned: Mutex<Poisoned>,
     pub(super) appends_without_epoch: bool,
     pub(crate) renews_without_compare: bool,
     pub(super) trims_before_confirm: bool,
     pub(crate) takes_without_epoch: bool,
     pub(crate) admits_without_count: bool,
     pub(crate) keeps_tickets: bool,
+}
+
+/// What is known of the executions whose actors may panic.
+#[derive(Debug, Default)]
+struct Poisoned {
+    /// The epoch under which each shard was taken last.
+    epochs: BTreeMap<ShardId, Epoch>,
+    /// The epoch under which the node of each was dispatched last.
+    dispatched: BTreeMap<ExecutionId, Epoch>,
+}
+
+impl Poisoned {
+    /// Whether a dispatch says that its execution was built again by the same owner, under which epoch: what was interrupted is
+    /// dispatched once more.
+    fn is_restart(&mut self, id: ExecutionId, is_again: bool) -> Option<Epoch> {
+        let epoch = self.epochs.get(&id.shard()).copied()?;
+        let before = self.dispatched.insert(id, epoch);
+        (is_again && before == Some(epoch)).then_some(epoch)
+    }
 }
 
 impl Switches {
@@ -133,6 +161,46 @@ impl Switches {
         Duration::from_millis(self.slow_ms.load(Ordering::Relaxed))
     }
 
+    /// The actors of poisoned executions panic from now on, or do no more.
+    pub fn poison(&self, is_on: bool) {
+        self.poisons.store(is_on, Ordering::Relaxed);
+    }
+
+    /// The actor of an execution steps with what only the sandbox can tell.
+    ///
+    /// # Panics
+    /// Where its execution is poisoned.
+    pub(crate) fn steps(&self, workflow: &str) {
+        let panics = match workflow {
+            _ if !self.poisons.load(Ordering::Relaxed) => false,
+            workload::POISONED => true,
+            workload::STUMBLING => self.stumbles.fetch_add(1, Ordering::Relaxed).is_multiple_of(2),
+            _ => false,
+        };
+        if panics {
+            let what = EXECUTION_PANICS.to_owned();
+            Record::Counted { what, times: 1 }.emit();
+            panic!("{workflow}: as it was told");
+        }
+    }
+
+    /// This process has a shard.
+    pub(super) fn has_taken(&self, shard: ShardId, epoch: Epoch) {
+        self.poisoned().epochs.insert(shard, epoch);
+    }
+
+    /// An attempt is dispatched: that of a poisoned execution tells whether its actor was built again.
+    pub(crate) fn dispatches(&self, task: &Task) {
+        if !workload::may_be_poisoned(task.plan.workflow.as_str()) || task.node().key.as_str() != workload::POISON {
+            return;
+        }
+        let id = task.execution;
+        if let Some(epoch) = self.poisoned().is_restart(id, task.token.nonce > 0) {
+            let (epoch, at) = (epoch.0, self.now());
+            Record::Restarted { id, epoch, at }.emit();
+        }
+    }
+
     /// A moment has come.
     ///
     /// # Panics
@@ -155,6 +223,10 @@ impl Switches {
         }
     }
 
+    fn poisoned(&self) -> std::sync::MutexGuard<'_, Poisoned> {
+        self.poisoned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn armed(&self) -> std::sync::MutexGuard<'_, Vec<(Moment, Act)>> {
         self.armed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,5 +239,33 @@ impl Clock for Switches {
             self.wrong_looks.fetch_add(1, Ordering::Relaxed);
         }
         Timestamp(SystemClock.now().0.saturating_add(by_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_dispatched_again_by_the_same_owner_was_built_again() {
+        let id = ExecutionId::fresh(ShardId(3), Timestamp(0), 1);
+        let mut poisoned = Poisoned::default();
+        assert_eq!(poisoned.is_restart(id, true), None, "nobody has its shard");
+        poisoned.epochs.insert(ShardId(3), Epoch(1));
+        assert_eq!(poisoned.is_restart(id, false), None);
+        assert_eq!(poisoned.is_restart(id, true), Some(Epoch(1)));
+        poisoned.epochs.insert(ShardId(3), Epoch(2));
+        assert_eq!(poisoned.is_restart(id, true), None, "another owner has taken it over");
+        assert_eq!(poisoned.is_restart(id, true), Some(Epoch(2)));
+    }
+
+    #[test]
+    #[should_panic(expected = "poisoned: as it was told")]
+    fn only_what_is_poisoned_panics_and_only_while_that_is_on() {
+        let switches = Switches::default();
+        switches.steps(workload::POISONED);
+        switches.poison(true);
+        switches.steps("chain");
+        switches.steps(workload::POISONED);
     }
 }

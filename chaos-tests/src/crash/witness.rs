@@ -38,9 +38,15 @@ impl Witness {
             next: acquired.next.0,
         }
         .emit();
+        self.switches.has_taken(acquired.shard, acquired.epoch);
         self.switches.reached(Moment::Acquired);
         Ok(acquired)
     }
+}
+
+/// The number of a commit among those of its owner: what comes before it in the id is the owner's.
+pub(crate) fn number_of(commit: CommitId) -> u64 {
+    u64::try_from(commit.0 & ((1 << 56) - 1)).unwrap_or(u64::MAX)
 }
 
 #[async_trait]
@@ -55,6 +61,10 @@ impl StateStore for Witness {
 
     fn may_lose_acknowledged(&self) -> bool {
         self.store.may_lose_acknowledged()
+    }
+
+    fn may_come_back_older(&self) -> bool {
+        self.store.may_come_back_older()
     }
 
     async fn holder(&self, shard: ShardId) -> Result<Holder, StoreError> {
@@ -146,7 +156,13 @@ impl StateStore for Witness {
         self.switches.reached(Moment::Appended);
         let (shard, epoch, position) = (shard.0, epoch.0, position.0);
         match &appended {
-            Ok(()) => Record::Appended { shard, epoch, position }.emit(),
+            Ok(()) => Record::Appended {
+                shard,
+                epoch,
+                position,
+                commit: number_of(commit),
+            }
+            .emit(),
             Err(AppendError::Store(StoreError::Fenced { .. })) => Record::Refused { shard, epoch }.emit(),
             Err(AppendError::Store(_) | AppendError::Conflict { .. }) => {}
         }
@@ -281,7 +297,11 @@ impl StateStore for Witness {
         id: ExecutionId,
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
-        self.store.set_quarantine(shard, epoch, id, reason).await
+        self.store.set_quarantine(shard, epoch, id, reason).await?;
+        if reason.is_some() {
+            Record::SetAside { id }.emit();
+        }
+        Ok(())
     }
 
     async fn quarantined(&self, shard: ShardId) -> Result<Vec<(ExecutionId, String)>, StoreError> {

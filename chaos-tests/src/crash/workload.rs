@@ -1,9 +1,9 @@
 //! Workflows that use what may break: retries, joins, quorums, delays, error paths, clean-up, children, calls, large values.
 
 use serde_json::{Value, json};
-use troupe_core::Json;
 use troupe_core::definition::{NodeKind, WorkflowDefinition};
 use troupe_core::plan::Plan;
+use troupe_core::{Json, Timestamp};
 
 /// Delay of the waiting workflows' delay nodes, in milliseconds: shorter and longer than passivation takes.
 pub const DELAYS_MS: [u64; 2] = [60, 400];
@@ -11,6 +11,21 @@ pub const DELAYS_MS: [u64; 2] = [60, 400];
 pub const LATE: &str = "wait-late";
 /// See [`LATE`].
 pub const LATE_MS: u64 = 1_500;
+/// A workflow that nobody starts by chance: from its first entry on it waits for the instant that its start names.
+pub const LATER: &str = "wait-later";
+/// What an execution of [`LATER`] does when that has come.
+pub(crate) const WOKEN: &str = "woken";
+/// Between a request key of [`LATER`] and the instant, in epoch milliseconds.
+const DUE: char = '@';
+/// Workflows that nobody starts by chance, the actors of whose executions panic where that is switched on: again and again, or now
+/// and then.
+pub(crate) const POISONED: &str = "poisoned";
+/// See [`POISONED`].
+pub(crate) const STUMBLING: &str = "stumbling";
+/// The node at whose end they do.
+pub(crate) const POISON: &str = "poison";
+/// What that node gives, as engines are asked for it: only a sandbox can tell.
+pub(crate) const SANDBOXED: &str = "(() => (output))()";
 /// Of this workflow only so many executions run at once.
 pub(crate) const FEW: &str = "few";
 /// Attempts of this workflow keep their slots until they have to renew them.
@@ -117,9 +132,45 @@ pub(crate) fn ruled_of(node: &str) -> Option<&str> {
 /// Never: the definitions are constants.
 #[must_use]
 pub fn all() -> Vec<WorkflowDefinition> {
-    let late = serde_json::from_value(waiting(LATE, LATE_MS)).expect("a constant definition");
+    let alone = [
+        waiting(LATE, LATE_MS),
+        later(),
+        poisonous(POISONED),
+        poisonous(STUMBLING),
+    ];
+    let alone = alone
+        .into_iter()
+        .map(|definition| serde_json::from_value(definition).expect("a constant definition"));
     let others = definitions().into_iter().chain(families()).chain(large());
-    others.chain(limited()).chain(ruled()).chain([late]).collect()
+    others.chain(limited()).chain(ruled()).chain(alone).collect()
+}
+
+/// A definition as an engine with a sandbox is given it: what executions that may be poisoned give is asked of that.
+pub(crate) fn asking(mut definition: WorkflowDefinition) -> WorkflowDefinition {
+    if may_be_poisoned(&definition.id) {
+        for node in &mut definition.nodes {
+            if let Some(output) = node.data.get_mut("output") {
+                *output = SANDBOXED.into();
+            }
+        }
+    }
+    definition
+}
+
+/// Whether the actors of its executions may be made to panic.
+#[must_use]
+pub(crate) fn may_be_poisoned(workflow: &str) -> bool {
+    [POISONED, STUMBLING].contains(&workflow)
+}
+
+/// The request key of an execution of [`LATER`] that is due then.
+pub(crate) fn later_key(incarnation: u32, number: u64, due: Timestamp) -> String {
+    format!("{LATER}/{incarnation}-{number}{DUE}{}", due.0)
+}
+
+/// Whether a request key is that of an execution of [`LATER`].
+pub(crate) fn is_later(key: &str) -> bool {
+    key.split('/').next() == Some(LATER)
 }
 
 /// How long executions of a workflow wait at their delay node, in milliseconds.
@@ -129,6 +180,16 @@ pub fn delay_ms(workflow: &str) -> u64 {
         "wait-short" => DELAYS_MS[0],
         LATE => LATE_MS,
         _ => DELAYS_MS[1],
+    }
+}
+
+/// What the execution of a request key is started with.
+#[must_use]
+pub(crate) fn input_of_key(workflow: &str, key: &str) -> Json {
+    let due: Option<i64> = key.split_once(DUE).and_then(|(_, due)| due.parse().ok());
+    match due.filter(|_| workflow == LATER) {
+        Some(due) => Json::from_trusted(format!("{{\"n\":1,\"due\":{due}}}")),
+        None => input_of(workflow),
     }
 }
 
@@ -239,6 +300,17 @@ fn waiting(id: &str, delay_ms: u64) -> Value {
     let delay = json!({"id": "wait", "type": "delay", "data": {"delayType": "fixed", "delayValue": delay_ms}});
     json!({"id": id, "nodes": [work("before", json!({})), delay, work("after", json!({}))],
         "edges": [edge("before", "wait", "default"), edge("wait", "after", "default")]})
+}
+
+fn later() -> Value {
+    let delay = json!({"id": "wait", "type": "delay", "data": {"delayType": "expression", "delayValue": "input.due"}});
+    json!({"id": LATER, "nodes": [delay, work(WOKEN, json!({}))], "edges": [edge("wait", WOKEN, "default")]})
+}
+
+/// What its first node gives is what that gave; see [`asking`].
+fn poisonous(id: &str) -> Value {
+    json!({"id": id, "nodes": [work(POISON, json!({"output": "output"})), work("cured", json!({}))],
+        "edges": [edge(POISON, "cured", "default")]})
 }
 
 fn rescue() -> Value {
@@ -457,4 +529,27 @@ fn ruled_workflow(id: &str) -> Value {
         .map(|place| edge(&name(place - 1), &name(place), "default"))
         .collect();
     json!({"id": id, "nodes": nodes, "edges": edges})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_says_when_its_execution_is_due_however_often_it_is_asked_for() {
+        let key = later_key(3, 17, Timestamp(1_790_000_000_123));
+        assert!(is_later(&key) && !is_later("wait-late/3-17"), "{key}");
+        let input = input_of_key(LATER, &key);
+        assert_eq!(input.as_str(), "{\"n\":1,\"due\":1790000000123}");
+        assert_eq!(input_of_key("chain", "chain/3-17").as_str(), "{\"n\":1}");
+    }
+
+    #[test]
+    fn only_what_may_be_poisoned_asks_the_sandbox() {
+        for definition in all() {
+            let asked = asking(definition.clone());
+            let changed = serde_json::to_value(&asked).ok() != serde_json::to_value(&definition).ok();
+            assert_eq!(changed, may_be_poisoned(&definition.id), "{}", definition.id);
+        }
+    }
 }

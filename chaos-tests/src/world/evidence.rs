@@ -13,6 +13,7 @@ use troupe_ports::{ExecutionBase, StateStore};
 
 use super::supersede::SUPERSEDED;
 use super::{BEGINNING, FAULTS_MS, HEALED_MS, Outcome, World, at_once, constant, drawn, own, shards};
+use crate::crash::witness::number_of;
 use crate::crash::{Record, check};
 
 impl World {
@@ -135,6 +136,7 @@ impl World {
                     shard: shard.0,
                     epoch,
                     position: record.position.0,
+                    commit: number_of(record.commit),
                 });
             }
         }

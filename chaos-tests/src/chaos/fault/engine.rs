@@ -8,12 +8,9 @@ use crate::chaos::deployment::Deployment;
 use crate::chaos::engine::Order;
 use crate::chaos::schedule::Struck;
 use crate::crash::switches::{Act, Moment};
-use crate::crash::workload;
 
 /// How long a thawed owner may take to learn of its successor: a renewal and what a loaded machine adds.
 const FENCED_WITHIN: Duration = Duration::from_secs(15);
-/// How long nobody may be answered while many start: how long all of them take is the machine's.
-const NEXT_WITHIN: Duration = Duration::from_secs(60);
 /// Starts at once of an overload: ten times what [`EXECUTIONS_MAX`] lets run.
 const OVERLOAD: u64 = 2_000;
 /// Executions with an actor that a deployment which is to be overloaded has room for.
@@ -67,25 +64,4 @@ pub(super) fn overload(on: &mut Deployment<'_>) -> anyhow::Result<()> {
         on.watch(Duration::from_millis(50))?;
     }
     Ok(())
-}
-
-pub(super) fn mass_restart(on: &mut Deployment<'_>, scale: u64) -> anyhow::Result<()> {
-    let before = on.answers().all;
-    on.tell(&Order::Burst {
-        workflow: workload::LATE.to_owned(),
-        count: scale,
-        at_once: 64,
-    })?;
-    let (mut known, mut since) = (before, Instant::now());
-    while known < before + scale {
-        if since.elapsed() > NEXT_WITHIN {
-            bail!("of {scale} starts none was acknowledged for {NEXT_WITHIN:?}");
-        }
-        on.watch(Duration::from_millis(50))?;
-        let now = on.answers().all;
-        if now > known {
-            (known, since) = (now, Instant::now());
-        }
-    }
-    kill(on)
 }

@@ -8,13 +8,15 @@ use super::Target;
 use crate::chaos::deployment::Deployment;
 use crate::chaos::proxy::{Line, Proxy};
 use crate::chaos::schedule::Struck;
-use crate::chaos::servers::Redis;
+use crate::chaos::servers::{Redis, until};
 use crate::world::random::Random;
 
 /// Until what was on its way through the proxy has arrived, or was cut off.
 const SETTLES: Duration = Duration::from_millis(50);
 /// Within so long a Redis that syncs every second has synced.
 const SYNCED_AFTER: Duration = Duration::from_millis(2_100);
+/// Within so long a replica has what its master has.
+const FOLLOWS_WITHIN: Duration = Duration::from_secs(20);
 /// How long a replica hears nothing before its master dies.
 const LAGS: Duration = Duration::from_millis(1_500);
 
@@ -62,10 +64,22 @@ pub(super) fn lose_a_second(on: &mut Deployment<'_>) -> anyhow::Result<()> {
     on.master()?.run()
 }
 
-pub(super) fn fail_over(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+/// A replica that heard nothing of what was acknowledged lately becomes the master. Whoever has appended that gives it back, if it lives.
+pub(super) fn fail_over(on: &mut Deployment<'_>, owner_dies: bool) -> anyhow::Result<()> {
     let servers = on.redis.as_mut().context("this deployment has no Redis")?;
-    let (_, line) = servers.replica.as_ref().context("this Redis has no replica")?;
+    let (replica, line) = servers.replica.as_ref().context("this Redis has no replica")?;
+    let written = servers.master.info("replication", "master_repl_offset")?;
+    // One that never had everything would have nothing.
+    until("the replica follows", FOLLOWS_WITHIN, || {
+        let told = replica.ask(&["INFO", "replication"])?;
+        let heard = replica.info("replication", "slave_repl_offset")?;
+        Ok(told.contains("master_link_status:up") && heard >= written)
+    })?;
     line.set(Line::HalfOpen);
     on.watch(LAGS)?;
-    on.master()?.kill()
+    if owner_dies {
+        on.kill()?;
+    }
+    on.master()?.kill()?;
+    if owner_dies { on.spawn() } else { Ok(()) }
 }

@@ -16,6 +16,8 @@ use crate::world::random::Random;
 
 /// How long one that is told to leave may take to end.
 const LEAVES_WITHIN: Duration = Duration::from_secs(20);
+/// How long one that goes on may take to learn that others have its shards.
+const FENCED_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Until connections that are cut are gone.
 const CUT_WITHIN: Duration = Duration::from_millis(100);
@@ -29,6 +31,7 @@ impl Struck for Replicas<'_> {
             Fault::GatewayKill | Fault::PoisonMessages => {
                 let place = self.hit(fault, random)?;
                 self.has_ended(place)?;
+                self.all[place].ask_fenced();
                 self.all[place].kill()
             }
             Fault::GatewayDrain => {
@@ -37,6 +40,7 @@ impl Struck for Replicas<'_> {
             }
             Fault::GatewayFreeze => {
                 let place = self.hit(fault, random)?;
+                self.all[place].ask_fenced();
                 self.all[place].stand(true)?;
                 self.until_taken()
             }
@@ -60,6 +64,7 @@ impl Struck for Replicas<'_> {
                 if let Some(place) = self.unhit(fault) {
                     self.all[place].stand(false)?;
                     self.all[place].is_hit = false;
+                    self.learns(place)?;
                 }
                 self.until_shared()
             }
@@ -119,8 +124,22 @@ impl Replicas<'_> {
         Some(self.hits.swap_remove(place).1)
     }
 
+    /// Waits until one that stood still says that others have its shards.
+    fn learns(&mut self, place: usize) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < FENCED_WITHIN {
+            if self.all[place].ask_fenced() > 0 {
+                self.fenced += 1;
+                break;
+            }
+            self.watch(LOOK_EVERY)?;
+        }
+        Ok(())
+    }
+
     /// Has one leave, and waits until it has.
     fn leave(&mut self, place: usize) -> anyhow::Result<()> {
+        self.all[place].ask_fenced();
         match self.all[place].tell_to_leave()? {
             Some(status) => {
                 self.ended_by_itself(place, status);

@@ -74,16 +74,18 @@ pub(super) fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     let played = played.with_context(|| on.last_logs())?;
     let mut violations = std::mem::take(&mut on.seen);
     violations.extend(played.violations);
+    let fenced_commits = on.all.iter().map(Replica::fenced_commits).sum();
     let mut too_little = played.too_little;
     too_little.extend(on.open.lacks(trial));
+    too_little.extend(unfenced(trial, fenced_commits));
     Ok(Outcome {
         trial: on.open.played(trial),
         answers: played.answers,
         executions: played.executions,
         entries: played.entries,
         events: played.messages,
-        fenced: 0,
-        fenced_commits: 0,
+        fenced: on.fenced,
+        fenced_commits,
         gave_up: 0,
         slots: 0,
         rulings: played.rulings,
@@ -94,6 +96,14 @@ pub(super) fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         notes: std::mem::take(&mut on.notes),
         took: begun.elapsed(),
     })
+}
+
+/// Why a trial in which nothing but replicas that stand still befell anybody proves too little, where none of them told its operator
+/// that it was replaced.
+fn unfenced(trial: &Trial, fenced_commits: u64) -> Option<String> {
+    let is_frozen_alone = matches!(&trial.strikes[..], [strike] if strike.fault == Fault::GatewayFreeze);
+    let is_too_little = is_frozen_alone && fenced_commits == 0;
+    is_too_little.then(|| "no replica that stood still has counted a commit or a renewal that was refused".to_owned())
 }
 
 /// A deployment of replicas under torment. Dropping it ends everything that is its own.
@@ -111,6 +121,8 @@ struct Replicas<'lab> {
     hits: Vec<(Fault, usize)>,
     /// How often somebody, or somebody's connection to the broker, has ended or stood still with messages in hand.
     ends: usize,
+    /// How often one that had stood still learned that others have its shards.
+    fenced: u32,
     /// The lines of all of them to the servers.
     lines: Lines,
     redis: Redis,
@@ -144,6 +156,7 @@ impl<'lab> Replicas<'lab> {
             open: Open::default(),
             hits: Vec::new(),
             ends: 0,
+            fenced: 0,
             lines,
             redis,
         })
@@ -235,6 +248,7 @@ impl<'lab> Replicas<'lab> {
     fn kill(&mut self, place: usize, for_so_long: Duration) -> anyhow::Result<()> {
         self.ends += 1;
         self.has_ended(place)?;
+        self.all[place].ask_fenced();
         self.all[place].kill()?;
         std::thread::sleep(for_so_long);
         self.all[place].run(&self.setting)
@@ -243,7 +257,10 @@ impl<'lab> Replicas<'lab> {
     /// Has all of them leave; nobody serves any more. Whoever has ended before that had no reason to.
     fn finish(&mut self) -> anyhow::Result<()> {
         // Those that leave are not started anew.
-        self.all.iter_mut().for_each(|replica| replica.is_hit = true);
+        self.all.iter_mut().for_each(|replica| {
+            replica.ask_fenced();
+            replica.is_hit = true;
+        });
         let mut leaving = Vec::new();
         for place in 0..self.all.len() {
             match self.all[place].tell_to_leave()? {
@@ -311,5 +328,26 @@ impl<'lab> Replicas<'lab> {
     fn last_logs(&self) -> String {
         let last = (0..self.all.len()).map(|place| format!("replica {place}: {}", self.last_line(place)));
         last.collect::<Vec<_>>().join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::{Sizes, State, Strike, single};
+    use super::*;
+
+    #[test]
+    fn one_that_stands_still_alone_must_tell_that_it_was_replaced() {
+        let trial = |fault| single(fault, State::Load, Duration::ZERO, 1, Sizes::SMOKE);
+        let frozen = trial(Fault::GatewayFreeze);
+        assert!(unfenced(&frozen, 0).is_some() && unfenced(&frozen, 1).is_none());
+        assert_eq!(unfenced(&trial(Fault::GatewayKill), 0), None);
+        // Who may take shards is away: nobody need be replaced.
+        let mut pair = frozen;
+        pair.strikes.push(Strike {
+            fault: Fault::PostgresStop,
+            ..pair.strikes[0]
+        });
+        assert_eq!(unfenced(&pair, 0), None);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::runtime::Handle;
+use troupe_telemetry::catalogue::FENCED_COMMITS;
 
 use super::http::{Answer, Request, ask};
 use crate::chaos::deployment::{LEASE, Lines};
@@ -44,6 +45,8 @@ pub(super) struct Replica {
     pub(super) is_hit: bool,
     /// What the others call it; empty until it has served.
     pub(super) name: String,
+    /// How often it has learned that another owner has one of its shards: in the runs before, and in this one as far as it was asked.
+    fenced: (u64, u64),
     child: Option<Child>,
     runs: u32,
 }
@@ -60,6 +63,7 @@ impl Replica {
             has_served: false,
             is_hit: false,
             name: String::new(),
+            fenced: (0, 0),
             child: None,
             runs: 0,
         })
@@ -114,6 +118,7 @@ impl Replica {
             .spawn()
             .with_context(|| format!("{} does not start", setting.program.display()))?;
         self.child = Some(child);
+        self.fenced = (self.fenced_commits(), 0);
         (self.has_served, self.is_hit) = (false, false);
         Ok(())
     }
@@ -148,6 +153,23 @@ impl Replica {
         let name = own.and_then(|own| own["name"].as_str());
         self.name = name.context("a replica does not know itself")?.to_owned();
         Ok(())
+    }
+
+    /// Asks it how often it has learned that another owner has one of its shards, and tells how much more that is than when it was asked
+    /// last. Whoever is to end it asks before: what it counted is gone with it.
+    pub(super) fn ask_fenced(&mut self) -> u64 {
+        // One that is down counts nothing.
+        let answer = self.ask(&Request::get("/metrics")).ok();
+        let text = answer.as_ref().and_then(|answer| answer.body.as_str());
+        let (_, known) = self.fenced;
+        let now = text.and_then(|text| counter(text, FENCED_COMMITS)).unwrap_or(known);
+        self.fenced.1 = now.max(known);
+        now.saturating_sub(known)
+    }
+
+    /// How often it has learned that over all its runs, as far as it was asked.
+    pub(super) fn fenced_commits(&self) -> u64 {
+        self.fenced.0 + self.fenced.1
     }
 
     /// Ends it at once.
@@ -191,6 +213,14 @@ pub(super) fn knock(port: u16, request: &Request, within: Duration) -> anyhow::R
     ask(port, SECRET, request, within)
 }
 
+/// The value of a counter without labels; none where it is not exposed.
+fn counter(metrics: &str, name: &str) -> Option<u64> {
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    value.parse().ok()
+}
+
 /// Faults that are planted in the gateway, as it is told of them.
 const PLANTED: [(Planted, &str); 3] = [
     (Planted::AcceptMessageBeforeStart, "accept-before-start"),
@@ -210,6 +240,12 @@ mod tests {
 
     use super::*;
     use crate::chaos::servers::until;
+
+    #[test]
+    fn a_counter_is_read_and_no_other_one() {
+        let text = "# HELP m 9 of them.\n# TYPE m counter\nmany 8\nm_too 7\nm 3\n";
+        assert_eq!((counter(text, "m"), counter(text, "man")), (Some(3), None));
+    }
 
     #[test]
     fn one_that_ended_by_itself_is_not_taken_for_one_that_leaves() {

@@ -10,7 +10,7 @@ use troupe_core::execution::{ChildOutcome, Entry, Event, ExecutionState, Remedy,
 use troupe_core::{ErrorInfo, ExecutionId, Json, Run, Seq, ShardId, Timestamp};
 
 use super::semantics::follows_the_reference;
-use super::{Evidence, Findings, applied_exactly_once, paused_means_paused, timers_fire_in_time};
+use super::{Evidence, Findings, applied_exactly_once, due_of, paused_means_paused, timers_fire_in_time};
 use crate::crash::record::Record;
 use crate::crash::workload;
 pub(super) use play::run;
@@ -297,6 +297,53 @@ fn an_outage_excuses_a_late_timer_as_long_as_it_may_last() {
     assert_eq!(late_or_early_in(&late_by(3_000), bounded), Vec::<String>::new());
     let late = late_or_early_in(&late_by(3_001), bounded);
     assert!(late.len() == 1 && late[0].contains("3001 ms late"), "{late:?}");
+}
+
+#[test]
+fn what_was_due_in_an_outage_is_not_late_for_ever_after_it() {
+    use Verb::{NodeCompleted, NodeWaiting};
+    let [delay_ms, _] = workload::DELAYS_MS.map(u64::cast_signed);
+    let fired_at = |at: i64| [(5_000, NodeWaiting), (at, NodeCompleted)];
+    let one = |evidence: &mut Evidence| {
+        evidence.outages = vec![(Timestamp(4_000), Timestamp(6_000))];
+        evidence.late_after_outages_ms = Some(500);
+    };
+    assert_eq!(late_or_early_in(&fired_at(6_500), one), Vec::<String>::new());
+    let late = late_or_early_in(&fired_at(6_501), one);
+    let late_ms = 6_501 - 5_000 - delay_ms;
+    assert!(
+        late.len() == 1 && late[0].contains(&format!("{late_ms} ms late")),
+        "{late:?}"
+    );
+    // Another one begins before everything has caught up, and a third one long after that.
+    let three = |evidence: &mut Evidence| {
+        one(evidence);
+        evidence.outages.insert(0, (Timestamp(20_000), Timestamp(30_000)));
+        evidence.outages.push((Timestamp(6_500), Timestamp(9_000)));
+    };
+    assert_eq!(late_or_early_in(&fired_at(9_500), three), Vec::<String>::new());
+    assert_eq!(late_or_early_in(&fired_at(9_501), three).len(), 1);
+    assert_eq!(late_or_early_in(&fired_at(30_000), three).len(), 1);
+}
+
+#[test]
+fn an_execution_that_waits_for_an_instant_does_not_go_on_before_it() {
+    let mut evidence = run(workload::LATER);
+    let (state, plan, mut entries) = one(&mut evidence, workload::LATER).clone();
+    let due = entries[1].at;
+    assert_eq!(due_of(&plan, &entries, &evidence), Some(due));
+    for (at, told) in [
+        (due.0, None),
+        (due.0 - 1, Some("1 ms early")),
+        (due.0 + 1_001, Some("1001 ms late")),
+    ] {
+        entries[1].at = Timestamp(at);
+        let mut findings = Findings(Vec::new());
+        timers_fire_in_time(state.id, &plan, &entries, &evidence, &mut findings);
+        let found: Vec<String> = findings.0.into_iter().map(|violation| violation.what).collect();
+        assert_eq!(found.len(), usize::from(told.is_some()), "{found:?}");
+        assert!(told.is_none_or(|told| found[0].contains(told)), "{found:?}");
+    }
 }
 
 /// What is said of so many executions that were in a room for two at the same time.

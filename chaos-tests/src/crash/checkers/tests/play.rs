@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde_json::{Map, Value as JsonValue, json};
-use troupe_core::definition::WorkflowDefinition;
+use troupe_core::definition::{NodeKind, WorkflowDefinition};
 use troupe_core::execution::{
     Answer, AttemptClosed, AttemptFailure, AttemptOutcome, ChildCommand, ChildId, ChildOutcome, ChildReport, Effect,
     Entry, Evaluator, Event, ExecutionState, Parent, Pending, Phase, Question, Scope, StartChild, Started, Status,
@@ -18,6 +18,9 @@ use super::super::Evidence;
 use crate::crash::record::Record;
 use crate::crash::workload;
 use crate::reference::language;
+
+/// When is due what waits for an instant.
+const DUE: Timestamp = Timestamp(1_790_000_000_000);
 
 /// Answers in the reference's language.
 struct Mini;
@@ -59,9 +62,14 @@ impl Evaluator for Mini {
                 let limit = scope.plan.node(ix).concurrency.as_ref().expect("a limit");
                 Answer::Value(value(limit.key.as_deref().expect("a key")).into())
             }
+            // Of what is prepared nothing but instants is computed.
             Question::Prepare(_) => Answer::Prepared {
                 input: None,
-                data: None,
+                data: node.filter(|node| node.kind == NodeKind::Delay).map(|node| {
+                    let mut prepared = node.data.clone();
+                    prepared.insert("delayValue".to_owned(), value(data("delayValue")));
+                    JsonValue::Object(prepared).into()
+                }),
             },
             other => panic!("{other:?}"),
         })
@@ -112,7 +120,11 @@ pub(in super::super) fn run(workflow: &str) -> Evidence {
         now: 1_000,
         ..Play::default()
     };
-    play.start(workflow, Json::from_trusted("{\"n\":1}").into(), None);
+    let input = match workflow {
+        workload::LATER => workload::input_of_key(workflow, &workload::later_key(0, 0, DUE)),
+        _ => Json::from_trusted("{\"n\":1}"),
+    };
+    play.start(workflow, input.into(), None);
     while play.go_on() {}
     let mut evidence = Evidence {
         records: play.records,

@@ -300,11 +300,18 @@ fn a_broker_that_is_away_degrades_and_stops_nothing() {
     assert_eq!(ready["events"]["status"], json!("connecting"), "{body}");
     assert_eq!(ready["backlog"]["status"], json!("ok"), "{body}");
     assert!(ready["backlog"]["bytes"].as_u64().unwrap() > 0, "{body}");
-    settles(
+    let text = settles(
         &server,
         &[
             ("troupe_broker_connected", 0.0),
             (r#"troupe_backlog_shards{mark="refuse"}"#, 0.0),
         ],
     );
+    for name in [
+        "troupe_outbox_pending",
+        "troupe_outbox_bytes",
+        "troupe_outbox_lag_seconds",
+    ] {
+        assert!(metric(&text, name).is_some_and(|value| value > 0.0), "{name}\n{text}");
+    }
 }

@@ -24,6 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Executions that are started so that each kind of ticket is held for a while, and how long they may take to hold some.
 const TAKE_TICKETS: u64 = 12;
 const SEEN_WITHIN: Duration = Duration::from_secs(20);
+/// And how long after they were asked to they are asked again.
+const TELL_AGAIN: Duration = Duration::from_secs(3);
 /// What an engine logs of a slot that it could not keep.
 const LAPSED: &str = "the store no longer knew a slot of a key";
 /// Lists what is held under no time (`held`) and for a time that is not over (`slot`), and what is noted (`note`), tickets in
@@ -250,15 +252,19 @@ impl Deployment<'_> {
         if self.members.is_none() {
             return Ok(());
         }
-        for workflow in [workload::FEW, workload::HELD_LONG] {
-            self.tell(&Order::Burst {
-                workflow: workflow.to_owned(),
-                count: TAKE_TICKETS,
-                at_once: TAKE_TICKETS,
-            })?;
-        }
-        let begun = Instant::now();
+        let (begun, mut told) = (Instant::now(), None::<Instant>);
         while !self.tickets.are_all() && begun.elapsed() < SEEN_WITHIN {
+            // Starts may be refused while much waits for a bus.
+            if told.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
+                told = Some(Instant::now());
+                for workflow in [workload::FEW, workload::HELD_LONG] {
+                    self.tell(&Order::Burst {
+                        workflow: workflow.to_owned(),
+                        count: TAKE_TICKETS,
+                        at_once: TAKE_TICKETS,
+                    })?;
+                }
+            }
             let left = self.left()?;
             self.tickets.add(&left);
             self.watch(LOOK_EVERY)?;

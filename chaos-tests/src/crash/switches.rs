@@ -95,6 +95,8 @@ pub struct Switches {
     poisoned: Mutex<Poisoned>,
     pub(super) appends_without_epoch: bool,
     pub(crate) renews_without_compare: bool,
+    /// Owners keep no records in memory: they would give back what a planted fault loses.
+    pub(crate) keeps_no_records: bool,
     pub(super) trims_before_confirm: bool,
     pub(crate) takes_without_epoch: bool,
     pub(crate) admits_without_count: bool,
@@ -127,6 +129,7 @@ impl Switches {
         Self {
             appends_without_epoch: fault == Some(Fault::NoEpochCheck),
             renews_without_compare: fault == Some(Fault::RenewWithoutCompare),
+            keeps_no_records: fault == Some(Fault::RedirectedIsDone),
             trims_before_confirm: fault == Some(Fault::TrimBeforeConfirm),
             takes_without_epoch: fault == Some(Fault::TakeWithoutEpoch),
             admits_without_count: fault == Some(Fault::AdmitWithoutCount),

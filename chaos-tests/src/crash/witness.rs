@@ -64,7 +64,7 @@ impl StateStore for Witness {
     }
 
     fn may_come_back_older(&self) -> bool {
-        self.store.may_come_back_older()
+        self.store.may_come_back_older() && !self.switches.keeps_no_records
     }
 
     async fn holder(&self, shard: ShardId) -> Result<Holder, StoreError> {

@@ -218,7 +218,9 @@ impl Frame {
                 Cell::new(whole(now.map(|now| of(&now.executions, "running")))),
                 Cell::new(whole(now.map(|now| of(&now.executions, "waiting")))),
                 Cell::new(rate(rates.map(|rates| rates.executions_started))),
-                Cell::new(rate(rates.map(|rates| rates.executions_ended.values().fold(0.0, |all, one| all + one)))),
+                Cell::new(rate(
+                    rates.map(|rates| rates.executions_ended.values().fold(0.0, |all, one| all + one)),
+                )),
                 Cell::new(whole(now.map(|now| now.outbox_pending))),
             ]);
         }

@@ -271,13 +271,10 @@ impl ShardState {
         let (reply, answer) = oneshot::channel();
         // A committer that is gone drops the message, and with it the answer.
         context.committer.send_message(CommitterMessage::Restore(reply)).ok();
-        let (myself, within) = (myself.clone(), context.engine.options.lease);
+        let myself = myself.clone();
         tokio::spawn(async move {
-            let restored = match tokio::time::timeout(within, answer).await {
-                Ok(Ok(restored)) => restored,
-                Ok(Err(_)) => Err("its committer is gone".to_owned()),
-                Err(_) => Err("the store does not answer".to_owned()),
-            };
+            // As long as the store is away: what nobody could look at is not lost.
+            let restored = answer.await.unwrap_or_else(|_| Err("its committer is gone".to_owned()));
             // A shard that was lost meanwhile has a new owner.
             myself.send_message(ShardMessage::Restored(why, restored)).ok();
         });
@@ -356,37 +353,38 @@ impl ShardState {
         if let Some(actor) = engine.directory.take(id) {
             actor.kill();
         }
-        if self.log_is_older().await {
-            // What was found is as old as the log, and another thing once that is whole again.
-            return self.went_back(myself, format!("execution {id} does not fit its log"));
-        }
         self.save_quarantine(myself, id).await;
     }
 
-    /// Whether the store came back older, and nobody has noticed yet.
-    async fn log_is_older(&self) -> bool {
-        let Some(context) = self.context.as_ref().filter(|_| !self.restores) else {
-            return self.restores;
-        };
-        if !context.engine.parts.state.may_come_back_older() {
-            return false;
+    /// Whether the store came back older; none while it does not answer.
+    async fn log_is_older(&self, context: &ShardContext) -> Option<bool> {
+        if self.restores || !context.engine.parts.state.may_come_back_older() {
+            return Some(self.restores);
         }
         let (reply, answer) = oneshot::channel();
         // A committer that is gone drops the message, and with it the answer.
         context.committer.send_message(CommitterMessage::Look(reply)).ok();
         let looked = tokio::time::timeout(context.engine.options.lease, answer).await;
-        matches!(looked, Ok(Ok(true)))
+        looked.ok()?.ok()
     }
 
     /// Until the store has it, a restart would try the execution again.
-    async fn save_quarantine(&self, myself: &ActorRef<ShardMessage>, id: ExecutionId) {
-        let (Some(context), Some(reason)) = (&self.context, self.reason(id)) else {
+    async fn save_quarantine(&mut self, myself: &ActorRef<ShardMessage>, id: ExecutionId) {
+        let (Some(context), Some(reason)) = (self.context.clone(), self.reason(id)) else {
             return;
         };
+        let is_older = self.log_is_older(&context).await;
+        if is_older == Some(true) {
+            // What was found is as old as the log, and another thing once that is whole again.
+            return self.went_back(myself, format!("execution {id} does not fit its log"));
+        }
         let store = &context.engine.parts.state;
         let saved = async {
+            if is_older.is_none() {
+                return Err(EngineError::Unavailable("the store does not answer".into()));
+            }
             // Its actor may never have told that it runs.
-            keep_room(context, id).await?;
+            keep_room(&context, id).await?;
             let (shard, epoch) = (context.shard, context.epoch);
             Ok::<_, EngineError>(store.set_quarantine(shard, epoch, id, Some(&reason)).await?)
         };

@@ -137,6 +137,13 @@ impl Ownership {
         later.map(|(shard, (epoch, ..))| (shard, epoch)).collect()
     }
 
+    /// How many shards a process lost to others by a change, so long after it at the earliest: what was taken sooner had been given.
+    pub(super) fn lost_by(&self, change: &Change, after: Duration) -> usize {
+        let least = change.at_ns + u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        let taken = self.0.values().filter_map(|owners| taken_by_change(owners, change));
+        taken.filter(|taken| *taken >= least).count()
+    }
+
     /// Since when a shard has an owner after this epoch.
     fn replaced_at(&self, shard: u16, epoch: u64) -> Option<u64> {
         let owners = self.0.get(&shard)?;
@@ -287,6 +294,15 @@ mod tests {
         let mut nobody = change(How::Lost, 1, 200);
         nobody.measure(&moved());
         assert_eq!(nobody.shards, 0);
+    }
+
+    #[test]
+    fn what_was_taken_too_soon_was_not_lost() {
+        let owners = Ownership::of(&moved());
+        let died = change(How::Lost, 0, 100);
+        let lost = |after| owners.lost_by(&died, Duration::from_nanos(after));
+        assert_eq!([lost(0), lost(50), lost(51), lost(71)], [2, 2, 1, 0]);
+        assert_eq!(owners.lost_by(&change(How::Lost, 1, 100), Duration::ZERO), 0);
     }
 
     #[test]

@@ -428,11 +428,11 @@ pub async fn run(orders: Orders) -> anyhow::Result<()> {
     Record::Ready.emit();
     tokio::spawn(watch_shards(engine.clone()));
     tokio::spawn(ask_again(door.clone(), orders.asked_before.clone()));
-    if orders.role == Role::Member {
-        tokio::spawn(operator(door.clone(), orders.incarnation));
-    }
-    let mut load = Load::new(door, orders.incarnation);
+    let mut load = Load::new(door.clone(), orders.incarnation);
     load.of(orders.clients);
+    if orders.role == Role::Member {
+        tokio::spawn(operator(door, orders.incarnation, load.is_busy()));
+    }
     let mut told = orders_told();
     loop {
         let order = tokio::select! {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use troupe_core::{ExecutionId, Timestamp};
 
@@ -21,6 +22,7 @@ pub(super) struct Load {
     incarnation: u32,
     next: Arc<AtomicU64>,
     clients: Vec<JoinHandle<()>>,
+    is_busy: watch::Sender<bool>,
     looker: Option<JoinHandle<()>>,
 }
 
@@ -32,12 +34,19 @@ impl Load {
             incarnation,
             next: Arc::default(),
             clients: Vec::new(),
+            is_busy: watch::Sender::new(false),
             looker: None,
         }
     }
 
+    /// Whether there are clients: nobody else asks for anything either where there are none.
+    pub(super) fn is_busy(&self) -> watch::Receiver<bool> {
+        self.is_busy.subscribe()
+    }
+
     /// From now on there are so many.
     pub(super) fn of(&mut self, clients: u32) {
+        self.is_busy.send_replace(clients > 0);
         let clients = clients as usize;
         for client in self.clients.drain(clients.min(self.clients.len())..) {
             // What it was told and could not record is only missing from the evidence.

@@ -54,18 +54,21 @@ const fn light(mutant: Mutant) -> Mutant {
 }
 
 /// Many shards: where the successor has nothing to write, only what is left out keeps the old owner out.
-const fn spread(mutant: Mutant, state: State) -> Mutant {
+const fn spread(mutant: Mutant) -> Mutant {
+    Mutant { shards: 32, ..mutant }
+}
+
+/// Nobody asks for anything.
+const fn idle(mutant: Mutant) -> Mutant {
     Mutant {
-        state,
-        shards: 32,
+        state: State::Idle,
         ..mutant
     }
 }
 
 /// Several members serve.
-const fn shared(mutant: Mutant, state: State) -> Mutant {
+const fn shared(mutant: Mutant) -> Mutant {
     Mutant {
-        state,
         setup: Setup::Members,
         shards: SHARED,
         ..mutant
@@ -166,19 +169,13 @@ fn gateway_killed() -> Vec<Strike> {
 
 /// Every fault that can be planted.
 pub const MUTANTS: [Mutant; 18] = [
-    spread(
-        mutant("no-epoch-check", Planted::NoEpochCheck, &["C5"], cut_off),
-        State::Load,
-    ),
-    spread(
-        mutant(
-            "lease-renewed-without-compare",
-            Planted::RenewWithoutCompare,
-            &["C5"],
-            freeze,
-        ),
-        State::Idle,
-    ),
+    spread(mutant("no-epoch-check", Planted::NoEpochCheck, &["C5"], cut_off)),
+    idle(spread(mutant(
+        "lease-renewed-without-compare",
+        Planted::RenewWithoutCompare,
+        &["C5"],
+        freeze,
+    ))),
     light(mutant(
         "publish-before-commit",
         Planted::PublishBeforeCommit,
@@ -205,46 +202,38 @@ pub const MUTANTS: [Mutant; 18] = [
         unheard,
     ),
     mutant("read-before-commit", Planted::ReadBeforeCommit, &["C11"], unheard),
-    shared(
-        mutant(
-            "shard-taken-without-epoch",
-            Planted::TakeWithoutEpoch,
-            &["C5"],
-            nobody_named,
-        ),
-        State::Load,
-    ),
-    shared(
-        mutant(
-            "no-epoch-check-of-members",
-            Planted::NoEpochCheck,
-            &["C5"],
-            member_cut_off,
-        ),
-        State::Load,
-    ),
+    shared(mutant(
+        "shard-taken-without-epoch",
+        Planted::TakeWithoutEpoch,
+        &["C5"],
+        nobody_named,
+    )),
+    shared(mutant(
+        "no-epoch-check-of-members",
+        Planted::NoEpochCheck,
+        &["C5"],
+        member_cut_off,
+    )),
     // Who has something to write is refused, whatever its lease says.
-    shared(
-        mutant(
-            "members-renew-without-compare",
-            Planted::RenewWithoutCompare,
-            &["C5"],
-            member_frozen,
-        ),
-        State::Idle,
-    ),
-    shared(
-        mutant("limits-not-counted", Planted::AdmitWithoutCount, &["C6"], member_killed),
-        State::Load,
-    ),
-    shared(
-        mutant("tickets-not-given-back", Planted::KeepTickets, &["C12"], member_killed),
-        State::Load,
-    ),
-    shared(
-        mutant("controls-hold-nothing", Planted::NoDoor, &["C9"], member_killed),
-        State::Load,
-    ),
+    idle(spread(shared(mutant(
+        "members-renew-without-compare",
+        Planted::RenewWithoutCompare,
+        &["C5"],
+        member_frozen,
+    )))),
+    shared(mutant(
+        "limits-not-counted",
+        Planted::AdmitWithoutCount,
+        &["C6"],
+        member_killed,
+    )),
+    shared(mutant(
+        "tickets-not-given-back",
+        Planted::KeepTickets,
+        &["C12"],
+        member_killed,
+    )),
+    shared(mutant("controls-hold-nothing", Planted::NoDoor, &["C9"], member_killed)),
     clustered(mutant(
         "redirected-append-counts-as-done",
         Planted::RedirectedIsDone,

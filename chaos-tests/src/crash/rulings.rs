@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use troupe_actors::{Command, ControlRequest, ControlSets, EngineError, EngineHandle};
 use troupe_core::CommandId;
@@ -23,11 +24,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long another member may take to answer before it counts as gone.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Pauses or stops its workflow, and lets it go on, again and again. A word is repeated under one id until it is in force.
-pub(crate) async fn operator(door: Door, incarnation: u32) {
+/// Pauses or stops its workflow, and lets it go on, again and again while it has something to do. A word is repeated under one id until
+/// it is in force.
+pub(crate) async fn operator(door: Door, incarnation: u32, mut is_busy: watch::Receiver<bool>) {
     let workflow = workload::ruled_by(incarnation);
     loop {
         tokio::time::sleep(Duration::from_millis(random() % FREE_MS)).await;
+        if is_busy.wait_for(|is_busy| *is_busy).await.is_err() {
+            return;
+        }
         let scope = Scope::Workflow(workflow.as_str().into());
         let (key, setting) = match random() % 2 {
             0 => (ControlKey::Pause(scope), Setting::Paused { clocks: Clocks::Run }),

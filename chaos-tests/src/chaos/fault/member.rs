@@ -349,16 +349,26 @@ fn fenced_commits(member: &mut Process) -> u64 {
     commits.max().unwrap_or(0)
 }
 
-/// Waits until a member says that it was fenced.
+/// Waits until a member says that it was fenced: in every shard that others took when its leases had expired, where nothing else befalls
+/// anybody, else in any.
 fn learns(on: &mut Deployment<'_>, member: &mut Process, known: u64) {
     let number = member.number;
-    let fenced = |record: &Record| matches!(record, Record::Fenced { commits, .. } if *commits > known);
+    let owners = on.ownership();
+    let change = on.changes.iter().rev().find(|change| change.process == number);
+    let lost = change.map_or(0, |change| owners.lost_by(change, LEASE / 2));
+    let fewest = known + if on.is_alone { (lost as u64).max(1) } else { 1 };
+    let fenced = |record: &Record| matches!(record, Record::Fenced { commits, .. } if *commits >= fewest);
     match member.incarnation.hears(FENCED_WITHIN, fenced) {
         Ok(true) => on.fenced += 1,
         Ok(false) => {
+            let learned = fenced_commits(member) - known;
             on.miss(
                 "C5",
-                format!("member {number} believes in its shards {FENCED_WITHIN:?} after others took them"),
+                format!(
+                    "member {number} believes in its shards {FENCED_WITHIN:?} after others took them: it learned of \
+                     {learned} of {}",
+                    fewest - known
+                ),
             );
         }
         Err(_) => on

@@ -187,7 +187,7 @@ pub struct Command {
 /// A command that is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandOutcome {
-    /// Seq of the entry that applied it, or of the latest one if nothing had to change.
+    /// Seq of the entry that applied it or keeps its id; of the latest one where it came again, or changed nothing and has no id.
     pub seq: Seq,
     /// Attempts that still run.
     pub draining: u32,

@@ -598,6 +598,15 @@ async fn executions_are_listed_paused_resumed_and_canceled() {
         product.send("POST", &format!("{at}/pause"), &[], "").await.body["unchanged"],
         true
     );
+    // Only a command that has a name leaves something where it changes nothing.
+    let named = [("idempotency-key", "again")];
+    let noted = product.send("POST", &format!("{at}/pause"), &named, "").await;
+    assert_eq!(noted.body["unchanged"], true);
+    let history = product.get(&format!("{at}/history")).await.body;
+    let entries = history["items"].as_array().unwrap().iter();
+    let noted = entries.filter(|entry| entry["event"] == "unchanged");
+    let noted: Vec<&Value> = noted.map(|entry| &entry["command"]).collect();
+    assert_eq!(noted, [&json!("again")]);
     product.send("POST", &format!("{at}/resume"), &[], "").await;
     assert_eq!(product.get(&at).await.body["paused"], false);
     assert_eq!(

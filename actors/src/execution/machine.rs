@@ -407,6 +407,11 @@ impl<R> ExecutionMachine<R> {
                 out.push(Action::Evaluate(jobs));
             }
             Err(StepError::Stale) => self.stale_reports += 1,
+            // Its id is kept all the same: a copy that was held up may come when it would change something.
+            Err(StepError::Unchanged) if stepping.command.is_some() && !stepping.event.is_nothing() => {
+                stepping.event = Event::nothing();
+                self.advance(stepping, out);
+            }
             Err(error) => {
                 if matches!(stepping.event, Event::AttemptClosed(_)) {
                     self.stale_reports += 1;
@@ -452,6 +457,7 @@ impl<R> ExecutionMachine<R> {
         self.last_at = at;
         let seq = self.state.seq;
         let first = seq == Seq(1);
+        let unchanged = event.is_nothing();
         let writes = |answer: &Answer| matches!(answer, Answer::Variables(_));
         if first || matches!(event, Event::VariablesSet(_)) || stepped.answers.iter().any(writes) {
             self.variables = Arc::new(self.state.variables.clone());
@@ -493,7 +499,7 @@ impl<R> ExecutionMachine<R> {
                 let outcome = CommandOutcome {
                     seq,
                     draining: self.draining(),
-                    unchanged: false,
+                    unchanged,
                 };
                 match reopening {
                     Some(reopening) => Reply::Reopened(outcome, reopening),

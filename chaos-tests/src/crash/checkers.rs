@@ -133,7 +133,7 @@ pub fn check_despite_loss(evidence: &Evidence) -> Vec<Violation> {
     findings.0
 }
 
-/// C1: acknowledged starts and commands are in the log, and a key always gives the same execution.
+/// C1: acknowledged starts and commands, those without effect too, are in the log, and a key always gives the same execution.
 fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
     let mut by_key: BTreeMap<&str, ExecutionId> = BTreeMap::new();
     for record in &evidence.records {
@@ -146,13 +146,7 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
                     format!("acknowledged start of {id} (key {key}) is gone")
                 });
             }
-            Record::CommandAcked {
-                verb,
-                id,
-                command,
-                unchanged: false,
-                ..
-            } => {
+            Record::CommandAcked { verb, id, command, .. } => {
                 let entries = evidence
                     .executions
                     .get(id)
@@ -161,7 +155,7 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
                 let named = |entry: &&Entry| entry.command.as_ref().is_some_and(|known| known.as_str() == command);
                 let times = entries.iter().filter(named).count();
                 findings.expect(times == 1, "C1", || {
-                    format!("acknowledged {verb} {command} of {id} applied {times} times")
+                    format!("acknowledged {verb} {command} of {id} is in the log {times} times")
                 });
             }
             Record::Repeated { id, applied } => {
@@ -173,7 +167,6 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
             | Record::Effect { .. }
             | Record::SlotUsed { .. }
             | Record::SlotLeft { .. }
-            | Record::CommandAcked { .. }
             | Record::ResumeAsked { .. }
             | Record::ReopenAsked { .. }
             | Record::Read { .. }

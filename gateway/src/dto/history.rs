@@ -17,7 +17,7 @@ pub struct HistoryEntryDto {
     pub seq: u64,
     /// When it was applied.
     pub time: String,
-    /// What happened, in the past tense.
+    /// What happened, in the past tense; `unchanged` where a command with an id found nothing to do.
     pub event: String,
     /// The node that it concerns.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -127,6 +127,7 @@ fn event_name(event: &Event) -> &'static str {
             Decision::Fail(_) => "nodeFailedByHand",
             Decision::Skip(_) => "nodeSkippedByHand",
         },
+        Event::VariablesSet(_) if event.is_nothing() => "unchanged",
         Event::VariablesSet(_) => "variablesSet",
         Event::Children(_) => "childrenReported",
         Event::PausedWithParent => "pausedWithParent",

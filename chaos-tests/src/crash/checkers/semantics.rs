@@ -211,6 +211,7 @@ fn name(event: &Event) -> &'static str {
         Event::Signaled { .. } => "call",
         Event::Heartbeat(_) => "heartbeat",
         Event::Decided { .. } => "decision",
+        Event::VariablesSet(_) if event.is_nothing() => "command without effect",
         Event::VariablesSet(_) => "variables",
         Event::Children(_) => "children",
         Event::PausedWithParent => "pause of the parent",

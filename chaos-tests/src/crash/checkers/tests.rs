@@ -10,7 +10,9 @@ use troupe_core::execution::{ChildOutcome, Entry, Event, ExecutionState, Remedy,
 use troupe_core::{ErrorInfo, ExecutionId, Json, Run, Seq, ShardId, Timestamp};
 
 use super::semantics::follows_the_reference;
-use super::{Evidence, Findings, applied_exactly_once, due_of, paused_means_paused, timers_fire_in_time};
+use super::{
+    Evidence, Findings, acknowledged_survives, applied_exactly_once, due_of, paused_means_paused, timers_fire_in_time,
+};
 use crate::crash::record::Record;
 use crate::crash::workload;
 pub(super) use play::run;
@@ -208,6 +210,30 @@ fn a_call_that_was_taken_twice_is_found() {
     let again = entries[place].clone();
     entries.insert(place + 1, again);
     assert_found(&evidence, "C6", "the reference refuses it");
+}
+
+#[test]
+fn an_acknowledged_command_that_is_not_in_the_log_once_is_found_with_and_without_effect() {
+    for (unchanged, times) in [(false, 0), (false, 1), (false, 2), (true, 0), (true, 1), (true, 2)] {
+        let mut evidence = run("chain");
+        let (state, _, entries) = one(&mut evidence, "chain");
+        let acked = Record::CommandAcked {
+            verb: "pause".to_owned(),
+            id: state.id,
+            command: "p".to_owned(),
+            draining: 0,
+            unchanged,
+        };
+        for entry in entries.iter_mut().take(times) {
+            entry.command = Some("p".into());
+        }
+        evidence.records = vec![acked];
+        let mut findings = Findings(Vec::new());
+        acknowledged_survives(&evidence, &mut findings);
+        let found: Vec<&str> = findings.0.iter().map(|violation| violation.invariant).collect();
+        let expected: &[&str] = if times == 1 { &[] } else { &["C1"] };
+        assert_eq!(found, expected, "unchanged: {unchanged}, {times} times");
+    }
 }
 
 /// What is said of an execution that has ended and has one entry more.

@@ -73,7 +73,7 @@ pub enum Event {
         #[n(1)]
         decision: Decision,
     },
-    /// An operator set variables.
+    /// An operator set variables; where there are none it is [`Event::nothing`].
     #[n(11)]
     VariablesSet(#[n(0)] Vec<(String, Value)>),
     /// Child executions ended, or began where nobody waits for their end.
@@ -109,6 +109,19 @@ pub enum Event {
 }
 
 impl Event {
+    /// What an entry records that only keeps the id of a command: nothing changed. It is no kind of its own, which releases
+    /// before this one could not read.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self::VariablesSet(Vec::new())
+    }
+
+    /// Whether it is [`Event::nothing`].
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Self::VariablesSet(variables) if variables.is_empty())
+    }
+
     /// What an execution began with; none of an event that is not its first.
     #[must_use]
     pub fn start(&self) -> Option<&Started> {
@@ -368,7 +381,7 @@ pub struct Entry {
     /// Who caused it; none is the system itself.
     #[n(5)]
     pub principal: Option<Principal>,
-    /// The command that caused it, for exactly-once application.
+    /// The command that caused it, for exactly-once application; also one that changed nothing.
     #[n(6)]
     pub command: Option<CommandId>,
 }

@@ -77,7 +77,7 @@ pub struct ExecutionState {
     /// The first failure that nothing handled.
     #[n(17)]
     pub failure: Option<Box<Failure>>,
-    /// Ids of the commands applied last, oldest first.
+    /// Ids of the last commands, those that changed nothing among them, oldest first.
     #[n(18)]
     pub recent_commands: VecDeque<CommandId>,
     /// Request key that the id was derived from.

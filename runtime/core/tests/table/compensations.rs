@@ -260,6 +260,8 @@ fn who_cancels_what_is_being_undone_changes_nothing() {
     let mut run = flow("a b!", "a>b");
     run.complete("a", json!(1)).fail("b", "E1");
     assert_eq!(run.cancel(0, false), Err(StepError::Unchanged));
+    run.apply(&Event::nothing());
+    assert_eq!(run.done(), "");
     run.complete("a^", json!(1));
     assert_eq!(run.status(), "failed");
 }

@@ -134,6 +134,8 @@ fn while_it_reports_it_is_not_canceled_nor_paused() {
     let mut run = failed(&json!({}));
     assert_eq!(run.cancel(0, false), Err(StepError::Unchanged));
     assert_eq!(run.try_apply(&Event::Paused), Err(StepError::Unchanged));
+    run.apply(&Event::nothing());
+    assert_eq!(run.done(), "");
     run.cancel(0, true).unwrap();
     assert_eq!(
         (run.state.status.clone(), run.done().as_str()),

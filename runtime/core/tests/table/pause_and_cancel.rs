@@ -1,6 +1,7 @@
 //! §6: pause, resume, cancel.
 
 use serde_json::json;
+use troupe_core::execution::Event;
 
 use super::flow::flow;
 use crate::support::duo::Stimulus;
@@ -76,6 +77,35 @@ fn pausing_twice_and_resuming_what_runs_change_nothing() {
     assert!(run.try_apply(Stimulus::Pause).is_err());
     run.resume();
     assert!(run.try_apply(Stimulus::Resume).is_err());
+}
+
+#[test]
+fn an_entry_of_nothing_changes_nothing_wherever_the_execution_stands() {
+    let delay = || json!({"delayType": "fixed", "delayValue": 100});
+    let running = || flow("a b w/delay", "a>b").data("w", delay()).start();
+    let mut paused = running();
+    paused.pause().complete("a", json!(1));
+    let mut frozen = running();
+    frozen.apply(Stimulus::Freeze);
+    let mut failing = flow("a s c", "a~>c").start();
+    failing.fail("a", "E1");
+    let mut canceling = running();
+    canceling.cancel(1_000);
+    let mut queued = flow("a", "").settings(json!({"concurrency": {"limit": 1}})).create();
+    queued.apply(Stimulus::Queue {
+        trigger: None,
+        input: json!(1),
+        variables: Vec::new(),
+    });
+    for mut run in [running(), paused, frozen, failing, canceling, queued] {
+        let mut expected = run.duo.state.clone();
+        expected.seq = expected.seq.next();
+        run.wait(200).apply(Stimulus::SetVariables(Vec::new()));
+        let (entry, effects) = run.duo.log.last().unwrap();
+        assert_eq!(entry.event, Event::nothing());
+        assert!(entry.transitions.is_empty() && effects.is_empty());
+        assert_eq!(run.duo.state, expected);
+    }
 }
 
 #[test]

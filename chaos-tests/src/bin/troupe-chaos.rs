@@ -1,7 +1,8 @@
 //! Breaks everything that can break around real engine processes, and says whether every promise held.
 
 use std::collections::VecDeque;
-use std::io::Write;
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,13 +12,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
 use troupe_chaos::chaos::deployment::Setup;
+use troupe_chaos::chaos::engine;
 use troupe_chaos::chaos::fault::Fault;
 use troupe_chaos::chaos::lab::Lab;
 use troupe_chaos::chaos::mutants::{MUTANTS, Mutant};
 use troupe_chaos::chaos::plan::{Sizes, State, Trial, drawn, pairs, single_on, singles, smoke};
 use troupe_chaos::chaos::replicas::program;
 use troupe_chaos::chaos::report::Report;
-use troupe_chaos::chaos::{engine, trial};
+use troupe_chaos::chaos::trial::{self, Outcome};
 
 /// Plays faults against real servers of its own and judges what was seen: single ones, pairs, swarms drawn from a seed.
 ///
@@ -123,10 +125,30 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("{error:#}");
+            warn(format!("{error:#}"));
             ExitCode::from(2)
         }
     }
+}
+
+/// Writes a line. That nobody reads it any more (`troupe-chaos … | head`) is no error: the exit code tells what a run came to all the same.
+fn write_line(mut to: impl Write, line: impl Display) -> io::Result<()> {
+    let written = writeln!(to, "{line}").and_then(|()| to.flush());
+    written.or_else(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(error),
+    })
+}
+
+/// A line of what was asked for.
+fn say(line: impl Display) -> anyhow::Result<()> {
+    write_line(io::stdout().lock(), line).context("standard output cannot be written")
+}
+
+/// Something for whoever watches.
+fn warn(line: impl Display) {
+    // Nobody hears of it if this fails.
+    write_line(io::stderr().lock(), line).ok();
 }
 
 fn run() -> anyhow::Result<bool> {
@@ -141,7 +163,7 @@ fn run() -> anyhow::Result<bool> {
             std::process::exit(0);
         }
         Mode::List => {
-            list();
+            list()?;
             Ok(true)
         }
         Mode::Smoke => play(&how, smoke(seed)),
@@ -191,19 +213,21 @@ fn sizes(how: &How, usual: Sizes) -> Sizes {
     }
 }
 
-fn list() {
+fn list() -> anyhow::Result<()> {
     for fault in Fault::all() {
         let setups: Vec<&str> = fault.setups().iter().map(|setup| setup.name()).collect();
         let (name, target) = (fault.name(), format!("{:?}", fault.target()));
-        println!(
+        say(format!(
             "{name:36} {target:10} {:>6} ms  {}",
             fault.holds().as_millis(),
             setups.join(" ")
-        );
+        ))?;
     }
     for mutant in MUTANTS {
-        println!("planted {:36} breaks {}", mutant.name, mutant.breaks.join(" or "));
+        let breaks = mutant.breaks.join(" or ");
+        say(format!("planted {:36} breaks {breaks}", mutant.name))?;
     }
+    Ok(())
 }
 
 fn lab(how: &How) -> anyhow::Result<Lab> {
@@ -214,7 +238,7 @@ fn lab(how: &How) -> anyhow::Result<Lab> {
         how.keep,
     )?;
     if how.keep {
-        eprintln!("the files of this run stay in {}", lab.folder().display());
+        warn(format!("the files of this run stay in {}", lab.folder().display()));
     }
     Ok(lab)
 }
@@ -234,9 +258,8 @@ fn one(lab: &mut Lab, trial: &Trial, report: &Mutex<Report>, talks: bool) {
         }
     }
     if talks {
-        let mut out = std::io::stdout().lock();
-        // Nobody may read it.
-        writeln!(out, "{line}").and_then(|()| out.flush()).ok();
+        // It goes on; where nothing can be written the report at the end says so.
+        say(line).ok();
     }
 }
 
@@ -287,7 +310,7 @@ fn lanes(how: &How, next: impl Fn() -> Option<Trial> + Sync) -> anyhow::Result<b
         ended.collect::<anyhow::Result<Vec<()>>>()
     })?;
     let report = report.into_inner().map_err(|_| anyhow::anyhow!("a lane panicked"))?;
-    finish(how, &report, begun);
+    finish(how, &report, begun)?;
     Ok(report.is_pass())
 }
 
@@ -299,28 +322,27 @@ fn stop_when_told() -> anyhow::Result<Arc<AtomicBool>> {
     std::thread::spawn(move || {
         // Without a signal handler there is nothing to wait for.
         if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-            eprintln!("stops after the trials that are being played");
+            warn("stops after the trials that are being played");
             set.store(true, Ordering::Relaxed);
         }
     });
     Ok(stopped)
 }
 
-fn finish(how: &How, report: &Report, begun: Instant) {
+fn finish(how: &How, report: &Report, begun: Instant) -> anyhow::Result<()> {
     if how.json {
-        println!("{}", report.json());
-        return;
+        return say(report.json());
     }
     let verdict = if report.is_pass() {
         "every promise held"
     } else {
         "FAILED"
     };
-    println!(
+    say(format!(
         "\n{}\n{verdict}, after {:.0} s",
         report.table(),
         begun.elapsed().as_secs_f64()
-    );
+    ))
 }
 
 fn mutants(how: &How, only: Option<&str>) -> anyhow::Result<bool> {
@@ -336,13 +358,48 @@ fn mutants(how: &How, only: Option<&str>) -> anyhow::Result<bool> {
     let mut lab = lab(how)?;
     let mut all = true;
     for mutant in wanted {
-        match mutant.hunt(&mut lab, how.seed, |outcome| println!("{}", Report::line(outcome)))? {
-            Some(found) => println!("{:32} caught: {found}", mutant.name),
+        // Where nothing can be written the line below says so.
+        let heard = |outcome: &Outcome| drop(say(Report::line(outcome)));
+        let told = match mutant.hunt(&mut lab, how.seed, heard)? {
+            Some(found) => format!("{:32} caught: {found}", mutant.name),
             None => {
                 all = false;
-                println!("{:32} WENT UNNOTICED", mutant.name);
+                format!("{:32} WENT UNNOTICED", mutant.name)
             }
-        }
+        };
+        say(told)?;
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many writes, and then fails.
+    struct Pipe(usize, ErrorKind);
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0 == 0 {
+                return Err(self.1.into());
+            }
+            self.0 -= 1;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_seen_enough_is_no_error_and_a_full_disk_is_one() {
+        for taken in 0..3 {
+            let written = write_line(Pipe(taken, ErrorKind::BrokenPipe), "a line");
+            assert!(written.is_ok(), "after {taken} writes");
+        }
+        let full = write_line(Pipe(0, ErrorKind::StorageFull), "a line");
+        assert_eq!(full.map_err(|error| error.kind()), Err(ErrorKind::StorageFull));
+    }
 }

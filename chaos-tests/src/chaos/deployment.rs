@@ -15,6 +15,7 @@ use super::heard::{Answers, Later};
 use super::lab::Lab;
 use super::limits::{Kinds, SlotUse};
 use super::listener::{self, Listener};
+use super::older::Older;
 use super::plan::Trial;
 use super::poisoned::Poisoned;
 use super::processes::Process;
@@ -168,6 +169,8 @@ pub struct Deployment<'lab> {
     pub(super) open: Open,
     /// Slots that move from one master of its cluster to another one, and how many keys that are.
     pub(super) moving: Option<JoinHandle<anyhow::Result<u64>>>,
+    /// That a replica took over which lacked the latest.
+    pub(super) older: Option<Older>,
     /// Whether only one fault befalls it: then times have bounds.
     pub(super) is_alone: bool,
     pub(super) planted: Option<Planted>,
@@ -258,6 +261,7 @@ impl<'lab> Deployment<'lab> {
             bent: None,
             open: Open::default(),
             moving: None,
+            older: None,
             is_alone: trial.strikes.len() == 1,
             planted: trial.planted,
             executions_max,

@@ -160,6 +160,8 @@ pub enum Fault {
     ClusterFailover,
     /// A replica takes over that has not heard the latest.
     ClusterTakeover,
+    /// The same, and one of those who could give the new master what that lacks dies before.
+    ClusterTakeoverWithoutOwner,
 }
 
 /// What must hold after a fault.
@@ -221,6 +223,7 @@ impl Fault {
         ]);
         all.extend([Self::ClusterSlotsMove, Self::ClusterMasterKill]);
         all.extend([Self::ClusterFailover, Self::ClusterTakeover]);
+        all.push(Self::ClusterTakeoverWithoutOwner);
         all
     }
 
@@ -262,7 +265,8 @@ impl Fault {
             | Self::ClusterSlotsMove
             | Self::ClusterMasterKill
             | Self::ClusterFailover
-            | Self::ClusterTakeover => Target::Redis,
+            | Self::ClusterTakeover
+            | Self::ClusterTakeoverWithoutOwner => Target::Redis,
             Self::RabbitKill
             | Self::RabbitMemoryAlarm
             | Self::RabbitDiskAlarm
@@ -312,9 +316,11 @@ impl Fault {
             // What they do they do to whoever has everything.
             Self::ClockStep(_) | Self::Overload | Self::MassRestart => &[Strict, Relaxed, Embedded],
             _ if self.target() == Target::Gateway => &[Replicas],
-            Self::ClusterSlotsMove | Self::ClusterMasterKill | Self::ClusterFailover | Self::ClusterTakeover => {
-                &[Cluster]
-            }
+            Self::ClusterSlotsMove
+            | Self::ClusterMasterKill
+            | Self::ClusterFailover
+            | Self::ClusterTakeover
+            | Self::ClusterTakeoverWithoutOwner => &[Cluster],
             // Between a cluster and its clients there is no line.
             Self::MemberPartition | Self::MemberLine(Target::Redis, _) => &[Members],
             _ if self.target() == Target::Member => &[Members, Cluster],
@@ -326,7 +332,9 @@ impl Fault {
     #[must_use]
     pub fn expects(self) -> Expects {
         match self {
-            Self::RedisSecondLost | Self::RedisFailoverWithoutOwner | Self::ClusterTakeover => Expects::ToldLoss,
+            Self::RedisSecondLost | Self::RedisFailoverWithoutOwner | Self::ClusterTakeoverWithoutOwner => {
+                Expects::ToldLoss
+            }
             _ => Expects::Everything,
         }
     }
@@ -353,7 +361,7 @@ impl Fault {
             Self::EngineKillAt(_) | Self::ActorPanic(_) | Self::ExecutionPanic | Self::ClusterMasterKill => 1_500,
             // That of a master's keys takes at least as long.
             Self::ClusterSlotsMove => 1_500,
-            Self::ClusterTakeover => 5_000,
+            Self::ClusterTakeover | Self::ClusterTakeoverWithoutOwner => 5_000,
             // They begin with waiting for what they are about.
             Self::MemberKill
             | Self::MemberDrain
@@ -429,7 +437,8 @@ impl Fault {
             Self::ClusterSlotsMove => cluster::begin_to_move(on),
             Self::ClusterMasterKill => cluster::kill_master(on),
             Self::ClusterFailover => cluster::fail_over(on),
-            Self::ClusterTakeover => cluster::take_over(on),
+            Self::ClusterTakeover => cluster::take_over(on, false),
+            Self::ClusterTakeoverWithoutOwner => cluster::take_over(on, true),
         }
     }
 
@@ -462,7 +471,11 @@ impl Fault {
             Self::MemberClock(_) => member::set_clock_right(on),
             Self::ClusterSlotsMove => cluster::until_moved(on),
             Self::ClusterMasterKill => cluster::run_master(on),
-            Self::ClusterFailover => cluster::settle(on),
+            Self::ClusterFailover | Self::ClusterTakeover => cluster::settle(on),
+            Self::ClusterTakeoverWithoutOwner => {
+                cluster::settle(on)?;
+                on.restore()
+            }
             Self::DiskFull => embedded::free(on),
             Self::SyncsFail => on.tell(&Order::FailSyncs { is_on: false }),
             Self::EngineKill
@@ -473,7 +486,6 @@ impl Fault {
             | Self::RedisSecondLost
             | Self::RedisFailover
             | Self::RedisFailoverWithoutOwner
-            | Self::ClusterTakeover
             | Self::ExchangeDeleted
             | Self::MemberJoin
             | Self::PoisonMessages

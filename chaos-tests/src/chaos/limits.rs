@@ -15,6 +15,7 @@ use super::engine::Order;
 use super::fault::{Expects, Fault, LineFault, Target};
 use super::plan::Trial;
 use super::schedule::Struck;
+use super::servers::Seat;
 use crate::crash::Violation;
 use crate::crash::record::Record;
 use crate::crash::switches::Switches;
@@ -252,22 +253,45 @@ impl Deployment<'_> {
         if self.members.is_none() {
             return Ok(());
         }
-        let (begun, mut told) = (Instant::now(), None::<Instant>);
+        let (begun, mut told) = (Instant::now(), None);
         while !self.tickets.are_all() && begun.elapsed() < SEEN_WITHIN {
-            // Starts may be refused while much waits for a bus.
-            if told.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
-                told = Some(Instant::now());
-                for workflow in [workload::FEW, workload::HELD_LONG] {
-                    self.tell(&Order::Burst {
-                        workflow: workflow.to_owned(),
-                        count: TAKE_TICKETS,
-                        at_once: TAKE_TICKETS,
-                    })?;
-                }
-            }
+            self.has_tickets_taken(&mut told)?;
             let left = self.left()?;
             self.tickets.add(&left);
             self.watch(LOOK_EVERY)?;
+        }
+        Ok(())
+    }
+
+    /// Which of these masters counts executions: all that count share one key. None: for too long nobody was seen to.
+    pub(super) fn counts_executions(&mut self, masters: &[Seat]) -> anyhow::Result<Option<usize>> {
+        let (begun, mut told) = (Instant::now(), None);
+        while begun.elapsed() < SEEN_WITHIN {
+            self.has_tickets_taken(&mut told)?;
+            for (place, master) in masters.iter().enumerate() {
+                let cluster = self.cluster.as_ref().context("this deployment has no cluster")?;
+                let text = cluster.ask(master.port, &["EVAL", LEFT, "0", self.place.prefix.as_str()])?;
+                if !Left::parse(&text)?.held.is_empty() {
+                    return Ok(Some(place));
+                }
+            }
+            self.watch(LOOK_EVERY)?;
+        }
+        Ok(None)
+    }
+
+    /// Starts what takes tickets, and again after a while: starts may be refused while much waits for a bus.
+    fn has_tickets_taken(&mut self, told: &mut Option<Instant>) -> anyhow::Result<()> {
+        if told.is_some_and(|at| at.elapsed() < TELL_AGAIN) {
+            return Ok(());
+        }
+        *told = Some(Instant::now());
+        for workflow in [workload::FEW, workload::HELD_LONG] {
+            self.tell(&Order::Burst {
+                workflow: workflow.to_owned(),
+                count: TAKE_TICKETS,
+                at_once: TAKE_TICKETS,
+            })?;
         }
         Ok(())
     }
@@ -284,7 +308,12 @@ impl Deployment<'_> {
         let kept: Vec<Duration> = (0..self.incarnations)
             .map(|number| kept_for(trial, has_lapsed(number)))
             .collect();
-        hold_so_many(&self.slots, |process| kept[process as usize])
+        let is_forgotten = |one: &&SlotUse| {
+            let older = self.older.as_ref();
+            older.is_some_and(|older| older.has_forgotten(one.from_ns))
+        };
+        let known: Vec<SlotUse> = self.slots.iter().filter(|one| !is_forgotten(one)).cloned().collect();
+        hold_so_many(&known, |process| kept[process as usize])
     }
 
     /// What is counted now. The keys of a cluster are spread over its masters, and a script sees those of one.

@@ -14,6 +14,7 @@ mod limits;
 mod listener;
 mod load;
 pub mod mutants;
+mod older;
 pub mod plan;
 mod poisoned;
 mod processes;

@@ -260,6 +260,7 @@ fn fits(fault: Fault, state: State) -> State {
         | Fault::RedisFailover
         | Fault::RedisFailoverWithoutOwner
         | Fault::ClusterTakeover
+        | Fault::ClusterTakeoverWithoutOwner
         // Nobody meets a slot on the move where nobody asks.
         | Fault::ClusterSlotsMove
             if matches!(state, State::Recovery | State::Idle) =>
@@ -379,8 +380,9 @@ fn shards(setup: Setup) -> u16 {
 fn drawable(setup: Setup) -> Vec<Fault> {
     let all = Fault::all().into_iter();
     all.filter(|fault| fault.setups().contains(&setup) && fault.expects() == Expects::Everything)
-        // It changes how many executions may run, for the whole trial.
-        .filter(|fault| *fault != Fault::Overload)
+        // The one changes how many executions may run, for the whole trial. What the other one loses only owners give back that nothing
+        // else befalls.
+        .filter(|fault| ![Fault::Overload, Fault::ClusterTakeover].contains(fault))
         .collect()
 }
 
@@ -488,9 +490,9 @@ mod tests {
         let trials = smoke(1);
         let places = (0..trials.len()).filter(|place| is_dear(&trials[*place]));
         let places: Vec<usize> = places.collect();
-        assert_eq!(places.len(), 9, "{places:?}");
+        assert_eq!(places.len(), 10, "{places:?}");
         assert!(places.windows(2).all(|two| two[1] - two[0] > 2), "{places:?}");
-        assert!(places[8] < trials.len() - 1, "{places:?}");
+        assert!(places[9] < trials.len() - 1, "{places:?}");
         let moves = |trial: &&Trial| trial.strikes[0].fault == Fault::ClusterSlotsMove;
         let moved = trials.iter().find(moves).map(|trial| trial.state);
         assert_eq!(moved, Some(State::Load));
@@ -518,6 +520,23 @@ mod tests {
                 alone > 1 && together > 20,
                 "{setup:?}: {alone} alone, {together} together"
             );
+        }
+    }
+
+    #[test]
+    fn what_replicas_lack_is_judged_where_nothing_else_befalls_owners() {
+        let alone = Fault::ClusterTakeover;
+        assert_eq!(alone.expects(), Expects::Everything);
+        let swarm = (1..200).map(|seed| drawn(seed, Sizes::SMOKE));
+        for trial in pairs(1, Sizes::SMOKE).into_iter().chain(swarm) {
+            let meets = trial.strikes.iter().any(|strike| strike.fault == alone);
+            assert!(!meets && trial.expects() == Expects::Everything, "{}", trial.name);
+        }
+        let singles = singles(1, Sizes::SMOKE, &State::ALL);
+        for fault in [alone, Fault::ClusterTakeoverWithoutOwner] {
+            let of = singles.iter().filter(|trial| trial.strikes[0].fault == fault);
+            let states: Vec<State> = of.map(|trial| trial.state).collect();
+            assert_eq!(states, [State::Load, State::TimersDue], "{}", fault.name());
         }
     }
 

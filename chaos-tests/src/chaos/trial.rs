@@ -15,7 +15,7 @@ use super::fault::{Expects, Fault, Target, engine_limit, taken_within};
 use super::heard::Answers;
 use super::lab::Lab;
 use super::listener;
-use super::plan::{State, Trial};
+use super::plan::{State, Strike, Trial};
 use super::schedule::{self, Struck};
 use super::servers::RedisCluster;
 use super::{poisoned, replicas, restart};
@@ -55,8 +55,9 @@ const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(30);
 /// How long an engine may take to say that its store went back, once everything is healed, and how often it is looked.
 const TOLD_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// What it logs then.
+/// What it logs then, and what a next owner logs that finds less than lists show: others may have given their logs back what those lacked.
 const WENT_BACK: &str = "went back";
+const LISTS_SHOW_MORE: &str = "lists show what its log held";
 /// Answers before the first fault below which a trial proves nothing.
 const WARM_MIN: u64 = 10;
 /// Executions below which it proves nothing.
@@ -178,7 +179,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         on.watch(AFTERWARDS)?;
     }
     if trial.expects() == Expects::ToldLoss {
-        until_told(&mut on)?;
+        until_told(&mut on, trial)?;
     }
     let after = on.answers();
     let stopped_at = SystemClock.now();
@@ -237,7 +238,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         Expects::Everything => judge(&mut on, stopped_at, &mut evidence, &mut outcome)?,
         Expects::ToldLoss => {
             outcome.violations.extend(check_despite_loss(&evidence));
-            was_told(&on, &mut outcome);
+            was_told(&on, trial, &mut outcome);
         }
     }
     if let Some(latencies) = latencies {
@@ -429,18 +430,28 @@ fn judge(
     Ok(())
 }
 
+/// What must be logged where something is lost.
+fn words_of_loss(trial: &Trial) -> &'static str {
+    let owner_dies = |strike: &Strike| strike.fault == Fault::ClusterTakeoverWithoutOwner;
+    if trial.strikes.iter().any(owner_dies) {
+        LISTS_SHOW_MORE
+    } else {
+        WENT_BACK
+    }
+}
+
 /// Waits until an engine has said that its store went back, while clients go on.
-fn until_told(on: &mut Deployment<'_>) -> anyhow::Result<()> {
+fn until_told(on: &mut Deployment<'_>, trial: &Trial) -> anyhow::Result<()> {
     let begun = Instant::now();
-    while !on.logged(WENT_BACK) && begun.elapsed() < TOLD_WITHIN {
+    while !on.logged(words_of_loss(trial)) && begun.elapsed() < TOLD_WITHIN {
         on.watch(LOOK_EVERY)?;
     }
     Ok(())
 }
 
 /// A store that went back must be told of, never silently used.
-fn was_told(on: &Deployment<'_>, outcome: &mut Outcome) {
-    if on.logged(WENT_BACK) {
+fn was_told(on: &Deployment<'_>, trial: &Trial, outcome: &mut Outcome) {
+    if on.logged(words_of_loss(trial)) {
         outcome
             .notes
             .push("the engine said that its store went back".to_owned());
@@ -493,7 +504,7 @@ fn floors(on: &mut Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Ou
             Fault::MemberFreeze | Fault::MemberPartition if trial.strikes.len() == 1 => {
                 expect(on.fenced > 0, "no member was seen to be fenced".to_owned());
             }
-            Fault::RedisFailover if trial.strikes.len() == 1 => {
+            Fault::RedisFailover | Fault::ClusterTakeover if trial.strikes.len() == 1 => {
                 let what = "no owner had to give its log back what that lacked";
                 expect(on.logged(WENT_BACK), what.to_owned());
             }

@@ -1,5 +1,6 @@
 //! A Redis Cluster of three masters with a replica each, where slots move, and replicas take over when they are told to.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -23,6 +24,17 @@ const PAUSE: Duration = Duration::from_millis(20);
 const MIGRATE: &str = "local keys = redis.call('CLUSTER', 'GETKEYSINSLOT', ARGV[1], ARGV[2]) \
                        if #keys > 0 then redis.call('MIGRATE', '127.0.0.1', ARGV[3], '', 0, 5000, 'KEYS', unpack(keys)) end \
                        return #keys";
+/// Tells of each shard where its log ends, and the epoch and the name of its owner. It declares no keys and no flags: such a script may
+/// read what it finds in whichever slots of its node.
+const LOGS: &str = r"
+local out = {}
+for at = 2, #ARGV do
+  local tag = '{' .. ARGV[1] .. ':s' .. ARGV[at] .. '}'
+  local o = redis.call('HMGET', tag .. 'o', 'e', 'o', 't')
+  local ends = tonumber(o[3]) + redis.call('LLEN', tag .. 'l')
+  out[#out + 1] = string.format('%s %.0f %s %s', ARGV[at], ends, o[1], o[2] or '-')
+end
+return out";
 
 /// A cluster of the harness's own. Its nodes sync before they answer, and no replica takes over by itself.
 #[derive(Debug)]
@@ -71,6 +83,31 @@ impl Seat {
     }
 }
 
+/// The log of a shard, as its master has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::chaos) struct Log {
+    /// Position of the last record.
+    pub(in crate::chaos) end: u64,
+    /// Epoch and name of whoever has the shard, if anybody has.
+    pub(in crate::chaos) owner: Option<(u64, String)>,
+}
+
+impl Log {
+    /// Reads a line of [`LOGS`], which begins with the shard.
+    fn parse(line: &str) -> Option<(u16, Self)> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [shard, end, epoch, name] = words.as_slice() else {
+            return None;
+        };
+        let epoch = epoch.parse().ok()?;
+        let log = Self {
+            end: end.parse().ok()?,
+            owner: (*name != "-").then(|| (epoch, (*name).to_owned())),
+        };
+        Some((shard.parse().ok()?, log))
+    }
+}
+
 impl RedisCluster {
     /// Starts the nodes and has them share all slots.
     pub(in crate::chaos) fn start(folder: &Path) -> anyhow::Result<Self> {
@@ -116,7 +153,8 @@ impl RedisCluster {
         node.with_context(|| format!("the cluster has no node at port {port}"))
     }
 
-    fn ask(&self, port: u16, words: &[&str]) -> anyhow::Result<String> {
+    /// Asks the node at this port.
+    pub(in crate::chaos) fn ask(&self, port: u16, words: &[&str]) -> anyhow::Result<String> {
         self.at(port)?.ask(words)
     }
 
@@ -169,6 +207,22 @@ impl RedisCluster {
             }
             Ok(replicas == self.nodes.len() - MASTERS)
         })
+    }
+
+    /// The logs of shards that a master has.
+    pub(in crate::chaos) fn logs(
+        &self,
+        master: &Seat,
+        prefix: &str,
+        shards: &[u16],
+    ) -> anyhow::Result<BTreeMap<u16, Log>> {
+        let shards: Vec<String> = shards.iter().map(ToString::to_string).collect();
+        let mut words = vec!["EVAL", LOGS, "0", prefix];
+        words.extend(shards.iter().map(String::as_str));
+        let told = self.ask(master.port, &words)?;
+        let logs = told.lines().filter(|line| !line.is_empty());
+        logs.map(|line| Log::parse(line).with_context(|| format!("no log of a shard: {line}")))
+            .collect()
     }
 
     /// How often somebody was told that a slot is elsewhere, or on the move.
@@ -307,5 +361,15 @@ mod tests {
         let replica = Seat::parse("275e 127.0.0.1:27106@27206 slave,nofailover 7f47 0 1795 3 connected").unwrap();
         assert_eq!(replica.follows.as_deref(), Some("7f47"));
         assert!(Seat::parse("275e 127.0.0.1:27106@27206").is_none());
+    }
+
+    #[test]
+    fn a_line_of_a_shard_tells_where_its_log_ends_and_who_has_it() {
+        let (shard, log) = Log::parse("3 120 1790000000123 engine-0-ab").unwrap();
+        assert_eq!((shard, log.end), (3, 120));
+        assert_eq!(log.owner, Some((1_790_000_000_123, "engine-0-ab".to_owned())));
+        let (_, free) = Log::parse("3 120 1790000000124 -").unwrap();
+        assert_eq!(free.owner, None);
+        assert!(Log::parse("3 120 17").is_none() && Log::parse("3 120 later engine-0-ab").is_none());
     }
 }

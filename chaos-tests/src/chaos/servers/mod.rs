@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-pub(super) use cluster::{RedisCluster, Seat};
+pub(super) use cluster::{Log, RedisCluster, Seat};
 pub(super) use postgres::Postgres;
 pub(super) use rabbitmq::RabbitMq;
 pub(super) use redis::{Redis, Sync};

@@ -13,6 +13,7 @@ use ractor::ActorRef;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use troupe_core::format::agreed;
 use troupe_core::{CommandId, Epoch, ExecutionId, ShardId, StateFormat, Timestamp};
+use troupe_ports::StoreError;
 use troupe_telemetry::{CacheMetrics, EngineMetrics, Outage};
 
 use crate::attempt::AttemptWaits;
@@ -78,7 +79,7 @@ pub struct EngineContext {
     /// Shards that an operator must look at, and why.
     pub halted: DashMap<ShardId, String>,
     /// When what is stored of a shard last did not go on from what its owner had committed.
-    pub(crate) went_back: DashMap<ShardId, Timestamp>,
+    pub(crate) went_back: DashMap<ShardId, Vec<Instant>>,
     /// Shards that no member can read, and what they hold.
     pub unreadable: DashMap<ShardId, StateFormat>,
     /// The format that all members have agreed on, as far as was seen: shards are written in it as soon as the store has been told.
@@ -159,6 +160,26 @@ impl EngineContext {
             parts,
             options,
         }
+    }
+
+    /// What the store answered about a shard: that it went back its owner is told at once, and whoever asked tries again.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) fn noticed<T>(&self, shard: ShardId, answer: Result<T, StoreError>) -> Result<T, EngineError> {
+        if let Err(StoreError::WentBack(why)) = &answer
+            && let Some(context) = self
+                .shards
+                .get(usize::from(shard.0))
+                .and_then(|served| served.read().clone())
+            && context
+                .supervisor
+                .send_message(ShardMessage::WentBack(why.clone()))
+                .is_err()
+        {
+            tracing::debug!(shard = shard.0, "the shard is already gone");
+        }
+        Ok(answer?)
     }
 
     /// The time.

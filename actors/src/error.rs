@@ -194,8 +194,9 @@ impl From<StoreError> for EngineError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Fenced { .. } => Self::Fenced,
-            StoreError::Held(why) | StoreError::Unavailable(why) => Self::Unavailable(why),
-            StoreError::WentBack(why) | StoreError::Damaged(why) => Self::Damaged(why),
+            // Its owner gives a store that went back what that lacks, or halts the shard.
+            StoreError::Held(why) | StoreError::Unavailable(why) | StoreError::WentBack(why) => Self::Unavailable(why),
+            StoreError::Damaged(why) => Self::Damaged(why),
         }
     }
 }

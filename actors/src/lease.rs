@@ -85,24 +85,32 @@ fn lost(context: &ShardContext, shard: &ActorRef<ShardMessage>) {
     }
 }
 
-/// The epoch that was issued after this owner's, if one was. Whoever orders the owners may be down: then nobody was named since.
+/// The epoch that was issued after this owner's, if one was. None, too, where whoever orders the owners does not answer: what an owner must
+/// not do by mistake asks [`named_since`].
 pub(crate) async fn later_epoch(engine: &EngineContext, shard: ShardId, ours: Epoch) -> Option<Epoch> {
-    let issued = engine.parts.epochs.as_ref()?.issued(shard);
-    match tokio::time::timeout(engine.options.lease / 4, issued).await {
-        Ok(Ok(issued)) => {
-            let later = (issued > ours).then_some(issued)?;
-            tracing::warn!(shard = shard.0, issued = %later, %ours, "another owner was named");
-            Some(later)
-        }
-        Ok(Err(error)) => {
-            tracing::debug!(shard = shard.0, %error, "the latest epoch is not known");
-            None
-        }
-        Err(_) => {
-            tracing::debug!(shard = shard.0, "the latest epoch is not known in time");
-            None
-        }
+    let later = named_since(engine, shard, ours).await;
+    later.unwrap_or_else(|why| {
+        tracing::debug!(shard = shard.0, why, "the latest epoch is not known");
+        None
+    })
+}
+
+/// The epoch that was issued after this owner's, if one was.
+///
+/// # Errors
+/// Whoever orders the owners does not answer; why, for people.
+pub(crate) async fn named_since(engine: &EngineContext, shard: ShardId, ours: Epoch) -> Result<Option<Epoch>, String> {
+    let Some(epochs) = &engine.parts.epochs else {
+        return Ok(None);
+    };
+    let issued = tokio::time::timeout(engine.options.lease / 4, epochs.issued(shard)).await;
+    let issued = issued.map_err(|_| "no answer in time".to_owned())?;
+    let issued = issued.map_err(|error| error.to_string())?;
+    if issued <= ours {
+        return Ok(None);
     }
+    tracing::warn!(shard = shard.0, %issued, %ours, "another owner was named");
+    Ok(Some(issued))
 }
 
 /// False when the lease is lost for good.
@@ -122,6 +130,13 @@ async fn renew(context: &ShardContext, shard: &ActorRef<ShardMessage>, lease_ms:
         Ok(Err(StoreError::Fenced { .. } | StoreError::Held(_))) => {
             lost(context, shard);
             return false;
+        }
+        // It is longer all the same.
+        Ok(Err(StoreError::WentBack(why))) => {
+            context.gate.renewed(begun, wall, lease_ms);
+            if shard.send_message(ShardMessage::WentBack(why)).is_err() {
+                tracing::debug!(shard = context.shard.0, "the shard is already gone");
+            }
         }
         Ok(Err(error)) => tracing::warn!(shard = context.shard.0, %error, "the lease was not renewed"),
         Err(_) => tracing::warn!(shard = context.shard.0, "the lease was not renewed in time"),

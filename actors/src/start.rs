@@ -385,6 +385,7 @@ pub(crate) async fn latest_ordinal(shard: &Arc<ShardContext>, head: ExecutionId)
         .send_message(CheckpointerMessage::Head(head, reply))
         .map_err(|_| gone())?;
     let pending = answer.await.map_err(|_| gone())?;
-    let stored = shard.engine.parts.state.head(head).await?;
+    let engine = &shard.engine;
+    let stored = engine.noticed(shard.shard, engine.parts.state.head(head).await)?;
     Ok(pending.max(stored))
 }

@@ -212,6 +212,13 @@ impl EventBus for Valve {
     }
 }
 
+fn never() -> EngineOptions {
+    EngineOptions {
+        checkpoint_interval: NEVER,
+        ..EngineOptions::default()
+    }
+}
+
 async fn listed(world: &World, id: ExecutionId) -> bool {
     let query = ExecutionQuery {
         limit: 100,
@@ -396,10 +403,7 @@ async fn nobody_is_set_aside_for_what_the_store_has_lost() {
         ..EngineOptions::default()
     };
     let world = redis.world_with(bus, &held, options, false).await;
-    let mut waits = chain("waits", 2, "noop");
-    waits["nodes"][0]["type"] = serde_json::json!("delay");
-    waits["nodes"][0]["data"] = serde_json::json!({"delayType": "fixed", "delayValue": 600_000});
-    world.apply(waits).await;
+    world.apply(waiting()).await;
     let id = world.start("waits", serde_json::json!({})).await;
     let passive = async || until("it has no actor", async || world.engine.status().active == 0).await;
     passive().await;
@@ -421,6 +425,135 @@ async fn nobody_is_set_aside_for_what_the_store_has_lost() {
     assert!(world.engine.status().halted.is_empty());
     world.engine.cancel(id, Command::default()).await.unwrap();
     world.ended(id).await;
+}
+
+/// A workflow that waits for ten minutes before its second node.
+fn waiting() -> serde_json::Value {
+    let mut waits = chain("waits", 2, "noop");
+    waits["nodes"][0]["type"] = serde_json::json!("delay");
+    waits["nodes"][0]["data"] = serde_json::json!({"delayType": "fixed", "delayValue": 600_000});
+    waits
+}
+
+/// As after a failover to a replica that lacks the last chunk of a checkpoint, and nothing of the log: somebody who has no actor was paused, and
+/// the store shows it as it was before.
+async fn world_without_its_last_chunk(redis: &Redis, lease: Duration) -> (World, ExecutionId) {
+    let options = EngineOptions {
+        lease,
+        checkpoint_interval: Duration::from_secs(1),
+        passivate_after_ms: 1,
+        ..EngineOptions::default()
+    };
+    let bus = Arc::new(Valve::default());
+    let world = redis.world_with(bus, &Held::new(), options, false).await;
+    world.apply(waiting()).await;
+    let id = world.start("waits", serde_json::json!({})).await;
+    let passive = async || until("it has no actor", async || world.engine.status().active == 0).await;
+    passive().await;
+    redis.checkpointed().await;
+    let copy =
+        "for _, key in ipairs(redis.call('KEYS', '{p:s0}*')) do redis.call('COPY', key, 'old' .. key) end return 1";
+    assert_eq!(redis.ask(&format!("EVAL \"{copy}\" 0")).await, "1");
+    world.engine.pause(id, Command::default()).await.unwrap();
+    passive().await;
+    redis.checkpointed().await;
+    let restore = "for _, key in ipairs(redis.call('KEYS', '{p:s0}*')) do \
+                   if key ~= '{p:s0}o' and key ~= '{p:s0}l' then \
+                   redis.call('DEL', key) redis.call('COPY', 'old' .. key, key) end end \
+                   for _, field in ipairs({'c', 'n'}) do \
+                   redis.call('HSET', '{p:s0}o', field, redis.call('HGET', 'old{p:s0}o', field) or '0') end return 1";
+    assert_eq!(redis.ask(&format!("EVAL \"{restore}\" 0")).await, "1");
+    (world, id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_goes_on_from_a_checkpoint_that_is_older_than_it_was() {
+    let redis = Redis::strict().await;
+    // Nobody renews meanwhile.
+    let (world, id) = world_without_its_last_chunk(&redis, Duration::from_secs(600)).await;
+    let view = {
+        let mut seen = None;
+        until("it is shown", async || {
+            seen = world.engine.get(id).await.ok();
+            seen.is_some()
+        })
+        .await;
+        seen.unwrap()
+    };
+    assert!(view.state.paused, "its pause was acknowledged");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_whom_nobody_asks_notices_when_it_renews_its_lease() {
+    let redis = Redis::strict().await;
+    let (world, id) = world_without_its_last_chunk(&redis, Duration::from_secs(3)).await;
+    let before = redis.store().await.holder(SHARD).await.unwrap();
+    until("it begins again", async || {
+        let holder = redis.store().await.holder(SHARD).await.unwrap();
+        holder.epoch > before.epoch && world.engine.status().shards_served == 1
+    })
+    .await;
+    assert!(world.engine.status().halted.is_empty());
+    redis.checkpointed().await;
+    let view = world.engine.get(id).await.unwrap();
+    assert!(view.state.paused);
+}
+
+/// As after a failover to a replica that lacks the newest records and does not know of their owner, nor of who was before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_the_store_has_forgotten_gives_it_what_it_and_the_one_before_wrote() {
+    let (redis, held, bus) = (Redis::strict().await, Held::new(), Arc::new(Valve::default()));
+    bus.open.store(true, Ordering::SeqCst);
+    let world = redis.world_with(bus.clone(), &held, never(), true).await;
+    world.apply(chain("w", 3, "noop")).await;
+    let mut ids = vec![world.start("w", serde_json::json!({})).await];
+    world.ended(ids[0]).await;
+    let older = redis.store().await.holder(SHARD).await.unwrap();
+    world.engine.crash().await;
+    drop(world);
+    let world = redis.world_with(bus, &held, never(), true).await;
+    ids.push(world.start("w", serde_json::json!({})).await);
+    world.ended(ids[1]).await;
+    let records = redis.records().await;
+    redis.ask("LTRIM {p:s0}l 0 1").await;
+    redis
+        .ask(&format!("HSET {{p:s0}}o e {} o before u 0", older.epoch))
+        .await;
+    until("another one is started", async || {
+        let request = StartRequest::new("w", Json::from_trusted("{}"));
+        let started = world.engine.start(request).await.ok();
+        ids.extend(started.map(|outcome| outcome.id));
+        ids.len() == 3
+    })
+    .await;
+    assert!(redis.records().await > records);
+    for id in ids {
+        let view = world.ended(id).await;
+        assert!(matches!(view.state.status, Status::Completed { .. }), "{id}");
+        let history = world.engine.history(id, Seq(0), 100).await.unwrap();
+        let seqs: Vec<u64> = history.iter().map(|entry| entry.seq.0).collect();
+        assert_eq!(seqs, (1..=view.state.seq.0).collect::<Vec<_>>());
+    }
+    assert!(world.engine.status().halted.is_empty());
+}
+
+/// A store that went back under an owner who leaves before anybody has noticed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_gives_the_store_what_it_lacks() {
+    let (redis, held, bus) = (Redis::strict().await, Held::new(), Arc::new(Valve::default()));
+    bus.open.store(true, Ordering::SeqCst);
+    let world = redis.world(bus.clone(), &held, NEVER).await;
+    world.apply(chain("w", 3, "noop")).await;
+    let id = world.start("w", serde_json::json!({})).await;
+    world.ended(id).await;
+    let records = redis.records().await;
+    redis.ask("LTRIM {p:s0}l 0 1").await;
+    world.engine.shutdown(Duration::ZERO).await;
+    drop(world);
+    assert_eq!(redis.records().await, records);
+    let world = redis.world(bus, &held, NEVER).await;
+    assert!(matches!(world.ended(id).await.state.status, Status::Completed { .. }));
+    assert!(world.engine.status().halted.is_empty());
 }
 
 /// Whoever answers after a line broke may be a replica that does not know of the next owner.
@@ -455,18 +588,25 @@ async fn an_owner_whose_line_broke_asks_who_was_named_before_it_appends() {
     asked.abort();
 }
 
-/// What an owner before has appended nobody has in memory any more.
+/// What an owner before has appended, and a checkpoint holds, nobody has in memory any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_strict_log_that_lacks_what_nobody_has_halts_the_shard() {
     let (redis, held, bus) = (Redis::strict().await, Held::new(), Arc::new(Valve::default()));
-    let world = redis.world(bus.clone(), &held, NEVER).await;
+    let world = redis.world(bus.clone(), &held, OFTEN).await;
     world.apply(chain("w", 3, "noop")).await;
     let first = world.start("w", serde_json::json!({})).await;
     world.ended(first).await;
-    let records = redis.records().await;
+    redis.checkpointed().await;
+    let reached: u64 = redis.ask("HGET {p:s0}o c").await.parse().unwrap();
+    until("lists show everything", async || {
+        world.store.projected(SHARD).await.unwrap().0 >= reached
+    })
+    .await;
     world.engine.crash().await;
     drop(world);
     let world = redis.world(bus, &held, NEVER).await;
+    let records = redis.records().await;
+    assert!(records > 2, "{records}");
     world.start("w", serde_json::json!({})).await;
     until("more is in the log", async || redis.records().await > records).await;
     redis.ask(&format!("LTRIM {{p:s0}}l 0 {}", records - 2)).await;
@@ -488,7 +628,11 @@ async fn a_shard_that_has_lost_a_chunk_begins_again_from_its_log() {
     let store = redis.store().await;
     let before = store.holder(SHARD).await.unwrap();
     redis.ask("HSET {p:s0}o n 0 c 0").await;
-    world.start("w", serde_json::json!({})).await;
+    let started = world
+        .engine
+        .start(StartRequest::new("w", Json::from_trusted("{}")))
+        .await;
+    assert!(started.is_err(), "nothing goes on from what is lost");
     until("it begins again", async || {
         let taken = store.holder(SHARD).await.unwrap().epoch > before.epoch;
         taken && world.engine.status().shards_served == 1

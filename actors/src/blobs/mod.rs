@@ -193,7 +193,7 @@ impl Blobs {
         Ok(count)
     }
 
-    /// The store came back older, and what was kept lately of a shard may not be there.
+    /// What was kept of a shard may not be there any more.
     pub(crate) fn doubt(&self, shard: ShardId) {
         self.cache.lock().forget_shard(shard);
     }

@@ -9,9 +9,9 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use troupe_core::control::ControlEntry;
 use troupe_core::{Epoch, LogPosition, ShardId};
-use troupe_ports::{CommitId, StoreError};
+use troupe_ports::{AppendError, CommitId, StoreError};
 
-use super::kept::Restore;
+use super::kept::{Kept, Restore};
 use super::machine::{Action, Append, Batch, CommitterMachine};
 use crate::checkpointer::{CheckpointItem, CheckpointerMessage};
 use crate::context::EngineContext;
@@ -20,7 +20,7 @@ use crate::evaluation::CompiledPlan;
 use crate::execution::ExecutionMessage;
 use crate::format::WrittenFormat;
 use crate::gauges::ShardGauges;
-use crate::lease::later_epoch;
+use crate::lease::{later_epoch, named_since};
 use crate::shard::ShardMessage;
 use crate::sinks::{EventItem, EventSinkMessage, SinkFeed, VisibilityMessage};
 
@@ -62,11 +62,10 @@ pub enum CommitterMessage {
     Flush,
     /// Answer once everything that was handed over before is durable.
     Barrier(oneshot::Sender<()>),
-    /// Answers whether the log lacks a record of this owner.
+    /// Answers whether the store lacks something of this owner's.
     Look(oneshot::Sender<bool>),
-    /// The store came back older: append again what its log lacks, and nothing else any more. Answers how many records those were, or why
-    /// the log is not whole.
-    Restore(oneshot::Sender<Result<u64, String>>),
+    /// The store came back older: append again what its log lacks, and nothing else any more. Answers how many records those were.
+    Restore(oneshot::Sender<Result<u64, NotRestored>>),
 }
 
 /// Keeps a committer from writing entries that were just handed over, so that what another actor makes of them can go into
@@ -93,6 +92,27 @@ impl Drop for HeldCommit {
     }
 }
 
+/// Why a store that came back older was not given all that it lacks.
+#[derive(Debug)]
+pub enum NotRestored {
+    /// Another owner was named, or has it.
+    Fenced,
+    /// Something is kept no more; why, for people.
+    Lost(String),
+}
+
+/// Why an attempt at that did not come to its end.
+enum NotGiven {
+    Store(StoreError),
+    Lost(String),
+}
+
+impl From<StoreError> for NotGiven {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 /// What a committer is made of.
 #[derive(Debug)]
 pub struct CommitterArguments {
@@ -104,6 +124,8 @@ pub struct CommitterArguments {
     pub epoch: Epoch,
     /// Where the first append goes.
     pub next: LogPosition,
+    /// The latest records before that, where the store may come back older.
+    pub kept: Option<Kept>,
     /// Told when the shard is lost.
     pub supervisor: ActorRef<ShardMessage>,
     /// Told of each record.
@@ -140,12 +162,12 @@ impl Actor for CommitterActor {
     async fn pre_start(
         &self,
         _: ActorRef<Self::Msg>,
-        arguments: CommitterArguments,
+        mut arguments: CommitterArguments,
     ) -> Result<CommitterState, ActorProcessingErr> {
         let mutants = arguments.engine.options.mutants;
         let machine = CommitterMachine::new(arguments.shard, arguments.epoch, arguments.next).with(mutants);
         let machine = machine.writing(Arc::clone(&arguments.format));
-        let machine = machine.keeping(arguments.engine.parts.state.may_come_back_older());
+        let machine = machine.keeping(arguments.kept.take());
         Ok(CommitterState {
             arguments,
             machine,
@@ -199,8 +221,11 @@ impl Actor for CommitterActor {
             CommitterMessage::Flush => Box::pin(state.flush()).await,
             CommitterMessage::Barrier(reply) => {
                 Box::pin(state.flush()).await;
-                // Whoever asked may be gone; nothing depends on it.
-                reply.send(()).ok();
+                // One that has stopped has not made everything durable: whoever asks hears that it is gone.
+                if !state.stopped {
+                    // Whoever asked may be gone; nothing depends on it.
+                    reply.send(()).ok();
+                }
             }
             // Above: they are done also by one that has stopped.
             CommitterMessage::Look(_) | CommitterMessage::Restore(_) => {}
@@ -268,79 +293,91 @@ impl CommitterState {
         }
     }
 
-    /// Whether the log lacks a record of this owner, as far as those are kept. The last one is appended as if it were missing.
+    /// Whether the store lacks something that this owner was told is durable, as far as its records are kept. The last one is appended as if
+    /// it were missing. Another owner's store is not looked at.
     async fn is_older(&self) -> bool {
         let CommitterArguments {
             engine, shard, epoch, ..
         } = &self.arguments;
         let Some(kept) = self.machine.kept() else { return false };
-        let Restore::Append(position) = kept.restore() else {
-            return false;
-        };
-        let Some(record) = kept.get(position).cloned() else {
+        let Some((position, record)) = kept.newest() else {
             return false;
         };
         loop {
-            let store = &engine.parts.state;
+            if later_epoch(engine, *shard, *epoch).await.is_some() {
+                return false;
+            }
             let (commit, bytes) = (record.commit, record.record.clone());
-            let answer = store.append(*shard, *epoch, position, commit, bytes).await;
-            let was_missing = answer.is_ok();
-            match kept.answered(position, answer) {
+            let answer = engine.parts.state.append(*shard, *epoch, position, commit, bytes).await;
+            match answer {
+                Ok(()) | Err(AppendError::Store(StoreError::WentBack(_))) => return true,
+                Err(AppendError::Conflict { next }) => return kept.lacks(next) != Restore::Whole,
                 // Whoever waits for the answer gives up by itself.
-                Restore::Again => tokio::time::sleep(RESTORE_AGAIN).await,
-                Restore::Fenced => return false,
-                Restore::Whole => return was_missing,
-                Restore::Append(_) | Restore::Lost(_) => return true,
+                Err(AppendError::Store(StoreError::Unavailable(_))) => tokio::time::sleep(RESTORE_AGAIN).await,
+                Err(AppendError::Store(StoreError::Fenced { .. } | StoreError::Held(_) | StoreError::Damaged(_))) => {
+                    return false;
+                }
             }
         }
     }
 
-    /// Gives the log what it lacks of this owner's records, and before that the values that they may refer to. Under another epoch nothing
-    /// is written.
-    async fn restore(&self) -> Result<u64, String> {
+    /// Gives the store what it lacks of this owner's, however long it is away and however often it goes back meanwhile; how many records
+    /// those were. Nothing is written once another owner was named.
+    async fn restore(&self) -> Result<u64, NotRestored> {
         let CommitterArguments {
             engine, shard, epoch, ..
         } = &self.arguments;
-        if later_epoch(engine, *shard, *epoch).await.is_some() {
-            // The shard may be gone already.
-            self.arguments.supervisor.send_message(ShardMessage::Fenced).ok();
-            return Err("another owner was named".to_owned());
-        }
-        let kept = self.machine.kept().ok_or("no records are kept")?;
-        while let Err(error) = engine.blobs.restore(*shard, *epoch, engine.now()).await {
-            let StoreError::Unavailable(_) = error else {
-                return Err(error.to_string());
-            };
-            // Whoever waits for the answer gives up by itself.
-            tokio::time::sleep(RESTORE_AGAIN).await;
-        }
         let mut appended = 0;
-        let (mut step, mut position) = (kept.restore(), LogPosition(0));
         loop {
-            position = match step {
-                Restore::Append(position) => position,
-                // Whoever waits for the answer gives up by itself.
-                Restore::Again => {
+            // What answers next may know of less than what answered before.
+            let given = match named_since(engine, *shard, *epoch).await {
+                Ok(None) => self.give_back(&mut appended).await,
+                Ok(Some(_)) => return Err(NotRestored::Fenced),
+                Err(why) => Err(NotGiven::Store(StoreError::Unavailable(why))),
+            };
+            match given {
+                Ok(()) => return Ok(appended),
+                Err(NotGiven::Lost(why)) => return Err(NotRestored::Lost(why)),
+                Err(NotGiven::Store(StoreError::Fenced { .. })) => return Err(NotRestored::Fenced),
+                Err(NotGiven::Store(StoreError::Damaged(why))) => return Err(NotRestored::Lost(why)),
+                Err(NotGiven::Store(error)) => {
+                    tracing::debug!(shard = shard.0, %error, "the store is given what it lacks once more");
+                    // Whoever waits for the answer gives up by itself.
                     tokio::time::sleep(RESTORE_AGAIN).await;
-                    position
                 }
-                Restore::Whole => return Ok(appended),
-                Restore::Lost(why) => return Err(why),
-                Restore::Fenced => {
-                    // The shard may be gone already.
-                    self.arguments.supervisor.send_message(ShardMessage::Fenced).ok();
-                    return Err("another owner has it".to_owned());
-                }
+            }
+        }
+    }
+
+    /// The shard itself, then the values that records may refer to, then the records that the log lacks, which are counted.
+    async fn give_back(&self, appended: &mut u64) -> Result<(), NotGiven> {
+        let CommitterArguments {
+            engine, shard, epoch, ..
+        } = &self.arguments;
+        let kept = self.machine.kept();
+        let kept = kept.ok_or_else(|| NotGiven::Lost("no records are kept".to_owned()))?;
+        let (store, options) = (&engine.parts.state, &engine.options);
+        let next = store.take_back(*shard, *epoch, &options.owner, options.lease).await?;
+        engine.blobs.restore(*shard, *epoch, engine.now()).await?;
+        let mut step = kept.lacks(next);
+        loop {
+            let position = match step {
+                Restore::Append(position) => position,
+                Restore::Whole => return Ok(()),
+                Restore::Lost(why) => return Err(NotGiven::Lost(why)),
             };
             let Some(record) = kept.get(position).cloned() else {
-                return Err(format!("record {position} is kept no more"));
+                return Err(NotGiven::Lost(format!("record {position} is kept no more")));
             };
-            let store = &engine.parts.state;
-            let answer = store
-                .append(*shard, *epoch, position, record.commit, record.record)
-                .await;
-            appended += u64::from(answer.is_ok());
-            step = kept.answered(position, answer);
+            let given = store.give_back(*shard, *epoch, position, record.commit, record.record);
+            step = match given.await {
+                Ok(()) => {
+                    *appended += 1;
+                    kept.lacks(position.next())
+                }
+                Err(AppendError::Conflict { next }) => kept.lacks(next),
+                Err(AppendError::Store(error)) => return Err(error.into()),
+            };
         }
     }
 

@@ -1,12 +1,12 @@
-//! What an owner keeps of its latest records: what the last checkpoint but one does not hold, and so many bytes whatever checkpoints hold. A
-//! store that comes back older, as after a failover to a replica that lagged, is given them again: whoever has the same epoch still is the
-//! only one who has written there.
+//! What an owner keeps of the latest records, those that it read when it began among them: what the last checkpoint but one does not hold, and
+//! so many bytes whatever checkpoints hold. A store that comes back older, as after a failover to a replica that lagged, is given them again:
+//! as long as nobody else was named, the owner is the only one who has written there.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use troupe_core::LogPosition;
-use troupe_ports::{AppendError, CommitId, StoreError};
+use troupe_ports::CommitId;
 
 /// Bytes of records that are kept although checkpoints hold them: at full speed those follow each other within fractions of a second, and a
 /// replica that lags lacks the checkpoints too.
@@ -23,22 +23,18 @@ pub struct KeptRecord {
     pub record: Bytes,
 }
 
-/// What comes after an answer of the store.
+/// What a log that goes on somewhere is given next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Restore {
-    /// Append the record of this position; then [`Kept::answered`].
+    /// Append the record of this position; then [`Kept::lacks`].
     Append(LogPosition),
-    /// The store did not answer: the same again, after a pause.
-    Again,
     /// The log has every record of this owner.
     Whole,
     /// The log lacks records that are kept no more; why, for people.
     Lost(String),
-    /// Another owner has the shard.
-    Fenced,
 }
 
-/// The latest records of one owner, without a gap.
+/// The latest records, without a gap.
 #[derive(Debug, Default)]
 pub struct Kept {
     first: LogPosition,
@@ -83,8 +79,17 @@ impl Kept {
         }
     }
 
+    /// None yet, of a log that goes on at `next`.
+    #[must_use]
+    pub fn from(next: LogPosition) -> Self {
+        Self {
+            first: next,
+            ..Self::default()
+        }
+    }
+
     fn last(&self) -> LogPosition {
-        LogPosition(self.first.0 + self.records.len() as u64 - 1)
+        LogPosition((self.first.0 + self.records.len() as u64).saturating_sub(1))
     }
 
     /// The record of a position, if it is kept.
@@ -94,30 +99,24 @@ impl Kept {
         self.records.get(usize::try_from(place).ok()?)
     }
 
-    /// How it begins: the last record is appended as if it were missing, and the store tells where its log goes on.
+    /// The last record, if one is kept.
     #[must_use]
-    pub fn restore(&self) -> Restore {
-        if self.records.is_empty() {
-            return Restore::Lost("this owner has kept no records".to_owned());
-        }
-        Restore::Append(self.last())
+    pub fn newest(&self) -> Option<(LogPosition, &KeptRecord)> {
+        Some((self.last(), self.records.back()?))
     }
 
-    /// What comes after the record of `position` was appended.
+    /// What a log lacks that goes on at `next`.
     #[must_use]
-    pub fn answered(&self, position: LogPosition, answer: Result<(), AppendError>) -> Restore {
-        match answer {
-            Ok(()) if position >= self.last() => Restore::Whole,
-            Ok(()) => Restore::Append(position.next()),
-            Err(AppendError::Conflict { next }) if next > self.last() => Restore::Whole,
-            Err(AppendError::Conflict { next }) if self.get(next).is_some() => Restore::Append(next),
-            Err(AppendError::Conflict { next }) => Restore::Lost(format!(
+    pub fn lacks(&self, next: LogPosition) -> Restore {
+        if next > self.last() {
+            Restore::Whole
+        } else if self.get(next).is_some() {
+            Restore::Append(next)
+        } else {
+            Restore::Lost(format!(
                 "its log goes on at {next}, and this owner has kept its records from {} on",
                 self.first
-            )),
-            Err(AppendError::Store(StoreError::Fenced { .. } | StoreError::Held(_))) => Restore::Fenced,
-            Err(AppendError::Store(StoreError::Unavailable(_))) => Restore::Again,
-            Err(AppendError::Store(StoreError::WentBack(why) | StoreError::Damaged(why))) => Restore::Lost(why),
+            ))
         }
     }
 }
@@ -139,26 +138,16 @@ mod tests {
         kept
     }
 
-    fn conflict(next: u64) -> Result<(), AppendError> {
-        Err(AppendError::Conflict {
-            next: LogPosition(next),
-        })
-    }
-
     /// Gives a log that goes on at `next` what it lacks.
     fn restored(kept: &Kept, mut next: u64) -> (Vec<u64>, Restore) {
-        let (mut appended, mut step) = (Vec::new(), kept.restore());
-        while let Restore::Append(position) = step {
-            let answer = if position.0 == next {
-                appended.push(position.0);
-                next += 1;
-                Ok(())
-            } else {
-                conflict(next)
-            };
-            step = kept.answered(position, answer);
+        let mut appended = Vec::new();
+        loop {
+            match kept.lacks(LogPosition(next)) {
+                Restore::Append(position) => appended.push(position.0),
+                step => return (appended, step),
+            }
+            next += 1;
         }
-        (appended, step)
     }
 
     #[test]
@@ -174,7 +163,9 @@ mod tests {
             appended.is_empty() && matches!(&lost, Restore::Lost(why) if why.contains("from 5 on")),
             "{lost:?}"
         );
-        assert!(matches!(Kept::default().restore(), Restore::Lost(_)));
+        let none = Kept::from(LogPosition(5));
+        assert_eq!(none.lacks(LogPosition(5)), Restore::Whole);
+        assert!(matches!(none.lacks(LogPosition(4)), Restore::Lost(_)));
     }
 
     #[test]
@@ -201,7 +192,7 @@ mod tests {
             (LogPosition(6), KEPT_BYTES_MIN),
             "so many bytes stay"
         );
-        assert_eq!(kept.restore(), Restore::Append(LogPosition(6)));
+        assert_eq!(kept.newest().map(|(position, _)| position), Some(LogPosition(6)));
     }
 
     #[test]
@@ -213,14 +204,5 @@ mod tests {
         }
         assert_eq!(kept.get(LogPosition(1)), None);
         assert!(kept.get(LogPosition(2)).is_some() && kept.bytes <= KEPT_BYTES_MAX);
-    }
-
-    #[test]
-    fn another_owner_and_an_outage_are_told_apart() {
-        let kept = kept(1, 1);
-        let fenced = AppendError::Store(StoreError::Held("b".to_owned()));
-        assert_eq!(kept.answered(LogPosition(1), Err(fenced)), Restore::Fenced);
-        let away = AppendError::Store(StoreError::Unavailable("away".to_owned()));
-        assert_eq!(kept.answered(LogPosition(1), Err(away)), Restore::Again);
     }
 }

@@ -125,10 +125,9 @@ impl<T, C> CommitterMachine<T, C> {
         Self { format, ..self }
     }
 
-    /// Keeps the latest records, where the store may come back older.
+    /// Keeps the latest records from `kept` on, where the store may come back older.
     #[must_use]
-    pub fn keeping(self, keeps: bool) -> Self {
-        let kept = keeps.then(Kept::default);
+    pub fn keeping(self, kept: Option<Kept>) -> Self {
         Self { kept, ..self }
     }
 

@@ -4,4 +4,4 @@ mod actor;
 pub mod kept;
 pub mod machine;
 
-pub use actor::{CommitterActor, CommitterArguments, CommitterMessage, ControlNotify, HeldCommit, Notify};
+pub use actor::{CommitterActor, CommitterArguments, CommitterMessage, ControlNotify, HeldCommit, NotRestored, Notify};

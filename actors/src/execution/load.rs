@@ -61,7 +61,7 @@ pub async fn pending(shard: &ShardContext, id: ExecutionId) -> Result<Option<Pen
 /// [`EngineError::Unavailable`].
 pub async fn last_seq(shard: &ShardContext, id: ExecutionId) -> Result<Option<Seq>, EngineError> {
     let pending = pending(shard, id).await?;
-    let stored = match shard.engine.parts.state.load(id).await? {
+    let stored = match stored(&shard.engine, id).await? {
         None => None,
         Some(ExecutionBase::Tombstone { last }) => Some(last),
         Some(ExecutionBase::Ended(archive, _)) => Some(archive.last),
@@ -71,6 +71,10 @@ pub async fn last_seq(shard: &ShardContext, id: ExecutionId) -> Result<Option<Se
         }
     };
     Ok(stored.max(pending.map(|pending| pending.last())))
+}
+
+async fn stored(engine: &EngineContext, id: ExecutionId) -> Result<Option<ExecutionBase>, EngineError> {
+    engine.noticed(id.shard(), engine.parts.state.load(id).await)
 }
 
 /// Loads an execution of a shard that is served.
@@ -92,7 +96,7 @@ pub async fn load_over(
     id: ExecutionId,
     pending: Option<&Pending>,
 ) -> Result<Loaded, EngineError> {
-    let base = engine.parts.state.load(id).await?;
+    let base = stored(engine, id).await?;
     let (snapshot, mut frames) = match base {
         Some(ExecutionBase::Tombstone { last }) => return Ok(Loaded::Tombstone(last)),
         Some(ExecutionBase::Ended(archive, _)) => {
@@ -238,7 +242,7 @@ pub async fn history(
     limit: usize,
 ) -> Result<Option<Vec<Entry>>, EngineError> {
     let pending = pending(shard, id).await?;
-    let base = shard.engine.parts.state.load(id).await?;
+    let base = stored(&shard.engine, id).await?;
     let mut segments = match base {
         None if pending.is_none() => return Ok(None),
         None => Vec::new(),

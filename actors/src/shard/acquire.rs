@@ -16,6 +16,8 @@ pub(super) async fn acquire(engine: &EngineContext, shard: ShardId) -> Result<(L
     let epoch = next_epoch(engine, shard).await?;
     let gate = LeaseGate::new(engine.now(), lease_ms(engine));
     let lease = store.acquire_under(shard, owner, *lease, epoch).await?;
+    // What was kept under an earlier epoch may have been swept away by an owner between, or be lost with a store that went back.
+    engine.blobs.doubt(shard);
     if reads.reads(lease.format) {
         return Ok((gate, lease));
     }

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use troupe_core::control::{ControlKey, Setting};
 use troupe_core::{ExecutionId, ShardId};
+use troupe_ports::StoreError;
 
 use super::acquire::lease_ms;
 use super::format::FormatTask;
@@ -17,7 +18,7 @@ use super::machine::{FailureMachine, Verdict};
 use super::open::{keep_room, open};
 use super::route::deliver;
 use crate::checkpointer::CheckpointerMessage;
-use crate::committer::{CommitterMessage, ControlNotify};
+use crate::committer::{CommitterMessage, ControlNotify, NotRestored};
 use crate::context::{EngineContext, ShardContext};
 use crate::controls::{ControlRequest, ControlsMachine, Decided, Origin, cancel_stopped, stopped};
 use crate::error::EngineError;
@@ -34,8 +35,9 @@ const ATTEMPTS_END_WITHIN: Duration = Duration::from_millis(200);
 const ATTEMPTS_POLL: Duration = Duration::from_millis(5);
 /// Pause before the store is asked again to remember that an execution is set aside.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
-/// A shard that does not fit again so soon is damaged, and not only back where its store was.
-const BEGIN_AGAIN_AFTER_MS: i64 = 30_000;
+/// A shard that does not fit so often within that is damaged, and not only back where its store was.
+const BEGINS_AGAIN_MAX: usize = 3;
+const BEGINS_AGAIN_WITHIN: Duration = Duration::from_secs(30);
 /// What an operator can do about a damaged shard.
 pub const DAMAGED_HINT: &str = "copy the store and restore a backup, or give up what the record held: \
      `--accept-loss SHARD` at the next start; see docs/errors/DAMAGED.md";
@@ -61,7 +63,7 @@ pub enum ShardMessage {
     /// What is stored does not go on from what this owner has committed.
     WentBack(String),
     /// Why it does not, and how many records the committer has appended again, or why its log is not whole.
-    Restored(String, Result<u64, String>),
+    Restored(String, Result<u64, NotRestored>),
     /// An operator must look.
     Halt(String),
     /// An execution cannot be processed.
@@ -263,7 +265,7 @@ impl ShardState {
     /// given those that it lacks.
     fn went_back(&mut self, myself: &ActorRef<ShardMessage>, why: String) {
         let Some(context) = &self.context else {
-            return self.restored(myself, &why, Err("nobody has it".to_owned()));
+            return self.restored(myself, &why, Err(NotRestored::Lost("nobody has it".to_owned())));
         };
         if std::mem::replace(&mut self.restores, true) {
             return;
@@ -274,7 +276,8 @@ impl ShardState {
         let myself = myself.clone();
         tokio::spawn(async move {
             // As long as the store is away: what nobody could look at is not lost.
-            let restored = answer.await.unwrap_or_else(|_| Err("its committer is gone".to_owned()));
+            let gone = |_| Err(NotRestored::Lost("its committer is gone".to_owned()));
+            let restored = answer.await.unwrap_or_else(gone);
             // A shard that was lost meanwhile has a new owner.
             myself.send_message(ShardMessage::Restored(why, restored)).ok();
         });
@@ -282,13 +285,20 @@ impl ShardState {
 
     /// Where the log is whole again the shard begins again from it, for nobody knows what else the store has lost. Where acknowledged records
     /// are gone, and the store's durability allows that, it begins again from what is left. Any other store halts the shard, and so does what
-    /// does not fit right after it began again.
-    fn restored(&mut self, myself: &ActorRef<ShardMessage>, why: &str, restored: Result<u64, String>) {
+    /// does not fit again and again although it began again.
+    fn restored(&mut self, myself: &ActorRef<ShardMessage>, why: &str, restored: Result<u64, NotRestored>) {
         let ShardArguments { engine, shard } = &self.arguments;
-        let now = engine.now();
-        let before = engine.went_back.insert(*shard, now);
-        let is_again = before.is_some_and(|before| now.0 - before.0 < BEGIN_AGAIN_AFTER_MS);
-        let is_whole = restored.is_ok();
+        let restored = match restored {
+            Ok(appended) => Ok(appended),
+            Err(NotRestored::Fenced) => return self.fenced(myself),
+            Err(NotRestored::Lost(lost)) => Err(lost),
+        };
+        let now = Instant::now();
+        let mut before = engine.went_back.entry(*shard).or_default();
+        before.retain(|at| now.duration_since(*at) < BEGINS_AGAIN_WITHIN);
+        let is_again = before.len() >= BEGINS_AGAIN_MAX;
+        before.push(now);
+        drop(before);
         match restored {
             Ok(appended) if !is_again => tracing::error!(
                 shard = shard.0,
@@ -302,12 +312,12 @@ impl ShardState {
                 lost,
                 "the store went back; acknowledged writes are lost, as its durability allows: the shard begins again from what is left"
             ),
-            Ok(_) => return self.halt(myself, format!("{why}; and it had just begun again")),
+            Ok(_) => {
+                let often =
+                    format!("{why}; and it began again {BEGINS_AGAIN_MAX} times within {BEGINS_AGAIN_WITHIN:?}");
+                return self.halt(myself, often);
+            }
             Err(lost) => return self.halt(myself, format!("{why}; {lost}")),
-        }
-        // What is not kept again is not known to be there.
-        if !is_whole {
-            engine.blobs.doubt(*shard);
         }
         self.leave(myself, WENT_BACK);
     }
@@ -559,9 +569,39 @@ impl ShardState {
                 "the shard is given up without a last checkpoint"
             );
         }
-        if let Err(error) = engine.parts.state.release(context.shard, context.epoch).await {
-            tracing::warn!(shard = context.shard.0, %error, "the lease runs out by itself");
+        match engine.parts.state.release(context.shard, context.epoch).await {
+            Ok(()) => {}
+            Err(StoreError::WentBack(why)) => give_back_last(&context, &why).await,
+            Err(error) => tracing::warn!(shard = context.shard.0, %error, "the lease runs out by itself"),
         }
         myself.stop(Some(CLOSED.to_owned()));
+    }
+}
+
+/// The store went back since this owner, who leaves now, was told what is durable: it is given what it lacks, as long as somebody is there who
+/// has it. The lease runs out by itself.
+async fn give_back_last(context: &ShardContext, why: &str) {
+    let shard = context.shard.0;
+    let (reply, answer) = oneshot::channel();
+    // A committer that is gone drops the message, and with it the answer.
+    context.committer.send_message(CommitterMessage::Restore(reply)).ok();
+    match tokio::time::timeout(CLOSE_MAX, answer).await {
+        Ok(Ok(Ok(appended))) => tracing::error!(
+            shard,
+            why,
+            appended,
+            "the store went back; every record of its log was still known and is there again: nothing acknowledged is lost"
+        ),
+        Ok(Ok(Err(NotRestored::Fenced))) => tracing::warn!(shard, why, "another owner was named meanwhile"),
+        Ok(Ok(Err(NotRestored::Lost(lost)))) => {
+            tracing::error!(shard, why, lost, "the store went back; acknowledged writes are lost");
+        }
+        Ok(Err(_)) | Err(_) => {
+            tracing::error!(
+                shard,
+                why,
+                "the store went back, and was not given what it lacks in time"
+            );
+        }
     }
 }

@@ -20,6 +20,7 @@ use super::resume::resume;
 use super::tail::Tail;
 use super::went_back::{correct_lists, list_stored, rebuild_lists};
 use crate::checkpointer::{CheckpointerActor, CheckpointerArguments, CheckpointerMessage};
+use crate::committer::kept::Kept;
 use crate::committer::{CommitterActor, CommitterArguments};
 use crate::context::{EngineContext, LeaseGate, ShardContext};
 use crate::controls::{self, ShardControls};
@@ -62,7 +63,8 @@ pub(super) async fn open(
     let (lists_are_ahead, lists_are_behind) = (projected > tail.last, tail.lists_are_behind);
     let set_aside = store.quarantined(shard).await?;
     let written = Arc::new(WrittenFormat::new(begun_in(lease.format, *engine.format.borrow())));
-    let context = spawn_beside(engine, myself, &lease, gate, &sent, &written).await?;
+    let kept = store.may_come_back_older().then(|| tail.kept(&lease));
+    let context = spawn_beside(engine, myself, (&lease, kept), gate, &sent, &written).await?;
     let mut resumed = tail.hand_over(&context.context).await?;
     let controls = controls::load(&context.context).await?;
     for (key, register) in controls.registers() {
@@ -150,7 +152,7 @@ struct Beside {
 async fn spawn_beside(
     engine: &Arc<EngineContext>,
     myself: &ActorRef<ShardMessage>,
-    lease: &Lease,
+    (lease, kept): (&Lease, Option<Kept>),
     gate: LeaseGate,
     sent: &[(LogPosition, SpoolIndex)],
     written: &Arc<WrittenFormat>,
@@ -223,6 +225,7 @@ async fn spawn_beside(
         epoch,
         controls: Arc::clone(&controls),
         next: lease.next,
+        kept,
         supervisor: myself.clone(),
         checkpointer: checkpointer.clone(),
         events: feeds,

@@ -10,6 +10,7 @@ use troupe_ports::{Lease, LogRecord};
 use super::loss::{Torn, cut, gone};
 use super::went_back::check_witness;
 use crate::checkpointer::{CheckpointItem, CheckpointerMessage};
+use crate::committer::kept::Kept;
 use crate::context::{EngineContext, ShardContext};
 use crate::error::EngineError;
 use crate::execution::view::changes_summary;
@@ -101,6 +102,16 @@ impl Tail {
             last,
             lists_are_behind,
         })
+    }
+
+    /// Its records, for a store that may come back older.
+    pub(super) fn kept(&self, lease: &Lease) -> Kept {
+        let mut kept = Kept::from(lease.next);
+        kept.checkpointed(lease.checkpointed);
+        for (record, _) in &self.records {
+            kept.committed(record.position, record.commit, record.bytes.clone());
+        }
+        kept
     }
 
     /// Gives the tail to the checkpointer and the timers.

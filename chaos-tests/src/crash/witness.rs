@@ -169,6 +169,28 @@ impl StateStore for Witness {
         appended
     }
 
+    async fn give_back(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        position: LogPosition,
+        commit: CommitId,
+        record: Bytes,
+    ) -> Result<(), AppendError> {
+        // It was acknowledged before, perhaps to an earlier owner.
+        self.store.give_back(shard, epoch, position, commit, record).await
+    }
+
+    async fn take_back(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<LogPosition, StoreError> {
+        self.store.take_back(shard, epoch, owner, lease).await
+    }
+
     async fn read(&self, shard: ShardId, from: LogPosition, bytes_max: usize) -> Result<Vec<LogRecord>, StoreError> {
         self.store.read(shard, from, bytes_max).await
     }

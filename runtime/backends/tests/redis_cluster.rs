@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -204,12 +204,7 @@ impl Cluster {
 
     /// How often members were asked who has which slots.
     fn slots_asked(&self) -> u64 {
-        let asked = self.members.iter().map(|member| {
-            let stats = format!("{:?}", member.command(&["INFO", "commandstats"]));
-            let calls = stats.split("cmdstat_cluster|slots:calls=").nth(1);
-            calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
-        });
-        asked.sum()
+        self.members.iter().map(|member| calls(member, "cluster|slots")).sum()
     }
 
     /// The slot of a hash tag, and the member that has it.
@@ -250,6 +245,13 @@ fn id(member: &RedisServer) -> String {
         redis::Value::BulkString(id) => String::from_utf8(id).unwrap(),
         other => panic!("no id: {other:?}"),
     }
+}
+
+/// How often a member has run a command.
+fn calls(member: &RedisServer, command: &str) -> u64 {
+    let stats = format!("{:?}", member.command(&["INFO", "commandstats"]));
+    let calls = stats.split(&format!("cmdstat_{command}:calls=")).nth(1);
+    calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
 }
 
 /// A prefix whose slots move from member to member while a clause runs.
@@ -642,4 +644,111 @@ async fn a_store_is_erased_from_every_member() {
     for shard in (0..SHARDS).map(ShardId) {
         assert_eq!(neighbour.live_counts(shard).await.unwrap(), (0, 20), "shard {shard}");
     }
+}
+
+/// The cursor of a walk means something to the member that gave it, and nothing to the one that has the slot next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_that_is_stored_is_listed_although_its_slot_moves_meanwhile() {
+    const SHARD: ShardId = ShardId(0);
+    // A step of a walk is 1,000 of them.
+    const EACH: u64 = 20_000;
+    const MOVES: usize = 20;
+    let cluster = Cluster::start();
+    let store = RedisStore::open(&cluster.options("listed")).await.unwrap();
+    let (slot, owner) = cluster.place("{listed:s0}").await;
+    // Straight into what is walked through: the other keys of as many executions would take long to move each time.
+    let id = |number| ExecutionId::fresh(SHARD, Timestamp(1), number);
+    let mut fill = redis::pipe();
+    for number in 0..EACH {
+        let (lives, ended) = (id(number), id(EACH + number));
+        fill.cmd("HSET").arg("{listed:s0}v").arg(&lives.0[..]).arg("").ignore();
+        let expires_at = ((1_u64 << 63) | (number % 97)).to_be_bytes();
+        let archive = [&expires_at[..], &ended.0].concat();
+        fill.cmd("ZADD").arg("{listed:s0}e").arg(0).arg(archive).ignore();
+    }
+    fill.exec_async(&mut cluster.connection(owner).await).await.unwrap();
+
+    let expected: BTreeSet<_> = (0..2 * EACH).map(id).collect();
+    let list = async || {
+        let listed: BTreeSet<_> = store.stored(SHARD).await.unwrap().into_iter().collect();
+        let missed = expected.difference(&listed).count();
+        assert_eq!((missed, listed.len()), (0, expected.len()), "missed, and listed");
+    };
+    let started = Instant::now();
+    list().await;
+    let undisturbed = started.elapsed();
+    let have_moved = AtomicBool::new(false);
+    let moves = Box::pin(async {
+        let mut from = owner;
+        for _ in 0..MOVES {
+            // Several in each of the walks that make a list: they make up for each other.
+            tokio::time::sleep(undisturbed / 10).await;
+            let to = (from + 1) % 3;
+            cluster.begin(slot, from, to).await;
+            cluster.carry(slot, from, to, &QUICKLY).await;
+            cluster.settle(slot, to).await;
+            from = to;
+        }
+        have_moved.store(true, Ordering::Relaxed);
+    });
+    let lists = async {
+        while !have_moved.load(Ordering::Relaxed) {
+            list().await;
+        }
+    };
+    tokio::join!(moves, lists);
+}
+
+/// Members are looked through one after the other: what has moved to one that was looked through before goes, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_moves_while_a_store_is_erased_goes_too() {
+    const PAUSE: Duration = Duration::from_secs(3);
+    let cluster = Cluster::start();
+    let options = RedisOptions {
+        connect_timeout: PATIENCE,
+        response_timeout: PATIENCE,
+        ..cluster.options("leaving")
+    };
+    let store = RedisStore::open(&options).await.unwrap();
+    for shard in (0..SHARDS).map(ShardId) {
+        let lease = store.acquire(shard, "writer", LEASE).await.unwrap();
+        let rows = (0..20).map(|number| row(shard, number)).collect();
+        store.checkpoint(shard, lease.epoch, rows, None).await.unwrap();
+    }
+    drop(store);
+    // The order in which they are looked through; the second one keeps the look waiting.
+    let mut members = [0, 1, 2];
+    members.sort_unstable_by_key(|member| cluster.members[*member].port);
+    let [first, second, third] = members;
+    let slots = cluster.slots_with_keys(third).await;
+    assert!(!slots.is_empty(), "no shard is on the last member");
+    let own = cluster.keys();
+    let looked = calls(&cluster.members[first], "scan");
+    let from_the_first = RedisOptions {
+        url: format!("redis+cluster://127.0.0.1:{}", cluster.members[first].port),
+        ..options
+    };
+    let paused = Instant::now();
+    let pause = PAUSE.as_millis().to_string();
+    cluster.members[second].command(&["CLIENT", "PAUSE", &pause, "ALL"]);
+    let moves = Box::pin(async {
+        let started = Instant::now();
+        while calls(&cluster.members[first], "scan") == looked {
+            assert!(started.elapsed() < PATIENCE, "nobody looks through the first member");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Until it is through with that one.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for slot in &slots {
+            cluster.begin(*slot, third, first).await;
+            cluster.carry(*slot, third, first, &QUICKLY).await;
+        }
+        // Every member is told, the second one too.
+        tokio::time::sleep((PAUSE + REST).saturating_sub(paused.elapsed())).await;
+        for slot in &slots {
+            cluster.settle(*slot, first).await;
+        }
+    });
+    let (erased, ()) = tokio::join!(RedisStore::erase(&from_the_first), moves);
+    assert_eq!((cluster.keys(), i64::try_from(erased.unwrap()).unwrap()), (0, own));
 }

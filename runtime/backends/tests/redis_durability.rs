@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use support::redis::{RedisServer, opened, options};
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
-use troupe_core::{ExecutionId, LogPosition, Seq, ShardId, Timestamp};
-use troupe_ports::{AppendError, CheckpointRow, CommitId, ExecutionBase, Lease, StateStore, StoreError, Wait};
+use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, Timestamp};
+use troupe_ports::{
+    AppendError, BlobsPut, CheckpointRow, CommitId, ExecutionBase, Lease, StateStore, StoreError, Wait,
+};
 
 const SHARD: ShardId = ShardId(3);
 const LEASE: Duration = Duration::from_secs(60);
@@ -220,7 +222,7 @@ async fn a_restored_copy_is_told_by_whoever_saw_more() {
         }
     };
     assert!(
-        matches!(late, Err(AppendError::Store(StoreError::Fenced { owner, .. })) if owner < lease.epoch),
+        matches!(&late, Err(AppendError::Store(StoreError::WentBack(why))) if why.contains("under epoch")),
         "got {late:?}"
     );
     // Nor does the copy give the forgotten epoch to somebody else.
@@ -276,10 +278,9 @@ async fn a_chunk_that_goes_on_from_a_lost_one_is_refused() {
         };
         let refused = answered(next).await;
         assert!(
-            matches!(&refused, Err(StoreError::WentBack(why)) if why.contains("goes on from number 2")),
+            matches!(&refused, Err(StoreError::WentBack(why)) if why.contains("2 was acknowledged, and 1 is here")),
             "got {refused:?}"
         );
-        assert_eq!(store.load(execution(shard, 3)).await.unwrap(), None);
     }
     // The log has everything: that is written once more, whatever may be lost.
     for (store, shard) in owners {
@@ -288,6 +289,7 @@ async fn a_chunk_that_goes_on_from_a_lost_one_is_refused() {
             (lease.next, lease.checkpointed, lease.lost),
             (LogPosition(4), LogPosition(0), 0)
         );
+        assert_eq!(store.load(execution(shard, 3)).await.unwrap(), None);
     }
     let shard = ShardId(4);
     let lease = relaxed.acquire(shard, "writer", LEASE).await.unwrap();
@@ -297,6 +299,142 @@ async fn a_chunk_that_goes_on_from_a_lost_one_is_refused() {
         relaxed.checkpoint(shard, lease.epoch, rows, reached).await.unwrap();
     }
     assert_eq!(relaxed.live_counts(shard).await.unwrap(), (3, 0));
+}
+
+fn went_back<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+    assert!(matches!(result, Err(StoreError::WentBack(_))), "got {result:?}");
+}
+
+fn store_error(result: Result<(), AppendError>) -> Result<(), StoreError> {
+    match result {
+        Err(AppendError::Store(error)) => Err(error),
+        other => panic!("expected an error of the store, got {other:?}"),
+    }
+}
+
+/// As after a failover to a replica that lacks the last chunk, or the last large value, and none of the log.
+async fn nothing_goes_on_from_what_is_lost(lost: impl AsyncFn(&RedisStore, &Lease)) {
+    let mut server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&store, &lease, 1).await.unwrap();
+    let rows = vec![row(1)];
+    store.checkpoint(SHARD, lease.epoch, rows, None).await.unwrap();
+    let copy = server.copy_of_files();
+    lost(&store, &lease).await;
+    server.kill();
+    server.restore(&copy);
+    server.run();
+
+    let read = answered(async || store.load(execution(SHARD, 1)).await).await;
+    assert!(
+        matches!(read, Err(StoreError::WentBack(_))),
+        "what is read may be old: {read:?}"
+    );
+    went_back(store.head(execution(SHARD, 1)).await);
+    went_back(answered(async || store_error(append(&store, &lease, 2).await)).await);
+    went_back(store.renew(SHARD, lease.epoch, LEASE).await);
+    went_back(store.release(SHARD, lease.epoch).await);
+    let holder = store.holder(SHARD).await.unwrap();
+    assert_eq!(holder.owner.as_deref(), Some("writer"), "it has what the store lacks");
+    // Its owner gives it what it lacks, and begins again.
+    let next = store.take_back(SHARD, lease.epoch, "writer", LEASE).await.unwrap();
+    assert_eq!(next, LogPosition(2));
+    let given = store.give_back(SHARD, lease.epoch, next, CommitId(2), content(2)).await;
+    given.unwrap();
+    went_back(store_error(append(&store, &lease, 3).await));
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    assert_eq!(lease.next, LogPosition(3));
+    append(&store, &lease, 3).await.unwrap();
+    assert!(store.load(execution(SHARD, 1)).await.unwrap().is_some());
+    store.release(SHARD, lease.epoch).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_goes_on_from_a_lost_chunk() {
+    nothing_goes_on_from_what_is_lost(async |store, lease| {
+        let rows = vec![row(2)];
+        store.checkpoint(SHARD, lease.epoch, rows, None).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_goes_on_from_a_lost_value() {
+    nothing_goes_on_from_what_is_lost(async |store, lease| {
+        let (blob, content) = (
+            BlobRef {
+                hash: [7; 32],
+                bytes: 4,
+            },
+            Json::from_trusted("true"),
+        );
+        let root = execution(SHARD, 9);
+        let values = vec![(blob, content)];
+        let kept = store
+            .put_blobs(SHARD, lease.epoch, root, Timestamp(1), values, u64::MAX)
+            .await;
+        assert_eq!(kept.unwrap(), BlobsPut::Kept);
+    })
+    .await;
+}
+
+/// As after a failover to a replica that does not know of the owner yet.
+#[tokio::test]
+async fn an_owner_that_the_store_has_forgotten_takes_its_shard_back() {
+    let mut server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let before = store.acquire(SHARD, "before", LEASE).await.unwrap();
+    append(&store, &before, 1).await.unwrap();
+    store.release(SHARD, before.epoch).await.unwrap();
+    let copy = server.copy_of_files();
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&store, &lease, 2).await.unwrap();
+    server.kill();
+    server.restore(&copy);
+    server.run();
+
+    went_back(answered(async || store_error(append(&store, &lease, 3).await)).await);
+    went_back(store.renew(SHARD, lease.epoch, LEASE).await);
+    let take = async |epoch| store.take_back(SHARD, epoch, "writer", LEASE).await;
+    let next = take(lease.epoch).await.unwrap();
+    assert_eq!(next, LogPosition(2));
+    store
+        .give_back(SHARD, lease.epoch, next, CommitId(2), content(2))
+        .await
+        .unwrap();
+    append(&store, &lease, 3).await.unwrap();
+    store.renew(SHARD, lease.epoch, LEASE).await.unwrap();
+    assert_eq!(take(lease.epoch).await.unwrap(), LogPosition(4), "it changes nothing");
+    is_fenced(take(before.epoch).await);
+}
+
+/// While the lease of an earlier owner holds, nobody takes the shard from it.
+#[tokio::test]
+async fn a_shard_that_somebody_holds_is_not_taken_back() {
+    let server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let holder = store.acquire(SHARD, "holder", LEASE).await.unwrap();
+    let later = Epoch(holder.epoch.0 + 1);
+    let held = store.take_back(SHARD, later, "writer", LEASE).await;
+    assert!(matches!(held, Err(StoreError::Held(_))), "got {held:?}");
+    append(&store, &holder, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_checkpoint_reaches_no_further_than_its_log() {
+    let server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&store, &lease, 1).await.unwrap();
+    let reaches = async |reached| {
+        let rows = vec![row(reached)];
+        let reached = Some(LogPosition(reached));
+        store.checkpoint(SHARD, lease.epoch, rows, reached).await
+    };
+    went_back(reaches(2).await);
+    assert_eq!(store.load(execution(SHARD, 2)).await.unwrap(), None);
+    reaches(1).await.unwrap();
 }
 
 #[tokio::test]

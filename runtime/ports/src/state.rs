@@ -116,7 +116,8 @@ pub enum StoreError {
     /// is settled by reading the tail: it took place if a record carries its commit id.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// What the call goes on from is not there: the store has lost what it acknowledged. A store that may lose nothing is damaged then.
+    /// What the call goes on from is not there: the store has lost what it acknowledged to this process, as far as this one knows. Its owner may
+    /// still have it ([`StateStore::give_back`]); if not, a store that may lose nothing is damaged.
     #[error("the store went back: {0}")]
     WentBack(String),
     /// What the store holds does not make sense; an operator must look.
@@ -318,6 +319,37 @@ pub trait StateStore: Send + Sync + 'static {
         commit: CommitId,
         record: Bytes,
     ) -> Result<(), AppendError>;
+
+    /// [`StateStore::append`] of a record that was acknowledged before, also to a store that came back older and may lack more than records
+    /// ([`StoreError::WentBack`]): its owner gives it what it lacks.
+    async fn give_back(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        position: LogPosition,
+        commit: CommitId,
+        record: Bytes,
+    ) -> Result<(), AppendError> {
+        self.append(shard, epoch, position, commit, record).await
+    }
+
+    /// A store that came back older may know an earlier epoch than that of its owner: it knows this one again. Changes nothing where it
+    /// does. Whoever calls this makes sure that nobody was named since. Where its log goes on.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] where it knows a later epoch; [`StoreError::Held`] while an earlier owner's lease holds;
+    /// [`StoreError::Damaged`] from a store that never comes back older.
+    async fn take_back(
+        &self,
+        shard: ShardId,
+        _epoch: Epoch,
+        _owner: &str,
+        _lease: Duration,
+    ) -> Result<LogPosition, StoreError> {
+        Err(StoreError::Damaged(format!(
+            "shard {shard} is asked for what it lacks, and its store never lacks anything"
+        )))
+    }
 
     /// Durable records from `from` on, in order; those already trimmed are left out. At most `bytes_max` bytes of them (but at least one if there is one).
     async fn read(&self, shard: ShardId, from: LogPosition, bytes_max: usize) -> Result<Vec<LogRecord>, StoreError>;

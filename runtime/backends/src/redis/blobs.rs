@@ -1,5 +1,6 @@
 //! Large values, by root execution and content.
 
+use redis::Value;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, ShardId, Timestamp};
 use troupe_ports::{BlobsPut, StoreError};
 
@@ -33,9 +34,15 @@ impl RedisStore {
             ]);
         }
         let names = vec![&keys.owner[..], &of_root, &keys.unconfirmed];
-        match decode::number(self.write((shard, epoch), &PUT_BLOBS, names, args).await?)? {
-            0 => Ok(BlobsPut::Kept),
-            bytes => Ok(BlobsPut::Full { bytes }),
+        match self.write((shard, epoch), &PUT_BLOBS, names, args).await? {
+            kept @ Value::Array(_) => {
+                let [number] = decode::numbers(kept)?;
+                self.marks.kept(shard, epoch, number);
+                Ok(BlobsPut::Kept)
+            }
+            bytes => Ok(BlobsPut::Full {
+                bytes: decode::number(bytes)?,
+            }),
         }
     }
 

@@ -118,14 +118,13 @@ impl RedisStore {
             &keys.expiry,
             &keys.tombstones,
             &keys.heads,
+            &keys.log,
         ];
         names.extend(executions.keys.iter().map(|key| &key[..]));
         let reached_arg = reached.map_or(Arg::Bytes(b""), |reached| Arg::Number(reached.0));
-        let chunk = self.marks.next_chunk(shard);
         let mut args = vec![
             Arg::Number(epoch.0),
-            Arg::Number(chunk.follows),
-            Arg::Number(chunk.number),
+            Arg::Number(self.marks.of(shard).kept),
             reached_arg,
             Arg::Number(executions.ids.len() as u64),
         ];
@@ -134,10 +133,11 @@ impl RedisStore {
             row(each, &executions, &mut args);
         }
         let answer = self.write((shard, epoch), &CHECKPOINT, names, args).await?;
-        if let Value::Array(why) = answer {
-            return Err(decode::behind(shard, why));
+        let number = decode::number(decode::not_behind(shard, answer)?)?;
+        self.marks.kept(shard, epoch, number);
+        if let Some(reached) = reached {
+            self.marks.checkpointed(shard, reached);
         }
-        self.marks.checkpointed(shard, chunk, reached);
         Ok(())
     }
 
@@ -146,7 +146,8 @@ impl RedisStore {
         let parts = [Part::Segments, Part::Snapshot, Part::Archive].map(|part| keys.part(part, id));
         let mut names = vec![&keys.owner[..], &keys.live, &keys.tombstones];
         names.extend(parts.iter().map(|key| &key[..]));
-        let answer = self.ask(keys, &LOAD, names, vec![Arg::Bytes(&id.0)]).await?;
+        let args = vec![Arg::Bytes(&id.0), Arg::Number(self.marks.of(id.shard()).kept)];
+        let answer = self.ask(keys, &LOAD, names, args).await?;
         decode::base(answer, id)
     }
 
@@ -154,15 +155,16 @@ impl RedisStore {
         let shard = key.shard();
         let keys = self.keys(shard)?;
         let names = vec![&keys.owner[..], &keys.heads];
-        match self.ask(keys, &HEAD, names, vec![Arg::Bytes(&key.0)]).await? {
-            Value::SimpleString(_) => Err(decode::gone(shard)),
+        let args = vec![Arg::Bytes(&key.0), Arg::Number(self.marks.of(shard).kept)];
+        match self.ask(keys, &HEAD, names, args).await? {
+            Value::SimpleString(why) => Err(decode::told_nothing(shard, &why)),
             Value::Nil => Ok(None),
             ordinal => decode::number(ordinal).map(Some),
         }
     }
 
     /// Members of an index up to a bound, lowest first.
-    async fn index(
+    pub(super) async fn index(
         &self,
         slot: u16,
         index: &[u8],

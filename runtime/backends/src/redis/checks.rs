@@ -87,12 +87,13 @@ fn name(durability: RedisDurability) -> &'static str {
 /// What `CONFIG GET` tells.
 struct Configured {
     appendfsync: String,
-    /// `yes` leaves out syncs while the file is rewritten.
-    pauses_for_rewrite: String,
+    /// `yes` leaves out syncs while the file is rewritten; none: it does not tell.
+    pauses_for_rewrite: Option<String>,
     replicas_to_write: String,
 }
 
-/// Whether the settings give what was asked for; if not, what to set. None: the server does not tell.
+/// Whether the settings give what was asked for; if not, what to set. None: the server does not tell. `vouched`: an operator has looked up what
+/// is asked by `CONFIG GET`. Nobody vouches for there being a file.
 fn keeps_what_it_acknowledges(
     asked: RedisDurability,
     vouched: bool,
@@ -102,7 +103,7 @@ fn keeps_what_it_acknowledges(
     let is_strict = asked == RedisDurability::Strict;
     match file {
         Some(true) => {}
-        None if vouched => {}
+        None if vouched && !is_strict => {}
         Some(false) => {
             return Err(
                 "appendonly is no. Set `appendonly yes` in redis.conf and by `CONFIG SET appendonly yes`; for a \
@@ -110,7 +111,13 @@ fn keeps_what_it_acknowledges(
                     .to_owned(),
             );
         }
-        None => return Err("this Redis does not tell whether it has an append-only file".to_owned()),
+        None => {
+            return Err(
+                "this Redis does not tell whether it has an append-only file (`aof_enabled` of `INFO persistence`), for which \
+                 nobody can vouch. Ask for relaxed durability with `store.settings_vouched = true`, or for volatile durability"
+                    .to_owned(),
+            );
+        }
     }
     let Some(found) = found else {
         if !is_strict {
@@ -141,17 +148,22 @@ fn keeps_what_it_acknowledges(
             ));
         }
     }
-    match (&found.pauses_for_rewrite[..], is_strict) {
-        ("yes", true) => Err(
+    match (found.pauses_for_rewrite.as_deref(), is_strict) {
+        (Some("yes"), true) => Err(
             "no-appendfsync-on-rewrite is yes: nothing is synced while the file is rewritten. Set \
              `no-appendfsync-on-rewrite no` in redis.conf and by `CONFIG SET no-appendfsync-on-rewrite no`"
                 .to_owned(),
         ),
-        ("yes", false) => {
+        (Some("yes"), false) => {
             tracing::warn!("no-appendfsync-on-rewrite is yes: a crash during a rewrite may lose half a minute");
             Ok(())
         }
-        _ => Ok(()),
+        (None, true) if !vouched => Err(
+            "this Redis does not tell no-appendfsync-on-rewrite. Make sure that it is no, and vouch for it \
+             (`store.settings_vouched = true`), or ask for relaxed durability"
+                .to_owned(),
+        ),
+        (None | Some(_), _) => Ok(()),
     }
 }
 
@@ -196,7 +208,7 @@ async fn configured(connection: &mut impl ConnectionLike) -> Result<Option<Confi
     };
     Ok(value("appendfsync").map(|appendfsync| Configured {
         appendfsync,
-        pauses_for_rewrite: value("no-appendfsync-on-rewrite").unwrap_or_default(),
+        pauses_for_rewrite: value("no-appendfsync-on-rewrite"),
         replicas_to_write: value("min-replicas-to-write").unwrap_or_default(),
     }))
 }
@@ -205,8 +217,50 @@ async fn configured(connection: &mut impl ConnectionLike) -> Result<Option<Confi
 mod tests {
     use std::collections::BTreeSet;
 
+    use super::super::options::RedisDurability::{self, Relaxed, Strict};
     use super::super::target::Address;
-    use super::{field, tells_now};
+    use super::{Configured, field, keeps_what_it_acknowledges, tells_now};
+
+    /// Whether the durability is there, by whether there is a file and by `appendfsync` and `no-appendfsync-on-rewrite`, as far as that is told.
+    fn keeps(asked: RedisDurability, vouched: bool, file: Option<bool>, told: Option<(&str, Option<&str>)>) -> bool {
+        let told = told.map(|(appendfsync, pauses)| Configured {
+            appendfsync: appendfsync.to_owned(),
+            pauses_for_rewrite: pauses.map(str::to_owned),
+            replicas_to_write: String::new(),
+        });
+        keeps_what_it_acknowledges(asked, vouched, file, told.as_ref()).is_ok()
+    }
+
+    #[test]
+    fn strict_durability_wants_a_word_for_each_setting_that_is_not_told() {
+        let file = Some(true);
+        for (told, unvouched, vouched) in [
+            (Some(("always", Some("no"))), true, true),
+            (Some(("always", None)), false, true),
+            (None, false, true),
+            // What is told counts, whoever vouches.
+            (Some(("always", Some("yes"))), false, false),
+            (Some(("everysec", Some("no"))), false, false),
+            (Some(("everysec", None)), false, false),
+        ] {
+            let strict = [false, true].map(|word| keeps(Strict, word, file, told));
+            assert_eq!(strict, [unvouched, vouched], "{told:?}");
+            assert!(keeps(Relaxed, false, file, told), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_vouches_for_a_file_of_a_strict_server() {
+        let right = Some(("always", Some("no")));
+        for told in [right, None] {
+            for vouched in [false, true] {
+                assert!(!keeps(Strict, vouched, None, told), "{told:?}");
+                assert!(!keeps(Strict, vouched, Some(false), told), "{told:?}");
+                assert!(!keeps(Relaxed, vouched, Some(false), told), "{told:?}");
+                assert_eq!(keeps(Relaxed, vouched, None, told), vouched, "{told:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_server_is_told_of_once_until_it_is_right() {

@@ -30,12 +30,28 @@ pub(super) fn gone(shard: ShardId) -> StoreError {
     ))
 }
 
-/// Why what is stored does not reach what a write goes on from.
-pub(super) fn behind(shard: ShardId, mut why: Vec<Value>) -> StoreError {
+/// What a script answered: itself, or, as a list of one text, why what is stored does not reach what it goes on from.
+pub(super) fn not_behind(shard: ShardId, value: Value) -> Result<Value, StoreError> {
+    let Value::Array(mut why) = value else {
+        return Ok(value);
+    };
     match why.pop().map(bytes) {
-        Some(Ok(why)) => StoreError::WentBack(format!("shard {shard}: {}", String::from_utf8_lossy(&why))),
-        Some(Err(error)) => error,
-        None => damaged(format!("shard {shard}: a refusal without a reason")),
+        Some(Ok(why)) => Err(StoreError::WentBack(format!(
+            "shard {shard}: {}",
+            String::from_utf8_lossy(&why)
+        ))),
+        Some(Err(error)) => Err(error),
+        None => Err(damaged(format!("shard {shard}: a refusal without a reason"))),
+    }
+}
+
+/// Why a script that reads has told nothing: its shard is gone, or has not what was acknowledged.
+pub(super) fn told_nothing(shard: ShardId, why: &str) -> StoreError {
+    match why {
+        "behind" => StoreError::WentBack(format!(
+            "shard {shard}: something is gone that was kept outside its log"
+        )),
+        _ => gone(shard),
     }
 }
 
@@ -43,11 +59,15 @@ pub(super) fn behind(shard: ShardId, mut why: Vec<Value>) -> StoreError {
 pub(super) fn fenced(value: Value, shard: ShardId, ours: Epoch) -> Result<Value, StoreError> {
     match value {
         Value::Nil => Err(gone(shard)),
-        Value::BulkString(owner) => Err(StoreError::Fenced {
-            shard,
-            owner: Epoch(decimal(&owner)?),
-            ours,
-        }),
+        Value::BulkString(owner) => {
+            let owner = Epoch(decimal(&owner)?);
+            if owner < ours {
+                // Epochs only grow.
+                let why = format!("shard {shard}: it is under epoch {owner}, and was under {ours}");
+                return Err(StoreError::WentBack(why));
+            }
+            Err(StoreError::Fenced { shard, owner, ours })
+        }
         Value::SimpleString(why) => Err(damaged(format!("shard {shard}: {why}"))),
         value => Ok(value),
     }
@@ -207,7 +227,7 @@ fn after_seq(stored: Vec<u8>) -> Result<(Seq, Bytes), StoreError> {
 pub(super) fn base(value: Value, id: ExecutionId) -> Result<Option<ExecutionBase>, StoreError> {
     let mut parts = match value {
         Value::Nil => return Ok(None),
-        Value::SimpleString(_) => return Err(gone(id.shard())),
+        Value::SimpleString(why) => return Err(told_nothing(id.shard(), &why)),
         Value::BulkString(tombstone) => {
             let last = Seq(take_number(&mut &tombstone[..])?);
             return Ok(Some(ExecutionBase::Tombstone { last }));

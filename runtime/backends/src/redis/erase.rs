@@ -2,30 +2,47 @@
 
 use std::collections::BTreeMap;
 
-use redis::Value;
-
 use super::error::RedisOpenError;
 use super::link::Link;
+use super::walk::Walk;
 use super::{decode, layout};
 
 /// Names of keys that a server looks through at a time.
 const STEP_KEYS: usize = 500;
+/// How often all servers are looked through, at most: whoever still uses the store must not keep this going for ever.
+const LOOKS_MAX: usize = 16;
 
 /// Removes every key under a prefix from every server that has slots; how many there were.
 pub(super) async fn erase(link: &Link, prefix: &str) -> Result<u64, RedisOpenError> {
     let (meta, meta_slot) = layout::meta(prefix);
+    let mut erased = 0;
+    // What moves meanwhile, to a server that was looked through before, only the next look finds: the last one finds nothing.
+    for _ in 0..LOOKS_MAX {
+        match look(link, prefix, &meta).await? {
+            0 => break,
+            found => erased += found,
+        }
+    }
+    // Last: of a store that is half gone it says that there was one, so that nobody takes what is left for a new one.
+    erased += unlink(link, meta_slot, &[meta]).await?;
+    Ok(erased)
+}
+
+/// Looks through every server, one after the other, and removes what there is but for `meta`; how many keys that were.
+async fn look(link: &Link, prefix: &str, meta: &[u8]) -> Result<u64, RedisOpenError> {
     let pattern = format!("{}*", layout::beginning(prefix));
     let mut erased = 0;
     for server in link.servers().await? {
-        let mut cursor = b"0".to_vec();
-        loop {
+        let mut walk = Walk::default();
+        while !walk.is_over() {
             let mut scan = redis::cmd("SCAN");
-            scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP_KEYS);
-            let mut answer = decode::list(server.send(&scan).await?)?.into_iter();
-            let mut next = || answer.next().unwrap_or(Value::Nil);
-            cursor = decode::bytes(next())?;
+            scan.arg(walk.cursor())
+                .arg("MATCH")
+                .arg(&pattern)
+                .arg("COUNT")
+                .arg(STEP_KEYS);
             let mut found: BTreeMap<u16, Vec<Vec<u8>>> = BTreeMap::new();
-            for key in decode::list(next())? {
+            for key in walk.step(server.send(&scan).await?)? {
                 let key = decode::bytes(key)?;
                 if let Some(slot) = layout::slot_under(prefix, &key)
                     && key != meta
@@ -36,13 +53,8 @@ pub(super) async fn erase(link: &Link, prefix: &str) -> Result<u64, RedisOpenErr
             for (slot, keys) in found {
                 erased += unlink(link, slot, &keys).await?;
             }
-            if cursor == b"0" {
-                break;
-            }
         }
     }
-    // Last: of a store that is half gone it says that there was one, so that nobody takes what is left for a new one.
-    erased += unlink(link, meta_slot, &[meta]).await?;
     Ok(erased)
 }
 

@@ -16,7 +16,7 @@ pub(super) struct ShardKeys {
     pub slot: u16,
     /// Hash: `i` identity of the store, `e` epoch, `o` name of the owner, `u` end of its lease in ms, `t` trimmed up to,
     /// `c` checkpointed up to, `f` the newest format that the shard may hold something of, if that was ever said,
-    /// `b` records that a checkpoint holds and the log has lost, until lists show them, `n` number of the last chunk of a checkpoint.
+    /// `b` records that a checkpoint holds and the log has lost, until lists show them, `n` number of what is kept outside the log.
     pub owner: Vec<u8>,
     /// List of commit id (16 bytes) and record; the first has the position after the trimmed ones.
     pub log: Vec<u8>,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::decode;
 use super::error::{LinkError, RedisOpenError};
 use super::layout::SLOTS;
-use super::node::{Home, Node, Settings, Source};
+use super::node::{Answer, Home, Node, Settings, Source};
 use super::options::RedisMutant;
 use super::script::Call;
 use super::target::{Address, Place};
@@ -64,6 +64,11 @@ impl Link {
 
     /// Runs a command whose keys are all of `slot`.
     pub(super) async fn send(&self, slot: u16, command: &Cmd) -> Result<Value, LinkError> {
+        Ok(self.answer(slot, command).await?.value)
+    }
+
+    /// As [`Link::send`], with who answered.
+    pub(super) async fn answer(&self, slot: u16, command: &Cmd) -> Result<Answer, LinkError> {
         match self {
             Self::One(node) => node.send(command).await,
             Self::Cluster(cluster) => cluster.send(slot, command).await,
@@ -203,7 +208,7 @@ impl Cluster {
         Arc::clone(nodes.entry(address.clone()).or_insert_with(made))
     }
 
-    async fn send(&self, slot: u16, command: &Cmd) -> Result<Value, LinkError> {
+    async fn send(&self, slot: u16, command: &Cmd) -> Result<Answer, LinkError> {
         let deadline = Instant::now() + self.settings.response_timeout;
         let mut wait = ASK_AGAIN;
         let mut redirect: Option<(Address, bool)> = None;
@@ -220,7 +225,7 @@ impl Cluster {
                 node.send(command).await
             };
             let error = match sent {
-                Ok(value) => return Ok(value),
+                Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             if let Some((to, asking)) = moved(&error, &address)
@@ -230,7 +235,10 @@ impl Cluster {
                     self.settings.slots.moved(slot, to.clone());
                 }
                 if self.redirected_is_done {
-                    return Ok(Value::Int(0));
+                    return Ok(Answer {
+                        value: Value::Int(0),
+                        connection: 0,
+                    });
                 }
                 redirect = Some((to, asking));
                 continue;
@@ -294,7 +302,7 @@ impl Cluster {
             let node = self.node(&member);
             let asked = tokio::time::timeout(self.settings.connect_timeout, node.send(&command)).await;
             match asked {
-                Ok(Ok(value)) => match ranges(value, &member) {
+                Ok(Ok(answer)) => match ranges(answer.value, &member) {
                     Some(ranges) => {
                         self.settings.slots.set(ranges);
                         return Ok(());

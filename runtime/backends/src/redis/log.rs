@@ -9,7 +9,9 @@ use troupe_ports::{AppendError, CommitId, Holder, Lease, LogRecord, StateStore, 
 
 use super::layout::{spool_bounds, spool_entry};
 use super::marks::Mark;
-use super::script::{ACQUIRE, APPEND, Arg, HOLDER, KEEP_CURSORS, READ, RELEASE, RENEW, SET_CURSOR, SETTLE_LOSS, TRIM};
+use super::script::{
+    ACQUIRE, APPEND, Arg, HOLDER, KEEP_CURSORS, READ, RELEASE, RENEW, SET_CURSOR, SETTLE_LOSS, TAKE_BACK, TRIM,
+};
 use super::{RedisStore, decode};
 
 /// Bytes of records that one answer carries; larger ones hold up everybody else on the connection.
@@ -34,7 +36,7 @@ impl RedisStore {
         epoch: Option<Epoch>,
     ) -> Result<Lease, StoreError> {
         let keys = self.keys(shard)?;
-        match self.write_cursors(shard, self.marks.epoch(shard)).await {
+        match self.write_cursors(shard, self.marks.of(shard).epoch).await {
             // It was another's meanwhile, whose cursors count.
             Ok(()) | Err(StoreError::Fenced { .. }) => {}
             Err(error) => return Err(error),
@@ -69,7 +71,7 @@ impl RedisStore {
             }
             value => value,
         };
-        let [epoch, next, checkpointed, now, released, format, lost, unsent, chunks] = decode::numbers(answer)?;
+        let [epoch, next, checkpointed, now, released, format, lost, unsent, kept] = decode::numbers(answer)?;
         let lease = Lease {
             shard,
             epoch: Epoch(epoch),
@@ -88,7 +90,7 @@ impl RedisStore {
                 "a checkpoint holds what the log has lost: of that, events that a sink had not sent are lost"
             );
         }
-        self.check_marks(&lease, chunks)?;
+        self.check_marks(&lease, kept)?;
         self.cursors.forget(shard);
         Ok(lease)
     }
@@ -117,12 +119,12 @@ impl RedisStore {
     }
 
     /// Compares what the store has with what it acknowledged to this process.
-    fn check_marks(&self, lease: &Lease, chunks: u64) -> Result<(), StoreError> {
+    fn check_marks(&self, lease: &Lease, kept: u64) -> Result<(), StoreError> {
         let found = Mark {
             epoch: lease.epoch,
             next: lease.next,
             checkpointed: lease.checkpointed,
-            chunks,
+            kept,
         };
         let shard = lease.shard;
         let Some(known) = self.marks.acquired(shard, found) else {
@@ -163,26 +165,61 @@ impl RedisStore {
     ) -> Result<Timestamp, StoreError> {
         let keys = self.keys(shard)?;
         self.write_cursors(shard, epoch).await?;
-        let args = vec![Arg::Number(epoch.0), Arg::Number(milliseconds(lease))];
-        let now = self.write((shard, epoch), &RENEW, vec![&keys.owner], args).await?;
-        Ok(timestamp(decode::number(now)?))
+        let known = self.marks.of(shard);
+        let args = vec![
+            Arg::Number(epoch.0),
+            Arg::Number(milliseconds(lease)),
+            Arg::Number(known.next.0),
+            Arg::Number(known.kept),
+        ];
+        let names = vec![&keys.owner[..], &keys.log];
+        let now = self.write((shard, epoch), &RENEW, names, args).await?;
+        Ok(timestamp(decode::number(decode::not_behind(shard, now)?)?))
+    }
+
+    pub(super) async fn take_shard_back(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<LogPosition, StoreError> {
+        let keys = self.keys(shard)?;
+        let args = vec![
+            Arg::Number(epoch.0),
+            Arg::Bytes(owner.as_bytes()),
+            Arg::Number(milliseconds(lease)),
+        ];
+        let names = vec![&keys.owner[..], &keys.log];
+        match self.write((shard, epoch), &TAKE_BACK, names, args).await? {
+            Value::Int(_) => Err(StoreError::Held(format!(
+                "an earlier owner's lease of shard {shard} holds"
+            ))),
+            taken => {
+                let [next] = decode::numbers(taken)?;
+                Ok(LogPosition(next))
+            }
+        }
     }
 
     pub(super) async fn release_shard(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
         self.write_cursors(shard, epoch).await?;
-        self.write((shard, epoch), &RELEASE, vec![&keys.owner], vec![Arg::Number(epoch.0)])
-            .await?;
-        Ok(())
+        let known = self.marks.of(shard);
+        let args = vec![Arg::Number(epoch.0), Arg::Number(known.next.0), Arg::Number(known.kept)];
+        let names = vec![&keys.owner[..], &keys.log];
+        let released = self.write((shard, epoch), &RELEASE, names, args).await?;
+        decode::not_behind(shard, released).map(drop)
     }
 
+    /// `kept`: the number of what is kept outside the log, which the store must have reached.
     pub(super) async fn append_record(
         &self,
-        shard: ShardId,
-        epoch: Epoch,
+        (shard, epoch): (ShardId, Epoch),
         position: LogPosition,
         commit: CommitId,
         record: &Bytes,
+        kept: u64,
     ) -> Result<(), AppendError> {
         let keys = self.keys(shard)?;
         let commit = commit.0.to_be_bytes();
@@ -190,9 +227,11 @@ impl RedisStore {
             Arg::Number(epoch.0),
             Arg::Number(position.0),
             Arg::Joined(&commit, record),
+            Arg::Number(kept),
         ];
         let names = vec![&keys.owner[..], &keys.log];
-        match decode::number(self.write((shard, epoch), &APPEND, names, args).await?)? {
+        let appended = self.write((shard, epoch), &APPEND, names, args).await?;
+        match decode::number(decode::not_behind(shard, appended)?)? {
             0 => {
                 self.count_append();
                 self.marks.appended(shard, position);

@@ -15,17 +15,9 @@ pub(super) struct Mark {
     pub epoch: Epoch,
     pub next: LogPosition,
     pub checkpointed: LogPosition,
-    /// Number of the last chunk of a checkpoint.
-    pub chunks: u64,
-}
-
-/// Which chunk of a checkpoint comes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chunk {
-    /// Number of the last one that was acknowledged: where the store has not got that far it went back.
-    pub follows: u64,
-    /// Its own: higher than that of any sent before it, whatever became of those.
-    pub number: u64,
+    /// Number of what is kept outside the log: chunks of checkpoints and large values. The store counts them, so that a copy which lacks the
+    /// latest of them has a lower number, whatever it has of the log.
+    pub kept: u64,
 }
 
 impl Mark {
@@ -35,7 +27,7 @@ impl Mark {
             || self.next > found.next
             || self.checkpointed > found.checkpointed
             // A later checkpoint holds what an earlier chunk held: it may be another owner's, who went on from an accepted loss.
-            || (self.chunks > found.chunks && self.checkpointed == found.checkpointed)
+            || (self.kept > found.kept && self.checkpointed == found.checkpointed)
     }
 }
 
@@ -50,8 +42,8 @@ impl fmt::Display for Mark {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             out,
-            "epoch {}, next position {}, checkpoint {} (chunk {})",
-            self.epoch, self.next, self.checkpointed, self.chunks
+            "epoch {}, next position {}, checkpoint {}, {} kept outside the log",
+            self.epoch, self.next, self.checkpointed, self.kept
         )
     }
 }
@@ -60,8 +52,6 @@ impl fmt::Display for Mark {
 #[derive(Default)]
 struct Known {
     mark: Mark,
-    /// Number of the last chunk that was sent.
-    sent: u64,
     /// Where the spool of each sink ends, as far as it was acknowledged under the epoch of the mark.
     spools: BTreeMap<String, LogPosition>,
 }
@@ -69,8 +59,6 @@ struct Known {
 impl Known {
     fn set(&mut self, found: Mark) {
         self.mark = found;
-        // Those that are still on their way are of an epoch that is over.
-        self.sent = found.chunks;
         self.spools.clear();
     }
 }
@@ -97,24 +85,24 @@ impl Marks {
         }
     }
 
-    /// Numbers a chunk that is to be sent now.
-    pub(super) fn next_chunk(&self, shard: ShardId) -> Chunk {
-        let Some(mut known) = self.known(shard) else {
-            return Chunk { follows: 0, number: 1 };
-        };
-        known.sent += 1;
-        Chunk {
-            follows: known.mark.chunks,
-            number: known.sent,
+    /// What was acknowledged so far: a store that has not got there went back.
+    pub(super) fn of(&self, shard: ShardId) -> Mark {
+        self.known(shard).map(|known| known.mark).unwrap_or_default()
+    }
+
+    /// Something was acknowledged that is kept outside the log; `epoch`: under which it was sent.
+    pub(super) fn kept(&self, shard: ShardId, epoch: Epoch, number: u64) {
+        if let Some(mut known) = self.known(shard)
+            && known.mark.epoch == epoch
+        {
+            known.mark.kept = known.mark.kept.max(number);
         }
     }
 
-    /// A chunk was acknowledged, the last one of a checkpoint with how far that has come.
-    pub(super) fn checkpointed(&self, shard: ShardId, chunk: Chunk, reached: Option<LogPosition>) {
+    /// The last chunk of a checkpoint was acknowledged, which has come so far.
+    pub(super) fn checkpointed(&self, shard: ShardId, reached: LogPosition) {
         if let Some(mut known) = self.known(shard) {
-            let mark = &mut known.mark;
-            mark.chunks = mark.chunks.max(chunk.number);
-            mark.checkpointed = mark.checkpointed.max(reached.unwrap_or_default());
+            known.mark.checkpointed = known.mark.checkpointed.max(reached);
         }
     }
 
@@ -138,11 +126,6 @@ impl Marks {
         if let Some(mut known) = self.known(shard) {
             known.spools.retain(|sink, _| sinks.contains(&&**sink));
         }
-    }
-
-    /// The epoch under which this process acquired the shard last; 0 if it never did.
-    pub(super) fn epoch(&self, shard: ShardId) -> Epoch {
-        self.known(shard).map_or(Epoch(0), |known| known.mark.epoch)
     }
 
     /// Takes what the store tells of a shard that was just acquired; what it has lost, if it has.
@@ -171,22 +154,20 @@ mod tests {
     fn only_what_was_acknowledged_and_is_gone_counts() {
         let marks = Marks::new(1);
         let shard = ShardId(0);
-        let mark = |epoch, next, checkpointed, chunks| Mark {
+        let mark = |epoch, next, checkpointed, kept| Mark {
             epoch: Epoch(epoch),
             next: LogPosition(next),
             checkpointed: LogPosition(checkpointed),
-            chunks,
+            kept,
         };
         assert_eq!(marks.acquired(shard, mark(5, 3, 1, 0)), None);
         marks.appended(shard, LogPosition(3));
-        let chunk = marks.next_chunk(shard);
-        marks.checkpointed(shard, chunk, Some(LogPosition(2)));
+        marks.kept(shard, Epoch(5), 1);
+        marks.checkpointed(shard, LogPosition(2));
         let known = mark(5, 4, 2, 1);
         assert_eq!(marks.acquired(shard, mark(6, 3, 2, 1)), Some(known));
-        let whole =
-            [(6, 4, 0, 0), (5, 4, 9, 9)].map(|(epoch, next, reached, chunks)| mark(epoch, next, reached, chunks));
-        let torn =
-            [(6, 3, 2, 1), (4, 4, 2, 1)].map(|(epoch, next, reached, chunks)| mark(epoch, next, reached, chunks));
+        let whole = [(6, 4, 0, 0), (5, 4, 9, 9)].map(|(epoch, next, reached, kept)| mark(epoch, next, reached, kept));
+        let torn = [(6, 3, 2, 1), (4, 4, 2, 1)].map(|(epoch, next, reached, kept)| mark(epoch, next, reached, kept));
         assert!(whole.iter().all(|found| known.has_its_log_in(found)));
         assert!(!torn.iter().any(|found| known.has_its_log_in(found)));
         assert_eq!(marks.acquired(shard, mark(6, 4, 1, 1)), Some(known));
@@ -202,22 +183,27 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_follows_what_was_acknowledged_and_repeats_no_number() {
+    fn what_is_kept_outside_the_log_counts_under_its_own_epoch() {
         let (marks, shard) = (Marks::new(1), ShardId(0));
-        let chunk = |follows, number| Chunk { follows, number };
-        marks.reset(
-            shard,
-            Mark {
-                chunks: 6,
-                ..Mark::default()
-            },
+        let found = |epoch, kept| Mark {
+            epoch: Epoch(epoch),
+            kept,
+            ..Mark::default()
+        };
+        marks.reset(shard, found(1, 6));
+        marks.kept(shard, Epoch(1), 8);
+        marks.kept(shard, Epoch(1), 7);
+        assert_eq!(
+            marks.of(shard).kept,
+            8,
+            "an answer that was overtaken takes nothing back"
         );
-        let lost = marks.next_chunk(shard);
-        assert_eq!(lost, chunk(6, 7));
-        let repeated = marks.next_chunk(shard);
-        assert_eq!(repeated, chunk(6, 8), "the one without an answer may have got there");
-        marks.checkpointed(shard, repeated, None);
-        marks.checkpointed(shard, lost, None);
-        assert_eq!(marks.next_chunk(shard), chunk(8, 9));
+        marks.reset(shard, found(2, 3));
+        marks.kept(shard, Epoch(1), 9);
+        assert_eq!(
+            marks.of(shard).kept,
+            3,
+            "the store went back since that was acknowledged"
+        );
     }
 }

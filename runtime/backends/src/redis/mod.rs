@@ -29,6 +29,7 @@ mod semaphores;
 mod spool;
 mod state;
 mod target;
+mod walk;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
@@ -226,6 +227,7 @@ fn way(options: &RedisOptions, io: &Io) -> Result<(Place, Arc<Settings>), RedisO
         outage: Outage::new("no connection to Redis"),
         unreplicated: parking_lot::Mutex::default(),
         slots: link::Slots::default(),
+        connections: AtomicU64::new(0),
     };
     Ok((target.place, Arc::new(settings)))
 }

@@ -41,6 +41,8 @@ pub(super) struct Settings {
     pub unreplicated: Mutex<BTreeSet<Address>>,
     /// Where a cluster has what.
     pub slots: Slots,
+    /// How many connections were made: each has its number.
+    pub connections: AtomicU64,
     /// The runtime of the store's own thread.
     pub io: Handle,
 }
@@ -66,10 +68,18 @@ pub(super) enum Source {
     },
 }
 
+/// What a server answered.
+pub(super) struct Answer {
+    pub value: Value,
+    /// Number of the connection that it came over, from 1. As long as that is the same, so is the server, and it was not started anew.
+    pub connection: u64,
+}
+
 /// A connection in use. Its `broken` flag is also set by the connection itself when the server goes away.
 #[derive(Clone)]
 struct Live {
     connection: MultiplexedConnection,
+    number: u64,
     broken: Arc<AtomicBool>,
 }
 
@@ -129,14 +139,14 @@ impl Node {
     }
 
     /// Sends a command and waits for its answer.
-    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, LinkError> {
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Answer, LinkError> {
         let mut live = self.connected().await?;
         let answer = live.connection.send_packed_command(command).await;
         self.judged(&live, answer.and_then(Value::extract_error))
     }
 
     /// Sends a command to the server that a slot is moving to.
-    pub(super) async fn send_asking(&self, command: &Cmd) -> Result<Value, LinkError> {
+    pub(super) async fn send_asking(&self, command: &Cmd) -> Result<Answer, LinkError> {
         let mut live = self.connected().await?;
         let mut both = redis::pipe();
         both.cmd("ASKING").add_command(command.clone());
@@ -145,8 +155,9 @@ impl Node {
         self.judged(&live, answer)
     }
 
-    fn judged(&self, live: &Live, answer: Result<Value, RedisError>) -> Result<Value, LinkError> {
-        answer.map_err(|error| {
+    fn judged(&self, live: &Live, answer: Result<Value, RedisError>) -> Result<Answer, LinkError> {
+        let connection = live.number;
+        answer.map(|value| Answer { value, connection }).map_err(|error| {
             let error = LinkError::of_answer(error);
             if error.breaks_connection() {
                 live.broken.store(true, Ordering::Release);
@@ -287,7 +298,11 @@ async fn connect(client: &Client, settings: &Settings) -> Result<Live, RedisErro
             Ok::<_, std::convert::Infallible>(())
         });
     let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-    Ok(Live { connection, broken })
+    Ok(Live {
+        connection,
+        number: settings.connections.fetch_add(1, Ordering::Relaxed) + 1,
+        broken,
+    })
 }
 
 /// A Sentinel may name a server that has just been demoted, or not yet been promoted.

@@ -1,19 +1,19 @@
 //! The format that a shard may hold, and other bytes in the place of those that are stored.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
-use redis::Value;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, StateFormat};
 use troupe_ports::{ExecutionBase, StoreError};
 
 use super::checkpoint::after_seq;
-use super::layout::{self, Part, spool_entry};
+use super::layout::{self, Part, ShardKeys, spool_entry};
 use super::script::{Arg, REWRITE, REWRITE_SPOOL, SET_FORMAT};
+use super::walk::Walk;
 use super::{RedisStore, decode};
 
 /// Rows that one step of a walk looks at: others want the server meanwhile.
 const STEP_ROWS: usize = 1_000;
-/// Bytes of an instant, which an entry of an index begins with.
-const INSTANT_BYTES: usize = 8;
 
 impl RedisStore {
     pub(super) async fn write_format(
@@ -32,38 +32,41 @@ impl RedisStore {
     /// to the first.
     pub(super) async fn stored_executions(&self, shard: ShardId) -> Result<Vec<ExecutionId>, StoreError> {
         let keys = self.keys(shard)?;
-        let mut all = Vec::new();
-        for (verb, key, skipped) in [
-            ("HSCAN", &keys.live, 0),
-            ("ZSCAN", &keys.expiry, INSTANT_BYTES),
-            ("HSCAN", &keys.live, 0),
-        ] {
-            for entry in self.walk(keys.slot, verb, key).await? {
-                let id = entry.get(skipped..).unwrap_or_default();
-                all.push(decode::execution(id)?);
-            }
-        }
-        all.sort_unstable();
-        all.dedup();
-        Ok(all)
+        let mut all = BTreeSet::new();
+        self.list_live(keys, &mut all).await?;
+        self.list_archives(keys, &mut all).await?;
+        self.list_live(keys, &mut all).await?;
+        Ok(all.into_iter().collect())
     }
 
-    /// Fields of a hash, or members of a sorted set.
-    async fn walk(&self, slot: u16, verb: &str, key: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
-        let (mut found, mut cursor) = (Vec::new(), b"0".to_vec());
-        loop {
-            let mut command = redis::cmd(verb);
-            command.arg(key).arg(&cursor).arg("COUNT").arg(STEP_ROWS);
-            let mut answer = decode::list(self.command(slot, &command).await?)?.into_iter();
-            let mut next = || answer.next().unwrap_or(Value::Nil);
-            cursor = decode::bytes(next())?;
-            let pairs = decode::list(next())?.into_iter();
-            // Each is followed by its value or score.
-            for field in pairs.step_by(2) {
-                found.push(decode::bytes(field)?);
+    /// They are in no order that another server would share: a walk by cursor. What was listed before it began again stays.
+    async fn list_live(&self, keys: &ShardKeys, all: &mut BTreeSet<ExecutionId>) -> Result<(), StoreError> {
+        let mut walk = Walk::default();
+        while !walk.is_over() {
+            let mut command = redis::cmd("HSCAN");
+            command.arg(&keys.live).arg(walk.cursor()).arg("COUNT").arg(STEP_ROWS);
+            let entries = walk.step(self.bulk.answer(keys.slot, &command).await?)?;
+            // Each is followed by its value.
+            for id in entries.into_iter().step_by(2) {
+                all.insert(decode::execution(&decode::bytes(id)?)?);
             }
-            if cursor == b"0" {
-                return Ok(found);
+        }
+        Ok(())
+    }
+
+    /// By expiry and id, which no other server changes: each step begins behind the last one of the step before.
+    async fn list_archives(&self, keys: &ShardKeys, all: &mut BTreeSet<ExecutionId>) -> Result<(), StoreError> {
+        let mut from = b"-".to_vec();
+        loop {
+            let found = self.index(keys.slot, &keys.expiry, (&from, b"+"), STEP_ROWS).await?;
+            let is_whole = found.len() == STEP_ROWS;
+            for archive in found {
+                let (expires_at, id) = decode::member(archive)?;
+                all.insert(id);
+                from = [&b"("[..], &layout::instant(expires_at), &id.0].concat();
+            }
+            if !is_whole {
+                return Ok(());
             }
         }
     }

@@ -43,9 +43,8 @@ impl RedisStore {
             Arg::Bytes(chunk),
         ];
         let names = vec![&keys.owner[..], &keys.cursors, &keys.spool_index, &keys.spool];
-        if let Value::Array(why) = self.write((shard, epoch), &SPOOL, names, args).await? {
-            return Err(decode::behind(shard, why));
-        }
+        let spooled = self.write((shard, epoch), &SPOOL, names, args).await?;
+        decode::not_behind(shard, spooled)?;
         self.marks.spooled(shard, sink, up_to);
         Ok(())
     }

@@ -83,7 +83,30 @@ impl StateStore for RedisStore {
         commit: CommitId,
         record: Bytes,
     ) -> Result<(), AppendError> {
-        self.append_record(shard, epoch, position, commit, &record).await
+        let kept = self.marks.of(shard).kept;
+        self.append_record((shard, epoch), position, commit, &record, kept)
+            .await
+    }
+
+    async fn give_back(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        position: LogPosition,
+        commit: CommitId,
+        record: Bytes,
+    ) -> Result<(), AppendError> {
+        self.append_record((shard, epoch), position, commit, &record, 0).await
+    }
+
+    async fn take_back(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<LogPosition, StoreError> {
+        self.take_shard_back(shard, epoch, owner, lease).await
     }
 
     async fn read(&self, shard: ShardId, from: LogPosition, bytes_max: usize) -> Result<Vec<LogRecord>, StoreError> {

@@ -1,16 +1,21 @@
 -- Applies a chunk whole or not at all: Redis takes nothing back, so the first pass only looks and plans.
--- KEYS: owner, live, timers, running, expiry, tombstones, heads; then segments, snapshot and archive of each execution.
--- Answers a list of one text where what is stored does not reach what the chunk or a row goes on from.
--- ARGV: epoch, number of the last chunk that was acknowledged before, its own number, reached or '', number of executions, their ids,
--- then the rows.
-local FIXED, BEFORE_IDS = 7, 5
-local o = redis.call('HMGET', KEYS[1], 'e', 'c', 'n')
+-- KEYS: owner, live, timers, running, expiry, tombstones, heads, log; then segments, snapshot and archive of each execution.
+-- Answers the number of what is kept outside the log with this chunk; a list of one text where what is stored does not reach what the chunk or
+-- a row goes on from.
+-- ARGV: epoch, that number as far as it was acknowledged before, reached or '', number of executions, their ids, then the rows.
+local FIXED, BEFORE_IDS = 8, 4
+local o = redis.call('HMGET', KEYS[1], 'e', 'c', 'n', 't')
 if o[1] ~= ARGV[1] then return o[1] end
 local chunks, follows = tonumber(o[3] or 0), tonumber(ARGV[2])
 if chunks < follows then
-  return {string.format('a chunk of a checkpoint goes on from number %.0f, the last one here is number %.0f', follows, chunks)}
+  return {string.format('of what is kept outside its log %.0f was acknowledged, and %.0f is here', follows, chunks)}
 end
-local count = tonumber(ARGV[5])
+local reached = ARGV[3] ~= '' and tonumber(ARGV[3])
+local ends = o[4] + redis.call('LLEN', KEYS[8])
+if reached and reached > ends then
+  return {string.format('a checkpoint reaches %.0f, and its log ends at %.0f', reached, ends)}
+end
+local count = tonumber(ARGV[4])
 local function number(text) return (struct.unpack('>I8', text)) end
 local function segments_of(x) return KEYS[FIXED + 3 * x - 2] end
 local function snapshot_of(x) return KEYS[FIXED + 3 * x - 1] end
@@ -127,10 +132,9 @@ for _, command in ipairs(writes) do
     redis.call(unpack(command))
   end
 end
--- One whose answer was lost may come again under a higher number, and after that again under its own.
-local moved = {'n', string.format('%.0f', math.max(chunks, tonumber(ARGV[3])))}
-if ARGV[4] ~= '' and tonumber(ARGV[4]) > tonumber(o[2]) then
-  moved[3], moved[4] = 'c', ARGV[4]
+local moved = {'n', string.format('%.0f', chunks + 1)}
+if reached and reached > tonumber(o[2]) then
+  moved[3], moved[4] = 'c', ARGV[3]
 end
 redis.call('HSET', KEYS[1], unpack(moved))
-return 1
+return chunks + 1

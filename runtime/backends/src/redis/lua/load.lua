@@ -1,6 +1,8 @@
--- KEYS: owner, live, tombstones, segments, snapshot, archive. ARGV: id.
+-- KEYS: owner, live, tombstones, segments, snapshot, archive. ARGV: id, number of what is kept outside the log.
 -- Answers what lives in three parts, what ended in two, a tombstone as text.
-if redis.call('EXISTS', KEYS[1]) == 0 then return {ok = 'gone'} end
+local o = redis.call('HMGET', KEYS[1], 'i', 'n')
+if not o[1] then return {ok = 'gone'} end
+if tonumber(o[2] or 0) < tonumber(ARGV[2]) then return {ok = 'behind'} end
 local live = redis.call('HGET', KEYS[2], ARGV[1])
 if live then return {live, redis.call('GET', KEYS[5]), redis.call('LRANGE', KEYS[4], 0, -1)} end
 local archive = redis.call('GET', KEYS[6])

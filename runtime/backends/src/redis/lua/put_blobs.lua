@@ -1,7 +1,9 @@
 -- KEYS: owner, blobs of the root, unconfirmed. ARGV: epoch, root, since in 8 bytes, most bytes; then hash, bytes, content of each.
--- Answers 0, or the bytes that the root would have, when that is too many and nothing was kept.
-local epoch = redis.call('HGET', KEYS[1], 'e')
-if epoch ~= ARGV[1] then return epoch end
+-- Answers a list of the number of what is kept outside the log, or the bytes that the root would have, when that is too many and nothing was
+-- kept.
+local o = redis.call('HMGET', KEYS[1], 'e', 'n')
+if o[1] ~= ARGV[1] then return o[1] end
+local kept = tonumber(o[2] or 0)
 local known = redis.call('HGET', KEYS[2], 't')
 local total, new, fields = tonumber(known or 0), {}, {}
 for at = 5, #ARGV, 3 do
@@ -12,7 +14,7 @@ for at = 5, #ARGV, 3 do
     total = total + tonumber(ARGV[at + 1])
   end
 end
-if #fields == 0 then return 0 end
+if #fields == 0 then return {kept} end
 if total > tonumber(ARGV[4]) then return total end
 for _, at in ipairs(fields) do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 2]) end
 redis.call('HSET', KEYS[2], 't', string.format('%.0f', total))
@@ -20,4 +22,5 @@ if not known then
   redis.call('HSET', KEYS[2], 's', ARGV[3])
   redis.call('ZADD', KEYS[3], 0, ARGV[3] .. ARGV[2])
 end
-return 0
+redis.call('HSET', KEYS[1], 'n', string.format('%.0f', kept + 1))
+return {kept + 1}

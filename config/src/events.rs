@@ -153,10 +153,13 @@ impl Checks {
 
     fn queues(&mut self, raw: &[RawQueue], kind: ExchangeType, declares: Declares) -> Vec<EventQueue> {
         let mut names = BTreeSet::new();
+        let dead_letters: BTreeSet<&str> = raw.iter().map(|queue| queue.dead_letter.as_str()).collect();
         for queue in raw {
             let mut complaints = complaints_of_names(queue);
+            // What consumers of another one reject comes to it, bound or not.
+            let may_be_unbound = dead_letters.contains(queue.name.as_str()) && is_unbound(queue);
             // Whoever binds a queue that is somebody else's knows how.
-            if declares != Declares::Nothing {
+            if declares != Declares::Nothing && !may_be_unbound {
                 complaints.extend(complaint_of_binding(queue, kind));
             }
             if !names.insert(queue.name.as_str()) {
@@ -167,6 +170,9 @@ impl Checks {
                 self.complain("events.queues", message, hint.to_owned());
             }
         }
+        if declares != Declares::Nothing {
+            self.rings(raw);
+        }
         let read = |queue: &RawQueue| EventQueue {
             name: queue.name.clone(),
             keys: queue.keys.clone(),
@@ -175,6 +181,45 @@ impl Checks {
         };
         raw.iter().map(read).collect()
     }
+
+    /// Complains of queues whose rejected messages come back to them over others, once for each ring.
+    fn rings(&mut self, raw: &[RawQueue]) {
+        let led_on = raw.iter().filter(|queue| !queue.dead_letter.is_empty());
+        let led_on = led_on.map(|queue| (queue.name.as_str(), queue.dead_letter.as_str()));
+        let next: BTreeMap<&str, &str> = led_on.collect();
+        for &first in next.keys() {
+            let Some(ring) = ring_of(first, &next) else { continue };
+            // That one is its own is told already; each ring is told from the least of its names on.
+            if ring.len() == 1 || ring.iter().min() != Some(&first) {
+                continue;
+            }
+            let message = format!(
+                "queue `{first}`: what its consumers reject comes back to it: {} -> {first}",
+                ring.join(" -> ")
+            );
+            let hint = "leave out the `dead_letter` of the last one, or name a queue that has none".to_owned();
+            self.complain("events.queues", message, hint);
+        }
+    }
+}
+
+/// The queues from `first` on, each the `dead_letter` of the one before; none where they do not lead back to it.
+fn ring_of<'a>(first: &'a str, next: &BTreeMap<&'a str, &'a str>) -> Option<Vec<&'a str>> {
+    let mut ring = vec![first];
+    let mut queue = *next.get(first)?;
+    while queue != first {
+        // They run in a ring that it does not belong to.
+        if ring.len() == next.len() {
+            return None;
+        }
+        ring.push(queue);
+        queue = *next.get(queue)?;
+    }
+    Some(ring)
+}
+
+fn is_unbound(queue: &RawQueue) -> bool {
+    queue.keys.is_empty() && queue.headers.is_empty()
 }
 
 type Complaint = (&'static str, &'static str);

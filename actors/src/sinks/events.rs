@@ -10,12 +10,13 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use troupe_core::control::ControlEntry;
 use troupe_core::execution::Entry;
-use troupe_core::lifecycle::{self, LifecycleEvent, SystemEvent};
-use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, Timestamp};
+use troupe_core::lifecycle::{self, LifecycleEvent};
+use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
 use troupe_ports::{EventBus, StoreError};
 use troupe_telemetry::BusMetrics;
 
 use super::gather::{CallLimits, GatherMachine, Next, Unsent};
+use super::sending::{Sending, Unconfirmed};
 use super::source::Source;
 use super::spool::{SpoolIndex, SpooledRecord, format_of, pack, unpack};
 use crate::checkpointer::CheckpointerMessage;
@@ -193,20 +194,6 @@ impl Items {
     }
 }
 
-/// Records that the bus has not confirmed.
-#[derive(Debug)]
-struct Sending {
-    position: LogPosition,
-    /// When the last event of each record happened.
-    made: Vec<Timestamp>,
-    /// Records that count as backlog, and their bytes.
-    offered: (usize, usize),
-    announcements: Vec<SystemEvent>,
-    events: Vec<LifecycleEvent>,
-    /// So many of the events are confirmed.
-    confirmed: usize,
-}
-
 /// What an event sink keeps.
 #[derive(Debug)]
 pub struct EventSinkState {
@@ -380,7 +367,7 @@ impl EventSinkState {
             }
         }
         let Some(mut sending) = self.sending.take() else { return };
-        if let Err(error) = self.publish(&mut sending).await {
+        if let Err(error) = sending.publish(self.bus()).await {
             self.outages().buses[self.arguments.bus].failed(self.who(), &error);
             self.sending = Some(sending);
             return self.again(myself);
@@ -388,8 +375,9 @@ impl EventSinkState {
         self.outages().buses[self.arguments.bus].over(self.who());
         self.pause = RETRY_FIRST;
         let now = self.arguments.engine.now();
-        if !sending.events.is_empty() {
-            self.metrics.published(sending.events.len());
+        let published = sending.events.count();
+        if published > 0 {
+            self.metrics.published(published);
         }
         for made in &sending.made {
             self.metrics.confirmed(now.since_ms(*made));
@@ -407,51 +395,34 @@ impl EventSinkState {
     }
 
     fn begin(&self, records: Vec<Unsent<Content>>) -> Sending {
-        let mut sending = Sending {
-            position: self.machine.reached(),
-            made: Vec::with_capacity(records.len()),
-            offered: (0, 0),
-            announcements: Vec::new(),
-            events: Vec::new(),
-            confirmed: 0,
-        };
+        let (mut position, mut offered) = (self.machine.reached(), (0, 0));
+        let mut made = Vec::with_capacity(records.len());
+        let (mut announcements, mut events) = (Vec::new(), Vec::new());
         let is_heard = self.bus().is_heard();
         for record in records {
-            sending.position = record.position;
+            position = record.position;
             if let Items::Offered(_) = record.content.items {
-                sending.offered.0 += 1;
-                sending.offered.1 += record.bytes;
+                offered.0 += 1;
+                offered.1 += record.bytes;
             }
-            let events = record.content.items.events(self.bus(), is_heard);
-            sending.made.extend(events.iter().map(|event| event.at).max());
-            sending.events.extend(events);
+            let of_record = record.content.items.events(self.bus(), is_heard);
+            made.extend(of_record.iter().map(|event| event.at).max());
+            events.extend(of_record);
             if self.arguments.shard == ShardId(0) {
                 let controls = record.content.controls.iter().filter(|entry| !entry.only_id);
-                sending.announcements.extend(controls.map(lifecycle::derive_control));
+                announcements.extend(controls.map(lifecycle::derive_control));
             }
         }
-        if let Some(oldest) = sending.made.first() {
+        if let Some(oldest) = made.first() {
             self.arguments.progress.sending(*oldest);
         }
-        sending
-    }
-
-    /// What fails is to be repeated; what is confirmed is noted.
-    async fn publish(&self, sending: &mut Sending) -> Result<(), String> {
-        let bus = self.bus();
-        if !sending.announcements.is_empty() {
-            let announced = bus.announce(&sending.announcements).await;
-            announced.map_err(|error| error.to_string())?;
-            sending.announcements.clear();
+        Sending {
+            position,
+            made,
+            offered,
+            announcements: Unconfirmed::new(announcements),
+            events: Unconfirmed::new(events),
         }
-        let events = sending.events.get(sending.confirmed..).unwrap_or_default();
-        if events.is_empty() {
-            return Ok(());
-        }
-        bus.publish(events).await.map_err(|error| {
-            sending.confirmed += error.confirmed();
-            error.to_string()
-        })
     }
 
     /// Moves what is too much for the log to the spool, and lets the log be trimmed. What fails is done after the next checkpoint.

@@ -3,6 +3,7 @@
 mod events;
 pub mod gather;
 pub mod machine;
+mod sending;
 mod source;
 pub mod spool;
 mod visibility;

@@ -13,7 +13,7 @@ use super::{Context, Failure};
 use crate::dto::VersionDto;
 use crate::error::ErrorItem;
 use crate::exit::Exit;
-use crate::triggers::EVENT_TRIGGER_UNHEARD;
+use crate::triggers::{EVENT_TRIGGER_MISFIT, EVENT_TRIGGER_UNHEARD};
 use crate::wiring;
 
 #[derive(Args, Debug)]
@@ -53,8 +53,9 @@ impl Apply {
             let request = request.header(header::CONTENT_TYPE, "application/json").body(text);
             let stored: VersionDto = client.fetch(request).await?;
             // The other warnings stand above already: the definition was checked here too.
-            let of_server = |warning: &&ErrorItem| warning.code == EVENT_TRIGGER_UNHEARD && !out.json;
-            for warning in stored.warnings.iter().filter(of_server) {
+            let of_server = [EVENT_TRIGGER_UNHEARD, EVENT_TRIGGER_MISFIT];
+            let is_new = |warning: &&ErrorItem| of_server.contains(&warning.code.as_str()) && !out.json;
+            for warning in stored.warnings.iter().filter(is_new) {
                 out.say(format!("{}: {}: {}", stored.id, warning.code, warning.detail));
             }
             match (out.json, out.quiet) {

@@ -6,6 +6,7 @@
 mod binding;
 mod consume;
 mod message;
+mod misfit;
 mod trigger;
 mod unheard;
 
@@ -21,6 +22,8 @@ use troupe_telemetry::TriggerMetrics;
 
 pub(crate) use binding::Binding;
 use consume::consume;
+use misfit::Misfit;
+pub(crate) use misfit::{EVENT_TRIGGER_MISFIT, misfits};
 use trigger::{Trigger, triggers_of};
 pub(crate) use unheard::{EVENT_TRIGGER_UNHEARD, tell_unheard, unheard};
 
@@ -57,6 +60,7 @@ pub(crate) async fn run(app: App, sources: TriggerSources) {
         running: BTreeMap::new(),
         versions: HashMap::new(),
         released: Vec::new(),
+        refused: BTreeMap::new(),
         metrics: Arc::new(TriggerMetrics::new()),
     };
     let every = if app.members.is_some() {
@@ -83,6 +87,8 @@ struct Desk {
     versions: HashMap<WorkflowId, (u32, bool)>,
     /// Bindings that are to go.
     released: Vec<Binding>,
+    /// Those that do not fit the exchange, by the name of the queue: they were told.
+    refused: BTreeMap<String, Binding>,
     metrics: Arc<TriggerMetrics>,
 }
 
@@ -90,6 +96,8 @@ impl Desk {
     /// Brings what is taken in line with the definitions.
     async fn follow(&mut self, app: &App, sources: &TriggerSources) -> Result<(), DefinitionError> {
         let mut wanted: BTreeMap<String, Arc<Trigger>> = BTreeMap::new();
+        let mut misfits: Vec<(Arc<Trigger>, Misfit)> = Vec::new();
+        let own_type = sources.own_type();
         let mut after: Option<WorkflowId> = None;
         loop {
             let page = app
@@ -101,12 +109,13 @@ impl Desk {
             for stored in &page {
                 let triggers = triggers_of(stored, sources.prefix());
                 self.look_back(app, sources, stored, &triggers).await?;
-                if !stored.archived {
-                    wanted.extend(
-                        triggers
-                            .into_iter()
-                            .map(|trigger| (trigger.binding.queue.clone(), trigger)),
-                    );
+                for trigger in triggers.into_iter().filter(|_| !stored.archived) {
+                    match own_type.and_then(|own| trigger.binding.misfit(own)) {
+                        Some(misfit) => misfits.push((trigger, misfit)),
+                        None => {
+                            wanted.insert(trigger.binding.queue.clone(), trigger);
+                        }
+                    }
                 }
             }
         }
@@ -121,8 +130,24 @@ impl Desk {
         for (queue, trigger) in wanted {
             self.take(app, sources, queue, trigger);
         }
+        self.refuse(misfits);
         self.release(sources).await;
         Ok(())
+    }
+
+    /// Says once of each that its messages are not taken. Its queue, if there is one, is bound no more: nobody would read it.
+    fn refuse(&mut self, misfits: Vec<(Arc<Trigger>, Misfit)>) {
+        let mut refused = BTreeMap::new();
+        for (trigger, misfit) in misfits {
+            let (binding, node) = (&trigger.binding, &trigger.node);
+            if self.refused.get(&binding.queue) != Some(binding) {
+                let (code, workflow, Misfit { why, hint }) = (EVENT_TRIGGER_MISFIT, &trigger.workflow, misfit);
+                tracing::error!(code, %workflow, node, why, hint, "the messages of a trigger are not taken");
+                self.released.push(binding.clone());
+            }
+            refused.insert(binding.queue.clone(), binding.clone());
+        }
+        self.refused = refused;
     }
 
     /// Notes the bindings of versions that another process may have taken messages for, and that are not wanted any more: all members

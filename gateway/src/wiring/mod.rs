@@ -216,14 +216,12 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         pool: Arc::new(OnceCell::new_with(Some(sandbox.clone()))),
         options,
     };
-    let mut rules = Rules::new(
+    let rules = Rules::new(
         limits(&settings),
         Arc::new(Checker::new().with_handlers(executors.handlers())),
         code,
     );
-    if stores.triggers.is_none() {
-        rules = rules.without_events();
-    }
+    let rules = sources::with_events(rules, stores.triggers.as_ref());
     // Where all stores are servers, nobody has made it.
     let secret = std::fs::create_dir_all(directory).and_then(|()| server_secret(directory));
     let secret = secret.map_err(|error| {

@@ -7,6 +7,7 @@ use troupe_backends::rabbitmq::{RabbitExchange, RabbitOptionsError, RabbitQueue,
 use troupe_core::definition::ExchangeType;
 use troupe_ports::EventSource;
 
+use crate::rules::Rules;
 use crate::triggers::Binding;
 
 /// Opens queues of triggers, and takes them off their exchanges.
@@ -28,6 +29,19 @@ impl TriggerSources {
     /// What the names of queues begin with.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// The type of the deployment's own exchange; none where nothing is declared: whoever binds the queues of triggers knows how.
+    pub(crate) fn own_type(&self) -> Option<ExchangeType> {
+        if self.options.topology == RabbitTopology::Passive {
+            return None;
+        }
+        Some(match self.options.kind {
+            RabbitExchange::Topic => ExchangeType::Topic,
+            RabbitExchange::Fanout => ExchangeType::Fanout,
+            RabbitExchange::Direct => ExchangeType::Direct,
+            RabbitExchange::Headers => ExchangeType::Headers,
+        })
     }
 
     /// Takes messages of a trigger, a bounded number at a time; dropping the source gives back what is not settled.
@@ -81,9 +95,25 @@ impl TriggerSources {
     }
 }
 
+/// Rules that warn of event triggers to which nothing would come here, or more than they ask for.
+pub(super) fn with_events(rules: Rules, sources: Option<&TriggerSources>) -> Rules {
+    match sources {
+        None => rules.without_events(),
+        Some(sources) => match sources.own_type() {
+            Some(own) => rules.with_own_exchange(own),
+            None => rules,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use troupe_core::definition::Diagnostic;
+
     use super::*;
+    use crate::triggers::{EVENT_TRIGGER_MISFIT, EVENT_TRIGGER_UNHEARD};
+    use crate::wiring;
 
     fn of(given: RabbitOptions, exchange: Option<&str>, exchange_type: Option<ExchangeType>) -> RabbitOptions {
         let binding = Binding {
@@ -142,5 +172,56 @@ mod tests {
         assert_eq!(of(given(), None, None).kind, RabbitExchange::Headers);
         let fanout = Some(ExchangeType::Fanout);
         assert_eq!(of(given(), Some("shop"), fanout).kind, RabbitExchange::Fanout);
+    }
+
+    #[tokio::test]
+    async fn who_stores_a_trigger_hears_that_it_does_not_fit() {
+        let told = async |sources: Option<TriggerSources>| {
+            let rules = wiring::rules(&troupe_config::Sources::default().load().unwrap(), None);
+            let definition = r##"{
+                "id": "listens", "name": "Listens",
+                "nodes": [
+                    {"id": "named", "type": "trigger", "data": {"triggerType": "event", "config": {"exchange": "shop", "routingKey": "a.#"}}},
+                    {"id": "own", "type": "trigger", "data": {"triggerType": "event", "config": {"routingKey": "a.#"}}},
+                    {"id": "ship", "type": "function", "data": {"handlerId": "echo"}}
+                ],
+                "edges": [{"source": "named", "target": "ship"}, {"source": "own", "target": "ship"}]
+            }"##;
+            let checked = with_events(rules, sources.as_ref())
+                .check(definition.as_bytes(), None)
+                .await;
+            let of_events = |problem: &Diagnostic| problem.code.starts_with("EVENT_TRIGGER_");
+            let found = checked.unwrap().diagnostics.into_iter().filter(of_events);
+            let found = found.map(|problem| {
+                assert!(!problem.is_error() && problem.hint.is_some(), "{problem}");
+                (problem.code, problem.pointer)
+            });
+            found.collect::<Vec<_>>()
+        };
+        let sources = |kind, topology| {
+            let options = RabbitOptions {
+                kind,
+                topology,
+                ..RabbitOptions::new("amqp://localhost")
+            };
+            Some(TriggerSources::new(options, "troupe"))
+        };
+        let misfit = [(EVENT_TRIGGER_MISFIT, "/nodes/1/data/config".to_owned())];
+        for kind in [RabbitExchange::Headers, RabbitExchange::Fanout, RabbitExchange::Direct] {
+            assert_eq!(told(sources(kind, RabbitTopology::Declare)).await, misfit, "{kind:?}");
+            assert_eq!(
+                told(sources(kind, RabbitTopology::QueuesOnly)).await,
+                misfit,
+                "{kind:?}"
+            );
+            assert!(
+                told(sources(kind, RabbitTopology::Passive)).await.is_empty(),
+                "{kind:?}"
+            );
+        }
+        let topic = sources(RabbitExchange::Topic, RabbitTopology::Declare);
+        assert!(told(topic).await.is_empty());
+        let unheard = [0, 1].map(|place| (EVENT_TRIGGER_UNHEARD, format!("/nodes/{place}/data/triggerType")));
+        assert_eq!(told(None).await, unheard);
     }
 }

@@ -27,6 +27,16 @@ fn options() -> RabbitOptions {
     }
 }
 
+/// A queue that the bus declares, bound by these keys.
+fn queue_of(name: &str, keys: &[&str], dead_letter: Option<&str>) -> RabbitQueue {
+    RabbitQueue {
+        name: name.to_owned(),
+        binding_keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        dead_letter: dead_letter.map(str::to_owned),
+        ..RabbitQueue::default()
+    }
+}
+
 /// Ids of the next so many events.
 async fn ids(listening: &mut Listening, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
@@ -39,6 +49,15 @@ async fn ids(listening: &mut Listening, count: usize) -> Vec<String> {
         );
     }
     ids
+}
+
+/// Ids of all events up to this one.
+async fn ids_until(listening: &mut Listening, last: &str) -> Vec<String> {
+    let mut seen = Vec::new();
+    while !seen.iter().any(|id| id == last) {
+        seen.extend(ids(listening, 1).await);
+    }
+    seen
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -249,6 +268,69 @@ async fn events_that_nobody_is_bound_for_fail_where_that_is_wanted() {
     }
 }
 
+/// Neither what is behind it nor its own copies for an exchange that the workflow names fill queues meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_comes_with_every_attempt_while_an_event_waits_for_a_queue() {
+    const ATTEMPTS: u64 = 10;
+    for batch in [None, Some(RabbitBatch::default())] {
+        let options = RabbitOptions {
+            unroutable: RabbitUnroutable::Fail,
+            batch,
+            ..options()
+        };
+        let bus = connected(options.clone()).await;
+        let client = Client::connect(&broker()).await;
+        let usual = client
+            .queue(&options.exchange, "orders.execution.*", FieldTable::default())
+            .await;
+        let named = unique("named");
+        client.declare_exchange(&named).await;
+        let copies = client.queue(&named, "#", FieldTable::default()).await;
+        let exchange = EventExchange {
+            name: named.clone(),
+            kind: ExchangeType::Topic,
+            routing_key: None,
+            headers: BTreeMap::new(),
+        };
+        let verbs = [Verb::ExecutionCreated, Verb::NodeScheduled, Verb::ExecutionCompleted];
+        let mut published: Vec<_> = verbs.iter().zip(1..).map(|(verb, seq)| event(1, seq, *verb)).collect();
+        for event in &mut published {
+            event.outward = Some(Outward {
+                exchanges: [exchange.clone()].into(),
+                ..Outward::default()
+            });
+        }
+        let bound = async {
+            let tried = async {
+                while bus.counters().unroutable < ATTEMPTS {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+            };
+            soon("some attempts", tried).await;
+            client.bind(&usual, &options.exchange, "#", FieldTable::default()).await;
+        };
+        let (errors, ()) = tokio::join!(publish_all(&bus, &published), bound);
+        assert!(errors as u64 >= ATTEMPTS, "{errors}");
+
+        // Behind it nothing of the others is on its way any more.
+        let mut last = event(2, 1, Verb::ExecutionCreated);
+        last.outward.clone_from(&published[0].outward);
+        bus.publish(&[last]).await.unwrap();
+        for (queue, times_max) in [(&usual, [1, 1, 2]), (&copies, [2, 2, 2])] {
+            let arrived = ids_until(&mut client.consume(queue).await, &event_id(2, 1)).await;
+            for (seq, times_max) in (1..).zip(times_max) {
+                let times = arrived.iter().filter(|id| **id == event_id(1, seq)).count();
+                assert!((1..=times_max).contains(&times), "{seq}: {arrived:?}");
+            }
+        }
+        drop(bus);
+        client.delete_queue(&usual).await;
+        client.delete_queue(&copies).await;
+        client.delete_exchange(&options.exchange).await;
+        client.delete_exchange(&named).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_full_queue_refuses_is_repeated() {
     let options = options();
@@ -285,12 +367,7 @@ async fn what_a_full_queue_refuses_is_repeated() {
 async fn rejected_events_go_to_the_dead_letter_queue() {
     let (name, dead) = (unique("queue"), unique("dead"));
     let options = RabbitOptions {
-        queues: vec![RabbitQueue {
-            name: name.clone(),
-            binding_keys: vec!["#".to_owned()],
-            dead_letter: Some(dead.clone()),
-            ..RabbitQueue::default()
-        }],
+        queues: vec![queue_of(&name, &["#"], Some(&dead))],
         ..options()
     };
     let bus = connected(options.clone()).await;
@@ -306,6 +383,45 @@ async fn rejected_events_go_to_the_dead_letter_queue() {
     drop(bus);
     client.delete_queue(&name).await;
     client.delete_queue(&dead).await;
+    client.delete_exchange(&options.exchange).await;
+}
+
+/// A queue that takes what consumers of another one reject, and has such a queue itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letter_queues_form_a_chain() {
+    let [first, second, dead] = ["first", "second", "dead"].map(unique);
+    let options = RabbitOptions {
+        queues: vec![
+            queue_of(&first, &["#"], Some(&second)),
+            queue_of(&second, &[], Some(&dead)),
+        ],
+        ..options()
+    };
+    let bus = connected(options.clone()).await;
+    bus.publish(&events(1, 0, 1)).await.unwrap();
+    let client = Client::connect(&broker()).await;
+    for queue in [&first, &second] {
+        let rejected = async {
+            loop {
+                let got = client
+                    .channel
+                    .basic_get(queue.as_str().into(), lapin::options::BasicGetOptions::default());
+                // What is rejected comes there a little later.
+                match got.await.unwrap() {
+                    Some(message) => break message,
+                    None => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+                }
+            }
+        };
+        let rejected = soon("the event", rejected).await;
+        rejected.reject(BasicRejectOptions { requeue: false }).await.unwrap();
+    }
+    let mut listening = client.consume(&dead).await;
+    assert_eq!(ids(&mut listening, 1).await, [event_id(1, 0)]);
+    drop(bus);
+    for queue in [&first, &second, &dead] {
+        client.delete_queue(queue).await;
+    }
     client.delete_exchange(&options.exchange).await;
 }
 

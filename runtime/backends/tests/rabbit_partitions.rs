@@ -218,7 +218,9 @@ async fn order_is_kept_over_lost_connections(broker: &Broker, batch: Option<Rabb
         .collect();
     let errors = publish_all(&*bus, &call).await as u64;
     let messages = bus.counters().messages - before;
-    assert!(batch.is_none() || messages <= 128 * (errors + 1), "{messages} messages");
+    // After an error one event goes alone.
+    let messages_max = 128 * (errors + 1) + errors;
+    assert!(batch.is_none() || messages <= messages_max, "{messages} messages");
     seen.until(&mut arrivals, EXECUTIONS * EVENTS + 1_000).await;
 }
 

@@ -95,6 +95,7 @@ pub struct RabbitBus {
     counters: Arc<Counters>,
     wait: std::time::Duration,
     node_events: bool,
+    unroutable: RabbitUnroutable,
 }
 
 impl RabbitBus {
@@ -116,6 +117,7 @@ impl RabbitBus {
         });
         let counters = Arc::new(Counters::default());
         let (wait, node_events) = (checked.options.wait_timeout, checked.options.node_events);
+        let unroutable = checked.options.unroutable;
         let publisher = Publisher::new(checked, waiting, told, Arc::clone(&counters));
         tokio::spawn(publisher.run());
         Ok(Self {
@@ -124,6 +126,7 @@ impl RabbitBus {
             counters,
             wait,
             node_events,
+            unroutable,
         })
     }
 
@@ -213,7 +216,16 @@ impl EventBus for RabbitBus {
             outgoing.extend(Outgoing::of_lifecycle(event, &mut keys));
             ends.push(outgoing.len());
         }
-        self.send(outgoing).await.map_err(|error| match error {
+        // One that waits for a queue comes alone, again and again: its copies for other exchanges follow once it is taken.
+        let follows = match (self.unroutable, events) {
+            (RabbitUnroutable::Fail, [_]) => outgoing.split_off(outgoing.len().min(1)),
+            (RabbitUnroutable::Fail | RabbitUnroutable::Count, _) => Vec::new(),
+        };
+        let mut sent = self.send(outgoing).await;
+        if sent.is_ok() {
+            sent = self.send(follows).await;
+        }
+        sent.map_err(|error| match error {
             BusError::Interrupted { confirmed, reason } => BusError::Interrupted {
                 confirmed: ends.partition_point(|end| *end <= confirmed),
                 reason,

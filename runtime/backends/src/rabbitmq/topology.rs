@@ -1,5 +1,7 @@
 //! The exchange and the queues of the bus.
 
+use std::collections::BTreeMap;
+
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, Connection, ErrorKind, Result};
@@ -25,11 +27,8 @@ pub(super) async fn prepare(channel: &Channel, checked: &Checked) -> Result<()> 
         // Where it is missing, no queue is to be left behind.
         exchange(channel, checked, true).await?;
     }
-    for queue in &checked.options.queues {
-        if let Some(dead_letter) = &queue.dead_letter {
-            declare(channel, dead_letter, passive, quorum()).await?;
-        }
-        declare(channel, &queue.name, passive, arguments(queue)).await?;
+    for (name, dead_letter) in declared(&checked.options.queues) {
+        declare(channel, name, passive, arguments(dead_letter)).await?;
     }
     if let Some(partitions) = &checked.options.partitions {
         partitions::prepare(channel, partitions, passive).await?;
@@ -59,6 +58,18 @@ async fn exchange(channel: &Channel, checked: &Checked, passive: bool) -> Result
     channel
         .exchange_declare(checked.exchange.clone(), kind, options, none)
         .await
+}
+
+/// Each queue once, with the one that takes what its consumers reject. That may be a queue with one of its own: it has the same
+/// arguments wherever it is named.
+fn declared(queues: &[RabbitQueue]) -> BTreeMap<&str, Option<&str>> {
+    let named = queues.iter().filter_map(|queue| queue.dead_letter.as_deref());
+    let named = named.map(|name| (name, None));
+    let own = queues
+        .iter()
+        .map(|queue| (queue.name.as_str(), queue.dead_letter.as_deref()));
+    // The later one counts.
+    named.chain(own).collect()
 }
 
 async fn declare(channel: &Channel, name: &str, passive: bool, arguments: FieldTable) -> Result<()> {
@@ -124,9 +135,9 @@ pub(super) fn quorum() -> FieldTable {
 }
 
 /// What consumers reject goes to the dead-letter queue at least once, which asks for `reject-publish`.
-fn arguments(queue: &RabbitQueue) -> FieldTable {
+fn arguments(dead_letter: Option<&str>) -> FieldTable {
     let mut arguments = quorum();
-    if let Some(dead_letter) = &queue.dead_letter {
+    if let Some(dead_letter) = dead_letter {
         text(&mut arguments, "x-dead-letter-exchange", "");
         text(&mut arguments, "x-dead-letter-routing-key", dead_letter);
         text(&mut arguments, "x-dead-letter-strategy", "at-least-once");
@@ -137,4 +148,28 @@ fn arguments(queue: &RabbitQueue) -> FieldTable {
 
 pub(super) fn text(table: &mut FieldTable, name: &str, value: &str) {
     table.insert(short(name), AMQPValue::LongString(LongString::from(value)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_queue_with_one_of_its_own_is_declared_once() {
+        let queue = |name: &str, dead_letter: Option<&str>| RabbitQueue {
+            name: name.to_owned(),
+            dead_letter: dead_letter.map(str::to_owned),
+            ..RabbitQueue::default()
+        };
+        let chain = [("dead", None), ("main", Some("retry")), ("retry", Some("dead"))];
+        for queues in [
+            [queue("main", Some("retry")), queue("retry", Some("dead"))],
+            [queue("retry", Some("dead")), queue("main", Some("retry"))],
+        ] {
+            assert_eq!(declared(&queues), BTreeMap::from(chain));
+        }
+        let shared = [queue("a", Some("dead")), queue("b", Some("dead"))];
+        let expected = [("a", Some("dead")), ("b", Some("dead")), ("dead", None)];
+        assert_eq!(declared(&shared), BTreeMap::from(expected));
+    }
 }

@@ -32,14 +32,23 @@ pub(crate) async fn connected(options: RabbitOptions) -> RabbitBus {
     bus
 }
 
-/// Publishes as an event sink does: what an error does not count as confirmed is repeated. Returns the number of errors.
+/// Publishes as an event sink does: what an error does not count as confirmed is repeated, its first event alone, then all others.
+/// Returns the number of errors.
 pub(crate) async fn publish_all(bus: &dyn EventBus, mut events: &[LifecycleEvent]) -> usize {
-    let mut errors = 0;
+    let (mut errors, mut failed) = (0, false);
     let published = async {
-        while let Err(error) = bus.publish(events).await {
-            errors += 1;
-            events = &events[error.confirmed()..];
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        while !events.is_empty() {
+            let call = if failed { &events[..1] } else { events };
+            let answer = bus.publish(call).await;
+            failed = answer.is_err();
+            match answer {
+                Ok(()) => events = &events[call.len()..],
+                Err(error) => {
+                    errors += 1;
+                    events = &events[error.confirmed()..];
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
         }
     };
     soon("publishing", published).await;

@@ -1,6 +1,6 @@
 //! `troupe ls`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use comfy_table::{Cell, Table, presets};
@@ -11,6 +11,11 @@ use super::watch::{Pace, seconds, watch};
 use super::{Context, Failure};
 use crate::dto::{ExecutionSummaryDto, PageDto};
 use crate::exit::Exit;
+
+/// Executions that are asked for at once: every server's pages have room for them (`limits.page_max`).
+const PAGE: usize = 100;
+/// How long a look of `--watch` goes on over pages that are not full.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 #[derive(Args, Debug)]
 pub(super) struct Ls {
@@ -67,19 +72,27 @@ impl Ls {
                 every: self.every,
                 times: self.times,
             };
-            let look = async || shown(out, &self.page(&client, parent.as_deref()).await?);
+            let look = async || {
+                let page = self.page(&client, parent.as_deref(), Search::For(PATIENCE)).await?;
+                shown(out, &page, self.limit)
+            };
             return watch(out, pace, look).await;
         }
-        let page = self.page(&client, parent.as_deref()).await?;
+        let page = self.page(&client, parent.as_deref(), Search::ToTheEnd(out)).await?;
         if page.items.is_empty() && !out.json {
             out.say(NONE);
         } else {
-            out.line(&shown(out, &page)?);
+            out.line(&shown(out, &page, self.limit)?);
         }
         Ok(Exit::Ok)
     }
 
-    async fn page(&self, client: &Client, parent: Option<&str>) -> Result<PageDto<ExecutionSummaryDto>, Failure> {
+    async fn page(
+        &self,
+        client: &Client,
+        parent: Option<&str>,
+        search: Search<'_>,
+    ) -> Result<PageDto<ExecutionSummaryDto>, Failure> {
         let filters = [
             ("workflow", self.workflow.as_deref()),
             ("status", self.status.as_deref()),
@@ -91,26 +104,49 @@ impl Ls {
         ];
         let mut items: Vec<ExecutionSummaryDto> = Vec::new();
         let mut cursor: Option<String> = None;
+        let (begun, mut has_said) = (Instant::now(), false);
         while items.len() < self.limit {
-            let limit = (self.limit - items.len()).min(100).to_string();
+            let wanted = (self.limit - items.len()).min(PAGE);
+            let limit = wanted.to_string();
             let mut query = vec![("limit", limit.as_str())];
             query.extend(filters.iter().filter_map(|(name, value)| Some((*name, (*value)?))));
             query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
             let page: PageDto<ExecutionSummaryDto> = client.fetch(client.get(&["executions"]).query(&query)).await?;
+            let is_full = page.items.len() >= wanted;
             items.extend(page.items);
             cursor = page.next;
             if cursor.is_none() {
                 break;
+            }
+            match search {
+                Search::For(patience) if !is_full && begun.elapsed() >= patience => break,
+                Search::ToTheEnd(out) if !is_full && !has_said => {
+                    out.say(SEARCHING);
+                    has_said = true;
+                }
+                Search::For(_) | Search::ToTheEnd(_) => {}
             }
         }
         Ok(PageDto { items, next: cursor })
     }
 }
 
+/// How far pages are followed that hold less than they have room for: the server looks at so many executions a page, whatever it
+/// finds among them.
+#[derive(Clone, Copy)]
+enum Search<'a> {
+    /// To the end of the list, which may take long: people are told.
+    ToTheEnd(&'a Output),
+    /// For so long.
+    For(Duration),
+}
+
 const NONE: &str = "no executions";
+const SEARCHING: &str = "searching on; a workflow, --status or --since makes it shorter";
+const NOT_ALL: &str = "not all were looked at: name a workflow, --status or --since";
 
 /// A list as it is asked for: an object, ids, or a table.
-fn shown(out: &Output, page: &PageDto<ExecutionSummaryDto>) -> Result<String, Failure> {
+fn shown(out: &Output, page: &PageDto<ExecutionSummaryDto>, limit: usize) -> Result<String, Failure> {
     if out.json {
         return json_line(page);
     }
@@ -118,10 +154,16 @@ fn shown(out: &Output, page: &PageDto<ExecutionSummaryDto>) -> Result<String, Fa
         let ids: Vec<&str> = page.items.iter().map(|item| item.id.as_str()).collect();
         return Ok(ids.join("\n"));
     }
-    if page.items.is_empty() {
-        return Ok(NONE.to_owned());
+    let mut text = if page.items.is_empty() {
+        NONE.to_owned()
+    } else {
+        table(&page.items)
+    };
+    if page.items.len() < limit && page.next.is_some() {
+        text.push('\n');
+        text.push_str(NOT_ALL);
     }
-    Ok(table(&page.items))
+    Ok(text)
 }
 
 /// Executions for people, a row each.
@@ -146,4 +188,96 @@ pub(super) fn table(items: &[ExecutionSummaryDto]) -> String {
         ]);
     }
     table.trim_fmt()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use axum::extract::Query;
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use axum::{Json, Router};
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn ls(limit: usize) -> Ls {
+        Ls {
+            workflow: None,
+            status: None,
+            tag: None,
+            text: Some("needle".to_owned()),
+            business_key: None,
+            parent: None,
+            since: None,
+            limit,
+            watch: false,
+            every: Duration::from_secs(2),
+            times: None,
+        }
+    }
+
+    fn item(digit: char) -> Value {
+        json!({"id": digit.to_string().repeat(32), "workflowId": "w", "version": 1, "status": "running", "paused": false,
+            "startTime": "2026-11-26T00:00:00.000Z", "sequence": 1})
+    }
+
+    /// Pages of a search: the first one found nothing. Longer ones than every server gives are refused.
+    async fn pages(Query(asked): Query<BTreeMap<String, String>>) -> Result<Json<Value>, StatusCode> {
+        let limit: usize = asked["limit"].parse().unwrap();
+        if limit > 100 {
+            return Err(StatusCode::BAD_REQUEST);
+        }
+        let page = match asked.get("cursor").map(String::as_str) {
+            None => json!({"items": [], "next": "a"}),
+            Some("a") => json!({"items": [item('1')], "next": "b"}),
+            Some("b") => json!({"items": [], "next": "c"}),
+            Some(_) => json!({"items": [item('2')]}),
+        };
+        Ok(Json(page))
+    }
+
+    async fn client() -> Client {
+        // As `main` does; another test of this process may have been faster.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().route("/api/v1/executions", get(pages));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Client::new(&address, None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn pages_that_hold_little_or_nothing_are_followed() {
+        let (client, out) = (client().await, Output::new(false, true));
+        let found = async |limit, search| {
+            let page = ls(limit).page(&client, None, search).await.unwrap();
+            let ids: Vec<char> = page.items.iter().map(|item| item.id.chars().next().unwrap()).collect();
+            (ids, page.next)
+        };
+        let patient = Search::For(Duration::from_secs(600));
+        for search in [Search::ToTheEnd(&out), patient] {
+            assert_eq!(found(150, search).await, (vec!['1', '2'], None));
+            assert_eq!(found(1, search).await, (vec!['1'], Some("b".to_owned())));
+        }
+        let hasty = Search::For(Duration::ZERO);
+        assert_eq!(found(150, hasty).await, (vec![], Some("a".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_list_that_may_lack_something_says_so() {
+        let (client, out) = (client().await, Output::new(false, false));
+        let list = ls(2);
+        let page = list.page(&client, None, Search::For(Duration::ZERO)).await.unwrap();
+        assert_eq!(shown(&out, &page, 2).unwrap(), format!("{NONE}\n{NOT_ALL}"));
+        let page = list.page(&client, None, Search::ToTheEnd(&out)).await.unwrap();
+        let text = shown(&out, &page, 2).unwrap();
+        assert!(text.contains(&"1".repeat(32)) && !text.contains(NOT_ALL), "{text}");
+        // As long as was asked for: that there are more is no news.
+        let page = ls(1).page(&client, None, Search::ToTheEnd(&out)).await.unwrap();
+        assert!(page.next.is_some() && !shown(&out, &page, 1).unwrap().contains(NOT_ALL));
+    }
 }

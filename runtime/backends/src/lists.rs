@@ -5,8 +5,45 @@ use troupe_ports::ExecutionQuery;
 /// Items of a page, whatever was asked for.
 pub(crate) const PAGE_ITEMS_MAX: usize = 1_000;
 
+/// Rows that are looked at for a page where they are looked at one by one: some tens of milliseconds.
+pub(crate) const LOOKED_ROWS_MAX: usize = 10_000;
+
 /// An id begins with its shard. A longer prefix names few executions; one that is no longer is met all along a list.
 pub(crate) const SHARD_DIGITS: usize = 4;
+
+/// What whoever searched in vain may do.
+pub(crate) const NARROW: &str =
+    "a search looks at whatever its other filters leave: narrow it by workflow, status or time, or try again later";
+
+/// Bytes of a tag that count; a store need not keep more. With every character escaped an index of PostgreSQL still takes it.
+const TAG_BYTES_MAX: usize = 1_024;
+
+/// What counts of a tag, wherever it is written or named: all of it, or the beginning of an absurd one.
+pub(crate) fn tag(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TAG_BYTES_MAX)]
+}
+
+/// Whether only people ask so. It may cost a lot, and must never stand before what the engine asks: that names no text, tag or
+/// business key, and of ids the beginning that is a shard.
+pub(crate) fn is_search(query: &ExecutionQuery) -> bool {
+    let names_ids = query
+        .id_prefix
+        .as_ref()
+        .is_some_and(|prefix| prefix.len() != SHARD_DIGITS);
+    query.text.is_some() || query.tag.is_some() || query.execution_key.is_some() || names_ids
+}
+
+/// Whether no index leads to the rows alone, so that any number is looked at for each that is found. A page then looks at
+/// [`LOOKED_ROWS_MAX`], tells what it found among them, and where the next one goes on.
+pub(crate) fn is_looked_for(query: &ExecutionQuery) -> bool {
+    let is_narrowed = query.children
+        || query.workflow_id.is_some()
+        || query.status.is_some()
+        || query.parent.is_some()
+        || query.id_prefix.is_some();
+    let (by_tag, by_key) = (query.tag.is_some(), query.execution_key.is_some());
+    query.text.as_ref().is_some_and(|text| !text.is_empty()) || by_tag && by_key || (by_tag || by_key) && is_narrowed
+}
 
 /// Whether a list is read along its tag, since nothing narrower leads to its rows; else the tag is looked at row by row. Most
 /// executions complete, so that `completed` leads nowhere.
@@ -14,10 +51,88 @@ pub(crate) fn is_along_tag(query: &ExecutionQuery) -> bool {
     query.tag.is_some()
         && query.execution_key.is_none()
         && query.parent.is_none()
+        && !query.children
         && query.workflow_id.is_none()
         && query.status.as_deref().is_none_or(|status| status == "completed")
-        && query
-            .id_prefix
-            .as_ref()
-            .is_none_or(|prefix| prefix.len() <= SHARD_DIGITS)
+}
+
+#[cfg(test)]
+mod tests {
+    use troupe_core::ExecutionId;
+
+    use super::*;
+
+    fn query(change: impl FnOnce(&mut ExecutionQuery)) -> ExecutionQuery {
+        let mut query = ExecutionQuery::default();
+        change(&mut query);
+        query
+    }
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn what_the_engine_asks_is_no_search() {
+        let asked = [
+            query(|query| {
+                query.workflow_id = some("orders");
+                query.status = some("running");
+                query.id_prefix = some("0007");
+            }),
+            query(|query| {
+                query.children = true;
+                query.status = some("running");
+                query.id_prefix = some("0007");
+            }),
+            query(|query| {
+                query.parent = Some(ExecutionId([7; 16]));
+                query.status = some("running");
+            }),
+            query(|query| query.id_prefix = some("0007")),
+            query(|_| {}),
+        ];
+        for query in asked {
+            assert!(!is_search(&query) && !is_looked_for(&query), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_index_leads_to_is_searched_whole_and_the_rest_is_looked_for() {
+        let led = [
+            query(|query| query.tag = some("billing")),
+            query(|query| query.execution_key = some("key")),
+            query(|query| query.id_prefix = some("00070")),
+            query(|query| query.id_prefix = some("f")),
+            query(|query| query.text = some("")),
+        ];
+        for query in led {
+            assert!(is_search(&query) && !is_looked_for(&query), "{query:?}");
+        }
+        let looked_for = [
+            query(|query| query.text = some("needle")),
+            query(|query| {
+                query.tag = some("billing");
+                query.status = some("completed");
+            }),
+            query(|query| {
+                query.execution_key = some("key");
+                query.workflow_id = some("orders");
+            }),
+            query(|query| {
+                query.execution_key = some("key");
+                query.tag = some("billing");
+            }),
+        ];
+        for query in looked_for {
+            assert!(is_search(&query) && is_looked_for(&query), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn of_an_absurd_tag_the_beginning_counts() {
+        assert_eq!(tag("billing"), "billing");
+        assert_eq!(tag(&"é".repeat(1_000)), "é".repeat(512));
+        assert_eq!(tag(&format!("a{}", "é".repeat(1_000))), format!("a{}", "é".repeat(511)));
+    }
 }

@@ -10,6 +10,8 @@ mod concurrency;
 mod failures;
 #[path = "postgres_server/schema.rs"]
 mod schema;
+#[path = "postgres_server/searches.rs"]
+mod searches;
 #[path = "postgres_server/texts.rs"]
 mod texts;
 #[path = "postgres_server/tls.rs"]

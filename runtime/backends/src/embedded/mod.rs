@@ -20,6 +20,7 @@ mod power_loss;
 mod reader;
 mod rewrite;
 mod schema;
+mod search;
 mod spool;
 mod state;
 #[cfg(test)]
@@ -42,7 +43,8 @@ use reader::Readers;
 use schema::{StoreFile, WalLimit, fixed, fixed_if_any, unavailable};
 use writer::{NoRider, Writer};
 
-/// Reader threads of the derived file: lists may scan while executions are loaded.
+/// Reader threads of the derived file that executions are loaded by. Lists and searches of them have one each, so that nobody's
+/// question stands before a load or a timer, nor a search before the lists that the engine itself asks for.
 const DERIVED_READERS: usize = 2;
 
 /// A store in a directory. Implements `StateStore`, `DefinitionStore`, `VisibilityStore`,
@@ -53,6 +55,8 @@ pub struct EmbeddedStore {
     // Readers go first: the last connection to close tidies the WAL, and that should be a writer.
     log_reader: Readers,
     derived_readers: Readers,
+    list_reader: Readers,
+    search_reader: Readers,
     log: Writer,
     derived: Writer,
     shards: u16,
@@ -96,16 +100,19 @@ impl EmbeddedStore {
         }
 
         let log_reader = StoreFile::Log.open_reader(directory, options)?;
-        let mut derived_readers = Vec::new();
-        for _ in 0..DERIVED_READERS {
-            derived_readers.push(StoreFile::Derived.open_reader(directory, options)?);
-        }
+        let readers = |number: usize| -> Result<Vec<_>, StoreError> {
+            let readers = (0..number).map(|_| StoreFile::Derived.open_reader(directory, options));
+            readers.collect()
+        };
+        let (derived_readers, list_reader, search_reader) = (readers(DERIVED_READERS)?, readers(1)?, readers(1)?);
         let cursors = Cursors::default();
         let rider = Box::new(CursorRider::new(cursors.clone()));
         let (log_limit, derived_limit) = (WalLimit::of(StoreFile::Log), WalLimit::of(StoreFile::Derived));
         Ok(Self {
             log_reader: Readers::start("log-reader", vec![log_reader]).map_err(cannot)?,
             derived_readers: Readers::start("store-reader", derived_readers).map_err(cannot)?,
+            list_reader: Readers::start("list-reader", list_reader).map_err(cannot)?,
+            search_reader: Readers::start("search-reader", search_reader).map_err(cannot)?,
             log: Writer::start("log-writer", log, log_limit, rider).map_err(cannot)?,
             derived: Writer::start("store-writer", derived, derived_limit, Box::new(NoRider)).map_err(cannot)?,
             shards,

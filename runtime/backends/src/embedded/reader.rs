@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -15,6 +16,14 @@ use super::writer::{Failure, Ran};
 const QUEUED_READS_MAX: usize = 65_536;
 
 type Read = Box<dyn FnOnce(&Connection) + Send>;
+
+/// Whoever waits for the answer of a read.
+pub(super) struct Caller<'a> {
+    /// When it asked.
+    pub(super) asked: Instant,
+    /// Whether it went away.
+    pub(super) is_gone: &'a dyn Fn() -> bool,
+}
 
 /// Handle of a file's reader threads. Dropping it waits until they have answered what is queued.
 pub(super) struct Readers {
@@ -64,10 +73,29 @@ impl Readers {
         E: Failure,
         F: FnOnce(&Connection) -> Ran<T, E> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
+        self.run_for(move |connection, _| work(connection)).await
+    }
+
+    /// As [`Readers::run`]; a read that may take long can see whether it still has a caller.
+    pub(super) async fn run_for<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: Failure,
+        F: FnOnce(&Connection, &Caller<'_>) -> Ran<T, E> + Send + 'static,
+    {
+        let asked = Instant::now();
+        let (reply, answer) = oneshot::channel::<Result<T, E>>();
         let read: Read = Box::new(move |connection| {
-            let outcome = work(connection).unwrap_or_else(|error| Err(E::unavailable(error.to_string())));
+            let is_gone = || reply.is_closed();
             // A caller that went away has chosen not to know.
+            if is_gone() {
+                return;
+            }
+            let caller = Caller {
+                asked,
+                is_gone: &is_gone,
+            };
+            let outcome = work(connection, &caller).unwrap_or_else(|error| Err(E::unavailable(error.to_string())));
             drop(reply.send(outcome));
         });
         let queue = self

@@ -4,23 +4,21 @@ use async_trait::async_trait;
 use rusqlite::types::{Type, Value};
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
-use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, SoughtText, StoreError, VisibilityStore};
+use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore};
 
 use super::log::integer;
+use super::search::search;
 use super::{EmbeddedStore, derived};
-use crate::lists::{PAGE_ITEMS_MAX, is_along_tag};
+use crate::lists::{PAGE_ITEMS_MAX, is_along_tag, is_search, tag};
 
-const COLUMNS: &str =
+/// What [`summary`] reads.
+pub(super) const COLUMNS: &str =
     "s.id, s.workflow, s.version, s.status, s.paused, s.started_ms, s.ended_ms, s.error_code, s.execution_key, s.seq,
     s.parent, s.workflow_name, s.tags, s.error_message";
 const TAGS_COLUMN: usize = 12;
 
-/// The table that a list along a tag walks along.
-const ALONG_TAG: &str = "t";
-
-/// The texts that a row is searched for, in small letters.
-const FOLDED: &str = "coalesce(s.folded, lower(s.workflow || char(10) || coalesce(s.workflow_name, '') || char(10)
-    || coalesce(s.execution_key, '') || char(10) || coalesce(s.error_message, '')))";
+/// Summaries along a tag. `CROSS`: the planner keeps this order.
+pub(super) const ALONG_TAG: &str = "summary_tag AS t CROSS JOIN summary AS s ON s.id = t.id";
 
 fn project(
     connection: &Connection,
@@ -70,7 +68,8 @@ fn written_tags(tags: &[String]) -> rusqlite::Result<Option<String>> {
     if tags.is_empty() {
         return Ok(None);
     }
-    let written = serde_json::to_string(tags);
+    let counted: Vec<&str> = tags.iter().map(|text| tag(text)).collect();
+    let written = serde_json::to_string(&counted);
     written
         .map(Some)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
@@ -81,7 +80,7 @@ fn read_tags(written: Option<String>) -> rusqlite::Result<Vec<String>> {
     read.map_err(|error| rusqlite::Error::FromSqlConversionFailure(TAGS_COLUMN, Type::Text, error.into()))
 }
 
-fn summary(row: &Row<'_>) -> rusqlite::Result<ExecutionSummary> {
+pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<ExecutionSummary> {
     Ok(ExecutionSummary {
         id: ExecutionId(row.get(0)?),
         workflow_id: row.get(1)?,
@@ -114,104 +113,110 @@ fn id_range(prefix: &str) -> Option<(ExecutionId, ExecutionId)> {
 
 /// What rows must meet, and the values that are named so.
 #[derive(Default)]
-struct Filter {
+pub(super) struct Filter {
     conditions: Vec<String>,
-    values: Vec<Value>,
+    pub(super) values: Vec<Value>,
 }
 
 impl Filter {
-    fn add(&mut self, condition: impl Into<String>, values: impl IntoIterator<Item = Value>) {
+    pub(super) fn add(&mut self, condition: impl Into<String>, values: impl IntoIterator<Item = Value>) {
         self.conditions.push(condition.into());
         self.values.extend(values);
     }
 
-    /// `place`: the table that has the rows in the order of the list. None if nothing can match.
+    /// A text that must be met.
+    pub(super) fn add_text(&mut self, condition: impl Into<String>, text: &str) {
+        self.add(condition, [Value::Text(text.to_owned())]);
+    }
+
+    /// When executions started, and the cursor. `place`: the table that has the rows in the order of the list.
+    pub(super) fn add_times(&mut self, query: &ExecutionQuery, place: &str) {
+        if let Some(from) = query.started_from {
+            self.add(format!("{place}.started_ms >= ?"), [Value::Integer(from.0)]);
+        }
+        if let Some(until) = query.started_until {
+            self.add(format!("{place}.started_ms < ?"), [Value::Integer(until.0)]);
+        }
+        if let Some(after) = query.cursor {
+            let after = [Value::Integer(after.started_at.0), Value::Blob(after.id.0.to_vec())];
+            self.add(format!("({place}.started_ms, {place}.id) < (?, ?)"), after);
+        }
+    }
+
+    /// False if nothing can match.
+    pub(super) fn add_ids(&mut self, query: &ExecutionQuery, place: &str) -> bool {
+        let Some(prefix) = &query.id_prefix else { return true };
+        let Some((first, last)) = id_range(&prefix.to_ascii_lowercase()) else {
+            return false;
+        };
+        let ends = [first, last].map(|id| Value::Blob(id.0.to_vec()));
+        self.add(format!("{place}.id BETWEEN ? AND ?"), ends);
+        true
+    }
+
+    /// All of it, as one condition.
+    pub(super) fn sql(&self) -> String {
+        if self.conditions.is_empty() {
+            return "true".to_owned();
+        }
+        self.conditions.join(" AND ")
+    }
+
+    /// None if nothing can match.
     fn of(query: &ExecutionQuery, place: &str) -> Option<Self> {
         let mut filter = Self::default();
-        let text = |text: &String| [Value::Text(text.clone())];
-        if let Some(tag) = &query.tag {
-            // `LIMIT 1` keeps the planner from joining.
-            let tagged = match place {
-                ALONG_TAG => "t.tag = ?",
-                _ => {
-                    "EXISTS (SELECT 1 FROM summary_tag AS t WHERE t.tag = ? AND t.started_ms = s.started_ms AND t.id = s.id LIMIT 1)"
-                }
-            };
-            filter.add(tagged, text(tag));
+        if let Some(tagged) = &query.tag {
+            filter.add_text("t.tag = ?", tag(tagged));
         }
-        // `+`: by this no rows are looked up, since a key names the fewest.
-        let by = if query.execution_key.is_some() { "+" } else { "" };
         if let Some(key) = &query.execution_key {
-            filter.add("s.execution_key = ?", text(key));
+            filter.add_text("s.execution_key = ?", key);
         }
         if let Some(workflow) = &query.workflow_id {
-            filter.add(format!("{by}s.workflow = ?"), text(workflow));
+            filter.add_text("s.workflow = ?", workflow);
         }
         if let Some(status) = &query.status {
-            filter.add(format!("{by}s.status = ?"), text(status));
+            filter.add_text("s.status = ?", status);
             if status != "completed" {
                 // Says to the planner that the partial index serves.
                 filter.add("s.status <> 'completed'", []);
             }
         }
         if let Some(parent) = query.parent {
-            filter.add(format!("{by}s.parent = ?"), [Value::Blob(parent.0.to_vec())]);
+            filter.add("s.parent = ?", [Value::Blob(parent.0.to_vec())]);
         }
         if query.children {
             filter.add("s.parent IS NOT NULL", []);
         }
-        if let Some(prefix) = &query.id_prefix {
-            let (first, last) = id_range(&prefix.to_ascii_lowercase())?;
-            let ends = [first, last].map(|id| Value::Blob(id.0.to_vec()));
-            filter.add(format!("{place}.id BETWEEN ? AND ?"), ends);
+        if !filter.add_ids(query, place) {
+            return None;
         }
-        if let Some(from) = query.started_from {
-            filter.add(format!("{place}.started_ms >= ?"), [Value::Integer(from.0)]);
-        }
-        if let Some(until) = query.started_until {
-            filter.add(format!("{place}.started_ms < ?"), [Value::Integer(until.0)]);
-        }
-        if let Some(after) = query.cursor {
-            let after = [Value::Integer(after.started_at.0), Value::Blob(after.id.0.to_vec())];
-            filter.add(format!("({place}.started_ms, {place}.id) < (?, ?)"), after);
-        }
-        if let Some(SoughtText { folded, may_be_in_id }) = query.sought() {
-            if may_be_in_id {
-                let anywhere = format!("(instr({FOLDED}, ?) > 0 OR instr(lower(hex(s.id)), ?) > 0)");
-                filter.add(anywhere, [&folded, &folded].map(|folded| Value::Text(folded.clone())));
-            } else {
-                filter.add(format!("instr({FOLDED}, ?) > 0"), [Value::Text(folded)]);
-            }
-        }
+        filter.add_times(query, place);
         Some(filter)
     }
 }
 
-fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite::Result<Page<ExecutionSummary>> {
+/// A list that an index leads to.
+pub(super) fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite::Result<Page<ExecutionSummary>> {
     let limit = query.limit.clamp(1, PAGE_ITEMS_MAX);
-    // `CROSS`: the planner keeps this order.
     let (table, place) = if is_along_tag(query) {
-        ("summary_tag AS t CROSS JOIN summary AS s ON s.id = t.id", ALONG_TAG)
+        (ALONG_TAG, "t")
     } else {
         ("summary AS s", "s")
     };
-    let Some(Filter { conditions, mut values }) = Filter::of(query, place) else {
+    let Some(mut filter) = Filter::of(query, place) else {
         return Ok(Page {
             items: Vec::new(),
             next: None,
         });
     };
-    let filter = if conditions.is_empty() {
-        String::new()
-    } else {
-        format!("WHERE {}", conditions.join(" AND "))
-    };
-    let sql =
-        format!("SELECT {COLUMNS} FROM {table} {filter} ORDER BY {place}.started_ms DESC, {place}.id DESC LIMIT ?");
-    values.push(Value::Integer(integer(limit as u64 + 1)));
+    let sql = format!(
+        "SELECT {COLUMNS} FROM {table} WHERE {} ORDER BY {place}.started_ms DESC, {place}.id DESC LIMIT ?",
+        filter.sql()
+    );
+    filter.values.push(Value::Integer(integer(limit as u64 + 1)));
     let mut items: Vec<_> = connection
         .prepare_cached(&sql)?
-        .query_map(params_from_iter(values), summary)?
+        .query_map(params_from_iter(filter.values), summary)?
         .collect::<rusqlite::Result<_>>()?;
     let more = items.len() > limit;
     items.truncate(limit);
@@ -302,7 +307,13 @@ impl VisibilityStore for EmbeddedStore {
     }
 
     async fn list(&self, query: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError> {
-        self.derived_readers.read(move |derived| list(derived, &query)).await
+        if is_search(&query) {
+            return self
+                .search_reader
+                .run_for(move |derived, caller| search(derived, &query, caller))
+                .await;
+        }
+        self.list_reader.read(move |derived| list(derived, &query)).await
     }
 
     async fn forget(&self, shard: ShardId, epoch: Option<Epoch>, ids: &[ExecutionId]) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use troupe_ports::{AuditCursor, AuditId, AuditLog, AuditPage, AuditQuery, AuditR
 use super::PostgresStore;
 use super::list::PAGE_ITEMS_MAX;
 use super::text::{escaped, indexed, unescaped};
-use super::walk::Walk;
+use super::walk::{Walk, at};
 
 const RECORD: &str = "
 INSERT INTO audit (id, at_ms, principal, action, target_kind, target_id, before, after, request, outcome)
@@ -78,7 +78,12 @@ pub(super) fn statement(query: &AuditQuery, rows: usize) -> sqlx::Result<(String
         walk.condition(format!("action = {action}"));
     }
     let after = query.cursor.map(|after| (after.at, after.id.0));
-    walk.statement(("audit", COLUMNS, "at_ms"), query.from, (query.until, after), rows)
+    walk.statement(
+        ("audit", COLUMNS, "at_ms"),
+        query.from.map(at),
+        (query.until, after),
+        rows,
+    )
 }
 
 #[async_trait]

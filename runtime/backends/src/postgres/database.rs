@@ -19,7 +19,12 @@ const IDLE_MAX: Duration = Duration::from_secs(600);
 /// A connection is made anew after so long, so that a server behind a moved address is found.
 const LIFETIME_MAX: Duration = Duration::from_secs(1_800);
 
-/// The database of a store.
+/// Most connections of this process on which people's searches run.
+const SEARCHES_MAX: u32 = 2;
+/// How long a statement of a search may run.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The database of a store, by a pool of connections.
 pub(super) struct Database {
     pool: PgPool,
     address: String,
@@ -27,15 +32,26 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Brings the tables up to date and makes the pool.
-    pub(super) async fn open(options: &PostgresOptions) -> Result<Self, Failure> {
-        let connect = options.connect().map_err(Failure::Unavailable)?;
-        let address = address(&connect);
-        let mut connect = session(connect, options);
+    /// Brings the tables up to date and makes the pools: one for everything, and a small one for searches.
+    pub(super) async fn open(options: &PostgresOptions) -> Result<(Self, Self), Failure> {
+        let plain = options.connect().map_err(Failure::Unavailable)?;
+        let address = address(&plain);
+        let mut connect = session(plain.clone(), options);
         let server = migrate::run(&connect, &address, options).await?;
         if server.acknowledges_early {
             connect = connect.options([("synchronous_commit", "on")]);
         }
+        let searching = PostgresOptions {
+            connections_max: options.connections_max.min(SEARCHES_MAX),
+            connections_min: 0,
+            statement_timeout: options.statement_timeout.min(SEARCH_TIMEOUT),
+            ..options.clone()
+        };
+        let searches = Self::over(session(plain, &searching), address.clone(), &searching);
+        Ok((Self::over(connect, address, options), searches))
+    }
+
+    fn over(connect: PgConnectOptions, address: String, options: &PostgresOptions) -> Self {
         let pool = PgPoolOptions::new()
             .max_connections(options.connections_max)
             .min_connections(options.connections_min)
@@ -43,11 +59,11 @@ impl Database {
             .idle_timeout(IDLE_MAX)
             .max_lifetime(LIFETIME_MAX)
             .connect_lazy_with(connect);
-        Ok(Self {
+        Self {
             pool,
             address,
             answer_timeout: options.statement_timeout + ANSWER_MARGIN,
-        })
+        }
     }
 
     /// Takes a connection, which was just seen to be alive, or makes one.

@@ -1,14 +1,18 @@
 //! The question that a list of executions asks.
 
 use sqlx::postgres::PgArguments;
+use troupe_core::Timestamp;
 use troupe_ports::{ExecutionQuery, SoughtText};
 
-use super::walk::Walk;
+use super::walk::{Place, Walk, at};
 pub(super) use crate::lists::PAGE_ITEMS_MAX;
-use crate::lists::{SHARD_DIGITS, is_along_tag};
+use crate::lists::{LOOKED_ROWS_MAX, SHARD_DIGITS, is_along_tag, is_looked_for, tag};
 
 const COLUMNS: &str = "uuid_send(id), workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, \
     uuid_send(parent), workflow_name, tags, error_message";
+
+/// The column that orders a list, before the ids.
+const TIME: &str = "started_ms";
 
 /// What a business key is looked up by; two may share it.
 const KEY: &str = "hashtextextended(execution_key, 0)";
@@ -32,57 +36,18 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// None if nothing can match.
-    pub(super) fn of(query: &ExecutionQuery) -> sqlx::Result<Option<Self>> {
+    /// `reach`: the last row that is looked at, if any are left behind it. None if nothing can match.
+    pub(super) fn of(query: &ExecutionQuery, reach: Option<Place>) -> sqlx::Result<Option<Self>> {
         let mut walk = Walk::default();
-        let along_tag = is_along_tag(query);
-        // The first of these leads; what follows has no index together with it, unless it is the status.
-        let by_key = query.execution_key.is_some();
-        if let Some(key) = &query.execution_key {
-            let key = walk.whole_text(key);
-            walk.key(KEY, format!("hashtextextended({key}, 0)"));
-            walk.condition(format!("execution_key = {key}"));
-        }
-        if let Some(parent) = query.parent {
-            let parent = walk.id(parent.to_string());
-            equal(&mut walk, "parent", parent, !by_key);
-        }
-        if let Some(workflow) = &query.workflow_id {
-            let workflow = walk.text(workflow);
-            equal(&mut walk, "workflow", workflow, !by_key && query.parent.is_none());
-        }
-        if let Some(tag) = &query.tag {
-            let tag = walk.text(tag);
-            if along_tag {
-                walk.key("tag", tag);
-            } else {
-                walk.condition(format!("{tag} = ANY (tags)"));
-            }
-        }
-        if let Some(status) = &query.status {
-            let status = walk.text(status);
-            equal(&mut walk, "status", status, !by_key && !along_tag);
-        }
-        if query.children || query.parent.is_some() {
-            // Says to the planner that the partial indexes serve.
-            walk.condition("parent IS NOT NULL");
-        }
-        if let Some(SoughtText { folded, may_be_in_id }) = query.sought() {
-            let text = walk.whole_text(&folded);
-            let found = format!("strpos({FOLDED}, {text}) > 0");
-            walk.condition(if may_be_in_id {
-                format!("({found} OR strpos(encode(uuid_send(id), 'hex'), {text}) > 0)")
-            } else {
-                found
-            });
-        }
-        let mut table = if along_tag { ALONG_TAG } else { "summary" }.to_owned();
+        lead(&mut walk, query);
+        look(&mut walk, query);
+        let mut table = if is_along_tag(query) { ALONG_TAG } else { "summary" }.to_owned();
         match query.id_prefix.as_deref().unwrap_or_default() {
             "" => {}
             prefix if prefix.len() <= 32 && prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
                 let (first, last) = (walk.id(format!("{prefix:0<32}")), walk.id(format!("{prefix:f<32}")));
                 let begin_so = format!("id BETWEEN {first} AND {last}");
-                if prefix.len() <= SHARD_DIGITS {
+                if prefix.len() <= SHARD_DIGITS || is_looked_for(query) {
                     walk.condition(begin_so);
                 } else {
                     // `OFFSET 0` keeps the planner from looking into it.
@@ -92,22 +57,83 @@ impl Question {
             _ => return Ok(None),
         }
         let limit = query.limit.clamp(1, PAGE_ITEMS_MAX);
-        let after = query.cursor.map(|after| (after.started_at, after.id.0));
-        let (sql, arguments) = walk.statement(
-            (&table, COLUMNS, "started_ms"),
-            query.started_from,
-            (query.started_until, after),
-            limit + 1,
-        )?;
+        // Places are in the order of time: the later one of both.
+        let begin = query.started_from.map(at).max(reach);
+        let (sql, arguments) = walk.statement((&table, COLUMNS, TIME), begin, end(query), limit + 1)?;
         Ok(Some(Self { sql, arguments, limit }))
+    }
+
+    /// The statement for the last row that a page of a search looks at, whatever is found on the way.
+    pub(super) fn reach(query: &ExecutionQuery) -> sqlx::Result<(String, PgArguments)> {
+        let mut walk = Walk::default();
+        lead(&mut walk, query);
+        let table = if is_along_tag(query) { "summary_tag" } else { "summary" };
+        walk.reach((table, TIME), query.started_from.map(at), end(query), LOOKED_ROWS_MAX)
     }
 }
 
-/// A column that must equal something: one that leads, or one that is looked at row by row.
-fn equal(walk: &mut Walk, column: &'static str, value: String, leads: bool) {
-    if leads {
-        walk.key(column, value);
-    } else {
-        walk.condition(format!("{column} = {value}"));
+/// Where the walk ends.
+fn end(query: &ExecutionQuery) -> (Option<Timestamp>, Option<Place>) {
+    let after = query.cursor.map(|after| (after.started_at, after.id.0));
+    (query.started_until, after)
+}
+
+/// What leads to the rows: the first of these, and the status beside it where an index has both.
+fn lead(walk: &mut Walk, query: &ExecutionQuery) {
+    let along_tag = is_along_tag(query);
+    let by_key = query.execution_key.is_some();
+    if let Some(key) = &query.execution_key {
+        let key = walk.whole_text(key);
+        walk.key(KEY, format!("hashtextextended({key}, 0)"));
+        walk.condition(format!("execution_key = {key}"));
+    } else if let Some(parent) = query.parent {
+        let parent = walk.id(parent.to_string());
+        walk.key("parent", parent);
+    } else if let Some(workflow) = &query.workflow_id {
+        let workflow = walk.text(workflow);
+        walk.key("workflow", workflow);
+    } else if let Some(tagged) = query.tag.as_ref().filter(|_| along_tag) {
+        let tagged = walk.whole_text(tag(tagged));
+        walk.key("tag", tagged);
+    }
+    if let Some(status) = query.status.as_ref().filter(|_| !by_key && !along_tag) {
+        let status = walk.text(status);
+        walk.key("status", status);
+    }
+    if query.children || query.parent.is_some() {
+        // Says to the planner that the partial indexes serve.
+        walk.condition("parent IS NOT NULL");
+    }
+}
+
+/// What is looked at row by row.
+fn look(walk: &mut Walk, query: &ExecutionQuery) {
+    let along_tag = is_along_tag(query);
+    let by_key = query.execution_key.is_some();
+    if let Some(parent) = query.parent.filter(|_| by_key) {
+        let parent = walk.id(parent.to_string());
+        walk.condition(format!("parent = {parent}"));
+    }
+    let is_led = by_key || query.parent.is_some();
+    if let Some(workflow) = query.workflow_id.as_ref().filter(|_| is_led) {
+        let workflow = walk.text(workflow);
+        walk.condition(format!("workflow = {workflow}"));
+    }
+    if let Some(tagged) = query.tag.as_ref().filter(|_| !along_tag) {
+        let tagged = walk.whole_text(tag(tagged));
+        walk.condition(format!("{tagged} = ANY (tags)"));
+    }
+    if let Some(status) = query.status.as_ref().filter(|_| by_key || along_tag) {
+        let status = walk.text(status);
+        walk.condition(format!("status = {status}"));
+    }
+    if let Some(SoughtText { folded, may_be_in_id }) = query.sought() {
+        let text = walk.whole_text(&folded);
+        let found = format!("strpos({FOLDED}, {text}) > 0");
+        walk.condition(if may_be_in_id {
+            format!("({found} OR strpos(encode(uuid_send(id), 'hex'), {text}) > 0)")
+        } else {
+            found
+        });
     }
 }

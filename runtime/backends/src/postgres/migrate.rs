@@ -6,12 +6,19 @@ use std::time::Duration;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, SqlSafeStr};
+use tokio::time::Instant;
 
 use super::failure::Failure;
+use super::indexes;
 use super::options::PostgresOptions;
 
 /// The oldest release whose settings and functions are all used here.
 const SERVER_VERSION_MIN: i32 = 130_000;
+
+/// How long a change of the tables waits for whoever reads or writes them. Everybody else waits behind it meanwhile.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '1s'";
+/// How long it leaves them alone before it tries again.
+const LOCK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Every change of the tables, oldest first. A published one is never edited: what it was is remembered in each database.
 const MIGRATIONS: [(i64, &str, &str); 4] = [
@@ -48,17 +55,24 @@ pub(super) async fn run(
         .await
         .map_err(|_| late("no connection", options.connect_timeout))?
         .map_err(|error| Failure::of(&error, address))?;
+    let deadline = Instant::now() + options.migrate_timeout;
     let work = async {
         let server = look(&mut connection, address).await?;
-        bring_up_to_date(&mut connection, address, &options.schema).await?;
+        while !bring_up_to_date(&mut connection, address, &options.schema).await? {
+            tracing::info!(address, "the tables are in use: their change is tried again soon");
+            tokio::time::sleep(LOCK_AGAIN).await;
+        }
         Ok(server)
     };
-    let done = tokio::time::timeout(options.migrate_timeout, work).await.map_err(|_| {
+    let done = tokio::time::timeout_at(deadline, work).await.map_err(|_| {
         late(
-            "the tables were not brought up to date, perhaps because another replica is busy with it,",
+            "the tables were not brought up to date, perhaps because another replica or session keeps them busy,",
             options.migrate_timeout,
         )
     })?;
+    if done.is_ok() {
+        indexes::make_beside(&mut connection, address, &options.schema, deadline).await;
+    }
     if let Err(error) = connection.close().await {
         tracing::debug!(%error, "the connection that brought the tables up to date did not end well");
     }
@@ -100,7 +114,8 @@ async fn look(connection: &mut PgConnection, address: &str) -> Result<Server, Fa
 }
 
 /// One transaction, so that it is done whole or not at all, and so that a replica that dies or freezes in it is rid of the lock.
-async fn bring_up_to_date(connection: &mut PgConnection, address: &str, schema: &str) -> Result<(), Failure> {
+/// False: somebody keeps a table, and nothing is done.
+async fn bring_up_to_date(connection: &mut PgConnection, address: &str, schema: &str) -> Result<bool, Failure> {
     let failed = |error: sqlx::Error| Failure::of(&error, address);
     let mut transaction = connection.begin().await.map_err(failed)?;
     // As long as it takes; the caller has a limit.
@@ -126,12 +141,35 @@ async fn bring_up_to_date(connection: &mut PgConnection, address: &str, schema: 
             .await
             .map_err(failed)?;
     }
+    // From here on: other replicas are waited for as long as it takes.
+    sqlx::query(LOCK_TIMEOUT)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
     let migrated = migrator().run_direct(None, &mut *transaction, false).await;
-    migrated.map_err(|error| explained(&error, address, schema))?;
-    transaction.commit().await.map_err(failed)
+    match migrated {
+        Ok(()) => {}
+        Err(error) if is_locked_out(&error) => {
+            transaction.rollback().await.map_err(failed)?;
+            return Ok(false);
+        }
+        Err(error) => return Err(explained(&error, address, schema)),
+    }
+    indexes::make_if_empty(&mut transaction).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)?;
+    Ok(true)
 }
 
-fn migrator() -> Migrator {
+fn is_locked_out(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
+        return false;
+    };
+    let code = error.as_database_error().and_then(|answer| answer.code());
+    code.is_some_and(|code| code == "55P03")
+}
+
+/// Brings the tables up to date within a transaction, or whatever else the caller locks.
+pub(super) fn migrator() -> Migrator {
     let migration = |(version, description, sql): (i64, &'static str, &'static str)| {
         Migration::new(
             version,

@@ -11,6 +11,7 @@ mod definitions;
 mod epochs;
 mod erase;
 mod failure;
+mod indexes;
 mod keys;
 mod list;
 mod migrate;
@@ -20,6 +21,8 @@ mod tests;
 mod text;
 mod visibility;
 mod walk;
+
+use std::sync::Arc;
 
 use troupe_ports::StoreError;
 
@@ -32,6 +35,8 @@ pub use options::PostgresOptions;
 /// Any number of processes may use the same schema. Connections are made when they are needed and made again when they broke.
 pub struct PostgresStore {
     database: Database,
+    /// For what only people ask: however much it is, nobody waits for it who gets an epoch or projects.
+    searches: Arc<Database>,
 }
 
 impl PostgresStore {
@@ -47,8 +52,10 @@ impl PostgresStore {
     ///
     /// Dropping the future changes nothing, or the tables are up to date.
     pub async fn open(options: &PostgresOptions) -> Result<Self, StoreError> {
+        let (database, searches) = Database::open(options).await?;
         Ok(Self {
-            database: Database::open(options).await?,
+            database,
+            searches: Arc::new(searches),
         })
     }
 
@@ -68,6 +75,7 @@ impl PostgresStore {
 
     /// Closes all connections, once those in use have been given back. Every later call is refused.
     pub async fn close(&self) {
+        self.searches.close().await;
         self.database.close().await;
     }
 }

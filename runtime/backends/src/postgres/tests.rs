@@ -9,8 +9,10 @@ use troupe_ports::{AuditCursor, AuditId, AuditQuery, AuditTarget, ExecutionCurso
 
 use super::list::Question;
 
+mod searches;
 #[path = "../../tests/support/postgres.rs"]
 mod support;
+mod upgrades;
 use support::{Schema, run};
 
 const EXECUTIONS: i64 = 100_000;
@@ -258,7 +260,7 @@ async fn a_page_costs_what_is_on_it() {
     drop(schema.open().await);
     fill(&mut schema.connection().await).await;
     for (what, query) in questions() {
-        let Question { sql, arguments, .. } = Question::of(&query).unwrap().unwrap();
+        let Question { sql, arguments, .. } = Question::of(&query, None).unwrap().unwrap();
         let plan = explain(&schema, (sql, arguments)).await;
         match what {
             // Besides a page of its index, each row of a tag costs its summary, found by id.

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use crate::lists::tag;
+
 /// Marks what was replaced; a text that holds it has it doubled. A control character, so that nobody meets it in practice.
 const ESCAPE: char = '\u{1a}';
 /// Bytes of a text in an index. Three of the longest ones fit into a page as PostgreSQL wants it.
@@ -58,12 +60,12 @@ pub(super) fn indexed(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped[..end].trim_end_matches(ESCAPE).to_owned())
 }
 
-/// Texts in the form in which the server reads an array of them, each as an index holds it.
-pub(super) fn array(texts: &[String]) -> String {
+/// Tags in the form in which the server reads an array of them. What counts of each fits into its index, however much is escaped.
+pub(super) fn array(tags: &[String]) -> String {
     let mut array = "{".to_owned();
-    for (place, text) in texts.iter().enumerate() {
+    for (place, text) in tags.iter().enumerate() {
         array.push_str(if place == 0 { "\"" } else { ",\"" });
-        for character in indexed(text).chars() {
+        for character in escaped(tag(text)).chars() {
             if matches!(character, '"' | '\\') {
                 array.push('\\');
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -9,8 +10,11 @@ use troupe_core::{Epoch, ExecutionId, LogPosition, Seq, ShardId, Timestamp};
 use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore};
 
 use super::PostgresStore;
+use super::failure::Failure;
 use super::list::Question;
 use super::text::{array, escaped, indexed, unescaped};
+use super::walk::Place;
+use crate::lists::{NARROW, is_looked_for, is_search};
 
 /// Summaries of a statement, so that none of them meets the statement timeout.
 const STATEMENT_SUMMARIES_MAX: usize = 5_000;
@@ -280,6 +284,89 @@ fn summary(row: Row) -> Result<ExecutionSummary, StoreError> {
     })
 }
 
+/// What a page found.
+#[derive(Default)]
+struct Seen {
+    /// One more than fit into the page, if there are as many.
+    rows: Vec<Row>,
+    limit: usize,
+    /// The last row that was looked at, if any may be left behind it.
+    reach: Option<Place>,
+}
+
+impl Seen {
+    fn page(self) -> Result<Page<ExecutionSummary>, StoreError> {
+        let is_full = self.rows.len() > self.limit;
+        let items = self.rows.into_iter().take(self.limit).map(summary);
+        let items: Vec<_> = items.collect::<Result<_, _>>()?;
+        let reached = self.reach.map(|(started_at, id)| ExecutionCursor {
+            started_at,
+            id: ExecutionId(id),
+        });
+        let next = if is_full {
+            items.last().map(ExecutionCursor::from)
+        } else {
+            reached
+        };
+        Ok(Page { items, next })
+    }
+}
+
+/// Reads a page.
+async fn look(connection: &mut PgConnection, query: &ExecutionQuery) -> sqlx::Result<Seen> {
+    // Before the rows: whatever is written in between, none up to there is left out.
+    let reach = if is_looked_for(query) {
+        reach(connection, query).await?
+    } else {
+        None
+    };
+    let Some(Question { sql, arguments, limit }) = Question::of(query, reach)? else {
+        return Ok(Seen::default());
+    };
+    // The text has nothing of the caller's: that is in the arguments.
+    let asked = sqlx::query_as_with(AssertSqlSafe(sql), arguments);
+    let rows = asked.fetch_all(connection).await?;
+    Ok(Seen { rows, limit, reach })
+}
+
+/// How far a page of a search looks; none: to the end of the list.
+async fn reach(connection: &mut PgConnection, query: &ExecutionQuery) -> sqlx::Result<Option<Place>> {
+    let (sql, arguments) = Question::reach(query)?;
+    let asked = sqlx::query_as_with(AssertSqlSafe(sql), arguments);
+    let last: Option<(i64, Vec<u8>)> = asked.fetch_optional(connection).await?;
+    let Some((started, id)) = last else { return Ok(None) };
+    let id: Result<[u8; 16], _> = id.try_into();
+    let id = id.map_err(|_| sqlx::Error::Decode("an execution id of another length".into()))?;
+    Ok(Some((Timestamp(started), id)))
+}
+
+/// A failure of a search, with what may help.
+fn narrowed(failure: Failure) -> StoreError {
+    match failure {
+        Failure::Unavailable(why) => StoreError::Unavailable(format!("{why}; {NARROW}")),
+        Failure::Damaged(why) => StoreError::Damaged(why),
+    }
+}
+
+impl PostgresStore {
+    /// A page of what only people ask for, over connections of its own.
+    async fn search(&self, query: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError> {
+        let searches = Arc::clone(&self.searches);
+        let mut connection = searches.connection().await.map_err(narrowed)?;
+        // The server does not notice that a caller went away. So the search runs to its end whoever waits for it, and until then no
+        // other one has its place.
+        let looked = tokio::spawn(async move {
+            let seen = searches.answer(Box::pin(look(&mut connection, &query))).await?;
+            connection.give_back();
+            Ok::<_, Failure>(seen)
+        });
+        match looked.await {
+            Ok(seen) => seen.map_err(narrowed)?.page(),
+            Err(error) => Err(StoreError::Unavailable(format!("a search ended early: {error}"))),
+        }
+    }
+}
+
 #[async_trait]
 impl VisibilityStore for PostgresStore {
     async fn project(
@@ -334,22 +421,14 @@ impl VisibilityStore for PostgresStore {
     }
 
     async fn list(&self, query: ExecutionQuery) -> Result<Page<ExecutionSummary>, StoreError> {
-        let question = Question::of(&query).map_err(|error| self.database.failure(&error))?;
-        let Some(Question { sql, arguments, limit }) = question else {
-            return Ok(Page {
-                items: Vec::new(),
-                next: None,
-            });
-        };
+        if is_search(&query) {
+            return self.search(query).await;
+        }
         let mut connection = self.database.connection().await?;
-        // The text has nothing of the caller's: that is in the arguments.
-        let asked = sqlx::query_as_with(AssertSqlSafe(sql), arguments).fetch_all(&mut *connection);
-        let rows: Vec<Row> = self.database.answer(asked).await?;
+        let asked = look(&mut connection, &query);
+        let seen = self.database.answer(Box::pin(asked)).await?;
         connection.give_back();
-        let more = rows.len() > limit;
-        let items: Vec<_> = rows.into_iter().take(limit).map(summary).collect::<Result<_, _>>()?;
-        let next = items.last().filter(|_| more).map(ExecutionCursor::from);
-        Ok(Page { items, next })
+        seen.page()
     }
 
     async fn forget(&self, shard: ShardId, epoch: Option<Epoch>, ids: &[ExecutionId]) -> Result<(), StoreError> {

@@ -49,7 +49,7 @@ impl Walk {
         self.argument(indexed(text).into_owned())
     }
 
-    /// An argument that is a text of any length; no index holds it.
+    /// An argument that is a text, all of it: no index holds it, or one that takes it as it is.
     pub(super) fn whole_text(&mut self, text: &str) -> String {
         self.argument(escaped(text).into_owned())
     }
@@ -69,16 +69,44 @@ impl Walk {
         self.conditions.push(condition.into());
     }
 
-    /// The statement for at most `rows` rows of `table`, from `first` on, those before `until` and `after` only. `time` is the column
+    /// The statement for at most `rows` rows of `table`, from `begin` on, those before `until` and `after` only. `time` is the column
     /// that orders them, before `id`.
     pub(super) fn statement(
         mut self,
         (table, columns, time): (&str, &str, &'static str),
-        first: Option<Timestamp>,
+        begin: Option<Place>,
         (until, after): (Option<Timestamp>, Option<Place>),
         rows: usize,
     ) -> sqlx::Result<(String, PgArguments)> {
-        let begin = first.map_or(FIRST, at);
+        let walked = self.walked(table, time, begin, (until, after));
+        let limit = self.argument(i64::try_from(rows).unwrap_or(i64::MAX));
+        self.done(format!("SELECT {columns} FROM {walked} LIMIT {limit}"))
+    }
+
+    /// As [`Walk::statement`], for the place of the last one of `rows` rows; for none, if there are fewer.
+    pub(super) fn reach(
+        mut self,
+        (table, time): (&str, &'static str),
+        begin: Option<Place>,
+        (until, after): (Option<Timestamp>, Option<Place>),
+        rows: usize,
+    ) -> sqlx::Result<(String, PgArguments)> {
+        let walked = self.walked(table, time, begin, (until, after));
+        let passed = self.argument(i64::try_from(rows.saturating_sub(1)).unwrap_or(i64::MAX));
+        self.done(format!(
+            "SELECT {time}, uuid_send(id) FROM {walked} LIMIT 1 OFFSET {passed}"
+        ))
+    }
+
+    /// The table, what its rows must meet, and their order.
+    fn walked(
+        &mut self,
+        table: &str,
+        time: &'static str,
+        begin: Option<Place>,
+        (until, after): (Option<Timestamp>, Option<Place>),
+    ) -> String {
+        let begin = begin.unwrap_or(FIRST);
         let end = until.map_or(LAST, at).min(after.unwrap_or(LAST));
         let mut order: Vec<_> = self.keys.iter().map(|(column, _)| *column).collect();
         order.extend([time, "id"]);
@@ -94,12 +122,14 @@ impl Walk {
             self.conditions
                 .push(format!("({bounded}) {operator} ({})", values.join(", ")));
         }
-        let limit = self.argument(i64::try_from(rows).unwrap_or(i64::MAX));
-        let sql = format!(
-            "SELECT {columns} FROM {table} WHERE {} ORDER BY {} DESC LIMIT {limit}",
+        format!(
+            "{table} WHERE {} ORDER BY {} DESC",
             self.conditions.join(" AND "),
-            order.join(" DESC, "),
-        );
+            order.join(" DESC, ")
+        )
+    }
+
+    fn done(self, sql: String) -> sqlx::Result<(String, PgArguments)> {
         match self.failed {
             Some(error) => Err(sqlx::Error::Encode(error)),
             None => Ok((sql, self.arguments)),

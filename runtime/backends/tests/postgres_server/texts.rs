@@ -1,6 +1,7 @@
 //! What users name may hold anything: nothing of it may stop a projection, and all of it comes back.
 
 use sqlx::Row;
+use troupe_backends::{EmbeddedStore, StoreOptions};
 use troupe_core::LogPosition;
 use troupe_ports::{DefinitionError, DefinitionStore, ExecutionQuery, ExecutionSummary, VisibilityStore};
 
@@ -66,6 +67,63 @@ async fn summaries_keep_odd_texts() {
         found,
         "an absurd tag is cut off wherever it is named"
     );
+}
+
+/// What counts of a tag is the same whatever keeps it, the beginning of an absurd one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tags_count_in_every_store_alike() {
+    let schema = Schema::new();
+    let directory = tempfile::tempdir().unwrap();
+    let postgres = schema.open().await;
+    let embedded = EmbeddedStore::open(directory.path(), &StoreOptions::default()).unwrap();
+    let stores: [&dyn VisibilityStore; 2] = [&postgres, &embedded];
+    let tags = [
+        ODD.to_owned(),
+        "plain".to_owned(),
+        "x".repeat(1_024),
+        // Alike in all that counts.
+        format!("{}a", "y".repeat(1_024)),
+        format!("{}b", "y".repeat(1_024)),
+        "é".repeat(1_000),
+        format!("a{}", "é".repeat(1_000)),
+        "\0".repeat(1_500),
+        "\u{1a}".repeat(1_025),
+        format!("{}\0", "z".repeat(1_023)),
+    ];
+    let rows = || {
+        let rows = (1..).zip(&tags).map(|(number, tag)| ExecutionSummary {
+            tags: vec![tag.clone(), "all".to_owned()],
+            ..summary(number, 1)
+        });
+        rows.collect::<Vec<_>>()
+    };
+    for store in stores {
+        store.project(SHARD, None, rows(), LogPosition(1)).await.unwrap();
+    }
+    let found = async |store: &dyn VisibilityStore, tag: &str, workflow_id: Option<&str>| {
+        let query = ExecutionQuery {
+            tag: Some(tag.to_owned()),
+            workflow_id: workflow_id.map(str::to_owned),
+            limit: 100,
+            ..ExecutionQuery::default()
+        };
+        store.list(query).await.unwrap().items
+    };
+    for tag in &tags {
+        for workflow_id in [None, Some("orders")] {
+            let [one, other] = [
+                found(stores[0], tag, workflow_id).await,
+                found(stores[1], tag, workflow_id).await,
+            ];
+            let is_twin = tag.starts_with(&"y".repeat(1_024));
+            assert_eq!(one.len(), if is_twin { 2 } else { 1 }, "{tag:?}");
+            assert_eq!(one, other, "{tag:?}");
+            assert!(tag.starts_with(&one[0].tags[0]), "{tag:?}");
+        }
+    }
+    let all = found(stores[0], "all", None).await;
+    assert_eq!(all.len(), tags.len());
+    assert_eq!(all, found(stores[1], "all", None).await);
 }
 
 /// A member of an older release goes on while the tables are brought up to date. It does not know what lists are searched by.

@@ -7,8 +7,7 @@ ALTER TABLE summary
     -- The texts that are searched, in small letters; none where they are ASCII, which is made so when it is looked at.
     ADD COLUMN folded text;
 
--- A business key may have kilobytes, which no index takes.
-CREATE INDEX summary_key ON summary (hashtextextended(execution_key, 0), started_ms, id) WHERE execution_key IS NOT NULL;
+-- The index of business keys is made beside this (indexes.rs): whoever builds it here keeps lists and projections waiting.
 
 -- A row for each tag of each execution, so that the list of a tag is a walk, too. An inverted index of `tags` has no order: each
 -- page would read and sort whatever has the tag.

@@ -1,0 +1,150 @@
+//! Searches of lists beside what the engine needs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use tokio::task::JoinHandle;
+use troupe_backends::PostgresStore;
+use troupe_core::Epoch;
+use troupe_ports::{
+    DefinitionStore, EpochAuthority, ExecutionQuery, ExecutionSummary, Page, StoreError, VisibilityStore,
+};
+
+use super::support::{Schema, run};
+use super::{NOW, SHARD, analysis, definition};
+
+/// More than a store has connections.
+const SEARCHES: usize = 20;
+/// Most of them that run at once.
+const RUNNING_MAX: i64 = 2;
+
+type Answer = Result<Page<ExecutionSummary>, StoreError>;
+
+/// What people ask: by a text, a tag, a business key, or the beginning of an id.
+fn searches() -> [ExecutionQuery; 4] {
+    let all = || ExecutionQuery {
+        limit: 10,
+        ..ExecutionQuery::default()
+    };
+    let name = || Some("abc".to_owned());
+    [
+        ExecutionQuery { text: name(), ..all() },
+        ExecutionQuery { tag: name(), ..all() },
+        ExecutionQuery {
+            execution_key: name(),
+            ..all()
+        },
+        ExecutionQuery {
+            id_prefix: name(),
+            ..all()
+        },
+    ]
+}
+
+fn ask(store: &Arc<PostgresStore>) -> Vec<JoinHandle<Answer>> {
+    let asked = searches().into_iter().cycle().take(SEARCHES).map(|query| {
+        let store = Arc::clone(store);
+        tokio::spawn(async move { VisibilityStore::list(&*store, query).await })
+    });
+    asked.collect()
+}
+
+/// Sessions of the store that wait for the table of summaries.
+async fn running(schema: &Schema) -> i64 {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'";
+    sqlx::query_scalar(waiting)
+        .bind(&schema.options.schema)
+        .fetch_one(&mut schema.connection().await)
+        .await
+        .unwrap()
+}
+
+async fn until_as_many_run_as_may(schema: &Schema) {
+    let begun = Instant::now();
+    while running(schema).await < RUNNING_MAX {
+        assert!(begun.elapsed() < Duration::from_secs(10), "searches run");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A schema whose server knows the store by the name of it.
+fn named() -> Schema {
+    let mut schema = Schema::new();
+    let joint = if schema.options.url.contains('?') { '&' } else { '?' };
+    schema.options.url = format!(
+        "{}{joint}application_name={}",
+        schema.options.url, schema.options.schema
+    );
+    schema
+}
+
+/// However many searches there are, and whether or not anybody waits for them: no takeover waits for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn searches_leave_the_connections_to_the_engine() {
+    let schema = named();
+    let store = Arc::new(schema.open().await);
+    let mut holder = schema.connection().await;
+    run(&mut holder, "BEGIN; LOCK TABLE summary").await;
+    let left = ask(&store);
+    until_as_many_run_as_may(&schema).await;
+    left.iter().for_each(JoinHandle::abort);
+    let waiting = ask(&store);
+    let engine = async {
+        for after in 0..5 {
+            assert_eq!(store.issued(SHARD).await.unwrap(), Epoch(after));
+            store.issue(SHARD, Epoch(after), "owner").await.unwrap();
+            let version = definition("orders", &format!("version {after}"));
+            store.put(version, analysis(), None, NOW).await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(8), engine)
+        .await
+        .expect("the engine waits for no search");
+    let running = running(&schema).await;
+    assert!(running <= RUNNING_MAX, "{running} searches run at once");
+    run(&mut holder, "COMMIT").await;
+    for answer in join_all(waiting).await {
+        let answer = answer.unwrap();
+        // A slow machine kept the table for longer than a search may take.
+        assert!(
+            matches!(&answer, Ok(page) if page.items.is_empty()) || matches!(answer, Err(StoreError::Unavailable(_))),
+            "got {answer:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_that_takes_too_long_is_told_what_helps() {
+    let mut schema = Schema::new();
+    schema.options.statement_timeout = Duration::from_millis(300);
+    let store = Arc::new(schema.open().await);
+    let mut holder = schema.connection().await;
+    run(&mut holder, "BEGIN; LOCK TABLE summary").await;
+    for query in searches() {
+        let late = VisibilityStore::list(&*store, query).await;
+        assert!(
+            matches!(&late, Err(StoreError::Unavailable(why)) if why.contains("statement timeout") && why.contains("narrow it")),
+            "got {late:?}"
+        );
+    }
+    // Nor does one wait for its turn for ever.
+    let mut impatient = schema.options.clone();
+    impatient.statement_timeout = Duration::from_secs(10);
+    impatient.connect_timeout = Duration::from_secs(1);
+    let store = Arc::new(PostgresStore::open(&impatient).await.unwrap());
+    let begun = Instant::now();
+    let answers = join_all(ask(&store)).await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    for late in answers {
+        let late = late.unwrap();
+        assert!(
+            matches!(&late, Err(StoreError::Unavailable(why)) if why.contains("narrow it")),
+            "got {late:?}"
+        );
+    }
+    run(&mut holder, "COMMIT").await;
+    for query in searches() {
+        VisibilityStore::list(&*store, query).await.unwrap();
+    }
+}

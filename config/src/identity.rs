@@ -17,6 +17,8 @@ pub struct ClientIdentity {
 /// Where the identity for a server is set.
 #[derive(Clone, Copy)]
 pub(crate) struct IdentityKeys {
+    /// Where the address of that server is set.
+    pub(crate) server: &'static str,
     pub(crate) certificate: &'static str,
     pub(crate) key: &'static str,
     /// How addresses with TLS begin.
@@ -24,11 +26,13 @@ pub(crate) struct IdentityKeys {
 }
 
 pub(crate) const STATE_IDENTITY: IdentityKeys = IdentityKeys {
+    server: "store.state",
     certificate: "store.state_certificate_file",
     key: "store.state_key_file",
     scheme: "rediss",
 };
 pub(crate) const EVENTS_IDENTITY: IdentityKeys = IdentityKeys {
+    server: "store.events",
     certificate: "store.events_certificate_file",
     key: "store.events_key_file",
     scheme: "amqps",
@@ -56,9 +60,16 @@ impl Checks {
         }
         self.pem(keys.certificate, certificate, why_no_certificate);
         self.pem(keys.key, key, why_no_key);
-        if let Some(url) = url.filter(|url| !url.expose().starts_with(keys.scheme)) {
-            let hint = format!("begin the address with {}, or leave the certificate out", keys.scheme);
-            let message = format!("`{url}` has no TLS, so no certificate is shown there");
+        let unused = match url {
+            Some(url) if url.expose().starts_with(keys.scheme) => None,
+            Some(url) => Some(format!("`{url}` has no TLS, so no certificate is shown there")),
+            None => Some(format!("`{}` names no server that it could be shown to", keys.server)),
+        };
+        if let Some(message) = unused {
+            let hint = format!(
+                "give `{}` an address that begins with {}, or leave the certificate out",
+                keys.server, keys.scheme
+            );
             self.complain(keys.certificate, message, hint);
         }
         Some(ClientIdentity {

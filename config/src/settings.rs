@@ -251,7 +251,7 @@ pub struct LimitSettings {
     pub edges_max: usize,
     /// Longest wait that a request may ask for.
     pub wait_max: Duration,
-    /// Longest page of a list.
+    /// Longest page of a list: no shorter than what clients ask for at once, no longer than what a store gives.
     pub page_max: usize,
     /// Open event streams.
     pub streams_max: usize,
@@ -323,7 +323,7 @@ impl Settings {
                 nodes_max: check.range("limits.nodes_max", raw.limits.nodes_max, 1, 1_000_000) as usize,
                 edges_max: check.range("limits.edges_max", raw.limits.edges_max, 1, 3_000_000) as usize,
                 wait_max: Duration::from_millis(check.range("limits.wait_max_ms", raw.limits.wait_max_ms, 0, 600_000)),
-                page_max: check.range("limits.page_max", raw.limits.page_max, 1, 10_000) as usize,
+                page_max: check.range("limits.page_max", raw.limits.page_max, 100, 1_000) as usize,
                 streams_max: check.range("limits.streams_max", raw.limits.streams_max, 1, 100_000) as usize,
             },
             log: LogSettings {

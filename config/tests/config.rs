@@ -88,6 +88,19 @@ fn a_node_type_may_have_a_limit() {
     assert_eq!(problem.hint.as_deref(), Some("did you mean `http`?"));
 }
 
+/// Clients ask for 100 items at once; a store gives no page of more than 1,000.
+#[test]
+fn pages_are_as_long_as_clients_ask_and_no_longer_than_stores_give() {
+    for length in [100, 1_000] {
+        let settings = settings_of(&format!("[limits]\npage_max = {length}\n"));
+        assert_eq!(settings.limits.page_max, length);
+    }
+    for length in [99, 1_001] {
+        let problem = &problems_of(&format!("[limits]\npage_max = {length}\n")).problems[0];
+        assert_eq!(problem.key, "limits.page_max");
+    }
+}
+
 #[test]
 fn partitions_are_few() {
     assert_eq!(Sources::default().load().unwrap().events.partitions, 0);
@@ -266,9 +279,48 @@ fn a_queue_asks_for_what_its_exchange_looks_at() {
     }
     let twice = "[events]\nqueues = [{ name = 'a', keys = ['#'] }, { name = 'a', keys = ['b'] }]\n";
     assert!(problems_of(twice).to_string().contains("twice"));
+    // What a dead letter gets needs no binding.
+    let unbound = "[events]\nqueues = [{ name = 'a', keys = ['#'], dead_letter = 'b' }, { name = 'b' }]\n";
+    assert_eq!(settings_of(unbound).events.queues[1], queue("b", &[]));
     // Whoever binds it knows how.
     let bound = "[events]\ndeclare = 'nothing'\nqueues = [{ name = 'a' }]\n";
     assert_eq!(settings_of(bound).events.queues, [queue("a", &[])]);
+}
+
+#[test]
+fn what_consumers_reject_never_comes_back() {
+    let of = |queues: &[(&str, &str)]| {
+        let tables = queues.iter().map(|(name, dead_letter)| {
+            format!("[[events.queues]]\nname = '{name}'\nkeys = ['#']\ndead_letter = '{dead_letter}'\n")
+        });
+        tables.collect::<String>()
+    };
+    let chain = of(&[("main", "retry"), ("other", "retry"), ("retry", "dead")]);
+    assert_eq!(settings_of(&chain).events.queues.len(), 3);
+
+    // Whoever only leads into a ring is not told, nor is any ring told twice.
+    let rings = of(&[("x", "b"), ("b", "c"), ("c", "a"), ("a", "b"), ("e", "d"), ("d", "e")]);
+    let problems = problems_of(&rings).problems;
+    let told: Vec<(&str, &str)> = problems
+        .iter()
+        .map(|problem| (problem.key.as_str(), problem.message.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (
+                "events.queues",
+                "queue `a`: what its consumers reject comes back to it: a -> b -> c -> a"
+            ),
+            (
+                "events.queues",
+                "queue `d`: what its consumers reject comes back to it: d -> e -> d"
+            ),
+        ]
+    );
+    // Somebody else's queues may be bound by whoever knows when that ends.
+    let bound = format!("[events]\ndeclare = 'nothing'\n{rings}");
+    assert_eq!(settings_of(&bound).events.queues.len(), 6);
 }
 
 #[test]
@@ -359,11 +411,16 @@ fn a_certificate_is_shown_to_each_server_that_has_one() {
     for label in ["RSA PRIVATE KEY", "EC PRIVATE KEY"] {
         let key = written("other.key", &private_key(label));
         let sources = with_variables(&[
+            ("TROUPE_STORE_STATE", "rediss://h"),
             ("TROUPE_STORE_STATE_CERTIFICATE_FILE", &certificate),
             ("TROUPE_STORE_STATE_KEY_FILE", &key),
         ]);
         assert!(sources.load().unwrap().store.state_identity.is_some(), "{label}");
     }
+    // Without a server nobody is shown anything: an address is missing, or one too many files was named.
+    let (blamed, message) = wrong(&certificate, &key, "");
+    assert_eq!(blamed, of_certificate);
+    assert!(message.contains("`store.events` names no server"), "{message}");
 }
 
 #[test]

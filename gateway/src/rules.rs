@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use troupe_core::definition::{
-    Checked, Diagnostic, Format, LanguageChecker, Limits, Node, WorkflowDefinition, code, parse, validate,
+    Checked, Diagnostic, ExchangeType, Format, LanguageChecker, Limits, Node, WorkflowDefinition, code, parse, validate,
 };
 use troupe_core::graph::{AnalyzeOptions, ProcessedWorkflow, analyze};
 use troupe_core::{Json, Timestamp};
@@ -15,7 +15,7 @@ use troupe_ports::{DefinitionError, DefinitionStore, StoredDefinition};
 
 use crate::dto::date;
 use crate::error::ApiError;
-use crate::triggers::unheard;
+use crate::triggers::{misfits, unheard};
 use crate::wiring::CodeChecker;
 
 /// Functions whose code is compiled while a definition is checked; code beyond fails when it is called.
@@ -36,8 +36,18 @@ pub struct Rules {
     limits: Limits,
     checker: Arc<dyn LanguageChecker + Send + Sync>,
     code: CodeChecker,
-    /// Whether it is known that messages start nothing.
-    without_events: bool,
+    events: KnownEvents,
+}
+
+/// What is known of the messages that event triggers hear.
+#[derive(Clone, Copy)]
+enum KnownEvents {
+    /// Nothing that speaks against any trigger.
+    Nothing,
+    /// There are none.
+    Absent,
+    /// The exchange of those that name none is of this type.
+    Own(ExchangeType),
 }
 
 impl Rules {
@@ -48,7 +58,7 @@ impl Rules {
             limits,
             checker,
             code,
-            without_events: false,
+            events: KnownEvents::Nothing,
         }
     }
 
@@ -56,7 +66,16 @@ impl Rules {
     #[must_use]
     pub fn without_events(self) -> Self {
         Self {
-            without_events: true,
+            events: KnownEvents::Absent,
+            ..self
+        }
+    }
+
+    /// For a deployment whose own exchange is of this type: an event trigger that does not fit it gets a warning.
+    #[must_use]
+    pub fn with_own_exchange(self, own: ExchangeType) -> Self {
+        Self {
+            events: KnownEvents::Own(own),
             ..self
         }
     }
@@ -68,7 +87,7 @@ impl Rules {
     pub async fn check(&self, bytes: &[u8], format: Option<Format>) -> Result<Checked, ApiError> {
         // A large definition takes long, and the threads of requests must not wait for it.
         let (text, checker, limits) = (bytes.to_vec(), Arc::clone(&self.checker), self.limits);
-        let without_events = self.without_events;
+        let events = self.events;
         let checking = tokio::task::spawn_blocking(move || -> Result<_, Vec<Diagnostic>> {
             let parsed = parse(&text, format, &limits)?;
             let mut found = validate(&parsed.definition, Some(&*checker), &limits);
@@ -79,9 +98,11 @@ impl Rules {
                     Diagnostic::error(code::MISSING_FIELD, "", "a workflow needs an `id`"),
                 );
             }
-            if without_events {
-                found.extend(unheard(&parsed.definition));
-            }
+            found.extend(match events {
+                KnownEvents::Nothing => Vec::new(),
+                KnownEvents::Absent => unheard(&parsed.definition),
+                KnownEvents::Own(own) => misfits(&parsed.definition, own),
+            });
             let is_within =
                 parsed.definition.nodes.len() <= limits.nodes_max && parsed.definition.edges.len() <= limits.edges_max;
             let expressions = if is_within {

@@ -1,28 +1,32 @@
-//! `deploy/cluster`, which `make cluster` runs: what it says works, a replica that is killed takes nothing with it, and Ctrl-C leaves
-//! nothing behind.
+//! `deploy/cluster`, which `make cluster` runs: what it says works, a replica that is killed takes nothing with it, Ctrl-C leaves
+//! nothing behind, and other accounts of the machine come in nowhere.
 #![allow(clippy::unwrap_used)]
 
 mod server;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use server::{ask, troupe};
+use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 /// How long each step may take, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Executions that are under way when a replica is killed: more than it takes to have some in its shards.
 const UNDER_WAY: usize = 12;
 /// What the script takes, from its first port on: three replicas, Redis, and PostgreSQL.
-const PORTS: [u16; 5] = [0, 1, 2, 20, 21];
+const PORTS: [u16; 5] = [0, 1, 2, REDIS, POSTGRES];
+const REDIS: u16 = 20;
+const POSTGRES: u16 = 21;
 /// How it ends when it is told to.
 const STOPPED: i32 = 130;
 
@@ -127,6 +131,24 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The script, with its ports from this one on and its files in this directory.
+fn script(port: u16, directory: &Path) -> Command {
+    let mut command = Command::new(root().join("deploy/cluster"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TROUPE_")) {
+        command.env_remove(name);
+    }
+    for name in ["REPLICAS", "STATE", "DEFINITIONS", "EVENTS"] {
+        command.env_remove(name);
+    }
+    command
+        .env("TROUPE", env!("CARGO_BIN_EXE_troupe"))
+        .env("PORT", port.to_string())
+        .env("DIRECTORY", directory)
+        .current_dir(root())
+        .stdin(Stdio::null());
+    command
+}
+
 /// The script while it runs. Dropping it ends whatever it has started.
 struct Cluster {
     script: Child,
@@ -143,19 +165,7 @@ impl Cluster {
         // PostgreSQL refuses to run as root: whoever runs it then must come in.
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let port = free_port();
-        let mut command = Command::new(root().join("deploy/cluster"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TROUPE_")) {
-            command.env_remove(name);
-        }
-        for name in ["REPLICAS", "STATE", "DEFINITIONS", "EVENTS"] {
-            command.env_remove(name);
-        }
-        let mut script = command
-            .env("TROUPE", env!("CARGO_BIN_EXE_troupe"))
-            .env("PORT", port.to_string())
-            .env("DIRECTORY", directory.path())
-            .current_dir(root())
-            .stdin(Stdio::null())
+        let mut script = script(port, directory.path())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -239,6 +249,38 @@ impl Cluster {
         });
     }
 
+    /// Checks that its servers are for those who have their passwords, and that nobody else sees these.
+    fn lets_in_nobody_else(&self) {
+        let passwords = ["redis.password", "postgres.password"].map(|name| {
+            let file = self.directory.path().join(name);
+            let mode = file.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+            std::fs::read_to_string(file).unwrap()
+        });
+        let shows = |text: &str| passwords.iter().any(|password| text.contains(password.as_str()));
+        assert!(passwords.iter().all(|password| password.len() == 64));
+        assert!(!self.heard.iter().any(|line| shows(line)), "{:#?}", self.heard);
+        for process in below(self.script.id()) {
+            // It may end meanwhile.
+            let line = std::fs::read(format!("/proc/{}/cmdline", process.number)).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            assert!(!shows(&line), "{line}");
+        }
+        let mut redis = TcpStream::connect(("127.0.0.1", self.port + REDIS)).unwrap();
+        redis.set_read_timeout(Some(PATIENCE)).unwrap();
+        redis.write_all(b"PING\r\n").unwrap();
+        let mut answer = [0; 7];
+        redis.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"-NOAUTH");
+        for login in ["postgres", "postgres:postgres"] {
+            let url = format!("postgres://{login}@127.0.0.1:{}/postgres", self.port + POSTGRES);
+            let refused = Runtime::new().unwrap().block_on(PgConnection::connect(&url));
+            let error = refused.unwrap_err();
+            let code = error.as_database_error().and_then(|error| error.code());
+            assert_eq!(code.as_deref(), Some("28P01"), "{error}");
+        }
+    }
+
     /// Tells it to stop; how it ended.
     fn stop(&mut self) -> ExitStatus {
         signal(self.script.id(), "TERM");
@@ -283,6 +325,7 @@ fn what_the_cluster_script_says_works_and_it_leaves_nothing_behind() {
         "{advice}"
     );
     cluster.until_said("Ctrl-C stops everything");
+    cluster.lets_in_nobody_else();
 
     cluster.call(0, key, &["apply", "examples/report.yaml"]);
     let report = cluster.call(0, key, &["start", "report", "--wait"]);
@@ -324,4 +367,47 @@ fn what_the_cluster_script_says_works_and_it_leaves_nothing_behind() {
             "somebody listens at {port}"
         );
     }
+}
+
+#[test]
+fn what_another_account_may_have_made_is_not_taken_over() {
+    let place = tempfile::tempdir().unwrap();
+    let made = |name: &str, mode: u32| {
+        let directory = place.path().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(mode)).unwrap();
+        directory
+    };
+    let refused = |mut script: Command, why: &str| {
+        let output = script.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(why), "`{why}` is not in {said}");
+    };
+    // Where nothing of the directory is wrong, it stops at its first port.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let own = made("own", 0o700);
+    refused(script(port, &own), "somebody listens");
+    refused(script(port, &made("shared", 0o777)), "other accounts may write");
+    let link = place.path().join("link");
+    symlink(&own, &link).unwrap();
+    refused(script(port, &link), "is no directory");
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let theirs = if is_root {
+        let directory = made("theirs", 0o755);
+        chown(&directory, Some(1), None).unwrap();
+        directory
+    } else {
+        PathBuf::from("/usr")
+    };
+    refused(script(port, &theirs), "belongs to another account");
+
+    // Data of a PostgreSQL that lets in everybody.
+    std::fs::create_dir(own.join("postgres")).unwrap();
+    std::fs::write(own.join("postgres/PG_VERSION"), "15\n").unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut script = script(free - POSTGRES, &own);
+    script.env("STATE", "redis://127.0.0.1:1").env("REPLICAS", "0");
+    refused(script, "asks nobody for a password");
 }

@@ -157,6 +157,40 @@ fn what_was_acknowledged_is_there_after_a_kill_and_a_stop_is_clean() {
 }
 
 #[test]
+fn bench_recover_takes_no_server_wherever_one_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = |key: &str, arguments: &[&str], variables: &[(&str, &str)]| {
+        let output = troupe()
+            .args(["bench", "recover", "--executions", "1"])
+            .args(arguments)
+            .envs(variables.iter().copied())
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?} {variables:?}: {said}");
+        assert!(said.contains("embedded store") && said.contains(key), "{said}");
+        assert!(output.stdout.is_empty());
+    };
+    // Nobody listens there.
+    let (redis, postgres, rabbitmq) = ("redis://127.0.0.1:1", "postgres://127.0.0.1:1/db", "amqp://127.0.0.1:1");
+    refused("store.state", &["--state", redis], &[]);
+    refused("store.definitions", &["--definitions", postgres], &[]);
+    refused("store.events", &["--events", rabbitmq], &[]);
+    refused("store.state", &[], &[("TROUPE_STORE_STATE", redis)]);
+    refused("store.definitions", &[], &[("TROUPE_STORE_DEFINITIONS", postgres)]);
+    refused("store.state", &["--state", "."], &[("TROUPE_STORE_STATE", redis)]);
+    // So does the process that it starts.
+    refused("store.state", &["--load-and-wait"], &[("TROUPE_STORE_STATE", redis)]);
+    std::fs::write(
+        directory.path().join("troupe.toml"),
+        format!("[store]\nstate = '{redis}'\n"),
+    )
+    .unwrap();
+    refused("store.state", &[], &[]);
+}
+
+#[test]
 fn bench_prints_the_named_figures_after_checking_the_store() {
     let names = [
         "workload",

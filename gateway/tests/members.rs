@@ -104,7 +104,10 @@ fn whichever_member_is_asked_answers_for_all() {
     // Nobody passes for a member without the secret.
     let forged = all[0].post(
         "/api/v1/controls/stop",
-        &[("x-troupe-member", "v1.1790000000000.bG9jYWw.YWRtaW4.AAAA.AAAA")],
+        &[(
+            "x-troupe-member",
+            "v2.1790000000000.AAAAAAAAAAAAAAAA.YQ.bG9jYWw.YWRtaW4.AAAA.AAAA",
+        )],
         "{\"all\": true}",
     );
     assert_eq!(forged.0, 401, "{}", forged.1);
@@ -264,6 +267,39 @@ fn a_signed_request_is_taken_once_by_the_member_that_it_is_meant_for() {
     }
     // Who signs anew is answered.
     listed();
+}
+
+/// As with clocks that differ, or another build: nothing is wrong with what the client has shown.
+#[test]
+fn a_member_that_refuses_the_signature_of_another_one_is_one_that_does_not_answer() {
+    let cluster = cluster();
+    let [a, b] = ["a", "b"].map(|letter| cluster.member_with(&[], &[("CLUSTER_SECRET", &letter.repeat(32))]));
+    until_split([&a, &b]);
+    apply(&a, CALLED);
+    // What starts without a key starts where it is asked.
+    let (id, _) = start(&b, "called", 1, None);
+    let (status, body) = a.get(&format!("/api/v1/executions/{id}"));
+    let problem = parsed(&body);
+    assert_eq!((status, problem["code"].as_str()), (503, Some("UNAVAILABLE")), "{body}");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("not signed with the secret"),
+        "{body}"
+    );
+    assert!(problem["hint"].as_str().unwrap().contains("clocks"), "{body}");
+    assert_eq!(a.exit(&["show", &id]), 6, "the command line was right");
+    let (status, body) = a.post(
+        &format!("/api/v1/executions/{id}/pause"),
+        &[("idempotency-key", "p")],
+        "",
+    );
+    assert_eq!(
+        (status, parsed(&body)["status"].as_str()),
+        (202, Some("queued")),
+        "{body}"
+    );
 }
 
 #[test]

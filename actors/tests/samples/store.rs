@@ -29,6 +29,7 @@ const FILE_BYTES_MAX: usize = 8 << 20;
 const LEASE: Duration = Duration::from_secs(5);
 const SINK: &str = "events";
 const OUTPUT: [u8; 32] = [0xca; 32];
+/// What lies in an inbox is bytes to a store; those of the gateway have samples there (`gateway/src/members/inbox/samples`).
 const COMMAND: InboxId = InboxId([7; 32]);
 
 /// The files of a store that was filled, compressed.

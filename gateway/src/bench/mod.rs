@@ -31,6 +31,8 @@ pub(crate) struct Job {
     /// Directory of the store.
     pub(crate) state: PathBuf,
     pub(crate) settings: Settings,
+    /// The file that the settings were read from, if one is named.
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// What was measured.

@@ -18,6 +18,8 @@ use crate::wiring::{self, Extras, HandlerCall};
 pub(crate) const RECOVER_RUNNING: usize = 10_000;
 /// What the child says when everything has been acknowledged.
 const LOADED: &str = "loaded";
+/// How variables begin that say where stores are.
+const STORE_VARIABLES: &str = "TROUPE_STORE_";
 
 /// The child's part: starts everything, notes what was acknowledged, and waits to be killed.
 pub(crate) async fn load_and_wait(job: &Job) -> Result<(), BenchError> {
@@ -121,7 +123,16 @@ async fn open(job: &Job, hold: impl wiring::Handler) -> Result<crate::app::App, 
 }
 
 fn load_and_kill(program: &Path, job: &Job) -> Result<(), BenchError> {
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // It gets what this process has but for servers: what it is told to load is for the directory alone.
+    let stores = std::env::vars_os().map(|(name, _)| name);
+    for name in stores.filter(|name| name.to_string_lossy().starts_with(STORE_VARIABLES)) {
+        command.env_remove(name);
+    }
+    if let Some(config) = &job.config {
+        command.arg("--config").arg(config);
+    }
+    let mut child = command
         .args([
             "bench",
             "recover",

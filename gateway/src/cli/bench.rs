@@ -1,6 +1,7 @@
 //! `troupe bench`.
 
 use clap::Args;
+use troupe_config::StoreSettings;
 
 use super::output::Output;
 use super::state::StatePlace;
@@ -35,7 +36,7 @@ pub(super) struct Bench {
     #[arg(long, value_enum, default_value = "noop")]
     handler: Handler,
     /// Where the state is kept: a directory for the embedded store, or the URL of a Redis, in which a store of its own is made
-    /// and removed at the end; else a temporary directory.
+    /// and removed at the end; else a temporary directory. `recover` takes no server.
     #[arg(long, value_name = "DIR|URL")]
     state: Option<StatePlace>,
     /// What an acknowledgement promises on a Redis: see `store.durability`.
@@ -81,7 +82,11 @@ impl Bench {
         if let Some(url) = self.events {
             sources = sources.with_option("--events", "store.events", url);
         }
+        let config = sources.file.clone();
         let mut settings = context.settings(&sources)?;
+        if self.workload == Workload::Recover {
+            refuse_servers(&settings.store)?;
+        }
         // Those of a configuration are for its consumers; nobody would empty these.
         settings.events.queues.clear();
         if self.members > 1 && (settings.store.state.is_none() || settings.store.definitions.is_none()) {
@@ -100,6 +105,7 @@ impl Bench {
             rate: self.rate.map(|rate| positive("--rate", Some(rate), rate)).transpose()?,
             state: directory.unwrap_or_else(|| scratch.path().into()),
             settings,
+            config,
         };
         if self.load_and_wait {
             bench::load_and_wait(&job).await.map_err(failure)?;
@@ -132,6 +138,23 @@ impl Bench {
         context.out.document(&text);
         Ok(Exit::Ok)
     }
+}
+
+/// `recover` kills a process that has the embedded store, and opens what that one left. On servers, those of a configuration perhaps, it would
+/// only leave what it makes. The process that it kills is asked too.
+fn refuse_servers(store: &StoreSettings) -> Result<(), Failure> {
+    let named = [
+        ("store.state", &store.state),
+        ("store.definitions", &store.definitions),
+        ("store.events", &store.events),
+    ];
+    let Some((key, _)) = named.into_iter().find(|(_, url)| url.is_some()) else {
+        return Ok(());
+    };
+    let why = format!("`recover` measures the embedded store alone, and `{key}` names a server");
+    let hint = "leave out --state URL, --definitions and --events, and what names servers in the configuration or in \
+                TROUPE_STORE_… variables";
+    Err(Failure::new(Exit::Usage, why).hint(hint))
 }
 
 /// Removes what a run made under its own prefix. What cannot be removed is told and changes nothing else.

@@ -1,5 +1,6 @@
 //! Talks to a server.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -100,11 +101,15 @@ impl Client {
         body_of(self.http.get(url).timeout(METRICS).send().await.ok()?).await
     }
 
-    /// Whether the key may be shown to a member there: not in the clear where the server is asked over TLS, and not on
-    /// this machine, where something else may listen, if the server is another one.
+    /// Whether the key may be shown to a member there. Not on this machine, where something else may listen, if the server is another one. Not in
+    /// the clear where the server is asked over TLS, nor beyond this machine if it is asked here: at the end of a tunnel, perhaps.
     fn may_ask(&self, address: &Url) -> bool {
-        let is_as_private = address.scheme() == "https" || address.scheme() == self.base.scheme();
-        is_as_private && (!is_this_machine(address) || is_this_machine(&self.base))
+        let (is_here, is_from_here) = (is_this_machine(address), is_this_machine(&self.base));
+        match address.scheme() {
+            "https" => is_from_here || !is_here,
+            "http" => self.base.scheme() == "http" && is_here == is_from_here,
+            _ => false,
+        }
     }
 
     pub(super) fn get(&self, segments: &[&str]) -> RequestBuilder {
@@ -206,11 +211,22 @@ async fn body_of(answer: Response) -> Option<String> {
 
 fn is_this_machine(address: &Url) -> bool {
     match address.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
-        Some(Host::Ipv6(address)) => address.is_loopback() || address.is_unspecified(),
+        Some(Host::Domain(name)) => is_local(name),
+        Some(Host::Ipv4(address)) => is_own(address.into()),
+        Some(Host::Ipv6(address)) => is_own(address.into()),
         None => false,
     }
+}
+
+/// Source: RFC 6761, section 6.3.
+fn is_local(name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+fn is_own(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    address.is_loopback() || address.is_unspecified()
 }
 
 /// The server has the command and nobody has applied it: its outcome is not known in time.
@@ -285,10 +301,26 @@ mod tests {
         };
         assert!(may("http://127.0.0.1:1", "http://127.0.0.1:2"));
         assert!(may("http://localhost:1", "http://[::1]:2"));
-        assert!(may("http://127.0.0.1:1", "http://10.0.0.1:2"));
+        assert!(may("http://127.0.0.1:1", "http://[::ffff:127.0.0.1]:2"));
+        assert!(may("http://127.0.0.1:1", "https://10.0.0.1:2"));
+        assert!(may("https://127.0.0.1:1", "https://127.0.0.1:2"));
+        assert!(may("http://a.example", "http://b.example"));
         assert!(may("http://a.example", "https://10.0.0.1:2"));
         assert!(may("https://a.example", "https://b.example"));
+        // It may be the end of a tunnel: what leaves this machine does so in the clear.
+        for tunnel in [
+            "http://127.0.0.1:1",
+            "http://localhost:1",
+            "http://[::1]:1",
+            "http://localhost.:1",
+        ] {
+            assert!(!may(tunnel, "http://10.0.0.1:2"), "{tunnel}");
+        }
+        assert!(!may("https://127.0.0.1:1", "http://10.0.0.1:2"));
+        assert!(!may("https://127.0.0.1:1", "http://127.0.0.1:2"));
         assert!(!may("https://a.example", "http://b.example"));
+        assert!(!may("https://a.example", "https://127.0.0.1:2"));
+        assert!(!may("http://a.example", "http://app.localhost:2"));
         assert!(!may("http://a.example", "http://127.0.0.1:2"));
         assert!(!may("http://a.example", "http://0.0.0.0:2"));
         assert!(!may("http://a.example", "ftp://b.example"));

@@ -18,7 +18,7 @@ use troupe_core::ShardId;
 
 use super::inbox;
 use super::signature::invalid;
-use super::{Elsewhere, Members, Signed, body_bytes_max, names_at};
+use super::{Elsewhere, Heard, Members, Signed, body_bytes_max, heard, names_at};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
@@ -87,19 +87,28 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
         if parts.method == Method::POST && !has_business_key(&bytes) {
             key(&app, &mut parts.headers);
         }
+        let mut unanswered = None;
         if let Whereabouts::At(address) = app.engine.whereabouts(shard) {
             let until = may_wait.then_some(until);
             match ask(&app, members, (&parts, &bytes), (&address, shard), until).await {
-                Ok(Some(answer)) => return answer,
-                Ok(None) => {}
+                Ok(Asked::Answered(answer)) => return answer,
+                Ok(Asked::Nobody) => {}
+                Ok(Asked::Refused(error)) => unanswered = Some(error),
                 Err(error) => return error.into_response(),
             }
         }
         if Instant::now() >= until {
-            return inbox::left(&app, members, (&mut parts, &bytes), (shard, keyed), response).await;
+            let left = inbox::left(&app, members, (&mut parts, &bytes), (shard, keyed)).await;
+            return left.unwrap_or_else(|| unanswered.map_or(response, IntoResponse::into_response));
         }
         app.engine.look_again();
-        tokio::time::sleep(LOOK_AGAIN).await;
+        // One that refuses signatures may go on so for long; its shard may move.
+        tokio::time::sleep(if unanswered.is_some() {
+            OWNER_CHECKED
+        } else {
+            LOOK_AGAIN
+        })
+        .await;
     }
 }
 
@@ -141,14 +150,23 @@ fn key(app: &App, headers: &mut HeaderMap) {
     }
 }
 
-/// Asks the member at `address`; none when it does not serve the shard, or gives no answer that can be had, or none in time.
+/// What came of asking a member.
+enum Asked {
+    Answered(Response),
+    /// It does not serve the shard, or gives no answer that can be had, or none in time.
+    Nobody,
+    /// It does not take the signature of this one: what that means for whoever asked.
+    Refused(ApiError),
+}
+
+/// Asks the member at `address`.
 async fn ask(
     app: &App,
     members: &Members,
     (parts, body): (&Parts, &Bytes),
     (address, shard): (&str, ShardId),
     until: Option<Instant>,
-) -> Result<Option<Response>, ApiError> {
+) -> Result<Asked, ApiError> {
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     // Nobody has to say who they are where a call proves itself: then it proves itself there too.
     let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_else(Caller::member);
@@ -162,7 +180,7 @@ async fn ask(
         .sign(&parts.method, target, &headers, app.now(), &signed)?;
     headers.insert(name, value);
     let request = members.http.request(parts.method.clone(), format!("{address}{target}"));
-    let sent = request.headers(headers).body(body.clone()).send();
+    let sent = async { heard(request.headers(headers).body(body.clone()).send().await?).await };
     let moved = async {
         loop {
             tokio::time::sleep(OWNER_CHECKED).await;
@@ -175,16 +193,19 @@ async fn ask(
     let answer = tokio::select! {
         answer = sent => answer,
         // An owner that is frozen answers nobody, and its successor may have applied what it has not.
-        () = moved => return Ok(None),
+        () = moved => return Ok(Asked::Nobody),
         // A line that swallows everything, perhaps.
-        () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => return Ok(None),
+        () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+            return Ok(Asked::Nobody);
+        }
     };
     match answer {
-        Ok(answer) if answer.headers().contains_key(NOT_HERE) => Ok(None),
-        Ok(answer) => Ok(Some(passed_on(app, caller, answer))),
+        Ok(Heard::Answer(answer)) if answer.headers().contains_key(NOT_HERE) => Ok(Asked::Nobody),
+        Ok(Heard::Answer(answer)) => Ok(Asked::Answered(passed_on(app, caller, answer))),
+        Ok(Heard::Refusal(why)) => Ok(Asked::Refused(members.refused(address, &why))),
         Err(error) => {
             tracing::debug!(address, shard = shard.0, %error, "a member does not answer");
-            Ok(None)
+            Ok(Asked::Nobody)
         }
     }
 }

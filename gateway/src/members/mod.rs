@@ -9,13 +9,14 @@ pub(crate) mod controls;
 mod forward;
 pub(crate) mod inbox;
 pub(crate) mod list;
+mod refusals;
 mod seen;
 mod signature;
 mod starts;
 pub(crate) mod streams;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, Method};
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use troupe_core::ShardId;
 use troupe_telemetry::InboxMetrics;
 
 pub(crate) use forward::forwarded;
+use refusals::{Heard, Refusals, heard, unanswered};
 use signature::MemberKey;
 pub(crate) use signature::Signed;
 pub(crate) use starts::start_anywhere;
@@ -64,7 +66,9 @@ pub struct Members {
     /// What became of commands in inboxes.
     inbox: Arc<InboxMetrics>,
     /// Members that do not tell their events.
-    refusals: streams::Refusals,
+    refusals: Refusals,
+    /// Members that take nothing which this one signs.
+    strangers: Refusals,
 }
 
 impl Members {
@@ -80,7 +84,8 @@ impl Members {
             http: http.map_err(|error| ApiError::new("INTERNAL", error.to_string()))?,
             within: lease * 3,
             inbox: Arc::new(InboxMetrics::new()),
-            refusals: streams::Refusals::default(),
+            refusals: Refusals::default(),
+            strangers: Refusals::default(),
         })
     }
 
@@ -104,6 +109,10 @@ impl Members {
             .header(name, value)
             .timeout(ANSWER_WITHIN);
         let answer = request.body(body).send().await.map_err(|error| failed(&error))?;
+        let answer = match heard(answer).await.map_err(|error| failed(&error))? {
+            Heard::Answer(answer) => answer,
+            Heard::Refusal(why) => return Err(self.refused(address, &why)),
+        };
         let status = answer.status();
         let bytes = answer.bytes().await.map_err(|error| failed(&error))?;
         if !status.is_success() {
@@ -111,6 +120,18 @@ impl Members {
             return Err(failed(&format!("{status} {why}")));
         }
         Ok(bytes)
+    }
+
+    /// What it means that a member does not take the signature of this one. The log is told too: nobody who asks can mend it.
+    fn refused(&self, address: &str, why: &str) -> ApiError {
+        if self.strangers.is_news(address, Instant::now()) {
+            tracing::warn!(
+                address,
+                why,
+                "a member takes nothing that this one signs: requests for its shards wait or fail here"
+            );
+        }
+        unanswered(address, why)
     }
 
     /// What every other member answers to a `GET` of a list, each its own part of it.

@@ -14,21 +14,30 @@ use crate::error::ApiError;
 
 /// The header: version, milliseconds, nonce, for whom it is meant, name and role of whoever asked, digest of the body, signature.
 pub(super) const HEADER: &str = "x-troupe-member";
-const VERSION: &str = "v1";
+/// The next one whenever the header, or what is signed, becomes another.
+const VERSION: &str = "v2";
+/// How earlier builds signed. A command that one of them left in an inbox is as good as it was. Its requests are not taken: those of the first
+/// builds have neither nonce nor member that they are meant for, and whoever sees one could repeat it.
+const EARLIER: &str = "v1";
 /// How far the clocks of two members may differ, and how old a request may be, in milliseconds. Within this time the member that it is meant
 /// for knows it again by its nonce ([`super::seen`]), and no other one takes it.
 pub(super) const AGE_MS_MAX: u64 = 60_000;
 /// Bytes of a nonce.
 pub(super) const NONCE_BYTES: usize = 12;
 /// What the key is derived for: the shared secret signs other things too.
-const PURPOSE: &[u8] = b"troupe: requests between members, v1";
+const PURPOSE: &[u8] = b"troupe: requests between members, v2";
+/// The same for [`EARLIER`]: what was signed so passes for nothing else.
+const PURPOSE_EARLIER: &[u8] = b"troupe: requests between members, v1";
 
 /// Random bytes that no other request has.
 pub(super) type Nonce = [u8; NONCE_BYTES];
 
 /// What members sign with.
 #[derive(Clone)]
-pub(crate) struct MemberKey(hmac::Key);
+pub(crate) struct MemberKey {
+    now: hmac::Key,
+    earlier: hmac::Key,
+}
 
 /// A request that another member has signed, or that is to be signed: whom it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +54,19 @@ pub(crate) struct Signed {
     body: [u8; digest::SHA256_OUTPUT_LEN],
 }
 
-const UNREADABLE: &str = "the signature of the member cannot be read";
+/// A header as it stands, its signature unchecked.
+struct Written<'a> {
+    version: &'a str,
+    at: &'a str,
+    signed: Signed,
+    /// Whether it has a nonce, and members that it is meant for.
+    is_addressed: bool,
+    signature: Vec<u8>,
+}
+
+const UNREADABLE: &str = "the signature of the member cannot be read: it is damaged, or of another build";
+const OF_EARLIER_BUILD: &str =
+    "the request is signed as an earlier build signs: members of both builds take none of each other's";
 
 pub(super) fn invalid(why: &str) -> ApiError {
     ApiError::new("MEMBER_SIGNATURE_INVALID", why)
@@ -112,25 +133,71 @@ pub(super) fn framed<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
 
 /// What is signed of a request. Of its headers: every `Idempotency-Key`, in order. Whoever reads one takes the first, and a request without
 /// one is another request than one whose key is empty.
-fn signed_text(method: &Method, target: &str, headers: &HeaderMap, at: &str, signed: &Signed) -> Vec<u8> {
-    let always: [&[u8]; 8] = [
-        method.as_str().as_bytes(),
-        target.as_bytes(),
-        at.as_bytes(),
-        &signed.nonce,
-        signed.to.as_bytes(),
-        signed.caller.as_bytes(),
-        signed.role.as_bytes(),
-        &signed.body,
-    ];
+fn signed_text(
+    method: &Method,
+    target: &str,
+    headers: &HeaderMap,
+    at: &str,
+    signed: &Signed,
+    is_addressed: bool,
+) -> Vec<u8> {
+    let place = [method.as_str().as_bytes(), target.as_bytes(), at.as_bytes()];
+    let address: [&[u8]; 2] = [&signed.nonce, signed.to.as_bytes()];
+    let asked: [&[u8]; 3] = [signed.caller.as_bytes(), signed.role.as_bytes(), &signed.body];
     let keys = headers.get_all(IDEMPOTENCY_KEY).iter().map(HeaderValue::as_bytes);
-    framed(always.into_iter().chain(keys))
+    let address = address.into_iter().filter(|_| is_addressed);
+    framed(place.into_iter().chain(address).chain(asked).chain(keys))
+}
+
+impl<'a> Written<'a> {
+    fn parse(value: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = value.split('.').collect();
+        let (version, at, address, asked) = match *parts.as_slice() {
+            [
+                version @ (VERSION | EARLIER),
+                at,
+                nonce,
+                to,
+                caller,
+                role,
+                body,
+                signature,
+            ] => (version, at, Some((nonce, to)), [caller, role, body, signature]),
+            [EARLIER, at, caller, role, body, signature] => (EARLIER, at, None, [caller, role, body, signature]),
+            _ => return None,
+        };
+        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
+        let text = |part: &str| String::from_utf8(decode(part)?).ok();
+        let (nonce, to): (Nonce, String) = match address {
+            Some((nonce, to)) => (decode(nonce)?.try_into().ok()?, text(to)?),
+            None => ([0; NONCE_BYTES], String::new()),
+        };
+        let [caller, role, body, signature] = asked;
+        let signed = Signed {
+            caller: text(caller)?,
+            role: text(role)?,
+            to,
+            nonce,
+            body: decode(body)?.try_into().ok()?,
+        };
+        Some(Self {
+            version,
+            at,
+            signed,
+            is_addressed: address.is_some(),
+            signature: decode(signature)?,
+        })
+    }
 }
 
 impl MemberKey {
     pub(super) fn new(secret: &[u8]) -> Self {
-        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), PURPOSE);
-        Self(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        let derived = |purpose| hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&secret, purpose).as_ref());
+        Self {
+            now: derived(PURPOSE),
+            earlier: derived(PURPOSE_EARLIER),
+        }
     }
 
     /// Name and value of the header of a request to `target` (path and query). `headers`: those that it is sent with. Each try is signed anew:
@@ -148,7 +215,7 @@ impl MemberKey {
             nonce: random()?,
             ..signed.clone()
         };
-        let signature = hmac::sign(&self.0, &signed_text(method, target, headers, &at, &signed));
+        let signature = hmac::sign(&self.now, &signed_text(method, target, headers, &at, &signed, true));
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let value = [
             Cow::Borrowed(VERSION),
@@ -169,7 +236,7 @@ impl MemberKey {
     /// before, is asked next ([`super::forwarded`]).
     ///
     /// # Errors
-    /// `MEMBER_SIGNATURE_INVALID`.
+    /// `MEMBER_SIGNATURE_INVALID`, also of what an earlier build signed.
     pub(crate) fn verify(
         &self,
         method: &Method,
@@ -181,7 +248,11 @@ impl MemberKey {
             return Ok(None);
         };
         let value = value.to_str().map_err(|_| invalid(UNREADABLE))?;
-        let (signed, at) = self.read(method, target, headers, value)?;
+        let written = Written::parse(value).ok_or_else(|| invalid(UNREADABLE))?;
+        if written.version == EARLIER {
+            return Err(invalid(OF_EARLIER_BUILD));
+        }
+        let (signed, at) = self.checked(written, method, target, headers)?;
         if now.0.abs_diff(at.0) > AGE_MS_MAX {
             let why = format!(
                 "the request was signed {} s away from the time here: the clocks of the members differ, or it is an old one",
@@ -192,7 +263,7 @@ impl MemberKey {
         Ok(Some(signed))
     }
 
-    /// Whom a request asks for, and when a member signed it, whatever its age.
+    /// Whom a command asks for that a member left somewhere, whatever its age and whichever build it was.
     ///
     /// # Errors
     /// `MEMBER_SIGNATURE_INVALID`.
@@ -202,28 +273,30 @@ impl MemberKey {
         target: &str,
         headers: &HeaderMap,
         value: &str,
+    ) -> Result<Signed, ApiError> {
+        let written = Written::parse(value).ok_or_else(|| invalid(UNREADABLE))?;
+        let (signed, _) = self.checked(written, method, target, headers)?;
+        Ok(signed)
+    }
+
+    /// What is said, and when it was signed, if it was signed with the secret.
+    fn checked(
+        &self,
+        written: Written<'_>,
+        method: &Method,
+        target: &str,
+        headers: &HeaderMap,
     ) -> Result<(Signed, Timestamp), ApiError> {
-        let read = || {
-            let mut parts = value.split('.');
-            let mut next = || parts.next();
-            let (version, at) = (next()?, next()?);
-            let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
-            let text = |part: &str| String::from_utf8(decode(part)?).ok();
-            let (nonce, to) = (decode(next()?)?, text(next()?)?);
-            let (caller, role) = (text(next()?)?, text(next()?)?);
-            let (body, signature) = (decode(next()?)?, decode(next()?)?);
-            let signed = Signed {
-                caller,
-                role,
-                to,
-                nonce: nonce.try_into().ok()?,
-                body: body.try_into().ok()?,
-            };
-            (version == VERSION).then_some((at, signed, signature))
-        };
-        let (at, signed, signature) = read().ok_or_else(|| invalid(UNREADABLE))?;
-        let text = signed_text(method, target, headers, at, &signed);
-        if hmac::verify(&self.0, &text, &signature).is_err() {
+        let Written {
+            version,
+            at,
+            signed,
+            is_addressed,
+            signature,
+        } = written;
+        let key = if version == EARLIER { &self.earlier } else { &self.now };
+        let text = signed_text(method, target, headers, at, &signed, is_addressed);
+        if hmac::verify(key, &text, &signature).is_err() {
             return Err(invalid("the request is not signed with the secret of this deployment"));
         }
         let at = at.parse().map_err(|_| invalid(UNREADABLE))?;
@@ -298,7 +371,9 @@ mod tests {
             elsewhere,
             again,
             admin,
-            valid.replace("v1.", "v2."),
+            valid.replacen("v2.", "v1.", 1),
+            valid.replacen("v2.", "v3.", 1),
+            format!("{valid}.AAAA"),
             valid[..valid.len() - 9].to_owned(),
             String::new(),
         ] {
@@ -309,6 +384,28 @@ mod tests {
                 "{forged}"
             );
         }
+    }
+
+    #[test]
+    fn what_an_earlier_build_signed_is_read_where_it_was_left_and_taken_as_no_request() {
+        let (method, target, none) = (Method::POST, "/api/v1/x?y=1", HeaderMap::new());
+        let key = MemberKey::new(b"secret");
+        let earlier = MemberKey {
+            now: key.earlier.clone(),
+            earlier: key.earlier.clone(),
+        };
+        let signed = Signed::new(&Caller::member(), b"{}").meant_for("a");
+        let mut headers = headers(&earlier, &signed);
+        let value = headers[HEADER].to_str().unwrap().to_owned();
+        // It passes for nothing of this build.
+        assert!(key.read(&method, target, &none, &value).is_err());
+        let value = value.replacen("v2.", "v1.", 1);
+        let read = key.read(&method, target, &none, &value).unwrap();
+        assert!(read.is_meant_for("a") && read.covers(b"{}"));
+        headers.insert(HEADER, value.parse().unwrap());
+        let refused = key.verify(&method, target, &headers, NOW).unwrap_err();
+        assert_eq!(refused.code(), "MEMBER_SIGNATURE_INVALID");
+        assert!(refused.detail().contains("earlier build"), "{}", refused.detail());
     }
 
     /// A request that is signed with some keys and comes with others.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use troupe_actors::{EngineError, StartRequest, Whereabouts};
 
 use super::forward::{IDEMPOTENCY_KEY, LOOK_AGAIN, NOT_HERE};
-use super::{Members, Signed, names_at};
+use super::{Heard, Members, Signed, heard, names_at};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::ApiError;
@@ -77,8 +77,14 @@ async fn ask(
         .timeout(members.within)
         .headers(headers)
         .body(body);
-    let answer = match asked.send().await {
-        Ok(answer) => answer,
+    let answered = async { heard(asked.send().await?).await };
+    let answer = match answered.await {
+        Ok(Heard::Answer(answer)) => answer,
+        Ok(Heard::Refusal(why)) => {
+            // Told in the log: the message waits.
+            members.refused(address, &why);
+            return Ok(None);
+        }
         Err(error) => {
             tracing::debug!(address, %error, "a member does not answer");
             return Ok(None);

@@ -1,12 +1,11 @@
 //! Events of the other members' executions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, Method};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -22,26 +21,6 @@ pub(crate) const HERE_ONLY: &str = "x-troupe-here-only";
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Events that a slow reader may be behind before the members wait for it.
 const PENDING_MAX: usize = 1_024;
-/// How often the log is told that a member refuses: every reader here asks it again each [`LOOK_EVERY`].
-const REFUSAL_TOLD_EVERY: Duration = Duration::from_secs(60);
-
-/// When the log was last told that a member refuses, by address.
-#[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<BTreeMap<String, Instant>>);
-
-impl Refusals {
-    /// Whether the log is to be told of this one.
-    fn is_news(&self, address: &str, now: Instant) -> bool {
-        let mut told = self.0.lock();
-        told.retain(|_, at| now.saturating_duration_since(*at) < REFUSAL_TOLD_EVERY);
-        if told.contains_key(address) {
-            return false;
-        }
-        told.insert(address.to_owned(), now);
-        true
-    }
-}
-
 /// What happens at every other member, also at those that come later. Where something may have been missed, it says `reset`.
 pub(crate) fn follow_others(app: App, topic: &'static str) -> BoxStream<'static, Received> {
     let (sender, receiver) = mpsc::channel(PENDING_MAX);
@@ -138,21 +117,4 @@ async fn follow(app: &App, address: &str, topic: &str, events: &mpsc::Sender<Rec
     }
     // What it did last may not have come.
     events.send(reset()).await.ok();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_member_that_refuses_again_and_again_is_told_now_and_then() {
-        let (refusals, begun) = (Refusals::default(), Instant::now());
-        let told = |address: &str, after: Duration| refusals.is_news(address, begun + after);
-        assert!(told("a", Duration::ZERO));
-        assert!(told("b", Duration::ZERO));
-        assert!(!told("a", LOOK_EVERY));
-        assert!(!told("a", REFUSAL_TOLD_EVERY - LOOK_EVERY));
-        assert!(told("a", REFUSAL_TOLD_EVERY));
-        assert!(!told("a", REFUSAL_TOLD_EVERY + LOOK_EVERY));
-    }
 }

@@ -20,7 +20,8 @@ use crate::exit::Exit;
 use figures::{Counts, Figures};
 use frame::Frame;
 
-/// Executions that are asked for on a terminal, which leaves out what it has no room for: the most that a page has.
+/// Executions that are asked for on a terminal, which leaves out what it has no room for: the most for which every server's pages
+/// have room (`limits.page_max`).
 const ROWS_MAX: u8 = 100;
 /// Executions that are shown elsewhere.
 const ROWS: u8 = 20;
@@ -312,6 +313,20 @@ mod tests {
             let frame = serde_json::to_value(looker.look().await.unwrap()).unwrap();
             assert_eq!(frame["figures"]["counts"]["executionsStarted"], started);
         }
+    }
+
+    #[tokio::test]
+    async fn a_member_to_whom_the_key_would_go_in_the_clear_is_named_and_not_asked() {
+        let (here, address) = listener().await;
+        let members = vec![member("a", &address, true), member("b", "http://192.0.2.1:7654", false)];
+        serve(here, server(members));
+        let client = client(&address);
+        let frame = looker(&client).look().await.unwrap();
+        let text = frame.text();
+        assert!(
+            text.contains("of 1 of 2 members; not to be asked from here: b"),
+            "{text}"
+        );
     }
 
     #[tokio::test]

@@ -160,14 +160,14 @@ impl Drain {
         });
         let (letter, signed, request) = match opened {
             Ok(opened) => opened,
-            // Another secret may have been in force; it may come back with the next owner.
+            // Another secret may have been in force, or a later build have left it; either may come back with the next owner.
             Err(error) if error.code() == "MEMBER_SIGNATURE_INVALID" => {
                 if !self.must_wait(item.id) {
                     let (shard, why) = (self.shard.0, error.detail());
                     tracing::warn!(
                         shard,
                         why,
-                        "what lies in an inbox was signed by no member: it stays there"
+                        "what lies in an inbox has no signature that is good here: it stays until an owner takes it"
                     );
                     self.delay(item.id);
                 }

@@ -29,8 +29,8 @@ const TRIES: u32 = 3;
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The answer to a request whose search for an owner is over: that it lies in the inbox of its shard, or else `nobody`, that its shard is served
-/// by nobody. `keyed`: the key that it has is the one under which it was told that its shard is elsewhere.
+/// The answer to a request whose search for an owner is over: that it lies in the inbox of its shard; none if it does not. `keyed`: the key that
+/// it has is the one under which it was told that its shard is elsewhere.
 ///
 /// Only now is it left there: it is in one place at a time, and nobody has to take it back.
 pub(in crate::members) async fn left(
@@ -38,14 +38,11 @@ pub(in crate::members) async fn left(
     members: &Members,
     (parts, body): (&mut Parts, &Bytes),
     (shard, keyed): (ShardId, bool),
-    nobody: Response,
-) -> Response {
+) -> Option<Response> {
     if !may_wait(parts, body) || (!keyed && parts.headers.contains_key(IDEMPOTENCY_KEY)) {
-        return nobody;
+        return None;
     }
-    let Some(name) = name_of(parts, body) else {
-        return nobody;
-    };
+    let name = name_of(parts, body)?;
     let id = id_of(parts, &name);
     let about = About::of(app, parts).await;
     for tries_left in (0..TRIES).rev() {
@@ -57,13 +54,13 @@ pub(in crate::members) async fn left(
                     shard,
                     "a command is left in the inbox of its shard: its owner cannot be asked"
                 );
-                return accepted(QueuedDto::new(about.answered, key_text(parts)));
+                return Some(accepted(QueuedDto::new(about.answered, key_text(parts))));
             }
             Ok(InboxPush::Full) => {
                 members.inbox.ended(InboxEnd::Full);
                 let shard = shard.0;
                 tracing::warn!(shard, "the inbox of a shard whose owner cannot be asked is full");
-                return nobody;
+                return None;
             }
             Err(error) => {
                 tracing::debug!(shard = shard.0, error = error.detail(), "the inbox cannot be reached");
@@ -73,7 +70,7 @@ pub(in crate::members) async fn left(
             }
         }
     }
-    nobody
+    None
 }
 
 /// Puts a request into the inbox of a shard.

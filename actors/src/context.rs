@@ -167,7 +167,13 @@ impl EngineContext {
     /// # Errors
     /// Those of the store.
     pub(crate) fn noticed<T>(&self, shard: ShardId, answer: Result<T, StoreError>) -> Result<T, EngineError> {
-        if let Err(StoreError::WentBack(why)) = &answer
+        self.heed(shard, &answer);
+        Ok(answer?)
+    }
+
+    /// Tells the owner of a shard where the store went back.
+    pub(crate) fn heed<T>(&self, shard: ShardId, answer: &Result<T, StoreError>) {
+        if let Err(StoreError::WentBack(why)) = answer
             && let Some(context) = self
                 .shards
                 .get(usize::from(shard.0))
@@ -179,7 +185,6 @@ impl EngineContext {
         {
             tracing::debug!(shard = shard.0, "the shard is already gone");
         }
-        Ok(answer?)
     }
 
     /// The time.

@@ -131,9 +131,12 @@ async fn renew(context: &ShardContext, shard: &ActorRef<ShardMessage>, lease_ms:
             lost(context, shard);
             return false;
         }
-        // It is longer all the same.
+        // Whether it was renewed is not known: nothing is read or begun for longer than that of before.
         Ok(Err(StoreError::WentBack(why))) => {
-            context.gate.renewed(begun, wall, lease_ms);
+            if later_epoch(engine, context.shard, context.epoch).await.is_some() {
+                lost(context, shard);
+                return false;
+            }
             if shard.send_message(ShardMessage::WentBack(why)).is_err() {
                 tracing::debug!(shard = context.shard.0, "the shard is already gone");
             }

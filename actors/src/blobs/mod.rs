@@ -162,7 +162,9 @@ impl Blobs {
             vec![(blob, content.clone())],
             self.bytes_max,
         );
-        match put.await.map_err(NotKept::Store)? {
+        let put = put.await;
+        shard.engine.heed(shard.shard, &put);
+        match put.map_err(NotKept::Store)? {
             BlobsPut::Kept => {
                 self.cache.lock().insert(root, blob, content);
                 Ok(())
@@ -183,9 +185,8 @@ impl Blobs {
         let held = self.cache.lock().of(shard);
         let count = held.len();
         for (root, blob, content) in held {
-            let put = self
-                .store
-                .put_blobs(shard, epoch, root, now, vec![(blob, content)], self.bytes_max);
+            let (store, values) = (&self.store, vec![(blob, content)]);
+            let put = store.give_blobs_back(shard, epoch, root, now, values, self.bytes_max);
             if let BlobsPut::Full { bytes } = put.await? {
                 tracing::warn!(%root, bytes, "a large value that was kept before has no room now");
             }

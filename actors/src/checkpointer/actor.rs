@@ -46,6 +46,8 @@ pub enum CheckpointerMessage {
     Tick,
     /// The checkpoint was written.
     Written,
+    /// It was refused for good.
+    Failed,
     /// Who is told of each checkpoint.
     Sinks(Vec<ActorRef<EventSinkMessage>>),
     /// Write everything now and answer when it is in the store.
@@ -87,6 +89,8 @@ pub struct CheckpointerState {
     flushing: Vec<oneshot::Sender<()>>,
     sinks: Vec<ActorRef<EventSinkMessage>>,
     counted: bool,
+    /// A checkpoint was refused for good; the shard was told.
+    failed: bool,
     _expiring: Task,
 }
 
@@ -123,6 +127,7 @@ impl Actor for CheckpointerActor {
             flushing: Vec::new(),
             sinks: Vec::new(),
             counted: false,
+            failed: false,
             _expiring: Task(expiring.abort_handle()),
         })
     }
@@ -158,9 +163,15 @@ impl Actor for CheckpointerActor {
             CheckpointerMessage::Tick => state.tick = None,
             CheckpointerMessage::Written => state.written().await?,
             CheckpointerMessage::Sinks(sinks) => state.sinks = sinks,
+            // Nothing is written any more: whoever asks hears that it is gone.
+            CheckpointerMessage::Flush(_) if state.failed => {}
             CheckpointerMessage::Flush(reply) => {
                 state.flushing.push(reply);
                 state.begin(&myself);
+            }
+            CheckpointerMessage::Failed => {
+                state.failed = true;
+                state.flushing.clear();
             }
         }
         state.schedule(&myself);
@@ -202,7 +213,11 @@ impl CheckpointerState {
         let task = tokio::spawn(async move {
             // The semaphore is never closed; without a permit the checkpoint is only less polite.
             let _permit = arguments.engine.checkpoints.acquire().await.ok();
-            let tell = |message| arguments.supervisor.send_message(message).is_err();
+            let tell = |message| {
+                // The shard may wait for this one.
+                let gone = myself.send_message(CheckpointerMessage::Failed).is_err();
+                arguments.supervisor.send_message(message).is_err() || gone
+            };
             let lost = match write(&arguments, &generation).await {
                 Ok(trim) => {
                     let reached = generation.reached;

@@ -27,7 +27,7 @@ use crate::lease::Renewal;
 use crate::rooms;
 use crate::timers::TimersMessage;
 
-/// Longest wait for the last commit and checkpoint when a shard is given up.
+/// Longest wait for the last commit and checkpoint when a shard is given up, and for what is given back to its store then.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 
 /// How long attempts may go on when another member waits for their shard; it runs those again that had no time.
@@ -563,7 +563,9 @@ impl ShardState {
                 .ok()?;
             flush.await.ok()
         };
-        if !matches!(tokio::time::timeout(CLOSE_MAX, settle).await, Ok(Some(()))) {
+        // Nobody renews the lease any more, and there is something to do under it after this.
+        let most = CLOSE_MAX.min(engine.options.lease / 2);
+        if !matches!(tokio::time::timeout(most, settle).await, Ok(Some(()))) {
             tracing::warn!(
                 shard = context.shard.0,
                 "the shard is given up without a last checkpoint"
@@ -582,6 +584,12 @@ impl ShardState {
 /// has it. The lease runs out by itself.
 async fn give_back_last(context: &ShardContext, why: &str) {
     let shard = context.shard.0;
+    let ShardContext { engine, epoch, .. } = context;
+    let renewed = engine.parts.state.renew(context.shard, *epoch, engine.options.lease);
+    if let Err(error) = renewed.await {
+        // That it went back it says here, too, and the lease is longer all the same.
+        tracing::debug!(shard, %error, "the lease was renewed for the last time");
+    }
     let (reply, answer) = oneshot::channel();
     // A committer that is gone drops the message, and with it the answer.
     context.committer.send_message(CommitterMessage::Restore(reply)).ok();

@@ -344,6 +344,19 @@ impl StateStore for Witness {
         put
     }
 
+    async fn give_blobs_back(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        root: ExecutionId,
+        now: Timestamp,
+        blobs: Vec<(BlobRef, Json)>,
+        bytes_max: u64,
+    ) -> Result<BlobsPut, StoreError> {
+        let store = &self.store;
+        store.give_blobs_back(shard, epoch, root, now, blobs, bytes_max).await
+    }
+
     async fn blob(&self, root: ExecutionId, hash: [u8; 32]) -> Result<Option<Json>, StoreError> {
         self.store.blob(root, hash).await
     }

@@ -335,11 +335,25 @@ async fn nothing_goes_on_from_what_is_lost(lost: impl AsyncFn(&RedisStore, &Leas
     went_back(answered(async || store_error(append(&store, &lease, 2).await)).await);
     went_back(store.renew(SHARD, lease.epoch, LEASE).await);
     went_back(store.release(SHARD, lease.epoch).await);
+    let value = |number: u8| {
+        let content = Json::from_trusted(number.to_string());
+        let blob = BlobRef {
+            hash: [number; 32],
+            bytes: content.bytes() as u64,
+        };
+        vec![(blob, content)]
+    };
+    let (root, now) = (execution(SHARD, 8), Timestamp(1));
+    went_back(store.put_blobs(SHARD, lease.epoch, root, now, value(1), u64::MAX).await);
     let holder = store.holder(SHARD).await.unwrap();
     assert_eq!(holder.owner.as_deref(), Some("writer"), "it has what the store lacks");
     // Its owner gives it what it lacks, and begins again.
     let next = store.take_back(SHARD, lease.epoch, "writer", LEASE).await.unwrap();
     assert_eq!(next, LogPosition(2));
+    for number in 2..6 {
+        let given = store.give_blobs_back(SHARD, lease.epoch, root, now, value(number), u64::MAX);
+        assert_eq!(given.await.unwrap(), BlobsPut::Kept);
+    }
     let given = store.give_back(SHARD, lease.epoch, next, CommitId(2), content(2)).await;
     given.unwrap();
     went_back(store_error(append(&store, &lease, 3).await));
@@ -419,6 +433,46 @@ async fn a_shard_that_somebody_holds_is_not_taken_back() {
     let held = store.take_back(SHARD, later, "writer", LEASE).await;
     assert!(matches!(held, Err(StoreError::Held(_))), "got {held:?}");
     append(&store, &holder, 1).await.unwrap();
+}
+
+/// Nobody has heard that a record is durable but whoever found it there: that counts, too.
+#[tokio::test]
+async fn what_was_found_in_the_log_is_missed() {
+    let mut server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    let copy = server.copy_of_files();
+    // By somebody else, as whoever got no answer: this store has not heard of it.
+    let other = opened(&server, RedisDurability::Strict).await;
+    append(&other, &lease, 1).await.unwrap();
+    assert_eq!(store.read(SHARD, LogPosition(1), 1).await.unwrap().len(), 1);
+    server.kill();
+    server.restore(&copy);
+    server.run();
+    went_back(answered(async || store.renew(SHARD, lease.epoch, LEASE).await).await);
+    went_back(store.release(SHARD, lease.epoch).await);
+}
+
+/// A store that went back under cursors that were not written yet is acquired all the same, and what is lost is told.
+#[tokio::test]
+async fn cursors_of_a_later_epoch_keep_nobody_out() {
+    let mut server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Relaxed).await;
+    let before = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&store, &before, 1).await.unwrap();
+    let copy = server.copy_of_files();
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    for at in [0, 1] {
+        let moved = store.set_cursor(SHARD, lease.epoch, "events", LogPosition(at)).await;
+        moved.unwrap();
+    }
+    server.kill();
+    server.restore(&copy);
+    server.run();
+    let again = answered(async || store.acquire(SHARD, "writer", LEASE).await)
+        .await
+        .unwrap();
+    assert!(again.epoch > lease.epoch);
 }
 
 #[tokio::test]

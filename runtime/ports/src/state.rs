@@ -486,6 +486,19 @@ pub trait StateStore: Send + Sync + 'static {
         bytes_max: u64,
     ) -> Result<BlobsPut, StoreError>;
 
+    /// [`StateStore::put_blobs`] of what was kept before, also into a store that came back older and may lack more than that.
+    async fn give_blobs_back(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        root: ExecutionId,
+        now: Timestamp,
+        blobs: Vec<(BlobRef, Json)>,
+        bytes_max: u64,
+    ) -> Result<BlobsPut, StoreError> {
+        self.put_blobs(shard, epoch, root, now, blobs, bytes_max).await
+    }
+
     /// A value that was kept under this root.
     async fn blob(&self, root: ExecutionId, hash: [u8; 32]) -> Result<Option<Json>, StoreError>;
 

@@ -15,8 +15,9 @@ impl RedisStore {
         root: ExecutionId,
         now: Timestamp,
         blobs: &[(BlobRef, Json)],
-        bytes_max: u64,
+        (bytes_max, again): (u64, bool),
     ) -> Result<BlobsPut, StoreError> {
+        let known = self.marks.of(shard).kept;
         let keys = self.keys(shard)?;
         let of_root = keys.part(Part::Blobs, root);
         let since = layout::instant(now);
@@ -25,6 +26,11 @@ impl RedisStore {
             Arg::Bytes(&root.0),
             Arg::Bytes(&since),
             Arg::Number(bytes_max),
+            if again {
+                Arg::Bytes(b"again")
+            } else {
+                Arg::Number(known)
+            },
         ];
         for (blob, content) in blobs {
             args.extend([
@@ -34,15 +40,15 @@ impl RedisStore {
             ]);
         }
         let names = vec![&keys.owner[..], &of_root, &keys.unconfirmed];
-        match self.write((shard, epoch), &PUT_BLOBS, names, args).await? {
-            kept @ Value::Array(_) => {
-                let [number] = decode::numbers(kept)?;
-                self.marks.kept(shard, epoch, number);
+        let put = self.write((shard, epoch), &PUT_BLOBS, names, args).await?;
+        match decode::not_behind(shard, put)? {
+            Value::Int(bytes) if bytes < 0 => Ok(BlobsPut::Full {
+                bytes: bytes.unsigned_abs(),
+            }),
+            number => {
+                self.marks.kept(shard, epoch, decode::number(number)?);
                 Ok(BlobsPut::Kept)
             }
-            bytes => Ok(BlobsPut::Full {
-                bytes: decode::number(bytes)?,
-            }),
         }
     }
 

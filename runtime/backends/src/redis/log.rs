@@ -10,12 +10,14 @@ use troupe_ports::{AppendError, CommitId, Holder, Lease, LogRecord, StateStore, 
 use super::layout::{spool_bounds, spool_entry};
 use super::marks::Mark;
 use super::script::{
-    ACQUIRE, APPEND, Arg, HOLDER, KEEP_CURSORS, READ, RELEASE, RENEW, SET_CURSOR, SETTLE_LOSS, TAKE_BACK, TRIM,
+    ACQUIRE, APPEND, Arg, HOLDER, KEEP_CURSORS, REACHES, READ, RELEASE, RENEW, SET_CURSOR, SETTLE_LOSS, TAKE_BACK, TRIM,
 };
 use super::{RedisStore, decode};
 
 /// Bytes of records that one answer carries; larger ones hold up everybody else on the connection.
 const PAGE_BYTES: usize = 4 << 20;
+/// How long whoever renews or releases waits to hear whether the log is whole.
+const REACHES_WITHIN: Duration = Duration::from_millis(300);
 /// Records that one step of a trim removes, so that appends do not wait long behind it.
 const TRIM_RECORDS: u64 = 512;
 
@@ -38,7 +40,8 @@ impl RedisStore {
         let keys = self.keys(shard)?;
         match self.write_cursors(shard, self.marks.of(shard).epoch).await {
             // It was another's meanwhile, whose cursors count.
-            Ok(()) | Err(StoreError::Fenced { .. }) => {}
+            // A store that went back is looked at below.
+            Ok(()) | Err(StoreError::Fenced { .. } | StoreError::WentBack(_)) => {}
             Err(error) => return Err(error),
         }
         let mut args = vec![
@@ -169,12 +172,29 @@ impl RedisStore {
         let args = vec![
             Arg::Number(epoch.0),
             Arg::Number(milliseconds(lease)),
-            Arg::Number(known.next.0),
             Arg::Number(known.kept),
         ];
+        let now = self.write((shard, epoch), &RENEW, vec![&keys.owner], args).await?;
+        let now = decode::number(decode::not_behind(shard, now)?)?;
+        self.reaches(shard, epoch).await?;
+        Ok(timestamp(now))
+    }
+
+    /// Whether the log has every record that was acknowledged. A log without records is no key, so that nobody can tell while its slot moves:
+    /// that is asked apart from what must succeed then, and taken for a yes.
+    async fn reaches(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+        let keys = self.keys(shard)?;
+        let args = vec![Arg::Number(epoch.0), Arg::Number(self.marks.of(shard).next.0)];
         let names = vec![&keys.owner[..], &keys.log];
-        let now = self.write((shard, epoch), &RENEW, names, args).await?;
-        Ok(timestamp(decode::number(decode::not_behind(shard, now)?)?))
+        let told = self.write((shard, epoch), &REACHES, names, args);
+        match tokio::time::timeout(REACHES_WITHIN, told).await {
+            Ok(Ok(told)) => decode::not_behind(shard, told).map(drop),
+            Ok(Err(StoreError::Unavailable(_))) | Err(_) => {
+                tracing::debug!(%shard, "whether the log is whole is not known");
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error),
+        }
     }
 
     pub(super) async fn take_shard_back(
@@ -205,10 +225,9 @@ impl RedisStore {
     pub(super) async fn release_shard(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
         self.write_cursors(shard, epoch).await?;
-        let known = self.marks.of(shard);
-        let args = vec![Arg::Number(epoch.0), Arg::Number(known.next.0), Arg::Number(known.kept)];
-        let names = vec![&keys.owner[..], &keys.log];
-        let released = self.write((shard, epoch), &RELEASE, names, args).await?;
+        self.reaches(shard, epoch).await?;
+        let args = vec![Arg::Number(epoch.0), Arg::Number(self.marks.of(shard).kept)];
+        let released = self.write((shard, epoch), &RELEASE, vec![&keys.owner], args).await?;
         decode::not_behind(shard, released).map(drop)
     }
 
@@ -271,6 +290,8 @@ impl RedisStore {
             if bytes > left && !all.is_empty() {
                 break;
             }
+            // A commit of which nobody heard an answer is found here, and acknowledged.
+            self.marks.appended(shard, last.position);
             from = last.position.next();
             left = left.saturating_sub(bytes);
             all.extend(records);

@@ -44,6 +44,7 @@ scripts! {
     BAR_TICKET = "lua/bar_ticket.lua", Limits;
     NOTES = "lua/notes.lua", Limits;
     RENEW = "lua/renew.lua", Quick;
+    REACHES = "lua/reaches.lua", Quick;
     TAKE_BACK = "lua/take_back.lua", Quick;
     RELEASE = "lua/release.lua", Quick;
     SET_FORMAT = "lua/set_format.lua", Quick;

@@ -243,7 +243,21 @@ impl StateStore for RedisStore {
         blobs: Vec<(BlobRef, Json)>,
         bytes_max: u64,
     ) -> Result<BlobsPut, StoreError> {
-        self.keep_blobs((shard, epoch), root, now, &blobs, bytes_max).await
+        self.keep_blobs((shard, epoch), root, now, &blobs, (bytes_max, false))
+            .await
+    }
+
+    async fn give_blobs_back(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        root: ExecutionId,
+        now: Timestamp,
+        blobs: Vec<(BlobRef, Json)>,
+        bytes_max: u64,
+    ) -> Result<BlobsPut, StoreError> {
+        self.keep_blobs((shard, epoch), root, now, &blobs, (bytes_max, true))
+            .await
     }
 
     async fn blob(&self, root: ExecutionId, hash: [u8; 32]) -> Result<Option<Json>, StoreError> {

@@ -114,11 +114,6 @@ fn whatever_changes_nothing_leaves_its_id_before_it_is_answered() {
         ("a resume of what runs", None, Wanted::Event(Event::Resumed)),
         ("a cancel of what is being canceled", Some(cancel()), cancel()),
         ("a pause of what is being canceled", Some(cancel()), pause),
-        (
-            "a heartbeat without a timeout",
-            None,
-            of_node("h", NodeCommand::Heartbeat),
-        ),
     ] {
         let mut machine = started();
         if let Some(before) = before {
@@ -167,6 +162,25 @@ fn a_copy_of_what_changed_nothing_changes_nothing_later() {
     assert!(!ask(&mut machine, pause, Some("e")).is_unchanged());
     assert!(ask(&mut machine, resume, Some("d")).is_unchanged());
     assert!(machine.state().paused);
+}
+
+#[test]
+fn heartbeats_that_nobody_times_leave_nothing_and_drive_out_no_id() {
+    let (pause, resume) = (Wanted::Event(Event::Paused), Wanted::Event(Event::Resumed));
+    let mut machine = started();
+    assert!(!ask(&mut machine, pause.clone(), Some("p")).is_unchanged());
+    assert!(!ask(&mut machine, resume, Some("r")).is_unchanged());
+    let stands = machine.state().clone();
+    // More than are remembered.
+    for n in 0..40 {
+        let beat = of_node("h", NodeCommand::Heartbeat);
+        let asked = ask(&mut machine, beat, Some(&format!("h{n}")));
+        assert!(asked.is_unchanged() && asked.at_once, "{n}: {asked:?}");
+        assert!(asked.entries.is_empty(), "{n}: {asked:?}");
+    }
+    assert_eq!(*machine.state(), stands);
+    assert!(ask(&mut machine, pause, Some("p")).is_unchanged());
+    assert!(!machine.state().paused, "the copy of what was resumed meanwhile");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use troupe_core::definition::Diagnostic;
 use troupe_core::{ErrorInfo, ExecutionId, ShardId};
 use troupe_ports::{DefinitionError, KeyError, StoreError};
 
-use crate::members::Elsewhere;
+use crate::members::{Elsewhere, NOT_TAKEN};
 
 /// Another process has the store open.
 pub const STORE_IN_USE: &str = "STORE_IN_USE";
@@ -272,6 +272,9 @@ impl IntoResponse for ApiError {
         if problem.code == "UNAUTHENTICATED" {
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if problem.code == "MEMBER_SIGNATURE_INVALID" {
+            response.headers_mut().insert(NOT_TAKEN, HeaderValue::from_static("1"));
         }
         response.extensions_mut().insert(ProblemCode(self.code));
         if let Some(ms) = self.retry_after_ms {

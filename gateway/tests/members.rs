@@ -8,14 +8,17 @@ mod server;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bench::{Bench, CALLED, FLOW, PATIENCE, SHORT_LEASE, apply, metric, parsed, until, until_split};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeleteOptions};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use server::Server;
+use services::Deployment;
 
 /// Members may call this machine, and two calls are enough for a breaker.
 fn cluster() -> Bench {
@@ -114,13 +117,22 @@ fn whichever_member_is_asked_answers_for_all() {
     assert_eq!(parsed(&forged.1)["code"], "MEMBER_SIGNATURE_INVALID");
 }
 
-/// A line to a member that is started later, on which somebody listens.
+/// A line to a member that is started later, on which somebody listens, and is the first to ask: with what is about to be asked, under
+/// a signature of their own.
 struct Line {
     address: String,
     /// Where it leads to.
     to: Arc<OnceLock<String>>,
-    /// What was said on each connection.
-    heard: Arc<Mutex<Vec<Vec<u8>>>>,
+    said: Arc<Said>,
+}
+
+/// What was said on a line.
+#[derive(Default)]
+struct Said {
+    /// On each connection.
+    heard: Mutex<Vec<Vec<u8>>>,
+    /// How what was forged was answered.
+    forged: Mutex<Vec<String>>,
 }
 
 /// A request that somebody has heard.
@@ -137,13 +149,13 @@ impl Line {
         let line = Self {
             address: format!("http://{}", listener.local_addr().unwrap()),
             to: Arc::default(),
-            heard: Arc::default(),
+            said: Arc::default(),
         };
-        let (to, heard) = (Arc::clone(&line.to), Arc::clone(&line.heard));
+        let (to, said) = (Arc::clone(&line.to), Arc::clone(&line.said));
         std::thread::spawn(move || {
             for asking in listener.incoming() {
-                let (asking, to, heard) = (asking.unwrap(), Arc::clone(&to), Arc::clone(&heard));
-                std::thread::spawn(move || pass_on(asking, to.wait(), &heard));
+                let (asking, to, said) = (asking.unwrap(), Arc::clone(&to), Arc::clone(&said));
+                std::thread::spawn(move || pass_on(asking, to.wait(), &said));
             }
         });
         line
@@ -152,7 +164,7 @@ impl Line {
     /// What was asked for clients: what members tell each other now and then may still be on its way.
     fn heard(&self) -> Vec<Heard> {
         let mut all = Vec::new();
-        for said in self.heard.lock().unwrap().iter() {
+        for said in self.said.heard.lock().unwrap().iter() {
             let text = String::from_utf8_lossy(said);
             for (end, _) in text.match_indices(" HTTP/1.1\r\n") {
                 let begins = ["GET /", "POST /"].map(|verb| text[..end].rfind(verb));
@@ -178,7 +190,7 @@ impl Line {
     }
 }
 
-fn pass_on(mut asking: TcpStream, to: &str, heard: &Mutex<Vec<Vec<u8>>>) {
+fn pass_on(mut asking: TcpStream, to: &str, said: &Said) {
     let Ok(mut asked) = TcpStream::connect(to) else { return };
     let (mut answers, mut back) = (asked.try_clone().unwrap(), asking.try_clone().unwrap());
     // Either may hang up.
@@ -187,18 +199,41 @@ fn pass_on(mut asking: TcpStream, to: &str, heard: &Mutex<Vec<Vec<u8>>>) {
         back.shutdown(Shutdown::Both).ok();
     });
     let connection = {
-        let mut all = heard.lock().unwrap();
+        let mut all = said.heard.lock().unwrap();
         all.push(Vec::new());
         all.len() - 1
     };
     let mut chunk = [0_u8; 4_096];
     while let Ok(bytes @ 1..) = asking.read(&mut chunk) {
-        heard.lock().unwrap()[connection].extend_from_slice(&chunk[..bytes]);
+        if let Some(forged) = forged(&chunk[..bytes]) {
+            let answer = first_line(to, &forged).unwrap_or_else(|error| error.to_string());
+            said.forged.lock().unwrap().push(answer);
+        }
+        said.heard.lock().unwrap()[connection].extend_from_slice(&chunk[..bytes]);
         if asked.write_all(&chunk[..bytes]).is_err() {
             break;
         }
     }
     asked.shutdown(Shutdown::Both).ok();
+}
+
+/// The same under another signature, and with its own nonce; none where nobody has signed it.
+fn forged(request: &[u8]) -> Option<Vec<u8>> {
+    let text = str::from_utf8(request).ok()?;
+    let begin = text.find("x-troupe-member: ")?;
+    let end = begin + text[begin..].find("\r\n")?;
+    let signature = text[..end].rfind('.')? + 1;
+    let mut forged = request.to_vec();
+    forged[signature] = if forged[signature] == b'A' { b'B' } else { b'A' };
+    Some(forged)
+}
+
+/// How a member begins to answer.
+fn first_line(to: &str, request: &[u8]) -> std::io::Result<String> {
+    let (mut stream, mut line) = (TcpStream::connect(to)?, String::new());
+    stream.write_all(request)?;
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(line)
 }
 
 impl Heard {
@@ -238,6 +273,12 @@ fn a_signed_request_is_taken_once_by_the_member_that_it_is_meant_for() {
         .unwrap();
     until_split([&a, &b]);
     apply(&a, FLOW);
+    let listed = || {
+        let (status, body) = a.get("/api/v1/controls");
+        assert_eq!(status, 200, "{body}");
+    };
+    // What was forged in its place has taken nothing from it.
+    listed();
     // Some of them belong to shards of the other one. Nothing but its policy tells a repetition of such a start.
     for n in 0..12 {
         let body = format!(
@@ -246,12 +287,10 @@ fn a_signed_request_is_taken_once_by_the_member_that_it_is_meant_for() {
         let (status, answer) = a.post("/api/v1/workflows/flow/executions", &[], &body);
         assert!(matches!(status, 200 | 202), "{status} {answer}");
     }
-    let listed = || {
-        let (status, body) = a.get("/api/v1/controls");
-        assert_eq!(status, 200, "{body}");
-    };
-    listed();
     let heard = line.heard();
+    let forged = line.said.forged.lock().unwrap().clone();
+    assert!(forged.len() >= heard.len(), "{forged:?}");
+    assert!(forged.iter().all(|answer| answer.contains(" 401 ")), "{forged:?}");
     for path in ["/api/v1/workflows/flow/executions", "/api/v1/controls"] {
         assert!(heard.iter().any(|request| request.path == path), "{path}");
     }
@@ -290,15 +329,119 @@ fn a_member_that_refuses_the_signature_of_another_one_is_one_that_does_not_answe
     );
     assert!(problem["hint"].as_str().unwrap().contains("clocks"), "{body}");
     assert_eq!(a.exit(&["show", &id]), 6, "the command line was right");
-    let (status, body) = a.post(
-        &format!("/api/v1/executions/{id}/pause"),
-        &[("idempotency-key", "p")],
-        "",
-    );
-    assert_eq!(
-        (status, parsed(&body)["status"].as_str()),
-        (202, Some("queued")),
-        "{body}"
+    let path = format!("/api/v1/executions/{id}");
+    let bare = server::ask(a.url(), "HEAD", &path, &[], "").unwrap();
+    assert_eq!(bare, (503, String::new()), "a refusal needs no body");
+    // It lives and could read no letter: what nobody runs is not said to be queued.
+    let (status, body) = a.post(&format!("{path}/pause"), &[("idempotency-key", "p")], "");
+    let problem = parsed(&body);
+    assert_eq!((status, problem["code"].as_str()), (503, Some("UNAVAILABLE")), "{body}");
+    assert!(problem["hint"].as_str().unwrap().contains("clocks"), "{body}");
+    let kept = metric(&a, "troupe_inbox_commands_total{outcome=\"kept\"}");
+    assert_eq!((kept, metric(&b, "troupe_inbox_depth")), (0.0, 0.0));
+    assert_eq!(parsed(&b.get(&path).1)["paused"], false);
+}
+
+/// Messages start it.
+const PAID: &str = "
+id: paid
+name: Paid
+nodes:
+  - id: on-paid
+    type: trigger
+    data: { triggerType: event, config: { exchange: EXCHANGE, exchangeType: topic, routingKey: paid } }
+  - { id: ship, type: function, data: { handlerId: echo } }
+edges:
+  - { source: on-paid, target: ship }
+";
+
+/// The queue of the trigger of [`PAID`], and its exchange; they go when this is dropped, whether the test passes or not.
+struct Queue {
+    url: String,
+    exchange: String,
+    name: String,
+}
+
+impl Queue {
+    fn of(deployment: &Deployment) -> Self {
+        Self {
+            url: deployment.rabbitmq.clone(),
+            exchange: format!("{}.paid", deployment.prefix),
+            name: format!("{}.trigger.paid.on-paid", deployment.prefix),
+        }
+    }
+
+    /// Whether it is there and took the message.
+    async fn takes(&self, channel: &Channel, id: &str) -> bool {
+        let properties = BasicProperties::default().with_message_id(id.into());
+        let options = BasicPublishOptions {
+            mandatory: true,
+            immediate: false,
+        };
+        // The exchange without a name finds queues by theirs.
+        let sent = channel.basic_publish("".into(), self.name.as_str().into(), options, b"{}", properties);
+        matches!(sent.await.unwrap().await.unwrap(), Confirmation::Ack(None))
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let (url, exchange) = (self.url.clone(), self.exchange.clone());
+        let queues = [self.name.clone(), format!("{}.dead", self.name)];
+        let clean = async move {
+            let connection = Connection::connect(&url, ConnectionProperties::default())
+                .await
+                .unwrap();
+            let channel = connection.create_channel().await.unwrap();
+            for queue in &queues {
+                let deleted = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
+                deleted.await.unwrap();
+            }
+            let deleted = channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default());
+            deleted.await.unwrap();
+        };
+        // The test's own runtime cannot be waited for here.
+        let cleaned = std::thread::spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(clean)).join();
+        assert!(cleaned.is_ok() || std::thread::panicking(), "something is left behind");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_a_member_refuses_is_asked_for_a_few_times_a_second() {
+    const MESSAGES: u32 = 32;
+    let cluster = cluster();
+    let queue = Queue::of(&cluster.deployment);
+    let connection = Connection::connect(&queue.url, ConnectionProperties::default())
+        .await
+        .unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let events = ("STORE_EVENTS", cluster.deployment.rabbitmq.as_str());
+    let a = cluster.member_with(&[], &[("CLUSTER_SECRET", &"a".repeat(32)), events]);
+    // Only the other one takes messages.
+    let b = cluster.member_with(&[], &[("CLUSTER_SECRET", &"b".repeat(32))]);
+    until_split([&a, &b]);
+    apply(&a, &PAID.replace("EXCHANGE", &queue.exchange));
+    let begun = Instant::now();
+    while !queue.takes(&channel, "m-0").await {
+        assert!(begun.elapsed() < PATIENCE, "there is no queue");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let begun = Instant::now();
+    for n in 1..MESSAGES {
+        assert!(queue.takes(&channel, &format!("m-{n}")).await);
+    }
+    let route = "method=\"POST\",route=\"/api/v1/workflows/{id}/executions\",status=\"401\"";
+    let refused = || metric(&b, &format!("troupe_http_requests_total{{{route}}}"));
+    until("a start is refused", || refused() > 0.0);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let started = metric(&a, "troupe_trigger_messages_total{outcome=\"started\"}");
+    let (refused, took) = (refused(), begun.elapsed());
+    let each = took.as_secs_f64() / 0.25 + 2.0;
+    let most = (f64::from(MESSAGES) - started) * each;
+    assert!(
+        refused <= most,
+        "{refused} refusals in {took:?}, {started} of {MESSAGES} started"
     );
 }
 

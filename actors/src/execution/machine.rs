@@ -408,7 +408,7 @@ impl<R> ExecutionMachine<R> {
             }
             Err(StepError::Stale) => self.stale_reports += 1,
             // Its id is kept all the same: a copy that was held up may come when it would change something.
-            Err(StepError::Unchanged) if stepping.command.is_some() && !stepping.event.is_nothing() => {
+            Err(StepError::Unchanged) if stepping.command.is_some() && keeps_its_id(&stepping.event) => {
                 stepping.event = Event::nothing();
                 self.advance(stepping, out);
             }
@@ -578,6 +578,12 @@ impl<R> ExecutionMachine<R> {
     fn waits_to_turn(&self) -> bool {
         self.turning && self.durable < self.state.seq
     }
+}
+
+/// Whether an entry keeps the id of a command that changes nothing. A late copy of a heartbeat does no harm, and so many come that they would drive
+/// out the ids of all other commands.
+fn keeps_its_id(event: &Event) -> bool {
+    !event.is_nothing() && !matches!(event, Event::Heartbeat(_))
 }
 
 /// The planted fault "non-atomic join counter": every join that waits has lost the arrival it counted last.

@@ -33,7 +33,7 @@ const PREFER: &str = "prefer";
 /// Pause before the owner of a shard is looked for again.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How often a request that a member has not answered is checked against what is known of its shard.
-const OWNER_CHECKED: Duration = Duration::from_millis(250);
+pub(super) const OWNER_CHECKED: Duration = Duration::from_millis(250);
 
 /// Runs a request here, or where its shard is.
 pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Next) -> Response {
@@ -65,6 +65,7 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
     }
     let until = Instant::now() + members.within;
     let may_wait = inbox::may_wait(&parts, &bytes) && !parts.headers.contains_key(PREFER);
+    let mut refusal: Option<ApiError> = None;
     loop {
         let keyed = parts.headers.contains_key(IDEMPOTENCY_KEY);
         let again = Request::from_parts(parts.clone(), Body::from(bytes.clone()));
@@ -87,28 +88,27 @@ pub(crate) async fn forwarded(State(app): State<App>, request: Request, next: Ne
         if parts.method == Method::POST && !has_business_key(&bytes) {
             key(&app, &mut parts.headers);
         }
-        let mut unanswered = None;
+        let mut pause = LOOK_AGAIN;
         if let Whereabouts::At(address) = app.engine.whereabouts(shard) {
             let until = may_wait.then_some(until);
             match ask(&app, members, (&parts, &bytes), (&address, shard), until).await {
                 Ok(Asked::Answered(answer)) => return answer,
                 Ok(Asked::Nobody) => {}
-                Ok(Asked::Refused(error)) => unanswered = Some(error),
+                // It may go on so for long; its shard may move.
+                Ok(Asked::Refused(error)) => (refusal, pause) = (Some(error), OWNER_CHECKED),
                 Err(error) => return error.into_response(),
             }
         }
         if Instant::now() >= until {
+            // Whoever refuses lives, and unless its clock alone differs can read no letter of this one either: that would wait for another owner.
+            if let Some(refusal) = refusal {
+                return refusal.into_response();
+            }
             let left = inbox::left(&app, members, (&mut parts, &bytes), (shard, keyed)).await;
-            return left.unwrap_or_else(|| unanswered.map_or(response, IntoResponse::into_response));
+            return left.unwrap_or(response);
         }
         app.engine.look_again();
-        // One that refuses signatures may go on so for long; its shard may move.
-        tokio::time::sleep(if unanswered.is_some() {
-            OWNER_CHECKED
-        } else {
-            LOOK_AGAIN
-        })
-        .await;
+        tokio::time::sleep(pause).await;
     }
 }
 

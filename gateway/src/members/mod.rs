@@ -41,6 +41,8 @@ use crate::error::ApiError;
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// How long a member may take to answer what only members ask.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// On the answer of a member to another one: it does not take the signature. Answers to `HEAD` have no body that says so.
+pub(crate) const NOT_TAKEN: &str = "x-troupe-not-taken";
 
 /// What a member puts round the payload of a start that it sends on, at most: the id of its trigger, as JSON.
 const ENVELOPE_BYTES_MAX: usize = 4 << 10;

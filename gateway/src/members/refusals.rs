@@ -1,5 +1,5 @@
 //! Members that take nothing which this one signs: their clocks, secrets or builds differ. Nothing has happened there, and whoever asked here is
-//! not to blame: to them it is a member that does not answer.
+//! not to blame: to them it is a member that does not answer. Nothing is left for it in an inbox, where letters are signed as well.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,13 +8,16 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::NOT_TAKEN;
 use super::forward::NOT_HERE;
 use crate::error::{ApiError, Problem};
 
 /// How often the log is told of the same member: it may be asked many times a second.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
-/// An answer that is longer is no refusal of a signature.
+/// Of a longer answer nobody reads why it refuses.
 const REFUSAL_BYTES_MAX: u64 = 64 << 10;
+/// Where a refusal has no body that can be read.
+const UNTOLD: &str = "it does not say why";
 const HINT: &str =
     "let the clocks of all members follow a time server, and give them the same `cluster.secret` and release";
 
@@ -29,9 +32,19 @@ pub(super) enum Heard {
 pub(super) async fn heard(answer: reqwest::Response) -> Result<Heard, reqwest::Error> {
     let is_short = answer.content_length().is_some_and(|bytes| bytes <= REFUSAL_BYTES_MAX);
     let may_refuse = answer.status() == StatusCode::UNAUTHORIZED && !answer.headers().contains_key(NOT_HERE);
+    if may_refuse && answer.headers().contains_key(NOT_TAKEN) {
+        // One to `HEAD` has no body, and whatever is in between may send it on without a length.
+        let bytes = if is_short {
+            answer.bytes().await.unwrap_or_default()
+        } else {
+            Bytes::new()
+        };
+        return Ok(Heard::Refusal(refusal(&bytes).unwrap_or_else(|| UNTOLD.to_owned())));
+    }
     if !is_short || !may_refuse {
         return Ok(Heard::Answer(answer));
     }
+    // Earlier builds mark nothing.
     let (status, headers) = (answer.status(), answer.headers().clone());
     let bytes = answer.bytes().await?;
     if let Some(why) = refusal(&bytes) {
@@ -85,19 +98,31 @@ mod tests {
         axum::http::Response::from_parts(parts, bytes).into()
     }
 
+    fn refused() -> axum::response::Response {
+        ApiError::new("MEMBER_SIGNATURE_INVALID", "the clocks differ").into_response()
+    }
+
+    /// Why it refuses.
+    async fn refusal_of(answer: reqwest::Response) -> String {
+        match heard(answer).await.unwrap() {
+            Heard::Refusal(why) => why,
+            Heard::Answer(answer) => panic!("it is no answer for a client: {answer:?}"),
+        }
+    }
+
     #[tokio::test]
     async fn a_refused_signature_is_told_from_what_a_client_is_answered() {
-        let refused = ApiError::new("MEMBER_SIGNATURE_INVALID", "the clocks differ");
-        let heard_of = heard(answer(refused.clone().into_response()).await).await.unwrap();
-        let Heard::Refusal(why) = heard_of else {
-            panic!("it is no answer for a client");
-        };
-        assert_eq!(why, "the clocks differ");
-        let problem = unanswered("http://a", &why).problem();
-        assert_eq!((problem.status, &*problem.code), (503, "UNAVAILABLE"));
-        assert!(problem.detail.contains(&why) && problem.hint.unwrap().contains("clocks"));
+        let mut unmarked = refused();
+        unmarked.headers_mut().remove(NOT_TAKEN);
+        for response in [refused(), unmarked] {
+            let why = refusal_of(answer(response).await).await;
+            assert_eq!(why, "the clocks differ");
+            let problem = unanswered("http://a", &why).problem();
+            assert_eq!((problem.status, &*problem.code), (503, "UNAVAILABLE"));
+            assert!(problem.detail.contains(&why) && problem.hint.unwrap().contains("clocks"));
+        }
 
-        let mut elsewhere = refused.into_response();
+        let mut elsewhere = refused();
         elsewhere.headers_mut().insert(NOT_HERE, "1".parse().unwrap());
         let hook = ApiError::new("SIGNATURE_INVALID", "the call is not signed").into_response();
         for response in [elsewhere, hook, (StatusCode::UNAUTHORIZED, "no").into_response()] {
@@ -111,6 +136,23 @@ mod tests {
             );
             assert!(!passed_on.bytes().await.unwrap().is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_by_its_mark_where_its_body_tells_nothing() {
+        let (parts, _) = refused().into_parts();
+        assert!(parts.headers.contains_key(NOT_TAKEN));
+        // To `HEAD`; and in pieces, which have no length.
+        let bare = axum::http::Response::from_parts(parts.clone(), Bytes::new());
+        let pieces = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{}"))]);
+        let pieces = axum::http::Response::from_parts(parts, reqwest::Body::wrap_stream(pieces));
+        for answer in [reqwest::Response::from(bare), reqwest::Response::from(pieces)] {
+            assert_eq!(refusal_of(answer).await, UNTOLD);
+        }
+        // The same of another status is none.
+        let mut served = refused();
+        *served.status_mut() = StatusCode::OK;
+        assert!(matches!(heard(answer(served).await).await, Ok(Heard::Answer(_))));
     }
 
     #[test]

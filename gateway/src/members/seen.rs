@@ -90,7 +90,7 @@ mod tests {
 
     use super::*;
     use crate::auth::Caller;
-    use crate::members::signature::{HEADER, MemberKey, NONCE_BYTES, Signed};
+    use crate::members::signature::{MemberKey, NONCE_BYTES, Signed};
 
     fn nonce(number: u8) -> Nonce {
         [number; NONCE_BYTES]
@@ -114,6 +114,8 @@ mod tests {
 
     #[test]
     fn each_is_kept_for_long_enough_whenever_it_came_and_then_forgotten() {
+        // What a clock signs that is as far ahead as is let through is good for twice that.
+        assert!(KEPT >= Duration::from_millis(2 * AGE_MS_MAX), "{KEPT:?}");
         let begun = Instant::now();
         let moment = Duration::from_millis(1);
         for after in [
@@ -160,38 +162,23 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_one_takes_no_room() {
+    fn a_request_that_is_signed_anew_is_another_one() {
         let now = Timestamp(1_790_000_000_000);
-        let (key, other) = (MemberKey::new(b"secret"), MemberKey::new(b"another"));
-        let signed = Signed::new(&Caller::member(), b"");
-        let signed_with = |key: &MemberKey| {
+        let (key, begun) = (MemberKey::new(b"secret"), Instant::now());
+        let (signed, seen) = (Signed::new(&Caller::member(), b""), Seen::new(2, begun));
+        let headers = || {
             let (name, value) = key.sign(&Method::GET, "/", &HeaderMap::new(), now, &signed).unwrap();
             let mut headers = HeaderMap::new();
             headers.insert(name, value);
             headers
         };
-        let begun = Instant::now();
-        let seen = Seen::new(2, begun);
-        // As a request comes: its signature first.
-        let comes = |headers: &HeaderMap, now: Timestamp| {
-            let signed = key.verify(&Method::GET, "/", headers, now)?.unwrap();
+        let comes = |headers: &HeaderMap| {
+            let signed = key.verify(&Method::GET, "/", headers, now).unwrap().unwrap();
             seen.accept(signed.nonce(), begun)
         };
-        let genuine = signed_with(&key);
-        let mut changed = genuine.clone();
-        let value = genuine[HEADER].to_str().unwrap();
-        let mut parts: Vec<&str> = value.split('.').collect();
-        parts[2] = "AAAAAAAAAAAAAAAA";
-        changed.insert(HEADER, parts.join(".").parse().unwrap());
-        for forged in [signed_with(&other), changed] {
-            assert_eq!(code(comes(&forged, now)), "MEMBER_SIGNATURE_INVALID");
-        }
-        let late = Timestamp(now.0 + 60_001);
-        assert_eq!(code(comes(&genuine, late)), "MEMBER_SIGNATURE_INVALID");
-        assert!(seen.generations.lock().young.is_empty());
-        comes(&genuine, now).unwrap();
-        assert_eq!(code(comes(&genuine, now)), "MEMBER_SIGNATURE_INVALID");
-        // Signed anew, the same request is another one.
-        comes(&signed_with(&key), now).unwrap();
+        let first = headers();
+        comes(&first).unwrap();
+        assert_eq!(code(comes(&first)), "MEMBER_SIGNATURE_INVALID");
+        comes(&headers()).unwrap();
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use troupe_actors::{EngineError, StartRequest, Whereabouts};
 
-use super::forward::{IDEMPOTENCY_KEY, LOOK_AGAIN, NOT_HERE};
+use super::forward::{IDEMPOTENCY_KEY, LOOK_AGAIN, NOT_HERE, OWNER_CHECKED};
 use super::{Heard, Members, Signed, heard, names_at};
 use crate::app::App;
 use crate::auth::Caller;
@@ -26,27 +26,37 @@ pub(crate) async fn start_anywhere(app: &App, request: StartRequest) -> Result<(
             Err(EngineError::Elsewhere(shard)) => shard,
             Err(error) => return Err(error.into()),
         };
+        let mut pause = LOOK_AGAIN;
         if let Some(members) = &app.members
             && let Whereabouts::At(address) = app.engine.whereabouts(shard)
-            && let Some(answer) = ask(app, members, &address, &request).await?
         {
-            return answer;
+            match ask(app, members, &address, &request).await? {
+                Asked::Answered(answer) => return answer,
+                Asked::Nobody => {}
+                // It may go on so for long, and many messages may wait for it.
+                Asked::Refused => pause = OWNER_CHECKED,
+            }
         }
         if Instant::now() >= until {
             return Err(EngineError::Elsewhere(shard).into());
         }
         app.engine.look_again();
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// What the member at `address` makes of the start; none where it does not answer, or has not the shard either.
-async fn ask(
-    app: &App,
-    members: &Members,
-    address: &str,
-    request: &StartRequest,
-) -> Result<Option<Result<(), ApiError>>, ApiError> {
+/// What came of asking a member.
+enum Asked {
+    /// What it makes of the start.
+    Answered(Result<(), ApiError>),
+    /// It does not answer, or has not the shard either.
+    Nobody,
+    /// It does not take the signature of this one.
+    Refused,
+}
+
+/// Asks the member at `address`.
+async fn ask(app: &App, members: &Members, address: &str, request: &StartRequest) -> Result<Asked, ApiError> {
     // As it stands: what is read and written anew may be longer than what was let through here.
     let trigger = request.trigger.as_deref().map(Value::from);
     let trigger = trigger.map_or_else(String::new, |trigger| format!(r#","trigger":{trigger}"#));
@@ -83,18 +93,18 @@ async fn ask(
         Ok(Heard::Refusal(why)) => {
             // Told in the log: the message waits.
             members.refused(address, &why);
-            return Ok(None);
+            return Ok(Asked::Refused);
         }
         Err(error) => {
             tracing::debug!(address, %error, "a member does not answer");
-            return Ok(None);
+            return Ok(Asked::Nobody);
         }
     };
     if answer.headers().contains_key(NOT_HERE) {
-        return Ok(None);
+        return Ok(Asked::Nobody);
     }
     if answer.status().is_success() {
-        return Ok(Some(Ok(())));
+        return Ok(Asked::Answered(Ok(())));
     }
     let status = answer.status();
     let bytes = answer.bytes().await.unwrap_or_default();
@@ -102,7 +112,7 @@ async fn ask(
     let text = |name: &str| problem[name].as_str().map(str::to_owned);
     let code = text("code").unwrap_or_else(|| "UNAVAILABLE".to_owned());
     let detail = text("detail").unwrap_or_else(|| format!("the member at {address} answers {status}"));
-    Ok(Some(Err(ApiError::new(code, detail))))
+    Ok(Asked::Answered(Err(ApiError::new(code, detail))))
 }
 
 /// A byte of one segment of a path. Source: RFC 3986, section 2.3.

@@ -60,7 +60,7 @@ pub(crate) async fn run(app: App, sources: TriggerSources) {
         running: BTreeMap::new(),
         versions: HashMap::new(),
         released: Vec::new(),
-        refused: BTreeMap::new(),
+        told: BTreeMap::new(),
         metrics: Arc::new(TriggerMetrics::new()),
     };
     let every = if app.members.is_some() {
@@ -87,8 +87,8 @@ struct Desk {
     versions: HashMap<WorkflowId, (u32, bool)>,
     /// Bindings that are to go.
     released: Vec<Binding>,
-    /// Those that do not fit the exchange, by the name of the queue: they were told.
-    refused: BTreeMap<String, Binding>,
+    /// Those that do not fit the exchange, or not wholly, by the name of the queue: they were told.
+    told: BTreeMap<String, Binding>,
     metrics: Arc<TriggerMetrics>,
 }
 
@@ -110,12 +110,11 @@ impl Desk {
                 let triggers = triggers_of(stored, sources.prefix());
                 self.look_back(app, sources, stored, &triggers).await?;
                 for trigger in triggers.into_iter().filter(|_| !stored.archived) {
-                    match own_type.and_then(|own| trigger.binding.misfit(own)) {
-                        Some(misfit) => misfits.push((trigger, misfit)),
-                        None => {
-                            wanted.insert(trigger.binding.queue.clone(), trigger);
-                        }
+                    let misfit = own_type.and_then(|own| trigger.binding.misfit(own));
+                    if misfit.is_none_or(|misfit| misfit.is_partial) {
+                        wanted.insert(trigger.binding.queue.clone(), Arc::clone(&trigger));
                     }
+                    misfits.extend(misfit.map(|misfit| (trigger, misfit)));
                 }
             }
         }
@@ -130,24 +129,29 @@ impl Desk {
         for (queue, trigger) in wanted {
             self.take(app, sources, queue, trigger);
         }
-        self.refuse(misfits);
+        self.tell(misfits);
         self.release(sources).await;
         Ok(())
     }
 
-    /// Says once of each that its messages are not taken. Its queue, if there is one, is bound no more: nobody would read it.
-    fn refuse(&mut self, misfits: Vec<(Arc<Trigger>, Misfit)>) {
-        let mut refused = BTreeMap::new();
+    /// Says once of each what does not fit. The queue of one whose messages are not taken, if there is one, is bound no more: nobody would read it.
+    fn tell(&mut self, misfits: Vec<(Arc<Trigger>, Misfit)>) {
+        let mut told = BTreeMap::new();
         for (trigger, misfit) in misfits {
             let (binding, node) = (&trigger.binding, &trigger.node);
-            if self.refused.get(&binding.queue) != Some(binding) {
-                let (code, workflow, Misfit { why, hint }) = (EVENT_TRIGGER_MISFIT, &trigger.workflow, misfit);
-                tracing::error!(code, %workflow, node, why, hint, "the messages of a trigger are not taken");
-                self.released.push(binding.clone());
+            if self.told.get(&binding.queue) != Some(binding) {
+                let (code, workflow) = (EVENT_TRIGGER_MISFIT, &trigger.workflow);
+                let Misfit { is_partial, why, hint } = misfit;
+                if is_partial {
+                    tracing::warn!(code, %workflow, node, why, hint, "not all that a trigger asks for is heard");
+                } else {
+                    tracing::error!(code, %workflow, node, why, hint, "the messages of a trigger are not taken");
+                    self.released.push(binding.clone());
+                }
             }
-            refused.insert(binding.queue.clone(), binding.clone());
+            told.insert(binding.queue.clone(), binding.clone());
         }
-        self.refused = refused;
+        self.told = told;
     }
 
     /// Notes the bindings of versions that another process may have taken messages for, and that are not wanted any more: all members
@@ -240,5 +244,55 @@ impl Desk {
             }
         }
         self.released = left;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+    use troupe_core::definition::ExchangeType;
+    use troupe_core::{Json, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_at_all_is_unbound_once_and_what_fits_in_part_stays() {
+        let listens = |id: &str, keys: &[&str]| {
+            let config = json!({"routingKey": keys});
+            json!({"id": id, "type": "trigger", "data": {"triggerType": "event", "config": config}})
+        };
+        let nodes = [
+            listens("part", &["orders.execution.failed", "*.failed"]),
+            listens("none", &["*.failed"]),
+        ];
+        let definition = json!({"id": "w", "name": "W", "version": 1, "nodes": nodes, "edges": []});
+        let stored = StoredDefinition {
+            workflow: WorkflowId::from("w"),
+            version: 1,
+            definition: Arc::new(serde_json::from_value(definition).unwrap()),
+            analysis: Json::null(),
+            stored_at: Timestamp(0),
+            archived: false,
+        };
+        let mut desk = Desk {
+            running: BTreeMap::new(),
+            versions: HashMap::new(),
+            released: Vec::new(),
+            told: BTreeMap::new(),
+            metrics: Arc::new(TriggerMetrics::new()),
+        };
+        // As often as the definitions are read.
+        for _ in 0..2 {
+            let triggers = triggers_of(&stored, "troupe").into_iter();
+            let misfits = triggers.map(|trigger| {
+                let misfit = trigger.binding.misfit(ExchangeType::Direct).unwrap();
+                (trigger, misfit)
+            });
+            desk.tell(misfits.collect());
+            assert_eq!(desk.told.len(), 2);
+            let released: Vec<&str> = desk.released.iter().map(|binding| &*binding.queue).collect();
+            assert_eq!(released, ["troupe.trigger.w.none"]);
+        }
     }
 }

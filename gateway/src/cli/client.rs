@@ -22,6 +22,10 @@ const METRICS: Duration = Duration::from_secs(1);
 const LISTED_AFTER: Duration = Duration::from_millis(300);
 /// Digits of a whole execution id.
 const ID_DIGITS: usize = 32;
+/// How often a page of a list is asked for again that the server cannot give for now: others search, too, or it is starting.
+pub(super) const AGAIN_MAX: u32 = 3;
+/// How long after the refusal.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// A client of one server.
 pub(super) struct Client {
@@ -196,11 +200,38 @@ impl Client {
         }
     }
 
-    /// At most two executions whose ids begin so.
+    /// Executions whose ids begin so: all of them, or more than one. A page may hold less than there is.
     async fn beginning_with(&self, prefix: &str) -> Result<Vec<ExecutionSummaryDto>, Failure> {
-        let request = self.get(&["executions"]).query(&[("idPrefix", prefix), ("limit", "2")]);
-        let page: PageDto<ExecutionSummaryDto> = self.fetch(request).await?;
-        Ok(page.items)
+        let mut found = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut query = vec![("idPrefix", prefix), ("limit", "2")];
+            query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+            let page = self.executions(&query, AGAIN_MAX).await?;
+            found.extend(page.items);
+            cursor = page.next;
+            if found.len() > 1 || cursor.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// A page of the list of executions. While the server cannot give it for now it is asked for again, at most so often.
+    pub(super) async fn executions(
+        &self,
+        query: &[(&str, &str)],
+        mut again: u32,
+    ) -> Result<PageDto<ExecutionSummaryDto>, Failure> {
+        loop {
+            let asked = self.fetch(self.get(&["executions"]).query(query)).await;
+            match asked {
+                Err(failure) if again > 0 && failure.code.as_deref() == Some("UNAVAILABLE") => {
+                    again -= 1;
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                asked => return asked,
+            }
+        }
     }
 }
 
@@ -243,28 +274,33 @@ fn waits(queued: &QueuedDto) -> Failure {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use axum::extract::Query;
     use axum::http::StatusCode;
     use axum::routing::{get, post};
     use axum::{Json, Router};
 
     use super::*;
     use crate::dto::CommandDto;
+    use crate::error::ApiError;
+
+    fn item(id: &str) -> serde_json::Value {
+        serde_json::json!({"id": id, "workflowId": "w", "version": 1, "status": "running", "paused": false,
+            "startTime": "2026-11-26T00:00:00.000Z", "sequence": 1})
+    }
 
     /// A server whose list holds nothing for the first `late` requests.
     async fn server(late: usize) -> (Client, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
         let list = move || async move {
-            let id = "ab".repeat(16);
-            let item = serde_json::json!({"id": id, "workflowId": "w", "version": 1, "status": "running",
-                "paused": false, "startTime": "2026-11-26T00:00:00.000Z", "sequence": 1});
             let items = if count.fetch_add(1, Ordering::Relaxed) < late {
                 vec![]
             } else {
-                vec![item]
+                vec![item(&"ab".repeat(16))]
             };
             Json(serde_json::json!({"items": items}))
         };
@@ -349,5 +385,46 @@ mod tests {
         let (client, asked) = server(usize::MAX).await;
         assert_eq!(client.execution_id("abab").await.unwrap_err().exit, Exit::NotFound);
         assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+
+    /// Pages of a list, each of which names the next one: none at the end. `busy` requests are refused for now, the first ones.
+    async fn pages(pages: &'static [&'static [&'static str]], busy: usize) -> (Client, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let list = move |Query(query): Query<BTreeMap<String, String>>| async move {
+            if count.fetch_add(1, Ordering::Relaxed) < busy {
+                return Err(ApiError::new("UNAVAILABLE", "others search"));
+            }
+            let at: usize = query.get("cursor").map_or(0, |cursor| cursor.parse().unwrap());
+            let items: Vec<_> = pages[at].iter().map(|begin| item(&begin.repeat(16))).collect();
+            let next = (at + 1 < pages.len()).then(|| (at + 1).to_string());
+            Ok(Json(serde_json::json!({"items": items, "next": next})))
+        };
+        (serve(Router::new().route("/api/v1/executions", get(list))).await, asked)
+    }
+
+    #[tokio::test]
+    async fn a_beginning_is_looked_up_on_all_pages() {
+        let (client, asked) = pages(&[&[], &["ab"], &[]], 0).await;
+        assert_eq!(client.execution_id("a").await.unwrap(), "ab".repeat(16));
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+        // Two are enough to know that there is no one.
+        let (client, asked) = pages(&[&[], &["ab"], &["ac"], &[], &[]], 0).await;
+        assert_eq!(client.execution_id("a").await.unwrap_err().exit, Exit::Conflict);
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+        let (client, asked) = pages(&[&[], &[]], 0).await;
+        assert_eq!(client.execution_id("a").await.unwrap_err().exit, Exit::NotFound);
+        assert_eq!(asked.load(Ordering::Relaxed), 4, "all of it, once more");
+    }
+
+    #[tokio::test]
+    async fn a_page_that_a_server_cannot_give_for_now_is_asked_for_again() {
+        let again = AGAIN_MAX as usize;
+        let (client, asked) = pages(&[&["ab"]], again).await;
+        assert_eq!(client.execution_id("a").await.unwrap(), "ab".repeat(16));
+        assert_eq!(asked.load(Ordering::Relaxed), again + 1);
+        let (client, asked) = pages(&[&["ab"]], usize::MAX).await;
+        assert_eq!(client.execution_id("a").await.unwrap_err().exit, Exit::CannotConnect);
+        assert_eq!(asked.load(Ordering::Relaxed), again + 1);
     }
 }

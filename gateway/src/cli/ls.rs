@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use comfy_table::{Cell, Table, presets};
 
-use super::client::Client;
+use super::client::{AGAIN_MAX, Client};
 use super::output::{Output, duration, json_line, status_cell};
 use super::watch::{Pace, seconds, watch};
 use super::{Context, Failure};
@@ -73,26 +73,23 @@ impl Ls {
                 times: self.times,
             };
             let look = async || {
-                let page = self.page(&client, parent.as_deref(), Search::For(PATIENCE)).await?;
+                let Found { page, .. } = self.page(&client, parent.as_deref(), Search::For(PATIENCE)).await?;
                 shown(out, &page, self.limit)
             };
             return watch(out, pace, look).await;
         }
-        let page = self.page(&client, parent.as_deref(), Search::ToTheEnd(out)).await?;
-        if page.items.is_empty() && !out.json {
+        let Found { page, ended_by } = self.page(&client, parent.as_deref(), Search::ToTheEnd(out)).await?;
+        if !page.items.is_empty() || out.json {
+            out.line(&shown(out, &page, self.limit)?);
+        } else if ended_by.is_none() {
             out.say(NONE);
         } else {
-            out.line(&shown(out, &page, self.limit)?);
+            out.say(NOT_ALL);
         }
-        Ok(Exit::Ok)
+        ended_by.map_or(Ok(Exit::Ok), Err)
     }
 
-    async fn page(
-        &self,
-        client: &Client,
-        parent: Option<&str>,
-        search: Search<'_>,
-    ) -> Result<PageDto<ExecutionSummaryDto>, Failure> {
+    async fn page(&self, client: &Client, parent: Option<&str>, search: Search<'_>) -> Result<Found, Failure> {
         let filters = [
             ("workflow", self.workflow.as_deref()),
             ("status", self.status.as_deref()),
@@ -105,13 +102,26 @@ impl Ls {
         let mut items: Vec<ExecutionSummaryDto> = Vec::new();
         let mut cursor: Option<String> = None;
         let (begun, mut has_said) = (Instant::now(), false);
+        let again = match search {
+            // The next look asks again.
+            Search::For(_) => 0,
+            Search::ToTheEnd(_) => AGAIN_MAX,
+        };
         while items.len() < self.limit {
             let wanted = (self.limit - items.len()).min(PAGE);
             let limit = wanted.to_string();
             let mut query = vec![("limit", limit.as_str())];
             query.extend(filters.iter().filter_map(|(name, value)| Some((*name, (*value)?))));
             query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-            let page: PageDto<ExecutionSummaryDto> = client.fetch(client.get(&["executions"]).query(&query)).await?;
+            let page = match client.executions(&query, again).await {
+                Ok(page) => page,
+                Err(failure) if cursor.is_none() => return Err(failure),
+                Err(failure) => {
+                    let page = PageDto { items, next: cursor };
+                    let ended_by = Some(failure);
+                    return Ok(Found { page, ended_by });
+                }
+            };
             let is_full = page.items.len() >= wanted;
             items.extend(page.items);
             cursor = page.next;
@@ -127,8 +137,18 @@ impl Ls {
                 Search::For(_) | Search::ToTheEnd(_) => {}
             }
         }
-        Ok(PageDto { items, next: cursor })
+        Ok(Found {
+            page: PageDto { items, next: cursor },
+            ended_by: None,
+        })
     }
+}
+
+/// What a list holds, as far as it was followed.
+struct Found {
+    page: PageDto<ExecutionSummaryDto>,
+    /// Why the next page is not there, where others are: what was found on those is worth having.
+    ended_by: Option<Failure>,
 }
 
 /// How far pages are followed that hold less than they have room for: the server looks at so many executions a page, whatever it
@@ -194,15 +214,19 @@ pub(super) fn table(items: &[ExecutionSummaryDto]) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use axum::extract::Query;
     use axum::http::StatusCode;
+    use axum::response::IntoResponse;
     use axum::routing::get;
     use axum::{Json, Router};
     use serde_json::{Value, json};
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::error::ApiError;
 
     fn ls(limit: usize) -> Ls {
         Ls {
@@ -241,22 +265,45 @@ mod tests {
     }
 
     async fn client() -> Client {
+        serve(Router::new().route("/api/v1/executions", get(pages))).await
+    }
+
+    /// As [`client`]; at a place in the list it refuses `busy` requests for now. Tells how often it was asked there.
+    async fn busy_at(place: Option<&'static str>, busy: usize) -> (Client, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let list = move |query: Query<BTreeMap<String, String>>| async move {
+            let is_there = query.get("cursor").map(String::as_str) == place;
+            if is_there && count.fetch_add(1, Ordering::Relaxed) < busy {
+                return ApiError::new("UNAVAILABLE", "others search").into_response();
+            }
+            pages(query).await.into_response()
+        };
+        (serve(Router::new().route("/api/v1/executions", get(list))).await, asked)
+    }
+
+    async fn serve(router: Router) -> Client {
         // As `main` does; another test of this process may have been faster.
         drop(rustls::crypto::ring::default_provider().install_default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().route("/api/v1/executions", get(pages));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Client::new(&address, None).unwrap()
+    }
+
+    /// The first digit of each.
+    fn ids(found: &Found) -> Vec<char> {
+        let first = |item: &ExecutionSummaryDto| item.id.chars().next().unwrap();
+        found.page.items.iter().map(first).collect()
     }
 
     #[tokio::test]
     async fn pages_that_hold_little_or_nothing_are_followed() {
         let (client, out) = (client().await, Output::new(false, true));
         let found = async |limit, search| {
-            let page = ls(limit).page(&client, None, search).await.unwrap();
-            let ids: Vec<char> = page.items.iter().map(|item| item.id.chars().next().unwrap()).collect();
-            (ids, page.next)
+            let found = ls(limit).page(&client, None, search).await.unwrap();
+            assert!(found.ended_by.is_none());
+            (ids(&found), found.page.next)
         };
         let patient = Search::For(Duration::from_secs(600));
         for search in [Search::ToTheEnd(&out), patient] {
@@ -271,13 +318,42 @@ mod tests {
     async fn a_list_that_may_lack_something_says_so() {
         let (client, out) = (client().await, Output::new(false, false));
         let list = ls(2);
-        let page = list.page(&client, None, Search::For(Duration::ZERO)).await.unwrap();
+        let Found { page, .. } = list.page(&client, None, Search::For(Duration::ZERO)).await.unwrap();
         assert_eq!(shown(&out, &page, 2).unwrap(), format!("{NONE}\n{NOT_ALL}"));
-        let page = list.page(&client, None, Search::ToTheEnd(&out)).await.unwrap();
+        let Found { page, .. } = list.page(&client, None, Search::ToTheEnd(&out)).await.unwrap();
         let text = shown(&out, &page, 2).unwrap();
         assert!(text.contains(&"1".repeat(32)) && !text.contains(NOT_ALL), "{text}");
         // As long as was asked for: that there are more is no news.
-        let page = ls(1).page(&client, None, Search::ToTheEnd(&out)).await.unwrap();
+        let Found { page, .. } = ls(1).page(&client, None, Search::ToTheEnd(&out)).await.unwrap();
         assert!(page.next.is_some() && !shown(&out, &page, 1).unwrap().contains(NOT_ALL));
+    }
+
+    #[tokio::test]
+    async fn what_was_found_is_shown_although_a_later_page_is_refused() {
+        let out = Output::new(false, false);
+        let patient = Search::For(Duration::from_secs(600));
+        let again = AGAIN_MAX as usize;
+        let (client, asked) = busy_at(Some("b"), again).await;
+        let found = ls(2).page(&client, None, Search::ToTheEnd(&out)).await.unwrap();
+        assert!(found.ended_by.is_none(), "it was asked for again");
+        assert_eq!((ids(&found), found.page.next), (vec!['1', '2'], None));
+        assert_eq!(asked.load(Ordering::Relaxed), again + 1);
+        // A look of --watch does not ask again: the next one does.
+        for (search, requests) in [(Search::ToTheEnd(&out), again + 1), (patient, 1)] {
+            let (client, asked) = busy_at(Some("b"), usize::MAX).await;
+            let found = ls(2).page(&client, None, search).await.unwrap();
+            assert_eq!((ids(&found), found.page.next.as_deref()), (vec!['1'], Some("b")));
+            let text = shown(&out, &found.page, 2).unwrap();
+            assert!(text.contains(&"1".repeat(32)) && text.contains(NOT_ALL), "{text}");
+            assert_eq!(found.ended_by.unwrap().exit, Exit::CannotConnect);
+            assert_eq!(asked.load(Ordering::Relaxed), requests);
+        }
+        let (client, _) = busy_at(None, usize::MAX).await;
+        let nothing = ls(2).page(&client, None, Search::ToTheEnd(&out)).await;
+        assert_eq!(
+            nothing.err().unwrap().exit,
+            Exit::CannotConnect,
+            "there is nothing to show"
+        );
     }
 }

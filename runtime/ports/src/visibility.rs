@@ -172,7 +172,8 @@ impl FromStr for ExecutionCursor {
 pub struct Page<T> {
     /// The items.
     pub items: Vec<T>,
-    /// Where the next page starts; none at the end.
+    /// Where the next page starts; none at the end. An empty page is the last one but for searches (by text, tag, business key or the beginning of an id): of
+    /// those a page has what was found among as many rows as a store looks at for it.
     pub next: Option<ExecutionCursor>,
 }
 

@@ -6,14 +6,15 @@
 use std::time::{Duration, Instant};
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter};
 use troupe_core::{ExecutionId, Timestamp};
 use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, SoughtText, StoreError};
 
+use super::log::integer;
 use super::reader::Caller;
 use super::visibility::{ALONG_TAG, COLUMNS, Filter, list, summary};
 use super::writer::Ran;
-use crate::lists::{LOOKED_ROWS_MAX, NARROW, PAGE_ITEMS_MAX, is_along_tag, is_looked_for, tag};
+use crate::lists::{LOOKED_ROWS_MAX, NARROW, PAGE_ITEMS_MAX, is_along_tag, is_looked_for, named_ids, tag};
 
 /// How long a page is looked for.
 const LOOKED_FOR_MAX: Duration = Duration::from_secs(1);
@@ -106,6 +107,14 @@ fn statement(query: &ExecutionQuery) -> Option<(String, Vec<Value>)> {
     Some((sql, values))
 }
 
+/// Whether no more executions have these ids than a page looks at.
+fn are_few(connection: &Connection, [first, last]: [ExecutionId; 2]) -> rusqlite::Result<bool> {
+    let mut one_more =
+        connection.prepare_cached("SELECT 1 FROM summary WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT 1 OFFSET ?3")?;
+    let passed = integer(LOOKED_ROWS_MAX as u64);
+    Ok(!one_more.exists(params![&first.0[..], &last.0[..], passed])?)
+}
+
 /// A page of a search. It is given up, and answered with whatever it has, once its caller is gone.
 pub(super) fn search(
     connection: &Connection,
@@ -118,8 +127,12 @@ pub(super) fn search(
             TURN_WAIT_MAX.as_millis()
         ))));
     }
-    if !is_looked_for(query) {
-        return list(connection, query).map(Ok);
+    let few = match named_ids(query) {
+        Some(ids) if are_few(connection, ids)? => Some(ids),
+        _ => None,
+    };
+    if few.is_some() || !is_looked_for(query) {
+        return list(connection, query, few).map(Ok);
     }
     let (mut items, mut reached) = (Vec::new(), None);
     let Some((sql, values)) = statement(query) else {

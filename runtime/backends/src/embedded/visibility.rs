@@ -9,7 +9,7 @@ use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, Stor
 use super::log::integer;
 use super::search::search;
 use super::{EmbeddedStore, derived};
-use crate::lists::{PAGE_ITEMS_MAX, is_along_tag, is_search, tag};
+use crate::lists::{Ids, PAGE_ITEMS_MAX, ids, is_along_tag, is_search, tag};
 
 /// What [`summary`] reads.
 pub(super) const COLUMNS: &str =
@@ -19,6 +19,9 @@ const TAGS_COLUMN: usize = 12;
 
 /// Summaries along a tag. `CROSS`: the planner keeps this order.
 pub(super) const ALONG_TAG: &str = "summary_tag AS t CROSS JOIN summary AS s ON s.id = t.id";
+
+/// Summaries of ids that few begin. `LIMIT` keeps the planner from looking into it: it would walk along another index.
+const BY_IDS: &str = "(SELECT * FROM summary WHERE id BETWEEN ? AND ? LIMIT -1) AS s";
 
 fn project(
     connection: &Connection,
@@ -100,17 +103,6 @@ pub(super) fn summary(row: &Row<'_>) -> rusqlite::Result<ExecutionSummary> {
     })
 }
 
-/// Ids that begin with hexadecimal digits: the first and the last of them; none if the text has other characters.
-fn id_range(prefix: &str) -> Option<(ExecutionId, ExecutionId)> {
-    if prefix.len() > 32 || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    Some((
-        format!("{prefix:0<32}").parse().ok()?,
-        format!("{prefix:f<32}").parse().ok()?,
-    ))
-}
-
 /// What rows must meet, and the values that are named so.
 #[derive(Default)]
 pub(super) struct Filter {
@@ -145,12 +137,14 @@ impl Filter {
 
     /// False if nothing can match.
     pub(super) fn add_ids(&mut self, query: &ExecutionQuery, place: &str) -> bool {
-        let Some(prefix) = &query.id_prefix else { return true };
-        let Some((first, last)) = id_range(&prefix.to_ascii_lowercase()) else {
-            return false;
-        };
-        let ends = [first, last].map(|id| Value::Blob(id.0.to_vec()));
-        self.add(format!("{place}.id BETWEEN ? AND ?"), ends);
+        match ids(query) {
+            Ids::All => {}
+            Ids::Between(ends) => {
+                let ends = ends.map(|id| Value::Blob(id.0.to_vec()));
+                self.add(format!("{place}.id BETWEEN ? AND ?"), ends);
+            }
+            Ids::Nothing => return false,
+        }
         true
     }
 
@@ -195,15 +189,19 @@ impl Filter {
     }
 }
 
-/// A list that an index leads to.
-pub(super) fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite::Result<Page<ExecutionSummary>> {
+/// A list that an index leads to. `few`: the ids that it is about, if few begin so; they are read and sorted.
+pub(super) fn list(
+    connection: &Connection,
+    query: &ExecutionQuery,
+    few: Option<[ExecutionId; 2]>,
+) -> rusqlite::Result<Page<ExecutionSummary>> {
     let limit = query.limit.clamp(1, PAGE_ITEMS_MAX);
-    let (table, place) = if is_along_tag(query) {
-        (ALONG_TAG, "t")
-    } else {
-        ("summary AS s", "s")
+    let (table, place) = match few {
+        Some(_) => (BY_IDS, "s"),
+        None if is_along_tag(query) => (ALONG_TAG, "t"),
+        None => ("summary AS s", "s"),
     };
-    let Some(mut filter) = Filter::of(query, place) else {
+    let Some(filter) = Filter::of(query, place) else {
         return Ok(Page {
             items: Vec::new(),
             next: None,
@@ -213,10 +211,13 @@ pub(super) fn list(connection: &Connection, query: &ExecutionQuery) -> rusqlite:
         "SELECT {COLUMNS} FROM {table} WHERE {} ORDER BY {place}.started_ms DESC, {place}.id DESC LIMIT ?",
         filter.sql()
     );
-    filter.values.push(Value::Integer(integer(limit as u64 + 1)));
+    let named = few.into_iter().flatten().map(|id| Value::Blob(id.0.to_vec()));
+    let mut values: Vec<Value> = named.collect();
+    values.extend(filter.values);
+    values.push(Value::Integer(integer(limit as u64 + 1)));
     let mut items: Vec<_> = connection
         .prepare_cached(&sql)?
-        .query_map(params_from_iter(filter.values), summary)?
+        .query_map(params_from_iter(values), summary)?
         .collect::<rusqlite::Result<_>>()?;
     let more = items.len() > limit;
     items.truncate(limit);
@@ -313,7 +314,7 @@ impl VisibilityStore for EmbeddedStore {
                 .run_for(move |derived, caller| search(derived, &query, caller))
                 .await;
         }
-        self.list_reader.read(move |derived| list(derived, &query)).await
+        self.list_reader.read(move |derived| list(derived, &query, None)).await
     }
 
     async fn forget(&self, shard: ShardId, epoch: Option<Epoch>, ids: &[ExecutionId]) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgConnection, PgPool, Postgres};
 
 use super::failure::Failure;
+use super::indexes::Making;
 use super::migrate;
 use super::options::PostgresOptions;
 
@@ -23,6 +24,9 @@ const LIFETIME_MAX: Duration = Duration::from_secs(1_800);
 const SEARCHES_MAX: u32 = 2;
 /// How long a statement of a search may run.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Statements of one page of a search: how far it looks, and what it finds. Whoever gave up on the second one while the server runs
+/// it would let another search run beside it.
+const SEARCH_STATEMENTS: u32 = 2;
 
 /// The database of a store, by a pool of connections.
 pub(super) struct Database {
@@ -32,8 +36,9 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Brings the tables up to date and makes the pools: one for everything, and a small one for searches.
-    pub(super) async fn open(options: &PostgresOptions) -> Result<(Self, Self), Failure> {
+    /// Brings the tables up to date and makes the pools: one for everything, and a small one for searches. What may take longer than
+    /// a start goes on.
+    pub(super) async fn open(options: &PostgresOptions) -> Result<(Self, Self, Option<Making>), Failure> {
         let plain = options.connect().map_err(Failure::Unavailable)?;
         let address = address(&plain);
         let mut connect = session(plain.clone(), options);
@@ -47,11 +52,17 @@ impl Database {
             statement_timeout: options.statement_timeout.min(SEARCH_TIMEOUT),
             ..options.clone()
         };
-        let searches = Self::over(session(plain, &searching), address.clone(), &searching);
-        Ok((Self::over(connect, address, options), searches))
+        let searches = session(plain, &searching);
+        let searches = Self::over(searches, address.clone(), &searching, SEARCH_STATEMENTS);
+        let making = server.lacks_index.then(|| {
+            let schema = options.schema.clone();
+            Making::start(connect.clone(), options.connect_timeout, address.clone(), schema)
+        });
+        Ok((Self::over(connect, address, options, 1), searches, making))
     }
 
-    fn over(connect: PgConnectOptions, address: String, options: &PostgresOptions) -> Self {
+    /// `statements`: how many a call waits for that is limited as a whole; each may take its time.
+    fn over(connect: PgConnectOptions, address: String, options: &PostgresOptions, statements: u32) -> Self {
         let pool = PgPoolOptions::new()
             .max_connections(options.connections_max)
             .min_connections(options.connections_min)
@@ -62,7 +73,7 @@ impl Database {
         Self {
             pool,
             address,
-            answer_timeout: options.statement_timeout + ANSWER_MARGIN,
+            answer_timeout: options.statement_timeout * statements + ANSWER_MARGIN,
         }
     }
 
@@ -75,7 +86,7 @@ impl Database {
         })
     }
 
-    /// Waits for an answer, but not longer than a statement may take.
+    /// Waits for an answer, but not longer than what is asked may take.
     pub(super) async fn answer<T>(&self, asked: impl Future<Output = sqlx::Result<T>>) -> Result<T, Failure> {
         match tokio::time::timeout(self.answer_timeout, asked).await {
             Ok(answer) => answer.map_err(|error| self.failure(&error)),

@@ -3,10 +3,14 @@
 //! A plain `CREATE INDEX` of a table with millions of rows keeps all writes waiting until it is done. The concurrent one does not,
 //! but it is no part of a transaction, and it waits for every statement that began before it. So it is no migration: whoever waits for
 //! the lock of those would be waited for, in a circle. It has a lock of its own for which nobody waits.
-//! Without the index lists by business key are slow, and nothing else is: no start depends on it.
+//! Without the index lists by business key are slow, and nothing else is: no start waits for it, however long others keep it up.
 
-use sqlx::PgConnection;
-use tokio::time::{Instant, timeout_at};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// A business key may have kilobytes, which no index takes: so its hash.
 const MAKE: &str = "
@@ -32,21 +36,58 @@ pub(super) async fn make_if_empty(connection: &mut PgConnection) -> sqlx::Result
     Ok(())
 }
 
-/// Makes the index if it is missing, beside whoever uses the table. If it is not there by `deadline` the store opens without it: the
-/// server goes on with it by itself, and the next start looks again.
-///
-/// The connection serves for nothing else afterwards, and gives up the lock when it is closed.
-pub(super) async fn make_beside(connection: &mut PgConnection, address: &str, schema: &str, deadline: Instant) {
-    let why = match timeout_at(deadline, make(connection, address, schema)).await {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "it takes longer than a start may; the server goes on with it".to_owned(),
-    };
-    tracing::warn!(
-        address,
-        why,
-        "the index summary_key is not there yet: lists by business key are slow"
-    );
+/// Whether the index has to be made.
+pub(super) async fn is_missing(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    Ok(is_valid(connection).await? != Some(true))
+}
+
+/// Makes the index beside whoever uses the table, until it is done or this is dropped. Then the server goes on with what it has
+/// begun, and the next start looks again, as it does after a failure.
+pub(super) struct Making(pub(super) JoinHandle<()>);
+
+impl Making {
+    /// Begins, over a connection of its own.
+    pub(super) fn start(connect: PgConnectOptions, connect_timeout: Duration, address: String, schema: String) -> Self {
+        Self(tokio::spawn(async move {
+            if let Err(why) = make_beside(&connect, connect_timeout, &address, &schema).await {
+                tracing::warn!(
+                    address,
+                    why,
+                    "the index summary_key was not made: lists by business key are slow; the next start tries again"
+                );
+            }
+        }))
+    }
+
+    pub(super) fn stop(&self) {
+        self.0.abort();
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn make_beside(
+    connect: &PgConnectOptions,
+    connect_timeout: Duration,
+    address: &str,
+    schema: &str,
+) -> Result<(), String> {
+    let mut connection = timeout(connect_timeout, connect.connect())
+        .await
+        .map_err(|_| format!("no connection within {} ms", connect_timeout.as_millis()))?
+        .map_err(|error| error.to_string())?;
+    make(&mut connection, address, schema)
+        .await
+        .map_err(|error| error.to_string())?;
+    // Gives up the lock.
+    if let Err(error) = connection.close().await {
+        tracing::debug!(%error, "the connection that made the index did not end well");
+    }
+    Ok(())
 }
 
 async fn make(connection: &mut PgConnection, address: &str, schema: &str) -> sqlx::Result<()> {
@@ -76,7 +117,9 @@ async fn make(connection: &mut PgConnection, address: &str, schema: &str) -> sql
         None => {}
     }
     tracing::info!(address, "the index summary_key is being made; members go on meanwhile");
+    let begun = Instant::now();
     sqlx::query(MAKE_BESIDE).execute(connection).await?;
+    tracing::info!(address, took = ?begun.elapsed(), "the index summary_key is made");
     Ok(())
 }
 

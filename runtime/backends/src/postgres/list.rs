@@ -1,12 +1,12 @@
 //! The question that a list of executions asks.
 
 use sqlx::postgres::PgArguments;
-use troupe_core::Timestamp;
+use troupe_core::{ExecutionId, Timestamp};
 use troupe_ports::{ExecutionQuery, SoughtText};
 
 use super::walk::{Place, Walk, at};
 pub(super) use crate::lists::PAGE_ITEMS_MAX;
-use crate::lists::{LOOKED_ROWS_MAX, SHARD_DIGITS, is_along_tag, is_looked_for, tag};
+use crate::lists::{Ids, LOOKED_ROWS_MAX, ids, is_along_tag, named_ids, tag};
 
 const COLUMNS: &str = "uuid_send(id), workflow, version, status, paused, started_ms, ended_ms, error_code, execution_key, seq, \
     uuid_send(parent), workflow_name, tags, error_message";
@@ -27,6 +27,15 @@ const ALONG_TAG: &str = "summary_tag CROSS JOIN LATERAL (
 const FOLDED: &str = "coalesce(folded, \
     lower(concat_ws(E'\\n', workflow, workflow_name, execution_key, error_message) COLLATE \"C\"))";
 
+/// What leads to the rows of a page.
+#[derive(Clone, Copy)]
+pub(super) enum Way {
+    /// The list: to this row, if any are left behind it.
+    Walk(Option<Place>),
+    /// Their ids, which are few: they are looked up and sorted.
+    Ids,
+}
+
 /// A statement with its arguments.
 pub(super) struct Question {
     pub(super) sql: String,
@@ -36,40 +45,62 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// `reach`: the last row that is looked at, if any are left behind it. None if nothing can match.
-    pub(super) fn of(query: &ExecutionQuery, reach: Option<Place>) -> sqlx::Result<Option<Self>> {
+    /// None if nothing can match.
+    pub(super) fn of(query: &ExecutionQuery, way: Way) -> sqlx::Result<Option<Self>> {
         let mut walk = Walk::default();
         lead(&mut walk, query);
         look(&mut walk, query);
         let mut table = if is_along_tag(query) { ALONG_TAG } else { "summary" }.to_owned();
-        match query.id_prefix.as_deref().unwrap_or_default() {
-            "" => {}
-            prefix if prefix.len() <= 32 && prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-                let (first, last) = (walk.id(format!("{prefix:0<32}")), walk.id(format!("{prefix:f<32}")));
-                let begin_so = format!("id BETWEEN {first} AND {last}");
-                if prefix.len() <= SHARD_DIGITS || is_looked_for(query) {
-                    walk.condition(begin_so);
-                } else {
+        match ids(query) {
+            Ids::All => {}
+            Ids::Between(ids) => {
+                let begin_so = between(&mut walk, "id", ids);
+                match way {
+                    Way::Walk(_) => walk.condition(begin_so),
                     // `OFFSET 0` keeps the planner from looking into it.
-                    table = format!("(SELECT * FROM summary WHERE {begin_so} OFFSET 0) AS named");
+                    Way::Ids => {
+                        table = format!("(SELECT * FROM summary WHERE {begin_so} ORDER BY id OFFSET 0) AS named")
+                    }
                 }
             }
-            _ => return Ok(None),
+            Ids::Nothing => return Ok(None),
         }
         let limit = query.limit.clamp(1, PAGE_ITEMS_MAX);
+        let reach = match way {
+            Way::Walk(reach) => reach,
+            Way::Ids => None,
+        };
         // Places are in the order of time: the later one of both.
         let begin = query.started_from.map(at).max(reach);
         let (sql, arguments) = walk.statement((&table, COLUMNS, TIME), begin, end(query), limit + 1)?;
         Ok(Some(Self { sql, arguments, limit }))
     }
 
-    /// The statement for the last row that a page of a search looks at, whatever is found on the way.
+    /// The statement for the last row that a page of a search looks at, whatever is found on the way. Before its place it tells
+    /// whether ids are named that are no more than that.
     pub(super) fn reach(query: &ExecutionQuery) -> sqlx::Result<(String, PgArguments)> {
         let mut walk = Walk::default();
         lead(&mut walk, query);
+        let are_few = match named_ids(query) {
+            Some(ids) => {
+                let begin_so = between(&mut walk, "named.id", ids);
+                // In the order of the ids: whatever the planner takes them for, it reads their index.
+                format!(
+                    "NOT EXISTS (SELECT FROM summary AS named WHERE {begin_so} ORDER BY named.id OFFSET {LOOKED_ROWS_MAX})"
+                )
+            }
+            None => "false".to_owned(),
+        };
         let table = if is_along_tag(query) { "summary_tag" } else { "summary" };
-        walk.reach((table, TIME), query.started_from.map(at), end(query), LOOKED_ROWS_MAX)
+        let begin = query.started_from.map(at);
+        walk.reach((table, &are_few, TIME), begin, end(query), LOOKED_ROWS_MAX)
     }
+}
+
+/// That an id is one of these.
+fn between(walk: &mut Walk, id: &str, [first, last]: [ExecutionId; 2]) -> String {
+    let (first, last) = (walk.id(first.to_string()), walk.id(last.to_string()));
+    format!("{id} BETWEEN {first} AND {last}")
 }
 
 /// Where the walk ends.

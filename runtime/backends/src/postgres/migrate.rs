@@ -40,6 +40,8 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
 pub(super) struct Server {
     /// Commits would be acknowledged before they are on disk.
     pub(super) acknowledges_early: bool,
+    /// The index that is made beside the others is not there yet.
+    pub(super) lacks_index: bool,
 }
 
 /// Checks the server and brings the schema up to date.
@@ -57,11 +59,13 @@ pub(super) async fn run(
         .map_err(|error| Failure::of(&error, address))?;
     let deadline = Instant::now() + options.migrate_timeout;
     let work = async {
-        let server = look(&mut connection, address).await?;
+        let mut server = look(&mut connection, address).await?;
         while !bring_up_to_date(&mut connection, address, &options.schema).await? {
             tracing::info!(address, "the tables are in use: their change is tried again soon");
             tokio::time::sleep(LOCK_AGAIN).await;
         }
+        // Whoever makes it looks again.
+        server.lacks_index = indexes::is_missing(&mut connection).await.unwrap_or(true);
         Ok(server)
     };
     let done = tokio::time::timeout_at(deadline, work).await.map_err(|_| {
@@ -70,9 +74,6 @@ pub(super) async fn run(
             options.migrate_timeout,
         )
     })?;
-    if done.is_ok() {
-        indexes::make_beside(&mut connection, address, &options.schema, deadline).await;
-    }
     if let Err(error) = connection.close().await {
         tracing::debug!(%error, "the connection that brought the tables up to date did not end well");
     }
@@ -110,6 +111,7 @@ async fn look(connection: &mut PgConnection, address: &str) -> Result<Server, Fa
     }
     Ok(Server {
         acknowledges_early: commit == "off",
+        lacks_index: true,
     })
 }
 

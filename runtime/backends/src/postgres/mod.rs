@@ -27,6 +27,7 @@ use std::sync::Arc;
 use troupe_ports::StoreError;
 
 use database::Database;
+use indexes::Making;
 pub use options::PostgresOptions;
 
 /// A store in a schema of a PostgreSQL database. Implements `DefinitionStore`, `VisibilityStore`, `EpochAuthority`, `AuditLog` and
@@ -37,10 +38,13 @@ pub struct PostgresStore {
     database: Database,
     /// For what only people ask: however much it is, nobody waits for it who gets an epoch or projects.
     searches: Arc<Database>,
+    /// Makes an index that the tables lack, while this store serves.
+    making: Option<Making>,
 }
 
 impl PostgresStore {
-    /// Connects, brings the tables up to date and opens the store. Replicas that start at once wait for each other.
+    /// Connects, brings the tables up to date and opens the store. Replicas that start at once wait for each other. An index that is
+    /// missing is made meanwhile and afterwards, until the store is closed or dropped.
     ///
     /// # Errors
     ///
@@ -52,10 +56,11 @@ impl PostgresStore {
     ///
     /// Dropping the future changes nothing, or the tables are up to date.
     pub async fn open(options: &PostgresOptions) -> Result<Self, StoreError> {
-        let (database, searches) = Database::open(options).await?;
+        let (database, searches, making) = Database::open(options).await?;
         Ok(Self {
             database,
             searches: Arc::new(searches),
+            making,
         })
     }
 
@@ -75,6 +80,9 @@ impl PostgresStore {
 
     /// Closes all connections, once those in use have been given back. Every later call is refused.
     pub async fn close(&self) {
+        if let Some(making) = &self.making {
+            making.stop();
+        }
         self.searches.close().await;
         self.database.close().await;
     }

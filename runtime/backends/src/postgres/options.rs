@@ -22,13 +22,14 @@ pub struct PostgresOptions {
     /// A PEM file with the authorities whose certificates are trusted, beside the system's. With it the server's certificate is
     /// checked whatever `sslmode` says, its host name too, except with `verify-ca`.
     pub ca_file: Option<PathBuf>,
-    /// Most connections of this process, beside two for people's searches of lists.
+    /// Most connections of this process, beside two for people's searches of lists, and one while an index is made.
     pub connections_max: u32,
     /// Connections that are kept open when idle.
     pub connections_min: u32,
     /// How long a call waits for a connection, one that must be made included.
     pub connect_timeout: Duration,
-    /// How long a statement may run (one of a search three seconds at most); a whole call may take this and a second.
+    /// How long a statement may run (one of a search three seconds at most); a whole call may take this (a search twice this) and a
+    /// second.
     pub statement_timeout: Duration,
     /// How long opening the store may take, the wait for another replica that brings the tables up to date included.
     pub migrate_timeout: Duration,

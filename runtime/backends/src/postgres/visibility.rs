@@ -11,7 +11,7 @@ use troupe_ports::{ExecutionCursor, ExecutionQuery, ExecutionSummary, Page, Stor
 
 use super::PostgresStore;
 use super::failure::Failure;
-use super::list::Question;
+use super::list::{Question, Way};
 use super::text::{array, escaped, indexed, unescaped};
 use super::walk::Place;
 use crate::lists::{NARROW, is_looked_for, is_search};
@@ -315,29 +315,39 @@ impl Seen {
 /// Reads a page.
 async fn look(connection: &mut PgConnection, query: &ExecutionQuery) -> sqlx::Result<Seen> {
     // Before the rows: whatever is written in between, none up to there is left out.
-    let reach = if is_looked_for(query) {
-        reach(connection, query).await?
+    let way = if is_looked_for(query) {
+        way(connection, query).await?
     } else {
-        None
+        Way::Walk(None)
     };
-    let Some(Question { sql, arguments, limit }) = Question::of(query, reach)? else {
+    let Some(Question { sql, arguments, limit }) = Question::of(query, way)? else {
         return Ok(Seen::default());
     };
     // The text has nothing of the caller's: that is in the arguments.
     let asked = sqlx::query_as_with(AssertSqlSafe(sql), arguments);
     let rows = asked.fetch_all(connection).await?;
+    let reach = match way {
+        Way::Walk(reach) => reach,
+        Way::Ids => None,
+    };
     Ok(Seen { rows, limit, reach })
 }
 
-/// How far a page of a search looks; none: to the end of the list.
-async fn reach(connection: &mut PgConnection, query: &ExecutionQuery) -> sqlx::Result<Option<Place>> {
+/// How far a page of a search looks, and along what.
+async fn way(connection: &mut PgConnection, query: &ExecutionQuery) -> sqlx::Result<Way> {
     let (sql, arguments) = Question::reach(query)?;
     let asked = sqlx::query_as_with(AssertSqlSafe(sql), arguments);
-    let last: Option<(i64, Vec<u8>)> = asked.fetch_optional(connection).await?;
-    let Some((started, id)) = last else { return Ok(None) };
+    let last: Option<(bool, i64, Vec<u8>)> = asked.fetch_optional(connection).await?;
+    let Some((are_few, started, id)) = last else {
+        // To the end of the list, which is near.
+        return Ok(Way::Walk(None));
+    };
+    if are_few {
+        return Ok(Way::Ids);
+    }
     let id: Result<[u8; 16], _> = id.try_into();
     let id = id.map_err(|_| sqlx::Error::Decode("an execution id of another length".into()))?;
-    Ok(Some((Timestamp(started), id)))
+    Ok(Way::Walk(Some((Timestamp(started), id))))
 }
 
 /// A failure of a search, with what may help.

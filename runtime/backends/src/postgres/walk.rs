@@ -83,10 +83,10 @@ impl Walk {
         self.done(format!("SELECT {columns} FROM {walked} LIMIT {limit}"))
     }
 
-    /// As [`Walk::statement`], for the place of the last one of `rows` rows; for none, if there are fewer.
+    /// As [`Walk::statement`], for `before` and the place of the last one of `rows` rows; for none, if there are fewer.
     pub(super) fn reach(
         mut self,
-        (table, time): (&str, &'static str),
+        (table, before, time): (&str, &str, &'static str),
         begin: Option<Place>,
         (until, after): (Option<Timestamp>, Option<Place>),
         rows: usize,
@@ -94,7 +94,7 @@ impl Walk {
         let walked = self.walked(table, time, begin, (until, after));
         let passed = self.argument(i64::try_from(rows.saturating_sub(1)).unwrap_or(i64::MAX));
         self.done(format!(
-            "SELECT {time}, uuid_send(id) FROM {walked} LIMIT 1 OFFSET {passed}"
+            "SELECT {before}, {time}, uuid_send(id) FROM {walked} LIMIT 1 OFFSET {passed}"
         ))
     }
 

@@ -60,10 +60,25 @@ async fn running(schema: &Schema) -> i64 {
         .unwrap()
 }
 
-async fn until_as_many_run_as_may(schema: &Schema) {
+async fn until_they_run(schema: &Schema, searches: i64) {
     let begun = Instant::now();
-    while running(schema).await < RUNNING_MAX {
+    while running(schema).await < searches {
         assert!(begun.elapsed() < Duration::from_secs(10), "searches run");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until so many wait for the table of summaries, whoever they are.
+async fn until_they_wait(schema: &Schema, sessions: i64) {
+    let mut connection = schema.connection().await;
+    let begun = Instant::now();
+    let waiting = "SELECT count(*) FROM pg_locks WHERE relation = to_regclass('summary') AND NOT granted";
+    loop {
+        let found: i64 = sqlx::query_scalar(waiting).fetch_one(&mut connection).await.unwrap();
+        if found >= sessions {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{found} wait");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -87,7 +102,7 @@ async fn searches_leave_the_connections_to_the_engine() {
     let mut holder = schema.connection().await;
     run(&mut holder, "BEGIN; LOCK TABLE summary").await;
     let left = ask(&store);
-    until_as_many_run_as_may(&schema).await;
+    until_they_run(&schema, RUNNING_MAX).await;
     left.iter().for_each(JoinHandle::abort);
     let waiting = ask(&store);
     let engine = async {
@@ -112,6 +127,42 @@ async fn searches_leave_the_connections_to_the_engine() {
             "got {answer:?}"
         );
     }
+}
+
+/// A page of a search is two statements. Whoever gave up on the second one while the server runs it would let another search run
+/// beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_statements_of_a_search_may_take_their_time() {
+    // Neither takes longer than a statement may; both take longer than one may and the margin.
+    const HELD: Duration = Duration::from_millis(2_300);
+    let schema = named();
+    let store = Arc::new(schema.open().await);
+    let mut first = schema.connection().await;
+    let mut second = schema.connection().await;
+    run(&mut first, "BEGIN; LOCK TABLE summary").await;
+    let [by_text, ..] = searches();
+    let asked = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { VisibilityStore::list(&*store, by_text).await }
+    });
+    until_they_run(&schema, 1).await;
+    // Behind the first statement, and before the second one.
+    let queued = tokio::spawn(async move {
+        run(&mut second, "BEGIN; LOCK TABLE summary").await;
+        second
+    });
+    until_they_wait(&schema, 2).await;
+    tokio::time::sleep(HELD).await;
+    run(&mut first, "COMMIT").await;
+    let mut second = queued.await.unwrap();
+    tokio::time::sleep(HELD).await;
+    run(&mut second, "COMMIT").await;
+    let answer = asked.await.unwrap();
+    // A slow machine kept the table for longer than a statement may take: then the server ended it.
+    assert!(
+        answer.is_ok() || matches!(&answer, Err(StoreError::Unavailable(why)) if why.contains("statement timeout")),
+        "got {answer:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

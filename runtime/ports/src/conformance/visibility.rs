@@ -5,7 +5,7 @@ use troupe_core::{Epoch, LogPosition, Seq, ShardId, Timestamp};
 use super::{Fixture, execution};
 use crate::epochs::EpochAuthority;
 use crate::state::StoreError;
-use crate::visibility::{ExecutionQuery, ExecutionSummary, VisibilityStore};
+use crate::visibility::{ExecutionCursor, ExecutionQuery, ExecutionSummary, VisibilityStore};
 
 type VisibilityFixture<'a> = &'a dyn Fixture<dyn VisibilityStore>;
 
@@ -38,18 +38,24 @@ async fn project(store: &dyn VisibilityStore, summaries: Vec<ExecutionSummary>) 
 /// Everything that matches, page by page.
 async fn all(store: &dyn VisibilityStore, mut query: ExecutionQuery) -> Vec<ExecutionSummary> {
     let mut found = Vec::new();
+    let is_search = [&query.tag, &query.execution_key, &query.text, &query.id_prefix]
+        .into_iter()
+        .any(Option::is_some);
     loop {
         let page = store.list(query.clone()).await.expect("lists work");
         assert!(page.items.len() <= query.limit);
         assert!(
-            !page.items.is_empty() || page.next.is_none(),
+            is_search || !page.items.is_empty() || page.next.is_none(),
             "an empty page is the last one"
         );
         found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => return found,
-        }
+        let Some(next) = page.next else { return found };
+        let place = |cursor: ExecutionCursor| (cursor.started_at, cursor.id);
+        assert!(
+            query.cursor.is_none_or(|before| place(next) < place(before)),
+            "each page goes on behind the one before"
+        );
+        query.cursor = Some(next);
     }
 }
 
@@ -536,16 +542,17 @@ pub async fn characters_of_patterns_stand_for_themselves(fixture: VisibilityFixt
 pub async fn searches_combine_and_are_paged_without_loss(fixture: VisibilityFixture<'_>) {
     let store = fixture.open().await;
     let statuses = ["completed", "failed", "running"];
+    let long = "long ".repeat(200);
     let summaries: Vec<_> = (0..90_u32)
         .map(|number| ExecutionSummary {
             workflow_id: if number % 2 == 0 { "orders" } else { "refunds" }.to_owned(),
             workflow_name: String::new(),
             status: statuses[number as usize % statuses.len()].to_owned(),
             parent: (number % 5 == 0).then(|| execution(0, 3)),
-            tags: if number % 4 < 2 {
-                texts(&["billing"])
-            } else {
-                Vec::new()
+            tags: match number % 4 {
+                0 | 1 => texts(&["billing"]),
+                2 => texts(&["eu", ODD[number as usize / 4 % ODD.len()], &long]),
+                _ => Vec::new(),
             },
             execution_key: Some(format!("key-{}", number % 6)),
             error_message: (number % 3 == 1).then(|| format!("100% of {number}")),
@@ -604,6 +611,18 @@ pub async fn searches_combine_and_are_paged_without_loss(fixture: VisibilityFixt
         };
         expect(&*store, of_key, &summaries, |row| {
             is_tagged(row) && row.status == status && row.execution_key.as_deref() == Some("key-4")
+        })
+        .await;
+    }
+    // One of many tags, whatever it is made of, where something else leads to the rows.
+    let nearly = format!("{long}.");
+    for tag in ["billing", "eu", "e", &long, &nearly].into_iter().chain(ODD) {
+        let of_workflow = ExecutionQuery {
+            workflow_id: workflow_id(),
+            ..tagged(tag)
+        };
+        expect(&*store, of_workflow, &summaries, |row| {
+            row.workflow_id == "orders" && row.tags.iter().any(|known| known == tag)
         })
         .await;
     }

@@ -151,6 +151,57 @@ async fn a_page_looks_at_so_many_rows_and_the_next_one_goes_on() {
     assert_eq!(everything.len(), ROWS, "what an index leads to is read as always");
 }
 
+#[tokio::test]
+async fn ids_that_many_begin_so_are_looked_for_and_few_are_found_at_once() {
+    let directory = filled();
+    // Newer ones, which begin otherwise.
+    let others = LOOKED_ROWS_MAX + 2_000;
+    let sql = format!(
+        "INSERT INTO summary (id, workflow, version, status, paused, started_ms, seq)
+         WITH RECURSIVE numbered (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbered WHERE i + 1 < {others})
+         SELECT unhex('ffff' || printf('%028x', i)), 'orders', 1, 'failed', 0, {ROWS} + i, 1 FROM numbered"
+    );
+    connection(&directory).execute_batch(&sql).unwrap();
+    let store = open(directory.path());
+    let by_ids = |prefix: &str| {
+        query(|query| {
+            query.id_prefix = text(prefix);
+            query.limit = 1_000;
+        })
+    };
+    let of_workflow = |query: &ExecutionQuery| ExecutionQuery {
+        workflow_id: text("orders"),
+        ..query.clone()
+    };
+    let many = [by_ids("0"), by_ids(&"0".repeat(8)), of_workflow(&by_ids("0"))];
+    for query in many {
+        let page = VisibilityStore::list(&store, query.clone()).await.unwrap();
+        assert!(page.items.is_empty() && page.next.is_some(), "{query:?}");
+        let (found, pages) = all(&store, query.clone()).await;
+        let expected: Vec<u128> = (0..ROWS as u128).rev().collect();
+        assert!(found == expected && pages > ROWS / 1_000, "{pages} pages: {query:?}");
+    }
+    // The oldest ones, and what is not there: no page goes through the others to tell that.
+    let few = [
+        ("0".repeat(31), 16),
+        ("0".repeat(32), 1),
+        ("ab".to_owned(), 0),
+        ("abcde".to_owned(), 0),
+    ];
+    for (prefix, rows) in few {
+        for query in [by_ids(&prefix), of_workflow(&by_ids(&prefix))] {
+            let expected: Vec<u128> = (0..rows).rev().collect();
+            assert_eq!(all(&store, query.clone()).await, (expected, 1), "{query:?}");
+        }
+    }
+    // More than a page has room for: it goes on behind the last one.
+    let paged = ExecutionQuery {
+        limit: 7,
+        ..by_ids(&"0".repeat(31))
+    };
+    assert_eq!(all(&store, paged).await, ((0..16).rev().collect(), 3));
+}
+
 /// Each step is one row of one index: nothing is sorted first.
 #[test]
 fn a_search_steps_along_one_index() {

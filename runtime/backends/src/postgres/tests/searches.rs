@@ -84,7 +84,7 @@ async fn a_page_of_a_search_looks_at_so_many_rows_and_the_next_one_goes_on() {
         assert!(first.items.is_empty(), "{what}");
         let reach = explain(&schema, Question::reach(&query).unwrap()).await;
         let place = first.next.map(|next| (next.started_at, next.id.0));
-        let Question { sql, arguments, .. } = Question::of(&query, place).unwrap().unwrap();
+        let Question { sql, arguments, .. } = Question::of(&query, Way::Walk(place)).unwrap().unwrap();
         let looked = explain(&schema, (sql, arguments)).await;
         for plan in [reach, looked] {
             println!("{what}: {} rows, {} pages", plan.visited, plan.pages);
@@ -127,4 +127,78 @@ async fn a_page_of_a_search_looks_at_so_many_rows_and_the_next_one_goes_on() {
         row.workflow_id == "workflow 7" && key.is_some_and(|key| key.starts_with("key 7"))
     };
     assert!(found.iter().all(is_of));
+}
+
+/// Ids of the oldest rows begin with `e`, those of the newest with `f`.
+async fn fill_by_ids(schema: &Schema, each: usize) {
+    let sql = format!(
+        "INSERT INTO summary (id, started_ms, seq, version, paused, workflow, status)
+         SELECT (CASE WHEN i < {each} THEN 'eeee' ELSE 'ffff' END || lpad(to_hex(i), 28, '0'))::uuid, i, 9, 1, false,
+             'orders', 'failed'
+         FROM generate_series(0, 2 * {each} - 1) i"
+    );
+    let mut connection = schema.connection().await;
+    run(&mut connection, &sql).await;
+    run(&mut connection, "VACUUM ANALYZE summary").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_that_many_begin_so_are_looked_for_and_few_are_found_at_once() {
+    let schema = Schema::new();
+    let store = schema.open().await;
+    let each = LOOKED_ROWS_MAX + 2_000;
+    fill_by_ids(&schema, each).await;
+    let by_ids = |prefix: &str| {
+        search(|query| {
+            query.id_prefix = text(prefix);
+            query.limit = 1_000;
+        })
+    };
+    let of_status = ExecutionQuery {
+        status: text("failed"),
+        ..by_ids("e")
+    };
+    for query in [by_ids("e"), by_ids("eeee00"), of_status] {
+        let first = VisibilityStore::list(&store, query.clone()).await.unwrap();
+        assert!(first.items.is_empty() && first.next.is_some(), "{query:?}");
+        let place = first.next.map(|next| (next.started_at, next.id.0));
+        let reach = explain(&schema, Question::reach(&query).unwrap()).await;
+        let Question { sql, arguments, .. } = Question::of(&query, Way::Walk(place)).unwrap().unwrap();
+        let looked = explain(&schema, (sql, arguments)).await;
+        for plan in [reach, looked] {
+            println!("{query:?}: {} rows, {} pages", plan.visited, plan.pages);
+            assert!(!plan.uses("Seq Scan") && !plan.uses("Sort"), "{query:?}: {}", plan.text);
+            // A row to look at, and one to count.
+            let most = 2.0 * LOOKED_ROWS_MAX as f64 + 2.0;
+            assert!(plan.visited <= most, "{query:?}: {} rows: {}", plan.visited, plan.text);
+        }
+        let (found, pages) = all(&schema, query.clone()).await;
+        assert_eq!(found.len(), each, "{query:?}");
+        assert!(pages > each / 1_000 && are_in_order(&found), "{pages} pages: {query:?}");
+    }
+    for (prefix, rows) in [
+        (format!("eeee{}", "0".repeat(26)), 0x100),
+        (format!("eeee{:028x}", 7), 1),
+        ("abc".to_owned(), 0),
+        ("abcd0".to_owned(), 0),
+    ] {
+        let few = by_ids(&prefix);
+        let of_workflow = ExecutionQuery {
+            workflow_id: text("orders"),
+            ..few.clone()
+        };
+        for query in [few, of_workflow] {
+            let (found, pages) = all(&schema, query).await;
+            assert_eq!((found.len(), pages), (rows, 1), "{prefix}");
+            assert!(are_in_order(&found), "{prefix}");
+        }
+    }
+    // More than a page has room for: it goes on behind the last one.
+    let paged = ExecutionQuery {
+        limit: 7,
+        ..by_ids(&format!("eeee{}", "0".repeat(26)))
+    };
+    let (found, pages) = all(&schema, paged).await;
+    assert_eq!((found.len(), pages), (0x100, 0x100 / 7 + 1));
+    assert!(are_in_order(&found));
 }

@@ -40,29 +40,42 @@ fn named(schema: &Schema) -> PostgresOptions {
     let joint = if url.contains('?') { '&' } else { '?' };
     PostgresOptions {
         url: format!("{url}{joint}application_name={}", schema.options.schema),
-        // What is made beside others waits for whatever else the server does.
         migrate_timeout: Duration::from_secs(120),
         ..schema.options.clone()
     }
 }
 
+/// Sessions of the member that are in a state.
+async fn sessions(schema: &Schema, state: &str) -> i64 {
+    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND {state}");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .bind(&schema.options.schema)
+        .fetch_one(&mut schema.connection().await)
+        .await
+        .unwrap()
+}
+
 /// Waits until the member waits for a lock.
 async fn until_it_waits(schema: &Schema) {
-    let mut connection = schema.connection().await;
     let begun = Instant::now();
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'";
-    loop {
-        let found: i64 = sqlx::query_scalar(waiting)
-            .bind(&schema.options.schema)
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
-        if found > 0 {
-            return;
-        }
+    while sessions(schema, "wait_event_type = 'Lock'").await == 0 {
         assert!(begun.elapsed() < Duration::from_secs(60), "it waits for nothing");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Opens a store of a schema that lacks the index. However long others keep that up, no start waits for it.
+async fn opened_at_once(schema: &Schema) -> PostgresStore {
+    let options = named(schema);
+    let opened = tokio::time::timeout(Duration::from_secs(20), PostgresStore::open(&options)).await;
+    opened.expect("a start waits for no index").unwrap()
+}
+
+/// Waits until the store has made the index; that waits for whatever else the server does.
+async fn until_made(store: &mut PostgresStore) {
+    let making = store.making.as_mut().expect("the index was missing");
+    let made = tokio::time::timeout(Duration::from_secs(120), &mut making.0).await;
+    made.expect("nobody keeps it up").unwrap();
 }
 
 /// Whether the index is there and serves; none if there is none.
@@ -101,7 +114,8 @@ async fn members_of_the_release_before_read_on_while_a_change_of_the_tables_wait
     .await;
     assert!(!opening.is_finished(), "it waits for the backup");
     run(&mut backup, "COMMIT").await;
-    let store = opening.await.unwrap().unwrap();
+    let mut store = opening.await.unwrap().unwrap();
+    until_made(&mut store).await;
     assert_eq!(is_valid(&mut member).await, Some(true));
     let by_key = ExecutionQuery {
         execution_key: Some("key".to_owned()),
@@ -121,20 +135,62 @@ async fn an_index_is_made_while_executions_are_projected() {
     run(&mut connection, "DROP INDEX summary_key").await;
     let mut writer = schema.connection().await;
     run(&mut writer, "BEGIN; UPDATE summary SET paused = true").await;
-    let options = named(&schema);
-    let opening = tokio::spawn(async move { PostgresStore::open(&options).await });
+    let mut making = opened_at_once(&schema).await;
     until_it_waits(&schema).await;
     // Nobody waits for the index: no writer, no reader, and no other member that starts.
-    project(&store, 2).await.unwrap();
+    project(&making, 2).await.unwrap();
+    project(&store, 3).await.unwrap();
     let listed = VisibilityStore::list(&store, page()).await.unwrap();
-    assert_eq!(listed.items.len(), 2);
-    let other = schema.open().await;
-    project(&other, 3).await.unwrap();
-    assert_eq!(is_valid(&mut connection).await, Some(false), "it is being made");
-    assert!(!opening.is_finished());
+    assert_eq!(listed.items.len(), 3);
+    let mut other = schema.open().await;
+    project(&other, 4).await.unwrap();
+    until_made(&mut other).await;
+    assert_eq!(
+        is_valid(&mut connection).await,
+        Some(false),
+        "it is being made, by the first one"
+    );
     run(&mut writer, "COMMIT").await;
-    opening.await.unwrap().unwrap();
+    until_made(&mut making).await;
     assert_eq!(is_valid(&mut connection).await, Some(true));
+    assert!(schema.open().await.making.is_none(), "nothing is left to do");
+}
+
+/// A store that is closed or dropped leaves nothing running; the server ends what it has begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_makes_an_index_ends_with_its_store() {
+    let schema = Schema::new();
+    let store = schema.open().await;
+    project(&store, 1).await.unwrap();
+    let mut connection = schema.connection().await;
+    for is_closed in [true, false] {
+        run(&mut connection, "DROP INDEX summary_key").await;
+        let mut writer = schema.connection().await;
+        run(&mut writer, "BEGIN; UPDATE summary SET paused = true").await;
+        let making = opened_at_once(&schema).await;
+        until_it_waits(&schema).await;
+        let task = making.making.as_ref().unwrap().0.abort_handle();
+        assert!(!task.is_finished());
+        if is_closed {
+            making.close().await;
+        } else {
+            drop(making);
+        }
+        let begun = Instant::now();
+        while !task.is_finished() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it goes on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        run(&mut writer, "COMMIT").await;
+        let begun = Instant::now();
+        while is_valid(&mut connection).await != Some(true) || sessions(&schema, "true").await > 0 {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "the server goes on to the end"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 /// What a start that was ended while it made the index left behind.
@@ -149,6 +205,6 @@ async fn half_an_index_is_made_anew() {
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'summary_key'::regclass",
     )
     .await;
-    PostgresStore::open(&named(&schema)).await.unwrap();
+    until_made(&mut opened_at_once(&schema).await).await;
     assert_eq!(is_valid(&mut connection).await, Some(true));
 }

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::json;
-use support::{Arrows, Gate, PATIENCE, as_member, builtins, chain, now, store, until, with_sandbox};
+use support::{Arrows, Gate, PATIENCE, as_member, builtins, chain, now, store, until, with_sandbox, world};
+use tokio_util::sync::CancellationToken;
 use troupe_actors::{Engine, EngineHandle, EngineOptions, EngineParts, StartRequest};
 use troupe_backends::{EmbeddedStore, InProcessMembers};
 use troupe_core::execution::Status;
 use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_core::{Json, ShardId};
+use troupe_executors::HandlerCall;
 use troupe_ports::{BusError, DefinitionStore, EpochAuthority, EventBus, SystemClock};
 use troupe_telemetry::Exposition;
 
@@ -40,6 +42,7 @@ const PUBLISHED: [&str; 2] = [
 ];
 const EXECUTIONS_RESTARTED: &str = r#"troupe_actor_restarts_total{kind="execution"}"#;
 const SHARDS_RESTARTED: &str = r#"troupe_actor_restarts_total{kind="shard"}"#;
+const ATTEMPTS_RUNNING: &str = "troupe_attempts_running";
 
 /// A bus that confirms nothing before it is open, and panics once where that is planted.
 #[derive(Default)]
@@ -127,6 +130,32 @@ async fn what_waits_for_a_bus_is_shown_until_it_is_confirmed() {
         PUBLISHED.map(metric)
     );
     engine.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_is_shown_to_run_until_it_has_ended() {
+    LazyLock::force(&METRICS);
+    let directory = tempfile::tempdir().unwrap();
+    let gate = CancellationToken::new();
+    let opened = gate.clone();
+    let executors = builtins().handler("held", move |_: HandlerCall| {
+        let opened = opened.clone();
+        async move {
+            opened.cancelled().await;
+            Ok(Json::null())
+        }
+    });
+    let world = world(directory.path(), executors, EngineOptions::default()).await;
+    world.apply(chain("w", 1, "held")).await;
+    let id = world.start("w", json!({})).await;
+    let shown = || {
+        world.engine.sample_metrics();
+        metric(ATTEMPTS_RUNNING)
+    };
+    until("it is seen to run", async || shown() == 1.0).await;
+    gate.cancel();
+    world.ended(id).await;
+    until("it is seen no longer", async || shown() == 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -174,15 +174,25 @@ fn controls_are_read() {
     assert_written("controls", &kept, &today);
 }
 
-/// Compressed as the library likes.
+/// What stands compressed behind a format and a length.
+fn raw(packed: &[u8]) -> Bytes {
+    let (length, compressed) = packed[1..].split_first_chunk::<4>().unwrap();
+    let length = u32::from_le_bytes(*length) as usize;
+    zstd::bulk::decompress(compressed, length).unwrap().into()
+}
+
+/// Compressed as the library likes: what was compressed is compared.
 #[test]
 fn a_chunk_of_a_spool_is_read() {
     use troupe_actors::sinks::spool::{format_of, pack, unpack};
 
     let records = spool::records();
-    let kept = kept("spool", &[pack(FORMAT, &records).unwrap()]);
+    let today = [pack(FORMAT, &records).unwrap()];
+    let kept = kept("spool", &today);
     assert_eq!(format_of(&kept[0]), Some(FORMAT));
     assert_eq!(unpack(READS, &kept[0]).unwrap(), records);
+    assert_eq!(format_of(&today[0]), Some(FORMAT));
+    assert_written("spool", &[raw(&kept[0])], &[raw(&today[0])]);
 }
 
 /// Whoever comes with a key, a value or a link of last year means what was meant then.

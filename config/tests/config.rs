@@ -397,6 +397,18 @@ fn a_certificate_is_shown_to_each_server_that_has_one() {
     );
     assert_eq!(wrong(&certificate, &key, "amqp://u:hidden@h").0, of_certificate);
     assert!(!wrong(&certificate, &key, "amqp://u:hidden@h").1.contains("hidden"));
+    for url in ["redis://u:hidden@h", "redis+sentinel://u:hidden@h/m"] {
+        let sources = with_variables(&[
+            ("TROUPE_STORE_STATE", url),
+            ("TROUPE_STORE_STATE_CERTIFICATE_FILE", &certificate),
+            ("TROUPE_STORE_STATE_KEY_FILE", &key),
+        ]);
+        let error = sources.load().unwrap_err();
+        assert!(!error.to_string().contains("hidden"), "{error}");
+        let problem = &error.problems[0];
+        assert_eq!(problem.key, "store.state_certificate_file", "{problem}");
+        assert!(problem.message.contains("no TLS"), "{problem}");
+    }
     let (blamed, message) = wrong("/nowhere/client.crt", &key, "amqps://h");
     assert_eq!(blamed, of_certificate);
     assert!(message.contains("/nowhere/client.crt cannot be read"), "{message}");

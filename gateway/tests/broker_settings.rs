@@ -7,7 +7,8 @@ mod services;
 
 use std::time::{Duration, Instant};
 
-use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, QueueDeleteOptions};
+use lapin::message::BasicGetMessage;
+use lapin::options::{BasicGetOptions, BasicRejectOptions, ExchangeDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::Value;
@@ -53,6 +54,19 @@ async fn declare(channel: &Channel, deployment: &Deployment, kind: ExchangeKind)
     declared.await.unwrap();
 }
 
+/// Waits for a message of a queue, which must be there.
+async fn message_of(channel: &Channel, queue: &str) -> BasicGetMessage {
+    let begun = Instant::now();
+    loop {
+        let got = channel.basic_get(queue.into(), BasicGetOptions::default());
+        if let Some(message) = got.await.unwrap() {
+            return message;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nothing comes to the queue {queue}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Waits until `/readyz` tells this of the broker.
 async fn until_told(server: &Server, holds: impl Fn(&Value) -> bool) {
     let begun = Instant::now();
@@ -82,18 +96,13 @@ async fn a_direct_exchange_gives_a_queue_of_the_settings_what_it_asks_for() {
 
     let [queue, dead] = ["ends", "ends.dead"].map(|name| format!("{}.queue.{name}", deployment.prefix));
     let (_connection, channel) = connected(&deployment).await;
-    let begun = Instant::now();
-    let message = loop {
-        let got = channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true });
-        if let Some(message) = got.await.unwrap() {
-            break message;
-        }
-        assert!(begun.elapsed() < PATIENCE, "no event comes to the queue");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let message = message_of(&channel, &queue).await;
     assert_eq!(message.delivery.routing_key.as_str(), "flow.execution.completed");
     let event: Value = serde_json::from_slice(&message.delivery.data).unwrap();
     assert!(event["source"].as_str().unwrap().ends_with(&id), "{event}");
+    message.reject(BasicRejectOptions { requeue: false }).await.unwrap();
+    let rejected = message_of(&channel, &dead).await;
+    assert_eq!(rejected.delivery.data, message.delivery.data);
 
     declare(&channel, &deployment, ExchangeKind::Direct).await;
     for queue in [queue, dead] {

@@ -1,4 +1,4 @@
-//! The real binary on Redis, PostgreSQL and RabbitMQ; it and Redis are killed meanwhile.
+//! The real binary on Redis, PostgreSQL and RabbitMQ: it and Redis are killed meanwhile, and a benchmark leaves nothing there.
 #![allow(clippy::unwrap_used)]
 
 #[path = "server/bench.rs"]
@@ -8,6 +8,9 @@ mod server;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use bench::{Bench, PATIENCE, apply, parsed};
@@ -15,7 +18,9 @@ use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, 
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::Value;
-use server::Server;
+use server::{Server, troupe};
+use services::{Deployment, Redis};
+use sqlx::{Connection as _, PgConnection, Row as _};
 
 /// Half of them wait while everything is killed.
 const FLOW: &str = "
@@ -176,5 +181,60 @@ async fn nothing_acknowledged_is_lost_when_the_server_and_redis_are_killed() {
     assert!(!metrics.contains("troupe_broker_events_total 0\n"), "{metrics}");
     for id in &ids {
         assert_eq!(heard[id][0].0, "troupe.execution.created.v1");
+    }
+}
+
+/// Measures on these servers: how the names of what that makes there begin, and how it ended.
+fn measured(redis: &Redis, postgres: &str, more: &[&str]) -> (String, Output) {
+    let child = troupe()
+        .args(["bench", "chain", "--executions", "20", "--json"])
+        .args(["--state", &redis.url(), "--definitions", postgres])
+        .args(more)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    (format!("bench_{}_", child.id()), child.wait_with_output().unwrap())
+}
+
+/// The number that a Redis answers: an integer, or how many items a list has.
+fn number(redis: &Redis, command: &str) -> u64 {
+    let (url, mut answer) = (redis.url(), String::new());
+    let mut stream = TcpStream::connect(url.strip_prefix("redis://").unwrap()).unwrap();
+    stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    answer.trim_end()[1..].parse().unwrap()
+}
+
+/// Schemas of the shared server whose names begin so.
+async fn schemas(postgres: &str, beginning: &str) -> Vec<String> {
+    let mut connection = PgConnection::connect(postgres).await.unwrap();
+    let all = sqlx::query("TABLE pg_namespace")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    let names = all.iter().map(|row| row.get::<String, _>("nspname"));
+    names.filter(|name| name.starts_with(beginning)).collect()
+}
+
+#[tokio::test]
+async fn a_benchmark_takes_away_what_it_made_unless_that_is_to_be_kept() {
+    let (redis, mut deployment) = (Redis::start(), Deployment::new());
+    assert_eq!(number(&redis, "INCR neighbour"), 1);
+    for keeps in [false, true] {
+        let more: &[&str] = if keeps { &["--keep"] } else { &[] };
+        let (beginning, output) = measured(&redis, &deployment.postgres, more);
+        let keys = number(&redis, &format!("KEYS {{{beginning}*"));
+        let schemas = schemas(&deployment.postgres, &beginning).await;
+        if let Some(left) = schemas.first() {
+            // It goes with the test.
+            deployment.prefix.clone_from(left);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["executions"], 20, "{report}");
+        assert_eq!((keys > 0, schemas.len()), (keeps, usize::from(keeps)), "{said}");
+        assert_eq!(number(&redis, "DBSIZE"), keys + 1, "the neighbour's stays: {said}");
     }
 }

@@ -247,11 +247,22 @@ fn id(member: &RedisServer) -> String {
     }
 }
 
+/// A number that a member tells of itself; 0 where it tells none.
+fn told(member: &RedisServer, section: &str, name: &str) -> u64 {
+    let stats = format!("{:?}", member.command(&["INFO", section]));
+    let number = stats.split(name).nth(1).unwrap_or("0");
+    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}
+
 /// How often a member has run a command.
 fn calls(member: &RedisServer, command: &str) -> u64 {
-    let stats = format!("{:?}", member.command(&["INFO", "commandstats"]));
-    let calls = stats.split(&format!("cmdstat_{command}:calls=")).nth(1);
-    calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+    told(member, "commandstats", &format!("cmdstat_{command}:calls="))
+}
+
+/// How often a member has answered with an error.
+fn errors(member: &RedisServer, code: &str) -> u64 {
+    told(member, "errorstats", &format!("errorstat_{code}:count="))
 }
 
 /// A prefix whose slots move from member to member while a clause runs.
@@ -355,6 +366,11 @@ async fn every_suite_passes_while_slots_move() {
     run_all(&timed, 1, &test).await;
     let moved = cluster.moved.lock().await;
     assert!(moved.slots >= timed.len() + others.len(), "{moved:?}");
+    // Scores of commands met a slot on the move: some with none of their keys where they came, some with a part of them.
+    for code in ["ASK", "TRYAGAIN"] {
+        let met: u64 = cluster.members.iter().map(|member| errors(member, code)).sum();
+        assert!(met > 0, "nobody was answered {code}");
+    }
     println!("{} clauses: {moved:?}", timed.len() + others.len());
 }
 

@@ -205,25 +205,59 @@ troupe_shards_owned 8
 
         let mut both = figures.clone();
         both.add(&figures);
-        assert_eq!(both.counts.executions_started, 14);
-        assert_eq!(both.now.executions, counted(&[("running", 2), ("waiting", 4)]));
-        assert_eq!(both.now.outbox_lag_ms, 1_500, "one is not older since there are two");
+        let doubled = Figures {
+            now: Gauges {
+                executions: counted(&[("running", 2), ("waiting", 4)]),
+                attempts_running: 26,
+                attempts_waiting: counted(&[("slot", 12)]),
+                outbox_pending: 22,
+                outbox_bytes: 24,
+                // One is not older since there are two.
+                outbox_lag_ms: 1_500,
+            },
+            counts: Counts {
+                executions_started: 14,
+                executions_ended: counted(&[("completed", 6), ("failed", 2)]),
+                attempts_ended: counted(&[("timed_out", 10)]),
+                retries: 16,
+                timers_fired: 20,
+                timers_late_us: 25_000,
+            },
+        };
+        assert_eq!(both, doubled);
     }
 
     #[test]
     fn rates_are_differences_and_none_where_counting_began_anew() {
         let before = Figures::read(TEXT).unwrap().counts;
+        let moves: [fn(&mut Counts<u64>); 6] = [
+            |counts| counts.executions_started += 5,
+            |counts| by(&mut counts.executions_ended, Some("completed"), 3),
+            |counts| by(&mut counts.attempts_ended, Some("timed_out"), 4),
+            |counts| counts.retries += 1,
+            |counts| counts.timers_fired += 2,
+            |counts| counts.timers_late_us += 700,
+        ];
         let mut now = before.clone();
-        now.executions_started += 5;
-        now.executions_ended.insert("canceled".to_owned(), 1);
-        let rates = now.per_second(&before, 2.0).unwrap();
-        assert_eq!(rates.executions_started, 2.5);
-        let ended: Vec<_> = rates
-            .executions_ended
-            .iter()
-            .map(|(status, rate)| (status.as_str(), *rate))
-            .collect();
-        assert_eq!(ended, [("canceled", 0.5), ("completed", 0.0), ("failed", 0.0)]);
-        assert_eq!(before.per_second(&now, 2.0), None);
+        for moves_on in moves {
+            let mut moved = before.clone();
+            moves_on(&mut moved);
+            assert_eq!(before.per_second(&moved, 2.0), None, "{moved:?}");
+            moves_on(&mut now);
+        }
+        by(&mut now.executions_ended, Some("canceled"), 1);
+        let rated = |pairs: &[(&str, f64)]| {
+            let rates = pairs.iter().map(|(label, rate)| ((*label).to_owned(), *rate));
+            rates.collect::<BTreeMap<_, _>>()
+        };
+        let rates = Counts {
+            executions_started: 2.5,
+            executions_ended: rated(&[("canceled", 0.5), ("completed", 1.5), ("failed", 0.0)]),
+            attempts_ended: rated(&[("timed_out", 2.0)]),
+            retries: 0.5,
+            timers_fired: 1.0,
+            timers_late_us: 350.0,
+        };
+        assert_eq!(now.per_second(&before, 2.0), Some(rates));
     }
 }

@@ -209,7 +209,7 @@ fn number(redis: &Redis, command: &str) -> u64 {
 /// Schemas of the shared server whose names begin so.
 async fn schemas(postgres: &str, beginning: &str) -> Vec<String> {
     let mut connection = PgConnection::connect(postgres).await.unwrap();
-    let all = sqlx::query("TABLE pg_namespace")
+    let all = sqlx::raw_sql("TABLE pg_namespace")
         .fetch_all(&mut connection)
         .await
         .unwrap();

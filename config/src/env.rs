@@ -35,7 +35,7 @@ macro_rules! variables {
 
 variables! {
     "TROUPE_CONFIG" Tool "Configuration file; without it ./troupe.toml is read if it exists.";
-    "TROUPE_SERVER" Tool "Address of the server that client commands talk to.";
+    "TROUPE_SERVER" Tool "Addresses of the servers that client commands talk to, with commas between.";
     "TROUPE_API_KEY" Tool "Key that client commands show to the server.";
     "TROUPE_API_KEY_FILE" Tool "File that holds it instead.";
     "TROUPE_LISTEN" Key("listen") "Address of the REST API.";
@@ -49,6 +49,8 @@ variables! {
     "TROUPE_ENGINE_FORMAT" Key("engine.format") "Newest format in which the state is written; 0: the newest that every member reads.";
     "TROUPE_ENGINE_RUNNING_MAX" Key("engine.running_max") "Running executions before new starts are refused.";
     "TROUPE_ENGINE_ATTEMPTS_MAX" Key("engine.attempts_max") "Attempts that run at once.";
+    "TROUPE_ENGINE_RETENTION_MS" Key("engine.retention_ms") "How long ended executions are kept whose workflow does not say.";
+    "TROUPE_ENGINE_TOMBSTONE_MS" Key("engine.tombstone_ms") "How long request keys count after that.";
     "TROUPE_ENGINE_NODE_TYPES_FUNCTION" Key("engine.node_types.function") "Attempts of function nodes that run at once.";
     "TROUPE_ENGINE_NODE_TYPES_HTTP" Key("engine.node_types.http") "Attempts of http nodes that run at once.";
     "TROUPE_ENGINE_NODE_TYPES_TRANSFORMATION" Key("engine.node_types.transformation") "Attempts of transformation nodes that run at once.";

@@ -1,5 +1,5 @@
-//! `deploy/cluster`, which `make cluster` runs: what it says works, a replica that is killed takes nothing with it, Ctrl-C leaves
-//! nothing behind, and other accounts of the machine come in nowhere.
+//! `deploy/cluster`, which `make cluster` runs: what it says works, a replica that is killed takes nothing with it, also not for who watches
+//! at that one, Ctrl-C leaves nothing behind, and other accounts of the machine come in nowhere.
 #![allow(clippy::unwrap_used)]
 
 mod server;
@@ -126,6 +126,17 @@ fn serving(number: u32) -> [usize; 3] {
     ]
 }
 
+/// Lines as they come. Also what nobody asks for is read: who writes them must not wait for their reader.
+fn lines(of: impl Read + Send + 'static) -> Receiver<String> {
+    let (say, said) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(of).lines().map_while(Result::ok) {
+            drop(say.send(line));
+        }
+    });
+    said
+}
+
 /// Those that still run.
 fn left(of: &[Process]) -> Vec<Process> {
     let is_one = |process: &Process| {
@@ -170,6 +181,50 @@ fn script(port: u16, directory: &Path) -> Command {
     command
 }
 
+/// `troupe ls --watch --json` of a workflow. Dropping it kills it.
+struct Watcher {
+    process: Child,
+    shown: Receiver<String>,
+    said: Receiver<String>,
+}
+
+impl Watcher {
+    fn start(servers: &str, key: &str, workflow: &str) -> Self {
+        let mut process = troupe()
+            .args(["ls", workflow, "--watch", "--json", "--every", "0.2", "-n", "100"])
+            .env("TROUPE_API_KEY", key)
+            .env("TROUPE_SERVER", servers)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (shown, said) = (process.stdout.take().unwrap(), process.stderr.take().unwrap());
+        Self {
+            process,
+            shown: lines(shown),
+            said: lines(said),
+        }
+    }
+
+    /// The executions that it shows as completed at its next look.
+    fn completed(&self) -> BTreeSet<String> {
+        let Ok(page) = self.shown.recv_timeout(PATIENCE) else {
+            panic!("it shows nothing: {:#?}", self.said.try_iter().collect::<Vec<_>>());
+        };
+        let page: Value = serde_json::from_str(&page).unwrap();
+        let items = page["items"].as_array().unwrap().iter();
+        let completed = items.filter(|item| item["status"] == "completed");
+        completed.map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
 /// The script while it runs. Dropping it ends whatever it has started.
 struct Cluster {
     script: Child,
@@ -191,14 +246,7 @@ impl Cluster {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (say, said) = channel();
-        let stderr = BufReader::new(script.stderr.take().unwrap());
-        // Also what nobody asks for is read: the script must not wait for its reader.
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                drop(say.send(line));
-            }
-        });
+        let said = lines(script.stderr.take().unwrap());
         Self {
             script,
             said,
@@ -340,6 +388,8 @@ fn what_the_cluster_script_says_works_and_it_leaves_nothing_behind() {
     let line = cluster.until_said("export TROUPE_API_KEY=");
     let (_, key) = line.split_once("TROUPE_API_KEY=").unwrap();
     let key = key.split_whitespace().next().unwrap();
+    let (_, servers) = line.split_once("TROUPE_SERVER=").unwrap();
+    assert_eq!(servers, [0, 1, 2].map(|replica| cluster.url(replica)).join(","));
     let advice = cluster.until_said(" apply ");
     assert!(
         advice.contains("apply examples/report.yaml && ") && advice.contains("start report --wait"),
@@ -361,8 +411,11 @@ fn what_the_cluster_script_says_works_and_it_leaves_nothing_behind() {
     let file = cluster.directory.path().join("waits.yaml");
     std::fs::write(&file, WAITS).unwrap();
     cluster.call(0, key, &["apply", "-q", &file.display().to_string()]);
+    // At the first one, which is killed.
+    let watcher = Watcher::start(servers, key, "waits");
+    assert!(watcher.completed().is_empty());
     let start = |_| cluster.call(0, key, &["start", "waits", "-q"]);
-    let ids: Vec<String> = (0..UNDER_WAY).map(start).collect();
+    let ids: BTreeSet<String> = (0..UNDER_WAY).map(start).collect();
     let mut started = below(cluster.script.id());
     // As it says how to.
     let kill = format!("{}   kill -9 ", cluster.url(0));
@@ -374,6 +427,12 @@ fn what_the_cluster_script_says_works_and_it_leaves_nothing_behind() {
     for id in &ids {
         cluster.until_completed(1, key, id);
     }
+    until("whoever watches sees each completed", || watcher.completed() == ids);
+    let instead = format!(" instead of {}/", cluster.url(0));
+    let said: Vec<String> = watcher.said.try_iter().collect();
+    let is_note = |line: &String| line.starts_with("now asking ") && line.ends_with(&instead);
+    assert!(said.iter().any(is_note), "{said:#?}");
+    drop(watcher);
 
     until("two replicas and two servers run", || {
         serving(cluster.script.id()) == [2, 1, 1]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use server::{Server, troupe};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const DEFINITIONS: [(&str, &str); 3] = [
     (
@@ -225,6 +225,23 @@ fn what_does_not_answer_is_said_and_asked_again() {
     drop(listener);
     let line = next(&mut said);
     assert!(line.contains("trying again"), "{line}");
+    assert_eq!(running.stop("-INT"), Some(0));
+}
+
+#[test]
+fn another_server_is_asked_where_one_is_gone_and_is_named() {
+    const EMPTY: &str = r#"{"items": []}"#;
+    let [first, second] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
+    let (gone, left) = (url(&first), url(&second));
+    let mut running = Running::start(&format!("{gone},{left}"), &["ls", "--watch", "--every", "0.1"]);
+    let (mut shown, mut said) = (running.stdout(), running.stderr());
+    for listener in [first, second] {
+        answer(&listener, EMPTY);
+        assert!(is_time(&next(&mut shown)));
+        assert_eq!(next(&mut shown), "no executions");
+    }
+    assert_eq!(next(&mut said), format!("now asking {left}/ instead of {gone}/"));
     assert_eq!(running.stop("-INT"), Some(0));
 }
 

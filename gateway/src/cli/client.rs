@@ -1,10 +1,11 @@
-//! Talks to a server.
+//! Talks to a server, or to several of one deployment.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Method, RequestBuilder, Response, Url};
+use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use url::Host;
 
@@ -26,26 +27,50 @@ const ID_DIGITS: usize = 32;
 pub(super) const AGAIN_MAX: u32 = 3;
 /// How long after the refusal.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// The code of a server that cannot serve now: it starts or stops, has lost its store, or is busy. Another one may not.
+const UNAVAILABLE: &str = "UNAVAILABLE";
+/// What a proxy answers for a server that does not.
+const GATEWAY: [StatusCode; 3] = [
+    StatusCode::BAD_GATEWAY,
+    StatusCode::SERVICE_UNAVAILABLE,
+    StatusCode::GATEWAY_TIMEOUT,
+];
+/// The hint where a command may have been received.
+const UNKNOWN: &str = "whether it took effect is not known: look before you repeat it";
 
-/// A client of one server.
+/// A client of one server, or of several that answer for each other: whoever answered last is asked, and where it does not the next one.
 pub(super) struct Client {
     http: reqwest::Client,
+    /// At least one.
+    servers: Vec<Server>,
+    /// Which of them is asked.
+    at: AtomicUsize,
+}
+
+/// A server.
+#[derive(PartialEq, Eq)]
+pub(super) struct Server {
+    /// Where it is, without a login.
     base: Url,
+    /// What the login in its address comes to: for this one alone.
+    login: Option<HeaderValue>,
+}
+
+/// Why a server is not the one whose answer counts.
+enum Miss {
+    /// It answered, and so would any other one.
+    Refused(Failure),
+    /// It says that it cannot serve now.
+    Unwell(Failure),
+    /// It has not got the request.
+    Unreached(String),
+    /// It may have got the request, and its answer is lost: on the way, or to a proxy that says so.
+    Lost(String),
 }
 
 impl Client {
-    /// `key`: what it shows to the server, if anything.
-    pub(super) fn new(server: &str, key: Option<&str>) -> Result<Self, Failure> {
-        // Whoever gives it a login does not want to see that here.
-        let shown = if server.contains('@') { "…" } else { server };
-        let wrong = |why: String| {
-            Failure::new(Exit::Usage, format!("`{shown}` is no address of a server: {why}"))
-                .hint("write --server http://127.0.0.1:7654")
-        };
-        let base = Url::parse(server).map_err(|error| wrong(error.to_string()))?;
-        if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
-            return Err(wrong("it must begin with http:// or https://".into()));
-        }
+    /// `servers`: addresses with commas between. `key`: what it shows to each of them, if anything.
+    pub(super) fn new(servers: &str, key: Option<&str>) -> Result<Self, Failure> {
         let mut headers = HeaderMap::new();
         if let Some(key) = key {
             let shown = HeaderValue::try_from(format!("Bearer {key}"));
@@ -53,67 +78,75 @@ impl Client {
             shown.set_sensitive(true);
             headers.insert(AUTHORIZATION, shown);
         }
+        let addresses = addresses(servers)?;
         // A redirect to another host does not get the key: the library drops it.
         let http = reqwest::Client::builder()
             .no_proxy()
             .default_headers(headers)
-            .connect_timeout(CONNECT);
-        let http = http.build();
+            .connect_timeout(CONNECT)
+            .build();
+        let http = http.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        let mut servers = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let server = Server::new(&http, address)?;
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
         Ok(Self {
-            http: http.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?,
-            base,
+            http,
+            servers,
+            at: AtomicUsize::new(0),
         })
     }
 
-    /// Where the server is, for people: without a login.
-    pub(super) fn address(&self) -> Url {
-        let mut url = self.base.clone();
-        // Only what has no host refuses that, and every server has one.
-        url.set_username("").ok();
-        url.set_password(None).ok();
-        url
+    /// The server that is asked.
+    pub(super) fn server(&self) -> &Server {
+        &self.servers[self.at.load(Ordering::Relaxed)]
+    }
+
+    /// Has the next server asked from now on: the one that is has let somebody wait for too long.
+    pub(super) fn pass_over(&self) {
+        let next = (self.at.load(Ordering::Relaxed) + 1) % self.servers.len();
+        self.at.store(next, Ordering::Relaxed);
     }
 
     /// A request for `/api/v1/<segments>`.
     pub(super) fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
-        let mut url = self.base.clone();
+        self.at_path(method, &[&["api", "v1"][..], segments].concat())
+    }
+
+    /// A request for that path; [`Server::addressed`] says where.
+    fn at_path(&self, method: Method, segments: &[&str]) -> RequestBuilder {
+        let mut url = self.server().base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(["api", "v1"]).extend(segments);
+            path.clear().extend(segments);
         }
         self.http.request(method, url)
     }
 
-    /// Asks for `/<name>`, whatever the answer.
-    pub(super) async fn ask_root(&self, name: &str) -> Result<Response, Failure> {
-        let mut url = self.base.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().push(name);
-        }
-        let asked = self.http.get(url).timeout(HEALTH).send().await;
-        asked.map_err(|error| self.unreachable(&error))
+    /// Asks for `/<name>`: the status and the body, whatever they are.
+    pub(super) async fn ask_root(&self, name: &str) -> Result<(StatusCode, String), Failure> {
+        let request = self.at_path(Method::GET, &[name]).timeout(HEALTH);
+        self.in_turn(request, async |_: &Server, request: Request| {
+            let response = self.http.execute(request).await?;
+            let status = response.status();
+            Ok((status, response.text().await?))
+        })
+        .await
     }
 
-    /// The server's `/metrics`; none where it does not tell them.
-    pub(super) async fn metrics(&self) -> Option<String> {
-        body_of(self.ask_root("metrics").await.ok()?).await
+    /// That server's `/metrics`; none where it does not tell them. No other one's would do.
+    pub(super) async fn metrics(&self, server: &Server) -> Option<String> {
+        let request = self.at_path(Method::GET, &["metrics"]).timeout(HEALTH).build().ok()?;
+        body_of(self.http.execute(server.addressed(request)).await.ok()?).await
     }
 
-    /// `/metrics` of the member at `address`; none where it cannot be asked from here, or does not tell them.
-    pub(super) async fn metrics_at(&self, address: &str) -> Option<String> {
-        let mut url = Url::parse(address).ok().filter(|url| self.may_ask(url))?;
+    /// `/metrics` of the member at `address`, which that server named; none where it cannot be asked from here, or does not tell them.
+    pub(super) async fn metrics_at(&self, server: &Server, address: &str) -> Option<String> {
+        let mut url = Url::parse(address).ok().filter(|url| server.may_ask(url))?;
         url.path_segments_mut().ok()?.pop_if_empty().push("metrics");
         body_of(self.http.get(url).timeout(METRICS).send().await.ok()?).await
-    }
-
-    /// Whether the key may be shown to a member there. Not on this machine, where something else may listen, if the server is another one. Not in
-    /// the clear where the server is asked over TLS, nor beyond this machine if it is asked here: at the end of a tunnel, perhaps.
-    fn may_ask(&self, address: &Url) -> bool {
-        let (is_here, is_from_here) = (is_this_machine(address), is_this_machine(&self.base));
-        match address.scheme() {
-            "https" => is_from_here || !is_here,
-            "http" => self.base.scheme() == "http" && is_here == is_from_here,
-            _ => false,
-        }
     }
 
     pub(super) fn get(&self, segments: &[&str]) -> RequestBuilder {
@@ -126,54 +159,87 @@ impl Client {
 
     /// Sends a request; what is no success becomes the failure that it means.
     pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let text = response.text().await.map_err(|error| self.unreachable(&error))?;
-        match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => Err(problem.into()),
-            Err(_) => {
-                let failure = Failure::new(
-                    Exit::Failed,
-                    format!("{} answered {status} without saying why", self.address()),
-                );
-                Err(failure.hint("is this address a troupe server?"))
-            }
-        }
+        self.in_turn(request, async |server: &Server, request: Request| {
+            self.success(server, request).await
+        })
+        .await
     }
 
     /// Sends a request and reads the answer.
     pub(super) async fn fetch<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
-        let text = self
-            .send(request)
-            .await?
-            .text()
-            .await
-            .map_err(|error| self.unreachable(&error))?;
-        serde_json::from_str(&text).map_err(|error| {
-            if let Some(queued) = QueuedDto::read(&text) {
-                return waits(&queued);
+        self.in_turn(request, async |server: &Server, request: Request| {
+            let text = self.success(server, request).await?.text().await?;
+            server.read(&text).map_err(Miss::Refused)
+        })
+        .await
+    }
+
+    /// A server's answer to a request, if it is a success.
+    async fn success(&self, server: &Server, request: Request) -> Result<Response, Miss> {
+        let response = self.http.execute(request).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = response.text().await?;
+        Err(server.refusal(status, &text))
+    }
+
+    /// Asks one server after the other, from the one that answered last on, until the answer of one counts. A request goes to another one only
+    /// if nobody has got it, or if that changes nothing.
+    async fn in_turn<T>(
+        &self,
+        request: RequestBuilder,
+        ask: impl AsyncFn(&Server, Request) -> Result<T, Miss>,
+    ) -> Result<T, Failure> {
+        let request = request
+            .build()
+            .map_err(|error| Failure::new(Exit::Usage, format!("this cannot be asked: {}", why(&error))))?;
+        let is_repeatable = is_repeatable(&request);
+        let first = self.at.load(Ordering::Relaxed);
+        let mut asked = Vec::new();
+        let mut unwell = None;
+        let mut is_unknown = false;
+        for step in 0..self.servers.len() {
+            let at = (first + step) % self.servers.len();
+            self.at.store(at, Ordering::Relaxed);
+            let server = &self.servers[at];
+            let once = || Failure::new(Exit::Failed, "this can be sent once only");
+            let again = server.addressed(request.try_clone().ok_or_else(once)?);
+            let (why, goes_on) = match ask(server, again).await {
+                Ok(answer) => return Ok(answer),
+                Err(Miss::Refused(failure)) => return Err(failure),
+                Err(Miss::Unwell(failure)) => {
+                    let why = failure.message.clone();
+                    unwell = Some(failure);
+                    (why, is_repeatable)
+                }
+                Err(Miss::Unreached(why)) => (why, true),
+                Err(Miss::Lost(why)) => {
+                    is_unknown = !is_repeatable;
+                    (why, is_repeatable)
+                }
+            };
+            asked.push(format!("{}: {why}", server.base));
+            if !goes_on {
+                break;
             }
-            Failure::new(
-                Exit::Failed,
-                format!("{} answered something else than expected: {error}", self.address()),
-            )
-            .hint("client and server may be of different versions")
+        }
+        Err(match unwell {
+            // What it says stands for itself.
+            Some(failure) if asked.len() == 1 => failure,
+            Some(failure) => Failure {
+                message: in_vain(&asked),
+                ..failure
+            },
+            None if is_unknown => cannot_connect(&asked).hint(UNKNOWN),
+            None => cannot_connect(&asked),
         })
     }
 
+    /// An answer of the server that is asked has broken off.
     pub(super) fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        let mut why = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(deeper) = cause {
-            why = deeper.to_string();
-            cause = deeper.source();
-        }
-        let mut failure = Failure::new(Exit::CannotConnect, format!("cannot talk to {}: {why}", self.address()));
-        failure.code = Some("CANNOT_CONNECT".into());
-        failure.hint("start a server with `troupe dev`, or name one with --server or TROUPE_SERVER")
+        cannot_connect(&[format!("{}: {}", self.server().base, why(error))])
     }
 
     /// The whole id that a prefix names.
@@ -225,7 +291,7 @@ impl Client {
         loop {
             let asked = self.fetch(self.get(&["executions"]).query(query)).await;
             match asked {
-                Err(failure) if again > 0 && failure.code.as_deref() == Some("UNAVAILABLE") => {
+                Err(failure) if again > 0 && failure.code.as_deref() == Some(UNAVAILABLE) => {
                     again -= 1;
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
@@ -233,6 +299,138 @@ impl Client {
             }
         }
     }
+}
+
+impl Server {
+    fn new(http: &reqwest::Client, address: Url) -> Result<Self, Failure> {
+        // The library makes a header of a login, and takes it out of the address.
+        let asked = http.get(address).build();
+        let asked = asked.map_err(|error| Failure::new(Exit::Usage, why(&error)))?;
+        Ok(Self {
+            base: asked.url().clone(),
+            login: asked.headers().get(AUTHORIZATION).cloned(),
+        })
+    }
+
+    /// Where it is, for people: without a login.
+    pub(super) fn address(&self) -> &Url {
+        &self.base
+    }
+
+    /// A request as it is sent to this server.
+    fn addressed(&self, mut request: Request) -> Request {
+        let mut url = self.base.clone();
+        let under = self.base.path().trim_end_matches('/');
+        url.set_path(&format!("{under}{}", request.url().path()));
+        url.set_query(request.url().query());
+        *request.url_mut() = url;
+        if let Some(login) = &self.login {
+            request.headers_mut().insert(AUTHORIZATION, login.clone());
+        }
+        request
+    }
+
+    /// Whether the key may be shown to a member there, which this server named. Not on this machine, where something else may listen, if the
+    /// server is another one. Not in the clear where the server is asked over TLS, nor beyond this machine if it is asked here: at the end of a
+    /// tunnel, perhaps.
+    fn may_ask(&self, address: &Url) -> bool {
+        let (is_here, is_from_here) = (is_this_machine(address), is_this_machine(&self.base));
+        match address.scheme() {
+            "https" => is_from_here || !is_here,
+            "http" => self.base.scheme() == "http" && is_here == is_from_here,
+            _ => false,
+        }
+    }
+
+    /// Reads what it answered.
+    fn read<T: DeserializeOwned>(&self, text: &str) -> Result<T, Failure> {
+        serde_json::from_str(text).map_err(|error| {
+            if let Some(queued) = QueuedDto::read(text) {
+                return waits(&queued);
+            }
+            let why = format!("{} answered something else than expected: {error}", self.base);
+            Failure::new(Exit::Failed, why).hint("client and server may be of different versions")
+        })
+    }
+
+    /// What an answer means that is no success.
+    fn refusal(&self, status: StatusCode, text: &str) -> Miss {
+        match serde_json::from_str::<Problem>(text) {
+            Ok(problem) if problem.code == UNAVAILABLE => Miss::Unwell(problem.into()),
+            Ok(problem) => Miss::Refused(problem.into()),
+            Err(_) if GATEWAY.contains(&status) => Miss::Lost(format!("{status} without saying why")),
+            Err(_) => {
+                let why = format!("{} answered {status} without saying why", self.base);
+                Miss::Refused(Failure::new(Exit::Failed, why).hint("is this address a troupe server?"))
+            }
+        }
+    }
+}
+
+impl From<reqwest::Error> for Miss {
+    fn from(error: reqwest::Error) -> Self {
+        let why = why(&error);
+        if error.is_connect() {
+            Self::Unreached(why)
+        } else {
+            Self::Lost(why)
+        }
+    }
+}
+
+/// Reads the addresses of servers.
+fn addresses(servers: &str) -> Result<Vec<Url>, Failure> {
+    let all: Vec<&str> = servers.split(',').map(str::trim).collect();
+    let read = all.iter().enumerate().map(|(at, address)| {
+        let wrong = |why: &str| {
+            // Whoever gives it a login does not want to see that here, nor a part of one that has a comma.
+            let shown = if servers.contains('@') {
+                format!("address {} of {}", at + 1, all.len())
+            } else {
+                format!("`{address}`")
+            };
+            Failure::new(Exit::Usage, format!("{shown} is no address of a server: {why}"))
+                .hint("write --server http://127.0.0.1:7654, or several addresses with commas between")
+        };
+        if address.is_empty() {
+            return Err(wrong("it is empty"));
+        }
+        let url = Url::parse(address).map_err(|error| wrong(&error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") || url.cannot_be_a_base() {
+            return Err(wrong("it must begin with http:// or https://"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(wrong("it must end before `?` and `#`"));
+        }
+        Ok(url)
+    });
+    read.collect()
+}
+
+/// Whether it changes nothing if a server has got the request already.
+fn is_repeatable(request: &Request) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD) || request.headers().contains_key("idempotency-key")
+}
+
+/// What was the matter, without what it was the matter with.
+fn why(error: &reqwest::Error) -> String {
+    let mut why = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(deeper) = cause {
+        why = deeper.to_string();
+        cause = deeper.source();
+    }
+    why
+}
+
+fn in_vain(asked: &[String]) -> String {
+    format!("cannot talk to {}", asked.join("; "))
+}
+
+fn cannot_connect(asked: &[String]) -> Failure {
+    let mut failure = Failure::new(Exit::CannotConnect, in_vain(asked));
+    failure.code = Some("CANNOT_CONNECT".into());
+    failure.hint("start a server with `troupe dev`, or name one with --server or TROUPE_SERVER")
 }
 
 /// What was answered, unless it is a refusal.
@@ -276,12 +474,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::BTreeMap;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use axum::extract::Query;
-    use axum::http::StatusCode;
+    use axum::http::Uri;
     use axum::routing::{get, post};
     use axum::{Json, Router};
+    use serde_json::{Value, json};
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::dto::CommandDto;
@@ -308,12 +508,184 @@ mod tests {
     }
 
     async fn serve(router: Router) -> Client {
+        client(&[&listening(router).await])
+    }
+
+    fn client(addresses: &[&str]) -> Client {
+        with_key(&addresses.join(","), None)
+    }
+
+    fn with_key(servers: &str, key: Option<&str>) -> Client {
         // As `main` does; another test of this process may have been faster.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        Client::new(servers, key).unwrap()
+    }
+
+    async fn listener() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        (listener, address)
+    }
+
+    /// Where a server answers so.
+    async fn listening(router: Router) -> String {
+        let (listener, address) = listener().await;
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Client::new(&format!("http://{address}"), None).unwrap()
+        address
+    }
+
+    /// Where nobody listens.
+    async fn nowhere() -> String {
+        listener().await.1
+    }
+
+    /// Where every request is heard, counted, and never answered.
+    async fn deaf() -> (String, Arc<AtomicUsize>) {
+        let (listener, address) = listener().await;
+        let heard = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&heard);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                let _read = stream.read(&mut [0; 4_096]).await.ok();
+            }
+        });
+        (address, heard)
+    }
+
+    /// Where every request gets this answer, and is counted.
+    async fn always(status: StatusCode, body: Value) -> (String, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let answer = move || async move {
+            count.fetch_add(1, Ordering::Relaxed);
+            (status, Json(body))
+        };
+        (listening(Router::new().fallback(answer)).await, asked)
+    }
+
+    fn unavailable() -> Value {
+        serde_json::to_value(ApiError::new(UNAVAILABLE, "it is starting").problem()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn where_nobody_listens_another_server_is_asked_and_asked_again() {
+        let (gone, (here, asked)) = (nowhere().await, always(StatusCode::OK, json!(1)).await);
+        let client = client(&[&gone, &here]);
+        // Nobody has got a request that is refused like this: whatever it is, it may be sent again.
+        assert_eq!(client.fetch::<u8>(client.post(&["x"])).await.unwrap(), 1);
+        assert_eq!(client.server().address().as_str(), format!("{here}/"));
+        assert_eq!(client.fetch::<u8>(client.get(&["x"])).await.unwrap(), 1);
+        assert_eq!(client.ask_root("readyz").await.unwrap().0, StatusCode::OK);
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn a_failure_names_all_who_were_asked() {
+        let (one, two) = (nowhere().await, nowhere().await);
+        let vain = client(&[&one, &two]);
+        let failure = vain.fetch::<u8>(vain.get(&["x"])).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::CannotConnect);
+        assert_eq!(failure.code.as_deref(), Some("CANNOT_CONNECT"));
+        assert!(
+            failure.message.contains(&one) && failure.message.contains(&two),
+            "{}",
+            failure.message
+        );
+
+        let (unwell, _) = always(StatusCode::SERVICE_UNAVAILABLE, unavailable()).await;
+        let vain = client(&[&unwell, &two]);
+        let failure = vain.fetch::<u8>(vain.get(&["x"])).await.unwrap_err();
+        assert_eq!(failure.code.as_deref(), Some(UNAVAILABLE), "it may be asked again");
+        for part in [unwell.as_str(), "it is starting", two.as_str()] {
+            assert!(failure.message.contains(part), "{}", failure.message);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_received_is_sent_again_only_where_that_changes_nothing() {
+        let (here, asked) = always(StatusCode::OK, json!(1)).await;
+        let (lost, heard) = deaf().await;
+        let careful = client(&[&lost, &here]);
+        let failure = careful.fetch::<u8>(careful.post(&["x"])).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::CannotConnect);
+        assert_eq!(failure.hint.as_deref(), Some(UNKNOWN));
+        assert!(!failure.message.contains(&here), "{}", failure.message);
+        assert_eq!(heard.load(Ordering::Relaxed), 1);
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+
+        for (times, key) in [(1, None), (2, Some("k"))] {
+            let client = client(&[&lost, &here]);
+            let request = match key {
+                Some(key) => client.post(&["x"]).header("idempotency-key", key).json(&1),
+                None => client.get(&["x"]),
+            };
+            assert_eq!(client.fetch::<u8>(request).await.unwrap(), 1);
+            assert_eq!(heard.load(Ordering::Relaxed), 1 + times);
+            assert_eq!(asked.load(Ordering::Relaxed), times);
+        }
+    }
+
+    #[tokio::test]
+    async fn another_server_is_asked_where_one_is_unwell_and_not_where_it_refuses() {
+        let refusal = serde_json::to_value(ApiError::new("STOPPED", "lunch").problem()).unwrap();
+        for (status, body, goes_on) in [
+            (StatusCode::SERVICE_UNAVAILABLE, unavailable(), true),
+            (StatusCode::BAD_GATEWAY, json!("a proxy"), true),
+            (StatusCode::SERVICE_UNAVAILABLE, refusal, false),
+            (StatusCode::NOT_FOUND, json!("no"), false),
+        ] {
+            let (first, _) = always(status, body.clone()).await;
+            let (second, asked) = always(StatusCode::OK, json!(1)).await;
+            let client = client(&[&first, &second]);
+            // What it has done about a command is not known.
+            let command = client.fetch::<u8>(client.post(&["x"])).await;
+            assert!(command.is_err(), "{status} {body}");
+            assert_eq!(asked.load(Ordering::Relaxed), 0, "{status} {body}");
+            let question = client.fetch::<u8>(client.get(&["x"])).await;
+            assert_eq!(question.is_ok(), goes_on, "{status} {body}");
+            assert_eq!(asked.load(Ordering::Relaxed), usize::from(goes_on), "{status} {body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_server_gets_its_own_login_and_path_and_the_key() {
+        let told = |headers: HeaderMap, uri: Uri| async move {
+            let shown = headers[AUTHORIZATION].to_str().unwrap().to_owned();
+            Json(json!([uri.to_string(), shown]))
+        };
+        let here = listening(Router::new().fallback(told)).await;
+        let gone = nowhere().await.replace("http://", "http://u:secret@");
+        let asked = async |here: &str| {
+            let client = with_key(&format!("{gone}/a, {here}"), Some("key"));
+            let request = client.get(&["x/y"]).query(&[("q", "1")]);
+            client.fetch::<[String; 2]>(request).await.unwrap()
+        };
+        assert_eq!(asked(&here).await, ["/api/v1/x%2Fy?q=1", "Bearer key"]);
+        let with_login = here.replace("http://", "http://u:p@");
+        let under = asked(&format!("{with_login}/under/")).await;
+        assert_eq!(under, ["/under/api/v1/x%2Fy?q=1", "Basic dTpw"]);
+    }
+
+    #[test]
+    fn each_address_is_checked() {
+        for (wrong, named) in [
+            ("", "empty"),
+            ("http://a,", "empty"),
+            ("http://a,,http://b", "empty"),
+            ("http://a,b", "`b`"),
+            ("http://a,ftp://b", "`ftp://b`"),
+            ("http://a,http://b?c", "`http://b?c`"),
+            ("http://u:Left,Right@h,nonsense", "address 1 of 3"),
+        ] {
+            let failure = Client::new(wrong, None).err().unwrap();
+            assert_eq!(failure.exit, Exit::Usage, "{wrong}");
+            assert!(failure.message.contains(named), "{wrong}: {}", failure.message);
+            assert!(!failure.message.contains("Left"), "{}", failure.message);
+            assert!(failure.hint.unwrap().contains("--server"), "{wrong}");
+        }
+        let twice = with_key("http://a, http://a/,http://b", None);
+        assert_eq!(twice.servers.len(), 2);
     }
 
     #[test]
@@ -325,7 +697,7 @@ mod tests {
         }
         drop(rustls::crypto::ring::default_provider().install_default());
         let client = Client::new("http://u:Left@h:1", None).unwrap();
-        assert_eq!(client.address().as_str(), "http://h:1/");
+        assert_eq!(client.server().address().as_str(), "http://h:1/");
     }
 
     #[test]
@@ -333,7 +705,7 @@ mod tests {
         drop(rustls::crypto::ring::default_provider().install_default());
         let may = |server: &str, member: &str| {
             let client = Client::new(server, Some("key")).unwrap();
-            client.may_ask(&Url::parse(member).unwrap())
+            client.server().may_ask(&Url::parse(member).unwrap())
         };
         assert!(may("http://127.0.0.1:1", "http://127.0.0.1:2"));
         assert!(may("http://localhost:1", "http://[::1]:2"));
@@ -360,6 +732,12 @@ mod tests {
         assert!(!may("http://a.example", "http://127.0.0.1:2"));
         assert!(!may("http://a.example", "http://0.0.0.0:2"));
         assert!(!may("http://a.example", "ftp://b.example"));
+        // Of several, the one that named the member.
+        let several = with_key("http://127.0.0.1:1,http://a.example", Some("key"));
+        let here = Url::parse("http://127.0.0.1:2").unwrap();
+        assert!(several.server().may_ask(&here));
+        several.pass_over();
+        assert!(!several.server().may_ask(&here));
     }
 
     #[tokio::test]

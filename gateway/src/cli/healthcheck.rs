@@ -16,13 +16,11 @@ pub(super) struct Healthcheck {
 impl Healthcheck {
     pub(super) async fn execute(self, context: &Context) -> Result<Exit, Failure> {
         let (client, out) = (context.client()?, &context.out);
-        let response = client.ask_root(if self.live { "livez" } else { "readyz" }).await?;
-        let is_well = response.status().is_success();
-        let text = response.text().await.map_err(|error| client.unreachable(&error))?;
+        let (status, text) = client.ask_root(if self.live { "livez" } else { "readyz" }).await?;
         let word = serde_json::from_str::<Value>(&text)
             .ok()
             .and_then(|body| body["status"].as_str().map(str::to_owned));
-        if is_well {
+        if status.is_success() {
             match (out.json, word) {
                 (true, _) => out.line(&text),
                 (false, word) => out.say(word.unwrap_or_default()),

@@ -76,7 +76,7 @@ impl Ls {
                 let Found { page, .. } = self.page(&client, parent.as_deref(), Search::For(PATIENCE)).await?;
                 shown(out, &page, self.limit)
             };
-            return watch(out, pace, look).await;
+            return watch(out, &client, pace, look).await;
         }
         let Found { page, ended_by } = self.page(&client, parent.as_deref(), Search::ToTheEnd(out)).await?;
         if !page.items.is_empty() || out.json {

@@ -80,13 +80,13 @@ struct Global {
     /// Prints ids and results only, no talk.
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Address of the server that client commands talk to.
+    /// Address of the server that client commands talk to; or several with commas between, of which they ask another one when one does not answer.
     #[arg(
         long,
         global = true,
         env = "TROUPE_SERVER",
         default_value = "http://127.0.0.1:7654",
-        value_name = "URL"
+        value_name = "URL[,URL…]"
     )]
     server: String,
     /// File that holds the key for the server; TROUPE_API_KEY holds the key itself.
@@ -176,7 +176,7 @@ struct Context {
 }
 
 impl Context {
-    /// A client of the chosen server, with the key that it is to show.
+    /// A client of the chosen server, or servers, with the key that it is to show.
     fn client(&self) -> Result<Client, Failure> {
         let key = match &self.api_key_file {
             Some(path) => Some(std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?),

@@ -7,9 +7,11 @@ use std::time::Duration;
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use owo_colors::Style;
+use reqwest::Url;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use troupe_ports::{Clock, SystemClock};
 
+use super::client::Client;
 use super::failure::Failure;
 use super::output::{Output, paint, paint_out};
 use crate::dto::date;
@@ -42,23 +44,25 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Shows what `look` gives until Ctrl-C or SIGTERM. Whatever passes (the server does not answer, or is not well for now)
-/// is said and tried again; a look may be given up in the middle.
+/// Shows what `look` asks of `client` until Ctrl-C or SIGTERM. Whatever passes (the server does not answer, or is not well for now)
+/// is said and tried again, at another server if there are several; a look may be given up in the middle.
 pub(super) async fn watch(
     out: &Output,
+    client: &Client,
     pace: Pace,
     look: impl AsyncFnMut() -> Result<String, Failure>,
 ) -> Result<Exit, Failure> {
-    until(asked_to_stop(), out, pace, look).await
+    until(asked_to_stop(), out, client, pace, look).await
 }
 
 async fn until(
     stop: impl Future<Output = ()>,
     out: &Output,
+    client: &Client,
     pace: Pace,
     mut look: impl AsyncFnMut() -> Result<String, Failure>,
 ) -> Result<Exit, Failure> {
-    let mut screen = Screen::new(out)?;
+    let mut screen = Screen::new(out, client.server().address())?;
     let mut stop = pin!(stop);
     let mut ticks = interval(pace.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -72,9 +76,14 @@ async fn until(
             () = &mut stop => break,
             seen = timeout(LOOK, look()) => seen,
         };
-        match seen.unwrap_or_else(|_| Err(no_answer())) {
+        let seen = seen.unwrap_or_else(|_| {
+            client.pass_over();
+            Err(no_answer())
+        });
+        match seen {
             Ok(text) => {
                 has_answered = true;
+                screen.asks(client.server().address());
                 screen.show(text);
             }
             Err(failure) if passes(&failure, has_answered) => screen.say_silent(&failure),
@@ -110,10 +119,14 @@ struct Screen<'a> {
     shown: String,
     /// Since when there is no answer.
     silent_since: Option<String>,
+    /// Whose answer was shown last; at first, who is asked.
+    server: Url,
+    /// That it is another server's than before.
+    note: Option<String>,
 }
 
 impl<'a> Screen<'a> {
-    fn new(out: &'a Output) -> Result<Self, Failure> {
+    fn new(out: &'a Output, server: &Url) -> Result<Self, Failure> {
         let target = ProgressDrawTarget::stdout();
         let bar = if out.json || target.is_hidden() {
             None
@@ -129,14 +142,30 @@ impl<'a> Screen<'a> {
             columns: columns(),
             shown: String::new(),
             silent_since: None,
+            server: server.clone(),
+            note: None,
         })
+    }
+
+    /// Notes which server answers now, where another one did before: beside the time on a terminal, once elsewhere.
+    fn asks(&mut self, server: &Url) {
+        if self.server == *server {
+            return;
+        }
+        let note = format!("now asking {server} instead of {}", self.server);
+        if self.bar.is_none() {
+            self.out.say(&note);
+        }
+        self.server = server.clone();
+        self.note = Some(note);
     }
 
     fn show(&mut self, text: String) {
         self.silent_since = None;
         let head = paint_out(&now(), Style::new().dimmed());
         if self.bar.is_some() {
-            self.paint(format!("{head}\n{text}"));
+            let note = self.note.as_ref().map(|note| format!("  {note}")).unwrap_or_default();
+            self.paint(format!("{head}{note}\n{text}"));
         } else {
             if !self.out.json && !self.out.quiet {
                 self.out.line(&head);
@@ -227,15 +256,40 @@ mod tests {
         assert!(!passes(&of(Exit::Usage), true));
     }
 
+    fn client() -> Client {
+        // As `main` does; another test of this process may have been faster.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        Client::new("http://127.0.0.1:1,http://127.0.0.1:2", None).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_lets_a_look_wait_is_passed_over() {
+        let (client, out) = (client(), Output::new(false, true));
+        let pace = Pace {
+            every: Duration::from_secs(1),
+            times: Some(2),
+        };
+        let mut looks = 0;
+        let ended = until(pending(), &out, &client, pace, async || {
+            looks += 1;
+            if looks == 1 {
+                pending::<()>().await;
+            }
+            Ok(String::new())
+        });
+        assert_eq!(ended.await.unwrap(), Exit::Ok);
+        assert_eq!(client.server().address().as_str(), "http://127.0.0.1:2/");
+    }
+
     #[tokio::test]
     async fn it_goes_on_after_failures_that_pass_and_ends_at_others() {
-        let out = Output::new(false, true);
+        let (client, out) = (client(), Output::new(false, true));
         let pace = Pace {
             every: Duration::from_millis(1),
             times: Some(3),
         };
         let mut looks = 0;
-        let ended = until(pending(), &out, pace, async || {
+        let ended = until(pending(), &out, &client, pace, async || {
             looks += 1;
             if looks == 2 {
                 Ok(String::new())
@@ -245,11 +299,11 @@ mod tests {
         });
         assert_eq!(ended.await.unwrap(), Exit::Ok);
         assert_eq!(looks, 3);
-        let ended = until(pending(), &out, pace, async || {
+        let ended = until(pending(), &out, &client, pace, async || {
             Err::<String, _>(Failure::new(Exit::Usage, "no such status"))
         });
         assert_eq!(ended.await.unwrap_err().exit, Exit::Usage);
-        let ended = until(ready(()), &out, pace, async || {
+        let ended = until(ready(()), &out, &client, pace, async || {
             pending::<Result<String, Failure>>().await
         });
         assert_eq!(ended.await.unwrap(), Exit::Ok, "a look is given up in the middle");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use futures::future::join_all;
 
-use super::client::Client;
+use super::client::{Client, Server};
 use super::output::{Output, json_line};
 use super::watch::{Pace, seconds, watch};
 use super::{Context, Failure};
@@ -66,7 +66,7 @@ impl Top {
             every: self.every,
             times: self.times,
         };
-        watch(out, pace, async || shown(out, &Box::pin(looker.look()).await?)).await
+        watch(out, &client, pace, async || shown(out, &Box::pin(looker.look()).await?)).await
     }
 }
 
@@ -119,14 +119,16 @@ impl Looker<'_> {
         let client = self.client;
         let page: PageDto<MemberDto> = client.fetch(client.get(&["members"])).await?;
         let members = page.items;
+        // Whoever named the members; the next question may go to another one.
+        let server = client.server();
         let latest = client.get(&["executions"]).query(&[("limit", self.rows)]);
         let (controls, latest, asked) = tokio::join!(
             client.fetch::<PageDto<ControlDto>>(client.get(&["controls"])),
             client.fetch::<PageDto<ExecutionSummaryDto>>(latest),
-            self.ask_all(&members),
+            self.ask_all(server, &members),
         );
         let (controls, latest) = (controls?.items, latest?.items);
-        let mut frame = Frame::new(client.address().to_string(), controls, latest);
+        let mut frame = Frame::new(server.address().to_string(), controls, latest);
         let mut now = BTreeMap::new();
         for (name, asked) in asked {
             if asked.is_silent {
@@ -145,29 +147,29 @@ impl Looker<'_> {
     }
 
     /// What every member tells, by name; a server without others has none.
-    async fn ask_all(&self, members: &[MemberDto]) -> Vec<(String, Asked)> {
+    async fn ask_all(&self, server: &Server, members: &[MemberDto]) -> Vec<(String, Asked)> {
         if members.is_empty() {
-            let text = self.client.metrics().await;
+            let text = self.client.metrics(server).await;
             let told = text.as_deref().and_then(Told::read);
             return vec![(String::new(), Asked { told, is_silent: false })];
         }
         let asked = members
             .iter()
-            .map(|member| async move { (member.name.clone(), self.ask(member).await) });
+            .map(|member| async move { (member.name.clone(), self.ask(server, member).await) });
         join_all(asked).await
     }
 
-    async fn ask(&self, member: &MemberDto) -> Asked {
+    async fn ask(&self, server: &Server, member: &MemberDto) -> Asked {
         let until = self.silent.get(&member.name);
         let is_asked = until.is_none_or(|until| *until <= Instant::now());
         let mut text = None;
         if is_asked {
-            text = self.client.metrics_at(&member.address).await;
+            text = self.client.metrics_at(server, &member.address).await;
         }
         let is_silent = is_asked && text.is_none();
         if text.is_none() && member.own {
             // Its address may be one that only the others reach: then it is here.
-            text = self.client.metrics().await;
+            text = self.client.metrics(server).await;
         }
         Asked {
             told: text.as_deref().and_then(Told::read),

@@ -1,15 +1,19 @@
 //! A store that has lost what it acknowledged: what is lost, and what is damaged.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/faulty.rs"]
+mod faulty;
+#[path = "../../runtime/backends/tests/support/ports.rs"]
+mod ports;
 mod support;
 
-use std::net::TcpListener;
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use faulty::{Fault, Faulty};
 use support::{Arrows, PATIENCE, World, builtins, chain, until};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -39,6 +43,22 @@ struct Redis {
     port: u16,
     directory: TempDir,
     durability: RedisDurability,
+    response_timeout: Duration,
+}
+
+/// What a server answers to an inline command: a status, a number, or a short text.
+async fn ask(port: u16, command: &str) -> String {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    assert!(!line.starts_with('-'), "{command}: {line}");
+    if line.starts_with('$') && !line.starts_with("$-1") {
+        line.clear();
+        stream.read_line(&mut line).await.unwrap();
+    }
+    line.trim_start_matches(['+', ':']).trim().to_owned()
 }
 
 impl Drop for Redis {
@@ -59,7 +79,7 @@ impl Redis {
     }
 
     async fn start_with(append_only: &str) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = ports::free_port();
         let directory = tempfile::tempdir().unwrap();
         let child = Process::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
@@ -82,6 +102,8 @@ impl Redis {
             port,
             directory,
             durability,
+            // As by default.
+            response_timeout: Duration::from_secs(5),
         }
     }
 
@@ -90,24 +112,14 @@ impl Redis {
             prefix: "p".to_owned(),
             shards: 1,
             durability: self.durability,
+            response_timeout: self.response_timeout,
             ..RedisOptions::new(format!("redis://127.0.0.1:{}", self.port))
         };
         Arc::new(RedisStore::open(&options).await.unwrap())
     }
 
-    /// What the server answers to an inline command: a status, a number, or a short text.
     async fn ask(&self, command: &str) -> String {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        let mut stream = BufReader::new(stream);
-        stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
-        let mut line = String::new();
-        stream.read_line(&mut line).await.unwrap();
-        assert!(!line.starts_with('-'), "{command}: {line}");
-        if line.starts_with('$') && !line.starts_with("$-1") {
-            line.clear();
-            stream.read_line(&mut line).await.unwrap();
-        }
-        line.trim_start_matches(['+', ':']).trim().to_owned()
+        ask(self.port, command).await
     }
 
     async fn records(&self) -> u64 {
@@ -138,6 +150,17 @@ impl Redis {
 
     /// `ordered`: somebody orders the owners.
     async fn world_with(&self, bus: Arc<dyn EventBus>, held: &Held, options: EngineOptions, ordered: bool) -> World {
+        self.world_over(self.store().await, bus, held, options, ordered).await
+    }
+
+    async fn world_over(
+        &self,
+        state: Arc<dyn StateStore>,
+        bus: Arc<dyn EventBus>,
+        held: &Held,
+        options: EngineOptions,
+        ordered: bool,
+    ) -> World {
         let lists = support::store(self.directory.path(), 1);
         let Held { started, release } = held.clone();
         let executors = builtins().handler("hold", move |call: HandlerCall| {
@@ -149,7 +172,7 @@ impl Redis {
             }
         });
         let parts = EngineParts {
-            state: self.store().await,
+            state,
             definitions: lists.clone(),
             visibility: lists.clone(),
             buses: vec![("events", bus)],
@@ -554,6 +577,97 @@ async fn who_leaves_gives_the_store_what_it_lacks() {
     let world = redis.world(bus, &held, NEVER).await;
     assert!(matches!(world.ended(id).await.state.status, Status::Completed { .. }));
     assert!(world.engine.status().halted.is_empty());
+}
+
+/// A store that went back and does not answer, under an owner who leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_waits_for_a_store_that_does_not_answer() {
+    let mut redis = Redis::strict().await;
+    redis.response_timeout = Duration::from_secs(1);
+    let (held, bus) = (Held::new(), Arc::new(Valve::default()));
+    bus.open.store(true, Ordering::SeqCst);
+    let world = redis.world(bus.clone(), &held, NEVER).await;
+    world.apply(chain("w", 3, "noop")).await;
+    let id = world.start("w", serde_json::json!({})).await;
+    world.ended(id).await;
+    let records = redis.records().await;
+    redis.ask("LTRIM {p:s0}l 0 1").await;
+    // Longer than it waits for a last checkpoint, and then for an answer.
+    redis.ask("CLIENT PAUSE 6000 ALL").await;
+    world.engine.shutdown(Duration::ZERO).await;
+    drop(world);
+    assert_eq!(redis.records().await, records);
+    let world = redis.world(bus, &held, NEVER).await;
+    assert!(matches!(world.ended(id).await.state.status, Status::Completed { .. }));
+    assert!(world.engine.status().halted.is_empty());
+}
+
+/// An engine over a strict store that has this fault at its next append: someone has ended, and the next one is being started.
+async fn world_with_a_fault(redis: &Redis, fault: Fault) -> (World, ExecutionId, Arc<Faulty>) {
+    let (held, bus) = (Held::new(), Arc::new(Valve::default()));
+    bus.open.store(true, Ordering::SeqCst);
+    let store = Arc::new(Faulty::new(redis.store().await, redis.port));
+    let world = redis.world_over(store.clone(), bus, &held, never(), false).await;
+    world.apply(chain("w", 3, "noop")).await;
+    let ended = world.start("w", serde_json::json!({})).await;
+    world.ended(ended).await;
+    let before = store.holder(SHARD).await.unwrap().epoch;
+    store.plant(fault);
+    let (engine, request) = (world.engine.clone(), StartRequest::new("w", Json::from_trusted("{}")));
+    let asked = tokio::spawn(async move { engine.start(request).await });
+    until("it begins again, or halts", async || {
+        let status = world.engine.status();
+        let taken = store.holder(SHARD).await.unwrap().epoch > before;
+        (taken && status.shards_served == 1) || !status.halted.is_empty()
+    })
+    .await;
+    asked.abort();
+    (world, ended, store)
+}
+
+/// Of a record whose answer was lost somebody may have heard all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_under_way_and_seen_is_given_back_too() {
+    let redis = Redis::strict().await;
+    let (world, ended, _) = world_with_a_fault(&redis, Fault::LostOnceSeen).await;
+    let status = world.engine.status();
+    assert!(status.halted.is_empty(), "{:?}", status.halted);
+    let history = world.engine.history(ended, Seq(0), 100).await.unwrap();
+    let view = world.engine.get(ended).await.unwrap();
+    assert_eq!(history.len() as u64, view.state.seq.0);
+    assert!(matches!(view.state.status, Status::Completed { .. }));
+}
+
+/// That a log is whole only whoever tells where it ends can say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_whole_when_the_server_that_lacked_something_says_so() {
+    let redis = Redis::strict().await;
+    let (world, ended, store) = world_with_a_fault(&redis, Fault::TwoServers(2)).await;
+    assert!(world.engine.status().halted.is_empty());
+    assert!(store.taken_back() > 2, "{}", store.taken_back());
+    let view = world.engine.get(ended).await.unwrap();
+    assert!(matches!(view.state.status, Status::Completed { .. }));
+}
+
+/// As after a failover to a replica that did not know of this owner, where a former one wrote before the owner noticed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_with_a_record_of_somebody_else_halts_the_shard() {
+    let (redis, held, bus) = (Redis::strict().await, Held::new(), Arc::new(Valve::default()));
+    let world = redis.world(bus, &held, NEVER).await;
+    world.apply(chain("w", 3, "noop")).await;
+    let id = world.start("w", serde_json::json!({})).await;
+    world.ended(id).await;
+    let records = redis.records().await;
+    let other = "redis.call('LTRIM', '{p:s0}l', 0, -3) \
+                 return redis.call('RPUSH', '{p:s0}l', redis.call('LINDEX', '{p:s0}l', 0))";
+    redis.ask(&format!("EVAL \"{other}\" 0")).await;
+    let (engine, request) = (world.engine.clone(), StartRequest::new("w", Json::from_trusted("{}")));
+    let asked = tokio::spawn(async move { engine.start(request).await });
+    until("the shard halts", async || !world.engine.status().halted.is_empty()).await;
+    asked.abort();
+    let halted = world.engine.status().halted;
+    assert!(halted[0].1.contains("not this owner's"), "{halted:?}");
+    assert_eq!(redis.records().await, records - 1);
 }
 
 /// Whoever answers after a line broke may be a replica that does not know of the next owner.

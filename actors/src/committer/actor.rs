@@ -9,9 +9,9 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use troupe_core::control::ControlEntry;
 use troupe_core::{Epoch, LogPosition, ShardId};
-use troupe_ports::{AppendError, CommitId, StoreError};
+use troupe_ports::{AppendError, CommitId, LogEnd, LogRecord, StoreError};
 
-use super::kept::{Kept, Restore};
+use super::kept::Kept;
 use super::machine::{Action, Append, Batch, CommitterMachine};
 use crate::checkpointer::{CheckpointItem, CheckpointerMessage};
 use crate::context::EngineContext;
@@ -110,6 +110,18 @@ enum NotGiven {
 impl From<StoreError> for NotGiven {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<AppendError> for NotGiven {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Store(error) => Self::Store(error),
+            // Another server took the record than the one that was asked, or it was appended without an answer: ask again.
+            AppendError::Conflict { next } => {
+                Self::Store(StoreError::Unavailable(format!("its log goes on at {next}")))
+            }
+        }
     }
 }
 
@@ -300,18 +312,20 @@ impl CommitterState {
             engine, shard, epoch, ..
         } = &self.arguments;
         let Some(kept) = self.machine.kept() else { return false };
-        let Some((position, record)) = kept.newest() else {
-            return false;
-        };
+        let Some(newest) = kept.newest() else { return false };
         loop {
             if later_epoch(engine, *shard, *epoch).await.is_some() {
                 return false;
             }
-            let (commit, bytes) = (record.commit, record.record.clone());
+            let LogRecord {
+                position,
+                commit,
+                bytes,
+            } = newest.clone();
             let answer = engine.parts.state.append(*shard, *epoch, position, commit, bytes).await;
             match answer {
                 Ok(()) | Err(AppendError::Store(StoreError::WentBack(_))) => return true,
-                Err(AppendError::Conflict { next }) => return kept.lacks(next) != Restore::Whole,
+                Err(AppendError::Conflict { next }) => return next <= position,
                 // Whoever waits for the answer gives up by itself.
                 Err(AppendError::Store(StoreError::Unavailable(_))) => tokio::time::sleep(RESTORE_AGAIN).await,
                 Err(AppendError::Store(StoreError::Fenced { .. } | StoreError::Held(_) | StoreError::Damaged(_))) => {
@@ -323,29 +337,21 @@ impl CommitterState {
 
     /// Gives the store what it lacks of this owner's, however long it is away and however often it goes back meanwhile; how many records
     /// those were. Nothing is written once another owner was named.
-    async fn restore(&self) -> Result<u64, NotRestored> {
-        let CommitterArguments {
-            engine, shard, epoch, ..
-        } = &self.arguments;
+    async fn restore(&mut self) -> Result<u64, NotRestored> {
+        self.machine.end();
         let mut appended = 0;
         loop {
-            // What answers next may know of less than what answered before.
-            let given = match named_since(engine, *shard, *epoch).await {
-                Ok(None) => self.give_back(&mut appended).await,
-                Ok(Some(_)) => return Err(NotRestored::Fenced),
-                Err(why) => Err(NotGiven::Store(StoreError::Unavailable(why))),
-            };
-            match given {
+            let error = match self.give_back(&mut appended).await {
                 Ok(()) => return Ok(appended),
-                Err(NotGiven::Lost(why)) => return Err(NotRestored::Lost(why)),
-                Err(NotGiven::Store(StoreError::Fenced { .. })) => return Err(NotRestored::Fenced),
-                Err(NotGiven::Store(StoreError::Damaged(why))) => return Err(NotRestored::Lost(why)),
-                Err(NotGiven::Store(error)) => {
-                    tracing::debug!(shard = shard.0, %error, "the store is given what it lacks once more");
-                    // Whoever waits for the answer gives up by itself.
-                    tokio::time::sleep(RESTORE_AGAIN).await;
+                Err(NotGiven::Lost(why) | NotGiven::Store(StoreError::Damaged(why))) => {
+                    return Err(NotRestored::Lost(why));
                 }
-            }
+                Err(NotGiven::Store(StoreError::Fenced { .. })) => return Err(NotRestored::Fenced),
+                Err(NotGiven::Store(error)) => error,
+            };
+            tracing::debug!(shard = self.arguments.shard.0, %error, "the store is given what it lacks once more");
+            // Whoever waits for the answer gives up by itself.
+            tokio::time::sleep(RESTORE_AGAIN).await;
         }
     }
 
@@ -356,28 +362,42 @@ impl CommitterState {
         } = &self.arguments;
         let kept = self.machine.kept();
         let kept = kept.ok_or_else(|| NotGiven::Lost("no records are kept".to_owned()))?;
-        let (store, options) = (&engine.parts.state, &engine.options);
-        let next = store.take_back(*shard, *epoch, &options.owner, options.lease).await?;
+        let mut end = self.take_back().await?;
         engine.blobs.restore(*shard, *epoch, engine.now()).await?;
-        let mut step = kept.lacks(next);
         loop {
-            let position = match step {
-                Restore::Append(position) => position,
-                Restore::Whole => return Ok(()),
-                Restore::Lost(why) => return Err(NotGiven::Lost(why)),
-            };
-            let Some(record) = kept.get(position).cloned() else {
-                return Err(NotGiven::Lost(format!("record {position} is kept no more")));
-            };
-            let given = store.give_back(*shard, *epoch, position, record.commit, record.record);
-            step = match given.await {
-                Ok(()) => {
-                    *appended += 1;
-                    kept.lacks(position.next())
-                }
-                Err(AppendError::Conflict { next }) => kept.lacks(next),
-                Err(AppendError::Store(error)) => return Err(error.into()),
-            };
+            let lacking = kept.lacks(end).map_err(NotGiven::Lost)?;
+            if lacking.len() == 0 {
+                return Ok(());
+            }
+            for record in lacking {
+                let LogRecord {
+                    position,
+                    commit,
+                    bytes,
+                } = record.clone();
+                let store = &engine.parts.state;
+                store.give_back(*shard, *epoch, position, commit, bytes).await?;
+                *appended += 1;
+            }
+            // What answers next may know of less than what answered before.
+            end = self.take_back().await?;
+        }
+    }
+
+    /// Where the log ends, of a store that knows this owner again. Whoever orders the owners is asked first.
+    async fn take_back(&self) -> Result<LogEnd, StoreError> {
+        let CommitterArguments {
+            engine, shard, epoch, ..
+        } = &self.arguments;
+        let (store, options) = (&engine.parts.state, &engine.options);
+        match named_since(engine, *shard, *epoch).await {
+            Ok(None) => store.take_back(*shard, *epoch, &options.owner, options.lease).await,
+            Ok(Some(owner)) => Err(StoreError::Fenced {
+                shard: *shard,
+                owner,
+                ours: *epoch,
+            }),
+            Err(why) => Err(StoreError::Unavailable(why)),
         }
     }
 
@@ -482,15 +502,19 @@ impl CommitterState {
             // Whoever asked may be gone; nothing depends on the answer.
             notify.reply.send(()).ok();
         }
+        let (bytes, is_listed) = (record.len(), !summaries.is_empty());
+        arguments
+            .gauges
+            .lists
+            .committed(position, bytes, is_listed, engine.now());
         // The projection hears first: the checkpointer asks it to catch up before it trims.
         let mut lost = false;
-        if !summaries.is_empty() {
+        if is_listed {
             lost |= arguments
                 .visibility
                 .send_message(VisibilityMessage::Changed { position, summaries })
                 .is_err();
         }
-        let bytes = record.len();
         let kept = CheckpointerMessage::Committed {
             position,
             record,

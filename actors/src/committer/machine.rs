@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use troupe_core::control::ControlEntry;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
-use troupe_ports::{AppendError, CommitId, StoreError};
+use troupe_ports::{AppendError, CommitId, LogRecord, StoreError};
 
 use super::kept::Kept;
 use crate::execution::machine::Draft;
@@ -77,6 +77,18 @@ struct InFlight<T, C> {
     commit: CommitId,
     batch: Batch<T, C>,
     retry_ms: u64,
+    /// It may have been appended, and seen, without an answer.
+    is_doubtful: bool,
+}
+
+impl<T, C> InFlight<T, C> {
+    fn record(&self) -> LogRecord {
+        LogRecord {
+            position: self.batch.position,
+            commit: self.commit,
+            bytes: self.batch.record.clone(),
+        }
+    }
 }
 
 /// The committer of one shard under one epoch.
@@ -196,6 +208,7 @@ impl<T, C> CommitterMachine<T, C> {
             commit,
             batch,
             retry_ms: RETRY_FIRST_MS,
+            is_doubtful: false,
         });
         self.append()
     }
@@ -250,9 +263,12 @@ impl<T, C> CommitterMachine<T, C> {
         })
     }
 
-    fn conflict(&self, next: LogPosition) -> Action<T, C> {
-        match &self.in_flight {
-            Some(flight) if next > flight.batch.position => Action::Probe(flight.batch.position),
+    fn conflict(&mut self, next: LogPosition) -> Action<T, C> {
+        match &mut self.in_flight {
+            Some(flight) if next > flight.batch.position => {
+                flight.is_doubtful = true;
+                Action::Probe(flight.batch.position)
+            }
             Some(flight) => {
                 let ours = flight.batch.position;
                 Action::WentBack(format!(
@@ -268,6 +284,7 @@ impl<T, C> CommitterMachine<T, C> {
         let Some(flight) = &mut self.in_flight else {
             return Action::Idle;
         };
+        flight.is_doubtful = true;
         let wait_ms = flight.retry_ms;
         flight.retry_ms = (wait_ms * 2).min(RETRY_MAX_MS);
         Action::Wait(wait_ms)
@@ -279,7 +296,7 @@ impl<T, C> CommitterMachine<T, C> {
         };
         self.next = flight.batch.position.next();
         if let Some(kept) = &mut self.kept {
-            kept.committed(flight.batch.position, flight.commit, flight.batch.record.clone());
+            kept.committed(flight.record());
         }
         Action::Committed(flight.batch)
     }
@@ -288,6 +305,16 @@ impl<T, C> CommitterMachine<T, C> {
     pub fn checkpointed(&mut self, reached: LogPosition) {
         if let Some(kept) = &mut self.kept {
             kept.checkpointed(reached);
+        }
+    }
+
+    /// Nothing is appended any more. What was under way without an answer is kept with what is durable, for it may have been seen; what was
+    /// refused is not, since whoever waits for it hears that it did not happen.
+    pub fn end(&mut self) {
+        if let Some(kept) = &mut self.kept
+            && let Some(flight) = self.in_flight.take_if(|flight| flight.is_doubtful)
+        {
+            kept.sent(flight.record());
         }
     }
 
@@ -305,6 +332,7 @@ mod tests {
     use crate::record::Mark;
     use troupe_core::execution::{Entry, Event};
     use troupe_core::{Seq, Timestamp};
+    use troupe_ports::LogEnd;
 
     fn append(n: u64) -> Append<u64> {
         let entry = Entry {
@@ -420,5 +448,46 @@ mod tests {
         machine.begin();
         let answer = machine.appended(Err(AppendError::Conflict { next: LogPosition(3) }));
         assert!(matches!(answer, Action::WentBack(_)));
+    }
+
+    /// One record is durable, one is under way when the log turns out to have gone back; what it is given, and the second one's commit.
+    fn given_back(meanwhile: impl FnOnce(&mut CommitterMachine<u64>)) -> (Vec<CommitId>, CommitId) {
+        let mut machine = machine().keeping(Some(Kept::from(LogPosition(7))));
+        assert!(machine.gather([append(1)]));
+        appending(machine.begin());
+        assert_eq!(committed(machine.appended(Ok(()))), [1]);
+        assert!(machine.gather([append(2)]));
+        let (_, commit) = appending(machine.begin());
+        meanwhile(&mut machine);
+        let answer = machine.appended(Err(AppendError::Conflict { next: LogPosition(7) }));
+        assert!(matches!(answer, Action::WentBack(_)));
+        machine.end();
+        machine.end();
+        let end = LogEnd {
+            next: LogPosition(7),
+            last: None,
+        };
+        let lacking = machine.kept().unwrap().lacks(end).unwrap();
+        (lacking.map(|record| record.commit).collect(), commit)
+    }
+
+    #[test]
+    fn what_may_have_been_seen_is_given_back_as_it_was_sent() {
+        let (given, commit) = given_back(|machine| {
+            let lost = StoreError::Unavailable("no answer".to_owned());
+            assert!(matches!(
+                machine.appended(Err(AppendError::Store(lost))),
+                Action::Wait(_)
+            ));
+            assert!(matches!(machine.retry(), Action::Probe(_)));
+            appending(machine.probed(Ok(None)));
+        });
+        assert_eq!((given.len(), given.last()), (2, Some(&commit)));
+    }
+
+    #[test]
+    fn what_was_refused_is_not_given_back() {
+        let (given, commit) = given_back(|_| ());
+        assert!(given.len() == 1 && !given.contains(&commit));
     }
 }

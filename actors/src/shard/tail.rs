@@ -109,7 +109,7 @@ impl Tail {
         let mut kept = Kept::from(lease.next);
         kept.checkpointed(lease.checkpointed);
         for (record, _) in &self.records {
-            kept.committed(record.position, record.commit, record.bytes.clone());
+            kept.committed(record.clone());
         }
         kept
     }

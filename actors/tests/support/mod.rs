@@ -22,7 +22,7 @@ use troupe_ports::{
     Clock, DefinitionStore, EpochAuthority, Membership, Rendered, Sandbox, SandboxJob, Semaphores, SystemClock,
 };
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until it holds; `what` is what is waited for.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {

@@ -13,10 +13,10 @@ use support::redis::{RedisServer, clauses_of_redis, fixture_of_redis};
 use support::unique;
 use tokio::sync::{Mutex, Notify, watch};
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
-use troupe_core::{BlobRef, ExecutionId, FormatRange, Json, LogPosition, Seq, ShardId, Timestamp};
+use troupe_core::{BlobRef, ExecutionId, FormatRange, Json, LogPosition, Seq, ShardId, StateFormat, Timestamp};
 use troupe_ports::conformance::{Clause, run_all};
 use troupe_ports::{
-    AppendError, Archive, CacheLimits, CheckpointRow, CommitId, ExecutionBase, InboxId, InboxLimits, Member,
+    AppendError, Archive, CacheLimits, CheckpointRow, CommitId, ExecutionBase, InboxId, InboxLimits, Lease, Member,
     Membership, StateStore, StoreError, Wait,
 };
 
@@ -68,7 +68,8 @@ impl Cluster {
         let settings = [
             "cluster-enabled yes",
             "cluster-config-file nodes.conf",
-            "cluster-node-timeout 2000",
+            // A member that a busy disk keeps has not failed.
+            "cluster-node-timeout 5000",
             "appendonly yes",
             "appendfsync always",
         ];
@@ -191,6 +192,36 @@ impl Cluster {
             command.arg("SETSLOT").arg(slot).arg("NODE").arg(&self.ids[to]);
             command.exec_async(&mut self.connection(member).await).await.unwrap();
         }
+    }
+
+    /// The slot stays where it is after all.
+    async fn stay(&self, slot: u16, from: usize, to: usize) {
+        for member in [from, to] {
+            let mut command = redis::cmd("CLUSTER");
+            command.arg("SETSLOT").arg(slot).arg("STABLE");
+            command.exec_async(&mut self.connection(member).await).await.unwrap();
+        }
+    }
+
+    /// How often anybody was told to ask again, because some of the keys that it named were not there.
+    fn told_to_ask_again(&self) -> u64 {
+        self.members.iter().map(|member| errors(member, "TRYAGAIN")).sum()
+    }
+
+    /// Whoever came since `before` waits for a slot.
+    async fn wait_until_somebody_waits(&self, before: u64) {
+        let started = Instant::now();
+        while self.told_to_ask_again() == before {
+            assert!(started.elapsed() < PATIENCE, "nobody waits for a slot on the move");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// As after a failover to a replica that has so much of what is kept outside the log.
+    async fn forget_what_is_kept(&self, record: &str, member: usize, kept: u64) {
+        let mut command = redis::cmd("HSET");
+        command.arg(record).arg("n").arg(kept);
+        command.exec_async(&mut self.connection(member).await).await.unwrap();
     }
 
     /// Keys of all members together.
@@ -473,6 +504,113 @@ async fn a_script_that_empties_a_key_runs_to_its_end_although_its_slot_is_on_the
     assert_eq!(store.load(ends).await.unwrap(), Some(tombstone));
 }
 
+async fn append(store: &RedisStore, lease: &Lease, position: u64) -> Result<(), AppendError> {
+    let (at, commit) = (LogPosition(position), CommitId(position.into()));
+    store
+        .append(lease.shard, lease.epoch, at, commit, "record".into())
+        .await
+}
+
+/// Keys that a cursor needs are not there most of the time, so that it is not written while its slot moves. Leases are renewed all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_renewed_although_a_cursor_waits_for_its_slot() {
+    const SHARD: ShardId = ShardId(0);
+    let cluster = Cluster::start();
+    let options = RedisOptions {
+        response_timeout: Duration::from_secs(2),
+        ..cluster.options("renewed")
+    };
+    let store = RedisStore::open(&options).await.unwrap();
+    let lease = store.acquire(SHARD, "owner", LEASE).await.unwrap();
+    append(&store, &lease, 1).await.unwrap();
+    append(&store, &lease, 2).await.unwrap();
+    let sent = async |to| store.set_cursor(SHARD, lease.epoch, "events", LogPosition(to)).await;
+    sent(1).await.unwrap();
+    let (slot, from) = cluster.place("{renewed:s0}").await;
+    let to = (from + 1) % 3;
+    cluster.begin(slot, from, to).await;
+    // Whether it is to be written at once or with the next renewal: it is not.
+    if let Err(error) = sent(2).await {
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    }
+    store.renew(SHARD, lease.epoch, LEASE).await.unwrap();
+    let other = RedisStore::open(&options).await.unwrap();
+    let seen_elsewhere = async || other.cursor(SHARD, "events").await.unwrap();
+    assert_eq!(seen_elsewhere().await, LogPosition(1));
+    cluster.carry(slot, from, to, &QUICKLY).await;
+    cluster.settle(slot, to).await;
+    store.trim(SHARD, lease.epoch, LogPosition(0)).await.unwrap();
+    assert_eq!(seen_elsewhere().await, LogPosition(2));
+}
+
+/// A value waits for its slot, and what is acknowledged meanwhile is lost: the store takes the one for the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_takes_the_place_of_what_is_lost_tells_that() {
+    const SHARD: ShardId = ShardId(0);
+    let cluster = Cluster::start();
+    let options = RedisOptions {
+        response_timeout: PATIENCE,
+        ..cluster.options("twice")
+    };
+    let store = RedisStore::open(&options).await.unwrap();
+    let lease = store.acquire(SHARD, "owner", LEASE).await.unwrap();
+    let (slot, from) = cluster.place("{twice:s0}").await;
+    let to = (from + 1) % 3;
+    cluster.begin(slot, from, to).await;
+    let before = cluster.told_to_ask_again();
+    let blob = BlobRef {
+        hash: [1; 32],
+        bytes: 4,
+    };
+    let values = vec![(blob, Json::of(&"xx".into()))];
+    let root = ExecutionId::fresh(SHARD, Timestamp(1), 1);
+    let put = store.put_blobs(SHARD, lease.epoch, root, Timestamp(1), values, 999);
+    let meanwhile = Box::pin(async {
+        cluster.wait_until_somebody_waits(before).await;
+        store.set_format(SHARD, lease.epoch, StateFormat(2)).await.unwrap();
+        cluster.forget_what_is_kept("{twice:s0}o", from, 0).await;
+        cluster.stay(slot, from, to).await;
+    });
+    let (put, ()) = tokio::join!(put, meanwhile);
+    assert!(matches!(put, Err(StoreError::WentBack(_))), "got {put:?}");
+}
+
+/// It looks for what was lost, and given up, before its owner began again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asked_before_a_shard_began_again_asks_once_more() {
+    const SHARD: ShardId = ShardId(0);
+    let cluster = Cluster::start();
+    let options = RedisOptions {
+        response_timeout: PATIENCE,
+        ..cluster.options("asked")
+    };
+    let store = RedisStore::open(&options).await.unwrap();
+    let lease = store.acquire(SHARD, "owner", LEASE).await.unwrap();
+    // What an acquisition looks at is there, and what a look at an execution needs is not.
+    append(&store, &lease, 1).await.unwrap();
+    let sent = store.set_cursor(SHARD, lease.epoch, "events", LogPosition(0)).await;
+    sent.unwrap();
+    let spooled = store.spool(SHARD, lease.epoch, "events", LogPosition(1), "chunk".into());
+    spooled.await.unwrap();
+    let rows = vec![row(SHARD, 1)];
+    store.checkpoint(SHARD, lease.epoch, rows, None).await.unwrap();
+    let (slot, from) = cluster.place("{asked:s0}").await;
+    let to = (from + 1) % 3;
+    cluster.begin(slot, from, to).await;
+    let before = cluster.told_to_ask_again();
+    let id = ExecutionId::fresh(SHARD, Timestamp(1), 1);
+    let meanwhile = Box::pin(async {
+        cluster.wait_until_somebody_waits(before).await;
+        cluster.forget_what_is_kept("{asked:s0}o", from, 0).await;
+        let again = store.acquire(SHARD, "owner", LEASE).await.unwrap();
+        assert!(again.epoch > lease.epoch);
+        cluster.stay(slot, from, to).await;
+    });
+    let (loaded, ()) = tokio::join!(store.load(id), meanwhile);
+    assert!(matches!(loaded, Err(StoreError::Unavailable(_))), "got {loaded:?}");
+    assert!(store.load(id).await.unwrap().is_some());
+}
+
 fn row(shard: ShardId, position: u64) -> CheckpointRow {
     CheckpointRow::Live {
         id: ExecutionId::fresh(shard, Timestamp(1), position),
@@ -558,6 +696,11 @@ async fn appends_go_on_while_slots_move() {
         cluster.settle(slot, 1).await;
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = Instant::now();
+    // A busy disk needs longer.
+    while store.counters().appends < 100 * u64::from(SHARDS) && begun.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     stop.store(true, Ordering::Relaxed);
     let mut written = Vec::new();
     for writer in writers {

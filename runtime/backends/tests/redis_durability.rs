@@ -4,14 +4,15 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use support::redis::{RedisServer, opened, options};
 use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
-use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, Timestamp};
+use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, Seq, ShardId, StateFormat, Timestamp};
 use troupe_ports::{
-    AppendError, BlobsPut, CheckpointRow, CommitId, ExecutionBase, Lease, StateStore, StoreError, Wait,
+    AppendError, BlobsPut, CheckpointRow, CommitId, ExecutionBase, Lease, LogEnd, StateStore, StoreError, Wait,
 };
 
 const SHARD: ShardId = ShardId(3);
@@ -105,8 +106,13 @@ async fn what_was_acknowledged_survives_a_killed_server() {
     let mut checkpointed = Vec::new();
     for _ in 0..3 {
         let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+        let (begun, before) = (Instant::now(), store.counters().appends);
         let writer = tokio::spawn(write_until_it_fails(Arc::clone(&store), lease));
         tokio::time::sleep(Duration::from_millis(400)).await;
+        // A busy disk needs longer.
+        while store.counters().appends < before + 60 && begun.elapsed() < Duration::from_secs(30) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         server.kill();
         let (acknowledged, more) = writer.await.unwrap();
         checkpointed.extend(more);
@@ -348,8 +354,8 @@ async fn nothing_goes_on_from_what_is_lost(lost: impl AsyncFn(&RedisStore, &Leas
     let holder = store.holder(SHARD).await.unwrap();
     assert_eq!(holder.owner.as_deref(), Some("writer"), "it has what the store lacks");
     // Its owner gives it what it lacks, and begins again.
-    let next = store.take_back(SHARD, lease.epoch, "writer", LEASE).await.unwrap();
-    assert_eq!(next, LogPosition(2));
+    let LogEnd { next, last } = store.take_back(SHARD, lease.epoch, "writer", LEASE).await.unwrap();
+    assert_eq!((next, last), (LogPosition(2), Some(CommitId(1))));
     for number in 2..6 {
         let given = store.give_blobs_back(SHARD, lease.epoch, root, now, value(number), u64::MAX);
         assert_eq!(given.await.unwrap(), BlobsPut::Kept);
@@ -393,6 +399,81 @@ async fn nothing_goes_on_from_a_lost_value() {
     .await;
 }
 
+/// A copy may say an older format than it holds something of.
+#[tokio::test]
+async fn nothing_goes_on_from_a_lost_format() {
+    nothing_goes_on_from_what_is_lost(async |store, lease| {
+        store.set_format(SHARD, lease.epoch, StateFormat(2)).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_goes_on_from_what_was_written_anew_and_is_not() {
+    nothing_goes_on_from_what_is_lost(async |store, lease| {
+        let id = execution(SHARD, 1);
+        let stored = store.load(id).await.unwrap().unwrap();
+        assert!(store.rewrite(SHARD, lease.epoch, id, stored).await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_goes_on_from_a_chunk_of_a_spool_that_was_written_anew_and_is_not() {
+    nothing_goes_on_from_what_is_lost(async |store, lease| {
+        let (up_to, chunk) = (LogPosition(1), Bytes::from_static(b"chunk"));
+        let spooled = store.spool(SHARD, lease.epoch, "events", up_to, chunk.clone()).await;
+        spooled.unwrap();
+        let rewritten = store.rewrite_spool(SHARD, lease.epoch, "events", up_to, chunk).await;
+        rewritten.unwrap();
+    })
+    .await;
+}
+
+/// A value that is kept once more is acknowledged once more: no answer says what another one said.
+#[tokio::test]
+async fn what_is_there_already_counts_too() {
+    let server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    let (root, now) = (execution(SHARD, 9), Timestamp(1));
+    let blob = BlobRef {
+        hash: [7; 32],
+        bytes: 4,
+    };
+    for bytes_max in [4, 4, 0] {
+        let values = vec![(blob, Json::from_trusted("true"))];
+        let kept = store.put_blobs(SHARD, lease.epoch, root, now, values, bytes_max).await;
+        assert_eq!(kept.unwrap(), BlobsPut::Kept);
+    }
+    store.checkpoint(SHARD, lease.epoch, vec![row(1)], None).await.unwrap();
+    append(&store, &lease, 1).await.unwrap();
+}
+
+/// A failed release costs a lease; one of a log that lacks something would cost that. It is not given up because nobody answers.
+#[tokio::test]
+async fn a_shard_whose_log_lacks_a_record_is_not_released_however_slow_its_server_is() {
+    let mut server = RedisServer::durable();
+    let store = opened(&server, RedisDurability::Strict).await;
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&store, &lease, 1).await.unwrap();
+    let copy = server.copy_of_files();
+    append(&store, &lease, 2).await.unwrap();
+    server.kill();
+    server.restore(&copy);
+    server.run();
+    answered(async || store.holder(SHARD).await).await.unwrap();
+    server.command(&["CLIENT", "PAUSE", "500", "ALL"]);
+    went_back(store.release(SHARD, lease.epoch).await);
+    let holder = store.holder(SHARD).await.unwrap();
+    assert_eq!(holder.owner.as_deref(), Some("writer"), "it has what the store lacks");
+    let next = LogPosition(2);
+    let given = store.give_back(SHARD, lease.epoch, next, CommitId(2), content(2)).await;
+    given.unwrap();
+    store.release(SHARD, lease.epoch).await.unwrap();
+    assert_eq!(store.holder(SHARD).await.unwrap().owner, None);
+}
+
 /// As after a failover to a replica that does not know of the owner yet.
 #[tokio::test]
 async fn an_owner_that_the_store_has_forgotten_takes_its_shard_back() {
@@ -411,7 +492,7 @@ async fn an_owner_that_the_store_has_forgotten_takes_its_shard_back() {
     went_back(answered(async || store_error(append(&store, &lease, 3).await)).await);
     went_back(store.renew(SHARD, lease.epoch, LEASE).await);
     let take = async |epoch| store.take_back(SHARD, epoch, "writer", LEASE).await;
-    let next = take(lease.epoch).await.unwrap();
+    let next = take(lease.epoch).await.unwrap().next;
     assert_eq!(next, LogPosition(2));
     store
         .give_back(SHARD, lease.epoch, next, CommitId(2), content(2))
@@ -419,7 +500,8 @@ async fn an_owner_that_the_store_has_forgotten_takes_its_shard_back() {
         .unwrap();
     append(&store, &lease, 3).await.unwrap();
     store.renew(SHARD, lease.epoch, LEASE).await.unwrap();
-    assert_eq!(take(lease.epoch).await.unwrap(), LogPosition(4), "it changes nothing");
+    let end = take(lease.epoch).await.unwrap();
+    assert_eq!(end.next, LogPosition(4), "it changes nothing");
     is_fenced(take(before.epoch).await);
 }
 
@@ -861,6 +943,7 @@ async fn cursors_that_were_not_written_at_once_go_with_what_comes_next() {
 /// Forwards to a server until it is told to swallow what comes on the connections that it has then.
 struct Proxy {
     port: u16,
+    to: Arc<AtomicU16>,
     swallowing: tokio::sync::watch::Sender<bool>,
 }
 
@@ -870,11 +953,14 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let (swallowing, _) = tokio::sync::watch::channel(false);
         let told = swallowing.clone();
+        let to = Arc::new(AtomicU16::new(to));
+        let target = Arc::clone(&to);
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 let mut told = told.subscribe();
                 // Only a later change concerns this connection.
                 told.borrow_and_update();
+                let to = target.load(Ordering::SeqCst);
                 tokio::spawn(async move {
                     let mut server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.unwrap();
                     tokio::select! {
@@ -885,7 +971,12 @@ impl Proxy {
                 });
             }
         });
-        Self { port, swallowing }
+        Self { port, to, swallowing }
+    }
+
+    /// Leads whoever comes now to another server.
+    fn lead_to(&self, port: u16) {
+        self.to.store(port, Ordering::SeqCst);
     }
 
     fn swallow(&self) {
@@ -900,7 +991,7 @@ async fn a_connection_that_swallows_everything_is_given_up() {
     let proxy = Proxy::start(server.port).await;
     let options = RedisOptions {
         url: format!("redis://127.0.0.1:{}", proxy.port),
-        response_timeout: Duration::from_millis(500),
+        response_timeout: Duration::from_secs(2),
         ..options(&server, RedisDurability::Volatile)
     };
     let store = RedisStore::open(&options).await.unwrap();
@@ -939,4 +1030,62 @@ fn leases_are_renewed_from_a_runtime_without_sockets() {
             assert!(started.elapsed() < Duration::from_secs(10), "{error}");
         }
     });
+}
+
+/// A connection from before a failover still leads to the server from before, which takes itself for the master.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_store_lacks_is_told_and_given_over_new_connections() {
+    let (before, mut promoted) = (RedisServer::durable(), RedisServer::durable());
+    let proxy = Proxy::start(before.port).await;
+    let options = RedisOptions {
+        url: format!("redis://127.0.0.1:{}", proxy.port),
+        ..options(&before, RedisDurability::Strict)
+    };
+    let store = RedisStore::open(&options).await.unwrap();
+    let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&store, &lease, 1).await.unwrap();
+    let copy = before.copy_of_files();
+    append(&store, &lease, 2).await.unwrap();
+    promoted.kill();
+    promoted.restore(&copy);
+    promoted.run();
+    proxy.lead_to(promoted.port);
+    let end = store.take_back(SHARD, lease.epoch, "writer", LEASE).await.unwrap();
+    let (next, last) = (LogPosition(2), Some(CommitId(1)));
+    assert_eq!(end, LogEnd { next, last });
+    let given = store.give_back(SHARD, lease.epoch, next, CommitId(2), content(2)).await;
+    given.unwrap();
+    assert_eq!(promoted.command(&["LLEN", "{troupe:s3}l"]), redis::Value::Int(2));
+}
+
+/// The store has forgotten who came later, and a former owner goes on where it was.
+#[tokio::test]
+async fn a_record_of_a_former_owner_is_known_by_its_commit() {
+    let mut server = RedisServer::durable();
+    let (former, owner) = (
+        opened(&server, RedisDurability::Strict).await,
+        opened(&server, RedisDurability::Strict).await,
+    );
+    let old = former.acquire(SHARD, "writer", LEASE).await.unwrap();
+    append(&former, &old, 1).await.unwrap();
+    let copy = server.copy_of_files();
+    let lease = owner.acquire(SHARD, "writer", LEASE).await.unwrap();
+    for position in 2..=3 {
+        append(&owner, &lease, position).await.unwrap();
+    }
+    server.kill();
+    server.restore(&copy);
+    server.run();
+    let next = LogPosition(2);
+    let late = async || {
+        let appended = former.append(SHARD, old.epoch, next, CommitId(22), content(2)).await;
+        appended.map_err(|error| match error {
+            AppendError::Store(error) => error,
+            AppendError::Conflict { next } => panic!("the log goes on at {next}"),
+        })
+    };
+    answered(late).await.unwrap();
+    let take = async || owner.take_back(SHARD, lease.epoch, "writer", LEASE).await;
+    let (next, last) = (LogPosition(3), Some(CommitId(22)));
+    assert_eq!(answered(take).await.unwrap(), LogEnd { next, last });
 }

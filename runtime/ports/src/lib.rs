@@ -28,7 +28,8 @@ pub use semaphores::{Ask, Asked, Hold, Semaphores};
 pub use source::{EventSource, Incoming, Receipt, SourceError};
 pub use state::{
     AppendError, Archive, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, InboxId,
-    InboxItem, InboxLimits, InboxPush, Lease, LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError, Wait,
+    InboxItem, InboxLimits, InboxPush, Lease, LogEnd, LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError,
+    Wait,
 };
 pub use visibility::{
     ExecutionCursor, ExecutionQuery, ExecutionSummary, InvalidCursor, Page, SoughtText, VisibilityStore,

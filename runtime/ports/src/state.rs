@@ -54,6 +54,15 @@ pub struct LogRecord {
     pub bytes: Bytes,
 }
 
+/// Where a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Position that the next append must name.
+    pub next: LogPosition,
+    /// The commit that wrote the record before that; none where the log holds no record.
+    pub last: Option<CommitId>,
+}
+
 /// What a sink has to send of a part of the log, moved out of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpoolChunk {
@@ -320,8 +329,8 @@ pub trait StateStore: Send + Sync + 'static {
         record: Bytes,
     ) -> Result<(), AppendError>;
 
-    /// [`StateStore::append`] of a record that was acknowledged before, also to a store that came back older and may lack more than records
-    /// ([`StoreError::WentBack`]): its owner gives it what it lacks.
+    /// [`StateStore::append`] of a record that was acknowledged before, or of whose append nobody knows the outcome, also to a store that
+    /// came back older and may lack more than records ([`StoreError::WentBack`]): its owner gives it what it lacks.
     async fn give_back(
         &self,
         shard: ShardId,
@@ -334,7 +343,8 @@ pub trait StateStore: Send + Sync + 'static {
     }
 
     /// A store that came back older may know an earlier epoch than that of its owner: it knows this one again. Changes nothing where it
-    /// does. Whoever calls this makes sure that nobody was named since. Where its log goes on.
+    /// does. Whoever calls this makes sure that nobody was named since, and compares where its log ends: under the earlier epoch an earlier
+    /// owner may have written there.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] where it knows a later epoch; [`StoreError::Held`] while an earlier owner's lease holds;
@@ -345,7 +355,7 @@ pub trait StateStore: Send + Sync + 'static {
         _epoch: Epoch,
         _owner: &str,
         _lease: Duration,
-    ) -> Result<LogPosition, StoreError> {
+    ) -> Result<LogEnd, StoreError> {
         Err(StoreError::Damaged(format!(
             "shard {shard} is asked for what it lacks, and its store never lacks anything"
         )))

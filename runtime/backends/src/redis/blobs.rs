@@ -45,8 +45,10 @@ impl RedisStore {
             Value::Int(bytes) if bytes < 0 => Ok(BlobsPut::Full {
                 bytes: bytes.unsigned_abs(),
             }),
+            // What is kept again has no number of its own.
+            _ if again => Ok(BlobsPut::Kept),
             number => {
-                self.marks.kept(shard, epoch, decode::number(number)?);
+                self.counted(shard, epoch, decode::number(number)?)?;
                 Ok(BlobsPut::Kept)
             }
         }

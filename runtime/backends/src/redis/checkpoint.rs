@@ -134,7 +134,7 @@ impl RedisStore {
         }
         let answer = self.write((shard, epoch), &CHECKPOINT, names, args).await?;
         let number = decode::number(decode::not_behind(shard, answer)?)?;
-        self.marks.kept(shard, epoch, number);
+        self.counted(shard, epoch, number)?;
         if let Some(reached) = reached {
             self.marks.checkpointed(shard, reached);
         }
@@ -142,22 +142,40 @@ impl RedisStore {
     }
 
     pub(super) async fn load_base(&self, id: ExecutionId) -> Result<Option<ExecutionBase>, StoreError> {
-        let keys = self.keys(id.shard())?;
+        let shard = id.shard();
+        let keys = self.keys(shard)?;
         let parts = [Part::Segments, Part::Snapshot, Part::Archive].map(|part| keys.part(part, id));
         let mut names = vec![&keys.owner[..], &keys.live, &keys.tombstones];
         names.extend(parts.iter().map(|key| &key[..]));
-        let args = vec![Arg::Bytes(&id.0), Arg::Number(self.marks.of(id.shard()).kept)];
-        let answer = self.ask(keys, &LOAD, names, args).await?;
-        decode::base(answer, id)
+        let known = self.marks.of(shard);
+        let args = vec![Arg::Bytes(&id.0), Arg::Number(known.kept)];
+        match self.ask(keys, &LOAD, names, args).await? {
+            Value::SimpleString(why) => Err(self.told_nothing(shard, known.epoch, &why)),
+            answer => decode::base(answer, id),
+        }
+    }
+
+    /// Why a script that reads has told nothing: its shard is gone, or has not what was acknowledged under `epoch`.
+    fn told_nothing(&self, shard: ShardId, epoch: Epoch, why: &str) -> StoreError {
+        if why != "behind" {
+            return decode::gone(shard);
+        }
+        if self.marks.of(shard).epoch != epoch {
+            return StoreError::Unavailable(format!("shard {shard} has begun again since it was asked"));
+        }
+        StoreError::WentBack(format!(
+            "shard {shard}: something is gone that was kept outside its log"
+        ))
     }
 
     pub(super) async fn read_head(&self, key: ExecutionId) -> Result<Option<u64>, StoreError> {
         let shard = key.shard();
         let keys = self.keys(shard)?;
         let names = vec![&keys.owner[..], &keys.heads];
-        let args = vec![Arg::Bytes(&key.0), Arg::Number(self.marks.of(shard).kept)];
+        let known = self.marks.of(shard);
+        let args = vec![Arg::Bytes(&key.0), Arg::Number(known.kept)];
         match self.ask(keys, &HEAD, names, args).await? {
-            Value::SimpleString(why) => Err(decode::told_nothing(shard, &why)),
+            Value::SimpleString(why) => Err(self.told_nothing(shard, known.epoch, &why)),
             Value::Nil => Ok(None),
             ordinal => decode::number(ordinal).map(Some),
         }

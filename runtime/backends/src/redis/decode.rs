@@ -45,16 +45,6 @@ pub(super) fn not_behind(shard: ShardId, value: Value) -> Result<Value, StoreErr
     }
 }
 
-/// Why a script that reads has told nothing: its shard is gone, or has not what was acknowledged.
-pub(super) fn told_nothing(shard: ShardId, why: &str) -> StoreError {
-    match why {
-        "behind" => StoreError::WentBack(format!(
-            "shard {shard}: something is gone that was kept outside its log"
-        )),
-        _ => gone(shard),
-    }
-}
-
 /// What a fenced script answered: itself, or why it did nothing.
 pub(super) fn fenced(value: Value, shard: ShardId, ours: Epoch) -> Result<Value, StoreError> {
     match value {
@@ -178,17 +168,20 @@ pub(super) fn member(value: Value) -> Result<(Timestamp, ExecutionId), StoreErro
     Ok((at, execution(rest)?))
 }
 
+/// Which commit wrote a record: the first bytes of it.
+pub(super) fn commit(mut record: &[u8]) -> Result<CommitId, StoreError> {
+    take(&mut record).map(|id| CommitId(u128::from_be_bytes(*id)))
+}
+
 /// Answer of the script that reads the log: the position of the first record, then records.
 pub(super) fn records(value: Value) -> Result<(LogPosition, Vec<LogRecord>), StoreError> {
     let mut parts = list(value)?.into_iter();
     let first = number(parts.next().unwrap_or(Value::Nil))?;
     let records = parts.zip(first..).map(|(record, position)| {
         let record = bytes(record)?;
-        let mut rest = &record[..];
-        let commit = CommitId(u128::from_be_bytes(*take(&mut rest)?));
         Ok(LogRecord {
             position: LogPosition(position),
-            commit,
+            commit: commit(&record)?,
             bytes: Bytes::from(record).slice(16..),
         })
     });
@@ -227,7 +220,6 @@ fn after_seq(stored: Vec<u8>) -> Result<(Seq, Bytes), StoreError> {
 pub(super) fn base(value: Value, id: ExecutionId) -> Result<Option<ExecutionBase>, StoreError> {
     let mut parts = match value {
         Value::Nil => return Ok(None),
-        Value::SimpleString(why) => return Err(told_nothing(id.shard(), &why)),
         Value::BulkString(tombstone) => {
             let last = Seq(take_number(&mut &tombstone[..])?);
             return Ok(Some(ExecutionBase::Tombstone { last }));

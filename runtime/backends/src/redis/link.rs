@@ -62,6 +62,14 @@ impl Link {
         self
     }
 
+    /// Finds out anew where the server is. Of a cluster all links know the same, by address.
+    pub(super) fn dial_anew(&self) {
+        match self {
+            Self::One(node) => node.dial_anew(),
+            Self::Cluster(_) => {}
+        }
+    }
+
     /// Runs a command whose keys are all of `slot`.
     pub(super) async fn send(&self, slot: u16, command: &Cmd) -> Result<Value, LinkError> {
         Ok(self.answer(slot, command).await?.value)

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use redis::Value;
 use troupe_core::{Epoch, LogPosition, ShardId, StateFormat, Timestamp};
-use troupe_ports::{AppendError, CommitId, Holder, Lease, LogRecord, StateStore, StoreError};
+use troupe_ports::{AppendError, CommitId, Holder, Lease, LogEnd, LogRecord, StateStore, StoreError};
 
 use super::layout::{spool_bounds, spool_entry};
 use super::marks::Mark;
@@ -16,8 +16,8 @@ use super::{RedisStore, decode};
 
 /// Bytes of records that one answer carries; larger ones hold up everybody else on the connection.
 const PAGE_BYTES: usize = 4 << 20;
-/// How long whoever renews or releases waits to hear whether the log is whole.
-const REACHES_WITHIN: Duration = Duration::from_millis(300);
+/// How long a renewal or release waits for what goes beside it.
+const BRIEFLY: Duration = Duration::from_millis(300);
 /// Records that one step of a trim removes, so that appends do not wait long behind it.
 const TRIM_RECORDS: u64 = 512;
 
@@ -27,6 +27,22 @@ fn milliseconds(lease: Duration) -> u64 {
 
 fn timestamp(ms: u64) -> Timestamp {
     Timestamp(i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+/// A call that must keep nobody waiting: while a slot moves, none goes through of which a key is not there. What does not succeed in time does not
+/// matter.
+async fn briefly(call: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
+    match tokio::time::timeout(BRIEFLY, call).await {
+        Ok(Err(StoreError::Unavailable(why))) => {
+            tracing::debug!(why, "not done beside a renewal or release");
+            Ok(())
+        }
+        Ok(answer) => answer,
+        Err(_) => {
+            tracing::debug!("not done in time beside a renewal or release");
+            Ok(())
+        }
+    }
 }
 
 impl RedisStore {
@@ -167,34 +183,28 @@ impl RedisStore {
         lease: Duration,
     ) -> Result<Timestamp, StoreError> {
         let keys = self.keys(shard)?;
-        self.write_cursors(shard, epoch).await?;
-        let known = self.marks.of(shard);
         let args = vec![
             Arg::Number(epoch.0),
             Arg::Number(milliseconds(lease)),
-            Arg::Number(known.kept),
+            Arg::Number(self.marks.of(shard).kept),
         ];
         let now = self.write((shard, epoch), &RENEW, vec![&keys.owner], args).await?;
         let now = decode::number(decode::not_behind(shard, now)?)?;
-        self.reaches(shard, epoch).await?;
+        // Both need keys that need not be there, and a renewal must succeed while its slot moves. The next one tries again.
+        tokio::try_join!(
+            briefly(self.reaches(shard, epoch)),
+            briefly(self.write_cursors(shard, epoch))
+        )?;
         Ok(timestamp(now))
     }
 
-    /// Whether the log has every record that was acknowledged. A log without records is no key, so that nobody can tell while its slot moves:
-    /// that is asked apart from what must succeed then, and taken for a yes.
+    /// Whether the log has every record that was acknowledged.
     async fn reaches(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
         let args = vec![Arg::Number(epoch.0), Arg::Number(self.marks.of(shard).next.0)];
         let names = vec![&keys.owner[..], &keys.log];
-        let told = self.write((shard, epoch), &REACHES, names, args);
-        match tokio::time::timeout(REACHES_WITHIN, told).await {
-            Ok(Ok(told)) => decode::not_behind(shard, told).map(drop),
-            Ok(Err(StoreError::Unavailable(_))) | Err(_) => {
-                tracing::debug!(%shard, "whether the log is whole is not known");
-                Ok(())
-            }
-            Ok(Err(error)) => Err(error),
-        }
+        let told = self.write((shard, epoch), &REACHES, names, args).await?;
+        decode::not_behind(shard, told).map(drop)
     }
 
     pub(super) async fn take_shard_back(
@@ -203,8 +213,9 @@ impl RedisStore {
         epoch: Epoch,
         owner: &str,
         lease: Duration,
-    ) -> Result<LogPosition, StoreError> {
+    ) -> Result<LogEnd, StoreError> {
         let keys = self.keys(shard)?;
+        self.dial_anew();
         let args = vec![
             Arg::Number(epoch.0),
             Arg::Bytes(owner.as_bytes()),
@@ -216,18 +227,26 @@ impl RedisStore {
                 "an earlier owner's lease of shard {shard} holds"
             ))),
             taken => {
-                let [next] = decode::numbers(taken)?;
-                Ok(LogPosition(next))
+                let mut parts = decode::list(taken)?.into_iter();
+                let mut next = || parts.next().unwrap_or(Value::Nil);
+                Ok(LogEnd {
+                    next: LogPosition(decode::number(next())?),
+                    last: decode::bytes_if_any(next())?
+                        .map(|commit| decode::commit(&commit))
+                        .transpose()?,
+                })
             }
         }
     }
 
     pub(super) async fn release_shard(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
-        self.write_cursors(shard, epoch).await?;
-        self.reaches(shard, epoch).await?;
-        let args = vec![Arg::Number(epoch.0), Arg::Number(self.marks.of(shard).kept)];
-        let released = self.write((shard, epoch), &RELEASE, vec![&keys.owner], args).await?;
+        briefly(self.write_cursors(shard, epoch)).await?;
+        // Nobody could take it back: it looks at the log itself, and fails where that cannot be told. Then the lease runs out.
+        let known = self.marks.of(shard);
+        let args = vec![Arg::Number(epoch.0), Arg::Number(known.kept), Arg::Number(known.next.0)];
+        let names = vec![&keys.owner[..], &keys.log];
+        let released = self.write((shard, epoch), &RELEASE, names, args).await?;
         decode::not_behind(shard, released).map(drop)
     }
 

@@ -3,11 +3,14 @@
 //! A copy of Redis is whole in itself: its log, checkpoint and cursors go back together, and nothing in it tells that it is old.
 //! Only whoever has seen more knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use parking_lot::{Mutex, MutexGuard};
 use troupe_core::{Epoch, LogPosition, ShardId};
+
+/// Numbers without an answer that are remembered of a shard: who was given an older one waits for it no more.
+const UNHEARD_MAX: usize = 1_024;
 
 /// The most that was acknowledged of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,8 +18,8 @@ pub(super) struct Mark {
     pub epoch: Epoch,
     pub next: LogPosition,
     pub checkpointed: LogPosition,
-    /// Number of what is kept outside the log: chunks of checkpoints and large values. The store counts them, so that a copy which lacks the
-    /// latest of them has a lower number, whatever it has of the log.
+    /// Number of what is kept outside the log: chunks of checkpoints, large values, the format, and what is written anew for that. The store
+    /// counts them, so that a copy which lacks the latest of them has a lower number, whatever it has of the log.
     pub kept: u64,
 }
 
@@ -52,6 +55,8 @@ impl fmt::Display for Mark {
 #[derive(Default)]
 struct Known {
     mark: Mark,
+    /// Numbers below the mark's that no answer has named under its epoch: such a write is on its way, or its answer is lost.
+    unheard: BTreeSet<u64>,
     /// Where the spool of each sink ends, as far as it was acknowledged under the epoch of the mark.
     spools: BTreeMap<String, LogPosition>,
 }
@@ -59,7 +64,22 @@ struct Known {
 impl Known {
     fn set(&mut self, found: Mark) {
         self.mark = found;
+        self.unheard.clear();
         self.spools.clear();
+    }
+
+    /// An answer names a number; false if an earlier one did.
+    fn counted(&mut self, number: u64) -> bool {
+        if number <= self.mark.kept {
+            return self.unheard.remove(&number);
+        }
+        let first = number.saturating_sub(UNHEARD_MAX as u64).max(self.mark.kept + 1);
+        self.unheard.extend(first..number);
+        while self.unheard.len() > UNHEARD_MAX {
+            self.unheard.pop_first();
+        }
+        self.mark.kept = number;
+        true
     }
 }
 
@@ -90,12 +110,12 @@ impl Marks {
         self.known(shard).map(|known| known.mark).unwrap_or_default()
     }
 
-    /// Something was acknowledged that is kept outside the log; `epoch`: under which it was sent.
-    pub(super) fn kept(&self, shard: ShardId, epoch: Epoch, number: u64) {
-        if let Some(mut known) = self.known(shard)
-            && known.mark.epoch == epoch
-        {
-            known.mark.kept = known.mark.kept.max(number);
+    /// Something was acknowledged that is kept outside the log; `epoch`: under which it was sent. False where something else was acknowledged
+    /// under the same number: the store went back in between, and took this for what comes next.
+    pub(super) fn kept(&self, shard: ShardId, epoch: Epoch, number: u64) -> bool {
+        match self.known(shard) {
+            Some(mut known) if known.mark.epoch == epoch => known.counted(number),
+            _ => true,
         }
     }
 
@@ -162,7 +182,7 @@ mod tests {
         };
         assert_eq!(marks.acquired(shard, mark(5, 3, 1, 0)), None);
         marks.appended(shard, LogPosition(3));
-        marks.kept(shard, Epoch(5), 1);
+        assert!(marks.kept(shard, Epoch(5), 1));
         marks.checkpointed(shard, LogPosition(2));
         let known = mark(5, 4, 2, 1);
         assert_eq!(marks.acquired(shard, mark(6, 3, 2, 1)), Some(known));
@@ -191,19 +211,46 @@ mod tests {
             ..Mark::default()
         };
         marks.reset(shard, found(1, 6));
-        marks.kept(shard, Epoch(1), 8);
-        marks.kept(shard, Epoch(1), 7);
+        assert!(marks.kept(shard, Epoch(1), 8));
+        assert!(marks.kept(shard, Epoch(1), 7));
         assert_eq!(
             marks.of(shard).kept,
             8,
             "an answer that was overtaken takes nothing back"
         );
         marks.reset(shard, found(2, 3));
-        marks.kept(shard, Epoch(1), 9);
+        assert!(marks.kept(shard, Epoch(1), 9));
         assert_eq!(
             marks.of(shard).kept,
             3,
             "the store went back since that was acknowledged"
         );
+    }
+
+    #[test]
+    fn no_number_is_acknowledged_twice_under_an_epoch() {
+        let (marks, shard, epoch) = (Marks::new(1), ShardId(0), Epoch(1));
+        let found = |epoch| Mark {
+            epoch,
+            kept: 6,
+            ..Mark::default()
+        };
+        marks.reset(shard, found(epoch));
+        let kept = |number| marks.kept(shard, epoch, number);
+        assert!(!kept(6), "whoever owned it before was told so");
+        assert!(kept(7));
+        assert!(!kept(7));
+        assert!(kept(10));
+        assert!(kept(8), "it was on its way");
+        assert!([7, 8, 10].iter().all(|number| !kept(*number)));
+        assert!(kept(9));
+        assert_eq!(marks.of(shard).kept, 10);
+        // Nothing counts so far at once; what is remembered is bounded all the same.
+        assert!(kept(1 << 60));
+        assert!(kept((1 << 60) - 1));
+        assert!(!kept(11));
+        marks.reset(shard, found(Epoch(2)));
+        assert!(kept(7), "what it says is of another epoch");
+        assert!(marks.kept(shard, Epoch(2), 7));
     }
 }

@@ -33,7 +33,9 @@ mod walk;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use redis::Value;
 use tokio::runtime::{Builder, Handle, Runtime};
 use troupe_core::{Epoch, ShardId};
@@ -52,6 +54,8 @@ use target::{Place, Target};
 
 /// Version of the layout; a store with a higher one was written by a newer release.
 const FORMAT: u64 = 1;
+/// How often connections are made anew while a store that went back is given what it lacks.
+const DIAL_ANEW_EVERY: Duration = Duration::from_secs(1);
 
 /// A store on Redis. Implements `StateStore`.
 ///
@@ -74,6 +78,8 @@ pub struct RedisStore {
     marks: Marks,
     cursors: Cursors,
     appends: AtomicU64,
+    /// When connections were last made anew.
+    dialled_anew: Mutex<Option<Instant>>,
 }
 
 impl RedisStore {
@@ -105,6 +111,7 @@ impl RedisStore {
             accept_loss: options.accept_loss.clone(),
             cursors: Cursors::default(),
             appends: AtomicU64::new(0),
+            dialled_anew: Mutex::default(),
         })
     }
 
@@ -157,9 +164,33 @@ impl RedisStore {
         decode::fenced(value, shard, epoch)
     }
 
+    /// Notes the number that a script answered of what it keeps outside the log.
+    fn counted(&self, shard: ShardId, epoch: Epoch, number: u64) -> Result<(), StoreError> {
+        if self.marks.kept(shard, epoch, number) {
+            return Ok(());
+        }
+        Err(StoreError::WentBack(format!(
+            "shard {shard}: something else was acknowledged as number {number} of what is kept outside its log"
+        )))
+    }
+
     /// Runs a command that reads.
     async fn command(&self, slot: u16, command: &redis::Cmd) -> Result<Value, StoreError> {
         Ok(self.bulk.send(slot, command).await?)
+    }
+
+    /// Makes the connections anew that shards are served over, however many shards ask for it at a time. After a failover an older one
+    /// may still lead to the server from before, which takes itself for the master: where a log ends would be told by one server, and what
+    /// it lacks be given to the other.
+    fn dial_anew(&self) {
+        let mut last = self.dialled_anew.lock();
+        if last.is_some_and(|at| at.elapsed() < DIAL_ANEW_EVERY) {
+            return;
+        }
+        *last = Some(Instant::now());
+        for link in self.appends_by.iter().chain([&self.quick, &self.bulk]) {
+            link.dial_anew();
+        }
     }
 
     fn count_append(&self) {

@@ -173,6 +173,13 @@ impl Node {
             .cloned()
     }
 
+    /// Whoever sends next makes a connection; what is under way on the one before is answered there.
+    pub(super) fn dial_anew(&self) {
+        if let Some(live) = &*self.live.lock() {
+            live.broken.store(true, Ordering::Release);
+        }
+    }
+
     /// The connection, made if there is none. Callers that wait for one attempt share its failure.
     async fn connected(&self) -> Result<Live, LinkError> {
         if let Some(live) = self.usable() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use redis::Value;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId, StateFormat};
 use troupe_ports::{ExecutionBase, StoreError};
 
@@ -23,9 +24,21 @@ impl RedisStore {
         format: StateFormat,
     ) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
-        let args = vec![Arg::Number(epoch.0), Arg::Number(u64::from(format.0))];
-        self.write((shard, epoch), &SET_FORMAT, vec![&keys.owner], args).await?;
-        Ok(())
+        let args = vec![
+            Arg::Number(epoch.0),
+            Arg::Number(self.marks.of(shard).kept),
+            Arg::Number(u64::from(format.0)),
+        ];
+        let told = self.write((shard, epoch), &SET_FORMAT, vec![&keys.owner], args).await?;
+        self.rewritten((shard, epoch), told).map(drop)
+    }
+
+    /// What a script answered that counts what it writes: whether it has written.
+    fn rewritten(&self, (shard, epoch): (ShardId, Epoch), answer: Value) -> Result<bool, StoreError> {
+        match decode::number(decode::not_behind(shard, answer)?)? {
+            0 => Ok(false),
+            number => self.counted(shard, epoch, number).map(|()| true),
+        }
     }
 
     /// Those that live, those with an archive, and once more those that live: one that is reopened in between moves from the second
@@ -91,6 +104,7 @@ impl RedisStore {
         };
         let mut args = vec![
             Arg::Number(epoch.0),
+            Arg::Number(self.marks.of(shard).kept),
             Arg::Bytes(&id.0),
             Arg::Bytes(kind.as_bytes()),
             Arg::Owned(whole),
@@ -99,8 +113,8 @@ impl RedisStore {
         let parts = [Part::Segments, Part::Snapshot, Part::Archive].map(|part| keys.part(part, id));
         let mut names = vec![&keys.owner[..], &keys.live];
         names.extend(parts.iter().map(|key| &key[..]));
-        let rewritten = self.write((shard, epoch), &REWRITE, names, args).await?;
-        Ok(decode::number(rewritten)? == 1)
+        let told = self.write((shard, epoch), &REWRITE, names, args).await?;
+        self.rewritten((shard, epoch), told)
     }
 
     pub(super) async fn rewrite_chunk(
@@ -112,9 +126,14 @@ impl RedisStore {
     ) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
         let entry = spool_entry(sink, up_to);
-        let args = vec![Arg::Number(epoch.0), Arg::Bytes(&entry), Arg::Bytes(chunk)];
-        self.write((shard, epoch), &REWRITE_SPOOL, vec![&keys.owner, &keys.spool], args)
-            .await?;
-        Ok(())
+        let args = vec![
+            Arg::Number(epoch.0),
+            Arg::Number(self.marks.of(shard).kept),
+            Arg::Bytes(&entry),
+            Arg::Bytes(chunk),
+        ];
+        let names = vec![&keys.owner[..], &keys.spool];
+        let told = self.write((shard, epoch), &REWRITE_SPOOL, names, args).await?;
+        self.rewritten((shard, epoch), told).map(drop)
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, StateFormat, Timestamp};
 use troupe_ports::{
     AppendError, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, InboxId, InboxItem,
-    InboxLimits, InboxPush, Lease, LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError,
+    InboxLimits, InboxPush, Lease, LogEnd, LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError,
 };
 
 use super::{RedisDurability, RedisStore};
@@ -105,7 +105,7 @@ impl StateStore for RedisStore {
         epoch: Epoch,
         owner: &str,
         lease: Duration,
-    ) -> Result<LogPosition, StoreError> {
+    ) -> Result<LogEnd, StoreError> {
         self.take_shard_back(shard, epoch, owner, lease).await
     }
 

@@ -2,8 +2,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
+use tokio::time::timeout;
+
+/// Longest that a clause may take, so that one that hangs is named.
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// A clause under way.
 pub type Running<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -38,15 +43,19 @@ impl<F> Clause<F> {
 ///
 /// # Panics
 ///
-/// Once all have run, with the names of those that panicked.
+/// Once all have run, with the names of those that panicked or took longer than 90 seconds.
 pub async fn run_all<F>(clauses: &[Clause<F>], at_once: usize, test: impl AsyncFn(&Clause<F>)) {
     let test = &test;
     let runs = clauses.iter().map(|clause| async move {
-        let run = AssertUnwindSafe(test(clause)).catch_unwind().await;
-        run.is_err().then_some(clause.name)
+        let run = AssertUnwindSafe(test(clause)).catch_unwind();
+        match timeout(LIMIT, run).await {
+            Ok(Ok(())) => None,
+            Ok(Err(_)) => Some(clause.name.to_owned()),
+            Err(_) => Some(format!("{} (hangs)", clause.name)),
+        }
     });
-    let failed: Vec<Option<&str>> = futures::stream::iter(runs).buffer_unordered(at_once).collect().await;
-    let failed: Vec<&str> = failed.into_iter().flatten().collect();
+    let failed: Vec<Option<String>> = futures::stream::iter(runs).buffer_unordered(at_once).collect().await;
+    let failed: Vec<String> = failed.into_iter().flatten().collect();
     assert!(
         failed.is_empty(),
         "{} of {} clauses fail: {failed:?}",

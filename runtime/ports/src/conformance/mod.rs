@@ -81,6 +81,7 @@ macro_rules! state_store_conformance {
                 shards_are_independent
                 a_large_record_comes_back_whole
                 an_unknown_outcome_is_settled_by_the_commit_id
+                an_owner_is_told_where_its_log_ends_and_by_whom
                 a_former_owner_is_fenced_from_every_write
                 a_lease_keeps_others_out_until_it_expires
                 a_renewed_lease_keeps_others_out

@@ -13,7 +13,7 @@ use crate::state::StoreError;
 type SemaphoresFixture<'a> = &'a dyn Fixture<dyn Semaphores>;
 
 const LONG: Hold = Hold::For(Duration::from_secs(60));
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_millis(500);
 /// How long a clause waits for the store's clock before it gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Braces, a zero and a byte beyond text: a key may be anything.

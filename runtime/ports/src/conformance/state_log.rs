@@ -7,7 +7,7 @@ use bytes::Bytes;
 use troupe_core::{Epoch, LogPosition, ShardId, Timestamp};
 
 use super::Fixture;
-use crate::state::{AppendError, CommitId, Holder, Lease, StateStore, StoreError};
+use crate::state::{AppendError, CommitId, Holder, Lease, LogEnd, StateStore, StoreError};
 
 type StateFixture<'a> = &'a dyn Fixture<dyn StateStore>;
 
@@ -232,6 +232,37 @@ pub async fn an_unknown_outcome_is_settled_by_the_commit_id(fixture: StateFixtur
         assert_eq!(tail.len(), 1, "written once");
         assert_eq!(tail[0].commit, commit);
     }
+}
+
+/// Whoever gives a store back what that lacks hears which commit wrote the last record, too. A store that never lacks anything has no answer.
+pub async fn an_owner_is_told_where_its_log_ends_and_by_whom(fixture: StateFixture<'_>) {
+    let store = fixture.open().await;
+    let former = acquire(&*store, SHARD).await;
+    let lease = acquire(&*store, SHARD).await;
+    let taken = store.take_back(SHARD, lease.epoch, "member-a", LONG_LEASE).await;
+    if !store.may_come_back_older() {
+        assert!(matches!(taken, Err(StoreError::Damaged(_))), "got {taken:?}");
+        return;
+    }
+    let end = |next, last: Option<u128>| LogEnd {
+        next: LogPosition(next),
+        last: last.map(CommitId),
+    };
+    assert_eq!(taken.expect("it has it already"), end(1, None));
+    append(&*store, &lease, 1, "one").await;
+    append(&*store, &lease, 2, "two").await;
+    let reached = Some(LogPosition(2));
+    let checkpointed = store.checkpoint(SHARD, lease.epoch, Vec::new(), reached).await;
+    checkpointed.expect("the owner can checkpoint");
+    for (up_to, last) in [(0, Some(2)), (1, Some(2)), (2, None)] {
+        let trimmed = store.trim(SHARD, lease.epoch, LogPosition(up_to)).await;
+        trimmed.expect("the owner can trim");
+        let taken = store.take_back(SHARD, lease.epoch, "member-a", LONG_LEASE).await;
+        let taken = taken.expect("it has it already");
+        assert_eq!(taken, end(3, last), "trimmed up to {up_to}");
+    }
+    let late = store.take_back(SHARD, former.epoch, "member-a", LONG_LEASE).await;
+    is_fenced(late, lease.epoch);
 }
 
 /// Once a shard has a new epoch, nothing of the former one is written any more, and the caller is told.

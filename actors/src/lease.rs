@@ -12,6 +12,7 @@ use troupe_ports::StoreError;
 
 use crate::context::{EngineContext, ShardContext};
 use crate::shard::ShardMessage;
+use crate::task::{ShardTask, supervised};
 
 /// The thread, started when the first shard is served.
 #[derive(Debug, Default)]
@@ -49,34 +50,27 @@ impl Drop for LeaseThread {
     }
 }
 
-/// Renews a shard's lease until it is dropped, or the lease is lost.
-#[derive(Debug)]
-pub(crate) struct Renewal(AbortHandle);
-
-impl Drop for Renewal {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Renewal {
-    /// Renews every third of the lease; tells the shard when somebody else has it.
-    pub(crate) fn start(context: Arc<ShardContext>, lease_ms: i64) -> Self {
-        let engine = Arc::clone(&context.engine);
-        let shard = context.supervisor.clone();
-        // The engine must not keep itself: its own thread would be its last owner.
-        let context = Arc::downgrade(&context);
-        let every = engine.options.lease / 3;
-        Self(engine.leases.spawn(async move {
-            loop {
-                tokio::time::sleep(every).await;
-                let Some(context) = context.upgrade() else { return };
-                if context.gate.is_closed() || !renew(&context, &shard, lease_ms).await {
-                    return;
-                }
+/// Renews a shard's lease every third of it, until this is dropped or the lease is lost; the shard hears when somebody else has it.
+pub(crate) fn keep_renewing(context: &Arc<ShardContext>, lease_ms: i64) -> ShardTask {
+    let engine = Arc::clone(&context.engine);
+    let (shard, supervisor) = (context.supervisor.clone(), context.supervisor.clone());
+    // The engine must not keep itself: its own thread would be its last owner.
+    let context = Arc::downgrade(context);
+    let every = engine.options.lease / 3;
+    let renewing = async move {
+        loop {
+            tokio::time::sleep(every).await;
+            let Some(context) = context.upgrade() else { return };
+            if context.gate.is_closed() || !renew(&context, &shard, lease_ms).await {
+                return;
             }
-        }))
-    }
+        }
+    };
+    ShardTask::of(
+        engine
+            .leases
+            .spawn(supervised("renewing the lease", supervisor, renewing)),
+    )
 }
 
 fn lost(context: &ShardContext, shard: &ActorRef<ShardMessage>) {

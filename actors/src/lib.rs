@@ -41,6 +41,7 @@ mod supervision_tests;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
 mod support;
+mod task;
 pub mod timers;
 
 pub use attempt::AttemptWait;

@@ -25,6 +25,7 @@ use crate::breakers::Guard;
 use crate::context::ShardContext;
 use crate::evaluation::RunningAttempts;
 use crate::execution::ExecutionMessage;
+use crate::task::text_of;
 
 /// What an execution keeps of an attempt.
 #[derive(Debug)]
@@ -265,10 +266,7 @@ type Ended = Result<Executed, Box<dyn Any + Send>>;
 
 fn settled(ended: Ended) -> Executed {
     ended.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_default();
+        let text = text_of(&*panic);
         Executed::failed(ErrorInfo::new("PANIC", format!("the handler panicked: {text}")), true)
     })
 }

@@ -1,14 +1,15 @@
 //! The checkpointer's shell.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
 use troupe_core::{Epoch, ExecutionId, LogPosition, ShardId};
 
 use super::expire::expire_regularly;
@@ -19,6 +20,7 @@ use crate::format::WrittenFormat;
 use crate::gauges::ShardGauges;
 use crate::shard::ShardMessage;
 use crate::sinks::{EventSinkMessage, VisibilityMessage};
+use crate::task::{ShardTask, supervised, text_of};
 use crate::timers::TimersMessage;
 
 /// Least bytes of log worth a checkpoint, however many shards share the limit.
@@ -84,24 +86,14 @@ pub struct CheckpointerActor;
 pub struct CheckpointerState {
     arguments: CheckpointerArguments,
     machine: CheckpointerMachine,
-    tick: Option<Task>,
-    writing: Option<Task>,
+    tick: Option<ShardTask>,
+    writing: Option<ShardTask>,
     flushing: Vec<oneshot::Sender<()>>,
     sinks: Vec<ActorRef<EventSinkMessage>>,
     counted: bool,
     /// A checkpoint was refused for good; the shard was told.
     failed: bool,
-    _expiring: Task,
-}
-
-/// A task that ends with its owner, even if that is killed.
-#[derive(Debug)]
-struct Task(AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    _expiring: ShardTask,
 }
 
 impl Actor for CheckpointerActor {
@@ -118,7 +110,8 @@ impl Actor for CheckpointerActor {
         let bytes_max = (options.checkpoint_bytes / arguments.engine.shards.len().max(1)).max(BYTES_MIN);
         let interval_ms = u64::try_from(options.checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
         let machine = CheckpointerMachine::new(bytes_max, interval_ms).with(options.mutants);
-        let expiring = tokio::spawn(expire_regularly(arguments.clone(), myself));
+        let expiring = expire_regularly(arguments.clone(), myself);
+        let expiring = supervised("expiring archives", arguments.supervisor.clone(), expiring);
         Ok(CheckpointerState {
             arguments,
             machine,
@@ -128,7 +121,7 @@ impl Actor for CheckpointerActor {
             sinks: Vec::new(),
             counted: false,
             failed: false,
-            _expiring: Task(expiring.abort_handle()),
+            _expiring: ShardTask::spawn(expiring),
         })
     }
 
@@ -197,12 +190,12 @@ impl CheckpointerState {
             Some(_) if self.tick.is_some() => {}
             Some(wait_ms) => {
                 let myself = myself.clone();
-                let task = tokio::spawn(async move {
+                let ticking = async move {
                     tokio::time::sleep(Duration::from_millis(wait_ms)).await;
                     // A stopped shard needs no checkpoint.
                     myself.send_message(CheckpointerMessage::Tick).ok();
-                });
-                self.tick = Some(Task(task.abort_handle()));
+                };
+                self.tick = Some(ShardTask::spawn(ticking));
             }
         }
     }
@@ -210,7 +203,7 @@ impl CheckpointerState {
     fn begin(&mut self, myself: &ActorRef<CheckpointerMessage>) {
         let Some(generation) = self.machine.begin() else { return };
         let (arguments, myself, sinks) = (self.arguments.clone(), myself.clone(), self.sinks.clone());
-        let task = tokio::spawn(async move {
+        let writing = async move {
             // The semaphore is never closed; without a permit the checkpoint is only less polite.
             let _permit = arguments.engine.checkpoints.acquire().await.ok();
             let tell = |message| {
@@ -218,7 +211,9 @@ impl CheckpointerState {
                 let gone = myself.send_message(CheckpointerMessage::Failed).is_err();
                 arguments.supervisor.send_message(message).is_err() || gone
             };
-            let lost = match write(&arguments, &generation).await {
+            let written = AssertUnwindSafe(write(&arguments, &generation)).catch_unwind().await;
+            let written = written.unwrap_or_else(|panic| Err(Failed::Panicked(text_of(&*panic))));
+            let lost = match written {
                 Ok(trim) => {
                     let reached = generation.reached;
                     arguments.gauges.checkpointed.store(reached.0, Ordering::Relaxed);
@@ -231,12 +226,15 @@ impl CheckpointerState {
                 Err(Failed::Fenced) => tell(ShardMessage::Fenced),
                 Err(Failed::WentBack(why)) => tell(ShardMessage::WentBack(why)),
                 Err(Failed::Damaged(why)) => tell(ShardMessage::Halt(why)),
+                Err(Failed::Panicked(why)) => {
+                    tell(ShardMessage::Panicked(format!("writing a checkpoint panicked: {why}")))
+                }
             };
             if lost {
                 tracing::debug!(shard = arguments.shard.0, "a checkpoint ended after its shard");
             }
-        });
-        self.writing = Some(Task(task.abort_handle()));
+        };
+        self.writing = Some(ShardTask::spawn(writing));
     }
 
     async fn written(&mut self) -> Result<(), ActorProcessingErr> {

@@ -32,6 +32,8 @@ pub(super) enum Failed {
     WentBack(String),
     /// An operator must look.
     Damaged(String),
+    /// Why, for people: the shard is opened anew.
+    Panicked(String),
 }
 
 /// Writes a generation and moves the checkpoint position past it. Whether the log could be trimmed up to there, as far as lists go.

@@ -12,7 +12,6 @@ use troupe_core::{ExecutionId, ShardId};
 use troupe_ports::StoreError;
 
 use super::acquire::lease_ms;
-use super::format::FormatTask;
 use super::lost_word::ask_children;
 use super::machine::{FailureMachine, Verdict};
 use super::open::{keep_room, open};
@@ -23,8 +22,9 @@ use crate::context::{EngineContext, ShardContext};
 use crate::controls::{ControlRequest, ControlsMachine, Decided, Origin, cancel_stopped, stopped};
 use crate::error::EngineError;
 use crate::execution::ExecutionMessage;
-use crate::lease::Renewal;
+use crate::lease::keep_renewing;
 use crate::rooms;
+use crate::task::ShardTask;
 use crate::timers::TimersMessage;
 
 /// Longest wait for the last commit and checkpoint when a shard is given up, and for what is given back to its store then.
@@ -66,6 +66,8 @@ pub enum ShardMessage {
     Restored(String, Result<u64, NotRestored>),
     /// An operator must look.
     Halt(String),
+    /// A task of the shard panicked; which, and what it said. The shard fails, and is opened anew.
+    Panicked(String),
     /// An execution cannot be processed.
     Quarantine(ExecutionId, String),
     /// The store may not know yet that an execution is set aside.
@@ -100,8 +102,8 @@ pub struct ShardActor;
 pub struct ShardState {
     arguments: ShardArguments,
     context: Option<Arc<ShardContext>>,
-    renewal: Option<Renewal>,
-    format: Option<FormatTask>,
+    renewal: Option<ShardTask>,
+    format: Option<ShardTask>,
     beside: HashSet<ActorId>,
     failures: FailureMachine,
     controls: ControlsMachine,
@@ -145,6 +147,7 @@ impl Actor for ShardActor {
             ShardMessage::WentBack(why) => state.went_back(&myself, why),
             ShardMessage::Restored(why, restored) => state.restored(&myself, &why, restored),
             ShardMessage::Halt(why) => state.halt(&myself, why),
+            ShardMessage::Panicked(why) => return Err(why.into()),
             ShardMessage::Quarantine(id, reason) => state.quarantine(&myself, id, reason).await,
             ShardMessage::SaveQuarantine(id) => state.save_quarantine(&myself, id).await,
             ShardMessage::Release(id, reply) => {
@@ -206,8 +209,8 @@ impl ShardState {
                 }
                 self.controls = ControlsMachine::new((*context.controls.set()).clone());
                 *engine.shards[usize::from(shard.0)].write() = Some(Arc::clone(&context));
-                self.renewal = Some(Renewal::start(Arc::clone(&context), lease_ms(engine)));
-                self.format = Some(keeper.start(engine.format.subscribe()));
+                self.renewal = Some(keep_renewing(&context, lease_ms(engine)));
+                self.format = Some(keeper.start(engine.format.subscribe(), myself.clone()));
                 self.context = Some(context);
                 Ok(())
             }
@@ -257,7 +260,7 @@ impl ShardState {
             "another owner holds the shard: its actors are dropped"
         );
         engine.counters.fenced_commits.fetch_add(1, Ordering::Relaxed);
-        engine.metrics.commit_fenced();
+        engine.metrics.shard_lost();
         self.leave(myself, FENCED);
     }
 
@@ -571,45 +574,47 @@ impl ShardState {
                 "the shard is given up without a last checkpoint"
             );
         }
-        match engine.parts.state.release(context.shard, context.epoch).await {
+        let store = &engine.parts.state;
+        match store.release(context.shard, context.epoch).await {
             Ok(()) => {}
-            Err(StoreError::WentBack(why)) => give_back_last(&context, &why).await,
+            // One that does not answer may turn out to have gone back, and nobody else would have what it lacks.
+            Err(error @ (StoreError::WentBack(_) | StoreError::Unavailable(_))) if store.may_come_back_older() => {
+                give_back_last(&context, &error).await;
+            }
             Err(error) => tracing::warn!(shard = context.shard.0, %error, "the lease runs out by itself"),
         }
         myself.stop(Some(CLOSED.to_owned()));
     }
 }
 
-/// The store went back since this owner, who leaves now, was told what is durable: it is given what it lacks, as long as somebody is there who
-/// has it. The lease runs out by itself.
-async fn give_back_last(context: &ShardContext, why: &str) {
+/// The store went back since this owner, who leaves now, was told what is durable, or does not answer: it is given what it lacks, as long as
+/// somebody is there who has it. The lease runs out by itself.
+async fn give_back_last(context: &ShardContext, why: &StoreError) {
     let shard = context.shard.0;
     let ShardContext { engine, epoch, .. } = context;
-    let renewed = engine.parts.state.renew(context.shard, *epoch, engine.options.lease);
-    if let Err(error) = renewed.await {
-        // That it went back it says here, too, and the lease is longer all the same.
-        tracing::debug!(shard, %error, "the lease was renewed for the last time");
-    }
+    let until = tokio::time::Instant::now() + CLOSE_MAX;
     let (reply, answer) = oneshot::channel();
     // A committer that is gone drops the message, and with it the answer.
     context.committer.send_message(CommitterMessage::Restore(reply)).ok();
-    match tokio::time::timeout(CLOSE_MAX, answer).await {
+    let renewed = engine.parts.state.renew(context.shard, *epoch, engine.options.lease);
+    if let Ok(Err(error)) = tokio::time::timeout_at(until, renewed).await {
+        // That it went back it says here, too, and the lease is longer all the same.
+        tracing::debug!(shard, %error, "the lease was renewed for the last time");
+    }
+    match tokio::time::timeout_at(until, answer).await {
+        Ok(Ok(Ok(0))) => tracing::warn!(shard, %why, "the log was whole, and the lease runs out by itself"),
         Ok(Ok(Ok(appended))) => tracing::error!(
             shard,
-            why,
+            %why,
             appended,
             "the store went back; every record of its log was still known and is there again: nothing acknowledged is lost"
         ),
-        Ok(Ok(Err(NotRestored::Fenced))) => tracing::warn!(shard, why, "another owner was named meanwhile"),
+        Ok(Ok(Err(NotRestored::Fenced))) => tracing::warn!(shard, %why, "the shard is free, or another owner's"),
         Ok(Ok(Err(NotRestored::Lost(lost)))) => {
-            tracing::error!(shard, why, lost, "the store went back; acknowledged writes are lost");
+            tracing::error!(shard, %why, lost, "the store went back; acknowledged writes are lost");
         }
         Ok(Err(_)) | Err(_) => {
-            tracing::error!(
-                shard,
-                why,
-                "the store went back, and was not given what it lacks in time"
-            );
+            tracing::error!(shard, %why, "whether the store lacks something nobody could see in time");
         }
     }
 }

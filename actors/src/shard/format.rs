@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use ractor::ActorRef;
 use tokio::sync::{oneshot, watch};
-use tokio::task::AbortHandle;
 use troupe_core::{ExecutionId, FormatRange, LogPosition, Seq, StateFormat};
 use troupe_ports::{Archive, ExecutionBase};
 
@@ -18,7 +17,9 @@ use crate::context::ShardContext;
 use crate::error::EngineError;
 use crate::format::{Unreadable, WrittenFormat, format_of_snapshot, snapshot_of, state_of};
 use crate::record::{format_of_record, frames_for};
+use crate::shard::ShardMessage;
 use crate::sinks::{EventSinkMessage, VisibilityMessage};
+use crate::task::{ShardTask, supervised};
 
 /// Bytes of log read at once.
 const READ_BYTES: usize = 4 * 1024 * 1024;
@@ -34,16 +35,6 @@ const REWRITES_MAX: usize = 16;
 /// on one.
 pub(super) fn begun_in(told: StateFormat, agreed: StateFormat) -> StateFormat {
     told.min(agreed)
-}
-
-/// The task of one shard; it ends with its owner.
-#[derive(Debug)]
-pub(super) struct FormatTask(AbortHandle);
-
-impl Drop for FormatTask {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// Who keeps the format of a shard.
@@ -76,8 +67,8 @@ impl FormatKeeper {
     }
 
     /// Follows what the members agree on, until the shard is dropped.
-    pub(super) fn start(self, agreed: watch::Receiver<StateFormat>) -> FormatTask {
-        FormatTask(tokio::spawn(self.follow(agreed)).abort_handle())
+    pub(super) fn start(self, agreed: watch::Receiver<StateFormat>, supervisor: ActorRef<ShardMessage>) -> ShardTask {
+        ShardTask::spawn(supervised("keeping the format", supervisor, self.follow(agreed)))
     }
 
     async fn follow(mut self, mut agreed: watch::Receiver<StateFormat>) {
@@ -113,7 +104,8 @@ impl FormatKeeper {
         let store = &shard.engine.parts.state;
         let number = shard.shard.0;
         if wanted > self.held {
-            store.set_format(shard.shard, shard.epoch, wanted).await?;
+            let told = store.set_format(shard.shard, shard.epoch, wanted).await;
+            shard.engine.noticed(shard.shard, told)?;
             self.held = wanted;
             tracing::info!(
                 shard = number,
@@ -124,7 +116,8 @@ impl FormatKeeper {
         self.written.set(wanted);
         if wanted < self.held {
             let rewritten = self.lower(shard, wanted).await?;
-            store.set_format(shard.shard, shard.epoch, wanted).await?;
+            let told = store.set_format(shard.shard, shard.epoch, wanted).await;
+            shard.engine.noticed(shard.shard, told)?;
             self.held = wanted;
             tracing::info!(
                 shard = number,
@@ -182,7 +175,8 @@ impl FormatKeeper {
             vacate.await.map_err(|_| waits())?.map_err(EngineError::Unavailable)?;
         }
         let Some(last) = last else { return Ok(()) };
-        shard.engine.parts.state.trim(shard.shard, shard.epoch, last).await?;
+        let trimmed = shard.engine.parts.state.trim(shard.shard, shard.epoch, last).await;
+        shard.engine.noticed(shard.shard, trimmed)?;
         match newest_record(shard, to).await? {
             None => Ok(()),
             Some(left) => Err(EngineError::Unavailable(format!(
@@ -214,7 +208,7 @@ async fn rewrite(shard: &ShardContext, id: ExecutionId, to: StateFormat) -> Resu
     let store = &shard.engine.parts.state;
     let reads = shard.engine.options.reads;
     for _ in 0..REWRITES_MAX {
-        let Some(base) = store.load(id).await? else {
+        let Some(base) = shard.engine.noticed(shard.shard, store.load(id).await)? else {
             return Ok(false);
         };
         let fitted = match fitted(base, to, reads) {
@@ -225,7 +219,8 @@ async fn rewrite(shard: &ShardContext, id: ExecutionId, to: StateFormat) -> Resu
                 return Ok(false);
             }
         };
-        if store.rewrite(shard.shard, shard.epoch, id, fitted).await? {
+        let rewritten = store.rewrite(shard.shard, shard.epoch, id, fitted).await;
+        if shard.engine.noticed(shard.shard, rewritten)? {
             return Ok(true);
         }
     }

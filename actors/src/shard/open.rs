@@ -107,6 +107,9 @@ pub(super) async fn open(
         .collect();
     if !summaries.is_empty() {
         let position = resumed.last;
+        let lists = &context.context.gauges.lists;
+        // Bytes are counted from now on.
+        lists.committed(position, 0, true, engine.now());
         let changed = VisibilityMessage::Changed { position, summaries };
         context.visibility.send_message(changed).map_err(|_| gone(shard))?;
     }
@@ -161,7 +164,7 @@ async fn spawn_beside(
     let (running, waiting) = engine.parts.state.live_counts(shard).await?;
     let last = LogPosition(lease.next.0.saturating_sub(1));
     let progress = |(sent, _): &(LogPosition, SpoolIndex)| Arc::new(SinkProgress::new(last, *sent));
-    let gauges = ShardGauges::new(running + waiting, sent.iter().map(progress).collect());
+    let gauges = ShardGauges::new(running + waiting, last, sent.iter().map(progress).collect());
     let gauges = Arc::new(gauges);
     let spawn_failed = |error: ractor::SpawnErr| EngineError::Unavailable(error.to_string());
     let cell = myself.get_cell();
@@ -180,6 +183,7 @@ async fn spawn_beside(
         engine: Arc::clone(engine),
         shard,
         epoch: engine.issued(epoch),
+        progress: Arc::clone(&gauges.lists),
     };
     let (visibility, _) = VisibilityActor::spawn_linked(None, VisibilityActor, arguments, cell.clone())
         .await

@@ -32,6 +32,8 @@ pub(crate) struct RawEngine {
     pub(crate) format: u64,
     pub(crate) running_max: u64,
     pub(crate) attempts_max: u64,
+    pub(crate) retention_ms: u64,
+    pub(crate) tombstone_ms: u64,
     pub(crate) node_types: RawNodeTypes,
 }
 

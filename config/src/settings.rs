@@ -87,6 +87,10 @@ pub struct EngineSettings {
     pub running_max: usize,
     /// Attempts that run at once.
     pub attempts_max: usize,
+    /// How long ended executions are kept whose workflow does not say.
+    pub retention: Duration,
+    /// How long request keys count after that.
+    pub tombstone: Duration,
     /// Of those, how many of a node type.
     pub node_types: NodeTypeLimits,
 }
@@ -272,6 +276,11 @@ pub(crate) type Complaint = (&'static str, String, Option<String>);
 /// Fewest characters of a bootstrap key: as many as 128 random bits have in hexadecimal digits.
 const BOOTSTRAP_KEY_MIN: usize = 32;
 
+/// Shortest time for which a request key counts after its execution is gone: a day, in which whoever sends it again does so.
+const TOMBSTONE_MIN_MS: u64 = 24 * 3_600_000;
+/// Longest time for which anything of an ended execution is kept, as in `settings.retention`: a thousand years.
+const KEPT_MAX_MS: u64 = 31_556_952_000_000;
+
 /// Deepest JSON that recursive code further down is safe with.
 const NESTING_HARD_MAX: u64 = 120;
 
@@ -294,6 +303,8 @@ impl Settings {
                 },
                 running_max: check.range("engine.running_max", raw.engine.running_max, 1, 10_000_000) as usize,
                 attempts_max: check.range("engine.attempts_max", raw.engine.attempts_max, 1, 1_000_000) as usize,
+                retention: check.kept("engine.retention_ms", raw.engine.retention_ms, 0),
+                tombstone: check.kept("engine.tombstone_ms", raw.engine.tombstone_ms, TOMBSTONE_MIN_MS),
                 node_types: check.node_types(&raw.engine.node_types),
             },
             breakers: check.breakers(&raw.breakers),
@@ -357,6 +368,10 @@ impl Checks {
             );
         }
         value.clamp(least, most)
+    }
+
+    fn kept(&mut self, key: &'static str, value_ms: u64, least_ms: u64) -> Duration {
+        Duration::from_millis(self.range(key, value_ms, least_ms, KEPT_MAX_MS))
     }
 
     fn node_types(&mut self, raw: &RawNodeTypes) -> NodeTypeLimits {

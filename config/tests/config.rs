@@ -88,6 +88,34 @@ fn a_node_type_may_have_a_limit() {
     assert_eq!(problem.hint.as_deref(), Some("did you mean `http`?"));
 }
 
+/// Whoever sends a request again does so within a day.
+#[test]
+fn what_has_ended_is_kept_for_a_week_and_its_key_for_a_day_more_unless_told_otherwise() {
+    let day = Duration::from_secs(24 * 3_600);
+    let kept = |settings: Settings| (settings.engine.retention, settings.engine.tombstone);
+    assert_eq!(kept(Sources::default().load().unwrap()), (day * 7, day));
+    let told = "[engine]\nretention_ms = 0\ntombstone_ms = 172_800_000\n";
+    assert_eq!(kept(settings_of(told)), (Duration::ZERO, day * 2));
+    let sources = with_variables(&[
+        ("TROUPE_ENGINE_RETENTION_MS", "5"),
+        ("TROUPE_ENGINE_TOMBSTONE_MS", "86400000"),
+    ]);
+    assert_eq!(kept(sources.load().unwrap()), (Duration::from_millis(5), day));
+    for (key, wrong, least) in [
+        ("engine.retention_ms", "31_556_952_000_001", 0),
+        ("engine.tombstone_ms", "31_556_952_000_001", 86_400_000),
+        ("engine.tombstone_ms", "86_399_999", 86_400_000),
+    ] {
+        let problem = &problems_of(&format!("{key} = {wrong}\n")).problems[0];
+        let hint = format!("give a number from {least} to 31556952000000");
+        assert_eq!(
+            (problem.key.as_str(), problem.hint.as_ref()),
+            (key, Some(&hint)),
+            "{wrong}"
+        );
+    }
+}
+
 /// Clients ask for 100 items at once; a store gives no page of more than 1,000.
 #[test]
 fn pages_are_as_long_as_clients_ask_and_no_longer_than_stores_give() {

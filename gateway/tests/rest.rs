@@ -12,6 +12,7 @@ use product::{CHAIN, PARKED, Product, Reply};
 use serde_json::{Value, json};
 use troupe::wiring::{self, Extras, HandlerCall};
 use troupe_actors::EngineOptions;
+use troupe_config::{Settings, Sources};
 use troupe_core::Json;
 
 const FAILING: &str = r#"
@@ -353,6 +354,46 @@ async fn a_start_repeated_after_the_archive_went_is_answered_at_once() {
         assert_eq!(again.body.get("status"), None, "nobody knows how it ended");
         assert!(asked.elapsed() < Duration::from_secs(10), "nothing is waited for");
     }
+}
+
+#[tokio::test]
+async fn what_has_ended_and_its_key_are_forgotten_when_the_settings_say() {
+    let engine = EngineOptions {
+        expire_every: Duration::from_millis(20),
+        checkpoint_interval: Duration::from_millis(20),
+        ..EngineOptions::default()
+    };
+    let at_once = |settings: &mut Settings| {
+        settings.engine.retention = Duration::ZERO;
+        settings.engine.tombstone = Duration::ZERO;
+    };
+    let product = Product::with_engine(&[CHAIN], at_once, Some(engine)).await;
+    let start = "/api/v1/workflows/chain/executions";
+    let key = [("idempotency-key", "k")];
+    let first = product.send("POST", start, &key, "{}").await;
+    assert_eq!(first.body["existing"], json!(false), "{first:?}");
+    let execution = header(&first, "location");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while product.get(&execution).await.status != StatusCode::NOT_FOUND {
+        assert!(Instant::now() < deadline, "the archive goes");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    loop {
+        let again = product.send("POST", start, &key, "{}").await;
+        assert_eq!(again.body["id"], first.body["id"], "{again:?}");
+        if again.body["existing"] == json!(false) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "its key counts no longer: {again:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn what_has_ended_is_kept_as_long_by_the_configuration_as_by_the_engine() {
+    let (settings, engine) = (Sources::default().load().unwrap().engine, EngineOptions::default());
+    assert_eq!(settings.retention, Duration::from_millis(engine.retention_ms));
+    assert_eq!(settings.tombstone, Duration::from_millis(engine.tombstone_ms));
 }
 
 #[tokio::test]

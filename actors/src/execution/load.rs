@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use troupe_core::execution::{Entry, ExecutionState, Status, replay};
+use troupe_core::execution::{Entry, ExecutionState, replay, retention_of};
 use troupe_core::{ExecutionId, Seq, Timestamp};
 use troupe_ports::ExecutionBase;
 
@@ -211,23 +211,12 @@ pub async fn final_state(engine: &EngineContext, id: ExecutionId, pending: &Pend
         return Err(EngineError::Damaged(format!("execution {id} cannot be found")));
     };
     let settings = &found.compiled.plan.settings;
-    let retention_ms = match found.state.status {
-        Status::Failed => settings.retention_failed_ms,
-        Status::Completed { .. } | Status::Canceled { .. } => settings.retention_completed_ms,
-        Status::Pending
-        | Status::Running
-        | Status::Failing
-        | Status::Canceling { .. }
-        | Status::Compensating(_)
-        | Status::Reporting => {
-            return Err(EngineError::Damaged(format!("execution {id} has not ended")));
-        }
-    };
+    let kept_ms = retention_of(&found.state.status, settings, engine.options.retention_ms);
+    let kept_ms = kept_ms.ok_or_else(|| EngineError::Damaged(format!("execution {id} has not ended")))?;
     let ended_at = found.state.ended_at.unwrap_or(found.last_at);
-    let expires_at = ended_at.plus_ms(retention_ms.unwrap_or(engine.options.retention_ms));
     Ok(EndMark {
         state: encode_state(&found.state),
-        expires_at,
+        expires_at: ended_at.plus_ms(kept_ms),
     })
 }
 

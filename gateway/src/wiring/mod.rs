@@ -279,6 +279,8 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
         executions_max: settings.engine.running_max,
         attempts_max: settings.engine.attempts_max,
         attempts_max_of: limits_of_types(&settings),
+        retention_ms: milliseconds(settings.engine.retention),
+        tombstone_ms: milliseconds(settings.engine.tombstone),
         breakers: settings.breakers.map(breaker_settings),
         input_bytes_max: settings.limits.body_bytes,
         output_bytes_max: settings.limits.output_bytes,
@@ -336,14 +338,18 @@ pub async fn open(settings: Settings, directory: &Path, extras: Extras) -> Resul
     Ok(app)
 }
 
+/// Whole milliseconds; what is too long for them is as long as can be.
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn breaker_settings(settings: troupe_config::BreakerSettings) -> BreakerSettings {
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     BreakerSettings {
-        window_ms: ms(settings.window),
+        window_ms: milliseconds(settings.window),
         calls_min: settings.calls_min,
         failures_percent: settings.failures_percent,
-        open_ms: ms(settings.open),
-        open_max_ms: ms(settings.open_max),
+        open_ms: milliseconds(settings.open),
+        open_max_ms: milliseconds(settings.open_max),
         successes_min: settings.successes_min,
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use troupe_core::execution::{
     Answer, AttemptOutcome, ChildOutcome, ChildReport, Decision, Entry, ErrorWorkflow, Event, ExecutionState, Remedy,
-    Status,
+    retention_of,
 };
 use troupe_core::{Seq, Timestamp, Value};
 
@@ -30,7 +30,7 @@ impl<R> ExecutionMachine<R> {
         let mark = self.recorded_mark();
         let first = entry.seq == Seq(1);
         let summary = changes_summary(&entry).then(|| Box::new(summary(&self.state, &self.compiled.plan)));
-        let end = (mark == Mark::Ended).then(|| Box::new(self.end_mark(entry.at)));
+        let end = self.end_mark(entry.at).map(Box::new);
         let snapshot = if end.is_some() {
             None
         } else {
@@ -51,17 +51,14 @@ impl<R> ExecutionMachine<R> {
         }
     }
 
-    fn end_mark(&self, at: Timestamp) -> EndMark {
+    /// What its archive is made of; none while it has not ended.
+    fn end_mark(&self, at: Timestamp) -> Option<EndMark> {
         let settings = &self.compiled.plan.settings;
-        let retention_ms = match &self.state.status {
-            Status::Failed => settings.retention_failed_ms,
-            _ => settings.retention_completed_ms,
-        };
-        let expires_at = at.plus_ms(retention_ms.unwrap_or(self.options.retention_ms));
-        EndMark {
+        let kept_ms = retention_of(&self.state.status, settings, self.options.retention_ms)?;
+        Some(EndMark {
             state: encode_state(&self.state),
-            expires_at,
-        }
+            expires_at: at.plus_ms(kept_ms),
+        })
     }
 
     fn snapshot_if_due(&mut self, entry: &Entry) -> Option<Bytes> {

@@ -20,6 +20,7 @@ mod ready;
 mod regions;
 mod reopen;
 mod rerun;
+mod retention;
 mod retry;
 mod scope;
 mod start;
@@ -40,6 +41,7 @@ pub use event::{
 pub use hold::{Holds, Stopped};
 pub use reopen::{Remedy, Reopened, Reopening, reopening};
 pub use rerun::{Repeated, Rerun, RerunOf, RerunPlan, Reused, ReusedResult, rerun};
+pub use retention::retention_of;
 pub use scope::{Evaluator, Pending, Question, Recorded, Scope};
 pub use state::{
     AttemptRecord, CacheUse, CutOff, Deadline, EdgeState, Ending, ExecutionState, Failure, Input, LoopState,

@@ -348,6 +348,6 @@ pub struct PlanSettings {
     pub events: EventSettings,
     /// How long the archive of a completed execution is kept, in milliseconds.
     pub retention_completed_ms: Option<u64>,
-    /// How long the archive of a failed execution is kept, in milliseconds.
+    /// How long the archive of a failed or canceled execution is kept, in milliseconds.
     pub retention_failed_ms: Option<u64>,
 }

@@ -447,7 +447,7 @@ pub struct Counters {
     pub entries: AtomicU64,
     /// Commits.
     pub commits: AtomicU64,
-    /// Shards lost to another owner's commit.
+    /// Shards lost to another owner, however that was noticed. Once a loss.
     pub fenced_commits: AtomicU64,
     /// Node actors spawned.
     pub node_actors: AtomicU64,

@@ -83,8 +83,8 @@ pub enum EngineError {
         /// When another try makes sense, in milliseconds.
         retry_after_ms: u64,
     },
-    /// Too many bytes wait for an event bus; try again when it is back.
-    #[error("{bytes} bytes of events wait for the event bus: nothing starts until it takes them")]
+    /// Too many bytes wait for an event bus or for the lists; try again when they are back.
+    #[error("{bytes} bytes wait for the event bus or for the lists: nothing starts until they are taken")]
     BacklogFull {
         /// How many bytes wait.
         bytes: u64,

@@ -72,7 +72,7 @@ struct Ledger {
 
 impl Ledger {
     fn committed(&mut self, position: LogPosition, bytes: u64) -> u64 {
-        self.last = position;
+        self.last = self.last.max(position);
         self.committed += bytes;
         let marked = self.marks.back().map_or(self.left, |(_, bytes)| *bytes);
         if self.committed - marked >= MARK_BYTES {
@@ -179,6 +179,157 @@ impl SinkProgress {
     }
 }
 
+/// How far lists are behind the log of one shard.
+#[derive(Debug)]
+pub struct ListProgress {
+    held: Mutex<Held>,
+    held_bytes: AtomicU64,
+    /// Told whenever less is held.
+    eased: Notify,
+}
+
+/// The end of a log that cannot be trimmed before lists are written.
+#[derive(Debug, Default)]
+struct Held {
+    /// As far as lists go, the log may be trimmed up to here.
+    shown: LogPosition,
+    last: LogPosition,
+    /// Records behind `shown` that change what lists show.
+    changes: usize,
+    /// Since when something is held.
+    since: Timestamp,
+    /// Bytes behind `shown`.
+    ledger: Ledger,
+    /// Why the latest attempt to write lists failed.
+    failure: Option<String>,
+}
+
+impl Held {
+    fn is_nothing(&self) -> bool {
+        self.last <= self.shown && self.failure.is_none()
+    }
+}
+
+impl ListProgress {
+    /// Lists that lack nothing of a log that ends at `last`.
+    #[must_use]
+    pub fn new(last: LogPosition) -> Self {
+        let held = Held {
+            shown: last,
+            last,
+            ..Held::default()
+        };
+        Self {
+            held: Mutex::new(held),
+            held_bytes: AtomicU64::new(0),
+            eased: Notify::new(),
+        }
+    }
+
+    /// The record at `position`, of so many bytes, is durable, and changes what lists show or not.
+    pub(crate) fn committed(&self, position: LogPosition, bytes: usize, changes: bool, now: Timestamp) {
+        let mut held = self.held.lock();
+        if held.is_nothing() {
+            if !changes {
+                held.shown = held.shown.max(position);
+                held.last = held.shown;
+                return;
+            }
+            held.since = now;
+        }
+        held.last = held.last.max(position);
+        held.changes += usize::from(changes);
+        let bytes = held.ledger.committed(position, bytes as u64);
+        self.held_bytes.store(bytes, Ordering::Release);
+    }
+
+    /// A call that began at `began` wrote everything up to `up_to`, with so many records that change what lists show.
+    pub(crate) fn written(&self, up_to: LogPosition, changes: usize, began: Timestamp) {
+        let mut held = self.held.lock();
+        held.failure = None;
+        held.changes = held.changes.saturating_sub(changes);
+        let bytes = if held.changes == 0 {
+            // What was committed since changes nothing there.
+            held.shown = held.last;
+            held.ledger = Ledger::default();
+            0
+        } else {
+            held.shown = held.shown.max(up_to);
+            held.since = began;
+            held.ledger.left(up_to)
+        };
+        self.held_bytes.store(bytes, Ordering::Release);
+        drop(held);
+        self.eased.notify_waiters();
+    }
+
+    /// Lists could not be written.
+    pub(crate) fn failed(&self, why: String, now: Timestamp) {
+        let mut held = self.held.lock();
+        if held.is_nothing() {
+            held.since = now;
+        }
+        held.failure = Some(why);
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    fn lag(&self, now: Timestamp) -> Lists {
+        let held = self.held.lock();
+        let lag_ms = if held.is_nothing() { 0 } else { now.since_ms(held.since) };
+        Lists {
+            records: held.last.0.saturating_sub(held.shown.0),
+            bytes: self.held_bytes(),
+            lag_ms,
+            failure: held.failure.clone(),
+        }
+    }
+}
+
+/// How far lists are behind the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lists {
+    /// Records that the log must keep, over all shards: lists lack them, or one before them.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// For how long the oldest of them has waited, or for how long lists cannot be written, in milliseconds.
+    pub lag_ms: u64,
+    /// Why some cannot be written; none where all can.
+    pub failure: Option<String>,
+}
+
+/// How far lists are behind now.
+pub(crate) fn lists(engine: &EngineContext) -> Lists {
+    let now = engine.now();
+    let mut lists = Lists::default();
+    for slot in &engine.shards {
+        let Some(of_shard) = slot.read().as_ref().map(|shard| shard.gauges.lists.lag(now)) else {
+            continue;
+        };
+        lists.records += of_shard.records;
+        lists.bytes += of_shard.bytes;
+        lists.lag_ms = lists.lag_ms.max(of_shard.lag_ms);
+        lists.failure = lists.failure.or(of_shard.failure);
+    }
+    lists
+}
+
+/// Waits until it holds, and looks again whenever less waits. Cancel-safe.
+async fn until_eased(eased: &Notify, holds: impl Fn() -> bool) {
+    loop {
+        let mut told = std::pin::pin!(eased.notified());
+        // From here on it is heard, so that nothing is missed between the look and the wait.
+        told.as_mut().enable();
+        if holds() {
+            return;
+        }
+        told.await;
+    }
+}
+
 /// What the actors of one shard count.
 #[derive(Debug)]
 pub struct ShardGauges {
@@ -192,40 +343,41 @@ pub struct ShardGauges {
     pub(crate) checkpointed: AtomicU64,
     /// The event buses.
     pub(crate) events: Vec<Arc<SinkProgress>>,
+    /// Lists.
+    pub(crate) lists: Arc<ListProgress>,
 }
 
 impl ShardGauges {
-    /// A shard with so many executions that have not ended.
+    /// A shard with so many executions that have not ended, and a log that ends at `last`.
     #[must_use]
-    pub fn new(live: u64, events: Vec<Arc<SinkProgress>>) -> Self {
+    pub fn new(live: u64, last: LogPosition, events: Vec<Arc<SinkProgress>>) -> Self {
         Self {
             live: AtomicI64::new(i64::try_from(live).unwrap_or(i64::MAX)),
             committer: Depth::default(),
             checkpointer: Depth::default(),
             checkpointed: AtomicU64::new(0),
             events,
+            lists: Arc::new(ListProgress::new(last)),
         }
     }
 
     /// Bytes that wait for the bus that is furthest behind.
-    pub(crate) fn backlog_bytes(&self) -> u64 {
+    fn unsent_bytes(&self) -> u64 {
         let waiting = self.events.iter().map(|bus| bus.waiting_bytes());
         waiting.max().unwrap_or(0)
     }
 
-    /// Waits until no more than so many bytes wait for any bus. Cancel-safe.
+    /// Bytes that wait for whoever is furthest behind, a bus or the lists.
+    pub(crate) fn backlog_bytes(&self) -> u64 {
+        self.unsent_bytes().max(self.lists.held_bytes())
+    }
+
+    /// Waits until no more than so many bytes wait for any bus or for the lists. Cancel-safe.
     pub(crate) async fn until_backlog_is_below(&self, bytes: u64) {
         for bus in &self.events {
-            loop {
-                let mut eased = std::pin::pin!(bus.eased.notified());
-                // From here on it is heard, so that nothing is missed between the look and the wait.
-                eased.as_mut().enable();
-                if bus.waiting_bytes() <= bytes {
-                    break;
-                }
-                eased.await;
-            }
+            until_eased(&bus.eased, || bus.waiting_bytes() <= bytes).await;
         }
+        until_eased(&self.lists.eased, || self.lists.held_bytes() <= bytes).await;
     }
 
     /// So many more executions began than ended.
@@ -241,10 +393,10 @@ impl ShardGauges {
     }
 }
 
-/// What waits for the buses.
+/// What waits for the buses, and where too much waits for them or for the lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Bytes of log and spool, over all shards.
+    /// Bytes of log and spool that wait for the buses, over all shards.
     pub bytes: u64,
     /// Shards beyond the mark at which starts are refused.
     pub refusing: u64,
@@ -252,15 +404,16 @@ pub struct Backlog {
     pub holding: u64,
 }
 
-/// What waits for the buses now.
+/// What waits now.
 pub(crate) fn backlog(engine: &EngineContext) -> Backlog {
     let marks = engine.options.backlog;
     let mut backlog = Backlog::default();
     for slot in &engine.shards {
-        let Some(bytes) = slot.read().as_ref().map(|shard| shard.gauges.backlog_bytes()) else {
+        let both = |gauges: &ShardGauges| (gauges.unsent_bytes(), gauges.backlog_bytes());
+        let Some((unsent, bytes)) = slot.read().as_ref().map(|shard| both(&shard.gauges)) else {
             continue;
         };
-        backlog.bytes += bytes;
+        backlog.bytes += unsent;
         backlog.refusing += u64::from(bytes > marks.refuse_bytes);
         backlog.holding += u64::from(bytes > marks.hold_bytes);
     }
@@ -272,7 +425,7 @@ pub(crate) fn sample(engine: &EngineContext) {
     let (mut shards, mut live) = (0, 0);
     let (mut committer, mut checkpointer, mut events) = (0, 0, 0);
     let (mut pending, mut lag_ms) = (0, 0);
-    let backlog = backlog(engine);
+    let (backlog, lists) = (backlog(engine), lists(engine));
     let now = engine.now();
     for slot in &engine.shards {
         let Some(shard) = slot.read().clone() else { continue };
@@ -306,6 +459,7 @@ pub(crate) fn sample(engine: &EngineContext) {
     );
     metrics.outbox(pending, lag_ms);
     metrics.backlog(backlog.bytes, backlog.refusing, backlog.holding);
+    metrics.lists(lists.records, lists.bytes, lists.lag_ms);
     metrics.attempts_running(engine.counters.attempts_running.load(Ordering::Relaxed));
     for what in AttemptWait::ALL {
         metrics.attempts_waiting(what.name(), engine.counters.attempts_waiting.count(what));
@@ -363,5 +517,54 @@ mod tests {
         assert_eq!(sink.waiting_bytes(), in_log + 70_000);
         sink.spooled(LogPosition(100), 0);
         assert_eq!(sink.waiting_bytes(), 0);
+    }
+
+    /// Records, bytes and milliseconds that lists are behind at `now`.
+    fn behind(lists: &ListProgress, now: i64) -> (u64, u64, u64) {
+        let lag = lists.lag(Timestamp(now));
+        (lag.records, lag.bytes, lag.lag_ms)
+    }
+
+    #[test]
+    fn lists_hold_back_the_log_from_the_first_change_that_they_lack() {
+        let lists = ListProgress::new(LogPosition(4));
+        lists.committed(LogPosition(5), 10, false, Timestamp(1_000));
+        assert_eq!(behind(&lists, 9_000), (0, 0, 0), "nothing there is for lists");
+        lists.committed(LogPosition(6), 10, true, Timestamp(2_000));
+        lists.committed(LogPosition(7), 10, false, Timestamp(3_000));
+        lists.committed(LogPosition(8), 10, true, Timestamp(4_000));
+        assert_eq!(behind(&lists, 9_000), (3, 30, 7_000));
+        lists.written(LogPosition(6), 1, Timestamp(3_500));
+        let (records, bytes, lag_ms) = behind(&lists, 9_000);
+        assert_eq!((records, lag_ms), (2, 5_500), "at most as old as what was written");
+        assert!((20..=30).contains(&bytes), "{bytes}");
+        lists.committed(LogPosition(9), 10, false, Timestamp(5_000));
+        lists.written(LogPosition(8), 1, Timestamp(6_000));
+        assert_eq!(behind(&lists, 9_000), (0, 0, 0), "what follows is not for lists");
+        lists.committed(LogPosition(10), 10, true, Timestamp(8_000));
+        assert_eq!(behind(&lists, 9_000), (1, 10, 1_000));
+    }
+
+    #[test]
+    fn lists_that_cannot_be_written_hold_back_everything_since() {
+        let lists = ListProgress::new(LogPosition(4));
+        lists.failed("away".to_owned(), Timestamp(1_000));
+        assert_eq!(behind(&lists, 3_000), (0, 0, 2_000));
+        lists.committed(LogPosition(5), 10, false, Timestamp(2_000));
+        lists.failed("still away".to_owned(), Timestamp(2_500));
+        assert_eq!(behind(&lists, 3_000), (1, 10, 2_000));
+        assert_eq!(lists.lag(Timestamp(0)).failure.as_deref(), Some("still away"));
+        lists.written(LogPosition(4), 0, Timestamp(3_000));
+        assert_eq!(lists.lag(Timestamp(9_000)), Lists::default());
+    }
+
+    #[tokio::test]
+    async fn what_lists_hold_back_counts_as_backlog() {
+        let gauges = ShardGauges::new(0, LogPosition(0), Vec::new());
+        gauges.lists.committed(LogPosition(1), 10, true, Timestamp(0));
+        assert_eq!((gauges.backlog_bytes(), gauges.unsent_bytes()), (10, 0));
+        let written = async { gauges.lists.written(LogPosition(1), 1, Timestamp(0)) };
+        tokio::join!(gauges.until_backlog_is_below(9), written);
+        assert_eq!(gauges.backlog_bytes(), 0);
     }
 }

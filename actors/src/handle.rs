@@ -633,6 +633,7 @@ impl EngineHandle {
             recovering: of(&counters.recovering),
             quarantined: context.quarantine.len() as u64,
             backlog: crate::gauges::backlog(context),
+            lists: crate::gauges::lists(context),
             ended: of(&counters.ended),
             entries: of(&counters.entries),
             commits: of(&counters.commits),

@@ -38,7 +38,7 @@ pub struct EngineOptions {
     pub checkpoint_bytes: usize,
     /// Longest time between an entry and the checkpoint that holds it.
     pub checkpoint_interval: Duration,
-    /// How long a tombstone outlives its archive, in milliseconds.
+    /// How long a tombstone outlives its archive, in milliseconds: for so long more the request key of its start gives it.
     pub tombstone_ms: u64,
     /// How long archives are kept where the workflow does not say, in milliseconds.
     pub retention_ms: u64,
@@ -133,7 +133,7 @@ impl EngineOptions {
     }
 }
 
-/// High-water marks of what waits for a bus, in bytes of log and spool a shard.
+/// High-water marks of what waits for a bus or for the lists, in bytes of log and spool a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BacklogMarks {
     /// Beyond it no execution starts.

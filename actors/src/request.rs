@@ -12,7 +12,7 @@ use troupe_telemetry::StartCause;
 
 use crate::attempt::AttemptWait;
 use crate::blobs::Contents;
-use crate::gauges::Backlog;
+use crate::gauges::{Backlog, Lists};
 
 /// A start.
 #[derive(Clone, Debug)]
@@ -352,13 +352,15 @@ pub struct EngineStatus {
     pub quarantined: u64,
     /// What waits for the event buses.
     pub backlog: Backlog,
+    /// How far lists are behind.
+    pub lists: Lists,
     /// Executions that ended since the engine started.
     pub ended: u64,
     /// Entries committed since the engine started.
     pub entries: u64,
     /// Commits since the engine started.
     pub commits: u64,
-    /// Commits refused because another owner held the shard.
+    /// Shards lost to another owner: it was named, or a write or a renewal of the lease was refused. Once a loss.
     pub fenced_commits: u64,
     /// Node actors spawned since the engine started.
     pub node_actors: u64,

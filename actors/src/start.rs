@@ -132,7 +132,7 @@ pub(crate) fn admit_bytes(engine: &EngineContext, bytes: usize) -> Result<(), En
     let backlog = gauges::backlog(engine);
     if backlog.refusing > 0 {
         return Err(EngineError::BacklogFull {
-            bytes: backlog.bytes,
+            bytes: backlog.bytes.max(gauges::lists(engine).bytes),
             retry_after_ms: BACKLOG_RETRY_AFTER_MS,
         });
     }

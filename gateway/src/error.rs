@@ -72,7 +72,7 @@ pub const TABLE: &[(&str, u16, &str)] = &[
     ("RERUN_WITHOUT_INPUT", 422, "Nothing led to the node"),
     ("CORRELATION_FAILED", 422, "The call does not say what it is meant for"),
     ("OVERLOADED", 429, "Too much is going on"),
-    ("BACKLOG_FULL", 429, "Too many events wait for the event bus"),
+    ("BACKLOG_FULL", 429, "Too much waits for the event bus or for lists"),
     ("TOO_MANY_STREAMS", 429, "Too many event streams are open"),
     ("TOO_MANY_CALLS", 429, "Too many calls are kept for the node"),
     ("INTERNAL", 500, "The server failed"),

@@ -110,6 +110,27 @@ async fn messages_that_are_refused_and_those_that_come_back_are_counted() {
     }
 }
 
+/// What a workflow sends to an exchange that has another type is left out, and holds up nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_for_an_exchange_that_cannot_be_used_are_counted() {
+    const MISDIRECTED: &str = "troupe_broker_misdirected_total";
+    let (deployment, state) = (Deployment::new(), tempfile::tempdir().unwrap());
+    let client = Client::connect(&deployment.rabbitmq).await;
+    let named = format!("{}_named", deployment.prefix);
+    client.declare_exchange(&named).await;
+    let server = publisher(state.path(), &deployment.rabbitmq, &deployment.prefix);
+    run(&server);
+    until_outbox(&server, false);
+    assert_eq!(metric(&server, MISDIRECTED), 0.0);
+
+    let settings = format!("settings: {{ events: {{ exchanges: [{{ name: {named}, type: fanout }}] }} }}");
+    apply(&server, &format!("{ONE}{settings}\n"));
+    run(&server);
+    until("what is left out is counted", || metric(&server, MISDIRECTED) > 0.0);
+    until_outbox(&server, false);
+    client.delete_exchange(&named).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_short_of_memory_is_shown_to_be_blocked_until_it_is_well() {
     let (broker, state) = (Broker::start().await, tempfile::tempdir().unwrap());

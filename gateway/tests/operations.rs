@@ -1,11 +1,14 @@
-//! What an operator sees of a real server: its metrics, and what it does when a part of its store is damaged.
+//! What an operator sees of a real server: its metrics, and what it does when a part of its store is damaged or away.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../runtime/backends/tests/support/postgres.rs"]
+mod postgres;
 mod server;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use postgres::PostgresServer;
 use serde_json::{Value, json};
 use server::Server;
 use troupe_backends::{EmbeddedStore, StoreOptions};
@@ -36,7 +39,7 @@ nodes: [{ id: wait, type: delay, data: { delayType: fixed, delayValue: 86400000 
 edges: []
 ";
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn apply(server: &Server, directory: &Path) {
     for (name, text) in [("trying.yaml", TRYING), ("slow.yaml", SLOW)] {
@@ -314,4 +317,71 @@ fn a_broker_that_is_away_degrades_and_stops_nothing() {
     ] {
         assert!(metric(&text, name).is_some_and(|value| value > 0.0), "{name}\n{text}");
     }
+}
+
+const LISTS: [&str; 3] = ["troupe_lists_pending", "troupe_lists_bytes", "troupe_lists_lag_seconds"];
+
+/// What `/readyz` says once it says this of the whole; it answers 200 all the time.
+fn until_ready_is(server: &Server, wanted: &str) -> Value {
+    let begun = Instant::now();
+    loop {
+        let (status, body) = server.get("/readyz");
+        let ready: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(status, 200, "{body}");
+        if ready["status"] == wanted {
+            return ready;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not {wanted}: {body}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What runs goes on while PostgreSQL is away, nothing starts, and the server says how it stands; afterwards lists catch up.
+#[test]
+fn lists_that_cannot_be_written_degrade_and_catch_up() {
+    let (state, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut postgres = PostgresServer::start(&[]);
+    let url = postgres.url();
+    let settings = [("STORE_DEFINITIONS".to_owned(), url.as_str())];
+    let server = Server::with_settings(state.path(), &[], &settings);
+    apply(&server, files.path());
+    let id = server.line(&["start", "slow", "-q"]);
+    let caught_up = LISTS.map(|name| (name, 0.0));
+    settles(&server, &caught_up);
+    assert_eq!(until_ready_is(&server, "ok")["lists"]["status"], json!("ok"));
+
+    postgres.stop_immediately();
+    server.line(&["cancel", &id]);
+    let ready = until_ready_is(&server, "degraded");
+    let lists = &ready["lists"];
+    assert_eq!(lists["status"], json!("behind"), "{ready}");
+    assert!(lists["detail"].as_str().is_some_and(|why| !why.is_empty()), "{ready}");
+    assert!(lists["bytes"].as_u64().unwrap() > 0, "{ready}");
+    assert_eq!(ready["backlog"]["status"], json!("ok"), "{ready}");
+    let (_, text) = server.get("/metrics");
+    for name in LISTS {
+        assert!(metric(&text, name).is_some_and(|value| value > 0.0), "{name}\n{text}");
+    }
+    let (status, body) = server.get(&format!("/api/v1/executions/{id}"));
+    let shown: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &shown["status"]), (200, &json!("canceled")), "{body}");
+    let begun = Instant::now();
+    let (status, body) = loop {
+        let (status, body) = server.post("/api/v1/workflows/slow/executions", &[], "{}");
+        // The latest version is remembered for a moment.
+        if status != 202 || begun.elapsed() > PATIENCE {
+            break (status, body);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let refused: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &refused["code"]), (503, &json!("UNAVAILABLE")), "{body}");
+
+    postgres.resume();
+    assert_eq!(until_ready_is(&server, "ok")["lists"]["detail"], Value::Null);
+    settles(&server, &caught_up);
+    let (status, body) = server.get("/api/v1/executions?status=canceled");
+    let page: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &page["items"][0]["id"]), (200, &json!(id)), "{body}");
+    server.line(&["start", "slow", "-q"]);
 }

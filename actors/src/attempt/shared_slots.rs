@@ -243,7 +243,7 @@ mod tests {
     use super::super::slots::Slots;
     use super::*;
 
-    const LEASE: Duration = Duration::from_secs(1);
+    const LEASE: Duration = Duration::from_secs(2);
 
     /// What one member has of a key that all of them count.
     struct Member {

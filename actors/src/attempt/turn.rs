@@ -28,7 +28,7 @@ pub enum AttemptWait {
     Permit,
     /// Its target is unwell: the breaker is open.
     Breaker,
-    /// Too many bytes of events wait for a bus.
+    /// Too many bytes wait for a bus or for the lists.
     Backlog,
 }
 

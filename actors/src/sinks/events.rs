@@ -465,6 +465,7 @@ impl EventSinkState {
                 };
                 let packed = pack(format, &records).map_err(|error| error.to_string())?;
                 let rewritten = store.rewrite_spool(shard, epoch, name, up_to, packed).await;
+                engine.heed(shard, &rewritten);
                 rewritten.map_err(|error| error.to_string())?;
                 self.source.doubt_spool();
             }

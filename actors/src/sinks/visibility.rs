@@ -10,6 +10,7 @@ use troupe_ports::{ExecutionSummary, StoreError};
 
 use super::machine::ProjectionMachine;
 use crate::context::EngineContext;
+use crate::gauges::ListProgress;
 
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -38,6 +39,8 @@ pub struct VisibilityArguments {
     pub shard: ShardId,
     /// Its epoch, if one was issued.
     pub epoch: Option<Epoch>,
+    /// Told what is written. Whoever sends a [`VisibilityMessage::Changed`] has told it of the record.
+    pub progress: Arc<ListProgress>,
 }
 
 /// Projects one shard's executions.
@@ -49,6 +52,8 @@ pub struct VisibilityActor;
 pub struct VisibilityState {
     arguments: VisibilityArguments,
     machine: ProjectionMachine,
+    /// Records with changes that were taken in and are not written.
+    unwritten: usize,
     armed: bool,
 }
 
@@ -65,6 +70,7 @@ impl Actor for VisibilityActor {
         Ok(VisibilityState {
             arguments,
             machine: ProjectionMachine::default(),
+            unwritten: 0,
             armed: false,
         })
     }
@@ -78,6 +84,7 @@ impl Actor for VisibilityActor {
         let after = Duration::from_millis(state.arguments.engine.options.visibility_ms);
         match message {
             VisibilityMessage::Changed { position, summaries } => {
+                state.unwritten += 1;
                 if state.machine.changed(position, summaries) {
                     state.arm(&myself, after);
                 }
@@ -132,21 +139,25 @@ impl VisibilityState {
     async fn write(&mut self) -> bool {
         let (summaries, up_to) = self.machine.take();
         let arguments = &self.arguments;
-        let written = arguments
-            .engine
-            .parts
-            .visibility
+        let (engine, progress) = (&arguments.engine, &arguments.progress);
+        let began = engine.now();
+        let lists = &engine.parts.visibility;
+        let written = lists
             .project(arguments.shard, arguments.epoch, summaries.clone(), up_to)
             .await;
-        let (outage, who) = (&arguments.engine.outages.lists, u64::from(arguments.shard.0));
+        let (outage, who) = (&engine.outages.lists, u64::from(arguments.shard.0));
         match &written {
-            Ok(()) => outage.over(who),
+            Ok(()) => {
+                outage.over(who);
+                progress.written(up_to, std::mem::take(&mut self.unwritten), began);
+            }
             // Whoever owns the shard now finds in the log what lists lack.
             Err(StoreError::Fenced { owner, .. }) => {
                 tracing::debug!(shard = arguments.shard.0, %owner, "lists are another owner's to write");
             }
             Err(error) => {
                 outage.failed(who, error);
+                progress.failed(error.to_string(), engine.now());
                 self.machine.put_back(summaries);
             }
         }

@@ -508,7 +508,9 @@ fn show_wait(view: &ExecutionView, ix: NodeIx, shown: &mut NodeResultDto) {
             AttemptWait::Slot => "as many attempts of its key as `concurrency` allows run already",
             AttemptWait::NodeType => "as many attempts of its node type as the engine allows run already",
             AttemptWait::Breaker => "its target is unwell: `troupe breaker ls` tells since when",
-            AttemptWait::Backlog => "too many events wait for the event bus, which is away or slow",
+            AttemptWait::Backlog => {
+                "too much waits for the event bus or for lists: RabbitMQ or PostgreSQL is away or slow"
+            }
             AttemptWait::Permit => "as many attempts as the engine allows run already",
         };
         shown.waiting = Some(WaitingDto {

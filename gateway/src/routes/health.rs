@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use troupe_actors::gauges::Backlog;
+use troupe_actors::gauges::{Backlog, Lists};
 use troupe_actors::{DAMAGED_HINT, NEWER_FORMAT_HINT};
 
 use super::params::Path;
@@ -42,7 +42,12 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
         (_, 0) => "refusing",
         (_, _) => "holding",
     };
-    let is_whole = halted.is_empty() && backlog == "ok" && broker_is_well;
+    // Nor are lists: what they lack is in the log until they have it.
+    let Lists {
+        bytes: behind, failure, ..
+    } = status.lists;
+    let lists = if failure.is_none() { "ok" } else { "behind" };
+    let is_whole = halted.is_empty() && backlog == "ok" && broker_is_well && lists == "ok";
     let word = match (ready, is_whole) {
         (true, true) => "ok",
         (true, false) => "degraded",
@@ -56,6 +61,7 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
         "recovering": status.recovering,
         "backlog": {"status": backlog, "bytes": bytes},
         "events": broker,
+        "lists": {"status": lists, "detail": failure, "bytes": behind},
         "active": status.active,
         "quarantined": status.quarantined,
     });

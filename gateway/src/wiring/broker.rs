@@ -64,6 +64,7 @@ impl Broker {
             messages: counters.messages,
             unroutable: counters.unroutable,
             refused: counters.refused,
+            misdirected: counters.misdirected,
             connections: counters.connections,
         });
     }

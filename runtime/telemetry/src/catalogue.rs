@@ -61,7 +61,7 @@ catalogue! {
     NODE_ATTEMPTS = "troupe_node_attempts_total", Kind::Counter, Count, ["workflow", "node_type", "outcome"], "Attempts of nodes that ended.";
     NODE_DURATION = "troupe_node_duration_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["node_type"], "Time from start to end of an attempt.";
     ATTEMPTS_RUNNING = "troupe_attempts_running", Kind::Gauge, Count, [], "Attempts that run now.";
-    ATTEMPTS_WAITING = "troupe_attempts_waiting", Kind::Gauge, Count, ["for"], "Attempts that have not started: they wait for a slot of their key, for a permit of their node type or of the engine, or for a target that is unwell.";
+    ATTEMPTS_WAITING = "troupe_attempts_waiting", Kind::Gauge, Count, ["for"], "Attempts that have not started: they wait for a slot of their key, for a permit of their node type or of the engine, for a target that is unwell, or since too much waits for the event bus or for lists.";
     BREAKER_OPEN = "troupe_breaker_open", Kind::Gauge, Count, ["target"], "1 while attempts on a target are parked since it is unwell, 0 once it is well again.";
     RETRIES = "troupe_retries_total", Kind::Counter, Count, [], "Attempts that another one follows.";
     COMMIT_SECONDS = "troupe_commit_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["backend"], "Time that a durable commit takes.";
@@ -69,7 +69,10 @@ catalogue! {
     OUTBOX_LAG = "troupe_outbox_lag_seconds", Kind::Gauge, Seconds, [], "Age of the oldest entry that the event bus has not confirmed.";
     OUTBOX_PENDING = "troupe_outbox_pending", Kind::Gauge, Count, [], "Records of the log that the event bus has not confirmed.";
     OUTBOX_BYTES = "troupe_outbox_bytes", Kind::Gauge, Count, [], "Bytes of log and spool that the event bus has not confirmed.";
-    BACKLOG_SHARDS = "troupe_backlog_shards", Kind::Gauge, Count, ["mark"], "Shards beyond a high-water mark of what waits for the event bus: refuse (no execution starts), hold (no attempt starts either).";
+    BACKLOG_SHARDS = "troupe_backlog_shards", Kind::Gauge, Count, ["mark"], "Shards beyond a high-water mark of what waits for the event bus or for lists: refuse (no execution starts), hold (no attempt starts either).";
+    LISTS_LAG = "troupe_lists_lag_seconds", Kind::Gauge, Seconds, [], "Age of the oldest record that the log must keep for lists, or for how long they cannot be written; a fraction of a second while all is well.";
+    LISTS_PENDING = "troupe_lists_pending", Kind::Gauge, Count, [], "Records that the log must keep since lists do not show them, or one before them.";
+    LISTS_BYTES = "troupe_lists_bytes", Kind::Gauge, Count, [], "Bytes of the records that the log must keep for lists.";
     PUBLISH_SECONDS = "troupe_publish_seconds", Kind::Histogram(LATENCY_SECONDS), Seconds, ["bus"], "Time from an entry to the confirm of its events.";
     PUBLISH_BATCH_SIZE = "troupe_publish_batch_size", Kind::Histogram(BATCH_SIZES), Count, ["bus"], "Events handed to a bus in one call.";
     BROKER_CONNECTED = "troupe_broker_connected", Kind::Gauge, Count, [], "1 while there is a connection to the event broker.";
@@ -78,6 +81,7 @@ catalogue! {
     BROKER_MESSAGES = "troupe_broker_messages_total", Kind::Counter, Count, [], "Messages that the broker confirmed; several events may travel as one.";
     BROKER_UNROUTABLE = "troupe_broker_unroutable_total", Kind::Counter, Count, [], "Messages that the broker returned since no queue was bound for them.";
     BROKER_REFUSED = "troupe_broker_refused_total", Kind::Counter, Count, [], "Messages that the broker refused.";
+    BROKER_MISDIRECTED = "troupe_broker_misdirected_total", Kind::Counter, Count, [], "Messages left out since the further exchange that a workflow names cannot be used.";
     BROKER_CONNECTIONS = "troupe_broker_connections_total", Kind::Counter, Count, [], "Connections to the broker that were made.";
     TRIGGER_MESSAGES = "troupe_trigger_messages_total", Kind::Counter, Count, ["outcome"], "Messages of event triggers: started (an execution, or one that had started before), filtered, rejected (set aside as dead letters), again (given back: they come again).";
     TRIGGER_MESSAGES_IN_HAND = "troupe_trigger_messages_in_hand", Kind::Gauge, Count, ["state"], "Messages that event triggers have taken and not settled: handling, or waiting since starts are refused for now.";
@@ -90,7 +94,7 @@ catalogue! {
     SHARDS_OWNED = "troupe_shards_owned", Kind::Gauge, Count, [], "Shards that this member owns.";
     CONTROLS = "troupe_controls", Kind::Gauge, Count, ["kind"], "Pauses and emergency stops of a wider scope, and overrides of breakers, in force.";
     CONTROLS_DRAINING = "troupe_controls_draining", Kind::Gauge, Count, [], "Attempts that still run in a paused or stopped scope, counted once a control.";
-    FENCED_COMMITS = "troupe_fenced_commits_total", Kind::Counter, Count, [], "Shards that this member lost to another owner: a commit or a renewal was refused, or a later epoch was issued. Once a loss.";
+    FENCED_COMMITS = "troupe_fenced_commits_total", Kind::Counter, Count, [], "Shards that this member lost to another owner, each once: another one was named, or a write or a renewal of the lease was refused. Not how many commits were refused.";
     CACHE_LOOKUPS = "troupe_cache_lookups_total", Kind::Counter, Count, ["cache", "outcome"], "Look-ups in caches: of compiled plans, analyses, large values, and outputs of nodes with data.cache.";
     CACHE_ENTRIES = "troupe_cache_entries", Kind::Gauge, Count, ["cache"], "Entries of caches in memory.";
     HTTP_REQUESTS = "troupe_http_requests_total", Kind::Counter, Count, ["method", "route", "status"], "Requests that the gateway answered.";
@@ -117,7 +121,42 @@ pub fn describe_all() {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// What the reference says of a metric.
+    fn row(metric: &Metric) -> String {
+        let Metric { name, help, .. } = metric;
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        };
+        let unit = match metric.unit {
+            Unit::Count => "count",
+            Unit::Seconds => "seconds",
+        };
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        format!("| `{name}` | {kind} | {} | {unit} | {help} |", labels.join(", "))
+    }
+
+    #[test]
+    fn the_reference_has_every_metric_as_it_is_and_no_other() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/metrics.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines = || text.lines().filter(|line| line.starts_with("| `"));
+        let told: BTreeSet<String> = lines().map(str::to_owned).collect();
+        assert_eq!(told.len(), lines().count(), "each has one row");
+        let known: BTreeSet<String> = METRICS.iter().map(row).collect();
+        let missing: Vec<&String> = known.difference(&told).collect();
+        let surplus: Vec<&String> = told.difference(&known).collect();
+        assert!(
+            missing.is_empty() && surplus.is_empty(),
+            "metrics.md lacks {missing:#?} and has {surplus:#?}"
+        );
+    }
 
     #[test]
     fn names_follow_the_conventions_of_prometheus() {

@@ -101,6 +101,9 @@ pub struct EngineMetrics {
     outbox_bytes: Gauge,
     backlog_refuse: Gauge,
     backlog_hold: Gauge,
+    lists_lag_seconds: Gauge,
+    lists_pending: Gauge,
+    lists_bytes: Gauge,
     node_seconds: Lazily<Histogram>,
     workflows: RwLock<HashMap<Box<str>, Arc<WorkflowMetrics>>>,
     /// Targets whose breaker was open once.
@@ -132,6 +135,9 @@ impl EngineMetrics {
             outbox_bytes: gauge!(name::OUTBOX_BYTES),
             backlog_refuse: gauge!(name::BACKLOG_SHARDS, "mark" => "refuse"),
             backlog_hold: gauge!(name::BACKLOG_SHARDS, "mark" => "hold"),
+            lists_lag_seconds: gauge!(name::LISTS_LAG),
+            lists_pending: gauge!(name::LISTS_PENDING),
+            lists_bytes: gauge!(name::LISTS_BYTES),
             node_seconds: Lazily::default(),
             workflows: RwLock::default(),
             targets: Mutex::default(),
@@ -160,8 +166,8 @@ impl EngineMetrics {
         self.commit_batch_size.record(entries as f64);
     }
 
-    /// A commit was refused because another member owns the shard.
-    pub fn commit_fenced(&self) {
+    /// A shard was lost to another owner.
+    pub fn shard_lost(&self) {
         self.fenced_commits.increment(1);
     }
 
@@ -215,11 +221,18 @@ impl EngineMetrics {
         self.outbox_lag_seconds.set(seconds(lag_ms));
     }
 
-    /// So many bytes wait for buses, in so many shards too many to start executions or attempts.
+    /// So many bytes wait for buses; in so many shards too much waits, for them or for lists, to start executions or attempts.
     pub fn backlog(&self, bytes: u64, refusing: u64, holding: u64) {
         self.outbox_bytes.set(bytes as f64);
         self.backlog_refuse.set(refusing as f64);
         self.backlog_hold.set(holding as f64);
+    }
+
+    /// The log must keep so many records of so many bytes for lists, the oldest for `lag_ms`.
+    pub fn lists(&self, pending: u64, bytes: u64, lag_ms: u64) {
+        self.lists_pending.set(pending as f64);
+        self.lists_bytes.set(bytes as f64);
+        self.lists_lag_seconds.set(seconds(lag_ms));
     }
 
     /// So many attempts run.
@@ -357,6 +370,8 @@ pub struct BrokerSample {
     pub unroutable: u64,
     /// Messages it refused.
     pub refused: u64,
+    /// Messages that were left out since their exchange cannot be used.
+    pub misdirected: u64,
     /// Connections that were made.
     pub connections: u64,
 }
@@ -370,6 +385,7 @@ pub struct BrokerMetrics {
     messages: Counter,
     unroutable: Counter,
     refused: Counter,
+    misdirected: Counter,
     connections: Counter,
 }
 
@@ -385,6 +401,7 @@ impl BrokerMetrics {
             messages: counter!(name::BROKER_MESSAGES),
             unroutable: counter!(name::BROKER_UNROUTABLE),
             refused: counter!(name::BROKER_REFUSED),
+            misdirected: counter!(name::BROKER_MISDIRECTED),
             connections: counter!(name::BROKER_CONNECTIONS),
         }
     }
@@ -397,6 +414,7 @@ impl BrokerMetrics {
         self.messages.absolute(sample.messages);
         self.unroutable.absolute(sample.unroutable);
         self.refused.absolute(sample.refused);
+        self.misdirected.absolute(sample.misdirected);
         self.connections.absolute(sample.connections);
     }
 }
@@ -509,6 +527,11 @@ mod tests {
             engine.executions_active(2, 7, 4, 1);
             engine.attempts_running(6);
             engine.attempts_waiting("slot", 3);
+            engine.lists(5, 900, 1_500);
+            BrokerMetrics::new().sample(BrokerSample {
+                misdirected: 3,
+                ..BrokerSample::default()
+            });
             engine.breakers([("handler:a", true), ("handler:b", true), ("handler:c", false)].into_iter());
             engine.breakers([("handler:a", true)].into_iter());
             let cache = CacheMetrics::new("plan");
@@ -535,6 +558,10 @@ mod tests {
             r#"troupe_executions_active{state="quarantined"} 1"#,
             "troupe_attempts_running 6",
             r#"troupe_attempts_waiting{for="slot"} 3"#,
+            "troupe_lists_pending 5",
+            "troupe_lists_bytes 900",
+            "troupe_lists_lag_seconds 1.5",
+            "troupe_broker_misdirected_total 3",
             r#"troupe_breaker_open{target="handler:a"} 1"#,
             r#"troupe_breaker_open{target="handler:b"} 0"#,
         ] {

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run cluster check test soak mutants chaos fmt rust
+.PHONY: help run cluster check test soak mutants chaos swarm fmt rust
 
 TARGET ?= $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
@@ -41,6 +41,14 @@ chaos: rust ## Every planted fault, every fault in every state, pairs, over serv
 	$(CHAOS) mutants
 	$(CHAOS) single
 	$(CHAOS) pairs
+
+MINUTES ?= 60
+# Where the recorded hour began.
+SEED ?= 20261400
+
+swarm: rust ## Deployments and faults drawn from SEED, SEED + 1, … over servers of its own, for MINUTES (default 60).
+	cargo build --locked --workspace --bins
+	$(CHAOS) swarm --seed $(SEED) --minutes $(MINUTES) --lanes 1
 
 mutants: rust ## Every fault that can be planted in the engine, with the seed that catches it.
 	$(SIMULATE) mutants

@@ -56,7 +56,7 @@ fn count(outcome: &Outcome) -> Counts {
     }
     counts.insert("kills", usize::try_from(outcome.kills).unwrap());
     counts.insert("owners fenced", usize::try_from(outcome.fenced_owners).unwrap());
-    counts.insert("fenced commits", usize::try_from(outcome.fenced_commits).unwrap());
+    counts.insert("shards lost", usize::try_from(outcome.shards_lost).unwrap());
     let executions = outcome.evidence.executions.values();
     let superseded = |entry: &Entry| matches!(entry.event, Event::CancelRequested { at_once: true, .. });
     let entries = executions.clone().flat_map(|(_, _, entries)| entries);
@@ -178,7 +178,7 @@ fn crash_a_frozen_owner_is_fenced() {
     });
     assert_holds(&violations, &counts);
     assert_eq!(counts["owners fenced"], rounds as usize, "{counts:?}");
-    assert_happened(&counts, &["fenced commits", "shards taken"], rounds as usize);
+    assert_happened(&counts, &["shards lost", "shards taken"], rounds as usize);
     assert_happened(&counts, &["records refused"], 0);
     assert_happened(&counts, &["executions"], 500);
 }

@@ -16,7 +16,7 @@ use troupe_chaos::chaos::engine;
 use troupe_chaos::chaos::fault::Fault;
 use troupe_chaos::chaos::lab::Lab;
 use troupe_chaos::chaos::mutants::{MUTANTS, Mutant};
-use troupe_chaos::chaos::plan::{Sizes, State, Trial, drawn, pairs, single_on, singles, smoke};
+use troupe_chaos::chaos::plan::{SMOKE_AT_MOST, Sizes, State, Trial, drawn, pairs, single_on, singles, smoke};
 use troupe_chaos::chaos::replicas::program;
 use troupe_chaos::chaos::report::Report;
 use troupe_chaos::chaos::trial::{self, Outcome};
@@ -72,8 +72,11 @@ enum Mode {
         #[arg(long, default_value_t = 1)]
         times: usize,
     },
-    /// Every planted fault, and what catches it; or the one that is named.
-    Mutants { name: Option<String> },
+    /// Every planted fault, and what catches it; or those that are named.
+    Mutants {
+        #[arg(value_name = "NAME", value_parser = mutant)]
+        names: Vec<Mutant>,
+    },
     /// One engine of a trial: the harness starts it.
     #[command(hide = true)]
     Engine { orders: String },
@@ -106,6 +109,11 @@ struct How {
 fn fault(name: &str) -> Result<Fault, String> {
     let known = Fault::all().into_iter().find(|known| known.name() == name);
     known.ok_or_else(|| "no fault is called so; see `troupe-chaos list`".to_owned())
+}
+
+fn mutant(name: &str) -> Result<Mutant, String> {
+    let known = MUTANTS.into_iter().find(|known| known.name == name);
+    known.ok_or_else(|| "no planted fault is called so; see `troupe-chaos list`".to_owned())
 }
 
 fn state(name: &str) -> Result<State, String> {
@@ -166,7 +174,7 @@ fn run() -> anyhow::Result<bool> {
             list()?;
             Ok(true)
         }
-        Mode::Smoke => play(&how, smoke(seed)),
+        Mode::Smoke => play_within(&how, smoke(seed), Some(SMOKE_AT_MOST)),
         Mode::Single { fault: None, .. } => play(&how, singles(seed, sizes(&how, Sizes::MATRIX), &State::ALL)),
         Mode::Single {
             fault: Some(fault),
@@ -201,7 +209,8 @@ fn run() -> anyhow::Result<bool> {
             let trial = drawn(seed, sizes(&how, Sizes::MATRIX));
             play(&how, vec![trial; times])
         }
-        Mode::Mutants { name } => mutants(&how, name.as_deref()),
+        Mode::Mutants { names } if names.is_empty() => mutants(&how, &MUTANTS),
+        Mode::Mutants { names } => mutants(&how, &names),
     }
 }
 
@@ -273,22 +282,27 @@ fn has_program(how: &How, setups: impl IntoIterator<Item = Setup>) -> anyhow::Re
 }
 
 fn play(how: &How, trials: Vec<Trial>) -> anyhow::Result<bool> {
+    play_within(how, trials, None)
+}
+
+/// Plays trials that are to be over within such a time, if one is given.
+fn play_within(how: &How, trials: Vec<Trial>, at_most: Option<Duration>) -> anyhow::Result<bool> {
     has_program(how, trials.iter().map(|trial| trial.setup))?;
     let left = Mutex::new(VecDeque::from(trials));
-    lanes(how, || left.lock().ok()?.pop_front())
+    lanes(how, at_most, || left.lock().ok()?.pop_front())
 }
 
 fn swarm(how: &How, minutes: u64) -> anyhow::Result<bool> {
     let until = Instant::now() + Duration::from_secs(minutes * 60);
     let next = AtomicU64::new(how.seed);
-    lanes(how, || {
+    lanes(how, None, || {
         let draw = || drawn(next.fetch_add(1, Ordering::Relaxed), sizes(how, Sizes::MATRIX));
         (Instant::now() < until).then(draw)
     })
 }
 
 /// Plays what `next` gives until it gives nothing more, so many trials at the same time, each lane with servers of its own.
-fn lanes(how: &How, next: impl Fn() -> Option<Trial> + Sync) -> anyhow::Result<bool> {
+fn lanes(how: &How, at_most: Option<Duration>, next: impl Fn() -> Option<Trial> + Sync) -> anyhow::Result<bool> {
     let begun = Instant::now();
     let report = Mutex::new(Report::default());
     let stopped = stop_when_told()?;
@@ -309,8 +323,10 @@ fn lanes(how: &How, next: impl Fn() -> Option<Trial> + Sync) -> anyhow::Result<b
         let ended = ended.map(|lane| lane.map_err(|_| anyhow::anyhow!("a lane panicked"))?);
         ended.collect::<anyhow::Result<Vec<()>>>()
     })?;
-    let report = report.into_inner().map_err(|_| anyhow::anyhow!("a lane panicked"))?;
-    finish(how, &report, begun)?;
+    let mut report = report.into_inner().map_err(|_| anyhow::anyhow!("a lane panicked"))?;
+    let took = begun.elapsed();
+    report.end(took, at_most);
+    finish(how, &report, took)?;
     Ok(report.is_pass())
 }
 
@@ -329,7 +345,7 @@ fn stop_when_told() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stopped)
 }
 
-fn finish(how: &How, report: &Report, begun: Instant) -> anyhow::Result<()> {
+fn finish(how: &How, report: &Report, took: Duration) -> anyhow::Result<()> {
     if how.json {
         return say(report.json());
     }
@@ -341,33 +357,29 @@ fn finish(how: &How, report: &Report, begun: Instant) -> anyhow::Result<()> {
     say(format!(
         "\n{}\n{verdict}, after {:.0} s",
         report.table(),
-        begun.elapsed().as_secs_f64()
-    ))
+        took.as_secs_f64()
+    ))?;
+    report
+        .warnings()
+        .into_iter()
+        .try_for_each(|warning| say(format!("warning: {warning}")))
 }
 
-fn mutants(how: &How, only: Option<&str>) -> anyhow::Result<bool> {
-    let wanted: Vec<&Mutant> = MUTANTS
-        .iter()
-        .filter(|mutant| only.is_none_or(|only| only == mutant.name))
-        .collect();
-    ensure!(
-        !wanted.is_empty(),
-        "no planted fault is called so; see `troupe-chaos list`"
-    );
-    has_program(how, wanted.iter().map(|mutant| mutant.setup()))?;
+fn mutants(how: &How, wanted: &[Mutant]) -> anyhow::Result<bool> {
+    has_program(how, wanted.iter().map(Mutant::setup))?;
     let mut lab = lab(how)?;
     let mut all = true;
     for mutant in wanted {
         // Where nothing can be written the line below says so.
         let heard = |outcome: &Outcome| drop(say(Report::line(outcome)));
-        let told = match mutant.hunt(&mut lab, how.seed, heard)? {
-            Some(found) => format!("{:32} caught: {found}", mutant.name),
-            None => {
-                all = false;
-                format!("{:32} WENT UNNOTICED", mutant.name)
-            }
-        };
-        say(told)?;
+        let begun = Instant::now();
+        let found = mutant.hunt(&mut lab, how.seed, heard)?;
+        let took = begun.elapsed().as_secs_f64();
+        all &= found.is_some();
+        say(match found {
+            Some(found) => format!("{:32} caught after {took:.0} s: {found}", mutant.name),
+            None => format!("{:32} WENT UNNOTICED for {took:.0} s", mutant.name),
+        })?;
     }
     Ok(all)
 }

@@ -137,6 +137,12 @@ impl Ownership {
         later.map(|(shard, (epoch, ..))| (shard, epoch)).collect()
     }
 
+    /// Whether a process has a shard as it had it at an instant: nobody has taken it since, and nobody else before.
+    pub(super) fn is_still(&self, shard: u16, process: u32, at_ns: u64) -> bool {
+        let last = self.0.get(&shard).and_then(|owners| owners.last());
+        last.is_some_and(|(_, owner, taken)| *owner == process && *taken <= at_ns)
+    }
+
     /// How many shards a process lost to others by a change, so long after it at the earliest: what was taken sooner had been given.
     pub(super) fn lost_by(&self, change: &Change, after: Duration) -> usize {
         let least = change.at_ns + u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
@@ -303,6 +309,16 @@ mod tests {
         let lost = |after| owners.lost_by(&died, Duration::from_nanos(after));
         assert_eq!([lost(0), lost(50), lost(51), lost(71)], [2, 2, 1, 0]);
         assert_eq!(owners.lost_by(&change(How::Lost, 1, 100), Duration::ZERO), 0);
+    }
+
+    #[test]
+    fn whose_shard_was_opened_anew_has_it_no_longer_as_it_had_it() {
+        let mut owners = Ownership::of(&moved());
+        assert!(owners.is_still(2, 1, 5), "it has gone on");
+        assert!(!owners.is_still(0, 0, 20), "another one has it");
+        owners.hear(1, Taken::of(200, &taken(2, 2)));
+        assert!(!owners.is_still(2, 1, 5) && owners.is_still(2, 1, 200));
+        assert!(!owners.is_still(9, 1, 5), "nobody ever had it");
     }
 
     #[test]

@@ -180,8 +180,8 @@ pub struct Deployment<'lab> {
     pub(super) gave_up: u32,
     /// Owners that learned that they were replaced.
     pub(super) fenced: u32,
-    /// Commits of theirs that were refused, as they counted them.
-    pub(super) fenced_commits: u64,
+    /// Shards that processes lost to other owners, as they counted them.
+    pub(super) shards_lost: u64,
 }
 
 impl<'lab> Deployment<'lab> {
@@ -268,7 +268,7 @@ impl<'lab> Deployment<'lab> {
             folder,
             gave_up: 0,
             fenced: 0,
-            fenced_commits: 0,
+            shards_lost: 0,
         })
     }
 

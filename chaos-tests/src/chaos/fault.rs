@@ -9,6 +9,7 @@ mod member;
 mod redis;
 pub(super) mod server;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -16,7 +17,7 @@ use anyhow::bail;
 use super::deployment::{Deployment, Setup};
 use super::engine::Order;
 use super::{poisoned, restart};
-use crate::crash::switches::{Act, Moment};
+use crate::crash::switches::{Act, EXECUTION_PANICS, Moment, came};
 use crate::world::random::Random;
 
 /// What a fault hits.
@@ -224,6 +225,8 @@ impl Fault {
         all.extend([Self::ClusterSlotsMove, Self::ClusterMasterKill]);
         all.extend([Self::ClusterFailover, Self::ClusterTakeover]);
         all.push(Self::ClusterTakeoverWithoutOwner);
+        // At the end: by its place in this list the smoke gives each fault its state.
+        all.extend([Moment::Checkpointing, Moment::Renewing].map(Self::ActorPanic));
         all
     }
 
@@ -326,6 +329,22 @@ impl Fault {
             _ if self.target() == Target::Member => &[Members, Cluster],
             _ => &[Strict, Relaxed, Embedded, Members, Cluster],
         }
+    }
+
+    /// What is counted when it strikes, where it waits for a moment that may never come; none: it strikes when it begins.
+    pub(super) fn sign(self) -> Option<String> {
+        match self {
+            Self::EngineKillAt(moment) => Some(came(Act::Die, moment)),
+            Self::ActorPanic(moment) => Some(came(Act::Panic, moment)),
+            Self::ExecutionPanic => Some(EXECUTION_PANICS.to_owned()),
+            _ => None,
+        }
+    }
+
+    /// How often it struck a trial in which it began so often and in which this was counted.
+    pub(super) fn hits(self, begun: u64, counted: &BTreeMap<String, u64>) -> u64 {
+        self.sign()
+            .map_or(begun, |sign| counted.get(&sign).copied().unwrap_or(0).min(begun))
     }
 
     /// What must hold after it.
@@ -542,5 +561,23 @@ mod tests {
             names.contains("line-redis-half-open") && names.contains("clock-back"),
             "{names:?}"
         );
+        assert!(
+            names.contains("actor-panic-checkpointing") && names.contains("actor-panic-renewing"),
+            "{names:?}"
+        );
+    }
+
+    #[test]
+    fn what_waits_for_a_moment_has_struck_when_that_came_and_all_else_when_it_began() {
+        let die = Fault::EngineKillAt(Moment::Renewing);
+        let panic = Fault::ActorPanic(Moment::Renewing);
+        let nothing = BTreeMap::new();
+        let struck = |fault: Fault, counted| fault.hits(2, counted);
+        assert_eq!([struck(die, &nothing), struck(panic, &nothing)], [0, 0]);
+        assert_eq!(struck(Fault::ExecutionPanic, &nothing), 0);
+        assert_eq!(struck(Fault::RedisKill, &nothing), 2);
+        let counted = BTreeMap::from([("Panic at Renewing".to_owned(), 1), (EXECUTION_PANICS.to_owned(), 40)]);
+        assert_eq!([struck(die, &counted), struck(panic, &counted)], [0, 1]);
+        assert_eq!(struck(Fault::ExecutionPanic, &counted), 2);
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Heard {
     pub(super) shards_served: Option<u16>,
     /// Shards that it has taken.
     pub(super) taken: Vec<Taken>,
+    /// Shards in which a task of it panicked, and when, in nanoseconds.
+    pub(super) panicked: Vec<(u16, u64)>,
     /// An execution of each shard in which its clients have started one.
     pub(super) started: BTreeMap<u16, ExecutionId>,
     /// When its clients were last answered for each shard, in nanoseconds.
@@ -50,6 +52,7 @@ impl Heard {
                 Record::StartAcked { id, .. } => _ = self.started.insert(id.shard().0, *id),
                 Record::SlotUsed { .. } => self.slots += 1,
                 Record::Ruled { .. } => self.rulings += 1,
+                Record::Panicked { shard } => self.panicked.push((*shard, at_ns)),
                 _ => {}
             }
         }
@@ -149,7 +152,7 @@ mod tests {
     #[test]
     fn what_is_heard_bit_by_bit_is_what_is_heard_at_once() {
         let fenced = |shards_served| Record::Fenced {
-            commits: 0,
+            shards_lost: 0,
             shards_served,
         };
         let id = |shard| ExecutionId::fresh(ShardId(shard), Timestamp(0), 1);
@@ -188,6 +191,7 @@ mod tests {
             acked(8),
             acked(7),
             fenced(0),
+            Record::Panicked { shard: 7 },
         ];
         let mut heard = Heard::default();
         for so_far in 0..=said.len() {
@@ -197,9 +201,10 @@ mod tests {
         assert_eq!(heard.answers, Answers { all: 3, refused: 3 });
         assert_eq!(
             (heard.is_ready, heard.shards_served, heard.records),
-            (true, Some(0), 10)
+            (true, Some(0), 11)
         );
         assert_eq!((heard.slots, heard.rulings), (1, 1));
+        assert_eq!(heard.panicked, [(7, 10)]);
         assert_eq!(heard.taken, Taken::of(1, &taken).into_iter().collect::<Vec<_>>());
         assert_eq!(heard.started, BTreeMap::from([(7, id(7)), (8, id(8))]));
         assert_eq!(heard.answered_ns, BTreeMap::from([(7, 8), (8, 7)]));

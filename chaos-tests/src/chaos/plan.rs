@@ -115,6 +115,9 @@ impl Sizes {
     };
 }
 
+/// How long a smoke may take, in two lanes: whoever runs it before a commit waits for it.
+pub const SMOKE_AT_MOST: Duration = Duration::from_secs(600);
+
 /// One fault on the first of its deployments, in this state.
 #[must_use]
 pub fn single(fault: Fault, state: State, holds: Duration, seed: u64, sizes: Sizes) -> Trial {
@@ -483,6 +486,17 @@ mod tests {
         let killed = killed.filter(|trial| trial.strikes.len() == 1 && trial.strikes[0].fault == Fault::RedisKill);
         let setups: BTreeSet<Setup> = killed.map(|trial| trial.setup).collect();
         assert_eq!(setups, BTreeSet::from([Setup::Strict, Setup::Relaxed]));
+    }
+
+    #[test]
+    fn the_smoke_has_every_actor_panic_that_there_is_while_somebody_serves() {
+        let panics = |fault: &Fault| matches!(fault, Fault::ActorPanic(_));
+        let all = Fault::all().into_iter().filter(panics).count();
+        let smoke = smoke(1).into_iter().filter(|trial| panics(&trial.strikes[0].fault));
+        let states: Vec<State> = smoke.map(|trial| trial.state).collect();
+        assert_eq!((all, states.len()), (5, 5));
+        let serves = |state: &State| matches!(state, State::Load | State::TimersDue);
+        assert!(states.iter().all(serves), "{states:?}");
     }
 
     #[test]

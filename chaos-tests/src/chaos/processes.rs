@@ -112,6 +112,19 @@ impl Deployment<'_> {
         ownership
     }
 
+    /// Shards in which a task of their owner panicked, and that nobody has opened since.
+    pub(super) fn not_opened_anew(&mut self) -> BTreeSet<u16> {
+        let owners = self.ownership();
+        let mut left = BTreeSet::new();
+        for process in &mut self.serving {
+            let number = process.number;
+            let panicked = process.hear().panicked.iter();
+            let panicked = panicked.filter(|(shard, at_ns)| owners.is_still(*shard, number, *at_ns));
+            left.extend(panicked.map(|(shard, _)| *shard));
+        }
+        left
+    }
+
     /// An execution of each shard in which those who serve have started one.
     pub(super) fn started(&mut self) -> BTreeMap<u16, ExecutionId> {
         let serving = self.serving.iter_mut();
@@ -369,11 +382,11 @@ impl Deployment<'_> {
             self.keep(process)?;
         }
         for said in self.said.values() {
-            let commits = said.iter().filter_map(|(_, record)| match record {
-                Record::Fenced { commits, .. } => Some(*commits),
+            let lost = said.iter().filter_map(|(_, record)| match record {
+                Record::Fenced { shards_lost, .. } => Some(*shards_lost),
                 _ => None,
             });
-            self.fenced_commits += commits.max().unwrap_or(0);
+            self.shards_lost += lost.max().unwrap_or(0);
         }
         for change in &mut self.changes {
             change.measure(&self.said);

@@ -24,7 +24,7 @@ use crate::crash::effects::EffectSink;
 use crate::crash::heal::{self, Hears};
 use crate::crash::record::Record;
 use crate::crash::rulings::lift_all;
-use crate::crash::switches::{EXECUTION_PANICS, Switches, WRONG_CLOCK};
+use crate::crash::switches::{Switches, WRONG_CLOCK};
 use crate::crash::workload;
 use crate::world::random::Random;
 
@@ -39,6 +39,9 @@ const TIMERS: u64 = 150;
 const TIMERS_SET_BEFORE: Duration = Duration::from_millis(1_300);
 /// How long a deployment may take to answer again once everything is healed: engines that start, leases that expire.
 const LIVES_WITHIN: Duration = Duration::from_secs(60);
+/// How long a shard of which a task panicked may take to be opened anew once clients have answers again: its lease, and the rest for a
+/// busy machine.
+const OPENED_ANEW_WITHIN: Duration = Duration::from_secs(30);
 /// Answers after healing that show that it lives.
 const ANSWERS_MIN: u64 = 20;
 /// Lease of the engine that judges: nobody torments it, and on a busy machine it has much to end and to publish.
@@ -47,6 +50,8 @@ const JUDGES_LEASE: Duration = Duration::from_secs(10);
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 /// How long the rest of the events may take to be heard.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(60);
+/// The same where a fault is planted: some lose events for good, and whoever hunts them waits for no more.
+const PUBLISHED_WITHIN_IF_PLANTED: Duration = Duration::from_secs(20);
 /// How late a timer may be that was due while something was broken: so long, and a lease, after clients have answers again. The rest is
 /// for a busy machine.
 const LATE_AFTER_HEALING: Duration = Duration::from_secs(30);
@@ -82,8 +87,8 @@ pub struct Outcome {
     pub events: usize,
     /// Owners that learned that they were replaced.
     pub fenced: u32,
-    /// Commits that were refused since the shard had another owner, as engines counted them.
-    pub fenced_commits: u64,
+    /// Shards that owners lost to others, as engines counted them: once a loss, whether a commit or a renewal was refused.
+    pub shards_lost: u64,
     /// Engine processes that ended by themselves and were replaced.
     pub gave_up: u32,
     /// What befell members.
@@ -167,11 +172,13 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
             ));
         }
     }
-    if lives && on.cluster.is_some() {
-        // One master may be gone while the others answer.
+    let panics = |strike: &Strike| matches!(strike.fault, Fault::ActorPanic(_));
+    if lives && (on.cluster.is_some() || trial.strikes.iter().any(panics)) {
+        // One master, or one shard, may be gone while the others answer.
         on.shards_answer(&BTreeSet::new())?;
     }
     if lives {
+        seen.extend(panicked_are_opened_anew(&mut on)?);
         seen.extend(operators_are_heard(&mut on)?);
     }
     let healed_at = SystemClock.now().plus_ms(1_000);
@@ -219,7 +226,7 @@ pub fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         entries: 0,
         events: 0,
         fenced: on.fenced,
-        fenced_commits: on.fenced_commits,
+        shards_lost: on.shards_lost,
         gave_up: on.gave_up,
         changes: std::mem::take(&mut on.changes),
         slots: on.slots.len(),
@@ -352,6 +359,25 @@ fn answers_again(on: &mut Deployment<'_>, trial: &Trial, before: Answers) -> any
     }
 }
 
+/// C12: a shard whose checkpoints nobody writes any more, or whose lease nobody renews, is opened anew. It would answer all the same,
+/// until its log outgrows everything or its lease runs out.
+fn panicked_are_opened_anew(on: &mut Deployment<'_>) -> anyhow::Result<Option<Violation>> {
+    let begun = Instant::now();
+    loop {
+        let left = on.not_opened_anew();
+        if left.is_empty() {
+            return Ok(None);
+        }
+        if begun.elapsed() > OPENED_ANEW_WITHIN {
+            let what = format!(
+                "shards {left:?}, of which a task panicked, were not opened anew within {OPENED_ANEW_WITHIN:?}"
+            );
+            return Ok(Some(violation("C12", what)));
+        }
+        on.watch(Duration::from_millis(50))?;
+    }
+}
+
 /// C12: the operator of every member has its word in force in every shard again.
 fn operators_are_heard(on: &mut Deployment<'_>) -> anyhow::Result<Option<Violation>> {
     if on.members.is_none() {
@@ -390,6 +416,10 @@ fn judge(
         *loses_unsynced = false;
     }
     orders.clients = 0;
+    let published = match on.planted {
+        Some(_) => PUBLISHED_WITHIN_IF_PLANTED,
+        None => PUBLISHED_WITHIN,
+    };
     let listener = &on.listener;
     let healed = on.lab.runtime().block_on(async {
         let silent = EffectSink { silent: true };
@@ -398,7 +428,7 @@ fn judge(
         evidence.outages.push((stopped_at, SystemClock.now().plus_ms(1_000)));
         let within = heal::Patience {
             healed: HEALED_WITHIN,
-            published: PUBLISHED_WITHIN,
+            published,
         };
         lift_all(&opened.engine).await?;
         let unexplained = poisoned::unexplained(&opened.engine, &evidence.records);
@@ -524,19 +554,15 @@ fn floors(on: &mut Deployment<'_>, trial: &Trial, all: Answers, outcome: &mut Ou
                 let looks = outcome.counted.get(WRONG_CLOCK).copied().unwrap_or(0);
                 expect(looks > 0, "nobody looked at a clock that was wrong".to_owned());
             }
-            Fault::ExecutionPanic if trial.strikes.len() == 1 => {
-                let panics = outcome.counted.get(EXECUTION_PANICS).copied().unwrap_or(0);
-                expect(panics > 0, "no actor of an execution panicked".to_owned());
-            }
             // How many of them waited is judged where their entries are.
             Fault::MassRestart if trial.strikes.len() == 1 => {
                 let what = "the engine was not killed while all waited that were to";
                 expect(!on.restarts.is_empty(), what.to_owned());
             }
             Fault::Overload => expect(all.refused > 0, "no start was refused".to_owned()),
-            Fault::EngineKillAt(_) | Fault::ActorPanic(_) if trial.strikes.len() == 1 => {
-                let acts = outcome.counted.keys().any(|what| what.contains(" at "));
-                expect(acts, "the moment never came".to_owned());
+            Fault::EngineKillAt(_) | Fault::ActorPanic(_) | Fault::ExecutionPanic if trial.strikes.len() == 1 => {
+                let hits = strike.fault.hits(1, &outcome.counted);
+                expect(hits > 0, "the moment never came".to_owned());
             }
             _ => {}
         }

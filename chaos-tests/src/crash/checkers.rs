@@ -186,6 +186,7 @@ fn acknowledged_survives(evidence: &Evidence, findings: &mut Findings) {
             | Record::Refused { .. }
             | Record::Fenced { .. }
             | Record::Restarted { .. }
+            | Record::Panicked { .. }
             | Record::SetAside { .. }
             | Record::Counted { .. }
             | Record::Ruled { .. }

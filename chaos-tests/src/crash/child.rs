@@ -286,9 +286,13 @@ pub(crate) async fn watch_shards(engine: EngineHandle) {
     let mut known = (0, engine.status().shards_served);
     loop {
         let status = engine.status();
-        let (commits, shards_served) = (status.fenced_commits, status.shards_served);
-        if std::mem::replace(&mut known, (commits, shards_served)) != (commits, shards_served) {
-            Record::Fenced { commits, shards_served }.emit();
+        let (shards_lost, shards_served) = (status.fenced_commits, status.shards_served);
+        if std::mem::replace(&mut known, (shards_lost, shards_served)) != (shards_lost, shards_served) {
+            Record::Fenced {
+                shards_lost,
+                shards_served,
+            }
+            .emit();
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -37,8 +37,8 @@ pub struct Outcome {
     pub kills: u32,
     /// Owners that were frozen, replaced, thawed and seen to be fenced.
     pub fenced_owners: u32,
-    /// Commits of theirs that were refused, as their engines counted them.
-    pub fenced_commits: u64,
+    /// Shards that they lost to other owners, as their engines counted them.
+    pub shards_lost: u64,
 }
 
 impl Campaign {

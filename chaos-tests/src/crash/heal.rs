@@ -87,13 +87,17 @@ pub(crate) async fn complete(
     }
     let mut heard_of = ids(evidence);
     let mut asked_for: BTreeSet<ExecutionId> = BTreeSet::new();
+    let mut published_within = within.published;
     let events = loop {
         let unread = heard_of.iter().filter(|id| !evidence.executions.contains_key(id));
         let unread: BTreeSet<ExecutionId> = unread.copied().collect();
         let known = evidence.executions.len();
         asked_for.extend(&unread);
         let begun = end_all(engine, unread, within.healed, evidence).await;
-        publish_all(bus, within.published, evidence).await;
+        if !publish_all(bus, published_within, evidence).await {
+            // What is missing is lost: only what is found from now on is waited for.
+            published_within = within.published / 6;
+        }
         // What was started and never acknowledged, and children, may show up only in what was read and published now.
         let events = bus.seen();
         heard_of.extend(begun);
@@ -292,8 +296,8 @@ fn used_up_its_time(view: &ExecutionView, within: Duration) -> String {
     )
 }
 
-/// Waits until every event was published at least once; what is missing after that is for the checkers.
-async fn publish_all(bus: &dyn Hears, within: Duration, evidence: &Evidence) {
+/// Waits until every event was published at least once, and says whether it was; what is missing after that is for the checkers.
+async fn publish_all(bus: &dyn Hears, within: Duration, evidence: &Evidence) -> bool {
     let mut missing: BTreeSet<(ExecutionId, u64, u32)> = BTreeSet::new();
     for (id, (_, plan, entries)) in &evidence.executions {
         let expected = expected_events(*id, plan, entries);
@@ -315,7 +319,7 @@ async fn publish_all(bus: &dyn Hears, within: Duration, evidence: &Evidence) {
         known += arrived.len();
         forget(&mut missing, &arrived);
         if missing.is_empty() || begun.elapsed() > within {
-            return;
+            return missing.is_empty();
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

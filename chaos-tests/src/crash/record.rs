@@ -143,8 +143,8 @@ pub enum Record {
     },
     /// The engine noticed that shards were taken from it.
     Fenced {
-        /// Commits refused, as the engine counts them.
-        commits: u64,
+        /// Shards lost to other owners so far, as the engine counts them: each loss once, however it was learned of.
+        shards_lost: u64,
         /// Shards that it still serves.
         shards_served: u16,
     },
@@ -177,6 +177,11 @@ pub enum Record {
         epoch: u64,
         /// When.
         at: Timestamp,
+    },
+    /// A task of a shard panics, as it was told: somebody must open the shard anew.
+    Panicked {
+        /// The shard.
+        shard: u16,
     },
     /// An execution was set aside until an operator resumes it.
     SetAside {

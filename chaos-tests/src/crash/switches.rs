@@ -74,6 +74,12 @@ pub enum Act {
     Panic,
 }
 
+/// What is counted when a moment has come and something happened.
+#[must_use]
+pub fn came(act: Act, moment: Moment) -> String {
+    format!("{act:?} at {moment:?}")
+}
+
 /// What is counted when somebody asks what time it is while the clock shows something else.
 pub const WRONG_CLOCK: &str = "looks at a wrong clock";
 /// What is counted when the actor of an execution panics.
@@ -209,6 +215,18 @@ impl Switches {
     /// # Panics
     /// Where that is what was asked for.
     pub fn reached(&self, moment: Moment) {
+        self.acts(moment, None);
+    }
+
+    /// A moment has come in a task of a shard that cannot go on without it.
+    ///
+    /// # Panics
+    /// Where that is what was asked for; then somebody must open the shard anew.
+    pub(crate) fn reached_in(&self, moment: Moment, shard: ShardId) {
+        self.acts(moment, Some(shard));
+    }
+
+    fn acts(&self, moment: Moment, shard: Option<ShardId>) {
         let act = {
             let mut armed = self.armed();
             if armed.is_empty() {
@@ -218,11 +236,16 @@ impl Switches {
             place.map(|place| armed.swap_remove(place).1)
         };
         let Some(act) = act else { return };
-        let what = format!("{act:?} at {moment:?}");
+        let what = came(act, moment);
         Record::Counted { what, times: 1 }.emit();
         match act {
             Act::Die => std::process::abort(),
-            Act::Panic => panic!("{moment:?}: as it was told"),
+            Act::Panic => {
+                if let Some(ShardId(shard)) = shard {
+                    Record::Panicked { shard }.emit();
+                }
+                panic!("{moment:?}: as it was told");
+            }
         }
     }
 
@@ -262,6 +285,16 @@ mod tests {
         poisoned.epochs.insert(ShardId(3), Epoch(2));
         assert_eq!(poisoned.is_restart(id, true), None, "another owner has taken it over");
         assert_eq!(poisoned.is_restart(id, true), Some(Epoch(2)));
+    }
+
+    #[test]
+    fn what_is_armed_happens_once_at_its_moment() {
+        let switches = Switches::default();
+        let panics = |moment| catch_unwind(|| switches.reached_in(moment, ShardId(1))).is_err();
+        assert!(!panics(Moment::Renewing), "nobody has told it to");
+        switches.arm(Moment::Renewing, Act::Panic);
+        assert!(!panics(Moment::Checkpointing));
+        assert_eq!([panics(Moment::Renewing), panics(Moment::Renewing)], [true, false]);
     }
 
     #[test]

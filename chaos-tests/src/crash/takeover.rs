@@ -76,7 +76,7 @@ impl Takeovers {
             }
             let records = owner.kill()?;
             outcome.kills += 1;
-            outcome.fenced_commits += records.iter().rev().find_map(fenced_commits).unwrap_or(0);
+            outcome.shards_lost += records.iter().rev().find_map(shards_lost).unwrap_or(0);
             outcome.evidence.records.extend(records);
             owner = successor;
         }
@@ -88,9 +88,9 @@ impl Takeovers {
     }
 }
 
-fn fenced_commits(record: &Record) -> Option<u64> {
+fn shards_lost(record: &Record) -> Option<u64> {
     match record {
-        Record::Fenced { commits, .. } => Some(*commits),
+        Record::Fenced { shards_lost, .. } => Some(*shards_lost),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use troupe_core::{BlobRef, Epoch, ExecutionId, Json, LogPosition, ShardId, StateFormat, Timestamp};
 use troupe_ports::{
     AppendError, BlobsPut, CacheLimits, CheckpointRow, CommitId, ExecutionBase, Expired, Holder, InboxId, InboxItem,
-    InboxLimits, InboxPush, Lease, LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError,
+    InboxLimits, InboxPush, Lease, LogEnd, LogRecord, SpoolChunk, StateStore, StoreCounters, StoreError,
 };
 
 use super::record::Record;
@@ -102,7 +102,7 @@ impl StateStore for Witness {
     }
 
     async fn renew(&self, shard: ShardId, epoch: Epoch, lease: Duration) -> Result<Timestamp, StoreError> {
-        self.switches.reached(Moment::Renewing);
+        self.switches.reached_in(Moment::Renewing, shard);
         match self.store.renew(shard, epoch, lease).await {
             // A compare that is left out lets a former owner lengthen its successor's lease, and believe in it.
             Err(StoreError::Fenced { owner, .. }) if self.switches.renews_without_compare => {
@@ -177,7 +177,7 @@ impl StateStore for Witness {
         commit: CommitId,
         record: Bytes,
     ) -> Result<(), AppendError> {
-        // It was acknowledged before, perhaps to an earlier owner.
+        // It was acknowledged before, perhaps to an earlier owner, or its answer was lost.
         self.store.give_back(shard, epoch, position, commit, record).await
     }
 
@@ -187,7 +187,7 @@ impl StateStore for Witness {
         epoch: Epoch,
         owner: &str,
         lease: Duration,
-    ) -> Result<LogPosition, StoreError> {
+    ) -> Result<LogEnd, StoreError> {
         self.store.take_back(shard, epoch, owner, lease).await
     }
 
@@ -202,7 +202,7 @@ impl StateStore for Witness {
         rows: Vec<CheckpointRow>,
         reached: Option<LogPosition>,
     ) -> Result<(), StoreError> {
-        self.switches.reached(Moment::Checkpointing);
+        self.switches.reached_in(Moment::Checkpointing, shard);
         let written = self.store.checkpoint(shard, epoch, rows, reached).await;
         self.switches.reached(Moment::Checkpointed);
         written

@@ -98,7 +98,7 @@ pub(super) fn freeze(on: &mut Deployment<'_>, random: &mut Random) -> anyhow::Re
 /// It goes on, and must learn that its shards are others' now.
 pub(super) fn thaw(on: &mut Deployment<'_>) -> anyhow::Result<()> {
     for mut member in std::mem::take(&mut on.frozen) {
-        let known = fenced_commits(&mut member);
+        let known = shards_lost(&mut member);
         member.incarnation.thaw()?;
         learns(on, &mut member, known);
         on.serving.push(member);
@@ -124,7 +124,7 @@ pub(super) fn reach_again(on: &mut Deployment<'_>) -> anyhow::Result<()> {
         return Ok(());
     };
     let mut member = on.serving.remove(place);
-    let known = fenced_commits(&mut member);
+    let known = shards_lost(&mut member);
     let line = member.lines.as_ref().and_then(|lines| lines.redis.as_ref());
     line.context("a member has no line to Redis")?.set(Line::Sound);
     learns(on, &mut member, known);
@@ -340,13 +340,13 @@ fn longest_silence(mut answers_ns: Vec<u64>, from_ns: u64, until_ns: u64) -> Dur
     Duration::from_nanos(longest.unwrap_or_default())
 }
 
-fn fenced_commits(member: &mut Process) -> u64 {
+fn shards_lost(member: &mut Process) -> u64 {
     let said = member.incarnation.so_far().iter();
-    let commits = said.filter_map(|record| match record {
-        Record::Fenced { commits, .. } => Some(*commits),
+    let lost = said.filter_map(|record| match record {
+        Record::Fenced { shards_lost, .. } => Some(*shards_lost),
         _ => None,
     });
-    commits.max().unwrap_or(0)
+    lost.max().unwrap_or(0)
 }
 
 /// Waits until a member says that it was fenced: in every shard that others took when its leases had expired, where nothing else befalls
@@ -357,11 +357,11 @@ fn learns(on: &mut Deployment<'_>, member: &mut Process, known: u64) {
     let change = on.changes.iter().rev().find(|change| change.process == number);
     let lost = change.map_or(0, |change| owners.lost_by(change, LEASE / 2));
     let fewest = known + if on.is_alone { (lost as u64).max(1) } else { 1 };
-    let fenced = |record: &Record| matches!(record, Record::Fenced { commits, .. } if *commits >= fewest);
+    let fenced = |record: &Record| matches!(record, Record::Fenced { shards_lost, .. } if *shards_lost >= fewest);
     match member.incarnation.hears(FENCED_WITHIN, fenced) {
         Ok(true) => on.fenced += 1,
         Ok(false) => {
-            let learned = fenced_commits(member) - known;
+            let learned = shards_lost(member) - known;
             on.miss(
                 "C5",
                 format!(

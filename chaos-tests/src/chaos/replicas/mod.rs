@@ -74,10 +74,10 @@ pub(super) fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
     let played = played.with_context(|| on.last_logs())?;
     let mut violations = std::mem::take(&mut on.seen);
     violations.extend(played.violations);
-    let fenced_commits = on.all.iter().map(Replica::fenced_commits).sum();
+    let shards_lost = on.all.iter().map(Replica::shards_lost).sum();
     let mut too_little = played.too_little;
     too_little.extend(on.open.lacks(trial));
-    too_little.extend(unfenced(trial, fenced_commits));
+    too_little.extend(unfenced(trial, shards_lost));
     Ok(Outcome {
         trial: on.open.played(trial),
         answers: played.answers,
@@ -85,7 +85,7 @@ pub(super) fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
         entries: played.entries,
         events: played.messages,
         fenced: on.fenced,
-        fenced_commits,
+        shards_lost,
         gave_up: 0,
         slots: 0,
         rulings: played.rulings,
@@ -100,10 +100,10 @@ pub(super) fn run(lab: &mut Lab, trial: &Trial) -> anyhow::Result<Outcome> {
 
 /// Why a trial in which nothing but replicas that stand still befell anybody proves too little, where none of them told its operator
 /// that it was replaced.
-fn unfenced(trial: &Trial, fenced_commits: u64) -> Option<String> {
+fn unfenced(trial: &Trial, shards_lost: u64) -> Option<String> {
     let is_frozen_alone = matches!(&trial.strikes[..], [strike] if strike.fault == Fault::GatewayFreeze);
-    let is_too_little = is_frozen_alone && fenced_commits == 0;
-    is_too_little.then(|| "no replica that stood still has counted a commit or a renewal that was refused".to_owned())
+    let is_too_little = is_frozen_alone && shards_lost == 0;
+    is_too_little.then(|| "no replica that stood still has counted a shard that it lost".to_owned())
 }
 
 /// A deployment of replicas under torment. Dropping it ends everything that is its own.

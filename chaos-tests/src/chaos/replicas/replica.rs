@@ -118,7 +118,7 @@ impl Replica {
             .spawn()
             .with_context(|| format!("{} does not start", setting.program.display()))?;
         self.child = Some(child);
-        self.fenced = (self.fenced_commits(), 0);
+        self.fenced = (self.shards_lost(), 0);
         (self.has_served, self.is_hit) = (false, false);
         Ok(())
     }
@@ -168,7 +168,7 @@ impl Replica {
     }
 
     /// How often it has learned that over all its runs, as far as it was asked.
-    pub(super) fn fenced_commits(&self) -> u64 {
+    pub(super) fn shards_lost(&self) -> u64 {
         self.fenced.0 + self.fenced.1
     }
 

@@ -1,7 +1,14 @@
-//! Encrypted connections, with certificates of the test's own.
+//! Encrypted connections, with certificates of the test's own: to one server, to a cluster, and to a master that Sentinel names.
 #![allow(clippy::unwrap_used)]
 
 mod support;
+
+#[path = "redis_tls/cluster.rs"]
+mod cluster;
+#[path = "redis_tls/encryption.rs"]
+mod encryption;
+#[path = "redis_tls/sentinel.rs"]
+mod sentinel;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +21,9 @@ use troupe_core::{LogPosition, ShardId};
 use troupe_ports::conformance::{Clause, run_all};
 use troupe_ports::{CommitId, InboxId, InboxLimits, InboxPush, StateStore};
 
+/// However a server on this machine is called.
+const HERE: &str = "IP:127.0.0.1,DNS:localhost";
+
 fn openssl(folder: &Path, arguments: &str) {
     let status = Command::new("openssl")
         .args(arguments.split_whitespace())
@@ -25,8 +35,8 @@ fn openssl(folder: &Path, arguments: &str) {
     assert!(status.success(), "openssl {arguments}");
 }
 
-/// An authority and a certificate for `127.0.0.1` and `localhost` that it signed.
-fn certificates(folder: &Path, name: &str) {
+/// An authority and a certificate for these hosts that it signed.
+fn certificates(folder: &Path, name: &str, hosts: &str) {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     openssl(
         folder,
@@ -36,7 +46,7 @@ fn certificates(folder: &Path, name: &str) {
         folder,
         &format!("req {key} -subj /CN=localhost -keyout {name}.key -out {name}.csr"),
     );
-    let extensions = "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=critical,CA:FALSE\n";
+    let extensions = format!("subjectAltName={hosts}\nbasicConstraints=critical,CA:FALSE\n");
     std::fs::write(folder.join("extensions"), extensions).unwrap();
     openssl(
         folder,
@@ -60,7 +70,7 @@ fn encrypted(folder: &Path, asks_clients: &str) -> (RedisServer, u16) {
     (server, port)
 }
 
-/// A prefix of its own on an encrypted server.
+/// A prefix of its own where everything is encrypted.
 struct Encrypted(RedisOptions);
 
 impl Encrypted {
@@ -75,7 +85,7 @@ fixture_of_redis!(Encrypted);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_suite_passes_over_tls() {
     let folder = tempfile::tempdir().unwrap();
-    certificates(folder.path(), "server");
+    certificates(folder.path(), "server", HERE);
     let file = |name: &str| -> Option<PathBuf> { Some(folder.path().join(name)) };
     let tls = RedisTls {
         ca_file: file("server-ca.crt"),
@@ -111,8 +121,8 @@ async fn open(port: u16, tls: RedisTls) -> Result<RedisStore, String> {
 #[tokio::test]
 async fn a_server_is_trusted_by_its_authority_and_may_ask_for_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
-    certificates(folder.path(), "server");
-    certificates(folder.path(), "other");
+    certificates(folder.path(), "server", HERE);
+    certificates(folder.path(), "other", HERE);
     let file = |name: &str| -> Option<PathBuf> { Some(folder.path().join(name)) };
     let trusting = RedisTls {
         ca_file: file("server-ca.crt"),

@@ -20,8 +20,9 @@ const SETTINGS: BreakerSettings = BreakerSettings {
     window_ms: 60_000,
     calls_min: 4,
     failures_percent: 50,
-    open_ms: 150,
-    open_max_ms: 150,
+    // Longer than a busy machine keeps whoever looks at an open one.
+    open_ms: 1_000,
+    open_max_ms: 1_000,
     successes_min: 3,
 };
 
@@ -64,7 +65,7 @@ fn calling(target: &Arc<Target>) -> ExecutorsBuilder {
                 target.seen.lock().failed += 1;
                 return Err(HandlerError::new("DOWN", "the target is unwell"));
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             let mut seen = target.seen.lock();
             seen.running -= 1;
             seen.succeeded += 1;
@@ -276,7 +277,8 @@ async fn a_breaker_that_is_closed_by_hand_lets_everything_go_and_a_reset_counts_
         .unwrap();
     world.start("w", json!({})).await;
     until(|| state(&world) == Some(BreakerState::Open)).await;
-    // A reset forgets what a breaker found by itself, too: nothing is lifted, and it is closed.
+    // A reset forgets what a breaker found by itself, too: nothing is lifted, and it is closed. Nor does it open again meanwhile.
+    target.well.store(true, Ordering::SeqCst);
     let reset = world
         .engine
         .reset_breaker("handler:call", Command::default())

@@ -162,7 +162,7 @@ async fn nothing_starts_while(scope: Scope) {
         ..EngineOptions::default()
     };
     let world = on_store(store.clone(), counting(&starts), options()).await;
-    world.apply(chain("w", 5, "count")).await;
+    world.apply(chain("w", 20, "count")).await;
     let mut ids = Vec::new();
     for _ in 0..60 {
         ids.push(world.start("w", json!({})).await);
@@ -185,7 +185,7 @@ async fn nothing_starts_while(scope: Scope) {
         "{drained_at} - {at_acknowledgement} > {}",
         outcome.draining
     );
-    assert!(drained_at < 300, "it was under load");
+    assert!(drained_at < 60 * 20, "it was under load");
 
     world.engine.crash().await;
     let world = on_store(store.clone(), counting(&starts), options()).await;
@@ -254,7 +254,7 @@ async fn a_stop_refuses_starts_and_holds_what_runs_until_it_is_lifted() {
     let store = store(directory.path(), 2);
     let starts = Arc::new(AtomicU32::new(0));
     let world = on_store(store.clone(), counting(&starts), EngineOptions::default()).await;
-    world.apply(chain("w", 20, "count")).await;
+    world.apply(chain("w", 100, "count")).await;
     world.apply(chain("other", 1, "count")).await;
     let keyed = || StartRequest {
         request_key: Some("k".into()),
@@ -297,7 +297,7 @@ async fn a_stop_refuses_starts_and_holds_what_runs_until_it_is_lifted() {
     let before = starts.load(Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(starts.load(Ordering::SeqCst), before);
-    assert!(before < 20);
+    assert!(before < 100);
     set(&world, &key, None).await;
     all_complete(&world, &[first.id]).await;
 }
@@ -366,7 +366,8 @@ async fn under_a_pause_of_everything_nobody_is_woken_and_at_its_end_everybody_is
     let store = store(directory.path(), 2);
     let starts = Arc::new(AtomicU32::new(0));
     let world = on_store(store.clone(), counting(&starts), parking()).await;
-    world.apply(delay_then_count("w", 300)).await;
+    // Longer than a busy machine takes until the pause.
+    world.apply(delay_then_count("w", 3_000)).await;
     let mut ids = Vec::new();
     for _ in 0..40 {
         ids.push(world.start("w", json!({})).await);
@@ -374,7 +375,7 @@ async fn under_a_pause_of_everything_nobody_is_woken_and_at_its_end_everybody_is
     parked(&world).await;
     let before = world.engine.status().entries;
     set(&world, &ControlKey::Pause(Scope::All), Some(PAUSED)).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(3_200)).await;
     let status = world.engine.status();
     assert_eq!(
         (status.entries - before, status.active),
@@ -410,8 +411,9 @@ async fn what_falls_due_under_a_pause_of_its_workflow_is_woken_once_and_again_at
     let store = store(directory.path(), 2);
     let starts = Arc::new(AtomicU32::new(0));
     let world = on_store(store.clone(), counting(&starts), parking()).await;
-    world.apply(delay_then_count("w", 150)).await;
-    world.apply(delay_then_count("other", 150)).await;
+    // Longer than a busy machine takes until the pause.
+    world.apply(delay_then_count("w", 2_000)).await;
+    world.apply(delay_then_count("other", 2_000)).await;
     let mut ids = Vec::new();
     for _ in 0..10 {
         ids.push(world.start("w", json!({})).await);
@@ -440,7 +442,7 @@ async fn frozen_clocks_stand_still_through_restarts() {
     let store = store(directory.path(), 2);
     let starts = Arc::new(AtomicU32::new(0));
     let world = on_store(store.clone(), counting(&starts), parking()).await;
-    world.apply(delay_then_count("w", 400)).await;
+    world.apply(delay_then_count("w", 2_000)).await;
     let id = world.start("w", json!({})).await;
     let begun = world.engine.get(id).await.unwrap().state.started_at;
     let (key, all) = (ControlKey::Pause(workflow("w")), ControlKey::Pause(Scope::All));
@@ -458,7 +460,7 @@ async fn frozen_clocks_stand_still_through_restarts() {
     let view = world.ended(id).await;
     let took = view.state.nodes[0].ended_at.unwrap().since_ms(begun);
     assert!(
-        (690..2_000).contains(&took),
+        (2_290..6_000).contains(&took),
         "it took {took} ms, of which at least 300 do not count"
     );
 
@@ -476,7 +478,7 @@ async fn frozen_clocks_stand_still_through_restarts() {
     let begun = world.engine.get(id).await.unwrap().state.started_at;
     let view = world.ended(id).await;
     let took = view.state.nodes[0].ended_at.unwrap().since_ms(begun);
-    assert!(took >= 890, "it took {took} ms, of which at least 500 do not count");
+    assert!(took >= 2_490, "it took {took} ms, of which at least 500 do not count");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

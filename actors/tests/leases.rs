@@ -9,7 +9,7 @@ use support::{builtins, chain, world};
 use troupe_actors::EngineOptions;
 use troupe_core::Seq;
 
-const LEASE: Duration = Duration::from_millis(600);
+const LEASE: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_are_renewed_while_every_engine_thread_is_busy() {

@@ -16,7 +16,9 @@ use troupe_core::execution::Status;
 use troupe_core::{ExecutionId, Json, ShardId};
 use troupe_ports::EpochAuthority;
 
-const LEASE: Duration = Duration::from_secs(1);
+const LEASE: Duration = Duration::from_secs(3);
+/// What a busy machine may take beside.
+const BUSY: Duration = Duration::from_secs(5);
 const SHARDS: u16 = 8;
 
 /// Where members find each other, and what orders them: a file of its own, since the store is not asked.
@@ -157,7 +159,7 @@ async fn shards_are_shared_when_one_joins_and_come_back_when_it_leaves() {
     stop.store(true, std::sync::atomic::Ordering::Release);
     let (started, longest) = load.await.unwrap();
     assert!(started.len() > 20, "{} starts", started.len());
-    // The lease is a second: nobody waited for one to expire.
+    // Nobody waited for a lease to expire.
     assert!(longest < LEASE, "a start waited for {longest:?}");
     all_completed(&[&a], &started).await;
     until("it is seen to be gone", || a.engine.members().len() == 1).await;
@@ -186,11 +188,8 @@ async fn shards_of_one_that_died_are_taken_when_its_leases_have_expired() {
     let took = died.elapsed();
     stop.store(true, std::sync::atomic::Ordering::Release);
     let (started, longest) = load.await.unwrap();
-    assert!(took < LEASE + Duration::from_secs(2), "it took {took:?}");
-    assert!(
-        longest < LEASE + Duration::from_secs(2),
-        "a start waited for {longest:?}"
-    );
+    assert!(took < LEASE + BUSY, "it took {took:?}");
+    assert!(longest < LEASE + BUSY, "a start waited for {longest:?}");
     all_completed(&[a, b], &started).await;
 }
 

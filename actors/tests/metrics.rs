@@ -95,7 +95,7 @@ async fn an_owner_that_another_one_was_named_after_is_counted() {
     let options = EngineOptions {
         owner: "a".to_owned(),
         address: "http://a".to_owned(),
-        lease: Duration::from_secs(1),
+        lease: Duration::from_secs(3),
         ..EngineOptions::default()
     };
     let register = Arc::<InProcessMembers>::default();

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use support::{builtins, world};
 use tokio::sync::Semaphore;
-use troupe_actors::{EngineOptions, StartRequest};
+use troupe_actors::{AttemptWait, EngineOptions, StartRequest};
 use troupe_core::Json;
 use troupe_executors::HandlerCall;
 
@@ -22,6 +22,8 @@ async fn order(definition: Value, priorities: &[u8]) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let (began, hold) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Semaphore::new(0)));
     let (seen, gate) = (Arc::clone(&began), Arc::clone(&hold));
+    let held = Arc::new(Semaphore::new(0));
+    let holds = Arc::clone(&held);
     let executors = builtins()
         .handler("note", move |call: HandlerCall| {
             let input = call
@@ -33,6 +35,7 @@ async fn order(definition: Value, priorities: &[u8]) -> Vec<String> {
         })
         .handler("hold", move |_: HandlerCall| {
             let gate = Arc::clone(&gate);
+            holds.add_permits(1);
             async move {
                 gate.acquire().await.expect("never closed").forget();
                 Ok(Json::null())
@@ -42,18 +45,31 @@ async fn order(definition: Value, priorities: &[u8]) -> Vec<String> {
         attempts_max: 1,
         ..EngineOptions::default()
     };
+    let edges = definition["edges"].as_array().unwrap();
+    let is_root = |node: &&Value| !edges.iter().any(|edge| edge["target"] == node["id"]);
+    let roots = definition["nodes"].as_array().unwrap().iter().filter(is_root).count();
     let world = world(directory.path(), executors, options).await;
     world.apply(support::chain("holds", 1, "hold")).await;
     world.apply(definition).await;
     let first = world.start("holds", json!({})).await;
+    held.acquire().await.expect("never closed").forget();
     let mut ids = Vec::new();
     for priority in priorities {
         let mut request = StartRequest::new("w", Json::of(&json!(priority)));
         request.priority = Some(*priority);
         ids.push(world.engine.start(request).await.unwrap().id);
     }
-    // All of them wait for the permit by now, or will within a moment.
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    support::until("all of them wait for the permit", async || {
+        for id in &ids {
+            let view = world.engine.get(*id).await.unwrap();
+            let waiting = view.waits.iter().filter(|(_, what)| *what == AttemptWait::Permit);
+            if waiting.count() < roots {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
     hold.add_permits(1);
     world.ended(first).await;
     for id in ids {

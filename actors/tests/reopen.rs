@@ -360,7 +360,7 @@ async fn retention_spares_what_was_reopened_and_takes_what_was_not() {
     archived(&store, kept).await;
     // The first look comes after the reopening, which stays in the log alone.
     let looks = EngineOptions {
-        expire_every: Duration::from_millis(300),
+        expire_every: Duration::from_secs(2),
         ..short
     };
     let two = on_store(store.clone(), handlers.executors(), looks).await;

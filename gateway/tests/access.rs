@@ -19,7 +19,7 @@ use troupe_core::Timestamp;
 use troupe_ports::{ApiKey, Role};
 
 const BOOTSTRAP: &str = "a-bootstrap-key-of-this-test-0123456789";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whom each route answers, said a second time: whoever adds or changes a route says it here too.
 const EXPECTED: &[(&str, &str, &str)] = &[
@@ -497,7 +497,7 @@ async fn a_revocation_by_another_server_is_seen_in_time_and_ends_streams() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert!(
-        begun.elapsed() < KEYS_SEEN_WITHIN + Duration::from_secs(1),
+        begun.elapsed() < KEYS_SEEN_WITHIN + Duration::from_secs(4),
         "{:?}",
         begun.elapsed()
     );

@@ -10,7 +10,7 @@ use ring::hmac;
 use serde_json::{Value, json};
 use server::Server;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &str = "opensesame";
 
 /// Comes to its wait only after a while; the wait has a business key and a signature.

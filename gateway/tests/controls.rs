@@ -23,7 +23,7 @@ const LONG: &str = "
 id: long
 name: Long
 nodes:
-  - { id: w, type: delay, data: { delayType: fixed, delayValue: 2500 } }
+  - { id: w, type: delay, data: { delayType: fixed, delayValue: 6000 } }
   - { id: a, type: function, data: { handlerId: echo } }
 edges: [{ id: e1, source: w, target: a }]
 ";
@@ -35,7 +35,7 @@ nodes: [{ id: a, type: function, data: { handlerId: echo } }]
 edges: []
 ";
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn apply(server: &Server, directory: &Path) {
     for (name, text) in [("short.yaml", SHORT), ("long.yaml", LONG), ("other.yaml", OTHER)] {
@@ -203,7 +203,7 @@ fn an_emergency_stop_refuses_starts_and_may_cancel_what_runs() {
         "{problem}"
     );
     server.line(&["start", "other", "--wait"]);
-    std::thread::sleep(Duration::from_millis(2_700));
+    std::thread::sleep(Duration::from_millis(6_300));
     assert_eq!(get(&server, &format!("/executions/{id}"))["status"], json!("running"));
     server.line(&["release", "--workflow", "long"]);
     reaches(&server, &id, "completed");
@@ -228,7 +228,7 @@ fn an_execution_is_frozen_by_hand() {
     apply(&server, files.path());
     let id = server.line(&["start", "long", "-q"]);
     server.line(&["pause", &id, "--freeze"]);
-    std::thread::sleep(Duration::from_millis(2_700));
+    std::thread::sleep(Duration::from_millis(6_300));
     server.line(&["resume", &id]);
     let shown = get(&server, &format!("/executions/{id}"));
     assert_eq!(

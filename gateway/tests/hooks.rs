@@ -74,7 +74,7 @@ impl Product {
     /// The execution once it has ended.
     async fn ended(&self, id: &str) -> Value {
         let id = id.parse().unwrap();
-        let ended = self.app.engine.wait_until_ended(id, Duration::from_secs(10)).await;
+        let ended = self.app.engine.wait_until_ended(id, Duration::from_secs(60)).await;
         assert!(ended.unwrap().is_some(), "{id} goes on");
         self.shown(&id.to_string()).await
     }
@@ -191,7 +191,13 @@ async fn without_a_key_a_call_goes_to_the_only_open_execution() {
     );
     let one = product.begin("lonely", &json!({})).await;
     let two = product.begin("lonely", &json!({})).await;
-    product.listed("/api/v1/executions?workflow=lonely&limit=2").await;
+    for _ in 0..2_000 {
+        let listed = product.listed("/api/v1/executions?workflow=lonely&limit=2").await;
+        if listed["items"].as_array().unwrap().len() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     tokio::time::sleep(Duration::from_millis(300)).await;
     let ambiguous = product.hook(address, &[], "").await;
     assert_eq!(code(&ambiguous), (409, "HOOK_AMBIGUOUS".to_owned()));

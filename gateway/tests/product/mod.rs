@@ -153,7 +153,7 @@ impl Product {
 
     /// A list that is not empty: lists follow the log by some milliseconds.
     pub(crate) async fn listed(&self, path: &str) -> Value {
-        for _ in 0..200 {
+        for _ in 0..6_000 {
             let body = self.get(path).await.body;
             if body["items"].as_array().is_some_and(|items| !items.is_empty()) {
                 return body;

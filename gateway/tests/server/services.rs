@@ -1,7 +1,10 @@
 //! Servers that tests start, and names of their own on shared ones.
 #![allow(dead_code)]
 
-use std::net::{TcpListener, TcpStream};
+#[path = "../../../runtime/backends/tests/support/ports.rs"]
+mod ports;
+
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,14 +25,14 @@ pub(crate) struct Redis {
 
 impl Redis {
     pub(crate) fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = ports::free_port();
         let directory = tempfile::tempdir().unwrap();
         let child = Self::run(port, &directory);
         Self { child, port, directory }
     }
 
     fn run(port: u16, directory: &TempDir) -> Child {
-        let child = Command::new("redis-server")
+        let mut child = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
             .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
             .arg(directory.path())
@@ -38,7 +41,11 @@ impl Redis {
             .expect("redis-server is installed");
         let begun = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(begun.elapsed() < PATIENCE, "Redis does not start");
+            let ended = child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && begun.elapsed() < PATIENCE,
+                "Redis does not start: {ended:?}"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         child

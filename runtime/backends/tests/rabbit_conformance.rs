@@ -108,7 +108,8 @@ impl Drop for Exchange {
         if let Some(client) = self.client.get().cloned() {
             let exchange = self.options.exchange.clone();
             tokio::task::block_in_place(|| {
-                tokio::runtime::Handle::current().block_on(async move { client.delete_exchange(&exchange).await });
+                let deleting = support::soon("deleting the exchange", client.delete_exchange(&exchange));
+                tokio::runtime::Handle::current().block_on(deleting);
             });
         }
     }

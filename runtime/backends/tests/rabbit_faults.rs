@@ -18,8 +18,9 @@ use troupe_ports::EventBus;
 fn options(url: String) -> RabbitOptions {
     RabbitOptions {
         exchange: unique("events"),
-        connect_timeout: Duration::from_millis(400),
-        confirm_timeout: Duration::from_millis(500),
+        // Above what a busy broker takes.
+        connect_timeout: Duration::from_secs(5),
+        confirm_timeout: Duration::from_secs(30),
         wait_timeout: Duration::from_millis(600),
         retry_first: Duration::from_millis(20),
         retry_max: Duration::from_millis(100),
@@ -39,7 +40,11 @@ async fn a_silent_network_fails_calls_in_time_and_is_survived() {
     let url = broker();
     let (credentials, target) = url.strip_prefix("amqp://").unwrap().rsplit_once('@').unwrap();
     let proxy = Proxy::to(target).await;
-    let options = options(format!("amqp://{credentials}@{}", proxy.address));
+    let options = RabbitOptions {
+        connect_timeout: Duration::from_secs(1),
+        confirm_timeout: Duration::from_secs(3),
+        ..options(format!("amqp://{credentials}@{}", proxy.address))
+    };
     let bus = connected(options.clone()).await;
     let client = Client::connect(&url).await;
     let queue = client.queue(&options.exchange, "#", FieldTable::default()).await;
@@ -52,11 +57,16 @@ async fn a_silent_network_fails_calls_in_time_and_is_survived() {
     assert!(error.to_string().contains("no confirm within"), "{error}");
     let error = bus.publish(&events(1, 5, 10)).await.unwrap_err();
     assert!(error.to_string().contains("not connected"), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     let tried = |state: &RabbitState| matches!(state, RabbitState::Connecting { failures: 8.., .. });
     soon("eight attempts", bus.until(tried)).await;
     // The test's own client has one, a connection that is being given up another.
-    assert!(client_threads() <= 4, "{} threads are left behind", client_threads());
+    let given_up = async {
+        while client_threads() > 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("giving up what never answers", given_up).await;
 
     proxy.pass_again();
     publish_all(&bus, &events(1, 5, 10)).await;

@@ -121,6 +121,7 @@ async fn without_the_plugin_events_wait_and_everybody_is_told_how_to_enable_it()
     // Without partitions the same broker takes events.
     let plain = connected(RabbitOptions {
         partitions: None,
+        confirm_timeout: Duration::from_secs(30),
         ..options.clone()
     });
     plain.await.publish(&events(2, 0, 5)).await.unwrap();
@@ -182,7 +183,8 @@ async fn order_is_kept_over_lost_connections(broker: &Broker, batch: Option<Rabb
                     });
                 }
                 errors += publish_all(&*bus, &call).await;
-                tokio::time::sleep(Duration::from_millis(40)).await;
+                // It is far from over when a quarter has arrived, on a busy machine too.
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
             errors
         })

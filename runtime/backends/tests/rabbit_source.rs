@@ -23,7 +23,8 @@ async fn receipts_of_a_lost_connection_are_stale_and_its_messages_come_again() {
     let url = broker();
     let (credentials, target) = url.strip_prefix("amqp://").unwrap().rsplit_once('@').unwrap();
     let proxy = Proxy::to(target).await;
-    let queue = Queue::at(format!("amqp://{credentials}@{}", proxy.address));
+    let mut queue = Queue::at(format!("amqp://{credentials}@{}", proxy.address));
+    (queue.options.connect_timeout, queue.options.confirm_timeout) = (Duration::from_secs(1), Duration::from_secs(3));
     let source = queue.start().await;
     queue.send("kept").await;
     queue.send("held").await;

@@ -35,7 +35,7 @@ async fn a_key_that_nobody_holds_or_asks_for_takes_no_place() {
         since: None,
         hold,
     };
-    let (short, ever) = (Hold::For(Duration::from_millis(200)), Hold::Under(Epoch(1)));
+    let (short, ever) = (Hold::For(Duration::from_secs(2)), Hold::Under(Epoch(1)));
     for (key, hold) in [(b"short", short), (b"ever1", ever)] {
         assert_eq!(store.acquire(key, &ask(b"a", hold)).await.unwrap(), Asked::Granted);
         assert_ne!(store.acquire(key, &ask(b"b", hold)).await.unwrap(), Asked::Granted);

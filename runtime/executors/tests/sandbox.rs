@@ -160,17 +160,16 @@ async fn hostile_code_gets_a_code_and_disturbs_nobody() {
         ("return 'x'.repeat(2 << 20)", "OUTPUT_TOO_LARGE"),
     ] {
         let started = Instant::now();
-        // A busy machine takes a while to fill the memory.
-        let deadline_ms = if expected == "MEMORY_LIMIT" { 3_000 } else { 400 };
+        // A busy machine takes a while to fill the memory, and to come to anything else.
+        let (deadline_ms, at_most) = match expected {
+            "TIMEOUT" => (400, Duration::from_secs(5)),
+            _ => (10_000, Duration::from_secs(15)),
+        };
         let executed = call_for(&pool, &format!("async function f() {{ {code} }}"), deadline_ms).await;
         let failed = failure(&executed);
         assert_eq!(failed.error.code, expected, "{code}: {failed:?}");
         assert_eq!(failed.retryable, expected == "TIMEOUT", "{code}");
-        assert!(
-            started.elapsed() < Duration::from_secs(5),
-            "{code} took {:?}",
-            started.elapsed()
-        );
+        assert!(started.elapsed() < at_most, "{code} took {:?}", started.elapsed());
         assert_eq!(
             output(&call(&pool, "(i) => i", json!(7)).await),
             json!(7),
@@ -382,7 +381,7 @@ async fn long_calls_hold_nobody_up_and_dropped_ones_free_their_process() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let quick = futures::future::join_all((0..20).map(|n| call(&pool, "(i) => i", json!(n))));
-    let answers = tokio::time::timeout(Duration::from_secs(10), quick).await.unwrap();
+    let answers = tokio::time::timeout(Duration::from_secs(30), quick).await.unwrap();
     answers
         .iter()
         .enumerate()
@@ -390,7 +389,7 @@ async fn long_calls_hold_nobody_up_and_dropped_ones_free_their_process() {
     assert!(pool.status().processes > 1);
     hog.abort();
     // The hog's process is killed once nobody waits for it; then no process is held.
-    tokio::time::timeout(Duration::from_secs(10), async {
+    tokio::time::timeout(Duration::from_secs(30), async {
         while pool.status().blocked > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -427,7 +426,7 @@ async fn one_workflow_never_holds_every_process() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), settled).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), settled).await.unwrap();
     hogs.iter().for_each(tokio::task::JoinHandle::abort);
     // What waits behind its own workflow gets its turn.
     let executed = tokio::time::timeout(Duration::from_secs(30), call(&pool, "(i) => i", json!(1))).await;
@@ -439,12 +438,12 @@ async fn one_workflow_never_holds_every_process() {
 async fn expressions_outlast_those_that_hold_the_processes() {
     let pool = SandboxPool::start(SandboxOptions {
         processes_max: 1,
-        expression_timeout: Duration::from_millis(300),
+        expression_timeout: Duration::from_secs(2),
         ..options()
     })
     .await
     .unwrap();
-    let hog = call_for(&pool, "function f() { for (;;) {} }", 1_000);
+    let hog = call_for(&pool, "function f() { for (;;) {} }", 4_000);
     let waiting = async {
         while pool.status().blocked == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -467,7 +466,7 @@ async fn expressions_outlast_those_that_hold_the_processes() {
 async fn what_was_taken_back_too_late_is_nobodys_fault() {
     let pool = SandboxPool::start(SandboxOptions {
         processes_max: 1,
-        expression_timeout: Duration::from_millis(100),
+        expression_timeout: Duration::from_millis(300),
         kill_grace: Duration::from_millis(50),
         ..options()
     })

@@ -125,7 +125,7 @@ async fn projections_of_the_same_executions_do_not_wait_for_each_other_for_ever(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_of_another_session_is_not_waited_for_for_ever() {
     let mut schema = Schema::new();
-    schema.options.statement_timeout = std::time::Duration::from_millis(300);
+    schema.options.statement_timeout = std::time::Duration::from_secs(2);
     let store = schema.open().await;
     store
         .put(definition("orders", "first"), analysis(), None, NOW)

@@ -201,8 +201,9 @@ async fn through_proxy(schema: &Schema) -> (Proxy, PostgresOptions) {
             schema.options.schema
         ),
         connections_max: 2,
-        connect_timeout: Duration::from_millis(500),
-        statement_timeout: Duration::from_millis(500),
+        // Above what a busy server takes for what nothing stands in the way of.
+        connect_timeout: Duration::from_secs(2),
+        statement_timeout: Duration::from_secs(2),
         ..schema.options.clone()
     };
     (proxy, options)
@@ -228,7 +229,7 @@ async fn until_they_are(schema: &Schema, state: &str, sessions: i64) {
         if found >= sessions {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "{found}: {state}");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{found}: {state}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -263,7 +264,7 @@ async fn a_server_that_says_nothing_is_told_in_time_and_left_for_one_that_answer
         for answer in asked {
             let (silent, waited) = answer.await.unwrap();
             assert!(matches!(silent, Err(StoreError::Unavailable(_))), "got {silent:?}");
-            assert!(waited < Duration::from_secs(8), "{waited:?}");
+            assert!(waited < Duration::from_secs(15), "{waited:?}");
         }
         run(&mut holder, "ROLLBACK").await;
         // Connections that were frozen stay so; new ones are passed on.
@@ -271,7 +272,7 @@ async fn a_server_that_says_nothing_is_told_in_time_and_left_for_one_that_answer
         let begun = Instant::now();
         while let Err(error) = store.issued(SHARD).await {
             assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-            assert!(begun.elapsed() < Duration::from_secs(10), "{error}");
+            assert!(begun.elapsed() < Duration::from_secs(30), "{error}");
         }
     }
 }
@@ -286,7 +287,7 @@ async fn a_replica_that_freezes_while_it_stores_does_not_stop_the_others() {
         .await
         .unwrap();
     let (proxy, mut options) = through_proxy(&schema).await;
-    options.statement_timeout = Duration::from_secs(2);
+    options.statement_timeout = Duration::from_secs(4);
     let frozen = PostgresStore::open(&options).await.unwrap();
     let mut holder = schema.connection().await;
     run(
@@ -304,9 +305,9 @@ async fn a_replica_that_freezes_while_it_stores_does_not_stop_the_others() {
     let other = store.put(definition("orders", "third"), analysis(), None, NOW).await;
     assert_eq!(other.unwrap().version, 2);
     assert!(begun.elapsed() >= Duration::from_secs(1), "it waited for the lock");
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     let unknown = stored.await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     assert!(
         matches!(unknown, Err(DefinitionError::Unavailable(_))),
         "got {unknown:?}"
@@ -317,7 +318,7 @@ async fn a_replica_that_freezes_while_it_stores_does_not_stop_the_others() {
 async fn a_replica_that_freezes_while_it_makes_the_tables_does_not_stop_the_others() {
     let schema = Schema::new();
     let (proxy, mut options) = through_proxy(&schema).await;
-    options.statement_timeout = Duration::from_secs(2);
+    options.statement_timeout = Duration::from_secs(4);
     let mut holder = schema.connection().await;
     let lock = format!(
         "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('troupe schema {}', 0))",

@@ -168,7 +168,7 @@ async fn both_statements_of_a_search_may_take_their_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_search_that_takes_too_long_is_told_what_helps() {
     let mut schema = Schema::new();
-    schema.options.statement_timeout = Duration::from_millis(300);
+    schema.options.statement_timeout = Duration::from_secs(1);
     let store = Arc::new(schema.open().await);
     let mut holder = schema.connection().await;
     run(&mut holder, "BEGIN; LOCK TABLE summary").await;
@@ -186,7 +186,7 @@ async fn a_search_that_takes_too_long_is_told_what_helps() {
     let store = Arc::new(PostgresStore::open(&impatient).await.unwrap());
     let begun = Instant::now();
     let answers = join_all(ask(&store)).await;
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     for late in answers {
         let late = late.unwrap();
         assert!(

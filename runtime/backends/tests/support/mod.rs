@@ -1,15 +1,12 @@
 //! Servers that tests start, and name spaces of their own on shared ones.
 #![allow(dead_code, unreachable_pub, unused_imports, unused_macros, clippy::unwrap_used)]
 
+mod ports;
 pub mod redis;
 
-use std::net::TcpListener;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+pub(crate) use ports::free_port;
 
 /// A name that no other test has.
 pub fn unique(name: &str) -> String {

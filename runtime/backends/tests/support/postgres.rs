@@ -1,12 +1,16 @@
 //! PostgreSQL for tests: a schema of its own on the shared server, or a server of its own.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+#[path = "ports.rs"]
+mod ports;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use ports::free_port;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use troupe_backends::{PostgresOptions, PostgresStore};
@@ -296,9 +300,4 @@ fn programs() -> PathBuf {
     newest
         .or_else(on_path)
         .expect("PostgreSQL's server programs are installed")
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }

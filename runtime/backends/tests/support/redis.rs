@@ -12,7 +12,7 @@ use troupe_backends::{RedisDurability, RedisOptions, RedisStore};
 
 use super::{free_port, unique};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The shared server of all tests.
 pub fn shared() -> String {
@@ -120,7 +120,8 @@ impl RedisServer {
         let port = free_port();
         let settings = vec![
             format!("sentinel monitor master 127.0.0.1 {master} {quorum}"),
-            "sentinel down-after-milliseconds master 1000".to_owned(),
+            // A master that a busy disk keeps is not down.
+            "sentinel down-after-milliseconds master 4000".to_owned(),
             "sentinel failover-timeout master 10000".to_owned(),
         ];
         let mut server = Self::prepare(port, settings, true);

@@ -8,21 +8,51 @@ use std::time::{Duration, Instant};
 
 use lapin::{Connection, ConnectionProperties};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 /// Not `/usr/sbin`: the wrappers there change to another user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 /// A broker takes seconds to start, more on a busy machine.
 const START: Duration = Duration::from_secs(180);
+/// Longest that one connection takes to open: whoever took the broker's port meanwhile may accept it, and never say a word.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Broker {
     directory: TempDir,
     node: String,
-    port: u16,
-    tls_port: u16,
-    distribution_port: u16,
-    epmd_port: u16,
+    ports: Ports,
     epmd: Child,
     server: Option<Child>,
+}
+
+/// Free when they were asked for. Somebody else may have one of them by the time that the broker listens.
+struct Ports {
+    plain: u16,
+    tls: u16,
+    distribution: u16,
+    epmd: u16,
+}
+
+impl Ports {
+    fn free() -> Self {
+        Self {
+            plain: free_port(),
+            tls: free_port(),
+            distribution: free_port(),
+            epmd: free_port(),
+        }
+    }
+
+    /// As a daemon of the node it would outlive it.
+    fn epmd(&self) -> Child {
+        Command::new("epmd")
+            .args(["-port", &self.epmd.to_string(), "-address", "127.0.0.1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("epmd of Erlang must be installed")
+    }
 }
 
 fn free_port() -> u16 {
@@ -38,40 +68,34 @@ impl Broker {
     /// With these plugins, as an Erlang term.
     pub(crate) async fn with_plugins(plugins: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let epmd_port = free_port();
-        // Started by the node it would outlive it, as a daemon.
-        let epmd = Command::new("epmd")
-            .args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("epmd of Erlang must be installed");
-        let node = format!("{}@localhost", super::consumer::unique("node"));
+        make_certificates(directory.path());
+        let ports = Ports::free();
         let mut broker = Self {
             directory,
-            node,
-            port: free_port(),
-            tls_port: free_port(),
-            distribution_port: free_port(),
-            epmd_port,
-            epmd,
+            node: format!("{}@localhost", super::consumer::unique("node")),
+            epmd: ports.epmd(),
+            ports,
             server: None,
         };
-        make_certificates(broker.directory.path());
+        let deadline = Instant::now() + START;
         broker.configure(plugins);
-        broker.launch().await;
+        while !broker.is_launched(deadline).await {
+            broker.stop_epmd();
+            broker.ports = Ports::free();
+            broker.epmd = broker.ports.epmd();
+            broker.configure(plugins);
+        }
         broker
     }
 
     /// `amqp://` of the broker.
     pub(crate) fn url(&self) -> String {
-        format!("amqp://guest:guest@127.0.0.1:{}", self.port)
+        format!("amqp://guest:guest@127.0.0.1:{}", self.ports.plain)
     }
 
     /// `amqps://` of the broker under that host name.
     pub(crate) fn tls_url(&self, host: &str) -> String {
-        format!("amqps://guest:guest@{host}:{}", self.tls_port)
+        format!("amqps://guest:guest@{host}:{}", self.ports.tls)
     }
 
     /// The authority that signed its certificate.
@@ -92,7 +116,14 @@ impl Broker {
 
     /// Starts it again, on the same files and ports.
     pub(crate) async fn launch(&mut self) {
+        let deadline = Instant::now() + START;
+        while !self.is_launched(deadline).await {}
+    }
+
+    /// Starts it; whether it runs, or ended before that: then it may be started again.
+    async fn is_launched(&mut self, deadline: Instant) -> bool {
         assert!(self.server.is_none());
+        let url = self.url();
         let log = std::fs::File::create(self.directory.path().join("console.log")).unwrap();
         let server = self
             .command("rabbitmq-server")
@@ -103,13 +134,22 @@ impl Broker {
             .spawn()
             .expect("RabbitMQ must be installed");
         self.server = Some(server);
-        let deadline = Instant::now() + START;
-        while let Err(error) = Connection::connect(&self.url(), ConnectionProperties::default()).await {
-            assert!(
-                Instant::now() < deadline,
-                "RabbitMQ does not start: {error}\n{}",
-                self.log()
-            );
+        loop {
+            let connecting = Connection::connect(&url, ConnectionProperties::default());
+            let opened = timeout(HANDSHAKE, connecting).await;
+            let has_ended = self.server.as_mut().unwrap().try_wait().unwrap().is_some();
+            let why = match opened {
+                Ok(Ok(_)) if !has_ended => return true,
+                Ok(Ok(_)) => "somebody else has its port".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "its port takes connections and does not answer".to_owned(),
+            };
+            let in_time = Instant::now() < deadline;
+            assert!(in_time, "RabbitMQ does not start: {why}\n{}", self.log());
+            if has_ended {
+                self.server = None;
+                return false;
+            }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -140,6 +180,11 @@ impl Broker {
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 
+    fn stop_epmd(&mut self) {
+        self.epmd.kill().unwrap();
+        self.epmd.wait().unwrap();
+    }
+
     fn command(&self, program: &str) -> Command {
         let directory = self.directory.path();
         let mut command = Command::new(Path::new(PROGRAMS).join(program));
@@ -148,10 +193,10 @@ impl Broker {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("LANG", "C.UTF-8")
             .env("HOME", directory)
-            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .env("ERL_EPMD_PORT", self.ports.epmd.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_NODENAME", &self.node)
-            .env("RABBITMQ_DIST_PORT", self.distribution_port.to_string())
+            .env("RABBITMQ_DIST_PORT", self.ports.distribution.to_string())
             .env("RABBITMQ_CONF_ENV_FILE", directory.join("none"))
             .env("RABBITMQ_CONFIG_FILE", directory.join("rabbitmq"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", directory.join("plugins"))
@@ -170,8 +215,8 @@ impl Broker {
             "listeners.tcp.1 = 127.0.0.1:{}\nlisteners.ssl.1 = 127.0.0.1:{}\n\
              ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
              ssl_options.verify = verify_none\n",
-            self.port,
-            self.tls_port,
+            self.ports.plain,
+            self.ports.tls,
             file("ca.pem"),
             file("server.pem"),
             file("server.key"),
@@ -193,8 +238,7 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
-        self.epmd.kill().unwrap();
-        self.epmd.wait().unwrap();
+        self.stop_epmd();
     }
 }
 

@@ -40,7 +40,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(url: &str) -> Self {
-        let connection = Connection::connect(url, ConnectionProperties::default()).await;
+        let connecting = Connection::connect(url, ConnectionProperties::default());
+        let connection = super::soon("connecting", connecting).await;
         let connection = connection.expect("the RabbitMQ of the tests must run (TROUPE_TEST_RABBITMQ)");
         let channel = connection.create_channel().await.unwrap();
         Self { connection, channel }

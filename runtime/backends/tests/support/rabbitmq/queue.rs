@@ -34,8 +34,9 @@ impl Queue {
         let options = RabbitOptions {
             exchange: unique("foreign"),
             topology: RabbitTopology::QueuesOnly,
-            connect_timeout: Duration::from_secs(1),
-            confirm_timeout: Duration::from_secs(1),
+            // Above what a busy broker takes.
+            connect_timeout: Duration::from_secs(5),
+            confirm_timeout: Duration::from_secs(20),
             retry_first: Duration::from_millis(20),
             retry_max: Duration::from_millis(100),
             ..RabbitOptions::new(url)

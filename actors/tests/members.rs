@@ -16,7 +16,7 @@ use troupe_core::execution::Status;
 use troupe_core::{ExecutionId, Json, ShardId};
 use troupe_ports::EpochAuthority;
 
-const LEASE: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_secs(5);
 /// What a busy machine may take beside.
 const BUSY: Duration = Duration::from_secs(5);
 const SHARDS: u16 = 8;
@@ -159,8 +159,8 @@ async fn shards_are_shared_when_one_joins_and_come_back_when_it_leaves() {
     stop.store(true, std::sync::atomic::Ordering::Release);
     let (started, longest) = load.await.unwrap();
     assert!(started.len() > 20, "{} starts", started.len());
-    // Nobody waited for a lease to expire.
-    assert!(longest < LEASE, "a start waited for {longest:?}");
+    // Nobody waited for a lease to expire: two thirds of it or more would be left.
+    assert!(longest < LEASE * 3 / 5, "a start waited for {longest:?}");
     all_completed(&[&a], &started).await;
     until("it is seen to be gone", || a.engine.members().len() == 1).await;
 }

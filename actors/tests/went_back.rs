@@ -251,6 +251,26 @@ async fn listed(world: &World, id: ExecutionId) -> bool {
     page.items.iter().any(|row| row.id == id)
 }
 
+/// Whether lists show these as completed.
+async fn shows_the_end(world: &World, ids: &[ExecutionId]) -> bool {
+    let query = ExecutionQuery {
+        status: Some("completed".to_owned()),
+        limit: 100,
+        ..ExecutionQuery::default()
+    };
+    let page = world.store.list(query).await.unwrap();
+    ids.iter().all(|id| page.items.iter().any(|row| row.id == *id))
+}
+
+/// It completes, and nothing of its history is missing.
+async fn ended_whole(world: &World, id: ExecutionId) {
+    let view = world.ended(id).await;
+    assert!(matches!(view.state.status, Status::Completed { .. }), "{id}");
+    let history = world.engine.history(id, Seq(0), 100).await.unwrap();
+    let seqs: Vec<u64> = history.iter().map(|entry| entry.seq.0).collect();
+    assert_eq!(seqs, (1..=view.state.seq.0).collect::<Vec<_>>(), "{id}");
+}
+
 /// As after a failover between two records and the checkpoint of both: the newest records are gone, the checkpoint knows them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_beyond_the_log_takes_nothing_from_sinks_and_lists() {
@@ -591,13 +611,23 @@ async fn who_leaves_waits_for_a_store_that_does_not_answer() {
     let id = world.start("w", serde_json::json!({})).await;
     world.ended(id).await;
     let records = redis.records().await;
-    redis.ask("LTRIM {p:s0}l 0 1").await;
+    // Its lease would hold for an hour.
+    let lose = "redis.call('LTRIM', '{p:s0}l', 0, 1) \
+                local ends = redis.call('TIME')[1] * 1000 + 3600000 \
+                return redis.call('HSET', '{p:s0}o', 'u', string.format('%.0f', ends))";
+    redis.ask(&format!("EVAL \"{lose}\" 0")).await;
     // Longer than it waits for a last checkpoint, and then for an answer.
     redis.ask("CLIENT PAUSE 6000 ALL").await;
     world.engine.shutdown(Duration::ZERO).await;
     drop(world);
     assert_eq!(redis.records().await, records);
-    let world = redis.world(bus, &held, NEVER).await;
+    let holder = redis.store().await.holder(SHARD).await.unwrap();
+    assert_eq!(holder.owner, None, "nobody need wait until the lease is over");
+    let options = EngineOptions {
+        owner: "the next one".to_owned(),
+        ..never()
+    };
+    let world = redis.world_with(bus, &held, options, false).await;
     assert!(matches!(world.ended(id).await.state.status, Status::Completed { .. }));
     assert!(world.engine.status().halted.is_empty());
 }
@@ -668,6 +698,118 @@ async fn a_log_with_a_record_of_somebody_else_halts_the_shard() {
     let halted = world.engine.status().halted;
     assert!(halted[0].1.contains("not this owner's"), "{halted:?}");
     assert_eq!(redis.records().await, records - 1);
+}
+
+/// The same where all that this owner wrote is there, and what the former one wrote stands behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_somebody_else_went_on_with_is_whole() {
+    let (redis, held, bus) = (Redis::strict().await, Held::new(), Arc::new(Valve::default()));
+    let world = redis.world(bus.clone(), &held, NEVER).await;
+    world.apply(chain("w", 3, "noop")).await;
+    assert_eq!(redis.records().await, 0);
+    let late = world.start("w", serde_json::json!({})).await;
+    world.ended(late).await;
+    until("lists show everything", async || shows_the_end(&world, &[late]).await).await;
+    let former = redis.store().await.holder(SHARD).await.unwrap().epoch;
+    world.engine.crash().await;
+    // It is to write the start later, and nothing yet.
+    let take = "redis.call('RPUSH', 'late', redis.call('LINDEX', '{p:s0}l', 0)) return redis.call('DEL', '{p:s0}l')";
+    assert_eq!(redis.ask(&format!("EVAL \"{take}\" 0")).await, "1");
+    world.store.forget(SHARD, None, &[late]).await.unwrap();
+    world.store.rewind(SHARD, None, LogPosition(0)).await.unwrap();
+    drop(world);
+
+    let world = redis.world(bus, &held, NEVER).await;
+    let mut ids = vec![late, world.start("w", serde_json::json!({})).await];
+    world.ended(ids[1]).await;
+    let records = redis.records().await;
+    assert!(records > 2, "{records}");
+    let write = format!(
+        "redis.call('HSET', '{{p:s0}}o', 'e', '{former}', 'o', 'before', 'u', '0') \
+         return redis.call('RPUSH', '{{p:s0}}l', redis.call('LINDEX', 'late', 0))"
+    );
+    assert_eq!(
+        redis.ask(&format!("EVAL \"{write}\" 0")).await,
+        (records + 1).to_string()
+    );
+    until("another one is started, or the shard halts", async || {
+        let request = StartRequest::new("w", Json::from_trusted("{}"));
+        let started = world.engine.start(request).await.ok();
+        ids.extend(started.map(|outcome| outcome.id));
+        ids.len() == 3 || !world.engine.status().halted.is_empty()
+    })
+    .await;
+    let halted = world.engine.status().halted;
+    assert!(halted.is_empty(), "{halted:?}");
+    assert!(redis.records().await > records + 1, "nothing is taken away");
+    for id in ids {
+        ended_whole(&world, id).await;
+    }
+}
+
+/// What panics over one execution costs no other one anything, and that one nothing that is durable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_makes_a_checkpoint_panic_is_kept_as_it_is_and_the_others_are_written() {
+    const INTERVAL: Duration = Duration::from_millis(500);
+    let (redis, held, bus) = (Redis::strict().await, Held::new(), Arc::new(Valve::default()));
+    bus.open.store(true, Ordering::SeqCst);
+    let world = redis.world(bus.clone(), &held, NEVER).await;
+    world.apply(chain("w", 2, "noop")).await;
+    world.apply(chain("held", 1, "hold")).await;
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        let id = world.start("w", serde_json::json!({})).await;
+        world.ended(id).await;
+        others.push(id);
+    }
+    // The next owner loads those of which lists or a sink lack something; of an end in the log it is the checkpoint that is to come.
+    until("lists and sinks lack nothing", async || {
+        let sent = redis.ask("HGET {p:s0}k events").await;
+        sent == redis.records().await.to_string() && shows_the_end(&world, &others).await
+    })
+    .await;
+    world.engine.crash().await;
+    drop(world);
+    let kept = others.remove(2);
+
+    let store = Arc::new(Faulty::new(redis.store().await, redis.port));
+    store.plant_panic(kept);
+    let options = EngineOptions {
+        checkpoint_interval: INTERVAL,
+        ..EngineOptions::default()
+    };
+    let world = redis.world_over(store, bus.clone(), &held, options, false).await;
+    let store = redis.store().await;
+    let opened = store.holder(SHARD).await.unwrap().epoch;
+    let goes_on = world.start("held", serde_json::json!({})).await;
+    held.starts().await;
+    tokio::time::sleep(INTERVAL * 2).await;
+    let is_archived = async |id| matches!(store.load(id).await.unwrap(), Some(ExecutionBase::Ended(..)));
+    until("a checkpoint is written, or the shard is opened again", async || {
+        is_archived(others[0]).await || store.holder(SHARD).await.unwrap().epoch > opened
+    })
+    .await;
+    let holder = store.holder(SHARD).await.unwrap();
+    assert_eq!(holder.epoch, opened, "nothing of the shard failed");
+    redis.checkpointed().await;
+    for id in &others {
+        assert!(is_archived(*id).await, "{id}");
+    }
+    let base = store.load(kept).await.unwrap();
+    assert!(matches!(base, Some(ExecutionBase::Live { .. })), "{base:?}");
+    held.release.add_permits(1);
+    let view = world.ended(goes_on).await;
+    assert!(matches!(view.state.status, Status::Completed { .. }));
+    assert_eq!(held.started.available_permits(), 0, "its attempt ran once");
+    assert_eq!(store.holder(SHARD).await.unwrap().epoch, opened);
+    assert!(world.engine.status().halted.is_empty());
+    world.engine.shutdown(Duration::ZERO).await;
+    drop(world);
+
+    let world = redis.world(bus, &held, NEVER).await;
+    for id in [&others[..], &[kept, goes_on]].concat() {
+        ended_whole(&world, id).await;
+    }
 }
 
 /// Whoever answers after a line broke may be a replica that does not know of the next owner.

@@ -52,6 +52,18 @@ fn help_is_data_and_usage_errors_are_talk() {
 }
 
 #[test]
+fn a_login_in_the_address_of_a_server_is_not_in_the_help() {
+    let help = Command::new(env!("CARGO_BIN_EXE_troupe"))
+        .args(["ls", "--help"])
+        .env("TROUPE_SERVER", "http://u:Left@h:1")
+        .output()
+        .unwrap();
+    assert_eq!(code(&help), 0);
+    let shown = text(&help.stdout);
+    assert!(shown.contains("TROUPE_SERVER") && !shown.contains("Left"), "{shown}");
+}
+
+#[test]
 fn every_example_is_valid() {
     let output = troupe(&["validate", examples().to_str().unwrap(), "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();

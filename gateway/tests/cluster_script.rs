@@ -46,7 +46,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// A port from which on the script finds all of its own free. Other tests are given ports by the system, which begins far above.
+/// A port from which on the script finds all of its own free. Other tests take ports from 28,000 on, or are given them by the system.
 fn free_port() -> u16 {
     const STEP: u16 = 30;
     const PLACES: u16 = 500;

@@ -480,9 +480,9 @@ fn a_member_may_die_or_leave_while_everybody_works() {
     work("join", &[&a, &d], 60);
     until_split([&a, &d]);
     println!("slowest starts: {slowest:?}");
-    // Soon after the lease; and nobody waits for a lease when a member leaves or joins.
+    // Soon after the lease; and nobody waits for a lease when a member leaves: two thirds of it or more would be left.
     assert!(slowest["death"] < LEASE + Duration::from_secs(5), "{slowest:?}");
-    assert!(slowest["leave"] < LEASE, "{slowest:?}");
+    assert!(slowest["leave"] < LEASE * 3 / 5, "{slowest:?}");
     until_completed(&d, &ids);
 }
 

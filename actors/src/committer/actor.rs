@@ -11,7 +11,7 @@ use troupe_core::control::ControlEntry;
 use troupe_core::{Epoch, LogPosition, ShardId};
 use troupe_ports::{AppendError, CommitId, LogEnd, LogRecord, StoreError};
 
-use super::kept::Kept;
+use super::kept::{Kept, Lacks};
 use super::machine::{Action, Append, Batch, CommitterMachine};
 use crate::checkpointer::{CheckpointItem, CheckpointerMessage};
 use crate::context::EngineContext;
@@ -365,10 +365,19 @@ impl CommitterState {
         let mut end = self.take_back().await?;
         engine.blobs.restore(*shard, *epoch, engine.now()).await?;
         loop {
-            let lacking = kept.lacks(end).map_err(NotGiven::Lost)?;
-            if lacking.len() == 0 {
-                return Ok(());
-            }
+            let lacking = match kept.lacks(end).map_err(NotGiven::Lost)? {
+                Lacks::Records(lacking) if lacking.len() == 0 => return Ok(()),
+                Lacks::Records(lacking) => lacking,
+                Lacks::NothingBehind(None) => return Ok(()),
+                // Whoever was fenced has written behind it, where the store had forgotten who came later.
+                Lacks::NothingBehind(Some(newest)) => {
+                    let found = self.probe(newest.position).await?;
+                    let why = || format!("record {} of its log is not this owner's", newest.position);
+                    return (found == Some(newest.commit))
+                        .then_some(())
+                        .ok_or_else(|| NotGiven::Lost(why()));
+                }
+            };
             for record in lacking {
                 let LogRecord {
                     position,

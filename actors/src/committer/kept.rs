@@ -78,12 +78,12 @@ impl Kept {
         self.records.back()
     }
 
-    /// What a log lacks that ends there, in order.
+    /// What a log lacks that ends there.
     ///
     /// # Errors
     /// It does not become whole by that; why, for people. It may end with another owner's record in the place of one of these: whoever was
     /// fenced writes again where the store has forgotten who came later.
-    pub fn lacks(&self, LogEnd { next, last }: LogEnd) -> Result<vec_deque::Iter<'_, LogRecord>, String> {
+    pub fn lacks(&self, LogEnd { next, last }: LogEnd) -> Result<Lacks<'_>, String> {
         let first = self.first;
         let place = next.0.checked_sub(first.0);
         let place = place
@@ -91,13 +91,25 @@ impl Kept {
         let place = usize::try_from(place).unwrap_or(usize::MAX);
         let before = place.checked_sub(1).and_then(|before| self.records.get(before));
         let is_ours = before.zip(last).is_none_or(|(ours, last)| ours.commit == last);
-        if place > self.records.len() || !is_ours {
+        if place > self.records.len() {
+            return Ok(Lacks::NothingBehind(self.newest()));
+        }
+        if !is_ours {
             return Err(format!(
                 "its log goes on at {next}, after a record that is not this owner's"
             ));
         }
-        Ok(self.records.range(place..))
+        Ok(Lacks::Records(self.records.range(place..)))
     }
+}
+
+/// What a log lacks.
+#[derive(Debug)]
+pub enum Lacks<'a> {
+    /// These, in order; none if it is whole.
+    Records(vec_deque::Iter<'a, LogRecord>),
+    /// It reaches beyond everything that this owner has sent: it is whole if this one is in its place, the last of all.
+    NothingBehind(Option<&'a LogRecord>),
 }
 
 #[cfg(test)]
@@ -131,8 +143,12 @@ mod tests {
     fn lacked(kept: &Kept, next: u64, last: Option<u64>) -> Result<Vec<u64>, String> {
         let last = last.map(|commit| CommitId(commit.into()));
         let next = LogPosition(next);
-        let lacking = kept.lacks(LogEnd { next, last })?;
-        Ok(lacking.map(|record| record.position.0).collect())
+        match kept.lacks(LogEnd { next, last })? {
+            Lacks::Records(lacking) => Ok(lacking.map(|record| record.position.0).collect()),
+            Lacks::NothingBehind(newest) => {
+                Err(format!("{:?} is the last one", newest.map(|record| record.position.0)))
+            }
+        }
     }
 
     #[test]
@@ -153,11 +169,15 @@ mod tests {
     #[test]
     fn a_log_that_somebody_else_wrote_to_is_not_whole() {
         let kept = kept(5, 4);
-        for (next, last) in [(7, 66), (9, 88), (10, 9), (10, 8), (20, 19)] {
+        for (next, last) in [(7, 66), (9, 88)] {
             let other = lacked(&kept, next, Some(last)).unwrap_err();
             assert!(other.contains("not this owner's"), "{next}: {other}");
         }
-        lacked(&Kept::from(LogPosition(5)), 6, Some(5)).unwrap_err();
+        for (next, last) in [(10, 9), (20, 19)] {
+            assert_eq!(lacked(&kept, next, Some(last)).unwrap_err(), "Some(8) is the last one");
+        }
+        let none = lacked(&Kept::from(LogPosition(5)), 6, Some(5)).unwrap_err();
+        assert_eq!(none, "None is the last one");
     }
 
     #[test]

@@ -328,6 +328,7 @@ impl<T, C> CommitterMachine<T, C> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::kept::Lacks;
     use super::*;
     use crate::record::Mark;
     use troupe_core::execution::{Entry, Event};
@@ -467,7 +468,9 @@ mod tests {
             next: LogPosition(7),
             last: None,
         };
-        let lacking = machine.kept().unwrap().lacks(end).unwrap();
+        let Ok(Lacks::Records(lacking)) = machine.kept().unwrap().lacks(end) else {
+            panic!("it is all ours")
+        };
         (lacking.map(|record| record.commit).collect(), commit)
     }
 

@@ -9,15 +9,12 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use troupe_core::ShardId;
 
+use super::failures::{Failures, PAUSE_FIRST_MS};
 use crate::context::EngineContext;
 use crate::controls;
 use crate::error::{EngineError, NEWER_FORMAT_HINT};
 use crate::placement::{Look, Placed, PlacementMachine, Step, notice};
-use crate::rooms;
-use crate::shard::{CLOSED, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage};
-
-/// Pause before a shard that failed is opened again.
-const REOPEN_AFTER: Duration = Duration::from_millis(500);
+use crate::shard::{CLOSED, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage, forget};
 
 /// What an engine hears.
 #[derive(Debug)]
@@ -42,6 +39,7 @@ pub struct EngineState {
     engine: Arc<EngineContext>,
     shards: HashMap<ActorId, (ShardId, ActorRef<ShardMessage>)>,
     placement: PlacementMachine,
+    failures: Failures,
 }
 
 impl Actor for EngineActor {
@@ -59,6 +57,7 @@ impl Actor for EngineActor {
                 .with_notice(u64::try_from(notice(engine.options.lease).as_millis()).unwrap_or(u64::MAX)),
             engine,
             shards: HashMap::new(),
+            failures: Failures::default(),
         })
     }
 
@@ -112,31 +111,36 @@ impl Actor for EngineActor {
         if let Some(context) = served {
             context.gate.close();
         }
-        engine.directory.remove_shard(shard);
+        forget(engine, shard);
+        let has_failed = ![FENCED, HALTED, CLOSED].contains(&why.as_str());
+        let now = engine.now();
+        // One that cannot be opened waits for its store, which may be back at any time; one that went back has left by itself.
+        let pause_ms = if was_served && has_failed {
+            state.failures.failed(shard, now)
+        } else {
+            PAUSE_FIRST_MS
+        };
         if engine.parts.members.is_some() {
-            // One that failed may be another member's next.
-            rooms::forget_shard(engine, shard);
-            let now = engine.now();
             if why == HALTED {
                 state.placement.halted(shard);
             } else {
-                state.placement.gone(shard, now);
+                state.placement.gone(shard, now.plus_ms(pause_ms));
             }
             state.placed();
-            if was_served && ![FENCED, HALTED, CLOSED].contains(&why.as_str()) {
-                tracing::error!(shard = shard.0, why, "the shard failed and is opened again");
+            if was_served && has_failed {
+                tracing::error!(shard = shard.0, why, pause_ms, "the shard failed and is opened again");
                 state.engine.metrics.actor_restarted("shard");
             }
             return Ok(());
         }
-        if [FENCED, HALTED, CLOSED].contains(&why.as_str()) || engine.draining.load(Ordering::Acquire) {
+        if !has_failed || engine.draining.load(Ordering::Acquire) {
             return Ok(());
         }
-        tracing::error!(shard = shard.0, why, "the shard failed and is opened again");
+        tracing::error!(shard = shard.0, why, pause_ms, "the shard failed and is opened again");
         engine.metrics.actor_restarted("shard");
         let engine = Arc::clone(engine);
         tokio::spawn(async move {
-            tokio::time::sleep(REOPEN_AFTER).await;
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             let (ready, opened) = oneshot::channel();
             if myself.send_message(EngineMessage::Serve(shard, ready)).is_ok() {
                 // A shard that cannot be opened ends its actor, which brings us back here.

@@ -202,12 +202,12 @@ impl PlacementMachine {
         }
     }
 
-    /// A shard is no longer served: it was given up, lost, or failed.
-    pub fn gone(&mut self, shard: ShardId, now: Timestamp) {
+    /// A shard is no longer served: it was given up, lost, or failed. This engine opens it from then on at the earliest.
+    pub fn gone(&mut self, shard: ShardId, from: Timestamp) {
         if let Some(stand) = self.stand(shard) {
             *stand = match *stand {
                 Stand::Halted => Stand::Halted,
-                Stand::Served | Stand::Opening => Stand::Failed(now.plus_ms(TRY_AGAIN_MS)),
+                Stand::Served | Stand::Opening => Stand::Failed(from),
                 Stand::Failed(until) => Stand::Failed(until),
                 Stand::Away | Stand::Leaving => Stand::Away,
             };
@@ -342,7 +342,7 @@ mod tests {
             let Step::GiveUp(shard) = *step else {
                 panic!("only given up")
             };
-            a.gone(shard, Timestamp(0));
+            a.gone(shard, Timestamp(500));
         }
         let kept: Vec<_> = all
             .into_iter()
@@ -409,7 +409,7 @@ mod tests {
                 let Step::GiveUp(shard) = step else {
                     panic!("it takes nothing")
                 };
-                a.gone(shard, Timestamp(0));
+                a.gone(shard, Timestamp(500));
                 left += 1;
             }
         }
@@ -431,9 +431,10 @@ mod tests {
         machine.opened(ShardId(0), true, Timestamp(600));
         assert!(machine.is_settled());
         // One that fails while it is served is tried again, too.
-        machine.gone(ShardId(0), Timestamp(700));
+        machine.gone(ShardId(0), Timestamp(1_200));
+        assert!(machine.looked(&alone, Timestamp(1_199)).is_empty());
         assert_eq!(machine.looked(&alone, Timestamp(1_200)), [Step::Take(ShardId(0))]);
-        machine.gone(ShardId(1), Timestamp(700));
+        machine.gone(ShardId(1), Timestamp(1_200));
         assert!(machine.looked(&alone, Timestamp(9_000)).is_empty());
     }
 
@@ -462,7 +463,7 @@ mod tests {
             let Step::GiveUp(shard) = step else {
                 panic!("only given up")
             };
-            a.gone(shard, Timestamp(11_000));
+            a.gone(shard, Timestamp(11_500));
         }
         assert_eq!(b.looked(&look(&both, &all[..0]), Timestamp(11_001)).len(), 4);
     }

@@ -24,7 +24,7 @@ use crate::error::EngineError;
 use crate::execution::ExecutionMessage;
 use crate::lease::keep_renewing;
 use crate::rooms;
-use crate::task::ShardTask;
+use crate::task::{ShardTask, supervised};
 use crate::timers::TimersMessage;
 
 /// Longest wait for the last commit and checkpoint when a shard is given up, and for what is given back to its store then.
@@ -147,6 +147,10 @@ impl Actor for ShardActor {
             ShardMessage::WentBack(why) => state.went_back(&myself, why),
             ShardMessage::Restored(why, restored) => state.restored(&myself, &why, restored),
             ShardMessage::Halt(why) => state.halt(&myself, why),
+            // It begins again as soon as its store has back what it lacks: nobody else could give that.
+            ShardMessage::Panicked(why) if state.restores => {
+                tracing::error!(why, "a task of a shard that begins again")
+            }
             ShardMessage::Panicked(why) => return Err(why.into()),
             ShardMessage::Quarantine(id, reason) => state.quarantine(&myself, id, reason).await,
             ShardMessage::SaveQuarantine(id) => state.save_quarantine(&myself, id).await,
@@ -205,7 +209,8 @@ impl ShardState {
             Ok((context, beside, keeper)) => {
                 self.beside = beside;
                 if !stopped(&context.controls.set()).is_empty() {
-                    tokio::spawn(cancel_stopped(Arc::clone(&context)));
+                    let canceling = cancel_stopped(Arc::clone(&context));
+                    tokio::spawn(supervised("canceling what is stopped", myself.clone(), canceling));
                 }
                 self.controls = ControlsMachine::new((*context.controls.set()).clone());
                 *engine.shards[usize::from(shard.0)].write() = Some(Arc::clone(&context));
@@ -353,10 +358,7 @@ impl ShardState {
         if let Some(context) = self.context.take() {
             context.gate.close();
         }
-        engine.directory.remove_shard(*shard);
-        engine.watches.drop_shard(*shard);
-        rooms::forget_shard(engine, *shard);
-        engine.quarantine.retain(|id, _| id.shard() != *shard);
+        forget(engine, *shard);
     }
 
     async fn quarantine(&mut self, myself: &ActorRef<ShardMessage>, id: ExecutionId, reason: String) {
@@ -587,8 +589,16 @@ impl ShardState {
     }
 }
 
+/// The engine knows nothing of a shard's executions any more.
+pub(crate) fn forget(engine: &Arc<EngineContext>, shard: ShardId) {
+    engine.directory.remove_shard(shard);
+    engine.watches.drop_shard(shard);
+    rooms::forget_shard(engine, shard);
+    engine.quarantine.retain(|id, _| id.shard() != shard);
+}
+
 /// The store went back since this owner, who leaves now, was told what is durable, or does not answer: it is given what it lacks, as long as
-/// somebody is there who has it. The lease runs out by itself.
+/// somebody is there who has it.
 async fn give_back_last(context: &ShardContext, why: &StoreError) {
     let shard = context.shard.0;
     let ShardContext { engine, epoch, .. } = context;
@@ -601,8 +611,16 @@ async fn give_back_last(context: &ShardContext, why: &StoreError) {
         // That it went back it says here, too, and the lease is longer all the same.
         tracing::debug!(shard, %error, "the lease was renewed for the last time");
     }
-    match tokio::time::timeout_at(until, answer).await {
-        Ok(Ok(Ok(0))) => tracing::warn!(shard, %why, "the log was whole, and the lease runs out by itself"),
+    let restored = tokio::time::timeout_at(until, answer).await;
+    if let Ok(Ok(Ok(_))) = restored {
+        // The next owner need not wait; where it has to, the lease runs out.
+        let released = engine.parts.state.release(context.shard, *epoch);
+        if !matches!(tokio::time::timeout_at(until, released).await, Ok(Ok(()))) {
+            tracing::warn!(shard, "the lease runs out by itself");
+        }
+    }
+    match restored {
+        Ok(Ok(Ok(0))) => tracing::warn!(shard, %why, "the log was whole"),
         Ok(Ok(Ok(appended))) => tracing::error!(
             shard,
             %why,

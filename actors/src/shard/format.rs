@@ -1,6 +1,7 @@
 //! Keeps a shard in the format that the members have agreed on: says a newer one before it is written, and writes everything anew
 //! before it says an older one.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::format::{Unreadable, WrittenFormat, format_of_snapshot, snapshot_of, 
 use crate::record::{format_of_record, frames_for};
 use crate::shard::ShardMessage;
 use crate::sinks::{EventSinkMessage, VisibilityMessage};
-use crate::task::{ShardTask, supervised};
+use crate::task::{ShardTask, supervised, text_of};
 
 /// Bytes of log read at once.
 const READ_BYTES: usize = 4 * 1024 * 1024;
@@ -211,11 +212,17 @@ async fn rewrite(shard: &ShardContext, id: ExecutionId, to: StateFormat) -> Resu
         let Some(base) = shard.engine.noticed(shard.shard, store.load(id).await)? else {
             return Ok(false);
         };
-        let fitted = match fitted(base, to, reads) {
-            Ok(Some(fitted)) => fitted,
-            Ok(None) => return Ok(false),
-            Err(error) => {
+        let fitting = catch_unwind(AssertUnwindSafe(|| fitted(base, to, reads)));
+        let fitted = match fitting {
+            Ok(Ok(Some(fitted))) => fitted,
+            Ok(Ok(None)) => return Ok(false),
+            Ok(Err(error)) => {
                 tracing::error!(%id, %error, "an execution cannot be written in an older format");
+                return Ok(false);
+            }
+            Err(panic) => {
+                let why = text_of(&*panic);
+                tracing::error!(%id, why, "an execution stays in its format: what writes it in an older one panicked");
                 return Ok(false);
             }
         };

@@ -10,6 +10,7 @@ use troupe_core::ExecutionId;
 use super::deliver;
 use crate::context::ShardContext;
 use crate::execution::ExecutionMessage;
+use crate::task::supervised;
 
 /// What is on its way to executions without an actor, in the order in which it was sent.
 #[derive(Debug, Default)]
@@ -40,11 +41,13 @@ pub fn send_to_relative(shard: &Arc<ShardContext>, id: ExecutionId, message: Exe
             };
             vacant.insert(VecDeque::from([without_hold(message)]));
             let shard = Arc::clone(shard);
-            tokio::spawn(async move {
+            let supervisor = shard.supervisor.clone();
+            let delivering = async move {
                 while let Some(message) = shard.mail.next(id) {
                     deliver(&shard, id, message).await;
                 }
-            });
+            };
+            tokio::spawn(supervised("telling a relative", supervisor, delivering));
         }
     }
 }

@@ -15,6 +15,7 @@ mod route;
 mod tail;
 mod went_back;
 
+pub(crate) use actor::forget;
 pub use actor::{CLOSED, DAMAGED_HINT, FENCED, HALTED, ShardActor, ShardArguments, ShardMessage};
 pub use mail::{Mail, send_to_relative};
 pub use route::{deliver, spawn_execution};

@@ -34,6 +34,7 @@ use crate::sinks::{
     EventSinkActor, EventSinkArguments, EventSinkMessage, SinkFeed, VisibilityActor, VisibilityArguments,
     VisibilityMessage,
 };
+use crate::task::supervised;
 use crate::timers::{TimersActor, TimersArguments};
 
 /// Takes a shard and spawns its actors; it serves when this returned.
@@ -113,13 +114,14 @@ pub(super) async fn open(
         let changed = VisibilityMessage::Changed { position, summaries };
         context.visibility.send_message(changed).map_err(|_| gone(shard))?;
     }
-    tokio::spawn(resume(
+    let recovering = resume(
         Arc::clone(&context.context),
         recovering,
         resumed.running,
         resumed.settled,
         children,
-    ));
+    );
+    tokio::spawn(supervised("recovering what runs", myself.clone(), recovering));
     let keeper = FormatKeeper::new(
         &context.context,
         lease.format,

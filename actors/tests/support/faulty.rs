@@ -25,13 +25,14 @@ pub enum Fault {
     TwoServers(u32),
 }
 
-/// Hands everything on to the store below, but for the next fault.
+/// Hands everything on to the store below, but for the next fault, and for whom a panic is planted.
 pub struct Faulty {
     store: Arc<RedisStore>,
     port: u16,
     next: Mutex<Option<Fault>>,
     behind: AtomicU32,
     taken_back: AtomicU32,
+    panics_at: Mutex<Option<ExecutionId>>,
 }
 
 impl Faulty {
@@ -42,11 +43,17 @@ impl Faulty {
             next: Mutex::new(None),
             behind: AtomicU32::new(0),
             taken_back: AtomicU32::new(0),
+            panics_at: Mutex::new(None),
         }
     }
 
     pub fn plant(&self, fault: Fault) {
         *self.next.lock().unwrap() = Some(fault);
+    }
+
+    /// Whoever loads this one panics from now on.
+    pub fn plant_panic(&self, id: ExecutionId) {
+        *self.panics_at.lock().unwrap() = Some(id);
     }
 
     /// How often somebody asked where the log ends, to give it what it lacks.
@@ -117,6 +124,12 @@ macro_rules! hand_on {
                 })
             }
 
+            async fn load(&self, id: ExecutionId) -> Told<Option<ExecutionBase>> {
+                let is_planted = *self.panics_at.lock().unwrap() == Some(id);
+                assert!(!is_planted, "planted in the store");
+                self.store.load(id).await
+            }
+
             $(async fn $call(&self, $($name: $type),*) -> $answer {
                 self.store.$call($($name),*).await
             })*
@@ -143,7 +156,6 @@ hand_on! {
     read(shard: ShardId, from: LogPosition, bytes_max: usize) -> Told<Vec<LogRecord>>;
     checkpoint(shard: ShardId, epoch: Epoch, rows: Vec<CheckpointRow>, reached: Option<LogPosition>) -> Told<()>;
     trim(shard: ShardId, epoch: Epoch, up_to: LogPosition) -> Told<()>;
-    load(id: ExecutionId) -> Told<Option<ExecutionBase>>;
     head(key: ExecutionId) -> Told<Option<u64>>;
     timers_due(shard: ShardId, until: Timestamp, limit: usize) -> Told<Vec<(Timestamp, ExecutionId)>>;
     running(shard: ShardId, after: Option<ExecutionId>, limit: usize) -> Told<Vec<ExecutionId>>;

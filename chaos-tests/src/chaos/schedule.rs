@@ -133,9 +133,10 @@ pub(super) fn strike(on: &mut impl Struck, trial: &Trial, random: &mut Random) -
     let begun = Instant::now();
     let mut strikes = trial.strikes.clone();
     strikes.sort_by_key(|strike| strike.after);
-    let mut struck = strikes
-        .iter()
-        .try_for_each(|strike| begin(on, strike, begun, random, trial.scale));
+    let mut waiting = strikes.iter();
+    let mut struck = waiting.try_for_each(|strike| begin(on, strike, begun, random, trial.scale));
+    // Those behind one that could not begin never do.
+    on.open().left_out.extend(waiting);
     while let (Ok(()), Some(ends_at)) = (&struck, on.open().next_end()) {
         struck = on.watch(ends_at.saturating_duration_since(Instant::now()));
     }

@@ -48,7 +48,7 @@ const ANSWERS_MIN: u64 = 20;
 const JUDGES_LEASE: Duration = Duration::from_secs(10);
 /// How long everything that is open may take to end after that.
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
-/// How long the rest of the events may take to be heard.
+/// How long the rest of the events may take to be heard, each after the one before.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(60);
 /// The same where a fault is planted: some lose events for good, and whoever hunts them waits for no more.
 const PUBLISHED_WITHIN_IF_PLANTED: Duration = Duration::from_secs(20);

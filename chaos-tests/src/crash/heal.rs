@@ -296,7 +296,8 @@ fn used_up_its_time(view: &ExecutionView, within: Duration) -> String {
     )
 }
 
-/// Waits until every event was published at least once, and says whether it was; what is missing after that is for the checkers.
+/// Waits until every event was published at least once, and says whether it was: for no longer than this after the last one that was missing.
+/// What is missing then is for the checkers.
 async fn publish_all(bus: &dyn Hears, within: Duration, evidence: &Evidence) -> bool {
     let mut missing: BTreeSet<(ExecutionId, u64, u32)> = BTreeSet::new();
     for (id, (_, plan, entries)) in &evidence.executions {
@@ -313,12 +314,16 @@ async fn publish_all(bus: &dyn Hears, within: Duration, evidence: &Evidence) -> 
             forget(&mut missing, events);
         }
     }
-    let (begun, mut known) = (Instant::now(), 0);
+    let (mut since, mut known) = (Instant::now(), 0);
     loop {
         let arrived = bus.arrived(known);
         known += arrived.len();
+        let before = missing.len();
         forget(&mut missing, &arrived);
-        if missing.is_empty() || begun.elapsed() > within {
+        if missing.len() < before {
+            since = Instant::now();
+        }
+        if missing.is_empty() || since.elapsed() > within {
             return missing.is_empty();
         }
         tokio::time::sleep(LOOK_EVERY).await;

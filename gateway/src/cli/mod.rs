@@ -80,11 +80,13 @@ struct Global {
     /// Prints ids and results only, no talk.
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Address of the server that client commands talk to; or several with commas between, of which they ask another one when one does not answer.
+    /// Address of the server that client commands talk to; or several with commas between, of which they ask another one when one is gone.
     #[arg(
         long,
         global = true,
         env = "TROUPE_SERVER",
+        // An address may have a login, which is not for whoever reads the help.
+        hide_env_values = true,
         default_value = "http://127.0.0.1:7654",
         value_name = "URL[,URL…]"
     )]

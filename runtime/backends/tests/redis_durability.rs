@@ -1032,14 +1032,13 @@ fn leases_are_renewed_from_a_runtime_without_sockets() {
     });
 }
 
-/// A connection from before a failover still leads to the server from before, which takes itself for the master.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_store_lacks_is_told_and_given_over_new_connections() {
-    let (before, mut promoted) = (RedisServer::durable(), RedisServer::durable());
+/// A store after a failover to a replica that lacks its second and last record: its connections still lead to the server from before, which
+/// takes itself for the master, and new ones to the other.
+async fn failed_over(before: &RedisServer, promoted: &mut RedisServer) -> (Proxy, RedisStore, Lease) {
     let proxy = Proxy::start(before.port).await;
     let options = RedisOptions {
         url: format!("redis://127.0.0.1:{}", proxy.port),
-        ..options(&before, RedisDurability::Strict)
+        ..options(before, RedisDurability::Strict)
     };
     let store = RedisStore::open(&options).await.unwrap();
     let lease = store.acquire(SHARD, "writer", LEASE).await.unwrap();
@@ -1050,12 +1049,37 @@ async fn what_a_store_lacks_is_told_and_given_over_new_connections() {
     promoted.restore(&copy);
     promoted.run();
     proxy.lead_to(promoted.port);
+    (proxy, store, lease)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_store_lacks_is_told_and_given_over_new_connections() {
+    let (before, mut promoted) = (RedisServer::durable(), RedisServer::durable());
+    let (_proxy, store, lease) = failed_over(&before, &mut promoted).await;
     let end = store.take_back(SHARD, lease.epoch, "writer", LEASE).await.unwrap();
     let (next, last) = (LogPosition(2), Some(CommitId(1)));
     assert_eq!(end, LogEnd { next, last });
     let given = store.give_back(SHARD, lease.epoch, next, CommitId(2), content(2)).await;
     given.unwrap();
     assert_eq!(promoted.command(&["LLEN", "{troupe:s3}l"]), redis::Value::Int(2));
+}
+
+/// The server from before has every record: what it says of a release tells nothing of who serves the shard from now on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_is_released_over_new_connections() {
+    let (before, mut promoted) = (RedisServer::durable(), RedisServer::durable());
+    let (_proxy, store, lease) = failed_over(&before, &mut promoted).await;
+    went_back(store.release(SHARD, lease.epoch).await);
+    for server in [&before, &promoted] {
+        let holder = opened(server, RedisDurability::Strict).await.holder(SHARD).await;
+        assert_eq!(holder.unwrap().owner.as_deref(), Some("writer"));
+    }
+    let next = LogPosition(2);
+    let given = store.give_back(SHARD, lease.epoch, next, CommitId(2), content(2)).await;
+    given.unwrap();
+    store.release(SHARD, lease.epoch).await.unwrap();
+    let holder = opened(&promoted, RedisDurability::Strict).await.holder(SHARD).await;
+    assert_eq!(holder.unwrap().owner, None);
 }
 
 /// The store has forgotten who came later, and a former owner goes on where it was.

@@ -54,8 +54,8 @@ use target::{Place, Target};
 
 /// Version of the layout; a store with a higher one was written by a newer release.
 const FORMAT: u64 = 1;
-/// How often connections are made anew while a store that went back is given what it lacks.
-const DIAL_ANEW_EVERY: Duration = Duration::from_secs(1);
+/// How often connections are made anew, at most: what was dialled within that is believed to lead to the master.
+const DIAL_ANEW_EVERY: Duration = Duration::from_millis(200);
 
 /// A store on Redis. Implements `StateStore`.
 ///

@@ -1,6 +1,5 @@
 //! A RabbitMQ of the test's own: it can be killed, started again, starved of memory, and speaks TLS.
 
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +8,12 @@ use std::time::{Duration, Instant};
 use lapin::{Connection, ConnectionProperties};
 use tempfile::TempDir;
 use tokio::time::timeout;
+
+#[allow(clippy::duplicate_mod, reason = "a test may start other servers too")]
+#[path = "../ports.rs"]
+mod ports;
+
+use ports::free_port;
 
 /// Not `/usr/sbin`: the wrappers there change to another user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
@@ -25,7 +30,7 @@ pub(crate) struct Broker {
     server: Option<Child>,
 }
 
-/// Free when they were asked for. Somebody else may have one of them by the time that the broker listens.
+/// Free when they were asked for. Somebody who is no test may have one of them by the time that the broker listens.
 struct Ports {
     plain: u16,
     tls: u16,
@@ -53,11 +58,6 @@ impl Ports {
             .spawn()
             .expect("epmd of Erlang must be installed")
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 impl Broker {

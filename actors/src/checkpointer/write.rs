@@ -1,11 +1,9 @@
 //! Turns a generation into rows and writes them in bounded chunks, repeating what the store could not take.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::FutureExt;
 use troupe_core::{ExecutionId, FormatRange, Seq, StateFormat};
 use troupe_ports::{Archive, CheckpointRow, ExecutionBase, StoreError, Wait};
 
@@ -17,7 +15,6 @@ use crate::execution::load::final_state;
 use crate::format::{Unreadable, snapshot_of, state_of};
 use crate::record::frames_for;
 use crate::sinks::VisibilityMessage;
-use crate::task::text_of;
 
 /// Bytes of rows per chunk, about.
 const CHUNK_BYTES: usize = 512 * 1024;
@@ -45,23 +42,11 @@ pub(super) async fn write(arguments: &CheckpointerArguments, generation: &Arc<Ge
         format: arguments.format.now(),
         reads: arguments.engine.options.reads,
     };
-    let mut packer = new_packer(form)?;
+    let packer = Packer::new().map_err(|error| Failed::Damaged(error.to_string()))?;
+    let mut packer = packer.writing(form.format);
     let mut chunk = Chunk::default();
     for (place, (id, pending)) in generation.executions.iter().enumerate() {
-        let before = (chunk.rows.len(), chunk.bytes);
-        let made = AssertUnwindSafe(rows(arguments, (&mut packer, form), *id, pending, &mut chunk));
-        match made.catch_unwind().await {
-            Ok(made) => made?,
-            // What no code can handle stands for itself alone: it is left as it is, like a damaged one, and the others are written.
-            Err(panic) => {
-                let why = text_of(&*panic);
-                tracing::error!(%id, why, "an execution is kept as it is: what makes its rows panicked");
-                packer = new_packer(form)?;
-                chunk.rows.truncate(before.0);
-                chunk.bytes = before.1;
-                live(form, *id, pending, Wait::Message, &mut chunk)?;
-            }
-        }
+        rows(arguments, (&mut packer, form), *id, pending, &mut chunk).await?;
         if chunk.bytes >= CHUNK_BYTES {
             send(arguments, std::mem::take(&mut chunk).rows, false, generation).await?;
         } else if place % YIELD_ROWS == YIELD_ROWS - 1 {
@@ -119,11 +104,6 @@ impl Form {
         let state = state_of(snapshot, self.reads).map_err(|error: Unreadable| Failed::Damaged(error.to_string()))?;
         Ok(snapshot_of(&state, self.format))
     }
-}
-
-fn new_packer(form: Form) -> Result<Packer, Failed> {
-    let packer = Packer::new().map_err(|error| Failed::Damaged(error.to_string()))?;
-    Ok(packer.writing(form.format))
 }
 
 #[derive(Debug, Default)]

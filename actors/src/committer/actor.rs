@@ -368,9 +368,8 @@ impl CommitterState {
             let lacking = match kept.lacks(end).map_err(NotGiven::Lost)? {
                 Lacks::Records(lacking) if lacking.len() == 0 => return Ok(()),
                 Lacks::Records(lacking) => lacking,
-                Lacks::NothingBehind(None) => return Ok(()),
                 // Whoever was fenced has written behind it, where the store had forgotten who came later.
-                Lacks::NothingBehind(Some(newest)) => {
+                Lacks::NothingBehind(newest) => {
                     let found = self.probe(newest.position).await?;
                     let why = || format!("record {} of its log is not this owner's", newest.position);
                     return (found == Some(newest.commit))

@@ -95,9 +95,9 @@ impl Actor for EngineActor {
         event: SupervisionEvent,
         state: &mut EngineState,
     ) -> Result<(), ActorProcessingErr> {
-        let (actor, why) = match event {
-            SupervisionEvent::ActorTerminated(cell, _, why) => (cell.get_id(), why.unwrap_or_default()),
-            SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), error.to_string()),
+        let (actor, why, is_broken) = match event {
+            SupervisionEvent::ActorTerminated(cell, _, why) => (cell.get_id(), why.unwrap_or_default(), false),
+            SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), error.to_string(), true),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
             #[allow(unreachable_patterns, reason = "variants depend on ractor's features")]
             _ => return Ok(()),
@@ -114,8 +114,8 @@ impl Actor for EngineActor {
         forget(engine, shard);
         let has_failed = ![FENCED, HALTED, CLOSED].contains(&why.as_str());
         let now = engine.now();
-        // One that cannot be opened waits for its store, which may be back at any time; one that went back has left by itself.
-        let pause_ms = if was_served && has_failed {
+        // One that says that it cannot be opened waits for its store, which may be back at any time.
+        let pause_ms = if is_broken || was_served && has_failed {
             state.failures.failed(shard, now)
         } else {
             PAUSE_FIRST_MS

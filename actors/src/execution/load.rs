@@ -1,8 +1,10 @@
 //! Brings an execution back: the store's base, folded with what the log alone still holds.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::sync::oneshot;
 use troupe_core::execution::{Entry, ExecutionState, replay, retention_of};
 use troupe_core::{ExecutionId, Seq, Timestamp};
@@ -16,6 +18,7 @@ use crate::error::EngineError;
 use crate::evaluation::CompiledPlan;
 use crate::format::state_of;
 use crate::record::read_frames_as;
+use crate::task::text_of;
 
 /// An execution as the store and the log know it.
 #[derive(Debug)]
@@ -87,7 +90,8 @@ pub async fn load(shard: &ShardContext, id: ExecutionId) -> Result<Loaded, Engin
     load_over(&shard.engine, id, pending.as_ref()).await
 }
 
-/// Loads an execution from the store and what the log alone holds of it.
+/// Loads an execution from the store and what the log alone holds of it. A panic is damage of this execution: whoever loads it beside others
+/// goes on with those.
 ///
 /// # Errors
 /// As [`load`].
@@ -96,6 +100,14 @@ pub async fn load_over(
     id: ExecutionId,
     pending: Option<&Pending>,
 ) -> Result<Loaded, EngineError> {
+    let loading = AssertUnwindSafe(unguarded(engine, id, pending)).catch_unwind();
+    loading.await.unwrap_or_else(|panic| {
+        let why = text_of(&*panic);
+        Err(EngineError::Damaged(format!("what loads it panicked: {why}")))
+    })
+}
+
+async fn unguarded(engine: &EngineContext, id: ExecutionId, pending: Option<&Pending>) -> Result<Loaded, EngineError> {
     let base = stored(engine, id).await?;
     let (snapshot, mut frames) = match base {
         Some(ExecutionBase::Tombstone { last }) => return Ok(Loaded::Tombstone(last)),

@@ -250,12 +250,13 @@ impl ShardState {
         if without.is_empty() {
             return;
         }
-        let context = Arc::clone(context);
-        tokio::spawn(async move {
+        let (context, supervisor) = (Arc::clone(context), context.supervisor.clone());
+        let waking = async move {
             for id in without {
                 deliver(&context, id, ExecutionMessage::Wake).await;
             }
-        });
+        };
+        tokio::spawn(supervised("waking what is due", supervisor, waking));
     }
 
     fn fenced(&mut self, myself: &ActorRef<ShardMessage>) {
@@ -462,7 +463,8 @@ impl ShardState {
         };
         // A committer that is gone drops the message, and with it whoever would answer.
         context.committer.send_message(message).ok();
-        tokio::spawn(async move {
+        let supervisor = context.supervisor.clone();
+        let answering = async move {
             let answer = in_force.await.map(|()| is_news).map_err(|_| gone(shard));
             if let (Ok(_), Some(scope)) = (&answer, lifted) {
                 // A stopped shard holds nothing back.
@@ -473,7 +475,8 @@ impl ShardState {
             if cancels && is_in_force {
                 cancel_stopped(context).await;
             }
-        });
+        };
+        tokio::spawn(supervised("a control", supervisor, answering));
     }
 
     async fn execution_failed(&mut self, myself: &ActorRef<ShardMessage>, actor: ActorId, why: &str) {
@@ -511,11 +514,12 @@ impl ShardState {
         if !context.engine.directory.remove(id, actor) {
             return;
         }
-        let context = Arc::clone(context);
-        tokio::spawn(async move {
+        let (context, supervisor) = (Arc::clone(context), context.supervisor.clone());
+        let rebuilding = async move {
             deliver(&context, id, ExecutionMessage::Wake).await;
             ask_children(&context, id).await;
-        });
+        };
+        tokio::spawn(supervised("rebuilding an execution", supervisor, rebuilding));
     }
 
     /// Starts nothing any more, lets what runs end, and writes a checkpoint, while it still serves: then only little is left to do

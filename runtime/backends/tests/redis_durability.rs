@@ -1074,8 +1074,8 @@ async fn a_shard_is_released_over_new_connections() {
         let holder = opened(server, RedisDurability::Strict).await.holder(SHARD).await;
         assert_eq!(holder.unwrap().owner.as_deref(), Some("writer"));
     }
-    let next = LogPosition(2);
-    let given = store.give_back(SHARD, lease.epoch, next, CommitId(2), content(2)).await;
+    let end = store.take_back(SHARD, lease.epoch, "writer", LEASE).await.unwrap();
+    let given = store.give_back(SHARD, lease.epoch, end.next, CommitId(2), content(2)).await;
     given.unwrap();
     store.release(SHARD, lease.epoch).await.unwrap();
     let holder = opened(&promoted, RedisDurability::Strict).await.holder(SHARD).await;

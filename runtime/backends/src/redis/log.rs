@@ -241,7 +241,7 @@ impl RedisStore {
 
     pub(super) async fn release_shard(&self, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
         let keys = self.keys(shard)?;
-        self.dial_anew();
+        self.last.dial_anew();
         briefly(self.write_cursors(shard, epoch)).await?;
         // Nobody could take it back: it looks at the log itself, and fails where that cannot be told. Then the lease runs out.
         let known = self.marks.of(shard);

@@ -69,6 +69,8 @@ pub struct RedisStore {
     limits: Link,
     /// What may be megabytes: nobody waits behind it.
     bulk: Link,
+    /// What nobody can take back.
+    last: Link,
     _io: Io,
     layout: Layout,
     identity: Vec<u8>,
@@ -103,6 +105,7 @@ impl RedisStore {
             appends_by,
             quick: link(Home::Store),
             limits: link(Home::Store),
+            last: link(Home::Store),
             bulk,
             _io: io,
             layout,
@@ -148,6 +151,7 @@ impl RedisStore {
             Lane::Quick => &self.quick,
             Lane::Limits => &self.limits,
             Lane::Bulk => &self.bulk,
+            Lane::Last => &self.last,
         };
         Ok(link.call(of.slot, &Call { script, keys, args }).await?)
     }

@@ -23,6 +23,8 @@ pub(super) enum Lane {
     Limits,
     /// That of what may carry megabytes.
     Bulk,
+    /// That of what nobody can take back: made anew for each, so that it leads to the master of now, and no other shard waits for that.
+    Last,
 }
 
 macro_rules! scripts {
@@ -46,7 +48,7 @@ scripts! {
     RENEW = "lua/renew.lua", Quick;
     REACHES = "lua/reaches.lua", Quick;
     TAKE_BACK = "lua/take_back.lua", Quick;
-    RELEASE = "lua/release.lua", Quick;
+    RELEASE = "lua/release.lua", Last;
     SET_FORMAT = "lua/set_format.lua", Quick;
     SETTLE_LOSS = "lua/settle_loss.lua", Quick;
     APPEND = "lua/append.lua", Append;

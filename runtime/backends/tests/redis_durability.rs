@@ -1075,7 +1075,9 @@ async fn a_shard_is_released_over_new_connections() {
         assert_eq!(holder.unwrap().owner.as_deref(), Some("writer"));
     }
     let end = store.take_back(SHARD, lease.epoch, "writer", LEASE).await.unwrap();
-    let given = store.give_back(SHARD, lease.epoch, end.next, CommitId(2), content(2)).await;
+    let given = store
+        .give_back(SHARD, lease.epoch, end.next, CommitId(2), content(2))
+        .await;
     given.unwrap();
     store.release(SHARD, lease.epoch).await.unwrap();
     let holder = opened(&promoted, RedisDurability::Strict).await.holder(SHARD).await;

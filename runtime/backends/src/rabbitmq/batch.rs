@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use troupe_core::ExecutionId;
 
 use super::calls::Part;
@@ -10,10 +11,17 @@ use super::key::{HASH_OF_NOTHING, bucket, hashed};
 use super::message::{Message, Outgoing};
 use super::options::RabbitBatch;
 
+/// Bytes between two events of a message, and around all.
+const COMMA: usize = 1;
+const BRACKETS: usize = 2;
+
 /// A message that still takes events.
 struct OpenBatch {
     message: Message,
-    text: Vec<u8>,
+    /// Of its events. They are put together once it takes no more.
+    bodies: Vec<Bytes>,
+    /// How long the message is, with what stands between and around them.
+    bytes: usize,
     /// Of the ids in it.
     hash: u64,
 }
@@ -58,18 +66,17 @@ impl Packer {
         let group = (Arc::clone(&event.key), bucket);
         let of_key = self.keys.get(&group).map_or(&[][..], Vec::as_slice);
         let later = &of_key[of_key.partition_point(|place| *place < earliest)..];
-        // A comma, and the bracket that closes.
         let takes = |place: &&usize| {
             let batch = &self.batches[**place];
-            batch.message.parts.len() < events_max && batch.text.len() + event.body.len() + 2 <= bytes_max
+            batch.message.parts.len() < events_max && batch.bytes + event.body.len() + COMMA <= bytes_max
         };
         let place = later.iter().find(takes).copied();
         let lane = event.lane;
         let place = match place {
             Some(place) => {
                 let batch = &mut self.batches[place];
-                batch.text.push(b',');
-                batch.text.extend_from_slice(&event.body);
+                batch.bytes += event.body.len() + COMMA;
+                batch.bodies.push(event.body);
                 batch.message.parts.push(part);
                 batch.hash = with_id(batch.hash, &event.id);
                 place
@@ -97,11 +104,9 @@ fn with_id(hash: u64, id: &str) -> u64 {
 
 impl OpenBatch {
     fn new(event: Outgoing, part: Part) -> Self {
-        let mut text = Vec::with_capacity(event.body.len() + 2);
-        text.push(b'[');
-        text.extend_from_slice(&event.body);
         Self {
-            text,
+            bytes: event.body.len() + BRACKETS,
+            bodies: vec![event.body.clone()],
             hash: with_id(HASH_OF_NOTHING, &event.id),
             message: Message::single(event, part),
         }
@@ -112,8 +117,16 @@ impl OpenBatch {
         if events > 1 {
             // The hash first: a long id is cut.
             self.message.id = format!("{:016x}.{events}.{}", self.hash, self.message.first.id);
-            self.text.push(b']');
-            self.message.body = self.text.into();
+            let mut text = Vec::with_capacity(self.bytes);
+            text.push(b'[');
+            for body in &self.bodies {
+                if text.len() > 1 {
+                    text.push(b',');
+                }
+                text.extend_from_slice(body);
+            }
+            text.push(b']');
+            self.message.body = text.into();
         }
         self.message
     }
@@ -121,7 +134,6 @@ impl OpenBatch {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
     use troupe_core::{ExecutionId, Timestamp};
 
@@ -142,7 +154,7 @@ mod tests {
             kind: String::new(),
             at: Timestamp(0),
             lane: (lane > 0).then_some(ExecutionId([lane; 16])),
-            headers: Vec::new(),
+            headers: Arc::default(),
             body: Bytes::from(format!("\"{}\"", "x".repeat(size))),
         }
     }

@@ -5,6 +5,7 @@
 //! digits of the FNV-1a hash of the workflow's id. A workflow called `system` is `%73ystem`, so that `system.#` binds
 //! the events of the system alone. Where there is nothing to escape, the word is the id itself.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -19,16 +20,44 @@ const HASH_BYTES: usize = 17;
 /// What stands for the type of a node that its plan does not know.
 const NO_TYPE: &str = "unknown";
 
+/// Name and value of what a `headers` exchange looks at.
+pub(super) type Header = (Cow<'static, str>, Cow<'static, str>);
+
 /// The routing keys of the events of one call, each made once.
 #[derive(Debug, Default)]
-pub(super) struct Keys(HashMap<(WorkflowId, Verb, &'static str), Arc<str>>);
+pub(super) struct Keys(HashMap<(WorkflowId, Verb, &'static str), Routing>);
+
+/// Where exchanges send an event.
+#[derive(Clone, Debug)]
+pub(super) struct Routing {
+    /// The routing key.
+    pub(super) key: Arc<str>,
+    /// What a `headers` exchange looks at: the same for all events of one key.
+    pub(super) headers: Arc<[Header]>,
+}
 
 impl Keys {
-    /// The routing key of an event of an execution.
-    pub(super) fn of(&mut self, event: &LifecycleEvent) -> Arc<str> {
+    /// Where an event of an execution goes.
+    pub(super) fn of(&mut self, event: &LifecycleEvent) -> Routing {
         let made = self.0.entry((event.workflow.clone(), event.verb, node_type(event)));
-        Arc::clone(made.or_insert_with(|| of_lifecycle(event).into()))
+        let routing = || Routing {
+            key: of_lifecycle(event).into(),
+            headers: headers(event).into(),
+        };
+        made.or_insert_with(routing).clone()
     }
+}
+
+fn headers(event: &LifecycleEvent) -> Vec<Header> {
+    let mut headers: Vec<Header> = vec![
+        ("workflow".into(), event.workflow.as_str().to_owned().into()),
+        ("entity".into(), event.verb.entity().into()),
+        ("verb".into(), event.verb.word().into()),
+    ];
+    if event.verb.entity() == "node" {
+        headers.push(("nodeType".into(), node_type(event).into()));
+    }
+    headers
 }
 
 fn of_lifecycle(event: &LifecycleEvent) -> String {
@@ -142,8 +171,8 @@ mod tests {
             (Verb::NodeStarted, "http"),
         ] {
             let event = event("orders", verb, Some(kind));
-            assert_eq!(*keys.of(&event), of_lifecycle(&event));
-            assert_eq!(*keys.of(&event), of_lifecycle(&event), "the one that is kept");
+            assert_eq!(*keys.of(&event).key, of_lifecycle(&event));
+            assert_eq!(*keys.of(&event).key, of_lifecycle(&event), "the one that is kept");
         }
         assert_eq!(key("orders", Verb::ExecutionCreated, None), "orders.execution.created");
         assert_eq!(key("orders", Verb::NodeFailed, Some("http")), "orders.node.http.failed");

@@ -1,6 +1,5 @@
 //! Events as AMQP messages.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use troupe_core::lifecycle::{LifecycleEvent, SystemEvent};
 use troupe_core::{ExecutionId, Timestamp};
 
 use super::calls::Part;
-use super::key::{self, Keys};
+use super::key::{self, Header, Keys, Routing};
 use crate::cloud_events::{self, CloudEvent};
 
 /// Header with the trace context. Source: W3C Trace Context, AMQP protocol.
@@ -20,9 +19,6 @@ const TRACE_PARENT: &str = "traceparent";
 pub(super) const BUCKET: &str = "x-troupe-bucket";
 /// Survives a restart of the broker, in a durable queue.
 const PERSISTENT: u8 = 2;
-
-/// Name and value of what a `headers` exchange looks at.
-pub(super) type Header = (Cow<'static, str>, Cow<'static, str>);
 
 /// An exchange that a workflow names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,7 +43,7 @@ pub(super) struct Outgoing {
     /// Whose order must be kept; none: the system's.
     pub(super) lane: Option<ExecutionId>,
     /// What a `headers` exchange looks at: the same for all events of one routing key.
-    pub(super) headers: Vec<Header>,
+    pub(super) headers: Arc<[Header]>,
     /// Trace context of its execution.
     pub(super) trace_parent: Option<Arc<str>>,
     /// The CloudEvent.
@@ -55,45 +51,34 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// The message for the usual exchange, and those for the exchanges that the workflow names.
-    pub(super) fn of_lifecycle(event: &LifecycleEvent, keys: &mut Keys) -> Vec<Self> {
-        let mut headers = vec![
-            ("workflow".into(), event.workflow.as_str().to_owned().into()),
-            ("entity".into(), event.verb.entity().into()),
-            ("verb".into(), event.verb.word().into()),
-        ];
-        if event.verb.entity() == "node" {
-            headers.push(("nodeType".into(), key::node_type(event).into()));
-        }
-        let key = keys.of(event);
-        let usual = Self::new(CloudEvent::of_lifecycle(event), key, Some(event.execution), headers);
+    /// Adds the message for the usual exchange, and those for the exchanges that the workflow names.
+    pub(super) fn of_lifecycle(event: &LifecycleEvent, keys: &mut Keys, outgoing: &mut Vec<Self>) {
+        let usual = outgoing.len();
+        let rendered = CloudEvent::of_lifecycle(event);
+        outgoing.push(Self::new(rendered, keys.of(event), Some(event.execution)));
         let exchanges = event.outward.as_ref().map(|outward| &*outward.exchanges);
-        let elsewhere = exchanges
-            .unwrap_or_default()
-            .iter()
-            .map(|exchange| usual.sent_to(exchange));
-        let elsewhere: Vec<Self> = elsewhere.collect();
-        [usual].into_iter().chain(elsewhere).collect()
+        for exchange in exchanges.unwrap_or_default() {
+            outgoing.push(outgoing[usual].sent_to(exchange));
+        }
     }
 
     pub(super) fn of_system(event: &SystemEvent) -> Self {
-        let headers = vec![
-            ("entity".into(), event.entity.into()),
-            ("verb".into(), event.verb.into()),
-        ];
-        Self::new(
-            CloudEvent::of_system(event),
-            key::of_system(event).into(),
-            None,
-            headers,
-        )
+        let routing = Routing {
+            key: key::of_system(event).into(),
+            headers: [
+                ("entity".into(), event.entity.into()),
+                ("verb".into(), event.verb.into()),
+            ]
+            .into(),
+        };
+        Self::new(CloudEvent::of_system(event), routing, None)
     }
 
     /// The same event on its way to another exchange.
     fn sent_to(&self, exchange: &EventExchange) -> Self {
-        let mut headers = self.headers.clone();
         let more = exchange.headers.iter();
-        headers.extend(more.map(|(name, value)| (name.clone().into(), value.clone().into())));
+        let more = more.map(|(name, value)| (name.clone().into(), value.clone().into()));
+        let headers = self.headers.iter().cloned().chain(more).collect();
         Self {
             exchange: Some(Named {
                 name: exchange.name.as_str().into(),
@@ -108,7 +93,7 @@ impl Outgoing {
         }
     }
 
-    fn new(event: CloudEvent, key: Arc<str>, lane: Option<ExecutionId>, headers: Vec<Header>) -> Self {
+    fn new(event: CloudEvent, Routing { key, headers }: Routing, lane: Option<ExecutionId>) -> Self {
         let body = event.to_json().into();
         Self {
             exchange: None,
@@ -166,7 +151,7 @@ impl Message {
             headers.insert(short(name), AMQPValue::LongString(LongString::from(value)));
         };
         if by_headers || self.first.exchange.is_some() {
-            for (name, value) in &self.first.headers {
+            for (name, value) in &*self.first.headers {
                 insert(name, value);
             }
         }

@@ -213,7 +213,7 @@ impl EventBus for RabbitBus {
         let mut ends = Vec::with_capacity(events.len());
         let mut keys = Keys::default();
         for event in events {
-            outgoing.extend(Outgoing::of_lifecycle(event, &mut keys));
+            Outgoing::of_lifecycle(event, &mut keys, &mut outgoing);
             ends.push(outgoing.len());
         }
         // One that waits for a queue comes alone, again and again: its copies for other exchanges follow once it is taken.

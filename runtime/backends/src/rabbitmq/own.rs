@@ -1,6 +1,6 @@
 //! Which messages the bus's own queues must get.
 
-use super::message::Header;
+use super::key::Header;
 use super::options::{Checked, RabbitExchange, RabbitQueue, RabbitTopology};
 
 /// Whether a queue that the bus itself binds takes such a message of the usual exchange. If the broker returns it all the same,

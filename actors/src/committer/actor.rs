@@ -370,11 +370,11 @@ impl CommitterState {
                 Lacks::Records(lacking) => lacking,
                 // Whoever was fenced has written behind it, where the store had forgotten who came later.
                 Lacks::NothingBehind(newest) => {
-                    let found = self.probe(newest.position).await?;
-                    let why = || format!("record {} of its log is not this owner's", newest.position);
-                    return (found == Some(newest.commit))
-                        .then_some(())
-                        .ok_or_else(|| NotGiven::Lost(why()));
+                    if self.probe(newest.position).await? == Some(newest.commit) {
+                        return Ok(());
+                    }
+                    let why = format!("record {} of its log is not this owner's", newest.position);
+                    return Err(NotGiven::Lost(why));
                 }
             };
             for record in lacking {

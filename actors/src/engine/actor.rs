@@ -114,7 +114,7 @@ impl Actor for EngineActor {
         forget(engine, shard);
         let has_failed = ![FENCED, HALTED, CLOSED].contains(&why.as_str());
         let now = engine.now();
-        // One that says that it cannot be opened waits for its store, which may be back at any time.
+        // One that was given up or lost has not failed, and one that says that it cannot be opened waits for its store, which may be back at any time.
         let pause_ms = if is_broken || was_served && has_failed {
             state.failures.failed(shard, now)
         } else {

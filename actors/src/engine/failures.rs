@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use troupe_core::{ShardId, Timestamp};
 
-/// The first pause, in milliseconds; it doubles with each failure.
+/// The first pause, in milliseconds, which doubles with each failure; also that of a shard that has not failed.
 pub(super) const PAUSE_FIRST_MS: u64 = 500;
 /// The longest pause, in milliseconds: while a shard rests its timers are late, and nobody enters a room that only so many may be in.
 const PAUSE_MAX_MS: u64 = 5_000;
@@ -25,7 +25,7 @@ impl Failures {
             1
         };
         *last = now;
-        PAUSE_FIRST_MS.saturating_mul(1 << (*row - 1).min(16)).min(PAUSE_MAX_MS)
+        (PAUSE_FIRST_MS << (*row - 1).min(16)).min(PAUSE_MAX_MS)
     }
 }
 

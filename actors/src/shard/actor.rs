@@ -66,7 +66,8 @@ pub enum ShardMessage {
     Restored(String, Result<u64, NotRestored>),
     /// An operator must look.
     Halt(String),
-    /// A task of the shard panicked; which, and what it said. The shard fails, and is opened anew.
+    /// A task of the shard panicked; which, and what it said. The shard fails, and is opened anew; one whose store is being given back what it
+    /// lacks begins again anyhow.
     Panicked(String),
     /// An execution cannot be processed.
     Quarantine(ExecutionId, String),

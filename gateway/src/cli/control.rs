@@ -7,6 +7,7 @@ use super::output::Output;
 use super::{Context, Failure};
 use crate::dto::CommandDto;
 use crate::exit::Exit;
+use crate::members::IDEMPOTENCY_KEY;
 
 #[derive(Args, Debug)]
 pub(super) struct Target {
@@ -56,7 +57,7 @@ impl NodeTarget {
         let id = client.execution_id(&self.execution).await?;
         let mut request = client.post(&["executions", &id, "nodes", &self.node, verb]).json(&body);
         if let Some(key) = &self.idempotency_key {
-            request = request.header("idempotency-key", key);
+            request = request.header(IDEMPOTENCY_KEY, key);
         }
         report(&context.out, &client.fetch(request).await?)?;
         Ok(Exit::Ok)

@@ -8,6 +8,7 @@ use super::output::Output;
 use super::{Context, Failure};
 use crate::dto::{RepeatDto, RerunDto};
 use crate::exit::Exit;
+use crate::members::IDEMPOTENCY_KEY;
 
 #[derive(Args, Debug)]
 pub(super) struct Rerun {
@@ -42,7 +43,7 @@ impl Rerun {
         let id = client.execution_id(&self.execution).await?;
         let mut request = client.post(&["executions", &id, "rerun"]).json(&self.body()?);
         if let Some(key) = &self.idempotency_key {
-            request = request.header("idempotency-key", key);
+            request = request.header(IDEMPOTENCY_KEY, key);
         }
         let answer: RerunDto = client.fetch(request).await?;
         if context.out.json {

@@ -8,6 +8,7 @@ use super::rerun::repeats;
 use super::{Context, Failure};
 use crate::dto::ReopenedDto;
 use crate::exit::Exit;
+use crate::members::IDEMPOTENCY_KEY;
 
 #[derive(Args, Debug)]
 pub(super) struct Retry {
@@ -57,7 +58,7 @@ impl ReopenArgs {
         let segments: Vec<&str> = ["executions", &id].into_iter().chain(path.iter().copied()).collect();
         let mut request = client.post(&segments).json(&body);
         if let Some(key) = &self.idempotency_key {
-            request = request.header("idempotency-key", key);
+            request = request.header(IDEMPOTENCY_KEY, key);
         }
         told(&context.out, &client.fetch(request).await?)
     }

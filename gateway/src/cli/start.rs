@@ -12,6 +12,7 @@ use super::output::{Output, paint};
 use super::{Client, Context, Failure};
 use crate::dto::{StartedDto, WorkflowContextDto};
 use crate::exit::Exit;
+use crate::members::IDEMPOTENCY_KEY;
 
 #[derive(Args, Debug)]
 pub(super) struct Start {
@@ -53,7 +54,7 @@ impl Start {
             .post(&["workflows", &self.workflow, "executions"])
             .json(&self.body()?);
         if let Some(key) = &self.idempotency_key {
-            request = request.header("idempotency-key", key);
+            request = request.header(IDEMPOTENCY_KEY, key);
         }
         let started: StartedDto = client.fetch(request).await?;
         if !self.wait && !self.watch {

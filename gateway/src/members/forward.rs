@@ -27,7 +27,7 @@ use crate::wiring::Planted;
 
 /// On the answer of a member to another one: it does not serve that shard either, or is not the one that was meant.
 pub(super) const NOT_HERE: &str = "x-troupe-not-here";
-pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Who prefers to wait for an end waits as long as it takes.
 const PREFER: &str = "prefer";
 /// Pause before the owner of a shard is looked for again.

@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use troupe_core::ShardId;
 use troupe_telemetry::InboxMetrics;
 
-pub(crate) use forward::forwarded;
+pub(crate) use forward::{IDEMPOTENCY_KEY, forwarded};
 use refusals::{Heard, Refusals, heard, unanswered};
 use signature::MemberKey;
 pub(crate) use signature::Signed;

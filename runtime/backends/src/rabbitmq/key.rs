@@ -23,7 +23,7 @@ const NO_TYPE: &str = "unknown";
 /// Name and value of what a `headers` exchange looks at.
 pub(super) type Header = (Cow<'static, str>, Cow<'static, str>);
 
-/// The routing keys of the events of one call, each made once.
+/// Where the events of one call go, by routing key: each made once.
 #[derive(Debug, Default)]
 pub(super) struct Keys(HashMap<(WorkflowId, Verb, &'static str), Routing>);
 
